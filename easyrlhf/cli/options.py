@@ -1,0 +1,156 @@
+"""Turns a settings dataclass into a command: a flag per field, `--config FILE`, checks, then a job.
+
+Precedence: default of the dataclass < YAML file < flag. Types and limits are the dataclass's own
+work, so a value means the same wherever it comes from.
+"""
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+import click
+
+from easyrlhf.cli.helping import HelpPage, write_page
+from easyrlhf.cli.running import Job, job, run_and_exit
+from easyrlhf.cli.unknown import explain_unknown
+from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind
+
+
+class SettingsCommand(click.Command):
+    """A command whose flags are the fields of a config class; it calls `target(config)`."""
+
+    def __init__(self, name: str, config_class: type[Settings], target: str, page: HelpPage):
+        super().__init__(
+            name,
+            params=_options(config_class),
+            callback=self.prepare,
+            help=page.summary,
+            short_help=page.summary,
+            context_settings={"allow_extra_args": True},
+        )
+        self.config_class = config_class
+        self.target = target
+        self.page = page
+
+    def prepare(self, config: str | None, **flags: Any) -> Job:
+        """The call of the stage with its checked config; nothing heavy is imported yet."""
+        command = click.get_current_context().command_path
+        given = {name: value for name, value in flags.items() if value is not None}
+        return job(self.target, build_config(self.config_class, config, given, command))
+
+    def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> None:
+        """Run as a program: parse, run the stage, exit with its code."""
+        extra["standalone_mode"] = False
+        run_and_exit(
+            lambda: super(SettingsCommand, self).main(args, prog_name or self.name, **extra)
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Click's parsing, with better words for flags that do not exist and stray arguments."""
+        words = list(args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            typed = _as_typed(error.option_name, words)
+            message = explain_unknown(typed, self.config_class, ctx.command_path)
+            raise click.UsageError(message) from None
+        for name, value in ctx.params.items():
+            if isinstance(value, str) and value.startswith("--"):
+                raise click.UsageError(f"--{name} needs a value, but {value} follows it")
+        if ctx.args:
+            raise click.UsageError(_explain_stray(ctx.args[0], words, self.config_class))
+        return rest
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Our page in place of click's."""
+        formatter.write(write_page(self.page, self.config_class, ctx.command_path))
+
+
+def _options(config_class: type[Settings]) -> list[click.Parameter]:
+    """A click option per setting; None means "not given", as the dataclass has the defaults."""
+    options: list[click.Parameter] = [
+        click.Option(["--config"], metavar="FILE"),
+        version_option(),
+    ]
+    for setting in fields(config_class):
+        name, (kind, _) = setting.name, setting_kind(setting)
+        flag = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
+        options.append(click.Option([flag, name], default=None, help=setting.metadata["help"]))
+    return options
+
+
+def version_option() -> click.Option:
+    """`--version`; the package's metadata is read only when it is asked for."""
+    return click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_version,
+        help="Print the version.",
+    )
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"easyrlhf {version('easyrlhf')}")
+        ctx.exit()
+
+
+def build_config(
+    config_class: type[Settings], path: str | None, flags: dict[str, Any], command: str
+) -> Settings:
+    """The config from a YAML file (or None) and the flags that were given.
+
+    click.UsageError names the flag, or the file and line, of the value that cannot be used.
+    """
+    try:
+        keys = read_yaml(path) if path else {}
+    except ValueError as error:
+        raise click.UsageError(f"--config {error}") from None
+    names = {f.name for f in fields(config_class)}
+    if unknown := [
+        f"{place}: {explain_unknown(key, config_class, command)}"
+        for key, (_, place) in keys.items()
+        if key not in names
+    ]:
+        raise click.UsageError("\n".join(unknown))
+    values = {name: value for name, (value, _) in keys.items()} | flags
+    for setting in fields(config_class):
+        if setting.default is MISSING and values.get(setting.name) is None:
+            raise click.UsageError(f"--{setting.name} is required. {setting.metadata['help']}")
+    try:
+        return config_class(**values)
+    except SettingError as error:
+        raise click.UsageError(_placed(error, flags, keys)) from None
+
+
+def _placed(error: SettingError, flags: dict[str, Any], keys: dict[str, tuple[Any, str]]) -> str:
+    """The error's message, begun with where the value was given."""
+    if error.setting in flags:
+        return f"--{error}"
+    return f"{keys[error.setting][1]}: {error}" if error.setting in keys else str(error)
+
+
+def _as_typed(option: str, words: list[str]) -> str:
+    """The unknown option in full; click reports `-output_dir x` as `-o`."""
+    if not option.startswith("--"):
+        option = next((word for word in words if word.startswith(option)), option)
+    return option.split("=")[0]
+
+
+def _explain_stray(stray: str, words: list[str], config_class: type[Settings]) -> str:
+    """What was probably meant by an argument that belongs to no flag."""
+    previous = next((w for w in reversed(words[: words.index(stray)]) if w.startswith("--")), "")
+    switches = {f"--{f.name}" for f in fields(config_class) if setting_kind(f)[0] is bool}
+    if previous in switches:
+        return f"{previous} takes no value; write {previous}, or --no_{previous[2:]} to turn it off"
+    if stray.endswith((".yaml", ".yml")):
+        return f"stray argument {stray}; a settings file is given as --config {stray}"
+    if "=" in stray:
+        name, value = stray.split("=", 1)
+        return f"stray argument {stray}; settings are given as --{name.lstrip('-')} {value}"
+    if previous:
+        return f"stray argument {stray}; several values of {previous} are joined by commas"
+    return f"stray argument {stray}; every value follows its flag"

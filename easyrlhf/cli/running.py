@@ -1,0 +1,54 @@
+"""From a command to its exit code: 0 finished, 1 failed, 2 bad input, 3 stopped and resumable."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from easyrlhf.errors import EasyRLHFError
+from easyrlhf.settings import SettingError
+
+STOPPED = 3
+
+Job = Callable[[], Any]
+
+
+def job(target: str, *args: Any, **kwargs: Any) -> Job:
+    """A call of `module:function`, imported only when it runs: help never waits for torch."""
+
+    def run() -> Any:
+        module, function = target.split(":")
+        return getattr(importlib.import_module(module), function)(*args, **kwargs)
+
+    return run
+
+
+def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
+    """Parse, run the job that parsing returned, and leave with the exit code of what happened.
+
+    The job runs outside of click, which would take an EOFError of a stage for a key press. Errors
+    meant for the user are one message on stderr; anything else keeps its traceback (exit code 1).
+    """
+    try:
+        work = parse()
+        if callable(work):
+            work()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except EasyRLHFError as error:
+        _fail(str(error), error.exit_code)
+    except SettingError as error:
+        _fail(str(error), click.UsageError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped at once; the same command goes on from the last checkpoint", STOPPED)
+    sys.exit(0)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(exit_code)

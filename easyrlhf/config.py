@@ -1,0 +1,682 @@
+"""Every setting of every stage: its name, default, help and limits exist here and nowhere else.
+
+Flags (`--kl_coef 0.1`), YAML keys (`kl_coef: 0.1`) and keyword arguments
+(`PPOConfig(kl_coef=0.1)`) are all derived from these dataclasses and all pass through
+`Settings.__post_init__`, which converts types and checks limits.
+"""
+
+import math
+import re
+from dataclasses import MISSING, dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+from easyrlhf.settings import (
+    DATA,
+    LORA,
+    OPTIMISATION,
+    PPO,
+    REWARDS,
+    RUN,
+    SAMPLING,
+    SettingError,
+    Settings,
+    opt,
+    split_list,
+)
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
+DEVICES = re.compile(r"cpu(:\d+)?|\d+(,\d+)*")
+REWARD_FUNC = re.compile(r"[^,:]+\.py:[A-Za-z_]\w*")
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainConfig(Settings):
+    """What every training stage can be told; the stages below add their own settings."""
+
+    learning_rate_full: ClassVar[float]
+    learning_rate_lora: ClassVar[float]
+
+    model: str | None = opt(
+        None,
+        "Where to start: a folder (easyrlhf init, an earlier stage, any Hugging Face checkpoint) "
+        "or a hub id.",
+        group=DATA,
+        metavar="DIR|HUB_ID",
+        shown=DEFAULT_MODEL,
+    )
+    train_data: str = opt(
+        MISSING,
+        "Rows to train on: .jsonl, .jsonl.gz, .json, .parquet, a folder or a hub dataset id; "
+        "several separated by commas. Every row format is shown in data/README.md.",
+        group=DATA,
+        metavar="FILE[,…]",
+        many=True,
+    )
+    valid_data: str | None = opt(
+        None,
+        "Held-out rows of the same kind. Without it nothing is evaluated, and over-fitting goes "
+        "unseen.",
+        group=DATA,
+        metavar="FILE[,…]",
+        many=True,
+    )
+    output_dir: str | None = opt(
+        None,
+        "Folder for the result: an ordinary Hugging Face checkpoint with metrics, plots and "
+        "report.html beside it.",
+        group=DATA,
+        metavar="DIR",
+        shown="outputs/{cls.stage}",
+    )
+    format: str | None = opt(
+        None,
+        "Row format, when recognising it from the first rows is not wanted: hh, alpaca, "
+        "sharegpt… (docs/data.md).",
+        group=DATA,
+        metavar="NAME",
+        shown="recognised",
+    )
+    chat_template: str | None = opt(
+        None,
+        "Template for a base model that has none: chatml, hh, llama3 or a Jinja file. Set it at "
+        "SFT; later stages find it in the checkpoint.",
+        group=DATA,
+        metavar="NAME|FILE",
+        shown="the model's own",
+    )
+    max_length: int = opt(
+        1024,
+        "Longest sequence in tokens, prompt and completion together. Memory grows with it.",
+        group=DATA,
+        low=2,
+    )
+    max_prompt_length: int = opt(
+        512, "Longest prompt in tokens; must leave room below max_length.", group=DATA, low=1
+    )
+    overlength: str = opt(
+        "drop",
+        "Rows longer than that: drop counts them and writes them to bad_rows.jsonl; truncate "
+        "cuts prompts from the left. Completions of a comparison are never cut.",
+        group=DATA,
+        choices=("drop", "truncate"),
+    )
+    on_bad_row: str = opt(
+        "stop",
+        "A malformed row (not JSON, missing key): stop names file and line; skip counts it and "
+        "writes it to bad_rows.jsonl.",
+        group=DATA,
+        choices=("stop", "skip"),
+    )
+
+    epochs: int = opt(
+        1, "Passes over train_data. More than 3 usually over-fits.", group=OPTIMISATION, low=1
+    )
+    max_steps: int | None = opt(
+        None,
+        "Stop after this many optimiser steps even when the epochs are not over; for short trials.",
+        group=OPTIMISATION,
+        low=1,
+        shown="all epochs",
+    )
+    batch_size: int = opt(
+        64,
+        "Examples per optimiser step, over all devices. It shapes learning, not memory: "
+        "accumulation follows from micro_batch_tokens.",
+        group=OPTIMISATION,
+        low=1,
+    )
+    micro_batch_tokens: int | None = opt(
+        None,
+        "Tokens per device in one forward pass. Lower it when memory runs out: the result stays "
+        "the same.",
+        group=OPTIMISATION,
+        low=1,
+        shown="8192 on a GPU, 2048 on CPU",
+    )
+    learning_rate: float | None = opt(
+        None,
+        "Peak learning rate of AdamW. The default suits pretrained models; tiny ones trained "
+        "from scratch need 1e-4 to 2e-3.",
+        group=OPTIMISATION,
+        above=0,
+        shown="{cls.learning_rate_full:g}, with LoRA {cls.learning_rate_lora:g}",
+    )
+    lr_scheduler: str = opt(
+        "linear",
+        "Learning rate after warm-up: linear or cosine decay to 0, or constant.",
+        group=OPTIMISATION,
+        choices=("linear", "cosine", "constant"),
+    )
+    warmup_ratio: float = opt(
+        0.03,
+        "Share of all steps over which the learning rate rises from 0.",
+        group=OPTIMISATION,
+        low=0,
+        below=1,
+    )
+    weight_decay: float = opt(
+        0.0, "AdamW's decoupled weight decay; 0 to 0.1.", group=OPTIMISATION, low=0
+    )
+    adam_eps: float = opt(1e-8, "Epsilon in AdamW's denominator.", group=OPTIMISATION, above=0)
+    max_grad_norm: float = opt(
+        1.0,
+        "Gradients are scaled down when their joint norm is above this.",
+        group=OPTIMISATION,
+        above=0,
+    )
+    precision: str = opt(
+        "auto",
+        "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU. float32 "
+        "repeats bit for bit on CPU.",
+        group=OPTIMISATION,
+        choices=("auto", "float32", "bf16"),
+    )
+    attn_implementation: str | None = opt(
+        None,
+        "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
+        group=OPTIMISATION,
+        metavar="NAME",
+        shown="transformers' choice",
+    )
+    gradient_checkpointing: bool = opt(
+        False,
+        "Recompute activations in the backward pass: about a third slower, far less memory on "
+        "long sequences.",
+        group=OPTIMISATION,
+    )
+
+    lora_r: int = opt(
+        0,
+        "Rank of LoRA adapters; 0 trains all weights, 8 to 64 is usual. The result holds merged "
+        "weights and the adapter.",
+        group=LORA,
+        low=0,
+    )
+    lora_alpha: float = opt(
+        32.0, "Adapter updates are scaled by lora_alpha / lora_r.", group=LORA, above=0
+    )
+    lora_dropout: float = opt(
+        0.0, "Dropout on the adapters' input; 0 to 0.1.", group=LORA, low=0, below=1
+    )
+    lora_target: str = opt(
+        "all-linear",
+        "Layers that get an adapter: all-linear, or names such as q_proj,v_proj.",
+        group=LORA,
+        metavar="NAME[,…]",
+        many=True,
+    )
+
+    devices: str | None = opt(
+        None,
+        "Where to run: one GPU index such as 0, or cpu.",
+        group=RUN,
+        metavar="N|cpu",
+        many=True,
+        shown="the first GPU, else cpu",
+    )
+    seed: int = opt(
+        42,
+        "Seed of everything random: data order, new weights, dropout, sampling.",
+        group=RUN,
+        low=0,
+        below=2**32,
+    )
+    log_steps: int = opt(
+        10,
+        "Print a line of the table every so many steps. Every step is in metrics.jsonl.",
+        group=RUN,
+        low=1,
+    )
+    eval_steps: int | None = opt(
+        None,
+        "Evaluate on valid_data every so many steps, and at the end; 0 for the end alone.",
+        group=RUN,
+        low=0,
+        shown="10 times a run",
+    )
+    save_steps: int | None = opt(
+        None,
+        "Save a checkpoint every so many steps, and at the end; 0 for the end alone. The same "
+        "command goes on from the newest one.",
+        group=RUN,
+        low=0,
+        shown="10 times a run",
+    )
+    save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", group=RUN, low=1)
+    resume: str = opt(
+        "auto",
+        "auto continues the unfinished run in output_dir, never begins anew, a path continues "
+        "that checkpoint.",
+        group=RUN,
+        metavar="auto|never|DIR",
+    )
+    overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN)
+    allow_incomplete: bool = opt(
+        False, "Accept an input folder whose own run did not finish.", group=RUN
+    )
+    trust_remote_code: bool = opt(
+        False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN
+    )
+    report_to: str = opt(
+        "tensorboard",
+        "Live curves beside metrics.jsonl: TensorBoard files in output_dir/runs, or Weights & "
+        "Biases.",
+        group=RUN,
+        choices=("tensorboard", "wandb", "none"),
+    )
+    dry_run: bool = opt(
+        False,
+        "Print the resolved settings, what the data holds and the plan of steps; train nothing.",
+        group=RUN,
+    )
+
+    def _check(self) -> None:
+        if self.max_prompt_length >= self.max_length:
+            raise SettingError(
+                "max_prompt_length",
+                f"max_prompt_length {self.max_prompt_length}: must be less than max_length "
+                f"{self.max_length}, or no completion fits; lower it or raise max_length",
+            )
+        if self.eval_steps and not self.valid_data:
+            raise SettingError(
+                "eval_steps",
+                f"eval_steps {self.eval_steps}: needs valid_data, the rows to evaluate on",
+            )
+        self._check_devices()
+
+    def _check_devices(self) -> None:
+        if self.devices is None:
+            return
+        devices = self.devices.replace(" ", "")
+        if not DEVICES.fullmatch(devices):
+            raise SettingError(
+                "devices", f"devices {self.devices}: must be cpu or one GPU index such as 0"
+            )
+        if "," in devices or (devices.startswith("cpu:") and int(devices[4:]) != 1):
+            raise SettingError(
+                "devices",
+                f"devices {self.devices}: several devices are not available in this version; use "
+                "one GPU index such as 0, or cpu, and a smaller micro_batch_tokens when memory "
+                "is short",
+            )
+        object.__setattr__(self, "devices", "cpu" if devices.startswith("cpu") else devices)
+
+    def default_model(self) -> str:
+        """The model a stage starts from when none is given; ValueError when there is none."""
+        return DEFAULT_MODEL
+
+    def resolved(self) -> Self:
+        """A copy with every default filled in that depends on other settings or on folders."""
+        learning_rate = self.learning_rate_lora if self.lora_r else self.learning_rate_full
+        return replace(
+            self,
+            model=self.model or self.default_model(),
+            output_dir=self.output_dir or f"outputs/{self.stage}",
+            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
+        )
+
+
+@dataclass(kw_only=True, frozen=True)
+class SFTConfig(TrainConfig):
+    """Settings of supervised fine-tuning."""
+
+    stage: ClassVar[str] = "sft"
+    learning_rate_full: ClassVar[float] = 2e-5
+    learning_rate_lora: ClassVar[float] = 2e-4
+
+
+@dataclass(kw_only=True, frozen=True)
+class RMConfig(TrainConfig):
+    """Settings of reward-model training."""
+
+    stage: ClassVar[str] = "rm"
+    learning_rate_full: ClassVar[float] = 9e-6
+    learning_rate_lora: ClassVar[float] = 1e-4
+
+    model: str | None = opt(
+        None,
+        "Where to start: usually the folder of sft_train, so that the reward model knows the task.",
+        group=DATA,
+        metavar="DIR|HUB_ID",
+        shown=f"outputs/sft if it exists, else {DEFAULT_MODEL}",
+    )
+    center_rewards_coefficient: float = opt(
+        0.0,
+        "Weight of a penalty on the squared sum of a pair's two scores, which keeps scores "
+        "around 0; 0.01 is usual.",
+        group=OPTIMISATION,
+        low=0,
+    )
+
+    def default_model(self) -> str:
+        """The SFT result when it is there."""
+        return "outputs/sft" if Path("outputs/sft").is_dir() else DEFAULT_MODEL
+
+
+@dataclass(kw_only=True, frozen=True)
+class PPOConfig(TrainConfig):
+    """Settings of PPO."""
+
+    stage: ClassVar[str] = "ppo"
+    learning_rate_full: ClassVar[float] = 3e-6
+    learning_rate_lora: ClassVar[float] = 1e-5
+
+    model: str | None = opt(
+        None,
+        "The policy to start from: the folder of sft_train.",
+        group=DATA,
+        metavar="DIR|HUB_ID",
+        shown="outputs/sft",
+    )
+    ref_model: str | None = opt(
+        None,
+        "The reference that the policy is kept close to. It must share the policy's tokenizer "
+        "and template.",
+        group=DATA,
+        metavar="DIR|HUB_ID",
+        shown="model",
+    )
+    value_model: str | None = opt(
+        None,
+        "Where the value model starts. The default needs the policy's tokenizer, else the policy "
+        "itself with a new head is taken.",
+        group=DATA,
+        metavar="DIR",
+        shown="reward_model",
+    )
+
+    reward_model: str | None = opt(
+        None,
+        "Folder of rm_train. Its tokenizer may differ from the policy's: texts are rendered anew "
+        "for it.",
+        group=REWARDS,
+        metavar="DIR",
+        shown="outputs/rm, unless reward_funcs is given",
+    )
+    reward_funcs: str | None = opt(
+        None,
+        "Python reward functions, beside or instead of the reward model: fn(prompts, "
+        "completions, **columns) returns one number per completion, as in TRL.",
+        group=REWARDS,
+        metavar="FILE.py:FN[,…]",
+        many=True,
+    )
+    reward_weights: str | None = opt(
+        None,
+        "One weight per reward source, the reward model first; the score is the weighted sum.",
+        group=REWARDS,
+        metavar="X[,…]",
+        many=True,
+        shown="1 each",
+    )
+    missing_eos_penalty: float = opt(
+        1.0,
+        "Subtracted from the score of a completion that was cut off before its end-of-turn token.",
+        group=REWARDS,
+        low=0,
+    )
+    reward_clip: float | None = opt(
+        None,
+        "Limit scores to [-X, X] before the KL penalty; 5 to 10 is usual.",
+        group=REWARDS,
+        above=0,
+        shown="off",
+    )
+    whiten_rewards: bool = opt(
+        False,
+        "Divide the rewards of a rollout by their standard deviation (advantages always are "
+        "whitened).",
+        group=REWARDS,
+    )
+
+    batch_size: int = opt(
+        64,
+        "Completions per rollout, over all devices; divisible by num_mini_batches. 64 to 512 is "
+        "usual.",
+        group=PPO,
+        low=1,
+    )
+    total_episodes: int | None = opt(
+        None, "Completions to sample in the whole run.", group=PPO, low=1, shown="epochs x prompts"
+    )
+    num_ppo_epochs: int = opt(
+        4, "Passes over each rollout. More learn faster and drift further.", group=PPO, low=1
+    )
+    num_mini_batches: int = opt(
+        1, "Optimiser steps per pass: the rollout is split into so many parts.", group=PPO, low=1
+    )
+    kl_coef: float = opt(
+        0.05,
+        "Price of one nat of distance from the reference, paid per token. Raise it when KL runs "
+        "away or answers turn odd; 0.01 to 0.2 is usual.",
+        group=PPO,
+        low=0,
+    )
+    kl_target: float | None = opt(
+        None,
+        "Adapt kl_coef so that the KL of a completion stays near this many nats; 6 is the "
+        "classic choice.",
+        group=PPO,
+        above=0,
+        shown="off",
+    )
+    kl_estimator: str = opt(
+        "k1",
+        "Estimate of KL inside the reward: k1 is unbiased; k3 (as TRL offered) pulls towards a "
+        "different objective.",
+        group=PPO,
+        choices=("k1", "k3"),
+    )
+    cliprange: float = opt(
+        0.2,
+        "A token's probability ratio stops paying outside [1-X, 1+X].",
+        group=PPO,
+        above=0,
+        below=1,
+    )
+    cliprange_value: float = opt(
+        0.2,
+        "A value may move this far from its old prediction per rollout, in units of the score.",
+        group=PPO,
+        above=0,
+    )
+    vf_coef: float = opt(0.1, "Weight of the value model's loss.", group=PPO, low=0)
+    gamma: float = opt(1.0, "Discount per token; 1 for texts.", group=PPO, low=0, high=1)
+    lam: float = opt(
+        0.95,
+        "GAE's lambda: 1 trusts the sampled return, 0 the value model; 0.95 is usual.",
+        group=PPO,
+        low=0,
+        high=1,
+    )
+    value_learning_rate: float | None = opt(
+        None, "Peak learning rate of the value model.", group=PPO, above=0, shown="learning_rate"
+    )
+    value_warmup_steps: int = opt(
+        0,
+        "Rollouts at the start that train the value model alone; 10 to 50 help a new value head.",
+        group=PPO,
+        low=0,
+    )
+    ptx_coef: float = opt(
+        0.0,
+        "Weight of the SFT loss on ptx_data in each update, against forgetting.",
+        group=PPO,
+        low=0,
+    )
+    ptx_data: str | None = opt(
+        None,
+        "Demonstrations for ptx_coef, in any format sft_train reads.",
+        group=PPO,
+        metavar="FILE[,…]",
+        many=True,
+    )
+
+    response_length: int = opt(
+        128, "Longest completion to sample, in tokens.", group=SAMPLING, low=1
+    )
+    temperature: float = opt(
+        1.0,
+        "Softmax temperature of sampling and of all log-probabilities; 0.7 to 1.",
+        group=SAMPLING,
+        above=0,
+    )
+    local_rollout_forward_batch_size: int = opt(
+        64,
+        "Completions decoded together on a device. Lower it when sampling runs out of memory.",
+        group=SAMPLING,
+        low=1,
+    )
+    num_sample_generations: int = opt(
+        10,
+        "How often in the run to print a sample with its score and KL; 0 for never.",
+        group=SAMPLING,
+        low=0,
+    )
+
+    max_steps: int | None = opt(
+        None,
+        "Stop after this many rollouts even when total_episodes is not reached; for short trials.",
+        group=OPTIMISATION,
+        low=1,
+        shown="all episodes",
+    )
+    adam_eps: float = opt(
+        1e-5, "Epsilon in AdamW's denominator; PPO likes it large.", group=OPTIMISATION, above=0
+    )
+
+    @property
+    def reward_sources(self) -> int:
+        """How many sources make the score; at least 1, as the default is a reward model."""
+        return max(1, bool(self.reward_model) + len(split_list(self.reward_funcs)))
+
+    @property
+    def reward_weight_values(self) -> tuple[float, ...]:
+        """A weight per source: the reward model when there is one, then reward_funcs in order."""
+        weights = tuple(float(item) for item in split_list(self.reward_weights))
+        return weights or (1.0,) * self.reward_sources
+
+    def _check(self) -> None:
+        super()._check()
+        if self.batch_size % self.num_mini_batches:
+            divisors = ", ".join(
+                str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0
+            )
+            raise SettingError(
+                "num_mini_batches",
+                f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
+                f"{self.batch_size}; use one of {divisors}",
+            )
+        longest = self.max_prompt_length + self.response_length
+        if longest > self.max_length:
+            raise SettingError(
+                "response_length",
+                f"response_length {self.response_length}: with max_prompt_length "
+                f"{self.max_prompt_length} it exceeds max_length {self.max_length}; use "
+                f"max_length {longest}, or shorter prompts or responses",
+            )
+        if bool(self.ptx_coef) != bool(self.ptx_data):
+            raise SettingError(
+                "ptx_data" if self.ptx_data else "ptx_coef",
+                f"ptx_coef {self.ptx_coef:g} with ptx_data {self.ptx_data or 'none'}: give both "
+                "or neither",
+            )
+        self._check_rewards()
+
+    def _check_rewards(self) -> None:
+        for name in split_list(self.reward_funcs):
+            if not REWARD_FUNC.fullmatch(name):
+                raise SettingError(
+                    "reward_funcs", f"reward_funcs {name}: must look like file.py:function"
+                )
+        weights = split_list(self.reward_weights)
+        for weight in weights:
+            try:
+                usable = math.isfinite(float(weight))
+            except ValueError:
+                usable = False
+            if not usable:
+                raise SettingError(
+                    "reward_weights",
+                    f"reward_weights {self.reward_weights}: '{weight}' is not a number",
+                )
+        if weights and len(weights) != self.reward_sources:
+            raise SettingError(
+                "reward_weights",
+                f"reward_weights {self.reward_weights}: {len(weights)} for {self.reward_sources} "
+                "reward sources; give one for the reward model (when there is one), then one per "
+                "function of reward_funcs",
+            )
+
+    def default_model(self) -> str:
+        """The SFT result; ValueError when it is not there."""
+        if Path("outputs/sft").is_dir():
+            return "outputs/sft"
+        raise SettingError(
+            "model", "model: outputs/sft does not exist; run sft_train first, or give model"
+        )
+
+    def resolved(self) -> Self:
+        """A copy with every default filled in; ValueError when there is no reward source."""
+        config = super().resolved()
+        reward_model = config.reward_model
+        if not reward_model and not config.reward_funcs:
+            if not Path("outputs/rm").is_dir():
+                raise SettingError(
+                    "reward_model",
+                    "reward_model: outputs/rm does not exist and reward_funcs is not given; run "
+                    "rm_train first, or give one of the two",
+                )
+            reward_model = "outputs/rm"
+        return replace(
+            config,
+            reward_model=reward_model,
+            ref_model=config.ref_model or config.model,
+            value_learning_rate=config.value_learning_rate or config.learning_rate,
+        )
+
+
+@dataclass(kw_only=True, frozen=True)
+class InitConfig(Settings):
+    """Settings of `easyrlhf init`: a tokenizer and a small random model, without a download."""
+
+    stage: ClassVar[str] = "init"
+
+    train_data: str = opt(
+        MISSING,
+        "Texts to learn the tokenizer's vocabulary from: the files that sft_train will read.",
+        group=DATA,
+        metavar="FILE[,…]",
+        many=True,
+    )
+    output_dir: str = opt("outputs/init", "Folder for the new model.", group=DATA, metavar="DIR")
+    preset: str = opt(
+        "tiny",
+        "Size: tiny (2 layers, below a million weights) learns the toy world in a minute on CPU; "
+        "small is for real text.",
+        group=DATA,
+        choices=("tiny", "small"),
+    )
+    vocab_size: int | None = opt(
+        None,
+        "Tokens in the vocabulary; a small one suits a small model.",
+        group=DATA,
+        low=300,
+        shown="the preset's",
+    )
+    chat_template: str = opt(
+        "chatml",
+        "Template that marks the turns: chatml, hh, llama3 or a Jinja file.",
+        group=DATA,
+        metavar="NAME|FILE",
+    )
+    format: str | None = opt(
+        None,
+        "Row format, when recognising it is not wanted.",
+        group=DATA,
+        metavar="NAME",
+        shown="recognised",
+    )
+    seed: int = opt(42, "Seed of the random weights.", group=RUN, low=0, below=2**32)
+    overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN)

@@ -1,0 +1,1 @@
+"""From files to token rows: sources -> formats -> records -> rendered tokens."""

@@ -1,0 +1,55 @@
+"""From token rows to batches: order of an epoch, micro-batches under a token budget, right-padding."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Random order of `count` rows, the same for the same seed and epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def optimiser_batches(count: int, batch_size: int, seed: int, epochs: int) -> Iterator[np.ndarray]:
+    """Row numbers of every optimiser batch: each epoch in its own order, its last batch as large as what is left."""
+    for epoch in range(epochs):
+        order = epoch_order(count, seed, epoch)
+        for start in range(0, count, batch_size):
+            yield order[start : start + batch_size]
+
+
+def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
+    """Group rows of similar length so that each group, padded to its longest row, stays within the budget.
+
+    lengths  tokens of each row
+    budget   tokens of one forward pass; a longer row goes alone
+    returns  groups of indices into `lengths`; every index exactly once
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def pad_right(rows: list[list[int]], value: int = 0) -> Tensor:
+    """Rows of ids as one tensor, filled up with `value` on the right.  [B, S]"""
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+def join(
+    prompts: list[list[int]], completions: list[list[int]], pad_id: int
+) -> tuple[Tensor, Tensor]:
+    """Sequences prompt + completion, right-padded, and the mask of their completion tokens.
+
+    returns input_ids [B, S], completion_mask [B, S]
+    """
+    pairs = list(zip(prompts, completions, strict=True))
+    input_ids = pad_right([prompt + completion for prompt, completion in pairs], pad_id)
+    mask = pad_right([[0] * len(prompt) + [1] * len(completion) for prompt, completion in pairs])
+    return input_ids, mask

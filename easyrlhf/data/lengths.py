@@ -1,0 +1,103 @@
+"""Rows that are too long: drop them, or cut their prompts from the left; never cut an answer."""
+
+import math
+from array import array
+from dataclasses import dataclass, field
+from typing import Any
+
+from easyrlhf.data.summary import quantile
+from easyrlhf.errors import InputError
+
+TOLERATED = 0.10  # share of all rows that may be dropped for their length
+
+
+@dataclass
+class Limits:
+    """The two limits, in tokens, and the lengths seen so far, from which advice is given.
+
+    max_length         prompt and completion together
+    max_prompt_length  prompt alone
+    bos                kept at the front when a prompt is cut (None: the tokenizer has none)
+    """
+
+    max_length: int
+    max_prompt_length: int
+    overlength: str
+    bos: int | None
+    prompts: array = field(default_factory=lambda: array("l"))
+    totals: array = field(default_factory=lambda: array("l"))
+
+    def fit(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row, cut where that is asked for and possible, or None when it is too long."""
+        prompt, total = _prompt_length(row), row["length"]
+        self.prompts.append(prompt)
+        self.totals.append(total)
+        if prompt <= self.max_prompt_length and total <= self.max_length:
+            return row
+        if self.overlength == "drop":
+            return None
+        return self._cut_conversation(row) if "input_ids" in row else self._cut_prompt(row)
+
+    def _cut_prompt(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Keep the end of the prompt; the answers stay whole."""
+        prompt = row["prompt_ids"]
+        answer = row["length"] - len(prompt)
+        room = min(self.max_prompt_length, self.max_length - answer)
+        if room < 1:
+            return None
+        kept = self._end_of(prompt, room)
+        return {**row, "prompt_ids": kept, "length": len(kept) + answer}
+
+    def _cut_conversation(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Keep the end of a conversation, as long as its last answer is whole and has a context."""
+        ids, mask = row["input_ids"], row["loss_mask"]
+        first = mask.index(1)
+        last = len(mask) - mask[::-1].index(0) if 0 in mask else 0
+        room = min(self.max_length, len(ids) - first + min(first, self.max_prompt_length))
+        if len(ids) - last + 1 > room:
+            return None
+        kept, kept_mask = self._end_of(ids, room), mask[-room:]
+        if room < len(ids) - first:  # the cut is inside an answer: its rest is context only
+            for i in range(kept_mask.index(0)):
+                kept_mask[i] = 0
+        if self.bos is not None and kept[0] == self.bos:
+            kept_mask[0] = 0
+        return {**row, "input_ids": kept, "loss_mask": kept_mask, "length": room}
+
+    def _end_of(self, ids: list[int], room: int) -> list[int]:
+        """The last `room` ids, behind the BOS when there was one."""
+        if room >= len(ids):
+            return ids
+        has_bos = self.bos is not None and ids[0] == self.bos and room > 1
+        return [ids[0], *ids[1 - room :]] if has_bos else ids[-room:]
+
+    def check(self, name: str, read: int, dropped: int) -> None:
+        """Raise InputError when more than a tenth of the rows did not fit."""
+        if dropped <= TOLERATED * read:
+            return
+        if dropped == len(self.totals):
+            many = f"every one of the {dropped:,} rows is"
+        else:
+            many = f"{dropped:,} of {read:,} rows ({dropped / read:.0%}) are"
+        cut = "" if self.overlength == "truncate" else ", or cut prompts with --overlength truncate"
+        raise InputError(
+            f"{name}: {many} too long for --max_length {self.max_length} and --max_prompt_length "
+            f"{self.max_prompt_length} (tokens; half of the rows have {quantile(self.totals, 0.5)}"
+            f" or more, the longest {max(self.totals)}); {self._advice()} would keep 99 %{cut}"
+        )
+
+    def _advice(self) -> str:
+        """The smallest limits at hand under which 99 % of the rows fit."""
+        pairs = list(zip(self.prompts, self.totals, strict=True))
+        for share in (0.99, 0.995, 1.0):
+            prompt = max(self.max_prompt_length, quantile(self.prompts, share))
+            total = max(self.max_length, quantile(self.totals, share))
+            if sum(p <= prompt and t <= total for p, t in pairs) >= math.floor(0.99 * len(pairs)):
+                break
+        wanted = [f"--max_length {total}"] if total > self.max_length else []
+        wanted += [f"--max_prompt_length {prompt}"] if prompt > self.max_prompt_length else []
+        return " with ".join(wanted)
+
+
+def _prompt_length(row: dict[str, Any]) -> int:
+    return row["loss_mask"].index(1) if "loss_mask" in row else len(row["prompt_ids"])

@@ -1,0 +1,90 @@
+"""What a row of data means, whatever file and format it came from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+Messages = list[dict[str, str]]  # [{"role": "user", "content": "…"}, …]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question without an answer; `columns` are the row's other fields, for reward functions."""
+
+    prompt: Messages | str
+    columns: dict[str, Any]
+    place: str  # "file:line", or "file:row 3" where a file has no lines
+
+    def as_prompt(self) -> "Prompt":
+        """The record itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the answer to imitate.
+
+    A conversation's prompt is everything before its first assistant turn; the completion is the
+    rest and may hold several assistant turns, all of which are learned from.
+    """
+
+    prompt: Messages | str
+    completion: Messages | str
+    columns: dict[str, Any]
+    place: str
+
+    def as_prompt(self) -> Prompt:
+        """Everything up to the last assistant turn, which is the one to be sampled again."""
+        if isinstance(self.completion, str):
+            return Prompt(self.prompt, self.columns, self.place)
+        turns = self.prompt + self.completion
+        last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+        return Prompt(turns[:last], self.columns, self.place)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers to one prompt, the first of which was preferred."""
+
+    prompt: Messages | str
+    chosen: Messages | str
+    rejected: Messages | str
+    margin: float | None
+    columns: dict[str, Any]
+    place: str
+
+    def as_prompt(self) -> Prompt:
+        """The prompt that both answers share."""
+        return Prompt(self.prompt, self.columns, self.place)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Several answers to one prompt, each with a score (higher is better)."""
+
+    prompt: Messages | str
+    completions: list[Messages | str]
+    scores: list[float]
+    columns: dict[str, Any]
+    place: str
+
+    def as_prompt(self) -> Prompt:
+        """The prompt that all answers share."""
+        return Prompt(self.prompt, self.columns, self.place)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """One answer and whether it was liked."""
+
+    prompt: Messages | str
+    completion: Messages | str
+    label: bool
+    columns: dict[str, Any]
+    place: str
+
+    def as_prompt(self) -> Prompt:
+        """The prompt that was answered."""
+        return Prompt(self.prompt, self.columns, self.place)
+
+
+Record = Prompt | Demonstration | Comparison | Ranking | Feedback

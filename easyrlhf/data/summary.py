@@ -1,0 +1,123 @@
+"""The account of a data set: rows read, used and dropped, and why, with the dropped rows kept."""
+
+import json
+import math
+from array import array
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonlines
+
+OVER_LENGTH = "over length"
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What became of every row: read = used + dropped.
+
+    dropped  reason -> rows       notes  what was done to rows that were kept -> rows
+    lengths  column -> p50, p90, p99, max in tokens, over the used rows
+    sha256   of the used rows' tokens, in order
+    """
+
+    name: str
+    files: list[str]
+    formats: list[str]
+    read: int
+    used: int
+    dropped: dict[str, int]
+    notes: dict[str, int]
+    lengths: dict[str, dict[str, int]]
+    sha256: str
+
+    def lines(self) -> list[str]:
+        """For the console: the balance and lengths, then what was noted."""
+        lost = sum(self.dropped.values())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
+        balance = f"{self.read:,} rows read = {self.used:,} used + {lost:,} dropped"
+        balance += f" ({reasons})" if reasons else ""
+        lengths = " ".join(f"{key} {value:,}" for key, value in self.lengths["length"].items())
+        formats = ", ".join(dict.fromkeys(self.formats))
+        first = f"{self.name}: {balance} · lengths {lengths} · {formats}"
+        return [first, *(f"{self.name}: {n:,} {note}" for note, n in self.notes.items())]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class Ledger:
+    """Counts rows while they are read, and writes the dropped ones to `bad_rows.jsonl`."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name = name
+        self.files: list[str] = []
+        self.formats: list[str] = []
+        self.read = 0
+        self.used = 0
+        self.dropped: Counter = Counter()
+        self.notes: Counter = Counter()
+        self.lengths: dict[str, array] = {}
+        self.bad_rows = folder / "bad_rows.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._forget_earlier_run()
+
+    def _forget_earlier_run(self) -> None:
+        """Other data sets' bad rows stay in the file; those of this name are written anew."""
+        if not self.bad_rows.exists():
+            return
+        kept = self.bad_rows.with_suffix(".tmp")
+        mine = json.dumps({"data": self.name})[:-1] + ","  # how every line of ours begins
+        with self.bad_rows.open(encoding="utf-8") as old, kept.open("w", encoding="utf-8") as new:
+            new.writelines(line for line in old if not line.startswith(mine))
+        kept.replace(self.bad_rows)
+
+    def drop(self, reason: str, place: str, row: Any, message: str | None = None) -> None:
+        """Count a row as dropped and keep it, with the reason, for the user to look at."""
+        self.dropped[reason] += 1
+        line = {"data": self.name, "reason": reason, "place": place}
+        line |= {"message": message} if message else {}
+        with jsonlines.open(self.bad_rows, "a", dumps=_dumps) as out:
+            out.write({**line, "row": row})
+
+    def use(self, lengths: dict[str, int]) -> None:
+        """Count a row as used; lengths are in tokens, by column."""
+        self.used += 1
+        for column, length in lengths.items():
+            self.lengths.setdefault(column, array("l")).append(length)
+
+    def summary(self, sha256: str) -> DataSummary:
+        """The account, once all rows are read."""
+        return DataSummary(
+            name=self.name,
+            files=self.files,
+            formats=self.formats,
+            read=self.read,
+            used=self.used,
+            dropped=dict(self.dropped),
+            notes={note: count for note, count in self.notes.items() if count},
+            lengths={column: _percentiles(values) for column, values in self.lengths.items()},
+            sha256=sha256,
+        )
+
+
+def quantile(values: array, share: float) -> int:
+    """The smallest of the values that at least this share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
+
+
+def _percentiles(values: array) -> dict[str, int]:
+    return {
+        "p50": quantile(values, 0.5),
+        "p90": quantile(values, 0.9),
+        "p99": quantile(values, 0.99),
+        "max": max(values),
+    }
+
+
+def _dumps(value: Any) -> str:
+    """JSON for whatever a row may hold, dates and bytes of a parquet file included."""
+    return json.dumps(value, default=str)

@@ -1,0 +1,177 @@
+"""Loading a tokenizer so that every stage sees the same template, end-of-turn and pad tokens."""
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+
+from easyrlhf.data.hub import require_hub
+from easyrlhf.data.templates import CHAT_TEMPLATES, CONTROL_TOKENS
+from easyrlhf.errors import InputError
+
+__all__ = ["CHAT_TEMPLATES", "load_tokenizer", "tokenizer_fingerprint"]
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+# Tokens that exist to be padding, or were reserved and never used; tried in this order.
+PAD_TOKENS = (
+    "<|pad|>",
+    "<pad>",
+    "[PAD]",
+    "<|finetune_right_pad_id|>",
+    "<|endoftext|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_0|>",
+    "<|extra_0|>",
+    "<unused0>",
+)
+
+
+def load_tokenizer(
+    path: str, *, chat_template: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder or hub id, made ready for training.
+
+    chat_template  `chatml`, `hh`, `llama3` or a Jinja file; takes the place of the folder's own.
+                   Without it and without one in the folder, conversations cannot be rendered.
+
+    On return the template's end-of-turn token is `eos_token`, and `pad_token` is another token;
+    tokens may have been added, so compare `len(tokenizer)` with the model's embedding rows.
+    Raises InputError when the path cannot be reached or the template cannot be used.
+    """
+    tokenizer = _from_pretrained(path, trust_remote_code)
+    if chat_template is not None:
+        _set_template(tokenizer, chat_template)
+    end_of_turn = find_end_of_turn(tokenizer, path) if tokenizer.chat_template else None
+    if end_of_turn is not None:
+        tokenizer.add_special_tokens({"eos_token": _special(end_of_turn)})
+    if tokenizer.eos_token is None:
+        raise InputError(
+            f"{path}: the tokenizer has no EOS token and its chat template no end-of-turn token, "
+            "so no answer could end; set eos_token in its tokenizer_config.json, or give "
+            "--chat_template chatml"
+        )
+    _ensure_pad(tokenizer)
+    return tokenizer
+
+
+def _from_pretrained(path: str, trust_remote_code: bool) -> PreTrainedTokenizerFast:
+    folder = Path(path).expanduser()
+    remedy = "give a folder with tokenizer.json, or a hub id such as Qwen/Qwen2.5-0.5B"
+    if not folder.exists():
+        _require_hub_id(path, folder, remedy)
+    elif not (folder.is_dir() and any(folder.glob("tokenizer*"))):
+        raise InputError(f"{path}: holds no tokenizer; {remedy}")
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder) if folder.exists() else path, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # broken files, gated or unknown ids: one kind of answer for all
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot load its tokenizer ({first_line}); {remedy}") from error
+
+
+def _require_hub_id(path: str, folder: Path, remedy: str) -> None:
+    """Stop at once for a missing folder, and for a hub id while the hub cannot be reached."""
+    near = []
+    if folder.parent.is_dir():
+        near = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.iterdir()], 1)
+    hint = f"did you mean {folder.parent / near[0]}? Otherwise " if near else ""
+    if not HUB_ID.fullmatch(path) or path.startswith((".", "outputs/")):
+        raise InputError(f"{path}: no such folder; {hint}{remedy}")
+    if not isinstance(try_to_load_from_cache(path, "tokenizer_config.json"), str):
+        require_hub(path, hint + remedy)
+
+
+def _set_template(tokenizer: PreTrainedTokenizerFast, chat_template: str) -> None:
+    """Put a named or own template in; the named ones bring their control tokens."""
+    if chat_template in CHAT_TEMPLATES:
+        known = tokenizer.get_vocab()
+        missing = [t for t in CONTROL_TOKENS[chat_template] if t not in known]
+        if missing:
+            tokenizer.add_tokens([_special(t) for t in missing], special_tokens=True)
+        starts_with_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        bos = "{{ bos_token }}" if starts_with_bos else ""
+        tokenizer.chat_template = bos + CHAT_TEMPLATES[chat_template]
+        return
+    file = Path(chat_template).expanduser()
+    if not file.is_file():
+        names = ", ".join(CHAT_TEMPLATES)
+        near = difflib.get_close_matches(chat_template, CHAT_TEMPLATES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(
+            f"--chat_template {chat_template}: neither one of {names} nor a Jinja file{hint}"
+        )
+    try:
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"--chat_template {chat_template}: not UTF-8 text") from error
+
+
+def find_end_of_turn(tokenizer: PreTrainedTokenizerFast, name: str) -> str | None:
+    """The first special token that the chat template writes after an answer, or None.
+
+    Found by rendering one exchange, so it holds for any template. Raises InputError for a
+    template that cannot render a question and an answer.
+    """
+    probe = "SENTINEL"
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": probe}]
+    try:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception as error:  # a template is a program: it may fail in any way
+        raise InputError(
+            f"{name}: its chat template cannot render a question and an answer ({error}); "
+            "give another with --chat_template"
+        ) from error
+    _, found, tail = rendered.rpartition(probe)
+    if not found:
+        raise InputError(
+            f"{name}: its chat template leaves out the answer of an exchange; give another "
+            "with --chat_template"
+        )
+    added = tokenizer.added_tokens_decoder
+    tail_ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    return next((added[i].content for i in tail_ids if i in added), None)
+
+
+def _ensure_pad(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A pad token that is not EOS: the tokenizer's own, else a reserved one, else a new one.
+
+    With pad = EOS a mask built from ids hides the very token that ends an answer.
+    """
+    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    vocabulary = tokenizer.get_vocab()
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    free = (t for t in PAD_TOKENS if t in special and vocabulary[t] not in taken)
+    tokenizer.add_special_tokens({"pad_token": _special(next(free, "<|pad|>"))})
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """Hashes that two stages compare: what ids mean, and how conversations are written.
+
+    Both survive saving and loading. "tokenizer" covers vocabulary, merges and special tokens.
+    """
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    content = [sorted(tokenizer.get_vocab().items()), _merges(tokenizer), sorted(special.items())]
+    return {"tokenizer": _sha256(content), "chat_template": _sha256(tokenizer.chat_template)}
+
+
+def _merges(tokenizer: PreTrainedTokenizerFast) -> list:
+    if not tokenizer.is_fast:
+        return []
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    return [list(m) if isinstance(m, list) else m.split(" ") for m in model.get("merges", [])]
+
+
+def _sha256(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,46 @@
+"""Where and in which precision a run computes."""
+
+import os
+
+import torch
+
+from easyrlhf.errors import InputError
+
+
+def pick_device(devices: str | None) -> torch.device:
+    """The device for --devices: `cpu`, a GPU index, or by default the first GPU, else the CPU.
+
+    Raises InputError when the GPU asked for is not there.
+    """
+    if devices == "cpu" or (devices is None and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    index = int(devices or 0)
+    if index >= torch.cuda.device_count():
+        raise InputError(
+            f"--devices {devices}: this machine has {torch.cuda.device_count()} usable GPUs; "
+            "give a smaller index, or --devices cpu"
+        )
+    return torch.device("cuda", index)
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type weights are computed in: `auto` is bf16 on a GPU and float32 on a CPU."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def pick_micro_batch_tokens(micro_batch_tokens: int | None, device: torch.device) -> int:
+    """Tokens of one forward pass: the setting, or 8192 on a GPU and 2048 on a CPU."""
+    return micro_batch_tokens or (8192 if device.type == "cuda" else 2048)
+
+
+def choose_threads(device: torch.device, parameters: int) -> int:
+    """Set and return the CPU threads of this process, unless OMP_NUM_THREADS has.
+
+    A model below ten million parameters gets one: its matrices are too small to share, and threads that wait for
+    one another by spinning make it many times slower on a busy machine.
+    """
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and parameters < 10_000_000:
+        torch.set_num_threads(1)
+    return torch.get_num_threads()

@@ -1,0 +1,256 @@
+"""The life of one stage in its output folder: claimed, begun, checkpointed, stopped or completed."""
+
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+
+from easyrlhf.engine.checkpoint import (
+    CHECKPOINTS,
+    find_checkpoint,
+    load_checkpoint,
+    remove_checkpoints_after,
+    save_checkpoint,
+)
+from easyrlhf.engine.device import pick_device, pick_dtype, pick_micro_batch_tokens
+from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.signals import StopRequest
+from easyrlhf.errors import InputError, RunError, RunStopped
+
+STAGE_FILE, SETTINGS_FILE = "stage.json", "args.yaml"
+# Settings that say how to start a run, not what it computes: they may differ when it is continued.
+HOW_TO_START = {"resume", "overwrite", "dry_run", "allow_incomplete"}
+BEFORE_THE_START = {"cache", ".lock"}
+OUR_FILES = (
+    f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl bad_rows.jsonl rm_eval.json report.html "
+    "README.md plots runs adapter value_model cache .lock .final config.json generation_config.json "
+    "value_head.safetensors model*.safetensors model.safetensors.index.json tokenizer* special_tokens_map.json "
+    "vocab.json merges.txt added_tokens.json chat_template.jinja"
+).split()
+
+
+class Run:
+    """One stage at work in one folder. Made by open_run."""
+
+    def __init__(self, config, folder: Path, stop: StopRequest):
+        self.config, self.folder, self.stop = config, folder, stop
+        self.device = pick_device(config.devices)
+        self.dtype = pick_dtype(config.precision, self.device)
+        self.micro_batch_tokens = pick_micro_batch_tokens(config.micro_batch_tokens, self.device)
+        self.started = time.time()
+        self.checkpoint = find_checkpoint(folder, config.resume)
+        self.step = 0
+        self.earlier_seconds = 0.0
+
+    @property
+    def cache(self) -> Path:
+        """Folder for tokenised data; gone when the run is complete."""
+        return self.folder / "cache"
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, earlier sittings included."""
+        return self.earlier_seconds + time.time() - self.started
+
+    def begin(self, info: dict, engines: dict[str, Engine]) -> dict:
+        """Mark the run as started, and take back its newest checkpoint if it has one.
+
+        info     facts for stage.json: parents, data, tokenizer…
+        returns  the state saved with the checkpoint; {} for a fresh start
+        Raises InputError when the data are no longer those the run was started with.
+        """
+        known = read_stage(self.folder)
+        if self.checkpoint and known.get("data") != info["data"]:
+            raise InputError(
+                f"{self.folder}: the rows of --train_data or --valid_data have changed since this run started; "
+                "put them back, give another --output_dir, or start anew with --overwrite"
+            )
+        write_settings(self.folder, self.config)
+        self.info = {
+            "status": "running",
+            "easyrlhf_version": importlib.metadata.version("easyrlhf"),
+            "stage": self.config.stage,
+            **info,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "seed": self.config.seed,
+            "libraries": library_versions(),
+        }
+        write_stage(self.folder, self.info)
+        self.stop.holding = True
+        state = load_checkpoint(self.checkpoint, engines) if self.checkpoint else {}
+        self.step, self.earlier_seconds = state.get("step", 0), state.get("seconds", 0.0)
+        remove_checkpoints_after(self.folder, self.step)
+        return state
+
+    def save(self, engines: dict[str, Engine], **state) -> Path:
+        """Write a checkpoint of the present step. Raises RunError when the disk does not take it."""
+        state = {**state, "seconds": self.seconds}
+        try:
+            return save_checkpoint(self.folder, self.step, engines, state, self.config.save_total_limit)
+        except OSError as error:
+            raise RunError(f"the checkpoint of step {self.step} could not be written: {error}") from error
+
+    def stop_if_requested(self, engines: dict[str, Engine], **state) -> None:
+        """After a stop request: save, mark the run as stopped, and raise RunStopped."""
+        if not self.stop.requested:
+            return
+        checkpoint = self.save(engines, **state)
+        write_stage(self.folder, {**self.info, "status": "stopped", "step": self.step})
+        raise RunStopped(f"stopped on request after step {self.step}; {checkpoint} holds it. {self.how_to_go_on}")
+
+    @property
+    def how_to_go_on(self) -> str:
+        """The last sentence of a message about a run that did not finish."""
+        return "The same command continues the run."
+
+    def complete(self, **results) -> None:
+        """Mark the run as complete and drop its cache; what follows it may now read the folder."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+        write_stage(
+            self.folder,
+            {**self.info, "status": "complete", "step": self.step, **results, "wall_seconds": round(self.seconds, 1)},
+        )
+
+
+@contextmanager
+def open_run(config) -> Iterator[Run | None]:
+    """Claim the output folder and yield the run, or None when an equal run is already complete there.
+
+    A dry run works in a temporary folder. Raises InputError when the folder holds another run or foreign files,
+    or when another process works in it. Errors on the way out say what is safe.
+    """
+    torch.manual_seed(config.seed)
+    with StopRequest() as stop:
+        if config.dry_run:
+            with tempfile.TemporaryDirectory() as scratch:
+                yield Run(config, Path(scratch), stop)
+            return
+        folder = Path(config.output_dir)
+        make_folder(folder)
+        with locked(folder):
+            if claim(config, folder) == "complete":
+                yield None
+                return
+            run = Run(config, folder, stop)
+            try:
+                yield run
+            except RunError as error:
+                raise RunError(f"{error}\n{what_is_safe(run)}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create the output folder; InputError when that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: cannot be created ({error.strerror}); give another folder") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--output_dir {folder}: is not writable; give another folder")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process alone; the operating system lets go of it when the process ends."""
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"--output_dir {folder}: another run is working there; wait for it, or give another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)
+
+
+def claim(config, folder: Path) -> str:
+    """Decide what the folder is to this run: "new", "unfinished" or "complete". Raises InputError when it is taken."""
+    if config.overwrite:
+        remove_ours(folder)
+        return "new"
+    known = read_stage(folder)
+    if not known:
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in BEFORE_THE_START)
+        if foreign:
+            raise InputError(
+                f"--output_dir {folder}: holds files this stage did not write ({', '.join(foreign[:3])}); "
+                "give another folder, or --overwrite to write beside them"
+            )
+        return "new"
+    differences = changed_settings(folder, config)
+    if known["stage"] != config.stage or differences:
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise InputError(
+            f"--output_dir {folder}: holds a run of {known['stage']} ({known['status']}) with other settings:\n{listed}\n"
+            "give another folder, the same settings to continue it, or --overwrite to start anew"
+        )
+    return "complete" if known["status"] == "complete" else "unfinished"
+
+
+def changed_settings(folder: Path, config) -> list[str]:
+    """Lines `name: then → now` for every setting that differs from the run in the folder."""
+    then = yaml.safe_load((folder / SETTINGS_FILE).read_text())
+    now = dataclasses.asdict(config)
+    names = sorted((then.keys() | now.keys()) - HOW_TO_START)
+    return [f"{name}: {then.get(name)} → {now.get(name)}" for name in names if then.get(name) != now.get(name)]
+
+
+def remove_ours(folder: Path) -> None:
+    """Delete what a stage writes and nothing else."""
+    for pattern in OUR_FILES:
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+
+
+def what_is_safe(run: Run) -> str:
+    """One sentence on what a failed run leaves behind and how to go on."""
+    newest = find_checkpoint(run.folder, "auto")
+    if newest:
+        return f"Safe on disk: {newest}. {run.how_to_go_on}"
+    return "No checkpoint had been written yet; the same command starts from the beginning."
+
+
+def read_stage(folder: str | Path) -> dict:
+    """stage.json of a folder, or {} when it has none. Raises InputError when it is not JSON."""
+    file = Path(folder) / STAGE_FILE
+    if not file.exists():
+        return {}
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file}: is not JSON ({error}); train the stage again, or restore the file") from error
+
+
+def write_stage(folder: Path, info: dict) -> None:
+    """Write stage.json, beside its place first: it is never half there."""
+    draft = folder / f".{STAGE_FILE}"
+    draft.write_text(json.dumps(info, indent=2, default=str) + "\n")
+    draft.replace(folder / STAGE_FILE)
+
+
+def write_settings(folder: Path, config) -> None:
+    """Write the resolved settings as args.yaml, which --config accepts."""
+    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    (folder / SETTINGS_FILE).write_text(text)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide the numbers."""
+    names = ("torch", "transformers", "peft", "datasets", "tokenizers")
+    return {name: importlib.metadata.version(name) for name in names}
+
+

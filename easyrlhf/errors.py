@@ -1,0 +1,23 @@
+"""Errors a user meets, each with the exit code of the command that raised it."""
+
+
+class EasyRLHFError(Exception):
+    """Base class; the message is the whole story: place, value, rule, way out."""
+
+    exit_code = 1
+
+
+class RunError(EasyRLHFError, RuntimeError):
+    """The run failed after it had begun (NaN loss, a reward function that raised); exit code 1."""
+
+
+class InputError(EasyRLHFError, ValueError):
+    """A file, flag or folder the user gave cannot be used; raised before any training; exit code 2."""
+
+    exit_code = 2
+
+
+class RunStopped(EasyRLHFError):
+    """The run was asked to stop and saved what it had; the same command continues it; exit code 3."""
+
+    exit_code = 3

@@ -1,0 +1,60 @@
+"""Proximal policy optimisation on token sequences: rewards, advantages and the two clipped losses."""
+
+import torch
+from torch import Tensor
+
+
+def shape_rewards(scores: Tensor, kl: Tensor, completion_mask: Tensor, kl_coef: float) -> Tensor:
+    """Score on the last token of each completion, minus kl_coef · KL on every token (Ouyang et al. 2022, eq. 2).
+
+    scores               [B]
+    kl, completion_mask  [B, T]  right-padded; every row counts at least one token
+    returns rewards      [B, T]  0 on padding
+    """
+    last = completion_mask.sum(dim=1, keepdim=True).long() - 1  # [B, 1]
+    return (-kl_coef * kl * completion_mask).scatter_add(1, last, scores.unsqueeze(1))
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    rewards, values, mask  [B, T]  right-padded; mask is 1 on completion tokens
+    returns (advantages, returns), each [B, T], 0 on padding, not standardised
+    """
+    values = values * mask  # V = 0 past the last token, so padding cannot leak into the advantage
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    deltas = (rewards + gamma * next_values - values) * mask
+    advantages, running = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        advantages[:, t] = running = deltas[:, t] + gamma * lam * running
+    return advantages, advantages + values
+
+
+def ppo_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cliprange: float) -> Tensor:
+    """Clipped surrogate objective, negated (Schulman et al. 2017, eq. 7).
+
+    logprobs, old_logprobs, advantages  [...]
+    returns the loss of each token      [...]  unmasked: the caller averages
+    """
+    ratio = (logprobs - old_logprobs).exp()
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def ppo_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange_value: float) -> Tensor:
+    """Squared error, the worse of clipped and unclipped (Ziegler et al. 2019's code; Huang et al. 2024, detail 9).
+
+    values, old_values, returns     [...]
+    returns the loss of each token  [...]  with the factor ½; unmasked: the caller averages
+    """
+    clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+    """1 − Var(returns − values) / Var(returns): 1 is perfect, 0 no better than a constant, negative is worse.
+
+    values, returns  [n]  the tokens that count
+    returns          []   nan when the returns do not vary
+    """
+    return 1 - (returns - values).var(correction=0) / returns.var(correction=0)

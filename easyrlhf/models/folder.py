@@ -1,0 +1,97 @@
+"""Model folders: written whole or not at all, and proven by reading them back."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from easyrlhf.errors import InputError, RunError
+from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
+
+PROBES = (
+    ("Name a colour.", "Blue."),
+    ("Please tell me, in two sentences, why the sky looks blue.", "Air scatters blue light most. So it reaches us."),
+)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = None) -> PreTrainedModel:
+    """Write a causal language model, its tokenizer and perhaps its value head as a folder of transformers.
+
+    A LoRA model is merged: the root holds full weights, adapter/ the adapter alone. Files are written
+    beside and moved into place one by one. Returns the (merged) model.
+    Raises RunError when the disk does not take it.
+    """
+    draft = folder / ".final"
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        if hasattr(lm, "merge_and_unload"):
+            lm.save_pretrained(draft / "adapter")
+            lm = lm.merge_and_unload()
+        lm.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        if head is not None:
+            save_head(head, draft)
+        for path in sorted(draft.iterdir()):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+    except OSError as error:
+        raise RunError(f"{folder}: the model could not be written: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return lm
+
+
+def load_scalar_model(folder: str, tokenizer, *, dtype: torch.dtype, **how) -> ScalarModel:
+    """A reward or value model from its folder; `how` goes to load_causal_lm.
+
+    Raises InputError when the backbone or the head is not exactly there.
+    """
+    lm = load_causal_lm(folder, tokenizer, dtype=dtype, **how)
+    return ScalarModel(lm, load_head(folder, lm))
+
+
+def probe_ids(renderer) -> list[list[int]]:
+    """Token ids of the two probe texts, a question with its answer each."""
+    prompts = [[{"role": "user", "content": question}] for question, _ in PROBES]
+    answers = [[{"role": "assistant", "content": answer}] for _, answer in PROBES]
+    pairs = zip(prompts, answers, strict=True)
+    return [renderer.prompt_ids(prompt) + renderer.completion_ids(prompt, answer) for prompt, answer in pairs]
+
+
+@torch.no_grad()
+def probe(model: ScalarModel, ids: list[list[int]]) -> list[dict]:
+    """Scores of the probe texts, for stage.json: [{"input_ids": […], "score": s}, …]."""
+    model.eval()
+    device = model.head.weight.device
+    scores = [
+        model.scores(torch.tensor([row], device=device), torch.tensor([len(row)], device=device)).item() for row in ids
+    ]
+    return [{"input_ids": row, "score": score} for row, score in zip(ids, scores, strict=True)]
+
+
+def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dtype: torch.dtype) -> None:
+    """Raise InputError unless the model scores the probe texts as stage.json says it did when it was saved."""
+    found = probe(model, [entry["input_ids"] for entry in probes])
+    for then, now in zip(probes, found, strict=True):
+        if abs(then["score"] - now["score"]) > TOLERANCE[dtype] * max(1.0, abs(then["score"])):
+            raise InputError(
+                f"{folder}: scores a probe text {now['score']:.6f}, but scored it {then['score']:.6f} when it was "
+                f"saved: its weights or {HEAD_FILE} were changed since. Restore the folder, or train it again"
+            )
+
+
+def prove_folder(folder: Path, probes: list[dict], tokenizer, device: torch.device, dtype: torch.dtype) -> None:
+    """Read a scalar model's folder back and raise RunError unless it scores the probes as the model in memory did."""
+    again = load_scalar_model(str(folder), tokenizer, dtype=dtype).to(device)
+    try:
+        check_probes(again, probes, folder, dtype)
+    except InputError as error:
+        raise RunError(f"the saved model is not the trained one. {error}") from error

@@ -1,0 +1,159 @@
+"""Causal language models and LoRA adapters: loading them, and finding their parts."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from easyrlhf.errors import InputError
+
+transformers_logging.disable_progress_bar()
+logging.getLogger("peft").setLevel(logging.ERROR)
+
+
+def load_config(path: str, *, trust_remote_code: bool = False):
+    """The transformers configuration of a folder or hub id; reads no weights.
+
+    Raises InputError when there is none, or when it cannot be reached.
+    """
+    try:
+        return AutoConfig.from_pretrained(base_of(path), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path}: no model configuration can be read here ({reason}); give a folder with a config.json, "
+            "or a hub id that this machine can reach"
+        ) from error
+
+
+def base_of(path: str) -> str:
+    """The folder whose weights a path stands for: an adapter folder's base model, else the path itself."""
+    adapter_config = Path(path) / "adapter_config.json"
+    if adapter_config.exists() and not (Path(path) / "config.json").exists():
+        return json.loads(adapter_config.read_text())["base_model_name_or_path"]
+    return path
+
+
+def load_causal_lm(
+    path: str,
+    tokenizer,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    dropout: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model whose special tokens are the tokenizer's.
+
+    An adapter folder is merged into its base model. The embeddings grow when the tokenizer has more
+    tokens than they have rows. Dropout is set to 0 unless asked for.
+    Raises InputError when the weights cannot be read, or the logits are not a plain function of the last hidden state.
+    """
+    load_config(path, trust_remote_code=trust_remote_code)
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(
+            base_of(path),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
+    if base_of(path) != path:
+        from peft import PeftModel
+
+        lm = PeftModel.from_pretrained(lm, path).merge_and_unload()
+    if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
+        lm.resize_token_embeddings(len(tokenizer))
+    for settings in (lm.config, lm.generation_config):
+        settings.pad_token_id = tokenizer.pad_token_id
+        settings.eos_token_id = tokenizer.eos_token_id
+        settings.bos_token_id = tokenizer.bos_token_id
+    if not dropout:
+        disable_dropout(lm)
+    check_head(lm, path)
+    return lm
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability of the model to 0, the ones kept as plain attributes included."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def add_lora(lm: PreTrainedModel, *, r: int, alpha: int, dropout: float, target: str):
+    """Wrap the model with a fresh LoRA adapter; only the adapter's weights stay trainable.
+
+    target  "all-linear", or module names separated by commas
+    Raises InputError when no module has such a name.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    modules = target if target == "all-linear" else [name.strip() for name in target.split(",")]
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, task_type="CAUSAL_LM")
+    try:
+        return get_peft_model(lm, config)
+    except ValueError as error:
+        raise InputError(f"--lora_target {target}: {error}") from error
+
+
+def plain_lm(lm: nn.Module) -> PreTrainedModel:
+    """The causal language model itself, out of its LoRA wrapper if it has one."""
+    return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+
+
+def backbone(lm: nn.Module) -> nn.Module:
+    """The part of a causal language model that turns tokens into hidden states."""
+    return plain_lm(lm).base_model
+
+
+def hidden_states(lm: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    """Last hidden states of right-padded rows.
+
+    Attention is causal, so tokens never see the padding behind them and no mask is needed.
+
+    input_ids  [B, S]
+    returns    [B, S, H]
+    """
+    return backbone(lm)(input_ids=input_ids, use_cache=False).last_hidden_state
+
+
+def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Float32 logits of hidden states, with the scaling some families apply after their head.
+
+    hidden   [..., H]
+    returns  [..., V]
+    """
+    lm = plain_lm(lm)
+    logits = lm.get_output_embeddings()(hidden).float()
+    config = lm.config.get_text_config()
+    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        logits = logits * scale
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits / scaling
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+@torch.no_grad()
+def check_head(lm: PreTrainedModel, path: str) -> None:
+    """Raise InputError when logits_of differs from the model's own logits: its log-probabilities would be wrong."""
+    was_training = lm.training
+    lm.eval()
+    ids = torch.arange(4, device=lm.device).unsqueeze(0)
+    ours, theirs = logits_of(lm, hidden_states(lm, ids)), lm(input_ids=ids, use_cache=False).logits.float()
+    lm.train(was_training)
+    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item() + 1e-6):
+        raise InputError(
+            f"{path}: {type(lm).__name__} changes its logits after the output embedding in a way easyrlhf does not "
+            "know; use a model of another family"
+        )

@@ -1,0 +1,68 @@
+"""Log-probabilities of tokens under a causal language model. The one place where logits move by one."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from easyrlhf.models.load import hidden_states, logits_of
+
+LOGITS_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
+
+
+def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states that predict the tokens the mask counts: those one position before them.
+
+    input_ids, mask  [B, S]  right-padded; the mask counts no first token
+    returns          [n, H]  n = mask.sum(), row by row
+    """
+    before = mask[:, 1:].bool()
+    return hidden_states(lm, input_ids)[:, :-1][before]
+
+
+def token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability of every token the mask counts, given the tokens before it, in float32.
+
+    Only the rows that are counted pass through the head, in chunks, so [B, S, V] never exists.
+
+    input_ids, mask  [B, S]  right-padded; the mask counts no first token
+    returns          [n]     n = mask.sum(), row by row
+    """
+    states, targets = predicting_states(lm, input_ids, mask), input_ids[:, 1:][mask[:, 1:].bool()]
+
+    def logprobs(rows: Tensor, ids: Tensor) -> Tensor:
+        return -F.cross_entropy(logits_of(lm, rows) / temperature, ids, reduction="none")
+
+    size = chunk_size(lm, states)
+    if len(states) <= size:
+        return logprobs(states, targets)
+    chunks = zip(states.split(size), targets.split(size), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(logprobs, rows, ids, use_reentrant=False) for rows, ids in chunks])
+    return torch.cat([logprobs(rows, ids) for rows, ids in chunks])
+
+
+@torch.no_grad()
+def token_logprobs_and_entropies(
+    lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """token_logprobs without gradient, and the entropy of the distribution each token was drawn from.
+
+    input_ids, mask  [B, S]  right-padded; the mask counts no first token
+    returns          [n], [n]  nats
+    """
+    states, targets = predicting_states(lm, input_ids, mask), input_ids[:, 1:][mask[:, 1:].bool()]
+    size = chunk_size(lm, states)
+    logprobs, entropies = [], []
+    for rows, ids in zip(states.split(size), targets.split(size), strict=True):
+        logits = logits_of(lm, rows) / temperature
+        logprobs.append(-F.cross_entropy(logits, ids, reduction="none"))
+        log_normaliser = logits.logsumexp(-1)
+        entropies.append(log_normaliser - (torch.exp(logits - log_normaliser[:, None]) * logits).sum(-1))
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def chunk_size(lm: nn.Module, states: Tensor) -> int:
+    """Rows whose float32 logits fit the memory budget of the device."""
+    vocabulary = lm.get_output_embeddings().weight.shape[0]
+    return max(1, LOGITS_BYTES[states.device.type] // (4 * vocabulary))

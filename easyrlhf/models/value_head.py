@@ -1,0 +1,105 @@
+"""A scalar read off a causal language model: reward models and value models, and their value_head.safetensors."""
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from easyrlhf.errors import InputError
+from easyrlhf.models.load import hidden_states, plain_lm
+from easyrlhf.models.logprobs import predicting_states
+
+HEAD_FILE = "value_head.safetensors"
+WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"
+
+
+class ScalarModel(nn.Module):
+    """A causal language model whose last hidden states pass through one linear unit.
+
+    The language-model head stays with it, frozen: the folder on disk is a full causal language model.
+    """
+
+    def __init__(self, lm: nn.Module, head: nn.Linear):
+        super().__init__()
+        self.lm, self.head = lm, head
+        output = plain_lm(lm).get_output_embeddings()
+        if output.weight is not plain_lm(lm).get_input_embeddings().weight:
+            output.requires_grad_(False)
+
+    def scores(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Score of each row, read at its last token.
+
+        input_ids  [B, S]  right-padded
+        lengths    [B]     tokens of each row
+        returns    [B]     float32
+        """
+        hidden = hidden_states(self.lm, input_ids)
+        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+        return self.head(last.float()).squeeze(-1)
+
+    def values(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Value of the state each counted token was chosen in: read one position before the token.
+
+        input_ids, mask  [B, S]  right-padded; the mask counts no first token
+        returns          [n]     float32, n = mask.sum(), row by row
+        """
+        return self.head(predicting_states(self.lm, input_ids, mask).float()).squeeze(-1)
+
+
+def new_head(lm: nn.Module, *, zero: bool = False) -> nn.Linear:
+    """A float32 head for the model: weights N(0, 1/√(H+1)) and bias 0 (Stiennon et al. 2020), or all zero."""
+    hidden_size = plain_lm(lm).config.get_text_config().hidden_size
+    head = nn.Linear(hidden_size, 1, device=plain_lm(lm).device, dtype=torch.float32)
+    nn.init.normal_(head.weight, std=0.0 if zero else 1 / math.sqrt(hidden_size + 1))
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def save_head(head: nn.Linear, folder: Path) -> None:
+    """Write the head as value_head.safetensors, in the layout LLaMA-Factory and ms-swift read."""
+    tensors = {WEIGHT: head.weight.detach().cpu().contiguous(), BIAS: head.bias.detach().cpu().contiguous()}
+    save_file(tensors, folder / HEAD_FILE)
+
+
+def load_head(folder: str, lm: nn.Module) -> nn.Linear:
+    """The head saved in a folder. Raises InputError as check_head_file does."""
+    hidden_size = plain_lm(lm).config.get_text_config().hidden_size
+    check_head_file(folder, hidden_size)
+    file = Path(folder) / HEAD_FILE
+    tensors = load_file(file) if file.exists() else torch.load(file.with_suffix(".bin"), weights_only=True)
+    head = new_head(lm)
+    head.load_state_dict({"weight": tensors[WEIGHT], "bias": tensors[BIAS]})
+    return head
+
+
+def check_head_file(folder: str, hidden_size: int) -> None:
+    """Raise InputError unless the folder has a value head of exactly the right keys and shapes; reads no model."""
+    file = Path(folder) / HEAD_FILE
+    old_file = file.with_suffix(".bin")
+    if file.exists():
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except Exception as error:
+            raise InputError(f"{file}: not a readable safetensors file ({error}); save the model again") from error
+    elif old_file.exists():
+        file = old_file
+        shapes = {name: tuple(t.shape) for name, t in torch.load(file, weights_only=True).items()}
+    else:
+        raise InputError(
+            f"{folder}: has no {HEAD_FILE}, so it is not a reward model; give the output folder of rm_train"
+        )
+    expected = {WEIGHT: (1, hidden_size), BIAS: (1,)}
+    if shapes != expected:
+        raise InputError(
+            f"{file}: holds {describe(shapes)}, but a head for this model holds {describe(expected)}; "
+            "it belongs to another model: give the folder as rm_train wrote it"
+        )
+
+
+def describe(shapes: dict[str, tuple[int, ...]]) -> str:
+    """Names and shapes on one line."""
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())) or "nothing"

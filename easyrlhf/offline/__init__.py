@@ -1,0 +1,1 @@
+"""The offline loop: fixed data in micro-batches, one loss, evaluation and checkpoints (sft, rm)."""

@@ -1,0 +1,92 @@
+"""The loop of the offline stages: what they learn from is fixed before they start."""
+
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+
+from easyrlhf.data.batches import micro_batches, optimiser_batches
+from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.run import Run
+from easyrlhf.report.console import Console
+from easyrlhf.report.log import MetricsLog
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage plugs into the loop.
+
+    units     what one row adds to the denominator of the loss: its label tokens, or 1 for a pair
+    tokens    tokens of one row in a forward pass, padding apart
+    loss      rows of a micro-batch → (summed loss [], sums of metrics that are reported per unit)
+    evaluate  held-out rows → metrics
+    """
+
+    units: Callable[[Row], int]
+    tokens: Callable[[Row], int]
+    loss: Callable[[list[Row]], tuple[Tensor, dict[str, Tensor]]]
+    evaluate: Callable[[Dataset], dict[str, float]]
+
+
+def planned_steps(config, rows: int) -> int:
+    """Optimiser steps of a run over this many rows."""
+    steps = config.epochs * math.ceil(rows / config.batch_size)
+    return min(steps, config.max_steps or steps)
+
+
+def fit(run: Run, engine: Engine, task: Task, train: Dataset, valid: Dataset | None, log: MetricsLog, console: Console):
+    """Train from the run's step to the last one; evaluate, checkpoint and stop where the settings say.
+
+    Returns the metrics of the last evaluation, or of the last step when there is no held-out data.
+    """
+    config, total = run.config, planned_steps(run.config, len(train))
+    batches = itertools.islice(optimiser_batches(len(train), config.batch_size, config.seed, config.epochs), total)
+    metrics: dict[str, float] = {}
+    with console.progress(total, run.step) as progress:
+        for batch in itertools.islice(batches, run.step, None):
+            started = time.time()
+            metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
+            run.step += 1
+            metrics |= {"epoch": run.step * config.batch_size / len(train), "time/step": time.time() - started}
+            if valid is not None and (run.step == total or is_due(run.step, config.eval_steps, total)):
+                metrics |= task.evaluate(valid)
+            log.log(run.step, metrics)
+            progress.advance(metrics)
+            if run.step % config.log_steps == 0 or run.step == total:
+                console.row(run.step, metrics)
+            run.stop_if_requested({"model": engine})
+            if run.step == total or is_due(run.step, config.save_steps, total):
+                run.save({"model": engine})
+    return metrics
+
+
+def is_due(step: int, every: int | None, total: int) -> bool:
+    """Whether something done `every` so many steps (None: every tenth of the run; 0: never) is due at this step."""
+    every = max(1, total // 10) if every is None else every
+    return every > 0 and step % every == 0
+
+
+def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[str, float]:
+    """One optimiser step on these rows, in micro-batches; returns the step's metrics."""
+    started = time.time()
+    groups = micro_batches([task.tokens(row) for row in rows], run.micro_batch_tokens)
+    count, sums = sum(map(task.units, rows)), Counter()
+
+    def loss_sum(group: list[int]) -> Tensor:
+        loss, extra = task.loss([rows[index] for index in group])
+        sums.update({name: value.item() for name, value in extra.items()})
+        return loss
+
+    metrics = engine.step(groups, loss_sum, count)
+    metrics |= {name: total / count for name, total in sums.items()}
+    lengths = list(map(task.tokens, rows))
+    metrics |= {"length/mean": sum(lengths) / len(rows), "length/max": max(lengths)}
+    return metrics | {"tokens_per_second": sum(lengths) / (time.time() - started)}

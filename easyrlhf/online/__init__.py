@@ -1,0 +1,1 @@
+"""The online loop: collect → estimate → update → log (ppo)."""

@@ -1,0 +1,94 @@
+"""Collect: sample completions, then let policy, reference, value model and rewards say what they think of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easyrlhf.data.batches import join, micro_batches
+from easyrlhf.engine.timer import Timer
+from easyrlhf.models.logprobs import token_logprobs, token_logprobs_and_entropies
+from easyrlhf.models.value_head import ScalarModel
+from easyrlhf.online.rollout import Rollout, unpad
+from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rollout.sampler import HFSampler
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of online learning; the rewards hold the reward model.
+
+    policy     trained
+    reference  frozen; None when it is the policy with its adapter off
+    value      trained
+    """
+
+    policy: nn.Module
+    reference: nn.Module | None
+    value: ScalarModel
+
+    def ref_logprobs(self, input_ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
+        """Log-probabilities of the counted tokens under the reference.  [n]"""
+        if self.reference is not None:
+            return token_logprobs(self.reference, input_ids, mask, temperature)
+        with self.policy.disable_adapter():
+            return token_logprobs(self.policy, input_ids, mask, temperature)
+
+
+@torch.no_grad()
+def collect(
+    models: Models,
+    sampler: HFSampler,
+    rewards: Rewards,
+    rows: list[dict[str, Any]],
+    keys: list[tuple[int, ...]],
+    micro_batch_tokens: int,
+    timer: Timer,
+) -> Rollout:
+    """Sample one completion per prompt row and score it with every model.
+
+    rows  prompt rows as load_tokens gives them
+    keys  what the sampler draws each row's random numbers from
+    Raises RewardError when a reward source fails.
+    """
+    with timer("rollout"):
+        samples = sampler.generate([row["prompt_ids"] for row in rows], keys)
+    completions = unpad(samples.completion_ids, samples.completion_mask)
+    with timer("score"):
+        scored = score_tokens(models, rows, completions, samples.completion_mask, sampler, micro_batch_tokens)
+        scores, source_scores = rewards(rows, completions, samples.finished)
+    return Rollout(
+        rows=rows,
+        completion_ids=samples.completion_ids,
+        completion_mask=samples.completion_mask,
+        finished=samples.finished,
+        sampler_logprobs=samples.logprobs,
+        scores=scores,
+        source_scores=source_scores,
+        **scored,
+    )
+
+
+def score_tokens(
+    models: Models,
+    rows: list[dict[str, Any]],
+    completions: list[list[int]],
+    completion_mask: Tensor,
+    sampler: HFSampler,
+    micro_batch_tokens: int,
+) -> dict[str, Tensor]:
+    """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding."""
+    names = ("old_logprobs", "entropies", "ref_logprobs", "values")
+    scored = {name: torch.zeros_like(completion_mask) for name in names}
+    lengths = [len(row["prompt_ids"]) + len(ids) for row, ids in zip(rows, completions, strict=True)]
+    for group in micro_batches(lengths, micro_batch_tokens):
+        input_ids, mask = join([rows[i]["prompt_ids"] for i in group], [completions[i] for i in group], sampler.pad_id)
+        input_ids, mask = input_ids.to(completion_mask.device), mask.to(completion_mask.device)
+        logprobs, entropies = token_logprobs_and_entropies(models.policy, input_ids, mask, sampler.temperature)
+        ref_logprobs = models.ref_logprobs(input_ids, mask, sampler.temperature)
+        values = models.value.values(input_ids, mask)
+        counted = completion_mask[group].bool()
+        for name, flat in zip(names, (logprobs, entropies, ref_logprobs, values), strict=True):
+            scored[name][group] = scored[name][group].masked_scatter(counted, flat)
+    return scored

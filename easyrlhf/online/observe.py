@@ -1,0 +1,78 @@
+"""What a rollout says about the run: the metrics of objective, lengths and health, and samples to read."""
+
+import torch
+from torch import Tensor
+
+from easyrlhf.losses.ppo import explained_variance
+from easyrlhf.online.rollout import Rollout
+
+
+def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
+    """Metrics of one estimated rollout, under the names of report.metrics."""
+    mask, lengths = rollout.completion_mask, rollout.lengths
+    kl = (rollout.kl * mask).sum(1)
+    counted = mask.bool()
+    mismatch = (rollout.sampler_logprobs - rollout.old_logprobs)[counted].abs()
+    return {
+        "objective/kl": kl.mean().item(),
+        "objective/entropy": -(rollout.old_logprobs * mask).sum(1).mean().item(),
+        "objective/non_score_reward": -kl_coef * kl.mean().item(),
+        "objective/rlhf_reward": (rollout.scores - kl_coef * kl).mean().item(),
+        "objective/scores": rollout.scores.mean().item(),
+        "policy/entropy_avg": rollout.entropies[counted].mean().item(),
+        "value/explained_variance": explained_variance(rollout.values[counted], rollout.returns[counted]).item(),
+        "val/num_eos_tokens": rollout.finished.sum().item(),
+        "kl_coef": kl_coef,
+        "length/prompt_mean": sum(map(len, rollout.prompt_ids)) / len(rollout),
+        "length/completion_mean": lengths.float().mean().item(),
+        "length/completion_max": lengths.max().item(),
+        "health/eos_rate": rollout.finished.float().mean().item(),
+        "health/repetition": sum(map(repetition, rollout.completions())) / len(rollout),
+        "health/reward_length_correlation": correlation(rollout.scores, lengths.float()),
+        "health/sampler_mismatch": mismatch.mean().item(),
+    } | {
+        f"reward/{name}/{what}": value
+        for name, scores in rollout.source_scores.items()
+        for what, value in (("mean", scores.mean().item()), ("std", scores.std(correction=0).item()))
+    }
+
+
+def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+    """Metrics of held-out prompts, over all their rollouts."""
+    kl = torch.cat([(r.old_logprobs - r.ref_logprobs).mul(r.completion_mask).sum(1) for r in rollouts])
+    return {
+        "eval/scores": torch.cat([r.scores for r in rollouts]).mean().item(),
+        "eval/kl": kl.mean().item(),
+        "eval/length": torch.cat([r.lengths for r in rollouts]).float().mean().item(),
+        "eval/eos_rate": torch.cat([r.finished for r in rollouts]).float().mean().item(),
+    }
+
+
+def repetition(ids: list[int], n: int = 4) -> float:
+    """Share of a completion's n-grams that occurred in it before; 0 for completions shorter than n."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson correlation of two vectors [B]; nan when one of them does not vary."""
+    x, y = x - x.mean(), y - y.mean()
+    return ((x * y).sum() / (x.norm() * y.norm())).item()
+
+
+def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
+    """Samples for people: prompt text, completion text, score, KL, and total = score − kl_coef · KL."""
+    kl = ((rollout.old_logprobs - rollout.ref_logprobs) * rollout.completion_mask).sum(1).tolist()
+    return [
+        {
+            "prompt": decode(row["prompt_ids"]),
+            "completion": decode(ids),
+            "score": score,
+            "kl": distance,
+            "total": score - kl_coef * distance,
+            "finished": finished,
+        }
+        for row, ids, score, distance, finished in zip(
+            rollout.rows, rollout.completions(), rollout.scores.tolist(), kl, rollout.finished.tolist(), strict=True
+        )
+    ]

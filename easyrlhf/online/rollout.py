@@ -1,0 +1,76 @@
+"""A rollout: one batch of samples and what the models said of them."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B completions of at most T tokens, right-padded; masks are 1 on tokens that count.
+
+    rows             the prompt rows they answer
+    completion_mask  [B, T]  1 through the end-of-turn token
+    finished         [B]     whether the end-of-turn token was reached
+    sampler_logprobs [B, T]  of each token as the sampler saw it
+    old_logprobs     [B, T]  under the policy that sampled, by the same forward pass the update uses
+    ref_logprobs     [B, T]  under the reference
+    entropies        [B, T]  of the policy's distribution each token was drawn from, nats
+    values           [B, T]  of the state before each token
+    scores           [B]     weighted, clipped, missing-EOS penalty subtracted
+    source_scores    name → [B] raw scores of every reward source
+    kl, rewards, advantages, returns  [B, T]  filled in by estimate
+    """
+
+    rows: list[dict[str, Any]]
+    completion_ids: Tensor
+    completion_mask: Tensor
+    finished: Tensor
+    sampler_logprobs: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    entropies: Tensor
+    values: Tensor
+    scores: Tensor
+    source_scores: dict[str, Tensor]
+    kl: Tensor | None = None
+    rewards: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each completion.  [B]"""
+        return self.completion_mask.sum(1).long()
+
+    @property
+    def prompt_ids(self) -> list[list[int]]:
+        """Token ids of the prompts."""
+        return [row["prompt_ids"] for row in self.rows]
+
+    def completions(self) -> list[list[int]]:
+        """Token ids of the completions without padding."""
+        return unpad(self.completion_ids, self.completion_mask)
+
+    def take(self, indices: list[int]) -> "Rollout":
+        """The samples with these indices, in this order."""
+        index = torch.tensor(indices, device=self.completion_ids.device)
+        changed = {
+            field.name: getattr(self, field.name)[index]
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
+        changed["rows"] = [self.rows[i] for i in indices]
+        changed["source_scores"] = {name: scores[index] for name, scores in self.source_scores.items()}
+        return Rollout(**changed)
+
+
+def unpad(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """Rows of a right-padded tensor as lists of the ids that count."""
+    lengths = mask.sum(1).long().tolist()
+    return [row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)]

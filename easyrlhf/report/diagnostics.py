@@ -1,0 +1,292 @@
+"""What the numbers of a run say, in plain words: one table of checks, shared by code and docs."""
+
+from dataclasses import dataclass
+
+from easyrlhf.report import findings
+from easyrlhf.report.findings import Finder, Finding, History, above, below, early_and_late, values
+from easyrlhf.report.metrics import OFFLINE, PPO, metric
+
+SEVERITIES = ("alarm", "warn", "ok")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check says of one run; severity is ok, warn or alarm, the remedy is "" when ok."""
+
+    severity: str
+    metric: str
+    value: float | None
+    healthy: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the diagnostics table.
+
+    name     what it finds, in a few words
+    metric   the metric it is about
+    stages   where it applies
+    fires    when it fires, in words
+    means    what it means
+    remedy   what to do
+    find     history -> Finding, or None when the history cannot tell
+    """
+
+    name: str
+    metric: str
+    stages: tuple[str, ...]
+    fires: str
+    means: str
+    remedy: str
+    find: Finder
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "not a number",
+        "loss",
+        OFFLINE,
+        "alarm: loss or grad_norm was NaN or infinite at any step",
+        "The weights have taken a step that no later step repairs.",
+        "Lower learning_rate, keep max_grad_norm at 1.0, use precision bf16 or float32, and go on "
+        "from the last checkpoint before that step.",
+        findings.not_finite("loss", "grad_norm"),
+    ),
+    Check(
+        "not a number",
+        "loss/policy_avg",
+        PPO,
+        "alarm: a loss, a gradient norm, the KL or the score was NaN or infinite at any step",
+        "The weights have taken a step that no later step repairs, or a reward was not a number.",
+        "Look at the samples of that step, lower learning_rate, set reward_clip, and go on from "
+        "the last checkpoint before it.",
+        findings.not_finite(
+            "loss/policy_avg",
+            "loss/value_avg",
+            "policy/grad_norm",
+            "value/grad_norm",
+            "objective/kl",
+            "objective/scores",
+        ),
+    ),
+    Check(
+        "negative KL",
+        "objective/kl",
+        PPO,
+        "warn: recent mean below −0.1 nats; alarm: −1 or lower",
+        "A KL cannot be negative on average over samples of the policy: the sampler and the scorer "
+        "disagree about the policy's probabilities.",
+        "Sample with plain softmax (no top_k, top_p, min_length or repetition penalty) at the same "
+        "temperature that divides the logits when scoring; sample and score in one precision.",
+        below("objective/kl", alarm=-1.0),
+    ),
+    Check(
+        "sampler and scorer disagree",
+        "health/sampler_mismatch",
+        PPO,
+        "warn: recent mean above 0.05 nats a token; alarm: 0.5 or more",
+        "The probabilities that answers were drawn with are not those the update believes in, so "
+        "ratios and KL are wrong from the start.",
+        "Sample with plain softmax at the scoring temperature; sample and score in one precision.",
+        above("health/sampler_mismatch", alarm=0.5),
+    ),
+    Check(
+        "exploding KL",
+        "objective/kl",
+        PPO,
+        "warn: recent mean above 15 nats an answer; alarm: 50 or more",
+        "The policy has left the texts that the reward model was trained on; its scores there mean "
+        "little, however high they are.",
+        "Raise kl_coef or set kl_target, lower learning_rate or num_ppo_epochs, or keep an earlier "
+        "checkpoint.",
+        above("objective/kl", alarm=50.0),
+    ),
+    Check(
+        "updates too large",
+        "policy/clipfrac_avg",
+        PPO,
+        "warn: recent mean above 0.3; alarm: 0.6 or more",
+        "Most of the gradient is thrown away by the clip: each update wants to move further than "
+        "the samples can vouch for.",
+        "Lower learning_rate or num_ppo_epochs, or raise batch_size.",
+        above("policy/clipfrac_avg", alarm=0.6),
+    ),
+    Check(
+        "blind value model",
+        "value/explained_variance",
+        PPO,
+        "warn: recent mean below 0, after the first 10 steps",
+        "The value model predicts returns worse than their mean would, so advantages are mostly "
+        "noise.",
+        "Raise value_learning_rate, give it a head start with value_warmup_steps, or start it from "
+        "the reward model (value_model).",
+        below("value/explained_variance", enough=2 * findings.RECENT),
+    ),
+    Check(
+        "missing EOS",
+        "health/eos_rate",
+        PPO,
+        "warn: recent mean below 0.9; alarm: 0.5 or lower",
+        "Answers run into response_length instead of ending; the reward is read in mid-sentence.",
+        "Raise response_length or missing_eos_penalty, and train SFT longer: it teaches the "
+        "policy to end its answers.",
+        below("health/eos_rate", alarm=0.5),
+    ),
+    Check(
+        "repetition",
+        "health/repetition",
+        PPO,
+        "warn: recent mean above 0.2; alarm: 0.5 or more",
+        "Answers repeat themselves, which some reward models like and no reader does.",
+        "Raise kl_coef, train the reward model on pairs that punish repetition, or add a reward "
+        "function that does (reward_funcs).",
+        above("health/repetition", alarm=0.5),
+    ),
+    Check(
+        "length hacking",
+        "health/reward_length_correlation",
+        PPO,
+        "warn: recent mean above 0.5; alarm: and answers are half as long again as at the start",
+        "The score pays for length: the policy earns by writing more, not by answering better.",
+        "Check the reward model's accuracy by length gap in its report, balance lengths in the "
+        "comparisons, raise kl_coef, or lower response_length.",
+        findings.length_hacking,
+    ),
+    Check(
+        "entropy collapse",
+        "policy/entropy_avg",
+        PPO,
+        "warn: below a fifth of its start",
+        "The policy has all but stopped exploring: it writes the same answer every time.",
+        "Raise kl_coef, lower learning_rate, or stop at an earlier step.",
+        findings.entropy_collapse,
+    ),
+    Check(
+        "score not rising",
+        "objective/scores",
+        PPO,
+        "warn: the last quarter's mean is not above the first quarter's (10 steps each at most)",
+        "PPO has not found answers that score higher.",
+        "Raise learning_rate or total_episodes, lower kl_coef, or raise batch_size; see that the "
+        "scores within one step differ at all.",
+        findings.score_not_rising,
+    ),
+    Check(
+        "no better than length",
+        "eval/rewards/accuracies",
+        ("rm",),
+        "warn: not a point above eval/length_baseline_accuracy",
+        "Preferring the longer (or the shorter) answer would do as well: the model may know "
+        "nothing else, and PPO will find that out.",
+        "Use more pairs, or pairs whose lengths are close; look at the accuracy by length gap.",
+        findings.length_baseline,
+    ),
+    Check(
+        "accuracy near 50 %",
+        "eval/rewards/accuracies",
+        ("rm",),
+        "warn: below 0.55",
+        "The model hardly tells chosen from rejected.",
+        "Check that chosen and rejected are not swapped or cut to the same text by max_length; "
+        "raise learning_rate or epochs; start from an SFT model.",
+        findings.near_chance,
+    ),
+    Check(
+        "equal scores",
+        "eval/ties",
+        ("rm",),
+        "warn: above 0.01",
+        "Different answers get the very same score: they are cut to the same tokens, or the "
+        "precision is too coarse.",
+        "Raise max_length, or score in float32 (precision float32).",
+        findings.ties,
+    ),
+    Check(
+        "overfitting",
+        "eval/loss",
+        OFFLINE,
+        "warn: eval/loss 2 % above its best while the training loss has fallen since",
+        "The model learns the training examples by heart and gets worse on others.",
+        "Use fewer epochs or more data, lower learning_rate, or train with lora_r; keep the "
+        "checkpoint nearest the best step.",
+        findings.overfitting,
+    ),
+)
+
+
+def verdicts(stage: str, history: History) -> list[Verdict]:
+    """One verdict for each check that `stage` has and `history` can answer, the worst first."""
+    found = [
+        _verdict(check, finding)
+        for check in CHECKS
+        if stage in check.stages and (finding := check.find(history)) is not None
+    ]
+    return sorted(found, key=lambda verdict: SEVERITIES.index(verdict.severity))
+
+
+def headline(stage: str, history: History) -> str:
+    """The run in one sentence, for the top of its report and the end of its console output."""
+    if not history:
+        return "No step has been logged yet."
+    counts = [verdict.severity for verdict in verdicts(stage, history)]
+    alarms, warnings = counts.count("alarm"), counts.count("warn")
+    parts = [_plural(alarms, "alarm"), _plural(warnings, "warning")]
+    trouble = " and ".join(part for part in parts if part)
+    health = f"{trouble}." if trouble else f"All {len(counts)} checks are healthy."
+    return f"{_OUTCOMES[stage](history)} {health}"
+
+
+def worst(found: list[Verdict]) -> str:
+    """The worst severity among verdicts; ok when there is none."""
+    return min((verdict.severity for verdict in found), key=SEVERITIES.index, default="ok")
+
+
+def _verdict(check: Check, finding: Finding) -> Verdict:
+    fired = finding.severity != "ok"
+    message = f"{check.name}: {finding.says}. {check.means}" if fired else f"{finding.says}."
+    return Verdict(
+        finding.severity,
+        check.metric,
+        finding.value,
+        metric(check.metric).healthy,
+        message[0].upper() + message[1:],
+        check.remedy if fired else "",
+    )
+
+
+def _sft_outcome(history: History) -> str:
+    losses, perplexity = values(history, "loss"), values(history, "eval/perplexity")
+    said = (
+        f"Loss went from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "Nothing was trained"
+    )
+    return said + (f"; held-out perplexity is {perplexity[-1]:.3g}." if perplexity else ".")
+
+
+def _rm_outcome(history: History) -> str:
+    accuracy = values(history, "eval/rewards/accuracies")
+    baseline = values(history, "eval/length_baseline_accuracy")
+    if accuracy:
+        said = f"The reward model ranks {accuracy[-1]:.1%} of held-out pairs right"
+        return said + (f"; length alone ranks {baseline[-1]:.1%}." if baseline else ".")
+    training = values(history, "rewards/accuracies")
+    share = f"{training[-1]:.1%}" if training else "none"
+    return f"The reward model ranks {share} of the last training pairs right (none were held out)."
+
+
+def _ppo_outcome(history: History) -> str:
+    ends, kl = early_and_late(history, "objective/scores"), values(history, "objective/kl")
+    if ends is None:
+        return f"PPO has run for {len(history)} steps."
+    early, late = ends
+    moved = "raised" if late > early else "did not raise"
+    spent = findings.mean(kl[-findings.RECENT :]) if kl else 0.0
+    return f"PPO {moved} the mean score: {early:+.2f} to {late:+.2f}, at a KL of {spent:.1f} nats."
+
+
+_OUTCOMES = {"sft": _sft_outcome, "rm": _rm_outcome, "ppo": _ppo_outcome}
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' if count > 1 else ''}" if count else ""

@@ -1,0 +1,152 @@
+"""report.html of a stage folder: what happened, whether it is healthy, and what to look at."""
+
+import json
+from pathlib import Path
+
+from easyrlhf.report import blocks
+from easyrlhf.report.diagnostics import Verdict, headline, verdicts, worst
+from easyrlhf.report.findings import RECENT, History, early_and_late, mean, values
+from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versions
+from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
+from easyrlhf.report.metrics import show
+from easyrlhf.report.plots import RM_EVAL_FILE, charts
+
+REPORT_FILE = "report.html"
+MOST_SAMPLES = 6
+KEY_NUMBERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "sft": (
+        ("training loss", "loss"),
+        ("held-out loss", "eval/loss"),
+        ("held-out perplexity", "eval/perplexity"),
+        ("tokens a second", "tokens_per_second"),
+    ),
+    "rm": (
+        ("held-out accuracy", "eval/rewards/accuracies"),
+        ("length alone", "eval/length_baseline_accuracy"),
+        ("training accuracy", "rewards/accuracies"),
+        ("held-out margin", "eval/rewards/margins"),
+        ("held-out loss", "eval/loss"),
+    ),
+    "ppo": (
+        ("score", "objective/scores"),
+        ("KL, nats an answer", "objective/kl"),
+        ("answer length", "length/completion_mean"),
+        ("answers that end", "health/eos_rate"),
+        ("explained variance", "value/explained_variance"),
+        ("seconds a step", "time/step"),
+    ),
+}
+
+
+def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> Path:
+    """Write folder/report.html from its metrics.jsonl, samples.jsonl and rm_eval.json.
+
+    settings  the resolved settings, name -> value
+    info      what stage.json holds
+    returns the path of the page, one file that needs no other
+    """
+    folder = Path(folder)
+    history = read_rows(folder / METRICS_FILE)
+    title = STAGE_TITLES[stage] + ("" if folder.name == stage else f": {folder.name}")
+    found = verdicts(stage, history)
+    sections = [
+        *_numbers(folder, stage, history),
+        *_verdicts(found),
+        *_charts(folder, stage),
+        *_samples(read_rows(folder / SAMPLES_FILE)),
+        *_background(settings, info),
+    ]
+    html = blocks.page(
+        title,
+        sections,
+        lead=headline(stage, history),
+        severity=worst(found),
+        over=f"easyrlhf · {stage}",
+        foot=f"Written by easyrlhf {info.get('easyrlhf_version', '')}".strip(),
+    )
+    path = folder / REPORT_FILE
+    path.write_text(html, encoding="utf-8", errors="replace")
+    return path
+
+
+def before_and_after(rows: list[dict]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Sample rows grouped by prompt, the first and the last answer of each, ready for samples().
+
+    Prompts with answers at several steps come first; MOST_SAMPLES at most.
+    """
+    by_prompt: dict[str, list[dict]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    groups = sorted(by_prompt.items(), key=lambda item: item[1][0]["step"] == item[1][-1]["step"])
+    return [
+        (prompt, [_answer(row) for row in _ends(answers)])
+        for prompt, answers in groups[:MOST_SAMPLES]
+    ]
+
+
+def _ends(answers: list[dict]) -> list[dict]:
+    first, last = answers[0], answers[-1]
+    return [first] if first["step"] == last["step"] else [first, last]
+
+
+def _answer(row: dict) -> tuple[str, str, str]:
+    marks = [
+        f"{name} {row[name]:+.2f}" for name in ("score", "kl", "total") if row.get(name) is not None
+    ]
+    return f"step {row['step']}", row["completion"], " · ".join(marks)
+
+
+def _numbers(folder: Path, stage: str, history: History) -> list[str]:
+    numbers = []
+    for label, name in KEY_NUMBERS[stage]:
+        series = values(history, name)
+        if not series:
+            continue
+        recent = series[-1] if name.startswith("eval/") else mean(series[-RECENT:])
+        ends = None if name.startswith(("time/", "tokens")) else early_and_late(history, name)
+        note = f"{show(name, ends[0])} at the start" if ends else ""
+        if name == "eval/rewards/accuracies" and (folder / RM_EVAL_FILE).exists():
+            note = _interval(folder / RM_EVAL_FILE)
+        numbers.append((label, show(name, recent), note))
+    note = f"{history[-1]['step']} steps; means over the last {RECENT} logged." if history else ""
+    return (
+        [blocks.section("Key numbers", blocks.key_numbers(numbers), note=note)] if numbers else []
+    )
+
+
+def _interval(path: Path) -> str:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    low, high = found["ci95"]
+    return f"95% interval {low:.3f} to {high:.3f}, {found['n']:,} pairs"
+
+
+def _verdicts(found: list[Verdict]) -> list[str]:
+    note = "What the numbers say, and what to do where they say something is wrong."
+    return [blocks.section("Verdicts", blocks.verdict_list(found), note=note)] if found else []
+
+
+def _charts(folder: Path, stage: str) -> list[str]:
+    drawn = [blocks.chart(each) for each in charts(folder, stage)]
+    note = (
+        "Green is the healthy range; the faint line is every step, the strong one a running mean."
+    )
+    return [blocks.section("Curves", blocks.grid(*drawn), note=note)] if drawn else []
+
+
+def _samples(rows: list[dict]) -> list[str]:
+    items = before_and_after(rows)
+    note = "The same prompt early and late in training, where it was sampled more than once."
+    return [blocks.section("Samples", blocks.samples(items), note=note)] if items else []
+
+
+def _background(settings: dict, info: RunInfo) -> list[str]:
+    sections = []
+    if facts(info):
+        sections.append(blocks.section("The run", blocks.table((), facts(info))))
+    for name, summary in info.get("data", {}).items():
+        sections.append(blocks.section(f"Data: {name}", blocks.lines(data_lines(summary))))
+    rows = [(name, "" if value is None else str(value)) for name, value in settings.items()]
+    folds = [blocks.fold(f"{len(rows)} settings", blocks.table(("setting", "value"), rows))]
+    if versions(info):
+        folds.append(blocks.fold("Library versions", blocks.table((), versions(info).items())))
+    return [*sections, blocks.section("Settings and versions", *folds)]

@@ -1,0 +1,191 @@
+"""metrics.jsonl and samples.jsonl of a stage folder, mirrored to TensorBoard or wandb."""
+
+import importlib.metadata
+import json
+import math
+import os
+import uuid
+from pathlib import Path
+
+from easyrlhf.errors import InputError
+from easyrlhf.report.metrics import metric
+
+METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
+
+
+def check_report_to(report_to: str) -> None:
+    """InputError when what `--report_to` names is not installed; costs nothing, loads nothing."""
+    if report_to != "wandb":
+        return
+    try:
+        # not find_spec: a folder ./wandb left by another run would pass for the package
+        importlib.metadata.version("wandb")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            "--report_to wandb: the wandb package is not installed; "
+            "pip install 'easyrlhf[wandb]', or use --report_to tensorboard"
+        ) from error
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a .jsonl file, in order; a half-written last line is passed over."""
+    if not path.exists():
+        return []
+    rows = (_parse(line) for line in _lines(path))
+    return [row for row in rows if row is not None]
+
+
+class MetricsLog:
+    """Writes the rows of one run; only the main process holds one.
+
+    One JSON object a step, flushed: {"step": n, "loss": 0.25, …}. Numbers keep every digit (what is
+    read back is the same float). JSON has no NaN or infinity: they are written as null.
+
+    last_step  0 starts empty; n > 0 continues a run and cuts both files back to step <= n first
+    report_to  tensorboard (folder/runs), wandb, or none; InputError when wandb is not installed
+    """
+
+    def __init__(self, folder: Path, *, last_step: int = 0, report_to: str = "tensorboard"):
+        check_report_to(report_to)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (METRICS_FILE, SAMPLES_FILE):
+            cut_back(folder / name, last_step)
+        self._metrics = _append(folder / METRICS_FILE)
+        self._samples_path = folder / SAMPLES_FILE
+        self._mirror = MIRRORS[report_to](folder, last_step)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Write the row of `step`; once a step, training and evaluation merged by the caller.
+
+        KeyError when a name is not declared in METRICS; nothing is written then.
+        """
+        for name in metrics:
+            metric(name)
+        row = {name: _number(value) for name, value in metrics.items()}
+        self._metrics.write(_line({"step": step} | row))
+        self._metrics.flush()
+        self._mirror.log(step, row)
+
+    def samples(self, step: int, rows: list[dict]) -> None:
+        """Append sample rows of `step`: {"prompt", "completion", "score", "kl", "total", …}."""
+        with _append(self._samples_path) as file:
+            file.writelines(_line({"step": step} | row) for row in rows)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._metrics.close()
+        self._mirror.close()
+
+
+def cut_back(path: Path, last_step: int) -> None:
+    """Keep the rows up to and including `last_step`; none when it is 0.
+
+    Written beside and renamed into place. The rows kept are the bytes they were; a half-written
+    line is dropped.
+    """
+    if not path.exists():
+        return
+    rows = ((line, _parse(line)) for line in (_lines(path) if last_step else []))
+    kept = [line for line, row in rows if row is not None and row["step"] <= last_step]
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+class _Nothing:
+    """--report_to none."""
+
+    def __init__(self, folder: Path, last_step: int):
+        pass
+
+    def log(self, step: int, row: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _TensorBoard:
+    """Event files in folder/runs; events of steps that a resumed run repeats are purged."""
+
+    def __init__(self, folder: Path, last_step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = last_step + 1 if last_step else 0
+        self._writer = SummaryWriter(str(folder / "runs"), purge_step=purge_step)
+
+    def log(self, step: int, row: dict[str, float]) -> None:
+        for name, value in row.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """One wandb run a folder: folder/runs/wandb_id keeps its id, a resumed stage continues it."""
+
+    def __init__(self, folder: Path, last_step: int):
+        import wandb
+
+        known = folder / "runs" / "wandb_id"
+        known.parent.mkdir(exist_ok=True)
+        if not (last_step and known.exists()):
+            known.write_text(uuid.uuid4().hex[:8])
+        self._run = wandb.init(
+            project="easyrlhf",
+            name=folder.name,
+            id=known.read_text(),
+            resume="allow",
+            dir=str(folder / "runs"),
+        )
+        # wandb drops rows whose step does not grow, and a resumed run repeats some: use our axis
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, row: dict[str, float]) -> None:
+        self._run.log({"step": step} | row)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+MIRRORS = {"none": _Nothing, "tensorboard": _TensorBoard, "wandb": _Wandb}
+
+
+def _number(value) -> int | float:
+    """A Python number of any scalar (numpy's and torch's too)."""
+    return value if isinstance(value, int) else float(value)
+
+
+def _finite(value):
+    """`value` with every NaN and infinity in it, however deep, replaced by None."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _append(path: Path):
+    # backslashreplace: a lone surrogate becomes \udXXX, which is how JSON spells it
+    return path.open("a", encoding="utf-8", errors="backslashreplace")
+
+
+def _lines(path: Path) -> list[str]:
+    # not splitlines: text may hold U+2028 and its like, which end no JSON line
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")
+
+
+def _line(row: dict) -> str:
+    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None

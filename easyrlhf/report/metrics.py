@@ -1,0 +1,294 @@
+"""The one vocabulary of metrics: each name in metrics.jsonl, its meaning, its healthy range.
+
+`python -m easyrlhf.report.metrics` writes docs/metrics.md from this table and the diagnostics.
+"""
+
+from dataclasses import dataclass
+
+OFFLINE = ("sft", "rm")
+PPO = ("ppo",)
+EVERY = OFFLINE + PPO
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run.
+
+    meaning  one sentence, with the unit and the averaging
+    stages   the stages that log it
+    healthy  the healthy range in words; "" when no value is unhealthy by itself
+    low      below this the number deserves a look (None: no bound)
+    high     above this the number deserves a look (None: no bound)
+    format   format spec for showing the number to people
+    """
+
+    meaning: str
+    stages: tuple[str, ...]
+    healthy: str = ""
+    low: float | None = None
+    high: float | None = None
+    format: str = ".4g"
+
+
+METRICS: dict[str, Metric] = {
+    # the run
+    "epoch": Metric("Passes over the training data so far.", EVERY, format=".2f"),
+    "episode": Metric("Completions sampled so far.", PPO, format=".0f"),
+    "tokens_per_second": Metric(
+        "Training tokens handled per second of wall time.", EVERY, format=",.0f"
+    ),
+    "time/step": Metric("Seconds for the whole step.", EVERY, format=".2f"),
+    "time/eval": Metric("Seconds for the evaluation.", EVERY, format=".2f"),
+    "time/rollout": Metric("Seconds of the step spent sampling completions.", PPO, format=".2f"),
+    "time/score": Metric(
+        "Seconds of the step spent on rewards, reference log-probabilities and values.",
+        PPO,
+        format=".2f",
+    ),
+    "time/update": Metric("Seconds of the step spent on gradient steps.", PPO, format=".2f"),
+    # optimisation
+    "loss": Metric(
+        "Training loss: nats per assistant token (sft); −log σ(chosen − rejected) a pair (rm).",
+        OFFLINE,
+        "falls, then flattens; a reward model starts at ln 2 = 0.693",
+    ),
+    "learning_rate": Metric("Learning rate of this step.", OFFLINE, format=".3g"),
+    "grad_norm": Metric(
+        "Norm of the gradient before clipping at max_grad_norm.",
+        OFFLINE,
+        "steady; a lasting rise comes before a diverging loss",
+    ),
+    "policy/learning_rate": Metric("Learning rate of the policy.", PPO, format=".3g"),
+    "value/learning_rate": Metric("Learning rate of the value model.", PPO, format=".3g"),
+    "policy/grad_norm": Metric(
+        "Norm of the policy's gradient before clipping, mean over the step's updates.",
+        PPO,
+        "steady",
+    ),
+    "value/grad_norm": Metric(
+        "Norm of the value model's gradient before clipping, mean over the step's updates.",
+        PPO,
+        "steady",
+    ),
+    "loss/policy_avg": Metric(
+        "Clipped policy loss a token, mean over the step's updates.",
+        PPO,
+        "near 0 and noisy; it does not fall as a supervised loss does",
+    ),
+    "loss/value_avg": Metric(
+        "Clipped value loss a token, mean over the step's updates.",
+        PPO,
+        "falls in the first steps, then follows the spread of the scores",
+    ),
+    "loss/ptx_avg": Metric(
+        "Language-model loss on ptx_data in nats a token, mean over the step's updates.",
+        PPO,
+        "flat: PPO is not unlearning what SFT taught",
+    ),
+    # lengths, in tokens
+    "length/mean": Metric(
+        "Mean tokens of an example (both answers of a pair).", OFFLINE, format=".1f"
+    ),
+    "length/max": Metric("Tokens of the longest example of the step.", OFFLINE, format=".0f"),
+    "length/prompt_mean": Metric("Mean tokens of a prompt.", PPO, format=".1f"),
+    "length/completion_mean": Metric(
+        "Mean tokens of a sampled completion.",
+        PPO,
+        "steady, or changing with a reason; steady growth beside a rising score is length hacking",
+        format=".1f",
+    ),
+    "length/completion_max": Metric(
+        "Tokens of the longest sampled completion.", PPO, "below response_length", format=".0f"
+    ),
+    # reward model
+    "rewards/chosen": Metric("Mean score of the chosen answers.", ("rm",), format="+.3f"),
+    "rewards/rejected": Metric("Mean score of the rejected answers.", ("rm",), format="+.3f"),
+    "rewards/margins": Metric(
+        "Mean of chosen minus rejected score.", ("rm",), "above 0 and rising", format="+.3f"
+    ),
+    "rewards/accuracies": Metric(
+        "Share of training pairs with chosen scored above rejected; a tie counts one half.",
+        ("rm",),
+        "above 0.55; close to 1 on training data only means the pairs are learned by heart",
+        low=0.55,
+        format=".3f",
+    ),
+    # PPO: what is optimised
+    "objective/scores": Metric(
+        "Mean score of the completions, as reward model and reward functions gave it.",
+        PPO,
+        "rises, then flattens",
+        format="+.3f",
+    ),
+    "objective/kl": Metric(
+        "Sum over a completion of log policy − log reference, mean over completions, in nats.",
+        PPO,
+        "starts at 0, rises slowly, stays below about 15; never negative on average",
+        low=-0.1,
+        high=15.0,
+        format="+.3f",
+    ),
+    "objective/non_score_reward": Metric(
+        "−kl_coef × KL summed over a completion: the part of the reward that is not the score.",
+        PPO,
+        "below 0, and small beside the score",
+        format="+.3f",
+    ),
+    "objective/rlhf_reward": Metric(
+        "Score plus non_score_reward: what PPO maximises.", PPO, "rises", format="+.3f"
+    ),
+    "objective/entropy": Metric(
+        "Sum over a completion of −log policy, mean over completions, in nats.",
+        PPO,
+        "falls slowly",
+        format=".3f",
+    ),
+    "kl_coef": Metric("Weight of the KL penalty; it moves when kl_target is set.", PPO),
+    # PPO: how the update goes
+    "policy/entropy_avg": Metric(
+        "Entropy of the next-token distribution, mean over tokens and updates, in nats.",
+        PPO,
+        "falls slowly; a fall to a fifth of its start is a collapse",
+        format=".3f",
+    ),
+    "policy/approxkl_avg": Metric(
+        "Half the mean squared log-ratio of the updated to the sampling policy, a token.",
+        PPO,
+        "0.001 to 0.05",
+        high=0.1,
+    ),
+    "policy/clipfrac_avg": Metric(
+        "Share of tokens whose probability ratio was clipped at 1 ± cliprange.",
+        PPO,
+        "0.01 to 0.3",
+        high=0.3,
+        format=".3f",
+    ),
+    "val/clipfrac_avg": Metric(
+        "Share of tokens whose value was clipped at cliprange_value.", PPO, "below 0.5", high=0.5
+    ),
+    "val/ratio": Metric(
+        "Mean probability ratio of the updated to the sampling policy.",
+        PPO,
+        "0.9 to 1.1",
+        low=0.9,
+        high=1.1,
+        format=".3f",
+    ),
+    "val/ratio_var": Metric(
+        "Variance of that ratio over the tokens of the step's updates.", PPO, "below 0.1", high=0.1
+    ),
+    "val/num_eos_tokens": Metric("Completions of the step that ended by themselves.", PPO),
+    "value/explained_variance": Metric(
+        "1 − Var(return − value) / Var(return) over the tokens of the step.",
+        PPO,
+        "above 0 after the first steps, 0.3 to 0.9 later",
+        low=0.0,
+        format="+.3f",
+    ),
+    # PPO: health of the answers
+    "health/eos_rate": Metric(
+        "Share of completions that ended by themselves within response_length.",
+        PPO,
+        "above 0.9",
+        low=0.9,
+        format=".3f",
+    ),
+    "health/repetition": Metric(
+        "Share of a completion's 4-grams that occurred in it before, mean over completions.",
+        PPO,
+        "below 0.2; compare with the first steps",
+        high=0.2,
+        format=".3f",
+    ),
+    "health/reward_length_correlation": Metric(
+        "Pearson correlation of score and completion length over the step; null when undefined.",
+        PPO,
+        "−0.5 to 0.5",
+        low=-0.5,
+        high=0.5,
+        format="+.3f",
+    ),
+    "health/sampler_mismatch": Metric(
+        "Mean |log-probability when sampled − log-probability when scored|, a token, in nats.",
+        PPO,
+        "below 0.001 in float32, below 0.05 in bf16",
+        high=0.05,
+    ),
+    "reward/<name>/mean": Metric(
+        "Mean of this reward source alone, unweighted.", PPO, format="+.3f"
+    ),
+    "reward/<name>/std": Metric(
+        "Standard deviation of this reward source over the step's completions.",
+        PPO,
+        "above 0: a reward that never differs teaches nothing",
+        format=".3f",
+    ),
+    # held-out data
+    "eval/loss": Metric(
+        "The loss on valid_data.", OFFLINE, "falls; a rise beside a falling loss is overfitting"
+    ),
+    "eval/perplexity": Metric("exp(eval/loss): per assistant token.", ("sft",)),
+    "eval/rewards/chosen": Metric("Mean held-out score of chosen answers.", ("rm",), format="+.3f"),
+    "eval/rewards/rejected": Metric(
+        "Mean held-out score of rejected answers.", ("rm",), format="+.3f"
+    ),
+    "eval/rewards/margins": Metric(
+        "Mean held-out chosen minus rejected score.", ("rm",), "above 0", format="+.3f"
+    ),
+    "eval/rewards/accuracies": Metric(
+        "Share of held-out pairs with chosen scored above rejected; a tie counts one half.",
+        ("rm",),
+        "above 0.55, and above eval/length_baseline_accuracy; 0.65 to 0.8 on human preferences",
+        low=0.55,
+        format=".3f",
+    ),
+    "eval/length_baseline_accuracy": Metric(
+        "Accuracy of the better of 'longer wins' and 'shorter wins' on the same pairs.",
+        ("rm",),
+        "below eval/rewards/accuracies",
+        format=".3f",
+    ),
+    "eval/ties": Metric(
+        "Share of held-out pairs with equal scores.", ("rm",), "below 0.01", high=0.01, format=".3f"
+    ),
+    "eval/scores": Metric("Mean score on the valid_data prompts.", PPO, "rises", format="+.3f"),
+    "eval/kl": Metric(
+        "KL to the reference on the valid_data prompts, as objective/kl.",
+        PPO,
+        "0 to about 15",
+        low=-0.1,
+        high=15.0,
+        format="+.3f",
+    ),
+    "eval/length": Metric("Mean completion tokens on the valid_data prompts.", PPO, format=".1f"),
+    "eval/eos_rate": Metric(
+        "Share of completions on the valid_data prompts that ended by themselves.",
+        PPO,
+        "above 0.9",
+        low=0.9,
+        format=".3f",
+    ),
+}
+
+
+def metric(name: str) -> Metric:
+    """The entry of `name` (`reward/<any source>/mean` finds its family); KeyError if undeclared."""
+    if name in METRICS:
+        return METRICS[name]
+    family, _, rest = name.partition("/")
+    source, _, statistic = rest.rpartition("/")
+    if family == "reward" and source and f"reward/<name>/{statistic}" in METRICS:
+        return METRICS[f"reward/<name>/{statistic}"]
+    raise KeyError(f"metric {name!r} is not declared in easyrlhf.report.metrics.METRICS")
+
+
+def show(name: str, value: float | None) -> str:
+    """`value` as people read it; a dash for one that is missing or was not finite."""
+    return "-" if value is None else format(value, metric(name).format)
+
+
+if __name__ == "__main__":
+    from easyrlhf.report.metrics_page import main
+
+    main()

@@ -1,0 +1,61 @@
+"""docs/metrics.md, written from the vocabulary and the diagnostics table."""
+
+from pathlib import Path
+
+from easyrlhf.report.diagnostics import CHECKS
+from easyrlhf.report.metrics import METRICS
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+HEAD = """\
+# Metrics and diagnostics
+
+Every stage writes one JSON object a step to `metrics.jsonl` in its output folder, and the same
+numbers to TensorBoard (`tensorboard --logdir outputs`) or Weights & Biases (`--report_to wandb`).
+Numbers keep every digit. A value that was NaN or infinite is written as `null`. Evaluation rows
+are merged into the row of the step after which they were measured.
+
+This page is generated: `python -m easyrlhf.report.metrics`.
+"""
+STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO"}
+
+
+def markdown() -> str:
+    """The whole page."""
+    parts = [HEAD, "## Diagnostics\n", CHECKS_INTRO, _checks()]
+    for stage, title in STAGES.items():
+        parts += [f"## {title}\n", _metrics(stage)]
+    return "\n".join(parts)
+
+
+CHECKS_INTRO = """\
+At the end of a run `report.html` gives a verdict for each of these checks that the run's numbers
+can answer. "Recent" is the mean of the last 10 logged values, 3 at least.
+"""
+
+
+def _checks() -> str:
+    head = ("Check", "Stages", "Metric", "Fires", "What it means", "What to do")
+    rows = [
+        (c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means, c.remedy) for c in CHECKS
+    ]
+    return _table(head, rows)
+
+
+def _metrics(stage: str) -> str:
+    rows = [
+        (f"`{name}`", entry.meaning, entry.healthy)
+        for name, entry in METRICS.items()
+        if stage in entry.stages
+    ]
+    return _table(("Metric", "Meaning", "Healthy"), rows)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def main() -> None:
+    """Write docs/metrics.md."""
+    PAGE.write_text(markdown(), encoding="utf-8")
+    print(f"wrote {PAGE}")

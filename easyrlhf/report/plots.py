@@ -1,0 +1,229 @@
+"""The charts of a stage: which there are, and how each reads metrics.jsonl and rm_eval.json."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from easyrlhf.report.charts import INK, MUTED, SERIES, Chart, band, curve
+from easyrlhf.report.findings import History
+from easyrlhf.report.log import METRICS_FILE, read_rows
+from easyrlhf.report.metrics import metric
+
+RM_EVAL_FILE = "rm_eval.json"
+
+# stage -> (file name, title, {label: metric}, caption); the first metric's healthy range is shaded
+CURVES: dict[str, tuple[tuple[str, str, dict[str, str], str], ...]] = {
+    "sft": (
+        (
+            "loss",
+            "Loss",
+            {"training": "loss", "held out": "eval/loss"},
+            "Nats per assistant token.",
+        ),
+        ("perplexity", "Held-out perplexity", {"": "eval/perplexity"}, "Lower is better."),
+        ("grad_norm", "Gradient norm", {"": "grad_norm"}, "Before clipping."),
+        ("learning_rate", "Learning rate", {"": "learning_rate"}, "The schedule as it ran."),
+    ),
+    "rm": (
+        ("loss", "Loss", {"training": "loss", "held out": "eval/loss"}, "A coin gets 0.693."),
+        (
+            "accuracy",
+            "Accuracy",
+            {
+                "training": "rewards/accuracies",
+                "held out": "eval/rewards/accuracies",
+                "length alone": "eval/length_baseline_accuracy",
+            },
+            "Share of pairs with the chosen answer scored higher; a coin gets 0.5.",
+        ),
+        (
+            "margin",
+            "Margin",
+            {"training": "rewards/margins", "held out": "eval/rewards/margins"},
+            "Chosen minus rejected score.",
+        ),
+        ("grad_norm", "Gradient norm", {"": "grad_norm"}, "Before clipping."),
+    ),
+    "ppo": (
+        (
+            "score",
+            "Score",
+            {"sampled": "objective/scores", "held-out prompts": "eval/scores"},
+            "Mean score of the answers.",
+        ),
+        (
+            "kl",
+            "KL to the reference",
+            {"sampled": "objective/kl", "held-out prompts": "eval/kl"},
+            "Nats an answer: how far the policy has moved.",
+        ),
+        (
+            "length",
+            "Answer length",
+            {"mean": "length/completion_mean", "longest": "length/completion_max"},
+            "Tokens.",
+        ),
+        ("eos_rate", "Answers that end", {"": "health/eos_rate"}, "Share with an end of turn."),
+        (
+            "explained_variance",
+            "Value model",
+            {"": "value/explained_variance"},
+            "Explained variance of the returns; 1 is perfect, 0 is a constant.",
+        ),
+        (
+            "length_correlation",
+            "Score against length",
+            {"": "health/reward_length_correlation"},
+            "Correlation within a step; high and lasting is length hacking.",
+        ),
+        ("entropy", "Entropy", {"": "policy/entropy_avg"}, "Nats a token."),
+        ("clipfrac", "Clipped updates", {"": "policy/clipfrac_avg"}, "Share of tokens."),
+        (
+            "losses",
+            "Losses",
+            {"policy": "loss/policy_avg", "value": "loss/value_avg", "ptx": "loss/ptx_avg"},
+            "The policy loss does not fall as a supervised loss does.",
+        ),
+    ),
+}
+
+
+def charts(folder: Path, stage: str) -> list[Chart]:
+    """Every chart that the folder's numbers can fill, the most telling first."""
+    history = read_rows(folder / METRICS_FILE)
+    special = (
+        _ppo_charts(history) if stage == "ppo" else _rm_charts(folder) if stage == "rm" else []
+    )
+    return [*special, *_curves(history, stage)]
+
+
+def plot_run(folder: Path, stage: str) -> list[Path]:
+    """Write folder/plots/*.png; returns their paths."""
+    folder = Path(folder)
+    return [chart.png(folder / "plots" / f"{chart.name}.png") for chart in charts(folder, stage)]
+
+
+def _curves(history: History, stage: str) -> Iterator[Chart]:
+    for name, title, lines, caption in CURVES[stage]:
+        found = {label: _points(history, metric_name) for label, metric_name in lines.items()}
+        found = {label: points for label, points in found.items() if points[0]}
+        if found:
+            yield Chart(name, title, caption, _curve_drawer(found, lines))
+
+
+def _points(history: History, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric, where it is finite."""
+    rows = [row for row in history if row.get(name) is not None]
+    return [row["step"] for row in rows], [row[name] for row in rows]
+
+
+def _curve_drawer(found: dict[str, tuple[list, list]], lines: dict[str, str]):
+    def draw(axes) -> None:
+        for colour, (label, (steps, series)) in zip(SERIES, found.items(), strict=False):
+            curve(axes, steps, series, label, colour, dots=lines[label].startswith("eval/"))
+        first = metric(next(iter(lines.values())))
+        band(axes, first.low, first.high)
+        axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(found) > 1:
+            axes.legend()
+
+    return draw
+
+
+def _ppo_charts(history: History) -> list[Chart]:
+    rows = [
+        row
+        for row in history
+        if row.get("objective/kl") is not None and row.get("objective/scores") is not None
+    ]
+    if not rows:
+        return []
+
+    def draw(axes) -> None:
+        kl, score = [r["objective/kl"] for r in rows], [r["objective/scores"] for r in rows]
+        axes.plot(kl, score, color=MUTED, alpha=0.35, linewidth=0.8, zorder=1)
+        dots = axes.scatter(kl, score, c=[r["step"] for r in rows], cmap="plasma", s=22, zorder=2)
+        axes.set_xlabel("KL to the reference, nats an answer")
+        axes.set_ylabel("score")
+        bar = axes.figure.colorbar(dots, ax=axes, pad=0.02, aspect=30)
+        bar.set_label("step", color=MUTED)
+        bar.outline.set_visible(False)
+
+    caption = (
+        "What each nat of KL bought. Flattening means the reward model has little more to give."
+    )
+    return [Chart("reward_kl", "Reward against KL", caption, draw)]
+
+
+def _rm_charts(folder: Path) -> list[Chart]:
+    path = folder / RM_EVAL_FILE
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        Chart(
+            "scores",
+            "Held-out scores",
+            "The further apart the two hills, the surer the model.",
+            lambda axes: _draw_histograms(axes, found),
+        ),
+        Chart(
+            "length_gap",
+            "Accuracy by length gap",
+            "Chosen minus rejected tokens. High on the right and low on the left: it counts words.",
+            lambda axes: _draw_length_gap(axes, found["by_length_gap"]),
+        ),
+        Chart(
+            "calibration",
+            "Calibration",
+            "Below the diagonal the model is surer than it should be. Dots grow with their pairs.",
+            lambda axes: _draw_calibration(axes, found["calibration"]),
+        ),
+    ]
+
+
+def _draw_histograms(axes, found: dict) -> None:
+    for side, colour in (("chosen", SERIES[0]), ("rejected", SERIES[1])):
+        histogram = found[f"{side}_histogram"]
+        edges, counts = histogram["edges"], histogram["counts"]
+        axes.stairs(counts, edges, fill=True, color=colour, alpha=0.45, label=side)
+        axes.stairs(counts, edges, color=colour)
+    axes.set_xlabel("score")
+    axes.set_ylabel("answers")
+    axes.legend()
+
+
+def _draw_length_gap(axes, ranges: list[dict]) -> None:
+    names = [
+        f"{r['low']}" if r["low"] == r["high"] else f"{r['low']:+d} to\n{r['high']:+d}"
+        for r in ranges
+    ]
+    bars = axes.bar(range(len(ranges)), [r["accuracy"] for r in ranges], 0.66, color=SERIES[0])
+    axes.bar_label(
+        bars, [f"{r['accuracy']:.0%}\nn {r['n']}" for r in ranges], fontsize=8, color=INK
+    )
+    axes.axhline(0.5, color=MUTED, linewidth=1, linestyle="--")
+    axes.set_xticks(range(len(ranges)), names)
+    axes.set_xlabel("chosen − rejected, tokens")
+    axes.set_ylim(0, 1.25)
+    axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
+    axes.grid(axis="x", visible=False)
+
+
+def _draw_calibration(axes, bins: list[dict]) -> None:
+    axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle="--")
+    total = sum(b["n"] for b in bins)
+    axes.plot(
+        [b["predicted"] for b in bins], [b["observed"] for b in bins], color=SERIES[0], linewidth=1
+    )
+    axes.scatter(
+        [b["predicted"] for b in bins],
+        [b["observed"] for b in bins],
+        s=[20 + 220 * b["n"] / total for b in bins],
+        color=SERIES[0],
+        zorder=3,
+    )
+    axes.set_xlabel("how sure it is")
+    axes.set_ylabel("how often it is right")
+    axes.set_ylim(top=1.05)

@@ -1,0 +1,1 @@
+"""Sources of reward: trained reward models and python functions."""

@@ -1,0 +1,1 @@
+"""Samplers behind one interface: prompts in, completions and their log-probabilities out."""

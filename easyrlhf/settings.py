@@ -1,0 +1,204 @@
+"""How a setting works: declared once as a dataclass field, converted and checked in one place.
+
+Which settings exist is in config.py. This module knows no stage and imports only the standard
+library (PyYAML when a file is read or written).
+"""
+
+import difflib
+import math
+import os
+import types
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_args
+
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+# The order in which --help and args.yaml show the groups.
+DATA, REWARDS, PPO, SAMPLING = "Model and data", "Rewards", "PPO", "Sampling"
+OPTIMISATION, LORA, RUN = "Optimisation", "LoRA", "Run"
+GROUPS = (DATA, REWARDS, PPO, SAMPLING, OPTIMISATION, LORA, RUN)
+
+
+class SettingError(ValueError):
+    """A setting has a value it cannot have.
+
+    `setting` is its name, from which the command line finds the flag or the line of the YAML file.
+    """
+
+    def __init__(self, setting: str, message: str):
+        super().__init__(message)
+        self.setting = setting
+
+
+def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
+    """Declare a setting: a dataclass field that carries its help text, group and limits.
+
+    `more` may hold: `choices` (tuple of str), `low`/`high` (inclusive limits), `above`/`below`
+    (exclusive limits), `many` (comma list: a YAML list is joined), `metavar` (how --help names the
+    value), `shown` (how --help shows the default; `{cls.…}` is filled in from the config class).
+    """
+    return field(default=default, metadata={"help": help, "group": group, **more})
+
+
+def setting_kind(setting: Field) -> tuple[type, bool]:
+    """(bool, int, float or str; whether None is allowed too) of a setting."""
+    if isinstance(setting.type, types.UnionType):
+        return next(t for t in get_args(setting.type) if t is not types.NoneType), True
+    return setting.type, False
+
+
+def convert(setting: Field, value: Any) -> Any:
+    """The value in the setting's own type, from a flag's text, a YAML value or Python.
+
+    SettingError when it cannot be read as that type. "none" stands for None where None is allowed.
+    """
+    name, (kind, optional) = setting.name, setting_kind(setting)
+    if optional and (
+        value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+    ):
+        return None
+    if setting.metadata.get("many") and isinstance(value, list | tuple):
+        value = ",".join(str(item) for item in value)
+    if value is None or not isinstance(value, str | bool | int | float | os.PathLike):
+        raise SettingError(name, f"{name} {value!r}: takes {_kind_words(setting)}")
+    text = str(value).strip()
+    if kind is bool and text.lower() in TRUTH:
+        return TRUTH[text.lower()]
+    if kind is str and text and not isinstance(value, bool):
+        return text
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise SettingError(name, f"{name} {text or repr(value)}: takes {_kind_words(setting)}")
+
+
+def _kind_words(setting: Field) -> str:
+    kind, optional = setting_kind(setting)
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    if "choices" in setting.metadata:
+        words = "one of " + ", ".join(setting.metadata["choices"])
+    return words + (" or none" if optional else "")
+
+
+def check_limits(setting: Field, value: Any) -> None:
+    """Raise SettingError when the value is outside the setting's limits or choices."""
+    name, limits = setting.name, setting.metadata
+    if "choices" in limits and value not in limits["choices"]:
+        near = difflib.get_close_matches(str(value), limits["choices"], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SettingError(
+            name, f"{name} {value}: must be one of {', '.join(limits['choices'])}{hint}"
+        )
+    if not isinstance(value, int | float):
+        return
+    if not math.isfinite(value):
+        raise SettingError(name, f"{name} {value}: must be a finite number")
+    rules = [
+        (value >= limits.get("low", value), f"{limits.get('low')} or more"),
+        (value > limits.get("above", -math.inf), f"greater than {limits.get('above')}"),
+        (value <= limits.get("high", value), f"{limits.get('high')} or less"),
+        (value < limits.get("below", math.inf), f"less than {limits.get('below')}"),
+    ]
+    if broken := [words for holds, words in rules if not holds]:
+        raise SettingError(name, f"{name} {value}: must be {' and '.join(broken)}")
+
+
+def split_list(value: str | None) -> tuple[str, ...]:
+    """The items of a comma list; () for None."""
+    return tuple(item.strip() for item in value.split(",") if item.strip()) if value else ()
+
+
+def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:
+    """The keys of a YAML settings file: name -> (value, "file:line").
+
+    ValueError, with the line, when the file is no mapping of settings to values or sets one twice.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ValueError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold lines of the form 'setting: value'")
+    found: dict[str, tuple[Any, str]] = {}
+    for key, _ in node.value:
+        place = f"{path}:{key.start_mark.line + 1}"
+        if key.value in found:
+            raise ValueError(
+                f"{place}: '{key.value}' was set before, at {found[key.value][1]}; keep one of "
+                "the two"
+            )
+        found[key.value] = (values.get(key.value), place)
+    return found
+
+
+@dataclass(kw_only=True, frozen=True)
+class Settings:
+    """Common ground of all settings: conversion, limits, YAML. Frozen: no run changes its own."""
+
+    stage: ClassVar[str]
+
+    def __post_init__(self):
+        for setting in fields(self):
+            value = convert(setting, getattr(self, setting.name))
+            if value is not None:
+                check_limits(setting, value)
+            object.__setattr__(self, setting.name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Rules that need more than one setting."""
+
+    def to_yaml(self) -> str:
+        """The settings as YAML in the groups of --help; `--config` reads them back unchanged."""
+        import yaml
+
+        parts = []
+        for group in GROUPS:
+            names = [f.name for f in fields(self) if f.metadata["group"] == group]
+            if names:
+                values = {name: getattr(self, name) for name in names}
+                parts.append(
+                    f"# {group}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+                )
+        return "\n".join(parts)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read settings from a YAML file; ValueError names the file and the key."""
+        values = read_yaml(path)
+        for name, (_, place) in values.items():
+            if name not in {f.name for f in fields(cls)}:
+                raise SettingError(name, f"{place}: unknown key '{name}'")
+        try:
+            return cls(**{name: value for name, (value, _) in values.items()})
+        except SettingError as error:
+            place = values[error.setting][1] if error.setting in values else path
+            raise SettingError(error.setting, f"{place}: {error}") from None
+
+    @classmethod
+    def default_text(cls, setting: Field) -> str:
+        """How --help shows the default of a setting; "" when there is nothing to show."""
+        if "shown" in setting.metadata:
+            text = setting.metadata["shown"].format(cls=cls)
+        elif setting.default is MISSING or setting.default is None:
+            text = ""
+        elif setting_kind(setting)[0] is float:
+            text = f"{setting.default:g}"
+        else:
+            text = str(setting.default).replace("True", "true").replace("False", "false")
+        return text.replace("e-0", "e-")  # 2e-05 is written 2e-5

@@ -1,0 +1,171 @@
+"""What every stage does around its loop: check its parents, read its data, load models, say what it will do, finish."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.data.tokens import TokenData, load_tokens
+from easyrlhf.engine.device import choose_threads
+from easyrlhf.engine.run import Run, read_stage
+from easyrlhf.errors import InputError
+from easyrlhf.models.load import add_lora, load_causal_lm, load_config
+from easyrlhf.report.card import write_model_card
+from easyrlhf.report.console import Console
+from easyrlhf.report.html import write_report
+from easyrlhf.report.log import MetricsLog, check_report_to
+from easyrlhf.report.plots import plot_run
+
+GIB = 2**30
+
+
+def prepare(run: Run, console: Console) -> Renderer:
+    """Check the starting model's folder and load its tokenizer. Raises InputError; loads no weights."""
+    config = run.config
+    check_report_to(config.report_to)
+    check_parent("--model", config.model, config)
+    load_config(config.model, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(
+        config.model, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
+    )
+    renderer = Renderer(tokenizer)
+    if renderer.date_dependent():
+        console.warn(
+            "the chat template writes today's date into every prompt: runs on other days see other prompts. "
+            "Give --chat_template a copy with a fixed date to avoid it"
+        )
+    return renderer
+
+
+def check_parent(flag: str, folder: str, config) -> None:
+    """Raise InputError unless the folder's own stage, if it has one, is complete (or --allow_incomplete is given)."""
+    stage = read_stage(folder)
+    if stage and stage["status"] != "complete" and not config.allow_incomplete:
+        raise InputError(
+            f"{flag} {folder}: its {stage['stage']} run is not complete (status {stage['status']}), so "
+            f"{config.output_dir} would be built on an unfinished model. Run the same {stage['stage']} command again "
+            "to finish it, or pass --allow_incomplete"
+        )
+
+
+def read_data(run: Run, renderer: Renderer, kind: str, source: str | None, name: str) -> TokenData | None:
+    """Tokenise one of the run's data settings; None when it is not given. Raises InputError."""
+    if source is None:
+        return None
+    config = run.config
+    return load_tokens(
+        source,
+        kind,
+        renderer,
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        cache_dir=run.cache,
+        format=config.format,
+        overlength=config.overlength,
+        on_bad_row=config.on_bad_row,
+        name=name,
+    )
+
+
+def how_to_load(run: Run) -> dict:
+    """The keywords of load_causal_lm that the settings decide."""
+    config = run.config
+    return {
+        "dtype": run.dtype,
+        "attn_implementation": config.attn_implementation,
+        "trust_remote_code": config.trust_remote_code,
+    }
+
+
+def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> nn.Module:
+    """The causal language model a stage trains, on the run's device, with LoRA and checkpointing as the settings say."""
+    config = run.config
+    lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run)).to(run.device)
+    if config.gradient_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora_r:
+        lm = add_lora(
+            lm, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, target=config.lora_target
+        )
+    return lm.train()
+
+
+def describe_plan(run: Run, steps: int, data: dict[str, TokenData | None], models: dict[str, str]) -> dict[str, list[str]]:
+    """Sections of the start summary: data, models with their memory, and what will be done.
+
+    models  name → folder or hub id of every model held in memory; the first is trained
+    """
+    config = run.config
+    sections = {"data": [line for part in data.values() if part for line in part.summary.lines()]}
+    sizes = {path: count_parameters(path, config.trust_remote_code) for path in set(models.values())}
+    sections["models"] = [describe_model(run, name, path, sizes[path]) for name, path in models.items()]
+    threads = f" with {choose_threads(run.device, max(sizes.values()))} threads" if run.device.type == "cpu" else ""
+    how = f"{config.epochs} epochs" if config.stage != "ppo" else f"batches of {config.batch_size} completions"
+    start = f"continues after step {run.checkpoint.name.removeprefix('step-')}" if run.checkpoint else "from the beginning"
+    sections["plan"] = [
+        f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {start}",
+        f"on {run.device}{threads} in {str(run.dtype).removeprefix('torch.')}, seed {config.seed}, into {config.output_dir}",
+    ]
+    return sections
+
+
+def describe_model(run: Run, name: str, path: str, count: int) -> str:
+    """One line on a model: where it comes from, its size, and the memory its weights and optimiser need."""
+    width = run.dtype.itemsize
+    trained = name in ("model", "policy", "value model")
+    full = trained and not run.config.lora_r
+    # Trained in full: float32 master, gradient and two Adam moments; the master is the weight itself in float32.
+    bytes_each = width + (12 if width == 4 else 16) * full
+    how = "LoRA" if trained and run.config.lora_r else "trained" if trained else "frozen"
+    return f"{name}: {path}, {count / 1e6:,.1f}M parameters, {how}, about {count * bytes_each / GIB:,.2f} GiB"
+
+
+def count_parameters(path: str, trust_remote_code: bool) -> int:
+    """Parameters of the model a path names, from its configuration alone."""
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        lm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return sum(p.numel() for p in lm.parameters())
+
+
+def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], parents: dict[str, str]) -> dict:
+    """Facts about a run for stage.json: parents, tokenizer, data."""
+    config, tokenizer = run.config, renderer.tokenizer
+    parent = read_stage(config.model)
+    return {
+        "base": parent.get("base", config.model),
+        "parents": parents,
+        **tokenizer_fingerprint(tokenizer),
+        "special_tokens": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+        "max_length": config.max_length,
+        "data": {name: part.summary.as_dict() for name, part in data.items() if part},
+    }
+
+
+def finish(run: Run, console: Console, metrics: dict[str, float], log: MetricsLog, lines: list[str], **results) -> Path:
+    """Mark the run complete and write what a person reads: plots, report, model card, last words."""
+    log.close()
+    run.complete(metrics=metrics, **results)
+    stage = read_stage(run.folder)
+    plot_run(run.folder, run.config.stage)
+    write_report(run.folder, stage=run.config.stage, settings=settings_of(run.config), info=stage)
+    write_model_card(run.folder, stage=run.config.stage, info=stage)
+    console.finish([f"{run.config.stage} complete in {run.seconds:,.0f} s: {run.folder}", *lines])
+    return run.folder
+
+
+def settings_of(config) -> dict:
+    """The settings as a plain dictionary."""
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def already_complete(config, console: Console) -> Path:
+    """Say that there is nothing left to do."""
+    console.note(
+        f"{config.output_dir}: this run is already complete; nothing to do. "
+        "Give another --output_dir, or --overwrite to train it again"
+    )
+    return Path(config.output_dir)

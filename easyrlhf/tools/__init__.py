@@ -1,0 +1,1 @@
+"""What the easyrlhf command offers beside the training stages."""

@@ -1,0 +1,65 @@
+"""Installs the package `easyrlhf` and its commands; tested versions are in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+
+COMMANDS = [
+    "easyrlhf = easyrlhf.cli.main:main",
+    "sft_train = easyrlhf.cli.sft:main",
+    "rm_train = easyrlhf.cli.rm:main",
+    "ppo_train = easyrlhf.cli.ppo:main",
+]
+
+REQUIRES = [
+    "torch>=2.9",
+    "transformers>=5.16,<6",
+    "tokenizers>=0.22",
+    "trl>=1.16,<2",
+    "peft>=0.19",
+    "datasets>=4.7",
+    "pyarrow>=21",
+    "accelerate>=1.12",
+    "safetensors>=0.7",
+    "jinja2>=3.1",
+    "numpy>=2",
+    "click>=8.2",
+    "jsonlines>=4",
+    "PyYAML>=6",
+    "rich>=14",
+    "matplotlib>=3.10",
+    "tensorboard>=2.20",
+    'deepspeed>=0.18.6; sys_platform == "linux"',
+]
+
+EXTRAS = {
+    "vllm": ["vllm>=0.22"],
+    "wandb": ["wandb>=0.22"],
+    "quantization": ["bitsandbytes>=0.45.1"],
+    "dev": [
+        "pytest>=9",
+        "pytest-timeout>=2.4",
+        "pytest-xdist>=3.8",
+        "hypothesis>=6.140",
+        "ruff>=0.14",
+    ],
+}
+
+setup(
+    name="easyrlhf",
+    version="0.1.0",
+    description="SFT, reward model and PPO for language models, without Ray.",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="easyrlhf contributors",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
+    package_data={"easyrlhf": ["py.typed"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": COMMANDS},
+)

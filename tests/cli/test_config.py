@@ -1,0 +1,192 @@
+"""The rules that settings obey, from Python as from the command line."""
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from easyrlhf.config import InitConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.settings import GROUPS, split_list
+
+ALL = (SFTConfig, RMConfig, PPOConfig, InitConfig)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"batch_size": 0}, "batch_size 0: must be 1 or more"),
+        ({"epochs": 0}, "epochs 0: must be 1 or more"),
+        ({"max_steps": 0}, "max_steps 0: must be 1 or more"),
+        ({"learning_rate": 0}, "learning_rate 0.0: must be greater than 0"),
+        ({"weight_decay": -0.1}, "weight_decay -0.1: must be 0 or more"),
+        ({"warmup_ratio": 1}, "warmup_ratio 1.0: must be less than 1"),
+        ({"max_grad_norm": 0}, "max_grad_norm 0.0: must be greater than 0"),
+        ({"lora_r": -1}, "lora_r -1: must be 0 or more"),
+        ({"lora_dropout": 1}, "lora_dropout 1.0: must be less than 1"),
+        ({"seed": -1}, "seed -1: must be 0 or more"),
+        ({"seed": 2**32}, "seed 4294967296: must be less than 4294967296"),
+        ({"adam_eps": float("inf")}, "adam_eps inf: must be a finite number"),
+        ({"report_to": "tensorbord"}, "one of tensorboard, wandb, none; did you mean tensorboard?"),
+        ({"precision": None}, "precision None: takes one of auto, float32, bf16"),
+        ({"model": ["a", "b"]}, "model ['a', 'b']: takes a text or none"),
+        ({"max_length": 512}, "max_prompt_length 512: must be less than max_length 512"),
+        ({"max_prompt_length": 2000}, "max_prompt_length 2000: must be less than max_length 1024"),
+        ({"eval_steps": 5}, "eval_steps 5: needs valid_data"),
+        ({"devices": "gpu"}, "devices gpu: must be cpu or one GPU index such as 0"),
+        ({"devices": "cuda:0"}, "devices cuda:0: must be cpu or one GPU index such as 0"),
+        ({"devices": "0,1"}, "devices 0,1: several devices are not available in this version; use"),
+        ({"devices": [0, 1]}, "devices 0,1: several devices are not available in this version"),
+        ({"devices": "cpu:2"}, "devices cpu:2: several devices are not available in this version"),
+    ],
+)
+@pytest.mark.parametrize("config", ALL[:3])
+def test_every_stage_refuses(config, wrong, message):
+    with pytest.raises(ValueError) as caught:
+        config(train_data="rows.jsonl", **wrong)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (
+            {"batch_size": 12, "num_mini_batches": 5},
+            "num_mini_batches 5: does not divide batch_size 12; use one of 1, 2, 3, 4, 6, 12",
+        ),
+        ({"cliprange": 0}, "cliprange 0.0: must be greater than 0"),
+        ({"cliprange": 1.0}, "cliprange 1.0: must be less than 1"),
+        ({"cliprange_value": -1}, "cliprange_value -1.0: must be greater than 0"),
+        ({"temperature": 0}, "temperature 0.0: must be greater than 0"),
+        ({"kl_coef": -0.1}, "kl_coef -0.1: must be 0 or more"),
+        ({"kl_target": 0}, "kl_target 0.0: must be greater than 0"),
+        ({"kl_estimator": "k2"}, "kl_estimator k2: must be one of k1, k3"),
+        ({"gamma": 1.1}, "gamma 1.1: must be 1 or less"),
+        ({"lam": -0.1}, "lam -0.1: must be 0 or more"),
+        ({"reward_clip": 0}, "reward_clip 0.0: must be greater than 0"),
+        ({"value_learning_rate": -1}, "value_learning_rate -1.0: must be greater than 0"),
+        (
+            {"reward_funcs": "rewards.short"},
+            "reward_funcs rewards.short: must look like",
+        ),
+        ({"reward_funcs": "a.py:f,b.py"}, "reward_funcs b.py: must look like file.py:function"),
+        ({"reward_weights": "1,2"}, "reward_weights 1,2: 2 for 1 reward sources"),
+        (
+            {"reward_model": "r", "reward_funcs": "a.py:f", "reward_weights": "1"},
+            "reward_weights 1: 1 for 2 reward sources",
+        ),
+        ({"reward_weights": "heavy"}, "reward_weights heavy: 'heavy' is not a number"),
+        ({"reward_weights": "nan"}, "reward_weights nan: 'nan' is not a number"),
+        ({"ptx_coef": 0.5}, "ptx_coef 0.5 with ptx_data none: give both or neither"),
+        ({"ptx_data": "d"}, "ptx_coef 0 with ptx_data d: give both or neither"),
+        (
+            {"response_length": 600},
+            "response_length 600: with max_prompt_length 512 it exceeds max_length 1024; use "
+            "max_length 1112",
+        ),
+    ],
+)
+def test_ppo_refuses(wrong, message):
+    with pytest.raises(ValueError) as caught:
+        PPOConfig(train_data="rows.jsonl", **wrong)
+    assert message in str(caught.value)
+
+
+def test_limits_that_are_included_are_accepted():
+    config = PPOConfig(train_data="a", gamma=0, lam=1, kl_coef=0, response_length=512)
+    assert (config.gamma, config.lam, config.kl_coef) == (0.0, 1.0, 0.0)
+    assert PPOConfig(train_data="a", kl_estimator="k3").kl_estimator == "k3"
+    assert RMConfig(train_data="a", seed=2**32 - 1).seed == 4294967295
+
+
+def test_python_values_become_the_settings_own_types(tmp_path):
+    config = SFTConfig(train_data=["a", "b"], output_dir=tmp_path, lora_alpha=16, devices=0)
+    assert config.train_data == "a,b"
+    assert config.output_dir == str(tmp_path)
+    assert type(config.lora_alpha) is float
+    assert config.devices == "0"
+
+
+@pytest.mark.parametrize("given, device", [("cpu", "cpu"), ("cpu:1", "cpu"), ("3", "3")])
+def test_one_device_is_accepted(given, device):
+    assert SFTConfig(train_data="a", devices=given).devices == device
+
+
+def test_a_config_cannot_be_changed_and_can_be_a_key():
+    config = SFTConfig(train_data="a")
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 3
+    assert {config: 1}[SFTConfig(train_data="a")] == 1
+    assert SFTConfig(train_data="b") not in {config: 1}
+
+
+def test_defaults_of_pretrained_models_are_filled_in():
+    sft = SFTConfig(train_data="a").resolved()
+    assert (sft.model, sft.output_dir) == ("Qwen/Qwen2.5-0.5B", "outputs/sft")
+    assert sft.learning_rate == 2e-5
+    assert SFTConfig(train_data="a", lora_r=8).resolved().learning_rate == 2e-4
+    assert SFTConfig(train_data="a", lora_r=8, learning_rate=1e-3).resolved().learning_rate == 1e-3
+    assert RMConfig(train_data="a", model="m").resolved().learning_rate == 9e-6
+    ppo = PPOConfig(train_data="a", model="m", reward_model="r").resolved()
+    assert (ppo.learning_rate, ppo.value_learning_rate) == (3e-6, 3e-6)
+    assert (ppo.ref_model, ppo.value_model, ppo.output_dir) == ("m", None, "outputs/ppo")
+    lora = PPOConfig(train_data="a", model="m", reward_model="r", lora_r=8).resolved()
+    assert (lora.learning_rate, lora.value_learning_rate) == (1e-5, 1e-5)
+
+
+def test_resolving_twice_changes_nothing_more():
+    once = PPOConfig(train_data="a", model="m", reward_model="r").resolved()
+    assert once.resolved() == once
+
+
+def test_each_stage_finds_the_folders_of_the_stages_before_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert RMConfig(train_data="a").resolved().model == "Qwen/Qwen2.5-0.5B"
+    with pytest.raises(ValueError, match="model: outputs/sft does not exist; run sft_train first"):
+        PPOConfig(train_data="a").resolved()
+    Path("outputs/sft").mkdir(parents=True)
+    assert RMConfig(train_data="a").resolved().model == "outputs/sft"
+    with pytest.raises(ValueError, match="outputs/rm does not exist and reward_funcs is not given"):
+        PPOConfig(train_data="a").resolved()
+    Path("outputs/rm").mkdir()
+    ppo = PPOConfig(train_data="a").resolved()
+    assert (ppo.model, ppo.reward_model, ppo.ref_model) == (
+        "outputs/sft",
+        "outputs/rm",
+        "outputs/sft",
+    )
+    assert PPOConfig(train_data="a", reward_funcs="r.py:f").resolved().reward_model is None
+
+
+def test_reward_weights_count_the_reward_model_first():
+    def weights(**more):
+        return PPOConfig(train_data="a", **more).reward_weight_values
+
+    assert weights() == (1.0,)
+    assert weights(reward_funcs="r.py:f,r.py:g") == (1.0, 1.0)
+    assert weights(reward_model="r", reward_funcs="r.py:f", reward_weights="2, -0.5") == (2.0, -0.5)
+
+
+def test_a_comma_list_is_split_without_blanks():
+    assert split_list("a, b,,c ") == ("a", "b", "c")
+    assert split_list(None) == ()
+
+
+@pytest.mark.parametrize("config", ALL)
+def test_every_setting_teaches(config):
+    for setting in fields(config):
+        assert setting.metadata["group"] in GROUPS, setting.name
+        text = setting.metadata["help"]
+        assert len(text) > 20 and text.endswith((".", "…")), f"{setting.name}: {text}"
+        assert config.default_text(setting) != "None"
+
+
+def test_the_defaults_are_those_that_are_promised():
+    ppo = PPOConfig(train_data="a")
+    assert (ppo.batch_size, ppo.num_ppo_epochs, ppo.num_mini_batches) == (64, 4, 1)
+    assert (ppo.kl_coef, ppo.kl_estimator, ppo.kl_target) == (0.05, "k1", None)
+    assert (ppo.cliprange, ppo.cliprange_value, ppo.vf_coef) == (0.2, 0.2, 0.1)
+    assert (ppo.gamma, ppo.lam, ppo.adam_eps, ppo.missing_eos_penalty) == (1.0, 0.95, 1e-5, 1.0)
+    assert (ppo.response_length, ppo.temperature, ppo.whiten_rewards) == (128, 1.0, False)
+    sft = SFTConfig(train_data="a")
+    assert (sft.epochs, sft.max_length, sft.max_prompt_length, sft.adam_eps) == (1, 1024, 512, 1e-8)
+    assert (sft.lora_r, sft.lora_alpha, sft.overlength, sft.on_bad_row) == (0, 32.0, "drop", "stop")

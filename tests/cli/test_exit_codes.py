@@ -1,0 +1,59 @@
+"""What the shell sees: 0 finished, 1 failed, 2 bad input, 3 stopped."""
+
+import pytest
+
+from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.settings import SettingError
+
+ARGS = ("sft", "--train_data", "rows.jsonl")
+
+
+def test_a_finished_stage_exits_with_0_and_adds_no_words(stages):
+    result = stages.run(*ARGS)
+    assert result.exit_code == 0
+    assert result.output == ""
+    assert [config.train_data for config in stages.configs] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (RunError("the loss became NaN at step 7"), 1),
+        (InputError("rows.jsonl:7: not JSON"), 2),
+        (SettingError("model", "model: outputs/sft does not exist"), 2),
+        (RunStopped("stopped after step 7"), 3),
+    ],
+)
+def test_an_error_for_the_user_is_one_message_and_its_exit_code(stages, error, code):
+    stages.raises = error
+    result = stages.run(*ARGS)
+    assert result.exit_code == code
+    assert result.stderr == f"error: {error}\n"
+    assert result.stdout == ""
+
+
+def test_a_second_interrupt_exits_with_3(stages):
+    stages.raises = KeyboardInterrupt()
+    result = stages.run(*ARGS)
+    assert result.exit_code == 3
+    assert (
+        result.stderr == "error: stopped at once; the same command goes on from the last"
+        " checkpoint\n"
+    )
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a fault"), ValueError("x"), EOFError("cut")])
+def test_a_fault_of_the_program_keeps_its_traceback_and_exits_with_1(stages, error):
+    stages.raises = error
+    result = stages.run(*ARGS)
+    assert result.exit_code == 1
+    assert result.exception is error  # reaches the interpreter, which prints the traceback
+
+
+def test_nothing_is_imported_for_settings_that_cannot_be_used(stages):
+    assert "batch_size" in stages.error(*ARGS, "--batch_size", "0")
+    assert stages.configs == []
+
+
+def test_dry_run_is_passed_on_to_the_stage(stages):
+    assert stages.config(*ARGS, "--dry_run").dry_run is True

@@ -1,0 +1,114 @@
+"""The help pages: complete, grouped, narrow enough, and shown without loading torch."""
+
+import importlib
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from easyrlhf.cli import init, ppo, rm, sft
+
+PAGES = {
+    "sft_train": sft.main,
+    "rm_train": rm.main,
+    "ppo_train": ppo.main,
+    "easyrlhf init": init.command,
+}
+
+
+def help_of(name: str) -> str:
+    result = CliRunner().invoke(PAGES[name], ["--help"], prog_name=name)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_help_shows_every_setting_with_its_default(name):
+    page = help_of(name)
+    config = PAGES[name].config_class
+    one_line = " ".join(page.split())
+    for setting in fields(config):
+        switch = f"--[no_]{setting.name}"
+        assert f"--{setting.name} " in page or f"{switch} " in page, setting.name
+        assert " ".join(setting.metadata["help"].split()) in one_line
+    required = sum(line.count("[required]") for line in page.splitlines())
+    assert one_line.count("[default: ") + required == len(fields(config))
+    assert "--config FILE" in page and "--version" in page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_help_fits_into_100_columns(name):
+    assert max(len(line) for line in help_of(name).splitlines()) <= 100
+
+
+def test_help_fits_into_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    page = help_of("ppo_train")
+    settings = page[page.index("Model and data:") :]
+    assert max(len(line) for line in settings.splitlines()) <= 80
+
+
+def test_help_of_ppo_teaches_before_it_lists():
+    page = help_of("ppo_train")
+    order = ["Usage: ppo_train --train_data", "Goes in", "Comes out", "Next", "Examples:"]
+    groups = ["Model and data", "Rewards", "PPO", "Sampling", "Optimisation", "LoRA", "Run"]
+    places = [page.index(words) for words in order + [f"\n{group}:\n" for group in groups]]
+    assert places == sorted(places)
+    assert "[default: 3e-6, with LoRA 1e-5]" in " ".join(page.split())
+    assert "--kl_estimator k1|k3" in page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_examples_of_help_are_commands_that_parse(name, monkeypatch, stages):
+    """Each is run against the pretended stage; configs/ is read from the project."""
+    command = PAGES[name]
+    monkeypatch.setattr(command, "target", "pretended_stage:train")
+    monkeypatch.chdir(Path(__file__).parents[2])
+    for example in command.page.examples:
+        words = example.split("#")[0].split()[len(name.split()) :]
+        result = CliRunner().invoke(command, words, prog_name=name)
+        assert result.exit_code == 0, f"{example}\n{result.output}"
+    assert len(stages.configs) == len(command.page.examples)
+
+
+@pytest.mark.parametrize("module", ["sft", "rm", "ppo", "main"])
+def test_help_loads_neither_torch_nor_transformers(module):
+    code = (
+        "import sys\n"
+        f"from easyrlhf.cli.{module} import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'numpy', 'yaml', 'rich'}\n"
+        "print('LOADED', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+    assert len(done.stdout.splitlines()) > 10
+
+
+def test_bad_flags_load_neither_torch_nor_transformers(tmp_path):
+    (tmp_path / "s.yaml").write_text("train_data: a\nbatch_size: 0\n")
+    code = (
+        "import sys\n"
+        "from easyrlhf.cli.sft import main\n"
+        "try:\n    main(['--config', 's.yaml'])\n"
+        "except SystemExit as stop:\n    assert stop.code == 2\n"
+        "print('LOADED', sorted({'torch', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "LOADED []\n"
+    assert done.stderr == "error: s.yaml:2: batch_size 0: must be 1 or more\n"
+
+
+@pytest.mark.parametrize("name", ["easyrlhf.config", "easyrlhf.settings", "easyrlhf.errors"])
+def test_the_lowest_modules_import_only_the_standard_library_and_each_other(name):
+    source = Path(importlib.import_module(name).__file__).read_text(encoding="utf-8")
+    imported = re.findall(r"^(?:import|from) ([\w.]+)", source, re.MULTILINE)
+    allowed = {*sys.stdlib_module_names, "easyrlhf.settings"}
+    assert [module for module in imported if module not in allowed] == []

@@ -1,0 +1,86 @@
+"""What is said about names that do not exist here."""
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from easyrlhf.cli.foreign import FOREIGN, SAME_THING, WITH_A_NOTE
+from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
+
+OURS = {f.name for config in (SFTConfig, RMConfig, PPOConfig) for f in fields(config)}
+
+
+def test_every_translation_leads_to_a_setting_that_exists():
+    wrong = {name: t.ours for name, t in FOREIGN.items() if not set(t.ours) <= OURS}
+    assert wrong == {}
+
+
+def test_every_name_without_a_counterpart_has_an_explanation():
+    assert [name for name, t in FOREIGN.items() if not t.ours and not t.note] == []
+
+
+def test_no_foreign_name_hides_one_of_ours_or_is_listed_twice():
+    assert set(FOREIGN) & OURS == set()
+    assert set(SAME_THING) & set(WITH_A_NOTE) == set()
+
+
+def test_settings_named_in_explanations_exist():
+    words = {w for t in FOREIGN.values() for w in re.findall(r"\b[a-z]+_[a-z_]+\b", t.note)}
+    known = OURS | {"sft_train", "rm_train", "ppo_train", "flash_attention_2"}
+    assert words - known == set()
+
+
+@pytest.mark.parametrize("theirs", sorted(FOREIGN))
+def test_a_foreign_name_is_answered_as_flag_and_as_key(stages, yaml_file, theirs):
+    ours, note = FOREIGN[theirs]
+    flag = stages.error("ppo", "--train_data", "a", f"--{theirs}", "1")
+    key = stages.error("ppo", "--config", yaml_file(f"{theirs}: 1\n"))
+    assert flag.startswith(f"unknown flag --{theirs}: ")
+    assert key.startswith(f"settings.yaml:1: unknown key {theirs}: ")
+    for name in ours:
+        assert f"--{name}" in flag
+        assert re.search(rf"(?<!-)\b{name}\b", key)
+    assert note in flag and note in key
+
+
+@pytest.mark.parametrize(
+    "stage, flag, message",
+    [
+        ("sft", "--train_file", "unknown flag --train_file: here it is --train_data"),
+        (
+            "sft",
+            "--per_device_train_batch_size",
+            "unknown flag --per_device_train_batch_size: here it is --batch_size and "
+            "--micro_batch_tokens (batch_size counts examples per optimiser step over all devices; "
+            "micro_batch_tokens bounds a forward pass, and accumulation follows from both)",
+        ),
+        ("sft", "--clip_range", "unknown flag --clip_range: that is --cliprange, a setting of ppo"),
+        ("sft", "--kl_coef", "unknown flag --kl_coef: it is a setting of ppo_train, not of sft_tr"),
+        ("ppo", "--orpo_alpha", "unknown flag --orpo_alpha: ORPO is not in this version"),
+        ("sft", "--learning_rat", "unknown flag --learning_rat: did you mean --learning_rate?"),
+        ("ppo", "--cliprang", "unknown flag --cliprang: did you mean --cliprange?"),
+        ("sft", "--no_overwrit", "unknown flag --no_overwrit: did you mean --no_overwrite?"),
+        ("sft", "--confg", "unknown flag --confg: did you mean --config?"),
+        ("sft", "--xyzzy", "unknown flag --xyzzy: sft_train --help lists all settings"),
+        ("sft", "--output-dir", "unknown flag --output-dir: it is spelled --output_dir here, with"),
+        ("sft", "-output_dir", "unknown flag -output_dir: it is spelled --output_dir here, with"),
+        ("sft", "--Batch_Size", "unknown flag --Batch_Size: it is spelled --batch_size here"),
+        ("sft", "--no-overwrite", "unknown flag --no-overwrite: it is spelled --no_overwrite here"),
+        ("sft", "--num-train-epochs", "unknown flag --num-train-epochs: here it is --epochs"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_the_one_that_was_meant(stages, stage, flag, message):
+    assert stages.error(stage, "--train_data", "a", flag, "1").startswith(message)
+
+
+def test_an_unknown_flag_with_an_equals_sign_is_named_without_its_value(stages):
+    error = stages.error("sft", "--train_data", "a", "--lr=1e-5")
+    assert error == "unknown flag --lr: here it is --learning_rate"
+
+
+def test_a_key_of_another_stage_is_told_apart_from_a_typo(stages, yaml_file):
+    path = yaml_file("train_data: a\nreward_model: b\n")
+    assert stages.error("rm", "--config", path) == (
+        "settings.yaml:2: unknown key reward_model: it is a setting of ppo_train, not of rm_train"
+    )
