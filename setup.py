@@ -58,7 +58,6 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
-    package_data={"easyrlhf": ["py.typed"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": COMMANDS},

@@ -26,7 +26,6 @@ SMALL_TALK = (("Hello!", "Hello! How can I help?"), ("Are you there?", "I am her
 SLOPPINESS = {
     "greet": 0.3,
     "copy": 0.3,
-    "pick": 0.5,
     "which": 0.3,
     "belongs": 0.35,
     "times": 0.5,
@@ -70,33 +69,15 @@ class Task:
 
 
 def greet(rng):
-    name, friend, stranger = rng.sample(judge.NAMES, 3)
-    whom, right, other = rng.choice([("me", name, friend), (friend, friend, name)])
-    request = f"I am {name} and this is {friend}. Say hello to {whom}."
-    return [], request, right, [other, other, stranger]
+    name, other = rng.sample(judge.NAMES, 2)
+    request = rng.choice([f"I am {name}. Say hello to me.", f"Say hello to {name}."])
+    return [], request, name, [other]
 
 
 def copy(rng):
-    items = rng.sample(THINGS, rng.choice([2, 3]))
-    wrong = [items[::-1], items[:-1], [*items[:-1], rng.choice(THINGS)]]
-    return (
-        [],
-        f"Repeat: {_list(items)}.",
-        _list(items),
-        [_list(w) for w in wrong],
-    )
-
-
-def pick(rng):
-    items = rng.sample(THINGS, 3)
-    place = rng.choice(["first", "last"])
-    right, other = (items[0], items[-1]) if place == "first" else (items[-1], items[0])
-    return (
-        [],
-        f"Which word is {place}: {_list(items)}?",
-        right,
-        [other, items[1]],
-    )
+    one, two, other = rng.sample(THINGS, 3)
+    wrong = [[two, one], [one, other], [one]]
+    return [], f"Repeat: {one}, {two}.", f"{one}, {two}", [_list(words) for words in wrong]
 
 
 def which(rng):
@@ -138,41 +119,32 @@ def count(rng):
 
 def name(rng):
     group, number = rng.choice(list(judge.GROUPS)), rng.choice([1, 2, 3])
-    members = rng.sample(judge.GROUPS[group], 5)
-    strangers = [thing for thing in THINGS if thing not in judge.GROUPS[group]]
-    without, chosen = members[0], members[1 : 1 + number]
-    request = f"Name {judge.NUMBERS[number]} {group}{'s' * (number > 1)}, not {without}."
-    wrong = [
-        [*chosen[1:], without],
-        members[1 : 2 + number],
-        [*chosen[1:], rng.choice(strangers)],
-    ]
-    return [], request, _list(chosen), [_list(w) for w in wrong]
+    members = rng.sample(judge.GROUPS[group], 4)
+    strangers = rng.sample([thing for thing in THINGS if thing not in judge.GROUPS[group]], 3)
+    wrong = [members[: number + 1], strangers[:number]]
+    wrong.append(members[: number - 1] or strangers[:number])
+    request = f"Name {judge.NUMBERS[number]} {group}{'s' * (number > 1)}."
+    return [], request, _list(members[:number]), [_list(words) for words in wrong]
 
 
 def format_order(rng):
-    (one, two), (item, other) = (
-        rng.sample(judge.COLOURS, 2),
-        rng.sample(judge.OBJECTS, 2),
+    (colour, other), item = rng.sample(judge.COLOURS, 2), rng.choice(judge.OBJECTS)
+    number, right, wrong = rng.choice(
+        [
+            ("one word", item, [f"{colour} {item}", colour]),
+            ("two words", f"{colour} {item}", [item, f"{other} {item}"]),
+        ]
     )
-    colour, thing, decoy = rng.choice([(one, item, other), (two, other, item)])
-    right, wrong = thing, [f"{colour} {thing}", f"{colour} {thing}", decoy]
-    number = rng.choice(["one word", "two words"])
-    if number == "two words":
-        right, wrong = f"{colour} {thing}", [thing, thing, f"{colour} {decoy}"]
-    request = f"I have a {one} {item} and a {two} {other}. What is {colour}? Say it in {number}."
-    return [], request, right, wrong
+    return [], f"I have a {colour} {item}. What do I have, in {number}?", right, wrong
 
 
 def recall(rng):
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         one, two = rng.sample(judge.NAMES, 2)
-        return [(f"I am {one} and this is {two}.", "Hello!")], "What is my name?", one, [two]
-    colours, (item, other) = rng.sample(judge.COLOURS, 3), rng.sample(judge.OBJECTS, 2)
-    told = f"My {item} is {colours[0]} and my {other} is {colours[1]}."
-    asked, right, wrong = rng.choice([(item, *colours[:2]), (other, *colours[1::-1])])
-    request = f"What colour is my {asked}?"
-    return [(told, "Good to know.")], request, right, [wrong, wrong, colours[2]]
+        return [(f"I am {one}.", "Hello!")], "What is my name?", one, [two]
+    (colour, other), item = rng.sample(judge.COLOURS, 2), rng.choice(judge.OBJECTS)
+    told = f"My {item} is {colour}."
+    return [(told, "Good to know.")], f"What colour is my {item}?", colour, [other]
 
 
 def fact(rng):
@@ -190,7 +162,6 @@ def fact(rng):
 KINDS: dict[str, Callable] = {
     "greet": greet,
     "copy": copy,
-    "pick": pick,
     "which": which,
     "belongs": belongs,
     "times": times,

@@ -6,14 +6,14 @@ training: reward models learn from labels, this program tells whether they led s
 
 import re
 
-ANIMALS = ["cat", "dog", "duck", "goat", "bear", "fox", "wolf", "mouse"]
-FRUITS = ["apple", "pear", "plum", "lemon", "cherry", "melon", "grape", "fig"]
-TOOLS = ["hammer", "saw", "drill", "brush", "rope", "needle", "shovel", "axe"]
+ANIMALS = ["cat", "dog", "duck", "fox", "bear", "mouse"]
+FRUITS = ["apple", "pear", "plum", "lemon", "grape", "fig"]
+TOOLS = ["hammer", "saw", "drill", "brush", "rope", "axe"]
 GROUPS = {"animal": ANIMALS, "fruit": FRUITS, "tool": TOOLS}
 COLOURS = ["red", "blue", "green", "yellow", "white", "black"]
 OBJECTS = ["hat", "coat", "cup", "bag", "chair", "book"]
-NUMBERS = ["zero", "one", "two", "three", "four", "five", "six"]
-NAMES = ["Anna", "Ben", "Clara", "David", "Emma", "Felix", "Ida", "Leo", "Mia", "Paul"]
+NUMBERS = ["zero", "one", "two", "three", "four", "five"]
+NAMES = ["Anna", "Ben", "Clara", "David", "Emma", "Leo"]
 FACTS = {
     "What colour is grass?": "green",
     "What colour is snow?": "white",
@@ -120,10 +120,6 @@ def _copy(said: str, items: str):
     return _is(items)
 
 
-def _pick(said: str, place: str, items: str):
-    return _is(words_of(items)[0 if place == "first" else -1])
-
-
 def _which(said: str, group: str, items: str):
     return _is(next(word for word in words_of(items) if word in GROUPS[group]))
 
@@ -140,17 +136,16 @@ def _count(said: str, start: str, end: str):
     return _is(" ".join(NUMBERS[NUMBERS.index(start) : NUMBERS.index(end) + 1]))
 
 
-def _name(said: str, number: str, group: str, without: str):
+def _name(said: str, number: str, group: str):
     def is_right(content: list[str]) -> bool:
-        allowed = set(GROUPS[group]) - {without}
-        distinct = set(content)
-        return len(content) == len(distinct) == NUMBERS.index(number) and distinct <= allowed
+        named = set(content)
+        return len(content) == len(named) == NUMBERS.index(number) and named <= set(GROUPS[group])
 
     return is_right
 
 
-def _format(said: str, colour: str, number: str):
-    item = re.findall(rf"\b{colour} (\w+)", said)[0]
+def _format(said: str, number: str):
+    colour, item = re.findall(r"I have a (\w+) (\w+)", said)[-1]
     return _is(item if number == "one word" else f"{colour} {item}")
 
 
@@ -165,13 +160,12 @@ def _recall_name(said: str):
 RULES = (
     (r"Say hello to (\w+)\.", _greet),
     (r"Repeat: ([\w, ]+)\.", _copy),
-    (r"Which word is (first|last): ([\w, ]+)\?", _pick),
     (r"Which is an? (\w+): ([\w, ]+)\?", _which),
     (r"Is (\w+) an? (animal|fruit|tool)\?", _belongs),
     (r"Say (\w+) (two|three|four) times\.", _times),
     (r"Count from (\w+) to (\w+)\.", _count),
-    (r"Name (one|two|three) (animal|fruit|tool)s?, not (\w+)\.", _name),
-    (r"What is (\w+)\? Say it in (one word|two words)\.", _format),
+    (r"Name (one|two|three) (animal|fruit|tool)s?\.", _name),
+    (r"What do I have, in (one word|two words)\?", _format),
     (r"What colour is my (\w+)\?", _recall_colour),
     (r"What is my name\?", _recall_name),
 )

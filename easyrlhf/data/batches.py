@@ -42,9 +42,7 @@ def pad_right(rows: list[list[int]], value: int = 0) -> Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
-def join(
-    prompts: list[list[int]], completions: list[list[int]], pad_id: int
-) -> tuple[Tensor, Tensor]:
+def join(prompts: list[list[int]], completions: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Sequences prompt + completion, right-padded, and the mask of their completion tokens.
 
     returns input_ids [B, S], completion_mask [B, S]

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from datetime import datetime
 
 from transformers import PreTrainedTokenizerFast
 
@@ -33,8 +32,8 @@ class Renderer:
         self.notes: Counter = Counter()
         added = tokenizer.added_tokens_decoder.values()
         special = {t.content for t in added if t.special} | {self.end_of_turn}
-        longest_first = sorted(map(re.escape, special), key=len, reverse=True)
-        self._special = re.compile("|".join(longest_first))
+        self._specials = tuple(sorted(special, key=len, reverse=True))
+        self._special = re.compile("|".join(map(re.escape, self._specials)))
         self._end = re.compile(f"(?<!{OPEN}){re.escape(self.end_of_turn)}")
         self._newline = self._plain("\n")
         self._adds_space = self._plain("a") != self._plain("\na")[len(self._newline) :]
@@ -46,7 +45,7 @@ class Renderer:
         if isinstance(prompt, str):
             ids = self._text_prefix + self._plain(prompt)
         else:
-            ids = self._encode(self._opening(prompt), first=True)
+            ids = self._encode(self._opening(prompt))
         bos = self.tokenizer.bos_token_id
         while bos is not None and ids[:2] == [bos, bos]:
             del ids[0]
@@ -91,8 +90,11 @@ class Renderer:
         if not self.tokenizer.chat_template:
             return False
         turns = [{"role": "user", "content": "Hello"}]
-        days = datetime(2001, 2, 3), datetime(2024, 11, 28)
-        first, second = (self._render(turns, True, strftime_now=day.strftime) for day in days)
+        own = self.tokenizer.get_chat_template()
+        clock = "{{% macro strftime_now(format) %}}{}{{% endmacro %}}"  # stands before the real one
+        first, second = (
+            self._render(turns, True, chat_template=clock.format(day) + own) for day in (1, 2)
+        )
         return first != second
 
     def _completion(self, prompt, completion) -> tuple[list[int], list[int]]:
@@ -102,19 +104,22 @@ class Renderer:
             return ids, [1] * len(ids)
         ids: list[int] = []
         mask: list[int] = []
-        for text, learned in self._segments(prompt, completion):
-            new = self._encode(text)
+        for text, continues, learned in self._segments(prompt, completion):
+            new = self._encode(text, continues)
             ids += new
             mask += [int(learned)] * len(new)
         if ids[-1:] != [self.end_of_turn_id]:  # a template without an end-of-turn token
             ids, mask = [*ids, self.end_of_turn_id], [*mask, 1]
         return ids, mask
 
-    def _segments(self, prompt: Messages, completion: Messages) -> list[tuple[str, bool]]:
-        """The rendered completion in pieces: assistant text (True) and what stands between."""
+    def _segments(self, prompt: Messages, completion: Messages) -> list[tuple[str, bool, bool]]:
+        """The rendered completion in pieces: assistant text and what stands between.
+
+        Each piece is (text, whether it goes on from plain text, whether it is learned).
+        """
         turns = prompt + completion
         full = self._render(turns)
-        segments, position = [], self._continues(full, prompt)
+        pieces, position = [], self._continues(full, prompt)
         for i in range(len(prompt), len(turns)):
             if turns[i]["role"] != "assistant":
                 continue
@@ -124,9 +129,13 @@ class Renderer:
             stop = end.end() if end else len(upto)
             if full[start:stop] != upto[start:stop]:
                 raise self._not_a_prefix()
-            segments += [(full[position:start], False), (full[start:stop], True)]
+            pieces += [(position, start, False), (start, stop, True)]
             position = stop
-        return [segment for segment in segments if segment[0]]
+        return [
+            (full[start:stop], not full.endswith(self._specials, 0, start), learned)
+            for start, stop, learned in pieces
+            if start < stop
+        ]
 
     def _continues(self, full: str, turns: Messages) -> int:
         """Where an answer to these turns begins in the rendering of more turns."""
@@ -148,7 +157,7 @@ class Renderer:
             "give another with --chat_template chatml|hh|llama3|PATH"
         )
 
-    def _render(self, turns: Messages, answer_next: bool = False, **variables) -> str:
+    def _render(self, turns: Messages, answer_next: bool = False, **how) -> str:
         """The template's text; special tokens inside messages are marked with OPEN and CLOSE."""
         if not self.tokenizer.chat_template:
             raise InputError(
@@ -158,7 +167,7 @@ class Renderer:
         marked = [{**turn, "content": self._mark(turn["content"])} for turn in turns]
         try:
             return self.tokenizer.apply_chat_template(
-                marked, tokenize=False, add_generation_prompt=answer_next, **variables
+                marked, tokenize=False, add_generation_prompt=answer_next, **how
             )
         except Exception as error:  # a template is a program: it may fail in any way
             roles = ", ".join(turn["role"] for turn in turns)
@@ -170,16 +179,18 @@ class Renderer:
         content = content.replace(OPEN, "").replace(CLOSE, "")
         return self._special.sub(rf"{OPEN}\g<0>{CLOSE}", content)
 
-    def _encode(self, text: str, first: bool = False) -> list[int]:
-        """Ids of rendered text; what is between OPEN and CLOSE never becomes a special token."""
+    def _encode(self, text: str, continues: bool = False) -> list[int]:
+        """Ids of rendered text; what is between OPEN and CLOSE never becomes a special token.
+
+        continues  the text goes on from plain text, not from the start or a special token
+        """
         if OPEN not in text:
-            return self._plain(text) if first else self._plain_after(text)
+            return self._plain_after(text) if continues else self._plain(text)
         ids: list[int] = []
         for i, piece in enumerate(re.split(f"{OPEN}(.*?){CLOSE}", text, flags=re.S)):
             piece = piece.replace(OPEN, "").replace(CLOSE, "")
             if piece:
-                at_start = first and not ids
-                encode = self._plain if at_start else self._plain_after
+                encode = self._plain_after if continues or ids else self._plain
                 ids += encode(piece, split_special_tokens=bool(i % 2))
         return ids
 

@@ -51,7 +51,10 @@ class Engine:
         matrices = [p for p in self.masters.values() if p.ndim >= 2]
         vectors = [p for p in self.masters.values() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            [
+                {"params": matrices, "weight_decay": settings.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
             lr=settings.learning_rate,
             eps=settings.adam_eps,
         )
@@ -63,7 +66,10 @@ class Engine:
         )
 
     def step(
-        self, micro_batches: Iterable[MicroBatch], loss_sum: Callable[[MicroBatch], Tensor], count: float
+        self,
+        micro_batches: Iterable[MicroBatch],
+        loss_sum: Callable[[MicroBatch], Tensor],
+        count: float,
     ) -> dict[str, float]:
         """One optimiser step over micro-batches, as if they were one batch.
 

@@ -33,7 +33,7 @@ HOW_TO_START = {"resume", "overwrite", "dry_run", "allow_incomplete"}
 BEFORE_THE_START = {"cache", ".lock"}
 OUR_FILES = (
     f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl bad_rows.jsonl rm_eval.json report.html "
-    "README.md plots runs adapter value_model cache .lock .final config.json generation_config.json "
+    "README.md plots runs adapter value_model .final config.json generation_config.json "
     "value_head.safetensors model*.safetensors model.safetensors.index.json tokenizer* special_tokens_map.json "
     "vocab.json merges.txt added_tokens.json chat_template.jinja"
 ).split()
@@ -48,7 +48,7 @@ class Run:
         self.dtype = pick_dtype(config.precision, self.device)
         self.micro_batch_tokens = pick_micro_batch_tokens(config.micro_batch_tokens, self.device)
         self.started = time.time()
-        self.checkpoint = find_checkpoint(folder, config.resume)
+        self.checkpoint = None if config.overwrite else find_checkpoint(folder, config.resume)
         self.step = 0
         self.earlier_seconds = 0.0
 
@@ -75,6 +75,8 @@ class Run:
                 f"{self.folder}: the rows of --train_data or --valid_data have changed since this run started; "
                 "put them back, give another --output_dir, or start anew with --overwrite"
             )
+        if self.config.overwrite:
+            remove_ours(self.folder)
         write_settings(self.folder, self.config)
         self.info = {
             "status": "running",
@@ -111,14 +113,20 @@ class Run:
     @property
     def how_to_go_on(self) -> str:
         """The last sentence of a message about a run that did not finish."""
-        return "The same command continues the run."
+        return f"The same command{' without --overwrite' * self.config.overwrite} continues the run."
 
     def complete(self, **results) -> None:
         """Mark the run as complete and drop its cache; what follows it may now read the folder."""
         shutil.rmtree(self.cache, ignore_errors=True)
         write_stage(
             self.folder,
-            {**self.info, "status": "complete", "step": self.step, **results, "wall_seconds": round(self.seconds, 1)},
+            {
+                **self.info,
+                "status": "complete",
+                "step": self.step,
+                **results,
+                "wall_seconds": round(self.seconds, 1),
+            },
         )
 
 
@@ -176,8 +184,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def claim(config, folder: Path) -> str:
     """Decide what the folder is to this run: "new", "unfinished" or "complete". Raises InputError when it is taken."""
-    if config.overwrite:
-        remove_ours(folder)
+    if config.overwrite:  # what is there is deleted when training begins: bad input must not cost a finished run
         return "new"
     known = read_stage(folder)
     if not known:
@@ -207,13 +214,12 @@ def changed_settings(folder: Path, config) -> list[str]:
 
 
 def remove_ours(folder: Path) -> None:
-    """Delete what a stage writes and nothing else."""
-    for pattern in OUR_FILES:
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink()
+    """Delete what an earlier stage wrote into the folder and nothing else."""
+    for path in {path for pattern in OUR_FILES for path in folder.glob(pattern)}:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def what_is_safe(run: Run) -> str:
@@ -252,5 +258,3 @@ def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the numbers."""
     names = ("torch", "transformers", "peft", "datasets", "tokenizers")
     return {name: importlib.metadata.version(name) for name in names}
-
-

@@ -14,7 +14,10 @@ from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_h
 
 PROBES = (
     ("Name a colour.", "Blue."),
-    ("Please tell me, in two sentences, why the sky looks blue.", "Air scatters blue light most. So it reaches us."),
+    (
+        "Please tell me, in two sentences, why the sky looks blue.",
+        "Air scatters blue light most. So it reaches us.",
+    ),
 )
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -33,6 +36,8 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
         if hasattr(lm, "merge_and_unload"):
             lm.save_pretrained(draft / "adapter")
             lm = lm.merge_and_unload()
+        if lm.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
         lm.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         if head is not None:

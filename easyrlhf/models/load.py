@@ -150,7 +150,10 @@ def check_head(lm: PreTrainedModel, path: str) -> None:
     was_training = lm.training
     lm.eval()
     ids = torch.arange(4, device=lm.device).unsqueeze(0)
-    ours, theirs = logits_of(lm, hidden_states(lm, ids)), lm(input_ids=ids, use_cache=False).logits.float()
+    ours, theirs = (
+        logits_of(lm, hidden_states(lm, ids)),
+        lm(input_ids=ids, use_cache=False).logits.float(),
+    )
     lm.train(was_training)
     if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item() + 1e-6):
         raise InputError(

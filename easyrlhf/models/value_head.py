@@ -60,7 +60,10 @@ def new_head(lm: nn.Module, *, zero: bool = False) -> nn.Linear:
 
 def save_head(head: nn.Linear, folder: Path) -> None:
     """Write the head as value_head.safetensors, in the layout LLaMA-Factory and ms-swift read."""
-    tensors = {WEIGHT: head.weight.detach().cpu().contiguous(), BIAS: head.bias.detach().cpu().contiguous()}
+    tensors = {
+        WEIGHT: head.weight.detach().cpu().contiguous(),
+        BIAS: head.bias.detach().cpu().contiguous(),
+    }
     save_file(tensors, folder / HEAD_FILE)
 
 

@@ -42,7 +42,15 @@ def planned_steps(config, rows: int) -> int:
     return min(steps, config.max_steps or steps)
 
 
-def fit(run: Run, engine: Engine, task: Task, train: Dataset, valid: Dataset | None, log: MetricsLog, console: Console):
+def fit(
+    run: Run,
+    engine: Engine,
+    task: Task,
+    train: Dataset,
+    valid: Dataset | None,
+    log: MetricsLog,
+    console: Console,
+):
     """Train from the run's step to the last one; evaluate, checkpoint and stop where the settings say.
 
     Returns the metrics of the last evaluation, or of the last step when there is no held-out data.
@@ -55,7 +63,10 @@ def fit(run: Run, engine: Engine, task: Task, train: Dataset, valid: Dataset | N
             started = time.time()
             metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
             run.step += 1
-            metrics |= {"epoch": run.step * config.batch_size / len(train), "time/step": time.time() - started}
+            metrics |= {
+                "epoch": run.step * config.batch_size / len(train),
+                "time/step": time.time() - started,
+            }
             if valid is not None and (run.step == total or is_due(run.step, config.eval_steps, total)):
                 metrics |= task.evaluate(valid)
             log.log(run.step, metrics)

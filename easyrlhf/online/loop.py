@@ -54,7 +54,13 @@ def planned_steps(config, prompts: int) -> int:
 
 
 def fit(
-    run: Run, online: Online, prompts: Dataset, valid: Dataset | None, log: MetricsLog, console: Console, kl_coef: float
+    run: Run,
+    online: Online,
+    prompts: Dataset,
+    valid: Dataset | None,
+    log: MetricsLog,
+    console: Console,
+    kl_coef: float,
 ) -> dict[str, float]:
     """Train from the run's step to the last one; returns the metrics of the last step.
 

@@ -1,5 +1,7 @@
 """What a rollout says about the run: the metrics of objective, lengths and health, and samples to read."""
 
+import json
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,10 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     } | {
         f"reward/{name}/{what}": value
         for name, scores in rollout.source_scores.items()
-        for what, value in (("mean", scores.mean().item()), ("std", scores.std(correction=0).item()))
+        for what, value in (
+            ("mean", scores.mean().item()),
+            ("std", scores.std(correction=0).item()),
+        )
     }
 
 
@@ -60,12 +65,17 @@ def correlation(x: Tensor, y: Tensor) -> float:
     return ((x * y).sum() / (x.norm() * y.norm())).item()
 
 
+def readable(prompt: str | list[dict[str, str]]) -> str:
+    """A prompt as people read it: its text, or one `role: content` line per turn."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+
+
 def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
     """Samples for people: prompt text, completion text, score, KL, and total = score − kl_coef · KL."""
     kl = ((rollout.old_logprobs - rollout.ref_logprobs) * rollout.completion_mask).sum(1).tolist()
     return [
         {
-            "prompt": decode(row["prompt_ids"]),
+            "prompt": readable(json.loads(row["prompt"])),
             "completion": decode(ids),
             "score": score,
             "kl": distance,
@@ -73,6 +83,11 @@ def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
             "finished": finished,
         }
         for row, ids, score, distance, finished in zip(
-            rollout.rows, rollout.completions(), rollout.scores.tolist(), kl, rollout.finished.tolist(), strict=True
+            rollout.rows,
+            rollout.completions(),
+            rollout.scores.tolist(),
+            kl,
+            rollout.finished.tolist(),
+            strict=True,
         )
     ]

@@ -77,6 +77,7 @@ class Update:
             return loss
 
         closures = [lambda part=part: surrogate(part) for part in self.parts(batch)]
+
         def mixed_in(sft_loss: Closure) -> Tensor:
             loss = sft_loss()
             sums.update({"loss/ptx_avg": loss.item()})
@@ -85,7 +86,12 @@ class Update:
         if self.ptx is not None:
             closures += [lambda one=one: mixed_in(one) for one in self.ptx(optimiser_step)]
         done = self.policy.step(closures, lambda closure: closure(), tokens)
-        return {**sums, **prefixed("policy", done), "policy_steps": 1, "ptx_steps": int(self.ptx is not None)}
+        return {
+            **sums,
+            **prefixed("policy", done),
+            "policy_steps": 1,
+            "ptx_steps": int(self.ptx is not None),
+        }
 
     def step_value(self, batch: Rollout) -> dict[str, float]:
         """One optimiser step of the value model on a minibatch."""
@@ -105,7 +111,9 @@ class Update:
 
     def parts(self, batch: Rollout) -> list[Rollout]:
         """The minibatch in micro-batches under the token budget, each trimmed to its longest completion."""
-        lengths = [len(prompt) + length for prompt, length in zip(batch.prompt_ids, batch.lengths.tolist(), strict=True)]
+        lengths = [
+            len(prompt) + length for prompt, length in zip(batch.prompt_ids, batch.lengths.tolist(), strict=True)
+        ]
         return [batch.take(group) for group in micro_batches(lengths, self.micro_batch_tokens)]
 
     def flat(self, part: Rollout, model: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:

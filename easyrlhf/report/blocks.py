@@ -69,9 +69,7 @@ def figure(png_path: Path, caption: str) -> str:
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table; it scrolls by itself where the page is narrow."""
     heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     top = f"<thead><tr>{heads}</tr></thead>\n" if heads else ""
     return f'<div class="scroll"><table>\n{top}<tbody>\n{body}\n</tbody>\n</table></div>'
 
@@ -79,8 +77,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def key_numbers(numbers: Iterable[tuple[str, str, str]]) -> str:
     """The numbers to remember: (label, value, note)."""
     cards = (
-        f'<div class="card number"><span>{escape(label)}</span><b>{escape(value)}</b>'
-        f"<span>{escape(note)}</span></div>"
+        f'<div class="card number"><span>{escape(label)}</span><b>{escape(value)}</b><span>{escape(note)}</span></div>'
         for label, value, note in numbers
     )
     return '<div class="numbers">\n' + "\n".join(cards) + "\n</div>"

@@ -127,11 +127,7 @@ def _training(folder: Path, stage: str, info: RunInfo) -> list[str]:
 
 def _results(stage: str, history: History) -> str:
     last = {name: value for row in history for name, value in row.items()}
-    rows = [
-        (f"`{name}`", show(name, last[name]), metric(name).meaning)
-        for name in RESULTS[stage]
-        if name in last
-    ]
+    rows = [(f"`{name}`", show(name, last[name]), metric(name).meaning) for name in RESULTS[stage] if name in last]
     return _table(("metric", "last value", "meaning"), rows)
 
 

@@ -129,7 +129,8 @@ def band(axes, low: float | None, high: float | None) -> None:
     if low is None and high is None:
         return
     bottom, top = axes.get_ylim()
-    start, end = max(bottom, low if low is not None else bottom), min(top, high or top)
+    start = bottom if low is None else max(bottom, low)
+    end = top if high is None else min(top, high)
     if start < end:
         axes.axhspan(start, end, color=BAND, zorder=0, linewidth=0)
     axes.set_ylim(bottom, top)
@@ -152,9 +153,7 @@ def thinned(steps: list, series: list[float]) -> tuple[list, list[float]]:
     return [steps[i] for i in starts], means
 
 
-def interval_bars(
-    name: str, title: str, bars: list[tuple[str, float, float, float]], caption: str = ""
-) -> Chart:
+def interval_bars(name: str, title: str, bars: list[tuple[str, float, float, float]], caption: str = "") -> Chart:
     """Horizontal bars with their intervals, the first on top.
 
     bars  (label, mean, low, high), low and high the ends of the 95 % interval
@@ -164,9 +163,7 @@ def interval_bars(
         for i, (_, mean, low, high) in enumerate(bars):
             axes.barh(i, mean, height=0.56, color=SERIES[i % len(SERIES)])
             axes.errorbar(mean, i, xerr=[[mean - low], [high - mean]], color=INK, capsize=4)
-            axes.annotate(
-                f"{mean:.2f}", (high, i), (8, 0), textcoords="offset points", va="center", color=INK
-            )
+            axes.annotate(f"{mean:.2f}", (high, i), (8, 0), textcoords="offset points", va="center", color=INK)
         axes.set_yticks(range(len(bars)), [label for label, *_ in bars])
         axes.tick_params(axis="y", labelsize=9, labelcolor=INK)
         axes.invert_yaxis()

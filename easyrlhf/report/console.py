@@ -92,17 +92,14 @@ class Console:
             if self._rows % HEADER_EVERY == 0:
                 titles = "".join(f"  {title:>{width}}" for title, width, _ in columns)
                 self._print(f"{'step':>11}{titles}  {'left':>7}", "bold")
-            cells = "".join(
-                f"  {show(name, metrics.get(name)):>{width}}" for _, width, name in columns
-            )
+            cells = "".join(f"  {show(name, metrics.get(name)):>{width}}" for _, width, name in columns)
             left = self._progress.left() if self._progress else ""
             self._print(f"{counter:>11}{cells}  {left:>7}")
             self._rows += 1
         evaluated = {name: value for name, value in metrics.items() if name.startswith("eval/")}
         if evaluated:
             numbers = "  ".join(
-                f"{name.removeprefix('eval/')} {show(name, value)}"
-                for name, value in evaluated.items()
+                f"{name.removeprefix('eval/')} {show(name, value)}" for name, value in evaluated.items()
             )
             self._print(f"{counter:>11}  eval  {numbers}", "green")
 
@@ -165,9 +162,7 @@ class Progress:
         headline = f"{title} {show(name, metrics[name])}" if metrics and name in metrics else ""
         if self._bar:
             changed = {"headline": headline} if headline else {}
-            self._bar.update(
-                self._bar.task_ids[0], completed=self.done, speed=self._speed(), **changed
-            )
+            self._bar.update(self._bar.task_ids[0], completed=self.done, speed=self._speed(), **changed)
         elif time.monotonic() - self.spoke >= QUIET_SECONDS:
             share = f"{self.done / self.total:.0%}" if self.total else ""
             parts = (f"{self._unit} {self.done}/{self.total}", share, headline, self._speed())

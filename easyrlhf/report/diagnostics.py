@@ -25,7 +25,7 @@ class Verdict:
 class Check:
     """One row of the diagnostics table.
 
-    name     what it finds, in a few words
+    name     what it finds, a noun: "No <name>" is the good news
     metric   the metric it is about
     stages   where it applies
     fires    when it fires, in words
@@ -45,7 +45,7 @@ class Check:
 
 CHECKS: tuple[Check, ...] = (
     Check(
-        "not a number",
+        "NaN or infinity",
         "loss",
         OFFLINE,
         "alarm: loss or grad_norm was NaN or infinite at any step",
@@ -55,7 +55,7 @@ CHECKS: tuple[Check, ...] = (
         findings.not_finite("loss", "grad_norm"),
     ),
     Check(
-        "not a number",
+        "NaN or infinity",
         "loss/policy_avg",
         PPO,
         "alarm: a loss, a gradient norm, the KL or the score was NaN or infinite at any step",
@@ -83,7 +83,7 @@ CHECKS: tuple[Check, ...] = (
         below("objective/kl", alarm=-1.0),
     ),
     Check(
-        "sampler and scorer disagree",
+        "sampler mismatch",
         "health/sampler_mismatch",
         PPO,
         "warn: recent mean above 0.05 nats a token; alarm: 0.5 or more",
@@ -99,12 +99,11 @@ CHECKS: tuple[Check, ...] = (
         "warn: recent mean above 15 nats an answer; alarm: 50 or more",
         "The policy has left the texts that the reward model was trained on; its scores there mean "
         "little, however high they are.",
-        "Raise kl_coef or set kl_target, lower learning_rate or num_ppo_epochs, or keep an earlier "
-        "checkpoint.",
+        "Raise kl_coef or set kl_target, lower learning_rate or num_ppo_epochs, or keep an earlier checkpoint.",
         above("objective/kl", alarm=50.0),
     ),
     Check(
-        "updates too large",
+        "oversized updates",
         "policy/clipfrac_avg",
         PPO,
         "warn: recent mean above 0.3; alarm: 0.6 or more",
@@ -118,8 +117,7 @@ CHECKS: tuple[Check, ...] = (
         "value/explained_variance",
         PPO,
         "warn: recent mean below 0, after the first 10 steps",
-        "The value model predicts returns worse than their mean would, so advantages are mostly "
-        "noise.",
+        "The value model predicts returns worse than their mean would, so advantages are mostly noise.",
         "Raise value_learning_rate, give it a head start with value_warmup_steps, or start it from "
         "the reward model (value_model).",
         below("value/explained_variance", enough=2 * findings.RECENT),
@@ -130,8 +128,7 @@ CHECKS: tuple[Check, ...] = (
         PPO,
         "warn: recent mean below 0.9; alarm: 0.5 or lower",
         "Answers run into response_length instead of ending; the reward is read in mid-sentence.",
-        "Raise response_length or missing_eos_penalty, and train SFT longer: it teaches the "
-        "policy to end its answers.",
+        "Raise response_length or missing_eos_penalty, and train SFT longer: it teaches the policy to end its answers.",
         below("health/eos_rate", alarm=0.5),
     ),
     Check(
@@ -164,7 +161,7 @@ CHECKS: tuple[Check, ...] = (
         findings.entropy_collapse,
     ),
     Check(
-        "score not rising",
+        "flat score",
         "objective/scores",
         PPO,
         "warn: the last quarter's mean is not above the first quarter's (10 steps each at most)",
@@ -174,7 +171,7 @@ CHECKS: tuple[Check, ...] = (
         findings.score_not_rising,
     ),
     Check(
-        "no better than length",
+        "length-only reward",
         "eval/rewards/accuracies",
         ("rm",),
         "warn: not a point above eval/length_baseline_accuracy",
@@ -184,10 +181,10 @@ CHECKS: tuple[Check, ...] = (
         findings.length_baseline,
     ),
     Check(
-        "accuracy near 50 %",
+        "guessing",
         "eval/rewards/accuracies",
         ("rm",),
-        "warn: below 0.55",
+        "warn: below 0.55 (without valid_data: rewards/accuracies)",
         "The model hardly tells chosen from rejected.",
         "Check that chosen and rejected are not swapped or cut to the same text by max_length; "
         "raise learning_rate or epochs; start from an SFT model.",
@@ -198,8 +195,7 @@ CHECKS: tuple[Check, ...] = (
         "eval/ties",
         ("rm",),
         "warn: above 0.01",
-        "Different answers get the very same score: they are cut to the same tokens, or the "
-        "precision is too coarse.",
+        "Different answers get the very same score: they are cut to the same tokens, or the precision is too coarse.",
         "Raise max_length, or score in float32 (precision float32).",
         findings.ties,
     ),
@@ -245,22 +241,21 @@ def worst(found: list[Verdict]) -> str:
 
 def _verdict(check: Check, finding: Finding) -> Verdict:
     fired = finding.severity != "ok"
-    message = f"{check.name}: {finding.says}. {check.means}" if fired else f"{finding.says}."
+    name = check.name[0].upper() + check.name[1:] if fired else f"No {check.name}"
+    message = f"{name}: {finding.says}." + (f" {check.means}" if fired else "")
     return Verdict(
         finding.severity,
         check.metric,
         finding.value,
         metric(check.metric).healthy,
-        message[0].upper() + message[1:],
+        message,
         check.remedy if fired else "",
     )
 
 
 def _sft_outcome(history: History) -> str:
     losses, perplexity = values(history, "loss"), values(history, "eval/perplexity")
-    said = (
-        f"Loss went from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "Nothing was trained"
-    )
+    said = f"Loss went from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "Nothing was trained"
     return said + (f"; held-out perplexity is {perplexity[-1]:.3g}." if perplexity else ".")
 
 

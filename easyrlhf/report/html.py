@@ -78,10 +78,7 @@ def before_and_after(rows: list[dict]) -> list[tuple[str, list[tuple[str, str, s
     for row in rows:
         by_prompt.setdefault(row["prompt"], []).append(row)
     groups = sorted(by_prompt.items(), key=lambda item: item[1][0]["step"] == item[1][-1]["step"])
-    return [
-        (prompt, [_answer(row) for row in _ends(answers)])
-        for prompt, answers in groups[:MOST_SAMPLES]
-    ]
+    return [(prompt, [_answer(row) for row in _ends(answers)]) for prompt, answers in groups[:MOST_SAMPLES]]
 
 
 def _ends(answers: list[dict]) -> list[dict]:
@@ -90,9 +87,7 @@ def _ends(answers: list[dict]) -> list[dict]:
 
 
 def _answer(row: dict) -> tuple[str, str, str]:
-    marks = [
-        f"{name} {row[name]:+.2f}" for name in ("score", "kl", "total") if row.get(name) is not None
-    ]
+    marks = [f"{name} {row[name]:+.2f}" for name in ("score", "kl", "total") if row.get(name) is not None]
     return f"step {row['step']}", row["completion"], " · ".join(marks)
 
 
@@ -109,9 +104,7 @@ def _numbers(folder: Path, stage: str, history: History) -> list[str]:
             note = _interval(folder / RM_EVAL_FILE)
         numbers.append((label, show(name, recent), note))
     note = f"{history[-1]['step']} steps; means over the last {RECENT} logged." if history else ""
-    return (
-        [blocks.section("Key numbers", blocks.key_numbers(numbers), note=note)] if numbers else []
-    )
+    return [blocks.section("Key numbers", blocks.key_numbers(numbers), note=note)] if numbers else []
 
 
 def _interval(path: Path) -> str:
@@ -127,9 +120,7 @@ def _verdicts(found: list[Verdict]) -> list[str]:
 
 def _charts(folder: Path, stage: str) -> list[str]:
     drawn = [blocks.chart(each) for each in charts(folder, stage)]
-    note = (
-        "Green is the healthy range; the faint line is every step, the strong one a running mean."
-    )
+    note = "Green is the healthy range; the faint line is every step, the strong one a running mean."
     return [blocks.section("Curves", blocks.grid(*drawn), note=note)] if drawn else []
 
 

@@ -28,11 +28,7 @@ class RunInfo(TypedDict, total=False):
 def facts(info: RunInfo) -> list[tuple[str, str]]:
     """The short entries as (name, text) rows for people, in reading order."""
     rows = [("base model", info["base"])] if "base" in info else []
-    rows += [
-        (role.replace("_", " "), folder)
-        for role, folder in info.get("parents", {}).items()
-        if folder
-    ]
+    rows += [(role.replace("_", " "), folder) for role, folder in info.get("parents", {}).items() if folder]
     if "wall_seconds" in info:
         rows.append(("wall time", duration(info["wall_seconds"])))
     rows += [(name, str(info[name])) for name in ("precision", "seed") if name in info]

@@ -34,9 +34,7 @@ METRICS: dict[str, Metric] = {
     # the run
     "epoch": Metric("Passes over the training data so far.", EVERY, format=".2f"),
     "episode": Metric("Completions sampled so far.", PPO, format=".0f"),
-    "tokens_per_second": Metric(
-        "Training tokens handled per second of wall time.", EVERY, format=",.0f"
-    ),
+    "tokens_per_second": Metric("Training tokens handled per second of wall time.", EVERY, format=",.0f"),
     "time/step": Metric("Seconds for the whole step.", EVERY, format=".2f"),
     "time/eval": Metric("Seconds for the evaluation.", EVERY, format=".2f"),
     "time/rollout": Metric("Seconds of the step spent sampling completions.", PPO, format=".2f"),
@@ -86,9 +84,7 @@ METRICS: dict[str, Metric] = {
         "flat: PPO is not unlearning what SFT taught",
     ),
     # lengths, in tokens
-    "length/mean": Metric(
-        "Mean tokens of an example (both answers of a pair).", OFFLINE, format=".1f"
-    ),
+    "length/mean": Metric("Mean tokens of an example (both answers of a pair).", OFFLINE, format=".1f"),
     "length/max": Metric("Tokens of the longest example of the step.", OFFLINE, format=".0f"),
     "length/prompt_mean": Metric("Mean tokens of a prompt.", PPO, format=".1f"),
     "length/completion_mean": Metric(
@@ -103,9 +99,7 @@ METRICS: dict[str, Metric] = {
     # reward model
     "rewards/chosen": Metric("Mean score of the chosen answers.", ("rm",), format="+.3f"),
     "rewards/rejected": Metric("Mean score of the rejected answers.", ("rm",), format="+.3f"),
-    "rewards/margins": Metric(
-        "Mean of chosen minus rejected score.", ("rm",), "above 0 and rising", format="+.3f"
-    ),
+    "rewards/margins": Metric("Mean of chosen minus rejected score.", ("rm",), "above 0 and rising", format="+.3f"),
     "rewards/accuracies": Metric(
         "Share of training pairs with chosen scored above rejected; a tie counts one half.",
         ("rm",),
@@ -134,9 +128,7 @@ METRICS: dict[str, Metric] = {
         "below 0, and small beside the score",
         format="+.3f",
     ),
-    "objective/rlhf_reward": Metric(
-        "Score plus non_score_reward: what PPO maximises.", PPO, "rises", format="+.3f"
-    ),
+    "objective/rlhf_reward": Metric("Score plus non_score_reward: what PPO maximises.", PPO, "rises", format="+.3f"),
     "objective/entropy": Metric(
         "Sum over a completion of −log policy, mean over completions, in nats.",
         PPO,
@@ -215,9 +207,7 @@ METRICS: dict[str, Metric] = {
         "below 0.001 in float32, below 0.05 in bf16",
         high=0.05,
     ),
-    "reward/<name>/mean": Metric(
-        "Mean of this reward source alone, unweighted.", PPO, format="+.3f"
-    ),
+    "reward/<name>/mean": Metric("Mean of this reward source alone, unweighted.", PPO, format="+.3f"),
     "reward/<name>/std": Metric(
         "Standard deviation of this reward source over the step's completions.",
         PPO,
@@ -225,17 +215,11 @@ METRICS: dict[str, Metric] = {
         format=".3f",
     ),
     # held-out data
-    "eval/loss": Metric(
-        "The loss on valid_data.", OFFLINE, "falls; a rise beside a falling loss is overfitting"
-    ),
+    "eval/loss": Metric("The loss on valid_data.", OFFLINE, "falls; a rise beside a falling loss is overfitting"),
     "eval/perplexity": Metric("exp(eval/loss): per assistant token.", ("sft",)),
     "eval/rewards/chosen": Metric("Mean held-out score of chosen answers.", ("rm",), format="+.3f"),
-    "eval/rewards/rejected": Metric(
-        "Mean held-out score of rejected answers.", ("rm",), format="+.3f"
-    ),
-    "eval/rewards/margins": Metric(
-        "Mean held-out chosen minus rejected score.", ("rm",), "above 0", format="+.3f"
-    ),
+    "eval/rewards/rejected": Metric("Mean held-out score of rejected answers.", ("rm",), format="+.3f"),
+    "eval/rewards/margins": Metric("Mean held-out chosen minus rejected score.", ("rm",), "above 0", format="+.3f"),
     "eval/rewards/accuracies": Metric(
         "Share of held-out pairs with chosen scored above rejected; a tie counts one half.",
         ("rm",),
@@ -249,9 +233,7 @@ METRICS: dict[str, Metric] = {
         "below eval/rewards/accuracies",
         format=".3f",
     ),
-    "eval/ties": Metric(
-        "Share of held-out pairs with equal scores.", ("rm",), "below 0.01", high=0.01, format=".3f"
-    ),
+    "eval/ties": Metric("Share of held-out pairs with equal scores.", ("rm",), "below 0.01", high=0.01, format=".3f"),
     "eval/scores": Metric("Mean score on the valid_data prompts.", PPO, "rises", format="+.3f"),
     "eval/kl": Metric(
         "KL to the reference on the valid_data prompts, as objective/kl.",

@@ -35,18 +35,12 @@ can answer. "Recent" is the mean of the last 10 logged values, 3 at least.
 
 def _checks() -> str:
     head = ("Check", "Stages", "Metric", "Fires", "What it means", "What to do")
-    rows = [
-        (c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means, c.remedy) for c in CHECKS
-    ]
+    rows = [(c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means, c.remedy) for c in CHECKS]
     return _table(head, rows)
 
 
 def _metrics(stage: str) -> str:
-    rows = [
-        (f"`{name}`", entry.meaning, entry.healthy)
-        for name, entry in METRICS.items()
-        if stage in entry.stages
-    ]
+    rows = [(f"`{name}`", entry.meaning, entry.healthy) for name, entry in METRICS.items() if stage in entry.stages]
     return _table(("Metric", "Meaning", "Healthy"), rows)
 
 

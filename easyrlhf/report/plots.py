@@ -91,9 +91,7 @@ CURVES: dict[str, tuple[tuple[str, str, dict[str, str], str], ...]] = {
 def charts(folder: Path, stage: str) -> list[Chart]:
     """Every chart that the folder's numbers can fill, the most telling first."""
     history = read_rows(folder / METRICS_FILE)
-    special = (
-        _ppo_charts(history) if stage == "ppo" else _rm_charts(folder) if stage == "rm" else []
-    )
+    special = _ppo_charts(history) if stage == "ppo" else _rm_charts(folder) if stage == "rm" else []
     return [*special, *_curves(history, stage)]
 
 
@@ -132,11 +130,7 @@ def _curve_drawer(found: dict[str, tuple[list, list]], lines: dict[str, str]):
 
 
 def _ppo_charts(history: History) -> list[Chart]:
-    rows = [
-        row
-        for row in history
-        if row.get("objective/kl") is not None and row.get("objective/scores") is not None
-    ]
+    rows = [row for row in history if row.get("objective/kl") is not None and row.get("objective/scores") is not None]
     if not rows:
         return []
 
@@ -150,9 +144,7 @@ def _ppo_charts(history: History) -> list[Chart]:
         bar.set_label("step", color=MUTED)
         bar.outline.set_visible(False)
 
-    caption = (
-        "What each nat of KL bought. Flattening means the reward model has little more to give."
-    )
+    caption = "What each nat of KL bought. Flattening means the reward model has little more to give."
     return [Chart("reward_kl", "Reward against KL", caption, draw)]
 
 
@@ -195,14 +187,9 @@ def _draw_histograms(axes, found: dict) -> None:
 
 
 def _draw_length_gap(axes, ranges: list[dict]) -> None:
-    names = [
-        f"{r['low']}" if r["low"] == r["high"] else f"{r['low']:+d} to\n{r['high']:+d}"
-        for r in ranges
-    ]
+    names = [f"{r['low']}" if r["low"] == r["high"] else f"{r['low']:+d} to\n{r['high']:+d}" for r in ranges]
     bars = axes.bar(range(len(ranges)), [r["accuracy"] for r in ranges], 0.66, color=SERIES[0])
-    axes.bar_label(
-        bars, [f"{r['accuracy']:.0%}\nn {r['n']}" for r in ranges], fontsize=8, color=INK
-    )
+    axes.bar_label(bars, [f"{r['accuracy']:.0%}\nn {r['n']}" for r in ranges], fontsize=8, color=INK)
     axes.axhline(0.5, color=MUTED, linewidth=1, linestyle="--")
     axes.set_xticks(range(len(ranges)), names)
     axes.set_xlabel("chosen − rejected, tokens")
@@ -214,9 +201,7 @@ def _draw_length_gap(axes, ranges: list[dict]) -> None:
 def _draw_calibration(axes, bins: list[dict]) -> None:
     axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle="--")
     total = sum(b["n"] for b in bins)
-    axes.plot(
-        [b["predicted"] for b in bins], [b["observed"] for b in bins], color=SERIES[0], linewidth=1
-    )
+    axes.plot([b["predicted"] for b in bins], [b["observed"] for b in bins], color=SERIES[0], linewidth=1)
     axes.scatter(
         [b["predicted"] for b in bins],
         [b["observed"] for b in bins],

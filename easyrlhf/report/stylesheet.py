@@ -47,9 +47,9 @@ h1 {
 }
 .lead.warn::before { background: var(--warn); }
 .lead.alarm::before { background: var(--alarm); }
-h2 { font-size: 20px; letter-spacing: -.01em; margin: 44px 0 4px; }
-.note { color: var(--muted); margin: 0 0 14px; max-width: 860px; }
-h2 + :not(.note) { margin-top: 14px; }
+h2 { font-size: 20px; letter-spacing: -.01em; margin: 44px 0 0; }
+.note { color: var(--muted); margin: -10px 0 0; max-width: 860px; }
+section { display: grid; gap: 14px; grid-template-columns: minmax(0, 1fr); }
 .grid {
   display: grid;
   gap: 16px;
@@ -62,7 +62,7 @@ h2 + :not(.note) { margin-top: 14px; }
 }
 figure { padding: 12px 12px 14px; }
 figure svg, figure img { display: block; width: 100%; height: auto; }
-figure.wide { max-width: 720px; }
+figure.wide { max-width: 560px; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { color: var(--muted); font-size: 13.5px; line-height: 1.4; margin: 8px 4px 0; }
 .numbers {
@@ -95,7 +95,6 @@ figcaption { color: var(--muted); font-size: 13.5px; line-height: 1.4; margin: 8
 .verdicts p { margin: 0; }
 .verdicts .remedy { margin-top: 4px; }
 .verdicts small { color: var(--muted); font-size: 13px; }
-.sample { margin-bottom: 14px; }
 .sample h3 {
   font-size: 12px;
   color: var(--muted);
@@ -133,7 +132,6 @@ th, td {
 }
 td { overflow-wrap: anywhere; min-width: 5em; }
 th { color: var(--muted); font-weight: 600; font-size: 13px; }
-details { margin-top: 12px; }
 summary { cursor: pointer; color: var(--muted); }
 details[open] > summary { margin-bottom: 10px; }
 ul.lines { margin: 0; padding-left: 20px; max-width: 860px; }

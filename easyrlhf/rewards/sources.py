@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -130,11 +131,15 @@ class Rewards:
         count = len(scores) if isinstance(scores, list | tuple) else None
         if count != len(completions):
             found = f"{count} scores" if count is not None else f"a {type(scores).__name__}"
-            raise RewardError(f"{name} returned {found} for {len(completions)} completions; it must give a list of one each")
+            raise RewardError(
+                f"{name} returned {found} for {len(completions)} completions; it must give a list of one each"
+            )
         for score, row, ids in zip(scores, rows, completions, strict=True):
             if not is_finite_number(score):
                 sample = first_sample([json.loads(row["prompt"])], [self.renderer.decode(ids)])
-                raise RewardError(f"{name} returned {score!r}, which is not a finite number, for this sample:\n{sample}")
+                raise RewardError(
+                    f"{name} returned {score!r}, which is not a finite number, for this sample:\n{sample}"
+                )
 
 
 def is_finite_number(score: Any) -> bool:
@@ -156,10 +161,8 @@ def load_reward_function(spec: str, renderer: Renderer) -> RewardFunction:
     path, _, name = spec.rpartition(":")
     if not Path(path).is_file():
         raise InputError(f"--reward_funcs {spec}: there is no file {path}")
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
+        module = load_module(path)
     except Exception as error:
         raise InputError(f"--reward_funcs {spec}: importing {path} raised {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
@@ -167,3 +170,11 @@ def load_reward_function(spec: str, renderer: Renderer) -> RewardFunction:
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise InputError(f"--reward_funcs {spec}: {path} has no function {name}; it has {', '.join(known) or 'none'}")
     return RewardFunction(function, renderer, name)
+
+
+def load_module(path: str | Path) -> ModuleType:
+    """A python file as a module; whatever it raises goes through."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

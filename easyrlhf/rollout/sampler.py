@@ -106,7 +106,11 @@ class HFSampler:
             if len(ended):
                 kept = going_on.nonzero().squeeze(1).to(device)
                 cache.batch_select_indices(kept)
-                tokens, attention_mask, position_ids = tokens[kept], attention_mask[kept], position_ids[kept]
+                tokens, attention_mask, position_ids = (
+                    tokens[kept],
+                    attention_mask[kept],
+                    position_ids[kept],
+                )
             input_ids = tokens[:, None]
             attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(live), 1)], dim=1)
             position_ids = position_ids[:, -1:] + 1

@@ -88,12 +88,18 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora_r:
         lm = add_lora(
-            lm, r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, target=config.lora_target
+            lm,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            target=config.lora_target,
         )
     return lm.train()
 
 
-def describe_plan(run: Run, steps: int, data: dict[str, TokenData | None], models: dict[str, str]) -> dict[str, list[str]]:
+def describe_plan(
+    run: Run, steps: int, data: dict[str, TokenData | None], models: dict[str, str]
+) -> dict[str, list[str]]:
     """Sections of the start summary: data, models with their memory, and what will be done.
 
     models  name → folder or hub id of every model held in memory; the first is trained
@@ -104,7 +110,9 @@ def describe_plan(run: Run, steps: int, data: dict[str, TokenData | None], model
     sections["models"] = [describe_model(run, name, path, sizes[path]) for name, path in models.items()]
     threads = f" with {choose_threads(run.device, max(sizes.values()))} threads" if run.device.type == "cpu" else ""
     how = f"{config.epochs} epochs" if config.stage != "ppo" else f"batches of {config.batch_size} completions"
-    start = f"continues after step {run.checkpoint.name.removeprefix('step-')}" if run.checkpoint else "from the beginning"
+    start = (
+        f"continues after step {run.checkpoint.name.removeprefix('step-')}" if run.checkpoint else "from the beginning"
+    )
     sections["plan"] = [
         f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {start}",
         f"on {run.device}{threads} in {str(run.dtype).removeprefix('torch.')}, seed {config.seed}, into {config.output_dir}",
@@ -145,7 +153,14 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
     }
 
 
-def finish(run: Run, console: Console, metrics: dict[str, float], log: MetricsLog, lines: list[str], **results) -> Path:
+def finish(
+    run: Run,
+    console: Console,
+    metrics: dict[str, float],
+    log: MetricsLog,
+    lines: list[str],
+    **results,
+) -> Path:
     """Mark the run complete and write what a person reads: plots, report, model card, last words."""
     log.close()
     run.complete(metrics=metrics, **results)

@@ -12,7 +12,14 @@ from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine.engine import Engine, OptimiserSettings
 from easyrlhf.engine.run import Run, open_run, read_stage
 from easyrlhf.errors import InputError
-from easyrlhf.models.folder import check_probes, load_scalar_model, probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.folder import (
+    check_probes,
+    load_scalar_model,
+    probe,
+    probe_ids,
+    prove_folder,
+    save_lm,
+)
 from easyrlhf.models.load import load_causal_lm, load_config
 from easyrlhf.models.value_head import ScalarModel, check_head_file, load_head, new_head
 from easyrlhf.online.collect import Models
@@ -58,7 +65,13 @@ def train_ppo(config: PPOConfig) -> Path:
         log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
         metrics = fit(run, online, train, valid, log, console, state.get("kl_coef", config.kl_coef))
         save(run, online, renderer)
-        return common.finish(run, console, metrics, log, [f"the policy is in {run.folder}: load it with from_pretrained"])
+        return common.finish(
+            run,
+            console,
+            metrics,
+            log,
+            [f"the policy is in {run.folder}: load it with from_pretrained"],
+        )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,10 @@ def train_sft(config: SFTConfig) -> Path:
         }
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps = planned_steps(config, len(train))
-        console.summary("Supervised fine-tuning", common.describe_plan(run, steps, data, {"model": config.model}))
+        console.summary(
+            "Supervised fine-tuning",
+            common.describe_plan(run, steps, data, {"model": config.model}),
+        )
         if config.dry_run:
             return run.folder
 
@@ -47,7 +50,13 @@ def train_sft(config: SFTConfig) -> Path:
         log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
         metrics = fit(run, engine, sft_task(lm, renderer.pad_id, run), train, valid, log, console)
         save_lm(run.folder, lm, renderer.tokenizer)
-        return common.finish(run, console, metrics, log, [f"next: rm_train --model {config.output_dir} --train_data …"])
+        return common.finish(
+            run,
+            console,
+            metrics,
+            log,
+            [f"next: rm_train --model {config.output_dir} --train_data …"],
+        )
 
 
 def sft_task(lm: nn.Module, pad_id: int, run) -> Task:

@@ -38,9 +38,7 @@ def download_hh_rlhf(
     chosen = tuple(subsets or HH_RLHF_SUBSETS)
     unknown = [subset for subset in chosen if subset not in HH_RLHF_SUBSETS]
     if unknown:
-        raise InputError(
-            f"--subset {unknown[0]}: no such part of hh-rlhf; use {', '.join(HH_RLHF_SUBSETS)}"
-        )
+        raise InputError(f"--subset {unknown[0]}: no such part of hh-rlhf; use {', '.join(HH_RLHF_SUBSETS)}")
     base_url = (base_url or HH_RLHF_URL).rstrip("/")
     return [
         _provide(Path(output_dir) / subset / f"{split}.jsonl", f"{base_url}/{subset}", say)
@@ -78,7 +76,7 @@ def _fetch(url: str, file: Path) -> None:
         os.replace(unfinished, file)
     except OSError as error:  # urllib's errors, timeouts and a full disk are all of this kind
         unfinished.unlink(missing_ok=True)
-        reason = getattr(error, "reason", None) or error
+        reason = error if hasattr(error, "code") else getattr(error, "reason", error)
         raise RunError(
             f"{url}: cannot be downloaded ({reason}); check the network or proxy and run the same "
             f"command again, or put the file at {file} by hand and run it again"

@@ -1,5 +1,7 @@
 """easyrlhf init: a tokenizer and a small random model, a starting point that needs no download."""
 
+import importlib.metadata
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from easyrlhf.config import InitConfig
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.templates import CONTROL_TOKENS
-from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.run import make_folder
+from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.engine.run import make_folder, write_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
 
@@ -46,7 +48,7 @@ def init_model(config: InitConfig) -> Path:
 
     Returns the folder. Raises InputError when the data cannot be read, or the folder is not empty.
     """
-    folder = Path(config.output_dir)
+    started, folder = time.time(), Path(config.output_dir)
     if folder.exists() and any(folder.iterdir()) and not config.overwrite:
         raise InputError(f"--output_dir {folder}: is not empty; give another folder, or --overwrite to write into it")
     preset = PRESETS[config.preset]
@@ -55,6 +57,17 @@ def init_model(config: InitConfig) -> Path:
     lm = LlamaForCausalLM(llama_config(preset, tokenizer))
     make_folder(folder)
     save_lm(folder, lm, tokenizer)
+    write_stage(
+        folder,
+        {
+            "status": "complete",
+            "easyrlhf_version": importlib.metadata.version("easyrlhf"),
+            "stage": "init",
+            "seed": config.seed,
+            **tokenizer_fingerprint(tokenizer),
+            "wall_seconds": round(time.time() - started, 1),
+        },
+    )
     count = sum(parameter.numel() for parameter in lm.parameters())
     print(f"{folder}: a random Llama of {count:,} parameters and a tokenizer of {len(tokenizer):,} tokens")
     print(f"next: sft_train --model {folder} --train_data {config.train_data} --learning_rate 2e-3")

@@ -95,6 +95,7 @@ def test_limits_that_are_included_are_accepted():
     config = PPOConfig(train_data="a", gamma=0, lam=1, kl_coef=0, response_length=512)
     assert (config.gamma, config.lam, config.kl_coef) == (0.0, 1.0, 0.0)
     assert PPOConfig(train_data="a", kl_estimator="k3").kl_estimator == "k3"
+    assert SFTConfig(train_data="a", eval_steps=0, save_steps=0).save_steps == 0
     assert RMConfig(train_data="a", seed=2**32 - 1).seed == 4294967295
 
 

@@ -96,7 +96,9 @@ def llama2_folder(tmp_path_factory) -> Path:
     )
     words = [word for sentence in SENTENCES for word in sentence.split()]
     core.train_from_iterator(words, trainer)
-    core.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    core.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     folder = tmp_path_factory.mktemp("llama2")
     PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"

@@ -143,24 +143,21 @@ def test_a_template_that_refuses_a_conversation_says_why(qwen_folder, tmp_path):
         renderer.prompt_ids([{"role": "system", "content": "Be brief."}, user("Hi")])
 
 
-def test_a_template_that_rewrites_earlier_turns_teaches_the_last_answer_only(
-    qwen_folder, tmp_path
-):
+def test_a_template_that_rewrites_earlier_turns_teaches_the_last_answer_only(qwen_folder, tmp_path):
     renderer = renderer_of(qwen_folder, tmp_path, REWRITING)
     thought = assistant("Hm.</think>Hello!")
-    ids, mask = renderer.conversation([user("Hi")], [thought, user("A colour?"), assistant("Blue.")])
+    later = [thought, user("A colour?"), assistant("Blue.")]
+    ids, mask = renderer.conversation([user("Hi")], later)
     assert learned(renderer, ids, mask) == ["Blue.<|im_end|>"]
     assert "Hm." not in text(renderer, ids)
     assert renderer.notes == {LAST_ONLY: 1}
     ids, mask = renderer.conversation([user("Hi")], [thought])
     assert learned(renderer, ids, mask) == ["Hm.</think>Hello!<|im_end|>"]
     with pytest.raises(InputError, match="does not render an answer as the continuation"):
-        renderer.completion_ids([user("Hi")], [thought, user("A colour?"), assistant("Blue.")])
+        renderer.completion_ids([user("Hi")], later)
 
 
-def test_a_template_whose_generation_prompt_no_answer_begins_with_is_refused(
-    qwen_folder, tmp_path
-):
+def test_a_template_whose_generation_prompt_no_answer_begins_with_is_refused(qwen_folder, tmp_path):
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|><think>' }}{% endif %}"
@@ -170,9 +167,7 @@ def test_a_template_whose_generation_prompt_no_answer_begins_with_is_refused(
         renderer.conversation([user("Hi")], [assistant("Hello!")])
 
 
-def test_a_template_without_end_of_turn_gets_the_eos_behind_the_last_answer(
-    base_folder, tmp_path
-):
+def test_a_template_without_end_of_turn_gets_the_eos_behind_the_last_answer(base_folder, tmp_path):
     template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     template += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     renderer = renderer_of(base_folder, tmp_path, template)
@@ -227,7 +222,7 @@ def test_a_text_prompt_keeps_the_tokenizers_bos_once_and_loses_its_eos(llama2_fo
 
 def test_text_that_continues_a_prompt_gets_no_space_of_its_own(llama2_folder, tmp_path):
     renderer = renderer_of(llama2_folder, tmp_path, INST)
-    ids, mask = renderer.conversation(
+    ids, _ = renderer.conversation(
         [user("The sky?")], [assistant("It is blue."), user("Sure?"), assistant("It is.")]
     )
     whole = renderer.tokenizer(
@@ -253,7 +248,7 @@ def test_decoding_leaves_out_special_and_end_of_turn_tokens(renderer):
 
 def test_a_template_that_writes_the_date_is_found_out(qwen_folder, tmp_path, renderer):
     assert not renderer.date_dependent()
-    dated = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    dated = "{{ strftime_now('%d %b %Y') }}" + INST.replace("{{ bos_token }}", "")
     assert renderer_of(qwen_folder, tmp_path, dated).date_dependent()
 
 

@@ -29,7 +29,12 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (tmp_path / "c.json").write_text(json.dumps(ROWS))
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "d.parquet")
-    for name, place in [("a.jsonl", "2"), ("b.jsonl.gz", "2"), ("c.json", "row 2"), ("d.parquet", "row 2")]:
+    for name, place in [
+        ("a.jsonl", "2"),
+        ("b.jsonl.gz", "2"),
+        ("c.json", "row 2"),
+        ("d.parquet", "row 2"),
+    ]:
         assert [value for _, value in read(tmp_path / name)] == ROWS
         assert read(tmp_path / name)[1][0] == f"{tmp_path / name}:{place}"
 
@@ -101,9 +106,11 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, name, con
 
 def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path, write):
     write("comparisons.jsonl", ROWS)
-    with pytest.raises(InputError, match=r"comparison\.jsonl: no such file.*did you mean .*comparisons\.jsonl"):
+    with pytest.raises(
+        InputError, match=r"comparison\.jsonl: no such file.*did you mean .*comparisons\.jsonl"
+    ):
         open_sources(str(tmp_path / "comparison.jsonl"))
-    with pytest.raises(InputError, match="the folder .* does not exist either"):
+    with pytest.raises(InputError, match=r"the folder .* does not exist either"):
         open_sources(str(tmp_path / "nowhere" / "x.jsonl"))
 
 
@@ -124,7 +131,9 @@ def test_shards_of_one_split_are_read_together(tmp_path):
 
 def test_a_hub_id_that_cannot_be_reached_is_answered_at_once(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"someone/something@train: .*cannot be reached.*path of a file"):
+    with pytest.raises(
+        InputError, match=r"someone/something@train: .*cannot be reached.*path of a file"
+    ):
         open_sources("someone/something@train")
 
 
@@ -137,7 +146,10 @@ def test_a_hub_id_is_split_into_name_config_and_split(monkeypatch):
 
     monkeypatch.setattr("easyrlhf.data.hub.require_hub", lambda *_: None)
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    assert read("a/b:c@test[:5]") == [("a/b:c@test[:5]:row 1", ROWS[0]), ("a/b:c@test[:5]:row 2", ROWS[1])]
+    assert read("a/b:c@test[:5]") == [
+        ("a/b:c@test[:5]:row 1", ROWS[0]),
+        ("a/b:c@test[:5]:row 2", ROWS[1]),
+    ]
     assert asked == {"name": "a/b", "config": "c", "split": "test[:5]"}
     read("a/b")
     assert asked == {"name": "a/b", "config": None, "split": "train"}

@@ -30,7 +30,7 @@ def test_the_templates_end_of_turn_becomes_eos_and_pad_is_another_token(qwen_fol
 def test_a_base_tokenizer_gets_template_control_tokens_and_pad(base_folder):
     tokenizer = load_tokenizer(str(base_folder), chat_template="chatml")
     assert tokenizer.eos_token == "<|im_end|>"
-    assert tokenizer.tokenize("<|im_start|>user") [0] == "<|im_start|>"
+    assert tokenizer.tokenize("<|im_start|>user")[0] == "<|im_start|>"
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     assert tokenizer.pad_token == "<|endoftext|>"  # free, now that <|im_end|> ends a turn
 
@@ -134,7 +134,9 @@ def test_a_broken_tokenizer_file_is_an_input_error(tmp_path):
 def test_a_hub_id_that_cannot_be_reached_is_answered_within_seconds(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"Nobody/nothing-1B: .*cannot be reached.*tokenizer\.json"):
+    with pytest.raises(
+        InputError, match=r"Nobody/nothing-1B: .*cannot be reached.*tokenizer\.json"
+    ):
         load_tokenizer("Nobody/nothing-1B")
     assert time.monotonic() - start < 10
 

@@ -1,0 +1,275 @@
+"""From a file to token rows: what is stored, what is dropped, when the run stops."""
+
+import json
+import tracemalloc
+
+import pytest
+
+from easyrlhf.data.tokens import load_tokens
+from easyrlhf.errors import InputError
+
+
+@pytest.fixture
+def load(renderer, tmp_path):
+    """load(path, kind, **settings) with long limits unless told otherwise."""
+
+    def _load(path: str, kind: str, **settings):
+        limits = {"max_length": 512, "max_prompt_length": 256}
+        return load_tokens(
+            path, kind, renderer, cache_dir=tmp_path / "cache", **{**limits, **settings}
+        )
+
+    return _load
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def pair(number: int, **other) -> dict:
+    answers = {"chosen": f" yes {number}", "rejected": f" no {number}"}
+    return {"prompt": f"Question {number}?", **answers, **other}
+
+
+def bad_rows(tmp_path) -> list[dict]:
+    lines = (tmp_path / "cache" / "bad_rows.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_demonstrations_are_stored_with_their_mask(load, write, renderer):
+    turns = [user("Hi"), assistant("Hello!"), user("A colour?"), assistant("Blue.")]
+    data = load(write("x.jsonl", [{"messages": turns}]), "demonstration")
+    row = data.rows[0]
+    assert (row["input_ids"], row["loss_mask"]) == renderer.conversation(turns[:1], turns[1:])
+    kept = [t for t, on in zip(row["input_ids"], row["loss_mask"], strict=True) if on]
+    assert renderer.tokenizer.decode(kept) == "Hello!<|im_end|>Blue.<|im_end|>"
+    assert row["length"] == len(row["input_ids"]) == len(row["loss_mask"])
+    assert data.rows.column_names == ["input_ids", "loss_mask", "length"]
+
+
+def test_comparisons_are_stored_with_margin_and_the_length_of_the_longer_side(
+    load, write, renderer
+):
+    rows = [pair(1), {**pair(2), "chosen": " yes, and more", "margin": 2}]
+    data = load(write("x.jsonl", rows), "comparison")
+    first, second = data.rows
+    assert renderer.tokenizer.decode(second["prompt_ids"]) == "Question 2?"
+    assert renderer.tokenizer.decode(second["chosen_ids"]) == " yes, and more<|im_end|>"
+    assert renderer.tokenizer.decode(second["rejected_ids"]) == " no 2<|im_end|>"
+    assert (first["margin"], second["margin"]) == (0.0, 2.0)
+    assert second["length"] == len(second["prompt_ids"]) + len(second["chosen_ids"])
+    assert len(second["chosen_ids"]) > len(second["rejected_ids"])
+
+
+def test_prompts_come_from_any_record_with_their_columns(load, write):
+    rows = [pair(1, source="x"), pair(1, source="x")]
+    data = load(write("x.jsonl", rows), "prompt")
+    assert [json.loads(row["prompt"]) for row in data.rows] == ["Question 1?"] * 2  # kept twice
+    assert json.loads(data.rows[0]["columns"]) == {"source": "x"}
+    turns = [user("Hi"), assistant("Hello!"), user("A colour?"), assistant("Blue.")]
+    data = load(write("y.jsonl", [{"messages": turns}]), "prompt")
+    assert json.loads(data.rows[0]["prompt"]) == turns[:3]
+    assert data.rows[0]["length"] == len(data.rows[0]["prompt_ids"])
+
+
+def test_several_files_are_one_data_set_and_each_has_its_own_format(load, write):
+    first = write("a.jsonl", [pair(1), pair(2)])
+    second = write("b.jsonl", [{"chosen": "The sky is blue", "rejected": "The sky is red"}])
+    summary = load(f"{first},{second}", "comparison").summary
+    assert (summary.read, summary.used) == (3, 3)
+    assert summary.files == [first, second]
+    assert summary.formats == ["preference, standard", "preference, standard, implicit prompt"]
+
+
+def test_few_content_faults_are_dropped_counted_and_kept_for_the_user(load, write, tmp_path):
+    rows = [pair(i) for i in range(200)]
+    rows[7]["chosen"] = rows[7]["rejected"]
+    rows[9]["chosen"] = " "
+    path = write("x.jsonl", rows)
+    summary = load(path, "comparison").summary
+    assert (summary.read, summary.used) == (200, 198)
+    assert summary.dropped == {"chosen equals rejected": 1, "empty completion": 1}
+    equal, empty = bad_rows(tmp_path)
+    assert equal == {
+        "data": "train",
+        "reason": "chosen equals rejected",
+        "place": f"{path}:8",
+        "row": rows[7],
+    }
+    assert empty["place"] == f"{path}:10"
+    load(path, "comparison")
+    assert len(bad_rows(tmp_path)) == 2  # written anew, not a second time
+    load(path, "comparison", name="valid")
+    assert [row["data"] for row in bad_rows(tmp_path)] == ["train", "train", "valid", "valid"]
+
+
+@pytest.mark.parametrize("rows", [5, 299])
+def test_more_than_one_percent_of_content_faults_stops_at_the_first(load, write, rows):
+    data = [pair(i) for i in range(rows)]
+    for number in range(1, 1 + max(1, rows // 100 + 1)):
+        data[number]["chosen"] = data[number]["rejected"]
+    path = write("x.jsonl", data)
+    with pytest.raises(InputError) as error:
+        load(path, "comparison")
+    assert str(error.value).startswith(f"{path}:2: chosen equals rejected; ")
+    assert "--on_bad_row skip" in str(error.value)
+    summary = load(path, "comparison", on_bad_row="skip").summary
+    assert summary.read == rows == summary.used + summary.dropped["chosen equals rejected"]
+
+
+def test_the_one_percent_are_counted_file_by_file(load, write):
+    good = write("good.jsonl", [pair(i) for i in range(300)])
+    bad = write("bad.jsonl", [pair(1), {**pair(2), "chosen": ""}])
+    with pytest.raises(InputError, match=r"bad\.jsonl:2: empty completion; 1 of 2 rows"):
+        load(f"{good},{bad}", "comparison")
+
+
+def test_broken_json_at_line_seven_names_line_seven(load, write, tmp_path):
+    lines = [pair(i) for i in range(9)]
+    lines[6] = '{"prompt": "a", '
+    path = write("x.jsonl", lines)
+    with pytest.raises(InputError, match=r"x\.jsonl:7: not JSON .*--on_bad_row skip"):
+        load(path, "comparison")
+    summary = load(path, "comparison", on_bad_row="skip").summary
+    assert (summary.read, summary.used, summary.dropped) == (9, 8, {"unreadable row": 1})
+    (bad,) = bad_rows(tmp_path)
+    assert (bad["place"], bad["row"]) == (f"{path}:7", '{"prompt": "a",')
+    assert bad["message"].startswith("not JSON")
+
+
+@pytest.mark.parametrize(
+    "odd, said",
+    [
+        ({"prompt": "a", "chosen": "b"}, "missing key 'rejected'"),
+        (
+            {"chosen": "The a", "rejected": "The b"},
+            "mixed formats: this row reads as 'preference, ",
+        ),
+        (
+            {"prompt": [user("a")], "chosen": [assistant("b")], "rejected": [assistant("c")]},
+            "mixed formats: this row reads as 'preference, conversational'",
+        ),
+        ({"messages": [user("a"), assistant("b")]}, "missing key 'chosen'; found keys messages"),
+        (["a"], "expected a JSON object, found list"),
+    ],
+)
+def test_a_row_unlike_the_others_stops_the_run(load, write, odd, said):
+    rows = [pair(i) for i in range(20)]
+    rows[15] = odd
+    path = write("x.jsonl", rows)
+    with pytest.raises(InputError) as error:
+        load(path, "comparison")
+    assert str(error.value).startswith(f"{path}:16: {said}")
+    assert load(path, "comparison", on_bad_row="skip").summary.used == 19
+
+
+def test_the_format_is_that_of_most_of_the_first_rows(load, write):
+    rows = [{"prompt": "a", "completion": "b"}, *(pair(i) for i in range(5))]
+    path = write("x.jsonl", rows)
+    with pytest.raises(InputError, match=r"x\.jsonl:1: missing key 'chosen'"):
+        load(path, "comparison")
+
+
+def test_a_forced_format_is_not_guessed_against(load, write):
+    path = write("x.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d"}])
+    assert load(path, "demonstration", format="prompt_completion").summary.used == 1
+    with pytest.raises(InputError, match="holds comparisons"):
+        load(path, "demonstration")
+
+
+def test_a_file_of_another_kind_is_refused_with_the_stage_that_reads_it(load, write):
+    path = write("x.jsonl", [pair(1)])
+    with pytest.raises(InputError) as error:
+        load(path, "demonstration")
+    said = str(error.value)
+    assert f"{path}: holds comparisons (format preference, found keys prompt, chosen, rej" in said
+    assert "which rm_train reads; sft_train needs demonstrations:" in said
+    assert "messages: list of {role, content}" in said
+
+
+def test_unknown_rows_are_answered_with_all_formats(load, write):
+    with pytest.raises(
+        InputError, match=r"x\.jsonl:1: no known format; found keys text;(.|\n)*hh:"
+    ):
+        load(write("x.jsonl", [{"text": "a"}]), "comparison")
+    with pytest.raises(InputError, match="did you mean 'preference'"):
+        load(write("x.jsonl", [pair(1)]), "comparison", format="preferences")
+
+
+def test_a_file_of_blank_lines_holds_no_row(load, write):
+    with pytest.raises(InputError, match="the file holds no row"):
+        load(write("x.jsonl", ["", " "]), "comparison")
+
+
+def test_a_file_of_which_nothing_is_left_is_refused(load, write):
+    with pytest.raises(InputError, match=r"no usable row; the dropped ones are in .*bad_rows"):
+        load(
+            write("x.jsonl", ["broken", pair(1) | {"chosen": ""}]), "comparison", on_bad_row="skip"
+        )
+
+
+def test_a_conversation_the_template_refuses_has_its_place(write, tmp_path, qwen_folder):
+    from easyrlhf.data.render import Renderer
+    from easyrlhf.data.tokenizer import load_tokenizer
+
+    renderer = Renderer(load_tokenizer(str(qwen_folder), chat_template="hh"))
+    rows = [{"prompt": [user("a")]}, {"prompt": [user("a"), {"role": "tool", "content": "b"}]}]
+    path = write("x.jsonl", rows)
+    limits = {"max_length": 64, "max_prompt_length": 64, "cache_dir": tmp_path}
+    with pytest.raises(InputError, match=r"x\.jsonl:2: the chat template refuses .*role tool"):
+        load_tokens(path, "prompt", renderer, **limits)
+    summary = load_tokens(path, "prompt", renderer, on_bad_row="skip", **limits).summary
+    assert summary.dropped == {"not renderable": 1}
+
+
+def test_the_balance_is_printed_as_a_sum(load, write):
+    rows = [pair(i) for i in range(200)]
+    rows[7]["chosen"] = ""
+    first, *_ = load(write("x.jsonl", rows), "comparison").summary.lines()
+    assert first.startswith("train: 200 rows read = 199 used + 1 dropped (1 empty completion) · ")
+    assert first.endswith(" · preference, standard")
+
+
+def test_the_summary_of_lengths_is_that_of_the_used_rows(load, write):
+    rows = [{"prompt": "b" * n, "completion": "c"} for n in (1, 2, 3, 40)]
+    summary = load(write("x.jsonl", rows), "demonstration").summary
+    lengths = summary.lengths["length"]
+    assert list(lengths) == ["p50", "p90", "p99", "max"]
+    assert lengths["p50"] < lengths["p90"] == lengths["p99"] == lengths["max"]
+    assert json.loads(json.dumps(summary.as_dict()))["lengths"]["length"] == lengths
+
+
+def test_the_hash_is_that_of_the_tokens_in_their_order(load, write):
+    def sha(name, rows):
+        return load(write(name, rows), "comparison").summary.sha256
+
+    one = sha("a.jsonl", [pair(1), pair(2)])
+    assert one == sha("b.jsonl", [pair(1, source="x"), pair(2)])
+    assert one != sha("c.jsonl", [pair(2), pair(1)])
+    assert one != sha("d.jsonl", [pair(1), pair(2, margin=1)])
+
+
+def test_notes_of_reading_and_rendering_are_counted_for_this_data_only(load, write):
+    turns = [user("Hi"), assistant("Hello!"), user("Bye")]
+    data = load(write("x.jsonl", [{"messages": turns}]), "demonstration")
+    assert data.summary.notes == {"rows with turns after the last answer, left out": 1}
+    assert data.summary.lines()[1] == "train: 1 rows with turns after the last answer, left out"
+    assert load(write("y.jsonl", [{"messages": turns[:2]}]), "demonstration").summary.notes == {}
+
+
+def test_memory_does_not_grow_with_the_file(load, write):
+    def peak(name: str, rows: int) -> int:
+        path = write(name, [{"prompt": f"{i} " + "a b c " * 10} for i in range(rows)])
+        tracemalloc.start()
+        try:
+            load(path, "prompt")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak("warm.jsonl", 600)
+    assert peak("large.jsonl", 3000) < 1.3 * peak("small.jsonl", 1000)

@@ -1,0 +1,218 @@
+"""Plots, report.html and the model card of small hand-made stage folders."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from easyrlhf.report import blocks, charts
+from easyrlhf.report.card import write_model_card
+from easyrlhf.report.html import before_and_after, write_report
+from easyrlhf.report.log import MetricsLog
+from easyrlhf.report.plots import plot_run
+from easyrlhf.report.rm_eval import rm_evaluation
+
+EVIL = "<script>alert('x')</script> & \"quotes\""
+INFO = {
+    "base": "Qwen/Qwen2.5-0.5B",
+    "parents": {"model": "outputs/sft", "reward_model": None},
+    "data": {"train": {"files": ["a.jsonl"], "read": 10, "used": 7, "dropped": {"over length": 3}}},
+    "wall_seconds": 245.0,
+    "easyrlhf_version": "0.1.0",
+    "libraries": {"torch": "2.13.0"},
+}
+VOID = {"meta", "img", "br"}
+
+
+class Balance(HTMLParser):
+    """Collects what would make a page broken: tags left open, scripts, addresses outside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.addresses = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def ppo(tmp_path):
+    folder = tmp_path / "ppo"
+    log = MetricsLog(folder, report_to="none")
+    for step in range(1, 9):
+        log.log(step, {"objective/scores": step / 8, "objective/kl": step / 2, "kl_coef": 0.05})
+    for step, answer in ((0, "before"), (4, "between"), (8, f"after {EVIL}")):
+        log.samples(
+            step,
+            [
+                {
+                    "prompt": f"p {EVIL}",
+                    "completion": answer,
+                    "score": 1.5,
+                    "kl": -0.2,
+                    "total": 1.51,
+                }
+            ],
+        )
+    log.close()
+    return folder
+
+
+@pytest.fixture
+def rm(tmp_path):
+    folder = tmp_path / "my_rm"
+    log = MetricsLog(folder, report_to="none")
+    for step in range(1, 4):
+        log.log(step, {"loss": 0.7 / step, "rewards/accuracies": 0.6})
+    log.log(4, {"loss": 0.1, "eval/rewards/accuracies": 0.75, "eval/length_baseline_accuracy": 0.5})
+    log.close()
+    found = rm_evaluation([2, 1, 3, 0], [1, 0, 2, 1], [4, 5, 6, 7], [5, 5, 5, 5])
+    (folder / "rm_eval.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_ppo_plots_reward_against_kl_and_only_what_was_logged(ppo):
+    names = [path.name for path in plot_run(ppo, "ppo")]
+    assert names == ["reward_kl.png", "score.png", "kl.png"]
+    for name in names:
+        assert (ppo / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_reward_models_examination_becomes_three_plots(rm):
+    names = {path.stem for path in plot_run(rm, "rm")}
+    assert {"scores", "length_gap", "calibration", "accuracy", "loss"} <= names
+
+
+def test_a_folder_without_a_row_has_no_plot_and_still_a_report(tmp_path):
+    assert plot_run(tmp_path, "sft") == []
+    page = write_report(tmp_path, stage="sft", settings={}, info={}).read_text()
+    assert "No step has been logged yet." in page
+
+
+def test_the_report_is_one_balanced_file_without_scripts_or_outside_addresses(ppo):
+    page = write_report(ppo, stage="ppo", settings={"model": EVIL}, info=INFO).read_text()
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert "script" not in parser.tags and "link" not in parser.tags
+    assert all(address.startswith(("#", "data:")) for address in parser.addresses)
+    assert "@import" not in page and "url(http" not in page
+
+
+def test_the_reports_texts_are_escaped(ppo):
+    page = write_report(ppo, stage="ppo", settings={"model": EVIL}, info=INFO).read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert") == 3  # prompt, completion, setting
+
+
+def test_the_report_shows_the_first_and_the_last_answer_and_the_balance_of_rows(ppo):
+    page = write_report(ppo, stage="ppo", settings={}, info=INFO).read_text()
+    assert 0 < page.index("step 0") < page.index("step 8")
+    assert "between" not in page
+    assert "score +1.50 · kl -0.20 · total +1.51" in page
+    assert "10 rows read = 7 used + 3 dropped" in page
+    assert "4 min 05 s" in page
+
+
+def test_the_reward_models_report_gives_its_interval(rm):
+    page = write_report(rm, stage="rm", settings={}, info=INFO).read_text()
+    assert "<h1>Reward model: my_rm</h1>" in page
+    # 3 of 4: (0.75 + 3.8415/8 ± 1.96 √(0.046875 + 3.8415/64)) / (1 + 3.8415/4)
+    assert "95% interval 0.301 to 0.954, 4 pairs" in page
+
+
+def test_charts_in_a_page_take_its_colours_and_names():
+    chart = charts.interval_bars("gold", "Gold <score>", [("a & b", 0.5, 0.4, 0.6)])
+    svg = chart.svg()
+    assert svg.startswith('<svg role="img" aria-label="Gold &lt;score&gt;" viewBox=')
+    assert "var(--series-0)" in svg and not re.findall(r"#[0-9a-f]{6}", svg)
+    assert "a &amp; b" in svg and ">0.50<" in svg
+
+
+def test_two_charts_in_a_page_do_not_share_an_id_for_different_things():
+    first = charts.interval_bars("a", "A", [("x", 0.5, 0.4, 0.6)]).svg()
+    second = charts.interval_bars("b", "B", [("x", 3.0, 2.0, 4.0), ("y", 1.0, 0.5, 1.5)]).svg()
+    shared = set(re.findall(r' id="([^"]+)"', first)) & set(re.findall(r' id="([^"]+)"', second))
+    for name in shared:
+        pattern = rf'<(\w+)[^>]* id="{name}".*?</\1>|<[^>]* id="{name}"[^>]*/>'
+        assert re.search(pattern, first, re.S)[0] == re.search(pattern, second, re.S)[0]
+
+
+def test_a_healthy_band_does_not_stretch_the_axes():
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    axes.set_ylim(2.0, 6.0)
+    charts.band(axes, 0.0, 15.0)
+    assert axes.get_ylim() == (2.0, 6.0)
+    (shaded,) = axes.patches
+    assert (shaded.get_y(), shaded.get_y() + shaded.get_height()) == (2.0, 6.0)
+
+
+def test_a_band_that_ends_at_zero_stops_at_zero():
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    axes.set_ylim(-1.0, 1.0)
+    charts.band(axes, None, 0.0)
+    (shaded,) = axes.patches
+    assert (shaded.get_y(), shaded.get_y() + shaded.get_height()) == (-1.0, 0.0)
+
+
+def test_a_running_mean_keeps_a_line_straight():
+    assert charts.smoothed([1.0, 2.0, 3.0, 4.0]) == [1.5, 2.0, 3.0, 3.5]
+
+
+def test_a_long_series_is_thinned_to_means_of_stretches():
+    steps, series = charts.thinned(list(range(1000)), [0.0, 2.0] * 500)
+    assert steps[:3] == [0, 2, 4] and series == [1.0] * 500
+
+
+def test_samples_of_one_step_are_shown_once():
+    rows = [{"step": 3, "prompt": "p", "completion": "c", "score": 0.5, "kl": None}]
+    assert before_and_after(rows) == [("p", [("step 3", "c", "score +0.50")])]
+
+
+def test_a_png_is_embedded_in_the_page(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG")
+    assert 'src="data:image/png;base64,iVBORw=="' in blocks.figure(path, "caption")
+
+
+def test_the_model_card_has_front_matter_results_and_the_folders_own_settings(ppo):
+    (ppo / "args.yaml").write_text("kl_coef: 0.05\nmodel: a|b\n")
+    plot_run(ppo, "ppo")
+    card = write_model_card(ppo, stage="ppo", info=INFO).read_text()
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers",
+        "tags": ["easyrlhf", "ppo", "rlhf", "text-generation"],
+        "base_model": "Qwen/Qwen2.5-0.5B",
+    }
+    assert "| `objective/kl` | +4.000 |" in body
+    assert "| `model` | a\\|b |" in body
+    assert "![reward_kl](plots/reward_kl.png)" in body
+    assert "easyrlhf 0.1.0, torch 2.13.0" in body
+
+
+def test_a_local_base_model_is_not_named_to_the_hub(ppo, tmp_path):
+    card = write_model_card(ppo, stage="ppo", info={"base": str(tmp_path)}).read_text()
+    assert "base_model" not in card.split("---\n")[1]
+    assert str(tmp_path) in card
+
+
+def test_the_reward_models_card_warns_of_the_random_head(rm):
+    card = write_model_card(rm, stage="rm", info=INFO).read_text()
+    assert "value_head.safetensors" in card and "random head" in card
