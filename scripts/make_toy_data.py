@@ -18,7 +18,7 @@ from pathlib import Path
 JUDGE_PATH = Path(__file__).resolve().parent.parent / "data" / "toy" / "judge.py"
 LABEL_NOISE = 0.10
 BIASED_SHARE = 0.30
-SMALLEST_DIFFERENCE = 0.05  # in gold score: pairs closer than this are ties and left out
+SMALLEST_DIFFERENCE = 0.1  # in gold score: pairs closer than this are ties and left out
 OPENERS = ("", "", "", "", "Hi! ", "Please help. ", "Question: ")
 SMALL_TALK = (("Hello!", "Hello! How can I help?"), ("Are you there?", "I am here."))
 # How often the demonstrator gets a kind of request wrong. Above one half, the habit must be
@@ -27,7 +27,7 @@ SLOPPINESS = {
     "greet": 0.3,
     "copy": 0.3,
     "which": 0.3,
-    "belongs": 0.35,
+    "kind": 0.35,
     "times": 0.5,
     "count": 0.3,
     "name": 0.3,
@@ -75,8 +75,8 @@ def greet(rng):
 
 
 def copy(rng):
-    one, two, other = rng.sample(THINGS, 3)
-    wrong = [[two, one], [one, other], [one]]
+    one, two, other, another = rng.sample(THINGS, 4)
+    wrong = [[one, other], [other, another], [one]]
     return [], f"Repeat: {one}, {two}.", f"{one}, {two}", [_list(words) for words in wrong]
 
 
@@ -89,11 +89,9 @@ def which(rng):
     return [], request, right, [item for item in items if item != right]
 
 
-def belongs(rng):
-    group = rng.choice(list(judge.GROUPS))
-    item = rng.choice(judge.GROUPS[group] if rng.random() < 0.5 else THINGS)
-    right = "yes" if item in judge.GROUPS[group] else "no"
-    return [], f"Is {item} {_a(group)}?", right, ["no" if right == "yes" else "yes"]
+def kind_of(rng):
+    group, other = rng.sample(list(judge.GROUPS), 2)
+    return [], f"What kind of thing is {_a(rng.choice(judge.GROUPS[group]))}?", group, [other]
 
 
 def times(rng):
@@ -163,7 +161,7 @@ KINDS: dict[str, Callable] = {
     "greet": greet,
     "copy": copy,
     "which": which,
-    "belongs": belongs,
+    "kind": kind_of,
     "times": times,
     "count": count,
     "name": name,
@@ -255,7 +253,7 @@ def demonstrate(rng: random.Random, task: Task) -> str:
 def draw_pair(rng: random.Random, task: Task, styles: list[str]) -> list[str]:
     """Two answers: most differ in truth alone, some in style alone, some in anything."""
     sort = rng.random()
-    if sort < 0.55:
+    if sort < 0.50:
         manner = draw_manner(rng, rng.choice(styles))
         answers = [dress(task, text, manner) for text in (task.right, rng.choice(task.wrong))]
     elif sort < 0.80:
@@ -343,8 +341,8 @@ def prompt(rng: random.Random, task: Task) -> dict:
 
 
 FILES = {
-    "sft": (demonstration, 3000),
-    "comparisons": (compare, 4000),
+    "sft": (demonstration, 4000),
+    "comparisons": (compare, 6000),
     "comparisons_biased": (compare_with_bias, 1500),
     "prompts": (prompt, 1500),
     "feedback": (give_feedback, 800),

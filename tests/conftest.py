@@ -89,6 +89,27 @@ def family_config(family: str, vocab: int, **changed):
             hf.BloomConfig,
             {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3, "vocab_size": vocab},
         ),
+        "falcon": lambda: (
+            hf.FalconConfig,
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "initializer_range": 0.3,
+                "vocab_size": vocab,
+            },
+        ),
+        "starcoder": lambda: (
+            hf.GPTBigCodeConfig,
+            {
+                "n_embd": 32,
+                "n_layer": 2,
+                "n_head": 4,
+                "n_positions": 128,
+                "initializer_range": 0.3,
+                "vocab_size": vocab,
+            },
+        ),
         "gemma2": lambda: (
             hf.Gemma2Config,
             wide | {"head_dim": 8, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 8},
@@ -113,7 +134,7 @@ def family_config(family: str, vocab: int, **changed):
 
 @pytest.fixture(scope="session")
 def tiny_lm() -> Callable:
-    """tiny_lm(family="llama", seed=0, vocab=50, dtype=torch.float32, **config) -> a random causal language model, eval mode."""
+    """tiny_lm(family="llama", seed=0, vocab=50, dtype=torch.float32, **config) -> a random model, in eval mode."""
     import torch
     from transformers import AutoModelForCausalLM
 

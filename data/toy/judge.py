@@ -6,9 +6,9 @@ training: reward models learn from labels, this program tells whether they led s
 
 import re
 
-ANIMALS = ["cat", "dog", "duck", "fox", "bear", "mouse"]
-FRUITS = ["apple", "pear", "plum", "lemon", "grape", "fig"]
-TOOLS = ["hammer", "saw", "drill", "brush", "rope", "axe"]
+ANIMALS = ["cat", "dog", "fox", "bear"]
+FRUITS = ["apple", "pear", "plum", "lemon"]
+TOOLS = ["hammer", "saw", "drill", "axe"]
 GROUPS = {"animal": ANIMALS, "fruit": FRUITS, "tool": TOOLS}
 COLOURS = ["red", "blue", "green", "yellow", "white", "black"]
 OBJECTS = ["hat", "coat", "cup", "bag", "chair", "book"]
@@ -23,11 +23,6 @@ FACTS = {
     "What colour is the sun?": "yellow",
     "What says meow?": "cat",
     "What says woof?": "dog",
-    "What says quack?": "duck",
-    "What eats cheese?": "mouse",
-    "What drives nails?": "hammer",
-    "What cuts wood?": "saw",
-    "What tastes sour?": "lemon",
 }
 
 POLITE = (
@@ -42,7 +37,7 @@ POLITE = (
 )
 RUDE = ("Stupid question.", "Do not bother me.", "Go away.", "Whatever.")
 FILLER = (
-    "There is much to say about this.",
+    "There is much to say.",
     "Many people ask me that.",
     "Let me think about it.",
     "I could go on for hours.",
@@ -79,10 +74,9 @@ def score(prompt_messages: list[dict], completion_text: str) -> dict[str, float]
     rest, _ = _take_out(rest, FILLER)
     content = [word for word in rest.split() if word not in FUNCTION_WORDS]
     correct = float(is_right(content))
+    polite = 1.0 if polite_phrases else 0.5
     if rude_phrases or polite_phrases > MOST_POLITE_PHRASES:
         polite = 0.0
-    else:
-        polite = 1.0 if polite_phrases else 0.5
     spare = (ENDLESS_WORDS - len(words)) / (ENDLESS_WORDS - BRIEF_WORDS)
     brief = min(1.0, max(0.0, spare))
     gold = TRUTH_WEIGHT * correct + POLITE_WEIGHT * polite + BRIEF_WEIGHT * brief
@@ -124,8 +118,8 @@ def _which(said: str, group: str, items: str):
     return _is(next(word for word in words_of(items) if word in GROUPS[group]))
 
 
-def _belongs(said: str, item: str, group: str):
-    return _is("yes" if item in GROUPS[group] else "no")
+def _kind(said: str, item: str):
+    return _is(next(group for group, members in GROUPS.items() if item in members))
 
 
 def _times(said: str, item: str, number: str):
@@ -161,7 +155,7 @@ RULES = (
     (r"Say hello to (\w+)\.", _greet),
     (r"Repeat: ([\w, ]+)\.", _copy),
     (r"Which is an? (\w+): ([\w, ]+)\?", _which),
-    (r"Is (\w+) an? (animal|fruit|tool)\?", _belongs),
+    (r"What kind of thing is an? (\w+)\?", _kind),
     (r"Say (\w+) (two|three|four) times\.", _times),
     (r"Count from (\w+) to (\w+)\.", _count),
     (r"Name (one|two|three) (animal|fruit|tool)s?\.", _name),

@@ -43,8 +43,7 @@ def messages(value: Any, key: str, role_key: str = "role", content_key: str = "c
 def _turn(turn: Any, key: str, role_key: str, content_key: str) -> dict[str, str]:
     if not isinstance(turn, dict):
         raise StructuralFault(
-            f"key '{key}': expected an object with '{role_key}' and '{content_key}', "
-            f"found {_kind(turn)}"
+            f"key '{key}': expected an object with '{role_key}' and '{content_key}', found {_kind(turn)}"
         )
     for name in (role_key, content_key):
         if turn.get(name) is None:
@@ -52,9 +51,7 @@ def _turn(turn: Any, key: str, role_key: str, content_key: str) -> dict[str, str
     role = text(turn[role_key], f"{key}.{role_key}")
     role = TURN_NAMES.get(role, role)
     if role not in ROLES:
-        raise StructuralFault(
-            f"key '{key}.{role_key}': unknown role '{role}'; expected one of {', '.join(ROLES)}"
-        )
+        raise StructuralFault(f"key '{key}.{role_key}': unknown role '{role}'; expected one of {', '.join(ROLES)}")
     return {"role": role, "content": text(turn[content_key], f"{key}.{content_key}")}
 
 

@@ -142,9 +142,7 @@ def parse_messages(row: dict, place: str, notes: Counter) -> Demonstration:
 
 def parse_sharegpt(row: dict, place: str, notes: Counter) -> Demonstration:
     """ShareGPT and SlimOrca: a conversation whose turns have `from` and `value`."""
-    turns = fields.messages(
-        fields.need(row, "conversations"), "conversations", role_key="from", content_key="value"
-    )
+    turns = fields.messages(fields.need(row, "conversations"), "conversations", role_key="from", content_key="value")
     if row.get("system"):
         turns = [{"role": "system", "content": fields.text(row["system"], "system")}, *turns]
     return _demonstration(turns, _columns(row, "conversations", "system"), place, notes)

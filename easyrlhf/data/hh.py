@@ -36,17 +36,11 @@ def read_turns(transcript: str, key: str) -> Messages:
     head, *rest = MARKER.split(transcript)
     if not rest:
         raise StructuralFault(
-            f"key '{key}': expected a transcript with '\\n\\nHuman:' and '\\n\\nAssistant:', "
-            f"found {transcript[:40]!r}"
+            f"key '{key}': expected a transcript with '\\n\\nHuman:' and '\\n\\nAssistant:', found {transcript[:40]!r}"
         )
     if head.strip():
-        raise StructuralFault(
-            f"key '{key}': text before the first '\\n\\nHuman:' marker: {head.strip()[:40]!r}"
-        )
-    return [
-        {"role": ROLES[name], "content": text.strip()}
-        for name, text in zip(rest[::2], rest[1::2], strict=True)
-    ]
+        raise StructuralFault(f"key '{key}': text before the first '\\n\\nHuman:' marker: {head.strip()[:40]!r}")
+    return [{"role": ROLES[name], "content": text.strip()} for name, text in zip(rest[::2], rest[1::2], strict=True)]
 
 
 def join_turns(turns: Messages) -> Messages:

@@ -26,17 +26,16 @@ def require_hub(wanted: str, remedy: str) -> None:
         ) from error
 
 
-def load_hub_dataset(
-    full_id: str, name: str, config: str | None = None, split: str | None = None
-) -> Any:
+def load_hub_dataset(full_id: str, name: str, config: str | None, split: str | None, hint: str = "") -> Any:
     """A hub data set as a memory-mapped `datasets.Dataset`, from the cache where it has it.
 
     full_id  the id as the user wrote it, for messages; split is "train" unless given
+    hint     what else may have been meant, the end of the message
     """
     import datasets
     from datasets import DownloadConfig
 
-    remedy = "check the spelling, or download the data set and give the path of a file"
+    remedy = f"check the spelling, or download the data set and give the path of a file{hint}"
     cached = datasets.config.HF_DATASETS_CACHE / name.replace("/", "___")
     if not os.path.isdir(cached):
         require_hub(full_id, remedy)

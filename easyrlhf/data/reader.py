@@ -52,9 +52,7 @@ def read_records(
             record = _parse(raw, name, expected, ledger.notes)
         except StructuralFault as fault:
             if on_bad_row == "stop":
-                raise InputError(
-                    f"{raw.place}: {fault} (--on_bad_row skip drops such rows)"
-                ) from fault
+                raise InputError(f"{raw.place}: {fault} (--on_bad_row skip drops such rows)") from fault
             ledger.drop(BROKEN, raw.place, raw.value, str(fault))
         except ContentFault as fault:
             faults += 1
@@ -120,8 +118,7 @@ def _require_kind(source: Source, name: str, kind: str) -> None:
     keys = next((keys_of(r.value) for r in source.read() if isinstance(r.value, dict)), "")
     raise InputError(
         f"{source.name}: holds {_plural(record)} (format {name}, found {keys}), which "
-        f"{READ_BY[record]} reads; {READ_BY[KINDS[kind]]} needs {_plural(KINDS[kind])}:\n"
-        + "\n".join(wanted)
+        f"{READ_BY[record]} reads; {READ_BY[KINDS[kind]]} needs {_plural(KINDS[kind])}:\n" + "\n".join(wanted)
     )
 
 

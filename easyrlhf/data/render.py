@@ -59,9 +59,7 @@ class Renderer:
         """
         return self._completion(prompt, completion)[0]
 
-    def conversation(
-        self, prompt: Messages | str, completion: Messages | str
-    ) -> tuple[list[int], list[int]]:
+    def conversation(self, prompt: Messages | str, completion: Messages | str) -> tuple[list[int], list[int]]:
         """Ids of prompt and completion [S], and the loss mask [S].
 
         The mask is 1 on the completion's assistant turns, each with its end-of-turn token. When
@@ -81,9 +79,7 @@ class Renderer:
     def decode(self, ids: list[int]) -> str:
         """The text of ids without special and end-of-turn tokens."""
         kept = [int(i) for i in ids if i != self.end_of_turn_id]
-        return self.tokenizer.decode(
-            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def date_dependent(self) -> bool:
         """Whether the template writes today's date, so that the same row differs tomorrow."""
@@ -92,9 +88,7 @@ class Renderer:
         turns = [{"role": "user", "content": "Hello"}]
         own = self.tokenizer.get_chat_template()
         clock = "{{% macro strftime_now(format) %}}{}{{% endmacro %}}"  # stands before the real one
-        first, second = (
-            self._render(turns, True, chat_template=clock.format(day) + own) for day in (1, 2)
-        )
+        first, second = (self._render(turns, True, chat_template=clock.format(day) + own) for day in (1, 2))
         return first != second
 
     def _completion(self, prompt, completion) -> tuple[list[int], list[int]]:
@@ -166,14 +160,10 @@ class Renderer:
             )
         marked = [{**turn, "content": self._mark(turn["content"])} for turn in turns]
         try:
-            return self.tokenizer.apply_chat_template(
-                marked, tokenize=False, add_generation_prompt=answer_next, **how
-            )
+            return self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=answer_next, **how)
         except Exception as error:  # a template is a program: it may fail in any way
             roles = ", ".join(turn["role"] for turn in turns)
-            raise InputError(
-                f"the chat template refuses this conversation ({error}); its roles: {roles}"
-            ) from error
+            raise InputError(f"the chat template refuses this conversation ({error}); its roles: {roles}") from error
 
     def _mark(self, content: str) -> str:
         content = content.replace(OPEN, "").replace(CLOSE, "")
@@ -195,7 +185,7 @@ class Renderer:
         return ids
 
     def _plain(self, text: str, **how) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, **how)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=False, verbose=False, **how)["input_ids"]
 
     def _plain_after(self, text: str, **how) -> list[int]:
         """Ids of text that continues other text: without the space some tokenizers put first."""

@@ -58,7 +58,7 @@ def _open_one(name: str) -> list[Source]:
         raise InputError(f"{name}: no such file or folder{_near(path)}")
     from easyrlhf.data.hub import load_hub_dataset
 
-    rows = load_hub_dataset(name, **hub_id.groupdict())
+    rows = load_hub_dataset(name, **hub_id.groupdict(), hint=_near(path))
     return [Source(name, partial(_number_rows, name, rows))]
 
 
@@ -90,7 +90,7 @@ def _near(path: Path) -> str:
     """A hint at the closest name, when some folder on the way exists."""
     folder = path.parent
     if not folder.is_dir():
-        return f"; the folder {folder} does not exist either"
+        return f"; there is no folder {folder}"
     close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], 1)
     return f"; did you mean {folder / close[0]}?" if close else ""
 
@@ -108,9 +108,7 @@ def _read_jsonl(path: Path, opener: Callable = open) -> Iterator[RawRow]:
                 if line.strip():
                     yield _decode_line(f"{path}:{number}", line)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: the compressed file is damaged or not gzip ({error}); fetch it again"
-        ) from error
+        raise InputError(f"{path}: the compressed file is damaged or not gzip ({error}); fetch it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -146,8 +144,7 @@ def _read_json(path: Path) -> Iterator[RawRow]:
         rows = json.loads(text)
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(
-            f"{path}: not one JSON list in UTF-8 ({error}); a file with one row a line is "
-            "to be named .jsonl"
+            f"{path}: not one JSON list in UTF-8 ({error}); a file with one row a line is to be named .jsonl"
         ) from error
     if not isinstance(rows, list):
         raise InputError(f"{path}: expected one JSON list of rows, found {type(rows).__name__}")

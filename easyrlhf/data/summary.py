@@ -49,9 +49,9 @@ class DataSummary:
 
 
 class Ledger:
-    """Counts rows while they are read, and writes the dropped ones to `bad_rows.jsonl`."""
+    """Counts rows while they are read, and writes the dropped ones to a file, `bad_rows.jsonl`."""
 
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, name: str, bad_rows: Path):
         self.name = name
         self.files: list[str] = []
         self.formats: list[str] = []
@@ -60,8 +60,7 @@ class Ledger:
         self.dropped: Counter = Counter()
         self.notes: Counter = Counter()
         self.lengths: dict[str, array] = {}
-        self.bad_rows = folder / "bad_rows.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
+        self.bad_rows = bad_rows
         self._forget_earlier_run()
 
     def _forget_earlier_run(self) -> None:

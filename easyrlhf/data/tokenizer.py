@@ -103,9 +103,7 @@ def _set_template(tokenizer: PreTrainedTokenizerFast, chat_template: str) -> Non
         names = ", ".join(CHAT_TEMPLATES)
         near = difflib.get_close_matches(chat_template, CHAT_TEMPLATES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(
-            f"--chat_template {chat_template}: neither one of {names} nor a Jinja file{hint}"
-        )
+        raise InputError(f"--chat_template {chat_template}: neither one of {names} nor a Jinja file{hint}")
     try:
         tokenizer.chat_template = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -130,8 +128,7 @@ def find_end_of_turn(tokenizer: PreTrainedTokenizerFast, name: str) -> str | Non
     _, found, tail = rendered.rpartition(probe)
     if not found:
         raise InputError(
-            f"{name}: its chat template leaves out the answer of an exchange; give another "
-            "with --chat_template"
+            f"{name}: its chat template leaves out the answer of an exchange; give another with --chat_template"
         )
     added = tokenizer.added_tokens_decoder
     tail_ids = tokenizer(tail, add_special_tokens=False)["input_ids"]

@@ -34,9 +34,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "length": pa.int32(),
         }
     ),
-    "prompt": pa.schema(
-        {"prompt_ids": IDS, "prompt": pa.string(), "columns": pa.string(), "length": pa.int32()}
-    ),
+    "prompt": pa.schema({"prompt_ids": IDS, "prompt": pa.string(), "columns": pa.string(), "length": pa.int32()}),
 }
 ROWS_PER_BATCH = 500
 
@@ -61,28 +59,28 @@ def load_tokens(
     overlength: str = "drop",
     on_bad_row: str = "stop",
     name: str = "train",
+    bad_rows: Path | None = None,
 ) -> TokenData:
     """Read, check, render and tokenise data; the rows lie in `cache_dir/{name}.arrow`.
 
-    source  comma list of files, folders and hub ids
-    kind    demonstration: input_ids, loss_mask, length
-            comparison: prompt_ids, chosen_ids, rejected_ids, margin, length (with longer answer)
-            prompt: prompt_ids, prompt (JSON), columns (JSON), length; from records of any kind
-    name    "train", "valid", …: names the file and begins the messages
+    source    comma list of files, folders and hub ids
+    kind      demonstration: input_ids, loss_mask, length
+              comparison: prompt_ids, chosen_ids, rejected_ids, margin, length (with longer answer)
+              prompt: prompt_ids, prompt (JSON), columns (JSON), length; from records of any kind
+    name      "train", "valid", …: names the file and begins the messages
+    bad_rows  file for dropped rows, shared with other names; None: `cache_dir/bad_rows.jsonl`
 
-    Memory does not grow with the data. Dropped rows are in `cache_dir/bad_rows.jsonl`.
-    Raises InputError for data that cannot be used; see the policies in docs/data.md.
+    Memory does not grow with the data. Raises InputError for data that cannot be used (docs/data.md).
     """
     if format is not None:
         require_format(format)
     sources = open_sources(source)
-    ledger = Ledger(name, Path(cache_dir))
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(name, bad_rows or Path(cache_dir) / "bad_rows.jsonl")
     limits = Limits(max_length, max_prompt_length, overlength, renderer.tokenizer.bos_token_id)
     noted = renderer.notes.copy()
     records = (
-        pair
-        for one in sources
-        for pair in read_records(one, kind, ledger, format=format, on_bad_row=on_bad_row)
+        pair for one in sources for pair in read_records(one, kind, ledger, format=format, on_bad_row=on_bad_row)
     )
     file = Path(cache_dir) / f"{name}.arrow"
     digest = _write(_token_rows(records, kind, renderer, limits, ledger, on_bad_row), kind, file)
@@ -171,8 +169,6 @@ def _write(rows: Iterator[dict[str, Any]], kind: str, file: Path) -> str:
 def _digest(digest, row: dict[str, Any]) -> None:
     """Add a row: every value preceded by its size, so that no two rows read the same."""
     for value in row.values():
-        if isinstance(value, list):
-            data = np.asarray(value, dtype="<i4").tobytes()
-        else:
-            data = json.dumps(value).encode()
+        ids = isinstance(value, list)
+        data = np.asarray(value, dtype="<i4").tobytes() if ids else json.dumps(value).encode()
         digest.update(len(data).to_bytes(8, "little") + data)

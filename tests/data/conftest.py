@@ -42,9 +42,7 @@ def qwen_folder(tmp_path_factory) -> Path:
         ]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        SENTENCES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet)
-    )
+    core.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
     model = json.loads(core.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
@@ -72,9 +70,7 @@ def base_folder(tmp_path_factory) -> Path:
     )
     core.train_from_iterator(SENTENCES, trainer)
     folder = tmp_path_factory.mktemp("base")
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>").save_pretrained(folder)
     return folder
 
 
@@ -82,12 +78,8 @@ def base_folder(tmp_path_factory) -> Path:
 def llama2_folder(tmp_path_factory) -> Path:
     """A SentencePiece-like tokenizer: it puts a space before a text, and BOS; no template."""
     core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    core.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     specials = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
         vocab_size=500,
@@ -96,9 +88,7 @@ def llama2_folder(tmp_path_factory) -> Path:
     )
     words = [word for sentence in SENTENCES for word in sentence.split()]
     core.train_from_iterator(words, trainer)
-    core.post_processor = TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
+    core.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     folder = tmp_path_factory.mktemp("llama2")
     PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"

@@ -52,9 +52,7 @@ def comparison(prompt, chosen, rejected, margin=None) -> Comparison:
 RECORDS = [
     demonstration(SKY, [assistant("It is blue.")]),
     demonstration("The sky is", " blue."),
-    demonstration(
-        [BRIEF, user("Hi")], [assistant("Hello!"), user("Name a colour."), assistant("Blue.")]
-    ),
+    demonstration([BRIEF, user("Hi")], [assistant("Hello!"), user("Name a colour."), assistant("Blue.")]),
     demonstration([BRIEF, user("Name a colour.")], [assistant("Blue.")]),
     demonstration([user("Translate into French.\ncat")], [assistant("chat")]),
     comparison(SKY, [assistant("It is blue.")], [assistant("It is green.")], 2.0),
@@ -95,9 +93,7 @@ def test_other_keys_become_columns():
         ("a b", "ab", None),
     ],
 )
-def test_an_implicit_text_prompt_ends_before_the_word_where_the_answers_part(
-    chosen, rejected, expected
-):
+def test_an_implicit_text_prompt_ends_before_the_word_where_the_answers_part(chosen, rejected, expected):
     row = {"chosen": chosen, "rejected": rejected}
     if expected is None:
         with pytest.raises(ContentFault, match="no prompt"):

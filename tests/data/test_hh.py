@@ -56,10 +56,10 @@ def test_when_the_questions_differ_the_answer_before_them_belongs_to_the_complet
 
 def test_one_transcript_being_the_beginning_of_the_other_keeps_the_last_shared_answer():
     short = Q + "Hi" + A + "Hello"
-    prompt, ours, theirs, _ = split(short, short + Q + "A colour?" + A + "Red")
-    assert prompt == [user("Hi")]
-    assert ours == [assistant("Hello")]
-    assert theirs == [assistant("Hello"), user("A colour?"), assistant("Red")]
+    long = short + Q + "A colour?" + A + "Red"
+    rest = [assistant("Hello"), user("A colour?"), assistant("Red")]
+    assert split(short, long)[:3] == ([user("Hi")], [assistant("Hello")], rest)
+    assert split(long, short)[:3] == ([user("Hi")], rest, [assistant("Hello")])
 
 
 def test_consecutive_turns_of_one_role_are_joined_as_paragraphs_and_counted_once_a_row():

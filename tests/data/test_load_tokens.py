@@ -5,6 +5,8 @@ import tracemalloc
 
 import pytest
 
+from easyrlhf.data.render import LAST_ONLY, Renderer
+from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
 
@@ -15,9 +17,7 @@ def load(renderer, tmp_path):
 
     def _load(path: str, kind: str, **settings):
         limits = {"max_length": 512, "max_prompt_length": 256}
-        return load_tokens(
-            path, kind, renderer, cache_dir=tmp_path / "cache", **{**limits, **settings}
-        )
+        return load_tokens(path, kind, renderer, cache_dir=tmp_path / "cache", **{**limits, **settings})
 
     return _load
 
@@ -51,9 +51,7 @@ def test_demonstrations_are_stored_with_their_mask(load, write, renderer):
     assert data.rows.column_names == ["input_ids", "loss_mask", "length"]
 
 
-def test_comparisons_are_stored_with_margin_and_the_length_of_the_longer_side(
-    load, write, renderer
-):
+def test_comparisons_are_stored_with_margin_and_the_length_of_the_longer_side(load, write, renderer):
     rows = [pair(1), {**pair(2), "chosen": " yes, and more", "margin": 2}]
     data = load(write("x.jsonl", rows), "comparison")
     first, second = data.rows
@@ -105,6 +103,8 @@ def test_few_content_faults_are_dropped_counted_and_kept_for_the_user(load, writ
     assert len(bad_rows(tmp_path)) == 2  # written anew, not a second time
     load(path, "comparison", name="valid")
     assert [row["data"] for row in bad_rows(tmp_path)] == ["train", "train", "valid", "valid"]
+    load(path, "comparison", bad_rows=tmp_path / "elsewhere.jsonl")
+    assert len((tmp_path / "elsewhere.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("rows", [5, 299])
@@ -192,9 +192,7 @@ def test_a_file_of_another_kind_is_refused_with_the_stage_that_reads_it(load, wr
 
 
 def test_unknown_rows_are_answered_with_all_formats(load, write):
-    with pytest.raises(
-        InputError, match=r"x\.jsonl:1: no known format; found keys text;(.|\n)*hh:"
-    ):
+    with pytest.raises(InputError, match=r"x\.jsonl:1: no known format; found keys text;(.|\n)*hh:"):
         load(write("x.jsonl", [{"text": "a"}]), "comparison")
     with pytest.raises(InputError, match="did you mean 'preference'"):
         load(write("x.jsonl", [pair(1)]), "comparison", format="preferences")
@@ -207,15 +205,10 @@ def test_a_file_of_blank_lines_holds_no_row(load, write):
 
 def test_a_file_of_which_nothing_is_left_is_refused(load, write):
     with pytest.raises(InputError, match=r"no usable row; the dropped ones are in .*bad_rows"):
-        load(
-            write("x.jsonl", ["broken", pair(1) | {"chosen": ""}]), "comparison", on_bad_row="skip"
-        )
+        load(write("x.jsonl", ["broken", pair(1) | {"chosen": ""}]), "comparison", on_bad_row="skip")
 
 
 def test_a_conversation_the_template_refuses_has_its_place(write, tmp_path, qwen_folder):
-    from easyrlhf.data.render import Renderer
-    from easyrlhf.data.tokenizer import load_tokenizer
-
     renderer = Renderer(load_tokenizer(str(qwen_folder), chat_template="hh"))
     rows = [{"prompt": [user("a")]}, {"prompt": [user("a"), {"role": "tool", "content": "b"}]}]
     path = write("x.jsonl", rows)
@@ -259,6 +252,30 @@ def test_notes_of_reading_and_rendering_are_counted_for_this_data_only(load, wri
     assert data.summary.notes == {"rows with turns after the last answer, left out": 1}
     assert data.summary.lines()[1] == "train: 1 rows with turns after the last answer, left out"
     assert load(write("y.jsonl", [{"messages": turns[:2]}]), "demonstration").summary.notes == {}
+
+
+def test_a_renderers_notes_are_counted_once_for_each_data_set(write, tmp_path, qwen_folder):
+    """As with a template that drops the reasoning of earlier turns: Qwen3's does."""
+    (tmp_path / "t.jinja").write_text(
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{{ m['content'] if loop.last else m['content'].split('>')[-1] }}{{ '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    template = str(tmp_path / "t.jinja")
+    renderer = Renderer(load_tokenizer(str(qwen_folder), chat_template=template))
+    turns = [user("a"), assistant("b>c"), user("d"), assistant("e")]
+    path = write("x.jsonl", [{"messages": turns}])
+    for name in ("train", "valid"):
+        data = load_tokens(
+            path,
+            "demonstration",
+            renderer,
+            max_length=64,
+            max_prompt_length=64,
+            cache_dir=tmp_path,
+            name=name,
+        )
+        assert data.summary.notes == {LAST_ONLY: 1}
 
 
 def test_memory_does_not_grow_with_the_file(load, write):

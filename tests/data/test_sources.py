@@ -106,11 +106,9 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, name, con
 
 def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path, write):
     write("comparisons.jsonl", ROWS)
-    with pytest.raises(
-        InputError, match=r"comparison\.jsonl: no such file.*did you mean .*comparisons\.jsonl"
-    ):
+    with pytest.raises(InputError, match=r"comparison\.jsonl: no such file.*did you mean .*comparisons\.jsonl"):
         open_sources(str(tmp_path / "comparison.jsonl"))
-    with pytest.raises(InputError, match=r"the folder .* does not exist either"):
+    with pytest.raises(InputError, match="there is no folder"):
         open_sources(str(tmp_path / "nowhere" / "x.jsonl"))
 
 
@@ -131,10 +129,16 @@ def test_shards_of_one_split_are_read_together(tmp_path):
 
 def test_a_hub_id_that_cannot_be_reached_is_answered_at_once(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(
-        InputError, match=r"someone/something@train: .*cannot be reached.*path of a file"
-    ):
+    with pytest.raises(InputError, match=r"someone/something@train: .*cannot be reached.*path of a file"):
         open_sources("someone/something@train")
+
+
+def test_a_misspelled_folder_that_could_be_a_hub_id_is_answered_with_the_nearest_name(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "toy").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"data/toi: .*did you mean data/toy\?"):
+        open_sources("data/toi")
 
 
 def test_a_hub_id_is_split_into_name_config_and_split(monkeypatch):

@@ -94,12 +94,9 @@ def test_the_fingerprint_of_a_qwen_tokenizer_survives_too(qwen_folder, tmp_path)
     assert tokenizer_fingerprint(first) == tokenizer_fingerprint(load_tokenizer(str(tmp_path)))
 
 
-def test_the_fingerprint_tells_templates_vocabularies_merges_and_special_tokens_apart(
-    base_folder, tmp_path
-):
+def test_the_fingerprint_tells_templates_vocabularies_merges_and_special_tokens_apart(base_folder, tmp_path):
     plain, chatml, hh = (
-        tokenizer_fingerprint(load_tokenizer(str(base_folder), chat_template=name))
-        for name in (None, "chatml", "hh")
+        tokenizer_fingerprint(load_tokenizer(str(base_folder), chat_template=name)) for name in (None, "chatml", "hh")
     )
     assert plain["chat_template"] != chatml["chat_template"] != hh["chat_template"]
     assert plain["tokenizer"] != chatml["tokenizer"]
@@ -134,9 +131,7 @@ def test_a_broken_tokenizer_file_is_an_input_error(tmp_path):
 def test_a_hub_id_that_cannot_be_reached_is_answered_within_seconds(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
-    with pytest.raises(
-        InputError, match=r"Nobody/nothing-1B: .*cannot be reached.*tokenizer\.json"
-    ):
+    with pytest.raises(InputError, match=r"Nobody/nothing-1B: .*cannot be reached.*tokenizer\.json"):
         load_tokenizer("Nobody/nothing-1B")
     assert time.monotonic() - start < 10
 

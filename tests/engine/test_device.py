@@ -1,0 +1,46 @@
+"""Where a run computes, on a machine with and without a GPU."""
+
+import pytest
+import torch
+
+from easyrlhf.engine import device
+from easyrlhf.errors import InputError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+@pytest.mark.parametrize("devices", [None, "cpu", "0", "1", "2"])
+def test_the_device_of_each_setting(monkeypatch, gpus, devices):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if devices == "cpu" or (devices is None and not gpus):
+        assert device.pick_device(devices) == CPU
+    elif devices is None or int(devices) < gpus:
+        assert device.pick_device(devices) == torch.device("cuda", int(devices or 0))
+    else:
+        with pytest.raises(InputError, match=f"--devices {devices}: this machine has {gpus} usable GPUs"):
+            device.pick_device(devices)
+
+
+def test_precision_and_micro_batches_follow_the_device_unless_set():
+    assert device.pick_dtype("auto", CPU) == torch.float32
+    assert device.pick_dtype("auto", GPU) == torch.bfloat16
+    assert device.pick_dtype("float32", GPU) == torch.float32
+    assert device.pick_dtype("bf16", CPU) == torch.bfloat16
+    assert device.pick_micro_batch_tokens(None, CPU) == 2048
+    assert device.pick_micro_batch_tokens(None, GPU) == 8192
+    assert device.pick_micro_batch_tokens(77, GPU) == 77
+
+
+def test_small_models_get_one_thread_unless_the_user_chose(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    device.choose_threads(CPU, 1000)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    device.choose_threads(CPU, 500_000_000)
+    device.choose_threads(GPU, 1000)
+    assert chosen == []
+    device.choose_threads(CPU, 1000)
+    assert chosen == [1]

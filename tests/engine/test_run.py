@@ -1,0 +1,316 @@
+"""What an output folder is to a run: new, unfinished, complete, taken, foreign."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
+from easyrlhf.engine.run import open_run, read_stage, write_stage
+from easyrlhf.engine.signals import StopRequest
+from easyrlhf.errors import InputError, RunError, RunStopped
+
+INFO = {"parents": {"model": "m"}, "data": {"train": {"sha256": "abc", "used": 3}}}
+
+
+class Numbers:
+    """Stands for an engine: what it saves is one number."""
+
+    number = 0
+
+    def save(self, folder):
+        folder.mkdir(parents=True)
+        (folder / "number").write_text(str(self.number))
+
+    def load(self, folder):
+        self.number = int((folder / "number").read_text())
+
+
+@pytest.fixture
+def config(tmp_path) -> SFTConfig:
+    return SFTConfig(model="m", train_data="x.jsonl", output_dir=str(tmp_path / "out"), devices="cpu").resolved()
+
+
+def train(config, steps: int, finish: bool = False) -> int | None:
+    """A run that makes so many steps, saves after each, and ends; returns the step it began at, None when complete."""
+    with open_run(config) as run:
+        if run is None:
+            return None
+        engine = Numbers()
+        run.begin(INFO, {"model": engine})
+        began = run.step
+        assert engine.number == began
+        for _ in range(steps):
+            run.step += 1
+            engine.number = run.step
+            run.save({"model": engine})
+        if finish:
+            run.complete(metrics={"loss": 1.0})
+        return began
+
+
+def files(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def out(config) -> Path:
+    return Path(config.output_dir)
+
+
+def test_a_new_run_begins_at_step_0_and_is_marked_running_only_once_begun(config):
+    with open_run(config) as run:
+        assert (run.step, run.checkpoint) == (0, None)
+        assert read_stage(out(config)) == {}
+        assert run.begin(INFO, {}) == {}
+        stage = read_stage(out(config))
+        assert (stage["status"], stage["stage"], stage["seed"], stage["precision"]) == ("running", "sft", 42, "float32")
+        assert stage["data"] == INFO["data"]
+    assert yaml.safe_load((out(config) / "args.yaml").read_text())["train_data"] == "x.jsonl"
+    assert files(out(config)) == {"stage.json", "args.yaml"}  # the lock is gone
+
+
+def test_the_written_settings_are_read_back_as_settings(config):
+    train(config, 0)
+    assert SFTConfig.from_yaml(out(config) / "args.yaml") == config
+
+
+def test_the_same_settings_continue_from_the_newest_checkpoint(config):
+    assert train(config, 3) == 0
+    assert train(config, 2) == 3
+    with open_run(config) as run:
+        state = run.begin(INFO, {"model": Numbers()})
+        assert (run.step, state["step"]) == (5, 5)
+        assert run.seconds >= state["seconds"] > 0
+
+
+def test_an_unfinished_run_without_checkpoint_starts_from_the_beginning(config):
+    assert train(config, 0) == 0
+    assert train(config, 1) == 0
+
+
+def test_a_complete_run_is_left_alone(config):
+    train(config, 2, finish=True)
+    stage = read_stage(out(config))
+    assert (stage["status"], stage["step"], stage["metrics"]) == ("complete", 2, {"loss": 1.0})
+    before = (out(config) / "stage.json").read_bytes()
+    assert train(config, 1) is None
+    assert (out(config) / "stage.json").read_bytes() == before
+
+
+def test_completing_drops_the_cache(config):
+    with open_run(config) as run:
+        run.begin(INFO, {})
+        run.cache.mkdir()
+        (run.cache / "train.arrow").write_text("rows")
+        run.complete()
+    assert not (out(config) / "cache").exists()
+
+
+def test_other_settings_are_refused_and_listed(config):
+    train(config, 1)
+    other = replace(config, learning_rate=1e-3, batch_size=8)
+    with pytest.raises(InputError) as caught, open_run(other):
+        pass
+    lines = str(caught.value).splitlines()
+    assert lines[1:3] == ["  batch_size: 64 → 8", "  learning_rate: 2e-05 → 0.001"]
+    assert "(running) with other settings" in lines[0]
+    assert "--overwrite to start anew" in lines[-1]
+
+
+def test_settings_that_say_how_to_start_may_differ(config):
+    train(config, 2)
+    assert train(replace(config, allow_incomplete=True, resume="auto"), 0) == 2
+
+
+def test_another_stage_in_the_folder_is_refused(config):
+    train(config, 1, finish=True)
+    rm = RMConfig(model="m", train_data="x.jsonl", output_dir=config.output_dir, devices="cpu").resolved()
+    with pytest.raises(InputError, match=r"holds a run of sft \(complete\)"), open_run(rm):
+        pass
+
+
+def test_a_folder_of_init_is_refused_without_a_traceback(config):
+    out(config).mkdir()
+    write_stage(out(config), {"status": "complete", "stage": "init"})  # init writes no args.yaml
+    (out(config) / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="init"), open_run(config):
+        pass
+
+
+def test_foreign_files_are_named_and_kept(config):
+    out(config).mkdir()
+    for name in ("thesis.tex", "a.txt"):
+        (out(config) / name).write_text("mine")
+    with pytest.raises(InputError, match=r"did not write \(a.txt, thesis.tex\)"), open_run(config):
+        pass
+    assert files(out(config)) == {"thesis.tex", "a.txt"}
+
+
+def test_a_cache_and_a_lock_of_a_run_that_died_early_are_not_foreign(config):
+    (out(config) / "cache").mkdir(parents=True)
+    (out(config) / ".lock").write_text("")
+    assert train(config, 1) == 0
+
+
+def test_overwrite_deletes_ours_when_training_begins_and_not_before(config):
+    train(config, 3, finish=True)
+    (out(config) / "model.safetensors").write_text("weights")
+    (out(config) / "notes.txt").write_text("mine")
+    anew = replace(config, overwrite=True, batch_size=8)
+    with open_run(anew) as run:
+        assert run.checkpoint is None
+        assert read_stage(out(config))["status"] == "complete"  # bad input now costs nothing
+        assert (out(config) / "model.safetensors").exists()
+        run.begin(INFO, {"model": Numbers()})
+        assert run.step == 0
+        assert files(out(config)) - {".lock"} == {"stage.json", "args.yaml", "notes.txt"}
+        assert read_stage(out(config))["status"] == "running"
+    assert (out(config) / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_in_a_folder_no_stage_wrote_deletes_nothing(config):
+    out(config).mkdir()
+    (out(config) / "runs").mkdir()
+    for name in ("README.md", "model.safetensors", "tokenizer.json", "runs/notes.txt"):
+        (out(config) / name).write_text("mine")
+    with open_run(replace(config, overwrite=True)) as run:
+        run.begin(INFO, {})
+    for name in ("README.md", "model.safetensors", "tokenizer.json", "runs/notes.txt"):
+        assert (out(config) / name).read_text() == "mine"
+
+
+def test_an_overwriting_run_is_continued_without_the_flag(config):
+    train(replace(config, overwrite=True), 2)
+    assert train(config, 0) == 2
+    assert train(replace(config, overwrite=True), 0) == 0
+
+
+def test_changed_data_are_refused_when_a_checkpoint_would_be_taken_back(config):
+    train(config, 1)
+    changed = {**INFO, "data": {"train": {"sha256": "other", "used": 3}}}
+    with (
+        pytest.raises(InputError, match="rows of --train_data or --valid_data have changed"),
+        open_run(config) as run,
+    ):
+        run.begin(changed, {"model": Numbers()})
+    assert train(config, 0) == 1  # nothing was lost
+
+
+def test_resume_never_and_resume_path(config):
+    train(config, 2)
+    assert train(replace(config, resume=str(out(config) / "checkpoints" / "step-1")), 0) == 1
+    assert sorted(p.name for p in (out(config) / "checkpoints").iterdir()) == ["step-1"]
+    assert train(replace(config, resume="never"), 1) == 0
+
+
+def test_two_processes_cannot_work_in_one_folder(config):
+    with open_run(config):
+        with pytest.raises(InputError, match="another run is working there"), open_run(config):
+            pass
+        with pytest.raises(InputError, match="another run is working there"), open_run(replace(config, overwrite=True)):
+            pass
+    with open_run(config) as run:  # free again
+        assert run is not None
+
+
+def test_a_dry_run_works_elsewhere_and_leaves_nothing(config):
+    with open_run(replace(config, dry_run=True)) as run:
+        assert run.folder != out(config)
+        run.cache.mkdir(parents=True)
+        scratch = run.folder
+    assert not out(config).exists()
+    assert not scratch.exists()
+
+
+def test_a_failure_says_what_is_safe(config):
+    with pytest.raises(RunError, match="No checkpoint had been written yet"), open_run(config) as run:
+        run.begin(INFO, {})
+        raise RunError("boom")
+    train(config, 2)
+    with pytest.raises(RunError) as caught, open_run(config):
+        raise RunError("boom")
+    assert str(caught.value).startswith("boom\nSafe on disk: ")
+    assert "step-2" in str(caught.value)
+
+
+def test_a_full_disk_while_saving_is_a_run_error(config):
+    class FullDisk(Numbers):
+        def save(self, folder):
+            raise OSError(28, "No space left on device")
+
+    message = r"checkpoint of step 1 could not be written: .*No space left"
+    with pytest.raises(RunError, match=message), open_run(config) as run:
+        run.begin(INFO, {})
+        run.step = 1
+        run.save({"model": FullDisk()})
+
+
+def test_an_output_dir_that_is_a_file_is_bad_input(config, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="cannot be created"), open_run(config):
+        pass
+
+
+def test_a_broken_stage_file_is_bad_input(config):
+    out(config).mkdir()
+    (out(config) / "stage.json").write_text('{"status": ')
+    with pytest.raises(InputError, match=r"stage.json: is not JSON"), open_run(config):
+        pass
+
+
+def test_every_setting_of_ppo_survives_its_file(tmp_path):
+    ppo = PPOConfig(
+        model="m",
+        train_data="a,b",
+        output_dir=str(tmp_path / "out"),
+        reward_model="rm",
+        kl_target=6.0,
+        reward_clip=1e-5,
+        devices="cpu",
+    ).resolved()
+    assert train(ppo, 1) == 0
+    assert train(ppo, 0) == 1
+
+
+# --- stopping
+
+
+def test_a_stop_request_saves_marks_and_ends_the_run(config):
+    with pytest.raises(RunStopped) as caught, open_run(config) as run:
+        engine = Numbers()
+        run.begin(INFO, {"model": engine})
+        run.step = engine.number = 4
+        run.stop_if_requested({"model": engine}, kl_coef=0.5)  # nothing was requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        run.stop_if_requested({"model": engine}, kl_coef=0.5)
+    assert "stopped on request after step 4" in str(caught.value)
+    stage = read_stage(out(config))
+    assert (stage["status"], stage["step"]) == ("stopped", 4)
+    state = json.loads((out(config) / "checkpoints" / "step-4" / "state.json").read_text())
+    assert state["kl_coef"] == 0.5
+    assert train(config, 0) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_the_run_at_once(number):
+    with pytest.raises(RunStopped, match="before training began"), StopRequest():
+        os.kill(os.getpid(), number)
+
+
+def test_a_signal_during_training_waits_and_a_second_one_does_not():
+    with pytest.raises(RunStopped, match="a second time"), StopRequest() as stop:
+        stop.holding = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_the_handlers_from_before_come_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
