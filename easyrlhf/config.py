@@ -39,8 +39,7 @@ class TrainConfig(Settings):
 
     model: str | None = opt(
         None,
-        "Where to start: a folder (easyrlhf init, an earlier stage, any Hugging Face checkpoint) "
-        "or a hub id.",
+        "Where to start: a folder (easyrlhf init, an earlier stage, any Hugging Face checkpoint) or a hub id.",
         group=DATA,
         metavar="DIR|HUB_ID",
         shown=DEFAULT_MODEL,
@@ -55,24 +54,21 @@ class TrainConfig(Settings):
     )
     valid_data: str | None = opt(
         None,
-        "Held-out rows of the same kind. Without it nothing is evaluated, and over-fitting goes "
-        "unseen.",
+        "Held-out rows of the same kind. Without it nothing is evaluated, and over-fitting goes unseen.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
     output_dir: str | None = opt(
         None,
-        "Folder for the result: an ordinary Hugging Face checkpoint with metrics, plots and "
-        "report.html beside it.",
+        "Folder for the result: an ordinary Hugging Face checkpoint with metrics, plots and report.html beside it.",
         group=DATA,
         metavar="DIR",
         shown="outputs/{cls.stage}",
     )
     format: str | None = opt(
         None,
-        "Row format, when recognising it from the first rows is not wanted: hh, alpaca, "
-        "sharegpt… (docs/data.md).",
+        "Row format, when recognising it from the first rows is not wanted: hh, alpaca, sharegpt… (docs/data.md).",
         group=DATA,
         metavar="NAME",
         shown="recognised",
@@ -91,9 +87,7 @@ class TrainConfig(Settings):
         group=DATA,
         low=2,
     )
-    max_prompt_length: int = opt(
-        512, "Longest prompt in tokens; must leave room below max_length.", group=DATA, low=1
-    )
+    max_prompt_length: int = opt(512, "Longest prompt in tokens; must leave room below max_length.", group=DATA, low=1)
     overlength: str = opt(
         "drop",
         "Rows longer than that: drop counts them and writes them to bad_rows.jsonl; truncate "
@@ -109,9 +103,7 @@ class TrainConfig(Settings):
         choices=("stop", "skip"),
     )
 
-    epochs: int = opt(
-        1, "Passes over train_data. More than 3 usually over-fits.", group=OPTIMISATION, low=1
-    )
+    epochs: int = opt(1, "Passes over train_data. More than 3 usually over-fits.", group=OPTIMISATION, low=1)
     max_steps: int | None = opt(
         None,
         "Stop after this many optimiser steps even when the epochs are not over; for short trials.",
@@ -128,8 +120,7 @@ class TrainConfig(Settings):
     )
     micro_batch_tokens: int | None = opt(
         None,
-        "Tokens per device in one forward pass. Lower it when memory runs out: the result stays "
-        "the same.",
+        "Tokens per device in one forward pass. Lower it when memory runs out: the result stays the same.",
         group=OPTIMISATION,
         low=1,
         shown="8192 on a GPU, 2048 on CPU",
@@ -155,9 +146,7 @@ class TrainConfig(Settings):
         low=0,
         below=1,
     )
-    weight_decay: float = opt(
-        0.0, "AdamW's decoupled weight decay; 0 to 0.1.", group=OPTIMISATION, low=0
-    )
+    weight_decay: float = opt(0.0, "AdamW's decoupled weight decay; 0 to 0.1.", group=OPTIMISATION, low=0)
     adam_eps: float = opt(1e-8, "Epsilon in AdamW's denominator.", group=OPTIMISATION, above=0)
     max_grad_norm: float = opt(
         1.0,
@@ -181,8 +170,7 @@ class TrainConfig(Settings):
     )
     gradient_checkpointing: bool = opt(
         False,
-        "Recompute activations in the backward pass: about a third slower, far less memory on "
-        "long sequences.",
+        "Recompute activations in the backward pass: about a third slower, far less memory on long sequences.",
         group=OPTIMISATION,
     )
 
@@ -193,12 +181,8 @@ class TrainConfig(Settings):
         group=LORA,
         low=0,
     )
-    lora_alpha: float = opt(
-        32.0, "Adapter updates are scaled by lora_alpha / lora_r.", group=LORA, above=0
-    )
-    lora_dropout: float = opt(
-        0.0, "Dropout on the adapters' input; 0 to 0.1.", group=LORA, low=0, below=1
-    )
+    lora_alpha: float = opt(32.0, "Adapter updates are scaled by lora_alpha / lora_r.", group=LORA, above=0)
+    lora_dropout: float = opt(0.0, "Dropout on the adapters' input; 0 to 0.1.", group=LORA, low=0, below=1)
     lora_target: str = opt(
         "all-linear",
         "Layers that get an adapter: all-linear, or names such as q_proj,v_proj.",
@@ -246,22 +230,18 @@ class TrainConfig(Settings):
     save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", group=RUN, low=1)
     resume: str = opt(
         "auto",
-        "auto continues the unfinished run in output_dir, never begins anew, a path continues "
-        "that checkpoint.",
+        "auto continues the unfinished run in output_dir, never begins anew, a path continues that checkpoint.",
         group=RUN,
         metavar="auto|never|DIR",
     )
     overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN)
-    allow_incomplete: bool = opt(
-        False, "Accept an input folder whose own run did not finish.", group=RUN
-    )
+    allow_incomplete: bool = opt(False, "Accept an input folder whose own run did not finish.", group=RUN)
     trust_remote_code: bool = opt(
         False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN
     )
     report_to: str = opt(
         "tensorboard",
-        "Live curves beside metrics.jsonl: TensorBoard files in output_dir/runs, or Weights & "
-        "Biases.",
+        "Live curves beside metrics.jsonl: TensorBoard files in output_dir/runs, or Weights & Biases.",
         group=RUN,
         choices=("tensorboard", "wandb", "none"),
     )
@@ -290,9 +270,7 @@ class TrainConfig(Settings):
             return
         devices = self.devices.replace(" ", "")
         if not DEVICES.fullmatch(devices):
-            raise SettingError(
-                "devices", f"devices {self.devices}: must be cpu or one GPU index such as 0"
-            )
+            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0")
         if "," in devices or (devices.startswith("cpu:") and int(devices[4:]) != 1):
             raise SettingError(
                 "devices",
@@ -343,8 +321,7 @@ class RMConfig(TrainConfig):
     )
     center_rewards_coefficient: float = opt(
         0.0,
-        "Weight of a penalty on the squared sum of a pair's two scores, which keeps scores "
-        "around 0; 0.01 is usual.",
+        "Weight of a penalty on the squared sum of a pair's two scores, which keeps scores around 0; 0.01 is usual.",
         group=OPTIMISATION,
         low=0,
     )
@@ -371,8 +348,7 @@ class PPOConfig(TrainConfig):
     )
     ref_model: str | None = opt(
         None,
-        "The reference that the policy is kept close to. It must share the policy's tokenizer "
-        "and template.",
+        "The reference that the policy is kept close to. It must share the policy's tokenizer and template.",
         group=DATA,
         metavar="DIR|HUB_ID",
         shown="model",
@@ -388,8 +364,7 @@ class PPOConfig(TrainConfig):
 
     reward_model: str | None = opt(
         None,
-        "Folder of rm_train. Its tokenizer may differ from the policy's: texts are rendered anew "
-        "for it.",
+        "Folder of rm_train. Its tokenizer may differ from the policy's: texts are rendered anew for it.",
         group=REWARDS,
         metavar="DIR",
         shown="outputs/rm, unless reward_funcs is given",
@@ -425,24 +400,20 @@ class PPOConfig(TrainConfig):
     )
     whiten_rewards: bool = opt(
         False,
-        "Divide the rewards of a rollout by their standard deviation (advantages always are "
-        "whitened).",
+        "Divide the rewards of a rollout by their standard deviation (advantages always are whitened).",
         group=REWARDS,
     )
 
     batch_size: int = opt(
         64,
-        "Completions per rollout, over all devices; divisible by num_mini_batches. 64 to 512 is "
-        "usual.",
+        "Completions per rollout, over all devices; divisible by num_mini_batches. 64 to 512 is usual.",
         group=PPO,
         low=1,
     )
     total_episodes: int | None = opt(
         None, "Completions to sample in the whole run.", group=PPO, low=1, shown="epochs x prompts"
     )
-    num_ppo_epochs: int = opt(
-        4, "Passes over each rollout. More learn faster and drift further.", group=PPO, low=1
-    )
+    num_ppo_epochs: int = opt(4, "Passes over each rollout. More learn faster and drift further.", group=PPO, low=1)
     num_mini_batches: int = opt(
         1, "Optimiser steps per pass: the rollout is split into so many parts.", group=PPO, low=1
     )
@@ -455,16 +426,14 @@ class PPOConfig(TrainConfig):
     )
     kl_target: float | None = opt(
         None,
-        "Adapt kl_coef so that the KL of a completion stays near this many nats; 6 is the "
-        "classic choice.",
+        "Adapt kl_coef so that the KL of a completion stays near this many nats; 6 is the classic choice.",
         group=PPO,
         above=0,
         shown="off",
     )
     kl_estimator: str = opt(
         "k1",
-        "Estimate of KL inside the reward: k1 is unbiased; k3 (as TRL offered) pulls towards a "
-        "different objective.",
+        "Estimate of KL inside the reward: k1 is unbiased; k3 (as TRL offered) pulls towards a different objective.",
         group=PPO,
         choices=("k1", "k3"),
     )
@@ -513,9 +482,7 @@ class PPOConfig(TrainConfig):
         many=True,
     )
 
-    response_length: int = opt(
-        128, "Longest completion to sample, in tokens.", group=SAMPLING, low=1
-    )
+    response_length: int = opt(128, "Longest completion to sample, in tokens.", group=SAMPLING, low=1)
     temperature: float = opt(
         1.0,
         "Softmax temperature of sampling and of all log-probabilities; 0.7 to 1.",
@@ -542,9 +509,7 @@ class PPOConfig(TrainConfig):
         low=1,
         shown="all episodes",
     )
-    adam_eps: float = opt(
-        1e-5, "Epsilon in AdamW's denominator; PPO likes it large.", group=OPTIMISATION, above=0
-    )
+    adam_eps: float = opt(1e-5, "Epsilon in AdamW's denominator; PPO likes it large.", group=OPTIMISATION, above=0)
 
     @property
     def reward_sources(self) -> int:
@@ -560,9 +525,7 @@ class PPOConfig(TrainConfig):
     def _check(self) -> None:
         super()._check()
         if self.batch_size % self.num_mini_batches:
-            divisors = ", ".join(
-                str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0
-            )
+            divisors = ", ".join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)
             raise SettingError(
                 "num_mini_batches",
                 f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
@@ -579,17 +542,14 @@ class PPOConfig(TrainConfig):
         if bool(self.ptx_coef) != bool(self.ptx_data):
             raise SettingError(
                 "ptx_data" if self.ptx_data else "ptx_coef",
-                f"ptx_coef {self.ptx_coef:g} with ptx_data {self.ptx_data or 'none'}: give both "
-                "or neither",
+                f"ptx_coef {self.ptx_coef:g} with ptx_data {self.ptx_data or 'none'}: give both or neither",
             )
         self._check_rewards()
 
     def _check_rewards(self) -> None:
         for name in split_list(self.reward_funcs):
             if not REWARD_FUNC.fullmatch(name):
-                raise SettingError(
-                    "reward_funcs", f"reward_funcs {name}: must look like file.py:function"
-                )
+                raise SettingError("reward_funcs", f"reward_funcs {name}: must look like file.py:function")
         weights = split_list(self.reward_weights)
         for weight in weights:
             try:
@@ -613,9 +573,7 @@ class PPOConfig(TrainConfig):
         """The SFT result; ValueError when it is not there."""
         if Path("outputs/sft").is_dir():
             return "outputs/sft"
-        raise SettingError(
-            "model", "model: outputs/sft does not exist; run sft_train first, or give model"
-        )
+        raise SettingError("model", "model: outputs/sft does not exist; run sft_train first, or give model")
 
     def resolved(self) -> Self:
         """A copy with every default filled in; ValueError when there is no reward source."""

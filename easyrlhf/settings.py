@@ -54,9 +54,7 @@ def convert(setting: Field, value: Any) -> Any:
     SettingError when it cannot be read as that type. "none" stands for None where None is allowed.
     """
     name, (kind, optional) = setting.name, setting_kind(setting)
-    if optional and (
-        value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
-    ):
+    if optional and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
         return None
     if setting.metadata.get("many") and isinstance(value, list | tuple):
         value = ",".join(str(item) for item in value)
@@ -89,9 +87,7 @@ def check_limits(setting: Field, value: Any) -> None:
     if "choices" in limits and value not in limits["choices"]:
         near = difflib.get_close_matches(str(value), limits["choices"], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise SettingError(
-            name, f"{name} {value}: must be one of {', '.join(limits['choices'])}{hint}"
-        )
+        raise SettingError(name, f"{name} {value}: must be one of {', '.join(limits['choices'])}{hint}")
     if not isinstance(value, int | float):
         return
     if not math.isfinite(value):
@@ -127,9 +123,7 @@ def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"
-        ) from None
+        raise ValueError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -138,10 +132,7 @@ def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:
     for key, _ in node.value:
         place = f"{path}:{key.start_mark.line + 1}"
         if key.value in found:
-            raise ValueError(
-                f"{place}: '{key.value}' was set before, at {found[key.value][1]}; keep one of "
-                "the two"
-            )
+            raise ValueError(f"{place}: '{key.value}' was set before, at {found[key.value][1]}; keep one of the two")
         found[key.value] = (values.get(key.value), place)
     return found
 
@@ -172,9 +163,7 @@ class Settings:
             names = [f.name for f in fields(self) if f.metadata["group"] == group]
             if names:
                 values = {name: getattr(self, name) for name in names}
-                parts.append(
-                    f"# {group}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-                )
+                parts.append(f"# {group}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         return "\n".join(parts)
 
     @classmethod

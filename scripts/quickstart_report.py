@@ -20,7 +20,7 @@ from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.online.rollout import unpad
 from easyrlhf.report import blocks
-from easyrlhf.report.charts import Chart
+from easyrlhf.report.charts import Chart, interval_bars
 from easyrlhf.report.plots import charts
 from easyrlhf.rewards.sources import load_module
 from easyrlhf.rollout.sampler import HFSampler, Samples
@@ -192,7 +192,7 @@ def verdict(summary: dict) -> str:
         return f"PPO did not clearly beat SFT: the gold score moved by {gain:+.3f}, within the intervals."
     return (
         f"PPO beat SFT on prompts it never saw: gold score {gain:+.3f}, correct answers {right:+.1%}, at "
-        f"{summary['kl_ppo']['mean']:.1f} nats from SFT; {summary['eos_rate_ppo']:.1%} of its answers end by themselves."
+        f"{summary['kl_ppo']['mean']:.1f} nats from SFT; {summary['eos_rate_ppo']:.1%} of its answers end."
     )
 
 
@@ -229,22 +229,9 @@ def write_page(folder: Path, summary: dict, prompts: list, answers: dict, marks:
 
 
 def gold_chart(summary: dict) -> Chart:
-    """Gold scores and correctness of the three policies with their intervals."""
-
-    def draw(axes):
-        means = [summary[f"gold_{name}"]["mean"] for name in POLICIES]
-        errors = [mean - summary[f"gold_{name}"]["ci95"][0] for name, mean in zip(POLICIES, means, strict=True)]
-        axes.bar([name.upper() for name in POLICIES], means, yerr=errors, capsize=6, width=0.55)
-        axes.set_ylim(0, 1)
-        axes.set_ylabel("gold score")
-
-    return Chart(
-        "gold",
-        "Gold score on held-out prompts",
-        "Bars: means; whiskers: 95 % intervals.",
-        draw,
-        (7.0, 3.0),
-    )
+    """Gold scores of the three policies with their intervals."""
+    bars = [(name.upper(), summary[f"gold_{name}"]["mean"], *summary[f"gold_{name}"]["ci95"]) for name in POLICIES]
+    return interval_bars("gold", "Gold score on held-out prompts", bars, "Means and 95 % intervals; 1 is perfect.")
 
 
 if __name__ == "__main__":

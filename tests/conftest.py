@@ -66,6 +66,7 @@ def family_config(family: str, vocab: int, **changed):
         "llama": lambda: (hf.LlamaConfig, wide | {"tie_word_embeddings": False}),
         "llama-tied": lambda: (hf.LlamaConfig, wide | {"tie_word_embeddings": True}),
         "qwen2": lambda: (hf.Qwen2Config, wide | {"tie_word_embeddings": False}),
+        "mistral": lambda: (hf.MistralConfig, wide | {"tie_word_embeddings": False, "sliding_window": 4}),
         "gpt2": lambda: (
             hf.GPT2Config,
             {

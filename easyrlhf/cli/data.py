@@ -12,9 +12,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("dataset", type=click.Choice(["hh-rlhf"]))
-@click.option(
-    "--subset", metavar="NAME[,…]", help="Only these parts, such as helpful-base.  [default: all]"
-)
+@click.option("--subset", metavar="NAME[,…]", help="Only these parts, such as helpful-base.  [default: all]")
 @click.option(
     "--output_dir",
     metavar="DIR",

@@ -176,13 +176,9 @@ WITH_A_NOTE: dict[str, Translation] = {
     "flash_attn": Translation(("attn_implementation",), "such as flash_attention_2"),
     "use_flash_attn": Translation(("attn_implementation",), "such as flash_attention_2"),
     "use_wandb": Translation(("report_to",), "write report_to wandb"),
-    "val_size": Translation(
-        ("valid_data",), "held-out rows come in a file of their own, split by prompt"
-    ),
+    "val_size": Translation(("valid_data",), "held-out rows come in a file of their own, split by prompt"),
     "kl_penalty": Translation(("kl_estimator",), "k1 or k3; kl_coef is its weight"),
-    "rl_beta": Translation(
-        ("kl_coef",), "in PPO the weight of KL is kl_coef; the beta of DPO and KTO is " + LATER
-    ),
+    "rl_beta": Translation(("kl_coef",), "in PPO the weight of KL is kl_coef; the beta of DPO and KTO is " + LATER),
     "pref_beta": Translation((), "the beta of the preference losses is " + LATER),
     "beta": Translation((), "the preference losses (dpo, orpo, kto…) are " + LATER),
     "orpo_alpha": Translation((), "ORPO is " + LATER),
@@ -200,9 +196,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "use_vllm": Translation((), "vLLM sampling is " + LATER),
     "load_in_4bit": Translation((), "quantised training is " + LATER),
     "quantization_bit": Translation((), "quantised training is " + LATER),
-    "packing": Translation(
-        (), "rows are grouped by length, which wastes little; packing is " + LATER
-    ),
+    "packing": Translation((), "rows are grouped by length, which wastes little; packing is " + LATER),
     "top_p": Translation(("temperature",), PLAIN),
     "top_k": Translation(("temperature",), PLAIN),
     "repetition_penalty": Translation(("temperature",), PLAIN),

@@ -59,9 +59,7 @@ def write_page(page: HelpPage, config_class: type[Settings], usage: str) -> str:
     return formatter.getvalue().rstrip("\n")
 
 
-def _write_group(
-    formatter: click.HelpFormatter, title: str, rows: Sequence[tuple[str, str]]
-) -> None:
+def _write_group(formatter: click.HelpFormatter, title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Flags left, texts right; padding keeps the texts of all groups in one column."""
     with formatter.section(_title(title)):
         padded = [(flag.ljust(FLAG_COLUMN), text) for flag, text in rows]

@@ -40,9 +40,7 @@ class SettingsCommand(click.Command):
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> None:
         """Run as a program: parse, run the stage, exit with its code."""
         extra["standalone_mode"] = False
-        run_and_exit(
-            lambda: super(SettingsCommand, self).main(args, prog_name or self.name, **extra)
-        )
+        run_and_exit(lambda: super(SettingsCommand, self).main(args, prog_name or self.name, **extra))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Click's parsing, with better words for flags that do not exist and stray arguments."""
@@ -98,9 +96,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
-def build_config(
-    config_class: type[Settings], path: str | None, flags: dict[str, Any], command: str
-) -> Settings:
+def build_config(config_class: type[Settings], path: str | None, flags: dict[str, Any], command: str) -> Settings:
     """The config from a YAML file (or None) and the flags that were given.
 
     click.UsageError names the flag, or the file and line, of the value that cannot be used.

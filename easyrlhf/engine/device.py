@@ -30,6 +30,11 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` or `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def pick_micro_batch_tokens(micro_batch_tokens: int | None, device: torch.device) -> int:
     """Tokens of one forward pass: the setting, or 8192 on a GPU and 2048 on a CPU."""
     return micro_batch_tokens or (8192 if device.type == "cuda" else 2048)

@@ -22,7 +22,7 @@ from easyrlhf.engine.checkpoint import (
     remove_checkpoints_after,
     save_checkpoint,
 )
-from easyrlhf.engine.device import pick_device, pick_dtype, pick_micro_batch_tokens
+from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.signals import StopRequest
 from easyrlhf.errors import InputError, RunError, RunStopped
@@ -30,9 +30,9 @@ from easyrlhf.errors import InputError, RunError, RunStopped
 STAGE_FILE, SETTINGS_FILE = "stage.json", "args.yaml"
 # Settings that say how to start a run, not what it computes: they may differ when it is continued.
 HOW_TO_START = {"resume", "overwrite", "dry_run", "allow_incomplete"}
-BEFORE_THE_START = {"cache", ".lock"}
+BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl"}
 OUR_FILES = (
-    f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl bad_rows.jsonl rm_eval.json report.html "
+    f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl rm_eval.json report.html "
     "README.md plots runs adapter value_model .final config.json generation_config.json "
     "value_head.safetensors model*.safetensors model.safetensors.index.json tokenizer* special_tokens_map.json "
     "vocab.json merges.txt added_tokens.json chat_template.jinja"
@@ -83,7 +83,7 @@ class Run:
             "easyrlhf_version": importlib.metadata.version("easyrlhf"),
             "stage": self.config.stage,
             **info,
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": dtype_name(self.dtype),
             "seed": self.config.seed,
             "libraries": library_versions(),
         }
@@ -199,7 +199,7 @@ def claim(config, folder: Path) -> str:
     if known["stage"] != config.stage or differences:
         listed = "\n".join(f"  {line}" for line in differences)
         raise InputError(
-            f"--output_dir {folder}: holds a run of {known['stage']} ({known['status']}) with other settings:\n{listed}\n"
+            f"--output_dir {folder}: holds a {known['status']} run of {known['stage']} with other settings:\n{listed}\n"
             "give another folder, the same settings to continue it, or --overwrite to start anew"
         )
     return "complete" if known["status"] == "complete" else "unfinished"

@@ -117,7 +117,7 @@ class Update:
         return [batch.take(group) for group in micro_batches(lengths, self.micro_batch_tokens)]
 
     def flat(self, part: Rollout, model: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Apply a model to the part's sequences: its numbers for the counted tokens [n], and where they stand [B, T]."""
+        """Apply a model to the part's sequences: its numbers for the counted tokens [n], and their places [B, T]."""
         input_ids, mask = join(part.prompt_ids, part.completions(), self.pad_id)
         device = part.completion_mask.device
         return model(input_ids.to(device), mask.to(device)), part.completion_mask.bool()

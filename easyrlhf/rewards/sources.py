@@ -64,7 +64,7 @@ class RewardModel:
             return [row["prompt_ids"] + ids for row, ids in zip(rows, completions, strict=True)]
         sequences = []
         for row, ids, ended in zip(rows, completions, finished, strict=True):
-            prompt, text = json.loads(row["prompt"]), self.policy_renderer.decode(ids)
+            prompt, text = json.loads(row["prompt"]), self.policy_renderer.decode(ids).strip()
             answer = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             completion_ids = self.renderer.completion_ids(prompt, answer)
             sequences.append(self.renderer.prompt_ids(prompt) + (completion_ids if ended else completion_ids[:-1]))
@@ -75,8 +75,8 @@ class RewardModel:
 class RewardFunction:
     """Calls a python function with the signature of TRL's reward functions.
 
-    function(prompts, completions, completion_ids, **columns) -> list of numbers, sync or async. Prompts and completions are
-    strings, or message lists where the prompt is one; every column of the prompt rows is a keyword.
+    function(prompts, completions, completion_ids, **columns) -> list of numbers, sync or async. Prompts and
+    completions are strings, or message lists where the prompt is one; every column of the prompt rows is a keyword.
     """
 
     function: Callable[..., Any]

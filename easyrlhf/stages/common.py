@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, load_tokens
-from easyrlhf.engine.device import choose_threads
+from easyrlhf.engine.device import choose_threads, dtype_name
 from easyrlhf.engine.run import Run, read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import add_lora, load_causal_lm, load_config
@@ -67,6 +67,7 @@ def read_data(run: Run, renderer: Renderer, kind: str, source: str | None, name:
         overlength=config.overlength,
         on_bad_row=config.on_bad_row,
         name=name,
+        bad_rows=run.folder / "bad_rows.jsonl",
     )
 
 
@@ -81,7 +82,7 @@ def how_to_load(run: Run) -> dict:
 
 
 def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> nn.Module:
-    """The causal language model a stage trains, on the run's device, with LoRA and checkpointing as the settings say."""
+    """The causal language model a stage trains, on the run's device, with LoRA if the settings say so."""
     config = run.config
     lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run)).to(run.device)
     if config.gradient_checkpointing:
@@ -115,7 +116,7 @@ def describe_plan(
     )
     sections["plan"] = [
         f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {start}",
-        f"on {run.device}{threads} in {str(run.dtype).removeprefix('torch.')}, seed {config.seed}, into {config.output_dir}",
+        f"on {run.device}{threads} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",
     ]
     return sections
 

@@ -80,8 +80,7 @@ def test_every_stage_refuses(config, wrong, message):
         ({"ptx_data": "d"}, "ptx_coef 0 with ptx_data d: give both or neither"),
         (
             {"response_length": 600},
-            "response_length 600: with max_prompt_length 512 it exceeds max_length 1024; use "
-            "max_length 1112",
+            "response_length 600: with max_prompt_length 512 it exceeds max_length 1024; use max_length 1112",
         ),
     ],
 )

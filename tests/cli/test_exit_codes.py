@@ -36,10 +36,7 @@ def test_a_second_interrupt_exits_with_3(stages):
     stages.raises = KeyboardInterrupt()
     result = stages.run(*ARGS)
     assert result.exit_code == 3
-    assert (
-        result.stderr == "error: stopped at once; the same command goes on from the last"
-        " checkpoint\n"
-    )
+    assert result.stderr == "error: stopped at once; the same command goes on from the last checkpoint\n"
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a fault"), ValueError("x"), EOFError("cut")])

@@ -99,9 +99,7 @@ def test_bad_flags_load_neither_torch_nor_transformers(tmp_path):
         "except SystemExit as stop:\n    assert stop.code == 2\n"
         "print('LOADED', sorted({'torch', 'transformers'} & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "LOADED []\n"
     assert done.stderr == "error: s.yaml:2: batch_size 0: must be 1 or more\n"
 

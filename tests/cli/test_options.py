@@ -142,9 +142,7 @@ def test_every_unknown_key_of_a_file_is_reported_at_once(stages, yaml_file):
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n"])
 def test_a_file_that_is_no_mapping_is_refused(stages, yaml_file, text):
-    assert "must hold lines of the form 'setting: value'" in stages.error(
-        "sft", "--config", yaml_file(text)
-    )
+    assert "must hold lines of the form 'setting: value'" in stages.error("sft", "--config", yaml_file(text))
 
 
 def test_an_empty_file_sets_nothing(stages, yaml_file):

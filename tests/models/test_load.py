@@ -132,6 +132,14 @@ def test_embeddings_grow_to_the_tokenizer_and_old_tokens_keep_their_logits(model
     torch.testing.assert_close(after[..., :small], before, rtol=0, atol=1e-5)
 
 
+def test_an_adapter_trained_over_grown_embeddings_loads_again(model_folder, tokenizer, tmp_path):
+    """peft keeps the grown embeddings in the adapter; the base has fewer rows."""
+    lora = trained_adapter(load_causal_lm(str(model_folder(vocab=len(tokenizer) - 3)), tokenizer, dtype=torch.float32))
+    lora.save_pretrained(tmp_path / "adapter")
+    loaded = load_causal_lm(str(tmp_path / "adapter"), tokenizer, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(loaded), logits(lora), rtol=0, atol=1e-5)
+
+
 def test_embeddings_wider_than_the_tokenizer_are_left_alone(model_folder, tokenizer):
     lm = load_causal_lm(str(model_folder(vocab=320)), tokenizer, dtype=torch.float32)
     assert lm.get_input_embeddings().weight.shape[0] == 320

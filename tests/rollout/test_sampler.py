@@ -42,9 +42,11 @@ def greedy(lm, prompt: list[int], eos: int | None) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gpt-neox", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gpt-neox", "mistral", "gemma2"])
 def test_temperature_0_is_greedy_search_token_for_token(tiny_lm, family):
-    lm = tiny_lm(family, dtype=torch.float64, eos_token_id=None)
+    # gemma2's softcapping, in transformers, makes NaN of padding in float64 (of its generate() too)
+    dtype = torch.float32 if family == "gemma2" else torch.float64
+    lm = tiny_lm(family, dtype=dtype, eos_token_id=None)
     free = [greedy(lm, prompt, None) for prompt in PROMPTS]
     eos = free[2][4]  # a token that greedy search does reach
     expected = [greedy(lm, prompt, eos) for prompt in PROMPTS]
@@ -138,7 +140,7 @@ def test_the_mask_counts_the_end_of_turn_token_and_nothing_after_it(tiny_lm):
     rows = rows_of(samples)
     ended = [4 in row for row in rows]
     assert samples.finished.tolist() == ended
-    assert 0 < sum(ended)
+    assert sum(ended) > 0
     for row, ids, mask in zip(rows, samples.completion_ids.tolist(), samples.completion_mask.tolist(), strict=True):
         assert mask == [1.0] * len(row) + [0.0] * (len(mask) - len(row))
         assert ids[len(row) :] == [PAD] * (len(ids) - len(row))

@@ -1,0 +1,304 @@
+"""Breaks the package on purpose, one line at a time, and demands that the tests notice.
+
+`python tests/mutations.py` prints a table and exits with 1 when a break goes unnoticed; give a word to run only the
+breaks whose file or text has it. The breaks are made in a temporary copy. The libraries are imported once, and every
+test run is a fork of this process.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSED, FAILED = 0, 1  # exit codes of pytest
+
+
+@dataclass(frozen=True)
+class Break:
+    """Replace `old`, which stands in the file exactly once, by `new`; one of `tests` must fail."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    @property
+    def test_ids(self) -> list[str]:
+        """Paths of the tests, below tests/."""
+        return [f"tests/{test}" for test in self.tests.split()]
+
+
+MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", "ppo", "preference"))
+LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py", "engine/test_engine.py"
+BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
+ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
+COLLECT = "online/test_collect.py::test_every_number_stands_beside_its_token"
+READS = f"{HEAD}::test_scores_are_read_at_the_last_token_and_values_one_before_each_token"
+STEPS = f"{ENGINE}::test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors"
+FINITE = f"{ENGINE}::test_a_loss_that_is_not_finite_stops_before_any_weight_changes"
+TINY = f"{ENGINE}::test_a_thousand_tiny_updates_of_a_bf16_weight_are_not_lost"
+SMALL = f"{ENGINE}::test_small_gradients_of_bf16_micro_batches_add_up_in_float32"
+RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
+SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
+PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
+
+STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
+BY_ROW = (
+    "(x - (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)) / "
+    "((x * mask).std(-1, keepdim=True) + 1e-8) * mask"
+)
+
+BREAKS = [
+    # masked means
+    Break("losses/masked.py", "(x * mask).sum()", "x.sum()", MASKED),
+    Break("losses/masked.py", "mask.sum().clamp(min=1)", "mask.numel()", MASKED),
+    Break("losses/masked.py", STANDARDIZED, "x / (masked_std(x, mask) + 1e-8) * mask", MASKED),
+    Break("losses/masked.py", STANDARDIZED, BY_ROW, MASKED),
+    Break("losses/masked.py", STANDARDIZED, STANDARDIZED.removesuffix(" * mask"), MASKED),
+    Break("losses/masked.py", "return x / (masked_std", "return (x - masked_mean(x, mask)) / (masked_std", MASKED),
+    # KL
+    Break("losses/kl.py", "return logprobs - ref_logprobs", "return ref_logprobs - logprobs", KL),
+    Break("losses/kl.py", "log_ratio = ref_logprobs - logprobs", "log_ratio = logprobs - ref_logprobs", KL),
+    Break("losses/kl.py", "torch.expm1(log_ratio)", "torch.exp(log_ratio) - 1", KL),
+    Break("losses/kl.py", "-0.2), 0.2)", "-0.2), 2.0)", KL),
+    Break("losses/kl.py", "(1.0 + error", "(1.0 - error", KL),
+    # rewards and advantages
+    Break("losses/ppo.py", "(-kl_coef * kl", "(kl_coef * kl", f"{PPO} {ESTIMATE}"),
+    Break("losses/ppo.py", "* kl * completion_mask)", "* kl)", PPO),
+    Break("losses/ppo.py", "keepdim=True).long() - 1  #", "keepdim=True).long() * 0  #", PPO),
+    Break(
+        "losses/ppo.py",
+        "completion_mask.sum(dim=1, keepdim=True).long() - 1  #",
+        "completion_mask[:, :1].long() * 0 + completion_mask.shape[1] - 1  #",
+        PPO,
+    ),
+    Break("losses/ppo.py", "gamma * next_values", "next_values", PPO),
+    Break("losses/ppo.py", "gamma * lam * running", "lam * running", PPO),
+    Break("losses/ppo.py", "gamma * lam * running", "gamma * running", PPO),
+    Break("losses/ppo.py", "values = values * mask  #", "values = values * 1  #", PPO),
+    Break("losses/ppo.py", "- values) * mask", "- values)", PPO),
+    Break("losses/ppo.py", "torch.zeros_like(values[:, :1])", "values[:, -1:]", PPO),
+    Break("losses/ppo.py", "return advantages, advantages + values", "return advantages, advantages", PPO),
+    # clipped losses
+    Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
+    Break("losses/ppo.py", "-torch.minimum(", "torch.minimum(", PPO),
+    Break("losses/ppo.py", "ratio.clamp(1 - cliprange, 1 + cliprange)", "ratio.clamp(max=1 + cliprange)", PPO),
+    Break("losses/ppo.py", "(logprobs - old_logprobs).exp()", "(old_logprobs - logprobs).exp()", PPO),
+    Break("losses/ppo.py", "torch.maximum((values - returns)", "torch.minimum((values - returns)", PPO),
+    Break("losses/ppo.py", "(clipped - returns) ** 2", "(values - returns) ** 2", PPO),
+    Break("losses/ppo.py", "0.5 * torch.maximum(", "torch.maximum(", PPO),
+    Break("losses/ppo.py", "clipped = old_values +", "clipped = returns +", PPO),
+    Break("losses/ppo.py", "/ returns.var(correction=0)", "/ values.var(correction=0)", PPO),
+    # pairs
+    Break("losses/preference.py", "rejected - margin", "rejected + margin", PAIRS),
+    Break("losses/preference.py", "-F.logsigmoid(chosen", "-F.sigmoid(chosen", PAIRS),
+    Break(
+        "losses/preference.py",
+        "-F.logsigmoid(chosen - rejected - margin)",
+        "-(chosen - rejected - margin).sigmoid().log()",
+        PAIRS,
+    ),
+    Break("losses/preference.py", "logsigmoid(chosen - rejected", "logsigmoid(rejected - chosen", PAIRS),
+    Break("losses/preference.py", "(chosen + rejected) ** 2", "(chosen - rejected) ** 2", PAIRS),
+    # what is read off a model
+    Break("models/logprobs.py", "(lm, input_ids)[:, :-1][before]", "(lm, input_ids)[:, 1:][before]", LOGPROBS),
+    Break("models/logprobs.py", "logits_of(lm, rows) / temperature, ids", "logits_of(lm, rows), ids", LOGPROBS),
+    Break("models/logprobs.py", "logits = logits_of(lm, rows) / temperature", "logits = logits_of(lm, rows)", LOGPROBS),
+    Break("models/logprobs.py", "log_normaliser - (torch", "log_normaliser + (torch", LOGPROBS),
+    Break(
+        "models/logprobs.py",
+        "checkpoint(logprobs, rows, ids, use_reentrant=False)",
+        "logprobs(rows.detach(), ids)",
+        f"{LOGPROBS}::test_chunks_change_neither_logprobs_nor_gradients",
+    ),
+    Break("models/value_head.py", "lengths - 1]", "lengths - 2]", READS),
+    Break("models/value_head.py", "lengths - 1]", "-1]", READS),
+    Break(
+        "models/value_head.py",
+        "self.head(predicting_states(self.lm, input_ids, mask).float())",
+        "self.head(hidden_states(self.lm, input_ids)[mask.bool()].float())",
+        READS,
+    ),
+    # the optimiser step
+    Break("engine/engine.py", "loss_sum(micro_batch) / count", "loss_sum(micro_batch) / count / 2", STEPS),
+    Break("engine/engine.py", '"params": vectors, "weight_decay": 0.0', '"params": vectors', STEPS),
+    Break("engine/engine.py", "self.masters.values(), self.max_grad_norm)", "self.masters.values(), 1e30)", STEPS),
+    Break("engine/engine.py", "if not (math.isfinite(total) and math.isfinite(grad_norm)):", "if False:", FINITE),
+    Break("engine/engine.py", "if parameter.dtype == torch.float32:", "if parameter.is_floating_point():", TINY),
+    Break("engine/engine.py", "else master.grad.add_(grad)", "else grad", SMALL),
+    Break("engine/engine.py", "self.optimizer.zero_grad(set_to_none=True)", "pass", STEPS),
+    Break("engine/engine.py", 'self.optimizer.load_state_dict(state["optimizer"])', "pass", RESUMES),
+    Break("engine/engine.py", 'self.scheduler.load_state_dict(state["scheduler"])', "pass", RESUMES),
+    # batches and checkpoints
+    Break("data/batches.py", "key=lengths.__getitem__, reverse=True", "key=lengths.__getitem__", BATCHES),
+    Break("data/batches.py", "np.random.default_rng((seed, epoch))", "np.random.default_rng(seed)", BATCHES),
+    Break("data/batches.py", "[0] * len(prompt) + [1] *", "[1] * len(prompt) + [1] *", BATCHES),
+    Break(
+        "engine/checkpoint.py",
+        "key=step_of",
+        "key=str",
+        "engine/test_checkpoint.py::test_the_newest_are_kept_by_number_not_by_name",
+    ),
+    Break(
+        "engine/checkpoint.py",
+        'draft = target.with_name(f".{target.name}")',
+        "draft = target",
+        "engine/test_checkpoint.py::test_a_checkpoint_appears_with_all_its_files",
+    ),
+    # sampling
+    Break("rollout/sampler.py", "finished[ended] = t + 1, True", "finished[ended] = t, True", SAMPLER),
+    Break("rollout/sampler.py", "default_rng(keys[row])", "default_rng((start, row))", SAMPLER),
+    Break("rollout/sampler.py", "uniforms[live, t]", "uniforms[: len(live), t]", SAMPLER),
+    Break("rollout/sampler.py", "logits / (temperature or 1.0)", "logits", SAMPLER),
+    Break(
+        "rollout/sampler.py",
+        "(attention_mask.cumsum(1) - 1)",
+        "(torch.ones_like(attention_mask).cumsum(1) - 1)",
+        SAMPLER,
+    ),
+    Break(
+        "rollout/sampler.py", "position_ids = position_ids[:, -1:] + 1", "position_ids = position_ids[:, -1:]", SAMPLER
+    ),
+    Break(
+        "rollout/sampler.py", "cache.batch_select_indices(kept)", "cache.batch_select_indices(kept.flip(0))", SAMPLER
+    ),
+    # the rollout
+    Break(
+        "online/collect.py",
+        "(models.policy, input_ids, mask, sampler.temperature)",
+        "(models.policy, input_ids, mask)",
+        COLLECT,
+    ),
+    Break(
+        "online/collect.py",
+        "(logprobs, entropies, ref_logprobs, values)",
+        "(logprobs, entropies, logprobs, values)",
+        COLLECT,
+    ),
+    Break(
+        "online/collect.py",
+        "counted = completion_mask[group].bool()",
+        "counted = completion_mask.bool()[: len(group)]",
+        COLLECT,
+    ),
+    Break("online/estimate.py", "advantages=standardize(advantages, mask)", "advantages=advantages", ESTIMATE),
+    Break("online/estimate.py", "rewards = scale(rewards, mask)", "rewards = standardize(rewards, mask)", ESTIMATE),
+    Break(
+        "online/estimate.py",
+        "(rollout.old_logprobs, rollout.ref_logprobs) * mask",
+        "(rollout.old_logprobs, rollout.ref_logprobs)",
+        ESTIMATE,
+    ),
+    Break("online/estimate.py", "mask, config.gamma, config.lam)", "mask, 1.0, config.lam)", ESTIMATE),
+    Break("online/observe.py", "1 - len(set(grams)) / len(grams)", "len(set(grams)) / len(grams)", OBSERVE),
+    Break("online/observe.py", "(rollout.scores - kl_coef * kl)", "(rollout.scores + kl_coef * kl)", OBSERVE),
+    # the update
+    Break(
+        "online/update.py", "part.old_logprobs[counted], part.advantages", "logprobs.detach(), part.advantages", UPDATE
+    ),
+    Break("online/update.py", "part.values[counted], part.returns", "values.detach(), part.returns", UPDATE),
+    Break(
+        "online/update.py",
+        "tokens = Counter(), batch.completion_mask.sum().item()",
+        "tokens = Counter(), len(batch)",
+        UPDATE,
+    ),
+    Break("online/update.py", "return config.vf_coef * loss", "return loss", UPDATE),
+    Break("online/update.py", "ptx_coef * tokens * loss", "ptx_coef * loss", UPDATE),
+    Break("online/update.py", "step >= config.value_warmup_steps", "step >= 0", UPDATE),
+    Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
+    Break("online/update.py", "mask, self.config.temperature)", "mask)", UPDATE),
+    Break("online/mixing.py", "return -token_logprobs", "return token_logprobs", UPDATE),
+    # rewards
+    Break("rewards/sources.py", "sum(weight * raw[", "sum(raw[", SUMS),
+    Break(
+        "rewards/sources.py",
+        "return scores - self.missing_eos_penalty",
+        "return scores + self.missing_eos_penalty",
+        PENALTY,
+    ),
+    Break("rewards/sources.py", "(~finished).float()", "finished.float()", PENALTY),
+]
+
+
+def run_tests(tests: Iterable[str], folder: Path) -> int:
+    """Exit code of pytest on these tests, in a fork that works in the folder and imports its package."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(300)  # a break may loop for ever
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        import pytest
+
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
+        os._exit(int(pytest.main([*options, *dict.fromkeys(tests)])))
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def copy_project(folder: Path) -> None:
+    """The package, its tests and the settings of pytest."""
+    for name in ("easyrlhf", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def try_break(one: Break, folder: Path) -> str:
+    """Break the copy, run the tests, mend it; returns "noticed" or what went wrong."""
+    file = folder / "easyrlhf" / one.file
+    text = file.read_text(encoding="utf-8")
+    if text.count(one.old) != 1:
+        return f"OUTDATED: the old text stands there {text.count(one.old)} times"
+    file.write_text(text.replace(one.old, one.new), encoding="utf-8")
+    try:
+        code = run_tests(one.test_ids, folder)
+    finally:
+        file.write_text(text, encoding="utf-8")
+    return {FAILED: "noticed", PASSED: "SURVIVED"}.get(code, f"BROKEN: pytest ended with {code}")
+
+
+def import_libraries() -> None:
+    """Everything slow that the tests import; nothing of the package."""
+    import datasets  # noqa: F401
+    import hypothesis  # noqa: F401
+    import peft  # noqa: F401
+    import pytest  # noqa: F401
+    import torch
+    import transformers.models.auto.modeling_auto  # noqa: F401
+
+    torch.set_num_threads(1)  # threads do not survive a fork
+
+
+def main(word: str = "") -> int:
+    """Run the unbroken copy, then every break; returns the exit code."""
+    sys.dont_write_bytecode = True  # a file broken and mended within a second looks unchanged to a bytecode cache
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import_libraries()
+    breaks = [one for one in BREAKS if any(word in text for text in (one.file, one.old, one.new))]
+    started, bad = time.time(), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        copy_project(folder)
+        code = run_tests((test for one in breaks for test in one.test_ids), folder)
+        print(f"{'the unbroken copy':60} {'passes' if code == PASSED else f'FAILS: pytest ended with {code}'}")
+        if code != PASSED:
+            return 1
+        for one in breaks:
+            outcome = try_break(one, folder)
+            bad += outcome != "noticed"
+            print(f"{one.file:22} {one.old[:36]!r:>40} → {one.new[:36]!r:40} {outcome}", flush=True)
+    print(f"{len(breaks)} breaks, {len(breaks) - bad} noticed, {time.time() - started:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,68 @@
+"""From scores and KL to advantages and returns, on two completions worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import tensor as T
+
+from easyrlhf.online.estimate import estimate_ppo
+
+EXACT = {"rtol": 0, "atol": 1e-5}
+
+
+def test_ppo_by_hand(hand_rollout, ppo_config):
+    done = estimate_ppo(hand_rollout, ppo_config(gamma=1.0, lam=0.5), kl_coef=0.1)
+    # KL = log policy - log reference on each token, 0 on padding
+    torch.testing.assert_close(done.kl, T([[0.5, 0.0, -1.0], [1.0, 0.0, 0.0]]), **EXACT)
+    # - 0.1 KL, the score on the last token: 1 + 0.1, and 2
+    torch.testing.assert_close(done.rewards, T([[-0.05, 0.0, 1.1], [-0.1, 2.0, 0.0]]), **EXACT)
+    # δ = (-.05, 0, .6) and (-.1, 1); A = (.1, .3, .6) and (.4, 1); returns A + V, neither shifted nor scaled
+    torch.testing.assert_close(done.returns, T([[0.6, 0.8, 1.1], [1.4, 2.0, 0.0]]), **EXACT)
+    # mean of the five A .48, deviations -.38 -.18 .12 -.08 .52, squares sum to .468: std √.0936 = .305941
+    advantages = T([[-1.242069, -0.588349, 0.392232], [-0.261488, 1.699673, 0.0]])
+    torch.testing.assert_close(done.advantages, advantages, **EXACT)
+
+
+def test_k3_by_hand(hand_rollout, ppo_config):
+    done = estimate_ppo(hand_rollout, ppo_config(kl_estimator="k3"), kl_coef=0.1)
+    # log r = -.5, 0, 1 and -1, 0: r - 1 - log r
+    expected = [[math.exp(-0.5) - 0.5, 0.0, math.e - 2], [math.exp(-1), 0.0, 0.0]]
+    torch.testing.assert_close(done.kl, T(expected), **EXACT)
+
+
+def test_whitened_rewards_are_divided_by_their_std_and_not_shifted(hand_rollout, ppo_config):
+    done = estimate_ppo(hand_rollout, ppo_config(whiten_rewards=True, gamma=1.0, lam=1.0), kl_coef=0.1)
+    # mean .59, deviations -.64 -.59 .51 -.69 1.41, squares sum to 3.482: std √.6964 = .834506
+    expected = T([[-0.059916, 0.0, 1.318145], [-0.119831, 2.396627, 0.0]])
+    torch.testing.assert_close(done.rewards, expected, **EXACT)
+    torch.testing.assert_close(done.returns[1], T([2.276796, 2.396627, 0.0]), **EXACT)
+
+
+def test_gamma_and_lam_of_the_settings_are_used(hand_rollout, ppo_config):
+    done = estimate_ppo(hand_rollout, ppo_config(gamma=0.5, lam=0.0), kl_coef=0.1)
+    # lam 0: returns are r + ½ V': row 1: -.05 + .25, 0 + .25, 1.1; row 2: -.1 + .5, 2
+    torch.testing.assert_close(done.returns, T([[0.2, 0.25, 1.1], [0.4, 2.0, 0.0]]), **EXACT)
+
+
+def test_the_kl_coefficient_is_the_one_given_not_the_setting(hand_rollout, ppo_config):
+    done = estimate_ppo(hand_rollout, ppo_config(kl_coef=77.0), kl_coef=0.0)
+    torch.testing.assert_close(done.rewards, T([[0.0, 0.0, 1.0], [0.0, 2.0, 0.0]]), **EXACT)
+
+
+@pytest.mark.parametrize("indices", [[1], [1, 0], [0, 0, 1]])
+def test_take_picks_rows_of_everything(hand_rollout, ppo_config, indices):
+    done = estimate_ppo(hand_rollout, ppo_config(), kl_coef=0.1)
+    part = done.take(indices)
+    assert len(part) == len(indices)
+    for position, index in enumerate(indices):
+        assert part.rows[position] is done.rows[index]
+        assert part.completions()[position] == [[11, 12, 13], [14, 15]][index]
+        assert part.lengths[position].item() == [3, 2][index]
+        assert part.prompt_ids[position] == [[5, 6], [7]][index]
+        assert part.scores[position].item() == [1.0, 2.0][index]
+        assert part.source_scores["good"][position].item() == [1.0, 3.0][index]
+        assert part.finished[position].item() == [True, False][index]
+        assert torch.equal(part.values[position], T([[0.5, 0.5, 0.5], [1.0, 1.0, 7.0]])[index])
+        assert torch.equal(part.advantages[position], done.advantages[index])
+    assert hand_rollout.take([0]).advantages is None

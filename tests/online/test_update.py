@@ -1,0 +1,278 @@
+"""The update against gradients written out here, row by row."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import tensor as T
+
+from easyrlhf.data.batches import epoch_order
+from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine.timer import Timer
+from easyrlhf.models.value_head import ScalarModel, new_head
+from easyrlhf.online.collect import Models, collect
+from easyrlhf.online.estimate import estimate_ppo
+from easyrlhf.online.mixing import PtxBatches
+from easyrlhf.online.update import Update, averages, policy_metrics
+from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rollout.sampler import HFSampler
+
+END = 12  # a token these models do say, so that completions differ in length
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
+CLOSE = {"rtol": 1e-4, "atol": 2e-6}
+SETTINGS = OptimiserSettings(1e-3, "constant", 0.0, 0.0, 1e-5, 1e9, 10)
+
+
+class Bench:
+    """A policy, a value model and one rollout of them."""
+
+    def __init__(self, tiny_lm, rewards, prompt_row, config):
+        torch.manual_seed(0)
+        self.policy, reference, lm = (tiny_lm(seed=seed, vocab=20) for seed in (0, 1, 2))
+        self.value, self.config = ScalarModel(lm, new_head(lm)), config
+        models = Models(self.policy, reference, self.value)
+        sampler = HFSampler(self.policy, 0, END, 6, config.temperature, 4)
+        rows = [prompt_row(prompt) for prompt in PROMPTS]
+        rollout = collect(models, sampler, rewards, rows, [(1, n) for n in range(4)], 40, Timer())
+        self.rollout = estimate_ppo(rollout, config, config.kl_coef)
+        assert len(set(self.rollout.lengths.tolist())) > 2
+        self.taken: dict[str, list[dict]] = {"policy": [], "value": []}
+
+    def update(self, micro_batch_tokens=40, ptx=None, **changed) -> Update:
+        """An update whose optimiser steps' gradients are kept in `taken`."""
+        engines = {"policy": Engine(self.policy, SETTINGS), "value": Engine(self.value, SETTINGS)}
+        for name, engine in engines.items():
+            engine.optimizer.register_step_pre_hook(lambda *_, name=name, engine=engine: self.keep(name, engine))
+        config = replace(self.config, **changed)
+        return Update(engines["policy"], engines["value"], config, 0, micro_batch_tokens, ptx)
+
+    def keep(self, name, engine):
+        grads = {key: p.grad.detach().clone() for key, p in engine.model.named_parameters() if p.grad is not None}
+        self.taken[name].append(grads)
+
+    def grads(self, model, loss) -> dict[str, torch.Tensor]:
+        """Gradient of a loss by autograd alone."""
+        model.zero_grad()
+        loss.backward()
+        found = {key: p.grad.detach().clone() for key, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return found
+
+    def full_logprobs(self, ids: list[int], start: int) -> torch.Tensor:
+        """Log-probabilities of ids[start:] from all the logits of this row alone."""
+        logits = self.policy(input_ids=T([ids]), use_cache=False).logits[0] / self.config.temperature
+        return logits.log_softmax(-1)[start - 1 : -1].gather(1, T(ids[start:])[:, None]).squeeze(1)
+
+
+@pytest.fixture
+def bench(tiny_lm, prompt_row, says, chatml_renderer, ppo_config) -> Bench:
+    config = ppo_config(batch_size=4, temperature=0.8, vf_coef=0.3, cliprange_value=0.05)
+    rewards = Rewards([says([1.0, -1.0, 0.5, 2.0])], [1.0], None, 0.0, chatml_renderer)
+    return Bench(tiny_lm, rewards, prompt_row, config)
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name], grad, **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
+    assert max(grad.abs().max().item() for grad in expected.values()) > 1e-3
+
+
+def test_the_first_step_is_the_policy_gradient_of_the_whole_rollout(bench):
+    rollout, tokens = bench.rollout, bench.rollout.completion_mask.sum().item()
+    loss = 0.0
+    for row, prompt in enumerate(PROMPTS):
+        ids = rollout.completions()[row]
+        logprobs = bench.full_logprobs(prompt + ids, len(prompt))
+        loss = loss - (rollout.advantages[row, : len(ids)] * logprobs).sum() / tokens  # ratio 1: ∇ratio = ∇logprob
+    expected = bench.grads(bench.policy, loss)
+    metrics = bench.update()(rollout, step=0)
+    assert_same(bench.taken["policy"][0], expected)
+    assert metrics["policy/approxkl_avg"] == pytest.approx(0.0, abs=1e-8)
+    assert metrics["policy/clipfrac_avg"] == 0.0
+    assert metrics["val/ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["val/ratio_var"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["loss/policy_avg"] == pytest.approx(0.0, abs=1e-5)  # minus the mean of standardised advantages
+    norm = sum((grad**2).sum().item() for grad in expected.values()) ** 0.5
+    assert metrics["policy/grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["policy/learning_rate"] == 1e-3
+
+
+def test_the_first_value_step_is_the_gradient_of_half_the_squared_error(bench):
+    rollout, tokens = bench.rollout, bench.rollout.completion_mask.sum().item()
+    error = 0.0
+    for row, prompt in enumerate(PROMPTS):
+        ids = rollout.completions()[row]
+        hidden = bench.value.lm(input_ids=T([prompt + ids]), output_hidden_states=True).hidden_states[-1][0]
+        values = hidden[len(prompt) - 1 : -1] @ bench.value.head.weight[0] + bench.value.head.bias
+        error = error + (0.5 * (values - rollout.returns[row, : len(ids)]) ** 2).sum() / tokens
+    mean_error = error.item()
+    expected = bench.grads(bench.value, 0.3 * error)
+    metrics = bench.update()(rollout, step=0)
+    assert_same(bench.taken["value"][0], expected)
+    assert metrics["loss/value_avg"] == pytest.approx(mean_error, rel=1e-4)
+    assert metrics["val/clipfrac_avg"] == 0.0
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+def test_gradients_do_not_depend_on_the_micro_batches(bench, mini_batches):
+    states = [{key: t.clone() for key, t in model.state_dict().items()} for model in (bench.policy, bench.value)]
+    runs = []
+    for micro_batch_tokens in (10_000, 12, 1):
+        bench.policy.load_state_dict(states[0])
+        bench.value.load_state_dict(states[1])
+        bench.taken = {"policy": [], "value": []}
+        metrics = bench.update(micro_batch_tokens, num_mini_batches=mini_batches)(bench.rollout, step=0)
+        runs.append((metrics, bench.taken))
+    for metrics, taken in runs[1:]:
+        assert metrics == pytest.approx(runs[0][0], rel=1e-3, abs=1e-5)
+        for name in ("policy", "value"):
+            assert_same(taken[name][0], runs[0][1][name][0])
+
+
+def test_every_row_is_in_one_minibatch_of_every_epoch(bench):
+    seen = []
+
+    class Spy(Update):
+        def step_policy(self, batch, optimiser_step):
+            seen.append((optimiser_step, [tuple(row["prompt_ids"]) for row in batch.rows]))
+            return {}
+
+        def step_value(self, batch):
+            return {}
+
+    plain = bench.update(num_ppo_epochs=3, num_mini_batches=2)
+    Spy(**vars(plain))(bench.rollout, step=5)
+    assert [number for number, _ in seen] == [30, 31, 32, 33, 34, 35]  # (5 · 3 + epoch) · 2 + minibatch
+    prompts = sorted(map(tuple, PROMPTS))
+    epochs = [seen[i][1] + seen[i + 1][1] for i in (0, 2, 4)]
+    assert [sorted(rows) for rows in epochs] == [prompts] * 3
+    assert len({tuple(rows) for rows in epochs}) > 1
+
+
+def test_later_epochs_move_the_ratio_and_are_clipped(bench):
+    metrics = bench.update(num_ppo_epochs=6, cliprange=0.01)(bench.rollout, step=0)
+    assert metrics["val/ratio_var"] > 1e-6
+    assert metrics["policy/approxkl_avg"] > 1e-6
+    assert 0 < metrics["policy/clipfrac_avg"] < 1
+    assert 0 < metrics["val/clipfrac_avg"] < 1  # the value model moves away from what it said, too
+    assert len(bench.taken["policy"]) == len(bench.taken["value"]) == 6
+
+
+def test_value_warm_up_leaves_the_policy_alone(bench):
+    policy = {name: p.clone() for name, p in bench.policy.named_parameters()}
+    value = {name: p.clone() for name, p in bench.value.named_parameters()}
+    update = bench.update(value_warmup_steps=2)
+    for step in (0, 1):
+        metrics = update(bench.rollout, step)
+        assert all(torch.equal(p, policy[name]) for name, p in bench.policy.named_parameters())
+        assert not any(name.startswith("policy/") or name == "loss/policy_avg" for name in metrics)
+        assert metrics["loss/value_avg"] > 0
+    assert any(not torch.equal(p, value[name]) for name, p in bench.value.named_parameters())
+    update(bench.rollout, 2)
+    assert any(not torch.equal(p, policy[name]) for name, p in bench.policy.named_parameters())
+
+
+# --- demonstrations mixed in
+
+DEMOS = [([5, 9, 10, 11], [0, 0, 1, 1]), ([6, 7], [0, 1]), ([8, 12, 13, 14, 15], [0, 1, 1, 0, 1])]
+
+
+def ptx_batches(bench, micro_batch_tokens, batch_size=3) -> PtxBatches:
+    rows = [{"input_ids": ids, "loss_mask": mask, "length": len(ids)} for ids, mask in DEMOS]
+    return PtxBatches(bench.policy, rows, batch_size, 0, 0, micro_batch_tokens, torch.device("cpu"))
+
+
+def mean_nll(bench) -> torch.Tensor:
+    """Mean negative log-likelihood of the six counted tokens, at temperature 1."""
+    total = 0.0
+    for ids, mask in DEMOS:
+        table = bench.policy(input_ids=T([ids]), use_cache=False).logits[0].log_softmax(-1)
+        total = total - sum(table[t - 1, ids[t]] for t in range(len(ids)) if mask[t])
+    return total / 6
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 8, 1000])
+def test_demonstrations_add_ptx_coef_times_their_mean_gradient(bench, micro_batch_tokens):
+    nll = mean_nll(bench)
+    expected_loss, demo_grads = nll.item(), bench.grads(bench.policy, nll)
+    state = {key: tensor.clone() for key, tensor in bench.policy.state_dict().items()}
+    bench.update().step_policy(bench.rollout, 0)
+    bench.policy.load_state_dict(state)
+    ptx = ptx_batches(bench, micro_batch_tokens)
+    update = bench.update(ptx=ptx, ptx_coef=0.7, ptx_data="d.jsonl")
+    metrics = averages(Counter(update.step_policy(bench.rollout, 0)))
+    without, mixed = bench.taken["policy"]
+    assert_same(mixed, {name: grad + 0.7 * demo_grads[name] for name, grad in without.items()})
+    assert metrics["loss/ptx_avg"] == pytest.approx(expected_loss, rel=1e-5)
+    assert metrics["loss/policy_avg"] == pytest.approx(0.0, abs=1e-5)  # of the rollout alone
+
+
+def test_every_demonstration_is_drawn_once_an_epoch(bench):
+    rows = [{"input_ids": [3, n], "loss_mask": [0, 1], "length": 2} for n in range(5)]
+    drawn = []
+
+    class Spy(PtxBatches):
+        def loss(self, rows):
+            drawn.extend(row["input_ids"][1] for row in rows)
+            return T(0.0)
+
+    batches = Spy(bench.policy, rows, 2, 9, 0, 100, torch.device("cpu"))
+    for optimiser_step in range(5):  # ten rows: two epochs of five
+        for closure in batches(optimiser_step):
+            closure()
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
+    assert drawn[:4] == [int(i) for i in epoch_order(5, 9, 0)][:4]
+
+
+# --- sums
+
+
+def test_averages_divide_each_sum_by_its_own_count():
+    sums = Counter(
+        {
+            "policy_tokens": 4,
+            "value_tokens": 5,
+            "policy_steps": 2,
+            "value_steps": 2,
+            "val/ratio": 4.4,
+            "ratio_squared": 5.0,
+            "policy/approxkl_avg": 0.2,
+            "policy/clipfrac_avg": 1,
+            "loss/policy_avg": -2.0,
+            "loss/value_avg": 10.0,
+            "val/clipfrac_avg": 2,
+            "policy/grad_norm": 3.0,
+            "value/grad_norm": 1.0,
+            "policy/learning_rate": 0.2,
+            "value/learning_rate": 0.4,
+        }
+    )
+    assert averages(sums) == pytest.approx(
+        {
+            "val/ratio": 1.1,
+            "val/ratio_var": 0.04,  # 5/4 - 1.1²
+            "policy/approxkl_avg": 0.05,
+            "policy/clipfrac_avg": 0.25,
+            "loss/policy_avg": -0.5,
+            "loss/value_avg": 2.0,
+            "val/clipfrac_avg": 0.4,
+            "policy/grad_norm": 1.5,
+            "value/grad_norm": 0.5,
+            "policy/learning_rate": 0.1,
+            "value/learning_rate": 0.2,
+        }
+    )
+
+
+def test_policy_metrics_are_sums_over_tokens():
+    # ratios 1.5, 1.1, 0.5: two of them further than 0.2 from 1
+    log_ratio = T([1.5, 1.1, 0.5]).log()
+    found = policy_metrics(log_ratio, 0.2)
+    assert found["policy/clipfrac_avg"] == 2
+    assert found["val/ratio"] == pytest.approx(3.1)
+    assert found["ratio_squared"] == pytest.approx(2.25 + 1.21 + 0.25)
+    # ½ (.405465² + .095310² + .693147²) = ½ (.164402 + .009084 + .480453)
+    assert found["policy/approxkl_avg"] == pytest.approx(0.326969, abs=1e-5)
+    assert found["policy_tokens"] == 3

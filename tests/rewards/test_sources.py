@@ -1,0 +1,309 @@
+"""Rewards: what functions are given, how sources are added up, and what is refused with the sample that did it."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch import tensor as T
+
+from easyrlhf.data.render import Renderer
+from easyrlhf.errors import InputError
+from easyrlhf.models.value_head import ScalarModel
+from easyrlhf.rewards.sources import RewardError, RewardFunction, RewardModel, Rewards, load_reward_function
+
+END = 2
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
+
+
+@pytest.fixture
+def answer(tokenizer):
+    """answer(text, ended=True) -> the policy's token ids."""
+
+    def ids(text: str, ended: bool = True) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"] + [END] * ended
+
+    return ids
+
+
+@pytest.fixture
+def rewards_of(chatml_renderer):
+    """rewards_of(sources, weights, clip, missing_eos_penalty) -> Rewards."""
+
+    def make(sources, weights=None, clip=None, missing_eos_penalty=0.0):
+        return Rewards(sources, weights or [1.0] * len(sources), clip, missing_eos_penalty, chatml_renderer)
+
+    return make
+
+
+class Says:
+    """A source that says given scores."""
+
+    def __init__(self, scores, name="says"):
+        self.scores, self.name = scores, name
+
+    def __call__(self, rows, completions, finished):
+        return self.scores
+
+
+# --- functions
+
+
+def test_a_function_is_given_what_trl_gives_for_texts(chatml_renderer, prompt_row, answer):
+    given = {}
+
+    def score(prompts, completions, completion_ids, **columns):
+        given.update(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        return [0.5, 1.5]
+
+    rows = [prompt_row([3], "first", label="a", level=1), prompt_row([4], "second", label="b")]
+    ids = [answer("blue"), answer("a green sky", ended=False)]
+    assert RewardFunction(score, chatml_renderer, "score")(rows, ids, T([True, False])) == [0.5, 1.5]
+    assert given == {
+        "prompts": ["first", "second"],
+        "completions": ["blue", "a green sky"],  # without the end-of-turn token
+        "completion_ids": ids,
+        "label": ["a", "b"],
+        "level": [1, None],  # a column that some rows lack
+    }
+
+
+def test_a_function_is_given_message_lists_for_conversations(chatml_renderer, prompt_row, answer):
+    def score(prompts, completions, **_):
+        assert prompts == [CHAT]
+        assert completions == [[{"role": "assistant", "content": "blue"}]]
+        return [1.0]
+
+    assert RewardFunction(score, chatml_renderer, "score")([prompt_row([3], CHAT)], [answer("blue")], T([True])) == [
+        1.0
+    ]
+
+
+def test_an_async_function_is_awaited(chatml_renderer, prompt_row, answer):
+    async def score(prompts, completions, **_):
+        return [float(len(text)) for text in completions]
+
+    assert RewardFunction(score, chatml_renderer, "score")([prompt_row([3])], [answer("blue")], T([True])) == [4.0]
+
+
+def test_a_function_written_for_trl_works_unchanged(tmp_path, chatml_renderer, prompt_row, answer):
+    file = tmp_path / "rewards.py"
+    file.write_text(
+        "def accuracy_reward(completions, solution, **kwargs):\n"
+        "    contents = [completion[0]['content'] for completion in completions]\n"
+        "    return [float(c == s) for c, s in zip(contents, solution)]\n"
+    )
+    function = load_reward_function(f"{file}:accuracy_reward", chatml_renderer)
+    assert function.name == "accuracy_reward"
+    rows = [prompt_row([3], CHAT, solution="blue"), prompt_row([3], CHAT, solution="green")]
+    assert function(rows, [answer("blue"), answer("blue")], T([True, True])) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "text, spec, message",
+    [
+        (None, "gone.py:score", "there is no file"),
+        ("def other(): pass\nclass Score: pass\n", "r.py:score", "has no function score; it has other"),
+        ("import a_module_that_is_not_there\n", "r.py:score", "raised ModuleNotFoundError"),
+        ("def score(:\n", "r.py:score", "raised SyntaxError"),
+        ("score = 3\n", "r.py:score", "it has none"),
+    ],
+)
+def test_a_function_that_cannot_be_had_is_bad_input(tmp_path, chatml_renderer, text, spec, message):
+    if text is not None:
+        (tmp_path / "r.py").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_reward_function(f"{tmp_path / spec}", chatml_renderer)
+    assert str(caught.value).startswith("--reward_funcs ")
+
+
+# --- the sum
+
+
+def test_sources_are_weighted_and_their_raw_scores_kept(rewards_of, prompt_row, answer):
+    rewards = rewards_of([Says([1.0, 2.0], "a"), Says([10, -10], "b")], weights=[0.5, 0.1])
+    scores, raw = rewards([prompt_row([3])] * 2, [answer("x"), answer("y")], T([True, True]))
+    assert scores.tolist() == pytest.approx([1.5, 0.0])  # 0.5 · 1 + 0.1 · 10, 0.5 · 2 - 0.1 · 10
+    assert {name: values.tolist() for name, values in raw.items()} == {"a": [1.0, 2.0], "b": [10.0, -10.0]}
+
+
+def test_the_penalty_of_a_cut_off_completion_comes_after_the_clip(rewards_of, prompt_row, answer):
+    rewards = rewards_of([Says([9.0, -9.0, 3.0, 9.0])], clip=5.0, missing_eos_penalty=1.5)
+    finished = T([True, True, False, False])
+    scores, raw = rewards([prompt_row([3])] * 4, [answer("x")] * 4, finished)
+    assert scores.tolist() == pytest.approx([5.0, -5.0, 1.5, 3.5])  # 9 → 5, -9 → -5, 3 - 1.5, 9 → 5 - 1.5
+    assert raw["says"].tolist() == [9.0, -9.0, 3.0, 9.0]
+
+
+def test_the_clip_is_of_the_weighted_sum(rewards_of, prompt_row, answer):
+    rewards = rewards_of([Says([8.0], "a"), Says([-6.0], "b")], clip=5.0)
+    assert rewards([prompt_row([3])], [answer("x")], T([True]))[0].item() == pytest.approx(2.0)
+
+
+def test_two_functions_of_the_same_name_both_count(rewards_of, prompt_row, answer, chatml_renderer):
+    """As `--reward_funcs a.py:score,b.py:score` has them."""
+    sources = [
+        RewardFunction(lambda **_: [1.0], chatml_renderer, "score"),
+        RewardFunction(lambda **_: [10.0], chatml_renderer, "score"),
+    ]
+    scores, _ = rewards_of(sources)([prompt_row([3])], [answer("x")], T([True]))
+    assert scores.item() == pytest.approx(11.0)
+
+
+@pytest.mark.parametrize("number", [1, True, 1.0, T(1.0)])
+def test_any_finite_number_is_a_score(rewards_of, prompt_row, answer, number):
+    assert rewards_of([Says([number])])([prompt_row([3])], [answer("x")], T([True]))[0].item() == 1.0
+
+
+# --- failures
+
+
+def test_a_function_that_raises_is_reported_with_the_sample(rewards_of, prompt_row, answer, chatml_renderer):
+    def score(**_):
+        raise ZeroDivisionError("by nothing")
+
+    function = RewardFunction(score, chatml_renderer, "score")
+    with pytest.raises(RewardError) as caught:
+        rewards_of([function])([prompt_row([3], CHAT)], [answer("blue")], T([True]))
+    assert str(caught.value) == (
+        "reward function score raised ZeroDivisionError: by nothing\n  prompt: 'Name a colour.'\n  completion: 'blue'"
+    )
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_an_async_function_that_raises_is_reported_too(prompt_row, answer, chatml_renderer):
+    async def score(**_):
+        raise TimeoutError("too slow")
+
+    with pytest.raises(RewardError, match="raised TimeoutError: too slow"):
+        RewardFunction(score, chatml_renderer, "score")([prompt_row([3])], [answer("x")], T([True]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "3", T([1.0, 2.0]), 10**400])
+def test_a_score_that_is_not_a_finite_number_shows_its_own_sample(rewards_of, prompt_row, answer, bad):
+    rows = [prompt_row([3], "first"), prompt_row([3], "second")]
+    with pytest.raises(RewardError) as caught:
+        rewards_of([Says([1.0, bad], "judge")])(rows, [answer("blue"), answer("green")], T([True, True]))
+    message = str(caught.value)
+    assert message.startswith(f"judge returned {bad!r}, which is not a finite number")
+    assert message.endswith("  prompt: 'second'\n  completion: 'green'")
+
+
+@pytest.mark.parametrize(
+    "scores, found",
+    [
+        ([1.0], "1 scores for 2 completions"),
+        ([1.0, 2.0, 3.0], "3 scores for 2 completions"),
+        ([], "0 scores for 2 completions"),
+        (None, "a NoneType for 2 completions"),
+        (3.0, "a float for 2 completions"),
+    ],
+)
+def test_the_wrong_number_of_scores_is_refused(rewards_of, prompt_row, answer, scores, found):
+    with pytest.raises(RewardError, match=f"judge returned {found}"):
+        rewards_of([Says(scores, "judge")])([prompt_row([3])] * 2, [answer("x")] * 2, T([True, True]))
+
+
+# --- the reward model
+
+
+@pytest.fixture
+def scorer(tiny_lm, tokenizer):
+    """A reward model whose every weight differs."""
+    head = nn.Linear(32, 1)
+    head.weight.data, head.bias.data = torch.linspace(-1, 1, 32)[None], T([0.25])
+    return ScalarModel(tiny_lm(vocab=len(tokenizer)), head)
+
+
+@torch.no_grad()
+def score_alone(model, ids: list[int]) -> float:
+    """Score of one row at its last token, from transformers' hidden states."""
+    hidden = model.lm(input_ids=T([ids]), output_hidden_states=True).hidden_states[-1][0, -1]
+    return (hidden @ model.head.weight[0] + model.head.bias).item()
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_a_reward_model_scores_prompt_and_completion_at_its_last_token(
+    scorer, chatml_renderer, prompt_row, answer, budget
+):
+    prompts = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
+    ids = [answer("blue"), answer("a green sky", ended=False), answer("why")]
+    source = RewardModel(scorer, chatml_renderer, chatml_renderer, True, budget)
+    scores = source([prompt_row(prompt) for prompt in prompts], ids, T([True, False, True]))
+    expected = [score_alone(scorer, prompt + tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
+    assert scores == pytest.approx(expected, abs=1e-5)
+    assert len(set(scores)) == 3
+
+
+@pytest.fixture
+def other_tokenizer():
+    """A policy's tokenizer with other ids, a BOS-less template and another end of turn."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        ["zebra zebra"], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="<pad>")
+    made.chat_template = (
+        "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+    )
+    return made
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_policy_of_another_tokenizer_is_read_in_the_reward_models_own_tokens(
+    scorer, tokenizer, chatml_renderer, other_tokenizer, ended
+):
+    policy = Renderer(other_tokenizer)
+    row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
+    ids = other_tokenizer("It is blue.", add_special_tokens=False)["input_ids"] + [policy.end_of_turn_id] * ended
+    # what a row of reward-model training would be: its own template around the same texts
+    text = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nName a colour.<|im_end|>\n"
+        "<|im_start|>assistant\nIt is blue." + "<|im_end|>" * ended
+    )
+    expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+    source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
+    assert source.sequences([row], [ids], [ended]) == [expected]
+    scores = source([row], [ids], T([ended]))
+    assert scores == pytest.approx([score_alone(scorer, expected)], abs=1e-5)
+
+
+def test_white_space_around_the_answer_of_a_conversation_is_not_part_of_it(
+    scorer, tokenizer, chatml_renderer, other_tokenizer
+):
+    """Templates without a line break before the answer make a policy begin with a space; another template has none."""
+    policy = Renderer(other_tokenizer)
+    row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
+    ids = other_tokenizer(" It is blue.\n", add_special_tokens=False)["input_ids"] + [policy.end_of_turn_id]
+    source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
+    text = tokenizer.decode(source.sequences([row], [ids], [True])[0])
+    assert text.endswith("<|im_start|>assistant\nIt is blue.<|im_end|>")
+
+
+def test_a_text_prompt_of_another_tokenizer_goes_on_as_text(scorer, tokenizer, chatml_renderer, other_tokenizer):
+    policy = Renderer(other_tokenizer)
+    row = {"prompt_ids": policy.prompt_ids("The sky is"), "prompt": json.dumps("The sky is"), "columns": "{}"}
+    ids = other_tokenizer(" blue", add_special_tokens=False)["input_ids"]
+    source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
+    prompt, completion = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("The sky is", " blue"))
+    assert source.sequences([row, row], [[*ids, policy.end_of_turn_id], ids], [True, False]) == [
+        [*prompt, *completion, END],
+        [*prompt, *completion],
+    ]
+
+
+def test_an_answer_without_a_single_word_is_scored(scorer, tokenizer, chatml_renderer, other_tokenizer):
+    policy = Renderer(other_tokenizer)
+    row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
+    source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
+    ids = source.sequences([row], [[policy.end_of_turn_id]], [True])[0]
+    assert ids[-1] == END
+    assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n<|im_end|>")
