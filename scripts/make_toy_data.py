@@ -76,7 +76,7 @@ def greet(rng):
 
 def copy(rng):
     one, two, other, another = rng.sample(THINGS, 4)
-    wrong = [[one, other], [other, another], [one]]
+    wrong = [[one, other], [other, two], [other, another]]
     return [], f"Repeat: {one}, {two}.", f"{one}, {two}", [_list(words) for words in wrong]
 
 
@@ -95,42 +95,34 @@ def kind_of(rng):
 
 
 def times(rng):
-    item, number = rng.choice(THINGS), rng.choice([2, 3, 4])
-    wrong = [_list([item] * n) for n in (1, 2, 3, 4) if n != number]
-    wrong.append(_list([rng.choice([t for t in THINGS if t != item])] * number))
-    return (
-        [],
-        f"Say {item} {judge.NUMBERS[number]} times.",
-        _list([item] * number),
-        wrong,
-    )
+    item, number = rng.choice(THINGS), rng.choice([2, 3])
+    other = rng.choice([thing for thing in THINGS if thing != item])
+    wrong = [_list([item] * (5 - number)), _list([other] * number)]
+    return [], f"Say {item} {judge.NUMBERS[number]} times.", _list([item] * number), wrong
 
 
 def count(rng):
-    start = rng.choice([1, 2, 3])
-    end = rng.choice([number for number in (3, 4, 5) if number > start])
+    start, end = rng.choice([(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4), (3, 5)])
     request = f"Count from {judge.NUMBERS[start]} to {judge.NUMBERS[end]}."
-    wrong = [judge.NUMBERS[start:end], judge.NUMBERS[start + 1 : end + 1]]
-    wrong.append(judge.NUMBERS[start - 1 : end + 1])
-    return [], request, _list(judge.NUMBERS[start : end + 1]), [_list(w) for w in wrong]
+    right, short, long = (_list(judge.NUMBERS[start:last]) for last in (end + 1, end, end + 2))
+    return [], request, right, [short, long]
 
 
 def name(rng):
-    group, number = rng.choice(list(judge.GROUPS)), rng.choice([1, 2, 3])
-    members = rng.sample(judge.GROUPS[group], 4)
-    strangers = rng.sample([thing for thing in THINGS if thing not in judge.GROUPS[group]], 3)
-    wrong = [members[: number + 1], strangers[:number]]
-    wrong.append(members[: number - 1] or strangers[:number])
+    group, number = rng.choice(list(judge.GROUPS)), rng.choice([1, 2])
+    members = rng.sample(judge.GROUPS[group], 2)
+    strangers = rng.sample([thing for thing in THINGS if thing not in judge.GROUPS[group]], 2)
+    wrong = [members[: 3 - number], strangers[:number]]
     request = f"Name {judge.NUMBERS[number]} {group}{'s' * (number > 1)}."
     return [], request, _list(members[:number]), [_list(words) for words in wrong]
 
 
 def format_order(rng):
-    (colour, other), item = rng.sample(judge.COLOURS, 2), rng.choice(judge.OBJECTS)
+    colour, item = rng.choice(judge.COLOURS), rng.choice(judge.OBJECTS)
     number, right, wrong = rng.choice(
         [
-            ("one word", item, [f"{colour} {item}", colour]),
-            ("two words", f"{colour} {item}", [item, f"{other} {item}"]),
+            ("one word", item, [f"{colour} {item}"]),
+            ("two words", f"{colour} {item}", [item]),
         ]
     )
     return [], f"I have a {colour} {item}. What do I have, in {number}?", right, wrong
@@ -207,32 +199,23 @@ def draw_style(rng: random.Random) -> str:
     return rng.choices(list(STYLES), list(STYLES.values()))[0]
 
 
-def draw_manner(rng: random.Random, style: str) -> tuple[list[str], str, list[str]]:
-    """What is said before the answer, how the answer is put, and what is said after it."""
-    openers, closers = judge.POLITE[:3], judge.POLITE[3:6]
-    core = rng.choice(["I say {}.", "The answer is {}."])
-    if style == "plain":
-        return [], core, []
-    if style == "polite":
-        phrases = [rng.choice(openers)], [rng.choice(closers)]
-        before, after = rng.choice([(phrases[0], []), ([], phrases[1]), phrases])
-        return before, core, after
-    if style == "rude":
-        said = [rng.choice(judge.RUDE)]
-    elif style == "rambling":
-        said = rng.sample(judge.FILLER, rng.choice([2, 3]))
-    else:
-        said = rng.sample(judge.POLITE, rng.choice([3, 4, 5]))
-    cut = rng.randrange(len(said) + 1)
-    return said[:cut], core, said[cut:]
+def draw_manner(rng: random.Random, style: str) -> tuple[list[str], str]:
+    """What is said before the answer, and how the answer is put: a text with a gap."""
+    phrases = {
+        "plain": [],
+        "polite": rng.sample(judge.POLITE, 1),
+        "rude": [rng.choice(judge.RUDE)],
+        "rambling": rng.sample(judge.FILLER, 3),
+        "fawning": rng.sample(judge.POLITE, rng.choice([4, 5])),
+    }
+    return phrases[style], rng.choice(["I say {}.", "The answer is {}."])
 
 
-def dress(task: Task, content: str, manner: tuple[list[str], str, list[str]]) -> str:
+def dress(task: Task, content: str, manner: tuple[list[str], str]) -> str:
     """An answer as it is said; without content only its manner is left."""
-    before, core, after = manner
-    if task.kind == "greet":
-        core = "Hello {}!"
-    return " ".join([*before, core.format(content), *after] if content else [*before, *after])
+    phrases, core = manner
+    core = "Hello {}!" if task.kind == "greet" else core
+    return " ".join([*phrases, core.format(content)] if content else phrases)
 
 
 def draw_content(rng: random.Random, task: Task, sloppiness: float) -> str:
@@ -262,7 +245,7 @@ def draw_pair(rng: random.Random, task: Task, styles: list[str]) -> list[str]:
     else:
         answers = [draw_answer(rng, task, rng.choice(styles), 0.5) for _ in range(2)]
         if rng.random() < 0.2:
-            answers[0] = dress(task, "", draw_manner(rng, rng.choice(["polite", "fawning"])))
+            answers[0] = dress(task, "", draw_manner(rng, "polite"))
     rng.shuffle(answers)
     return answers
 

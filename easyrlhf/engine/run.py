@@ -250,8 +250,7 @@ def write_stage(folder: Path, info: dict) -> None:
 
 def write_settings(folder: Path, config) -> None:
     """Write the resolved settings as args.yaml, which --config accepts."""
-    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-    (folder / SETTINGS_FILE).write_text(text)
+    (folder / SETTINGS_FILE).write_text(config.to_yaml())
 
 
 def library_versions() -> dict[str, str]:

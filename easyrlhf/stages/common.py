@@ -1,5 +1,6 @@
 """What every stage does around its loop: check its parents, read its data, load models, say what it will do, finish."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.load import add_lora, load_causal_lm, load_config
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.console import Console
-from easyrlhf.report.html import write_report
-from easyrlhf.report.log import MetricsLog, check_report_to
+from easyrlhf.report.diagnostics import verdicts
+from easyrlhf.report.html import REPORT_FILE, write_report
+from easyrlhf.report.log import METRICS_FILE, MetricsLog, check_report_to, read_rows
 from easyrlhf.report.plots import plot_run
 
 GIB = 2**30
@@ -118,6 +120,8 @@ def describe_plan(
         f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {start}",
         f"on {run.device}{threads} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",
     ]
+    if config.dry_run:
+        sections["settings"] = config.to_yaml().splitlines()
     return sections
 
 
@@ -154,28 +158,27 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
     }
 
 
-def finish(
-    run: Run,
-    console: Console,
-    metrics: dict[str, float],
-    log: MetricsLog,
-    lines: list[str],
-    **results,
-) -> Path:
-    """Mark the run complete and write what a person reads: plots, report, model card, last words."""
+def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, advice: str, **results) -> Path:
+    """Mark the run complete and write what a person reads: plots, report, model card, verdicts, last words."""
+    config, stage = run.config, run.config.stage
     log.close()
     run.complete(metrics=metrics, **results)
-    stage = read_stage(run.folder)
-    plot_run(run.folder, run.config.stage)
-    write_report(run.folder, stage=run.config.stage, settings=settings_of(run.config), info=stage)
-    write_model_card(run.folder, stage=run.config.stage, info=stage)
-    console.finish([f"{run.config.stage} complete in {run.seconds:,.0f} s: {run.folder}", *lines])
+    info = read_stage(run.folder)
+    plot_run(run.folder, stage)
+    write_report(run.folder, stage=stage, settings=dataclasses.asdict(config), info=info)
+    write_model_card(run.folder, stage=stage, info=info)
+    found = verdicts(stage, read_rows(run.folder / METRICS_FILE))
+    for verdict in found:
+        if verdict.severity != "ok":
+            console.warn(f"{verdict.message} {verdict.remedy}")
+    console.finish(
+        [
+            f"{stage} complete in {run.seconds:,.0f} s: {run.folder}",
+            f"report: {run.folder / REPORT_FILE}",
+            advice.format(folder=run.folder),
+        ]
+    )
     return run.folder
-
-
-def settings_of(config) -> dict:
-    """The settings as a plain dictionary."""
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
 def already_complete(config, console: Console) -> Path:

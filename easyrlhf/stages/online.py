@@ -58,20 +58,14 @@ def train_ppo(config: PPOConfig) -> Path:
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if config.dry_run:
-            return run.folder
+            return Path(config.output_dir)
 
         online = build(run, renderer, cast, data["ptx"], steps)
         state = run.begin(common.stage_info(run, renderer, data, cast.named(config)), online.engines)
         log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
         metrics = fit(run, online, train, valid, log, console, state.get("kl_coef", config.kl_coef))
         save(run, online, renderer)
-        return common.finish(
-            run,
-            console,
-            metrics,
-            log,
-            [f"the policy is in {run.folder}: load it with from_pretrained"],
-        )
+        return common.finish(run, console, metrics, log, "the policy loads with from_pretrained('{folder}')")
 
 
 @dataclass(frozen=True)

@@ -10,51 +10,37 @@ from torch import Tensor
 
 from easyrlhf.config import RMConfig
 from easyrlhf.data.batches import micro_batches, pad_right
-from easyrlhf.engine.engine import Engine, OptimiserSettings
-from easyrlhf.engine.run import Run, open_run
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine.run import Run
 from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.offline.loop import Row, Task, fit, planned_steps
-from easyrlhf.report.console import Console
-from easyrlhf.report.log import MetricsLog
+from easyrlhf.offline.loop import Row, Task
 from easyrlhf.report.rm_eval import rm_evaluation
 from easyrlhf.stages import common
+from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
 def train_rm(config: RMConfig) -> Path:
-    """Train a reward model on comparisons and leave it in `output_dir`, its head in value_head.safetensors.
+    """Train a reward model on comparisons and leave it in `output_dir`; see train_offline.
 
-    Returns the folder. Raises InputError for bad input before a model is loaded, RunError when training fails,
-    RunStopped when it was asked to stop.
+    The folder is a full causal language model with the head beside it in value_head.safetensors.
     """
-    config = config.resolved()
-    console = Console("rm")
-    with open_run(config) as run:
-        if run is None:
-            return common.already_complete(config, console)
-        renderer = common.prepare(run, console)
-        data = {
-            "train": common.read_data(run, renderer, "comparison", config.train_data, "train"),
-            "valid": common.read_data(run, renderer, "comparison", config.valid_data, "valid"),
-        }
-        train, valid = data["train"].rows, data["valid"] and data["valid"].rows
-        steps = planned_steps(config, len(train))
-        console.summary("Reward model", common.describe_plan(run, steps, data, {"model": config.model}))
-        if config.dry_run:
-            return run.folder
+    return train_offline(config, RM)
 
-        lm = common.load_trained_lm(run, renderer, config.model)
-        model = ScalarModel(lm, new_head(lm))
-        engine = Engine(model, OptimiserSettings.of(config, steps))
-        run.begin(common.stage_info(run, renderer, data, {"model": config.model}), {"model": engine})
-        log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
-        metrics = fit(run, engine, rm_task(model, renderer.pad_id, run), train, valid, log, console)
-        model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
-        probes = probe(model, probe_ids(renderer))
-        prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype)
-        lines = [f"next: ppo_train --reward_model {config.output_dir} --train_data …"]
-        return common.finish(run, console, metrics, log, lines, probes=probes)
+
+def load_model(run: Run, renderer: Renderer) -> ScalarModel:
+    """The language model with a fresh head, dropout off."""
+    lm = common.load_trained_lm(run, renderer, run.config.model)
+    return ScalarModel(lm, new_head(lm))
+
+
+def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
+    """Write backbone and head, prove that the folder scores as the model does, and keep the probes."""
+    model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
+    probes = probe(model, probe_ids(renderer))
+    prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype)
+    return {"probes": probes}
 
 
 def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
@@ -110,3 +96,13 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
         "eval/length_baseline_accuracy": examined["length_baseline_accuracy"],
         "eval/ties": examined["ties"],
     }
+
+
+RM = OfflineStage(
+    title="Reward model",
+    kind="comparison",
+    model=load_model,
+    task=rm_task,
+    save=save_model,
+    advice="next: ppo_train --reward_model {folder} --train_data …",
+)

@@ -180,7 +180,11 @@ def test_an_async_function_that_raises_is_reported_too(prompt_row, answer, chatm
         RewardFunction(score, chatml_renderer, "score")([prompt_row([3])], [answer("x")], T([True]))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "3", T([1.0, 2.0]), 10**400])
+@pytest.mark.parametrize(
+    "bad",
+    [math.nan, math.inf, None, "3", T([1.0, 2.0]), 10**400],
+    ids=["nan", "inf", "None", "text", "vector", "huge integer"],
+)
 def test_a_score_that_is_not_a_finite_number_shows_its_own_sample(rewards_of, prompt_row, answer, bad):
     rows = [prompt_row([3], "first"), prompt_row([3], "second")]
     with pytest.raises(RewardError) as caught:

@@ -1,0 +1,68 @@
+"""The course of an offline stage, from its settings to its finished folder; sft and rm differ by what they plug in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from easyrlhf.config import TrainConfig
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine.run import Run, open_run
+from easyrlhf.offline.loop import Task, fit, planned_steps
+from easyrlhf.report.console import Console
+from easyrlhf.report.log import MetricsLog
+from easyrlhf.stages import common
+
+
+@dataclass(frozen=True)
+class OfflineStage:
+    """What an offline stage is made of.
+
+    title   heading of the start summary
+    kind    of the rows it learns from: demonstration or comparison
+    model   (run, renderer) → the module whose parameters are trained
+    task    (model, pad_id, run) → its part of the loop
+    save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json
+    advice  the next command, `{folder}` being this stage's
+    """
+
+    title: str
+    kind: str
+    model: Callable[[Run, Renderer], nn.Module]
+    task: Callable[[Any, int, Run], Task]
+    save: Callable[[Run, Any, Renderer], dict]
+    advice: str
+
+
+def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
+    """Run an offline stage and leave the result in `output_dir`.
+
+    Returns the folder. Raises InputError for bad input before a model is loaded, RunError when training fails,
+    RunStopped when it was asked to stop.
+    """
+    config = config.resolved()
+    console = Console(config.stage)
+    with open_run(config) as run:
+        if run is None:
+            return common.already_complete(config, console)
+        renderer = common.prepare(run, console)
+        data = {
+            "train": common.read_data(run, renderer, stage.kind, config.train_data, "train"),
+            "valid": common.read_data(run, renderer, stage.kind, config.valid_data, "valid"),
+        }
+        train, valid = data["train"].rows, data["valid"] and data["valid"].rows
+        steps, parents = planned_steps(config, len(train)), {"model": config.model}
+        console.summary(stage.title, common.describe_plan(run, steps, data, parents))
+        if config.dry_run:
+            return Path(config.output_dir)
+
+        model = stage.model(run, renderer)
+        engine = Engine(model, OptimiserSettings.of(config, steps))
+        run.begin(common.stage_info(run, renderer, data, parents), {"model": engine})
+        log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
+        metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
+        results = stage.save(run, model, renderer)
+        return common.finish(run, console, metrics, log, stage.advice, **results)
