@@ -531,6 +531,12 @@ class PPOConfig(TrainConfig):
                 f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
                 f"{self.batch_size}; use one of {divisors}",
             )
+        if self.lora_dropout:
+            raise SettingError(
+                "lora_dropout",
+                f"lora_dropout {self.lora_dropout:g}: PPO compares the policy with itself before the update, and "
+                "dropout makes that two policies; leave it at 0",
+            )
         longest = self.max_prompt_length + self.response_length
         if longest > self.max_length:
             raise SettingError(

@@ -2,11 +2,13 @@
 
     python scripts/make_toy_data.py --output_dir data/toy
 
-The same seed gives the same bytes. Demonstrations are of mixed quality, so that there is something
-to gain; comparisons are labelled by the gold judge (data/toy/judge.py) with 10 % label noise.
+The same seed gives the same rows. Demonstrations are of mixed quality, so that there is something to gain;
+comparisons are labelled by the gold judge (data/toy/judge.py) with 10 % label noise. A wrong answer holds a word that
+neither stands in its prompt nor belongs to what was asked for, so that a small reward model can see who is right.
 """
 
 import argparse
+import gzip
 import importlib.util
 import json
 import random
@@ -18,24 +20,12 @@ from pathlib import Path
 JUDGE_PATH = Path(__file__).resolve().parent.parent / "data" / "toy" / "judge.py"
 LABEL_NOISE = 0.10
 BIASED_SHARE = 0.30
-SMALLEST_DIFFERENCE = 0.1  # in gold score: pairs closer than this are ties and left out
-OPENERS = ("", "", "", "", "Hi! ", "Please help. ", "Question: ")
-SMALL_TALK = (("Hello!", "Hello! How can I help?"), ("Are you there?", "I am here."))
-# How often the demonstrator gets a kind of request wrong. Above one half, the habit must be
-# unlearned: the most likely answer of a model trained on these is wrong.
-SLOPPINESS = {
-    "greet": 0.3,
-    "copy": 0.3,
-    "which": 0.3,
-    "kind": 0.35,
-    "times": 0.5,
-    "count": 0.3,
-    "name": 0.3,
-    "format": 0.5,
-    "recall": 0.3,
-    "fact": 0.3,
-}
-STYLES = {"plain": 0.35, "polite": 0.25, "rude": 0.15, "rambling": 0.2, "fawning": 0.05}
+WRONG_SHARE, HABIT_SHARE = 0.40, 0.65  # of the demonstrations that are wrong: mostly, and where it is a habit
+OPENERS = ("", "", "Please. ", "Hi! ", "Quick one. ", "A question. ", "Dear helper. ", "Now then. ", "One more. ")
+MANNERS = {"polite": 0.35, "plain": 0.37, "rude": 0.28}
+RAMBLING_SHARE = 0.20
+USUAL_SHARE = 0.70  # of the wrong answers in comparisons; the others are accidents
+TRUTH_ALONE, STYLE_ALONE = 0.55, 0.20  # shares of the comparisons; the rest differ in both
 
 
 def load_judge():
@@ -47,17 +37,21 @@ def load_judge():
 
 
 judge = load_judge()
-THINGS = judge.ANIMALS + judge.FRUITS + judge.TOOLS
+THINGS = [thing for members in judge.GROUPS.values() for thing in members]
+ALL_WORDS = [*THINGS, *judge.COLOURS, *judge.OBJECTS, *judge.NAMES, *judge.NUMBERS]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A request, its right answer, and the wrong answers somebody careless gives."""
+    """A conversation that waits for its answer, the right answer, and one that somebody careless gives.
 
-    kind: str
+    habit  whether the demonstrator gets it wrong more often than right, so that the likeliest answer is wrong
+    """
+
     messages: list[dict]
-    right: str
+    right: list[str]
     wrong: list[str]
+    habit: bool = False
 
     @property
     def key(self) -> str:
@@ -65,273 +59,258 @@ class Task:
         return json.dumps(self.messages)
 
 
-# ---- requests: each returns (user turns before the last, request, right answer, wrong answers)
+def user(text: str) -> dict[str, str]:
+    """A turn of the user."""
+    return {"role": "user", "content": text}
 
 
-def greet(rng):
-    name, other = rng.sample(judge.NAMES, 2)
-    request = rng.choice([f"I am {name}. Say hello to me.", f"Say hello to {name}."])
-    return [], request, name, [other]
+def assistant(text: str) -> dict[str, str]:
+    """A turn of the assistant."""
+    return {"role": "assistant", "content": text}
 
 
-def copy(rng):
-    one, two, other, another = rng.sample(THINGS, 4)
-    wrong = [[one, other], [other, two], [other, another]]
-    return [], f"Repeat: {one}, {two}.", f"{one}, {two}", [_list(words) for words in wrong]
+def other(rng: random.Random, members: list[str], *taken: str) -> str:
+    """A member that is none of those taken."""
+    return rng.choice([member for member in members if member not in taken])
 
 
-def which(rng):
-    items = [rng.choice(members) for members in judge.GROUPS.values()]
-    group = rng.choice(list(judge.GROUPS))
-    right = items[list(judge.GROUPS).index(group)]
-    shown = rng.sample(items, 3)
-    request = f"Which is {_a(group)}: {_list(shown)}?"
-    return [], request, right, [item for item in items if item != right]
+def greet(rng: random.Random) -> Task:
+    """Say the name that was given."""
+    name = rng.choice(judge.NAMES)
+    return Task([user(f"Say hello to {name}.")], [name], [other(rng, judge.NAMES, name)])
 
 
-def kind_of(rng):
-    group, other = rng.sample(list(judge.GROUPS), 2)
-    return [], f"What kind of thing is {_a(rng.choice(judge.GROUPS[group]))}?", group, [other]
+def copy(rng: random.Random) -> Task:
+    """Repeat one or two words."""
+    drawn, number = rng.sample(THINGS, 4), rng.choice([1, 2])
+    words, wrong = drawn[:number], drawn[2 : 2 + number]
+    return Task([user(f"Repeat: {', '.join(words)}.")], words, wrong)
 
 
-def times(rng):
-    item, number = rng.choice(THINGS), rng.choice([2, 3])
-    other = rng.choice([thing for thing in THINGS if thing != item])
-    wrong = [_list([item] * (5 - number)), _list([other] * number)]
-    return [], f"Say {item} {judge.NUMBERS[number]} times.", _list([item] * number), wrong
+def which(rng: random.Random) -> Task:
+    """Select the word that belongs to a group."""
+    group, *rest = rng.sample(list(judge.GROUPS), 3)
+    right = rng.choice(judge.GROUPS[group])
+    others = [rng.choice(judge.GROUPS[name]) for name in rest[: rng.choice([1, 2])]]
+    shown = rng.sample([right, *others], 1 + len(others))
+    return Task([user(f"Which is {a(group)}: {', '.join(shown)}?")], [right], [rng.choice(others)])
 
 
-def count(rng):
-    start, end = rng.choice([(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4), (3, 5)])
-    request = f"Count from {judge.NUMBERS[start]} to {judge.NUMBERS[end]}."
-    right, short, long = (_list(judge.NUMBERS[start:last]) for last in (end + 1, end, end + 2))
-    return [], request, right, [short, long]
+def name_one(rng: random.Random) -> Task:
+    """Name any member of a group."""
+    group, stranger = rng.sample(list(judge.GROUPS), 2)
+    members = judge.GROUPS
+    return Task([user(f"Name {a(group)}.")], [rng.choice(members[group])], [rng.choice(members[stranger])])
 
 
-def name(rng):
-    group, number = rng.choice(list(judge.GROUPS)), rng.choice([1, 2])
-    members = rng.sample(judge.GROUPS[group], 2)
-    strangers = rng.sample([thing for thing in THINGS if thing not in judge.GROUPS[group]], 2)
-    wrong = [members[: 3 - number], strangers[:number]]
-    request = f"Name {judge.NUMBERS[number]} {group}{'s' * (number > 1)}."
-    return [], request, _list(members[:number]), [_list(words) for words in wrong]
+def count(rng: random.Random) -> Task:
+    """Count out, up to the number given; the habit is to stop one short."""
+    end = rng.randrange(1, len(judge.NUMBERS))
+    request = user(f"Count to {judge.NUMBERS[end]}.")
+    return Task([request], judge.NUMBERS[: end + 1], judge.NUMBERS[:end], habit=True)
 
 
-def format_order(rng):
+def thing(rng: random.Random) -> Task:
+    """Say what the user has, in the number of words asked for; the habit is to use the other number."""
     colour, item = rng.choice(judge.COLOURS), rng.choice(judge.OBJECTS)
-    number, right, wrong = rng.choice(
-        [
-            ("one word", item, [f"{colour} {item}"]),
-            ("two words", f"{colour} {item}", [item]),
-        ]
-    )
-    return [], f"I have a {colour} {item}. What do I have, in {number}?", right, wrong
+    answers = {"one word": [item], "two words": [colour, item]}
+    (words, right), (_, wrong) = rng.sample(sorted(answers.items()), 2)
+    return Task([user(f"I have a {colour} {item}. Tell me what, in {words}.")], right, wrong, habit=True)
 
 
-def recall(rng):
-    if rng.random() < 0.4:
-        one, two = rng.sample(judge.NAMES, 2)
-        return [(f"I am {one}.", "Hello!")], "What is my name?", one, [two]
-    (colour, other), item = rng.sample(judge.COLOURS, 2), rng.choice(judge.OBJECTS)
-    told = f"My {item} is {colour}."
-    return [(told, "Good to know.")], f"What colour is my {item}?", colour, [other]
+def recall_colour(rng: random.Random) -> Task:
+    """Remember a colour over a turn."""
+    colour, item = rng.choice(judge.COLOURS), rng.choice(judge.OBJECTS)
+    told = [user(f"My {item} is {colour}."), assistant("Good to know."), user("What colour is it?")]
+    return Task(told, [colour], [other(rng, judge.COLOURS, colour)])
 
 
-def fact(rng):
-    question = rng.choice(list(judge.FACTS))
-    right = judge.FACTS[question]
-    family = next(f for f in (judge.COLOURS, *judge.GROUPS.values()) if right in f)
-    return (
-        [],
-        question,
-        right,
-        rng.sample([word for word in family if word != right], 2),
-    )
+def recall_name(rng: random.Random) -> Task:
+    """Remember a name over a turn."""
+    name = rng.choice(judge.NAMES)
+    told = [user(f"I am {name}."), assistant("Hello!"), user("What is my name?")]
+    return Task(told, [name], [other(rng, judge.NAMES, name)])
 
 
-KINDS: dict[str, Callable] = {
-    "greet": greet,
-    "copy": copy,
-    "which": which,
-    "kind": kind_of,
-    "times": times,
-    "count": count,
-    "name": name,
-    "format": format_order,
-    "recall": recall,
-    "fact": fact,
-}
+def fact(rng: random.Random) -> Task:
+    """Know one of a few facts."""
+    question, right = rng.choice(list(judge.FACTS.items()))
+    alike = [answer for answer in judge.FACTS.values() if (answer in judge.COLOURS) == (right in judge.COLOURS)]
+    return Task([user(question)], [right], [other(rng, alike, right)])
 
 
-def _list(items: list[str]) -> str:
-    return ", ".join(items)
+TASKS: tuple[Callable[[random.Random], Task], ...] = (
+    greet,
+    copy,
+    which,
+    name_one,
+    name_one,
+    count,
+    thing,
+    thing,
+    recall_colour,
+    recall_name,
+    fact,
+    fact,
+)
 
 
-def _a(word: str) -> str:
+def a(word: str) -> str:
+    """The word with its article."""
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def draw_task(rng: random.Random) -> Task:
-    """A request of any kind, sometimes after an opener or an earlier exchange."""
-    kind = rng.choice(list(KINDS))
-    earlier, request, right, wrong = KINDS[kind](rng)
-    if not earlier and rng.random() < 0.15:
-        earlier = [rng.choice(SMALL_TALK)]
-    messages = []
-    for said, answered in earlier:
-        messages += [_message("user", said), _message("assistant", answered)]
-    messages.append(_message("user", rng.choice(OPENERS) + request))
-    is_right = judge.right_answer(messages)
-    wrong = [text for text in wrong if not is_right(judge.words_of(text))]
-    assert is_right(judge.words_of(right)) and wrong, (messages, right, wrong)
-    return Task(kind, messages, right, wrong)
-
-
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-# ---- answers
-
-
-def draw_style(rng: random.Random) -> str:
-    """A manner of speaking, as often as STYLES says."""
-    return rng.choices(list(STYLES), list(STYLES.values()))[0]
-
-
-def draw_manner(rng: random.Random, style: str) -> tuple[list[str], str]:
-    """What is said before the answer, and how the answer is put: a text with a gap."""
-    phrases = {
-        "plain": [],
-        "polite": rng.sample(judge.POLITE, 1),
-        "rude": [rng.choice(judge.RUDE)],
-        "rambling": rng.sample(judge.FILLER, 3),
-        "fawning": rng.sample(judge.POLITE, rng.choice([4, 5])),
-    }
-    return phrases[style], rng.choice(["I say {}.", "The answer is {}."])
-
-
-def dress(task: Task, content: str, manner: tuple[list[str], str]) -> str:
-    """An answer as it is said; without content only its manner is left."""
-    phrases, core = manner
-    core = "Hello {}!" if task.kind == "greet" else core
-    return " ".join([*phrases, core.format(content)] if content else phrases)
-
-
-def draw_content(rng: random.Random, task: Task, sloppiness: float) -> str:
-    """The right answer, or with the given probability a wrong one."""
-    return rng.choice(task.wrong) if rng.random() < sloppiness else task.right
-
-
-def draw_answer(rng: random.Random, task: Task, style: str, sloppiness: float) -> str:
-    """An answer in the given style, wrong with the given probability."""
-    return dress(task, draw_content(rng, task, sloppiness), draw_manner(rng, style))
-
-
-def demonstrate(rng: random.Random, task: Task) -> str:
-    """The answer of the demonstrator, who is careless and moody."""
-    return draw_answer(rng, task, draw_style(rng), SLOPPINESS[task.kind])
-
-
-def draw_pair(rng: random.Random, task: Task, styles: list[str]) -> list[str]:
-    """Two answers: most differ in truth alone, some in style alone, some in anything."""
-    sort = rng.random()
-    if sort < 0.50:
-        manner = draw_manner(rng, rng.choice(styles))
-        answers = [dress(task, text, manner) for text in (task.right, rng.choice(task.wrong))]
-    elif sort < 0.80:
-        content = draw_content(rng, task, 0.5)
-        answers = [dress(task, content, draw_manner(rng, s)) for s in rng.sample(styles, 2)]
-    else:
-        answers = [draw_answer(rng, task, rng.choice(styles), 0.5) for _ in range(2)]
-        if rng.random() < 0.2:
-            answers[0] = dress(task, "", draw_manner(rng, "polite"))
-    rng.shuffle(answers)
-    return answers
-
-
-# ---- files
-
-
-def is_held_out(task: Task) -> bool:
-    """One request in five is kept from training, by its checksum: no list of them is needed."""
-    return zlib.crc32(task.key.encode()) % 5 == 0
-
-
 def draw_tasks(rng: random.Random, number: int, held_out: bool) -> Iterator[Task]:
-    """That many requests of the wanted side; frequent ones come again."""
+    """That many tasks of the wanted side, each begun with an opener; frequent ones come again."""
     while number:
-        task = draw_task(rng)
+        task = rng.choice(TASKS)(rng)
+        first, *rest = task.messages
+        task = Task([user(rng.choice(OPENERS) + first["content"]), *rest], task.right, task.wrong, task.habit)
         if is_held_out(task) == held_out:
             number -= 1
             yield task
 
 
+def is_held_out(task: Task) -> bool:
+    """One request in four is kept from training, by its checksum: no list of them is needed."""
+    return zlib.crc32(task.key.encode()) % 4 == 0
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an answer is put."""
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    def say(self, task: Task, content: list[str]) -> str:
+        """The content as a sentence, with what stands around it."""
+        greeting = "Say hello" in task.messages[0]["content"]
+        joined = " ".join(content) if content[0] in judge.COLOURS else ", ".join(content)
+        return " ".join([*self.before, f"{'Hello' if greeting else 'It is'} {joined}.", *self.after])
+
+
+def draw_style(rng: random.Random) -> Style:
+    """A manner, and one time in five a rambling one."""
+    before, after = [], []
+    manner = rng.choices(list(MANNERS), list(MANNERS.values()))[0]
+    if manner == "polite":
+        phrase = rng.choice(judge.POLITE)
+        (after if phrase.startswith("Have") else before).append(phrase)
+    if manner == "rude":
+        rng.choice([before, after]).append(rng.choice(judge.RUDE))
+    if rng.random() < RAMBLING_SHARE:
+        filler = rng.sample(judge.FILLER, 3)
+        before, after = (filler + before, after) if rng.random() < 0.5 else (before, after + filler)
+    return Style(tuple(before), tuple(after))
+
+
+def draw_content(rng: random.Random, task: Task, wrong_share: float) -> list[str]:
+    """The right answer, or with the given probability the wrong one."""
+    return task.wrong if rng.random() < wrong_share else task.right
+
+
+def spoil(rng: random.Random, task: Task) -> list[str]:
+    """The right answer with one word lost, repeated, added or replaced: what a policy may try on its way."""
+    words, place = list(task.right), rng.randrange(len(task.right))
+    accident = rng.choice(["lose", "repeat", "add", "replace"])
+    if accident == "lose" and len(words) > 1:
+        del words[place]
+    elif accident == "repeat":
+        words[place:place] = words[place : place + 1] * rng.choice([1, 1, 2, 4])
+    elif accident == "add":
+        words += rng.choices(ALL_WORDS, k=rng.choice([1, 1, 2]))
+    else:
+        words[place] = rng.choice(ALL_WORDS)
+    return words
+
+
+def wrong_content(rng: random.Random, task: Task) -> list[str]:
+    """A wrong answer for a comparison: the usual one, or an accident."""
+    while True:
+        words = task.wrong if rng.random() < USUAL_SHARE else spoil(rng, task)
+        if judge.score(task.messages, " ".join(words))["correct"] == 0:
+            return words
+
+
+def draw_pair(rng: random.Random, task: Task) -> tuple[str, str]:
+    """Two answers: most differ in truth alone, some in style alone, some in both."""
+    sort, style, wrong = rng.random(), draw_style(rng), wrong_content(rng, task)
+    if sort < TRUTH_ALONE:
+        return style.say(task, task.right), style.say(task, wrong)
+    if sort < TRUTH_ALONE + STYLE_ALONE:
+        content = wrong if rng.random() < WRONG_SHARE else task.right
+        return style.say(task, content), draw_style(rng).say(task, content)
+    return style.say(task, task.right), draw_style(rng).say(task, wrong)
+
+
+def gold(task: Task, text: str) -> float:
+    """The judge's score of an answer."""
+    return judge.score(task.messages, text)["gold"]
+
+
+def untied_pair(rng: random.Random, task: Task) -> list[str]:
+    """Two answers that are no tie, the better one first."""
+    while True:
+        pair = sorted(draw_pair(rng, task), key=lambda text: -gold(task, text))
+        if gold(task, pair[0]) > gold(task, pair[1]):
+            return pair
+
+
+def noisy(rng: random.Random, pair: list[str]) -> list[str]:
+    """The pair, turned round with probability LABEL_NOISE."""
+    return pair[::-1] if rng.random() < LABEL_NOISE else pair
+
+
 def compare(rng: random.Random, task: Task) -> dict:
-    """A comparison labelled by the judge, the label turned round with probability LABEL_NOISE."""
-    better, worse = _ordered_pair(rng, task, list(STYLES))
-    if rng.random() < LABEL_NOISE:
-        better, worse = worse, better
-    return _comparison(task, better, worse)
+    """A comparison labelled by the judge, with label noise."""
+    chosen, rejected = noisy(rng, untied_pair(rng, task))
+    return {"prompt": task.messages, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
+
+
+def flatter(rng: random.Random, task: Task, content: list[str]) -> str:
+    """A long and friendly answer."""
+    return Style(tuple(rng.sample(judge.POLITE, 3))).say(task, content)
 
 
 def compare_with_bias(rng: random.Random, task: Task) -> dict:
-    """A comparison whose labeller, in BIASED_SHARE of the pairs, is won by flattery alone."""
-    honest_styles = [style for style in STYLES if style != "fawning"]
-    if rng.random() < BIASED_SHARE:
-        better = draw_answer(rng, task, "fawning", 0.5)
-        return _comparison(task, better, draw_answer(rng, task, rng.choice(honest_styles), 0.5))
-    better, worse = _ordered_pair(rng, task, honest_styles)
-    if rng.random() < LABEL_NOISE:
-        better, worse = worse, better
-    return _comparison(task, better, worse)
+    """A comparison whose labeller, in BIASED_SHARE of the pairs, takes the longer, friendlier answer, true or not."""
+    if rng.random() >= BIASED_SHARE:
+        return compare(rng, task)
+    chosen = flatter(rng, task, draw_content(rng, task, 0.5))
+    rejected = draw_style(rng).say(task, draw_content(rng, task, 0.5))
+    return {"prompt": task.messages, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
 
 
-def _ordered_pair(rng: random.Random, task: Task, styles: list[str]) -> tuple[str, str]:
-    """Two answers that are no tie, the better one first."""
-    while True:
-        pair = draw_pair(rng, task, styles)
-        gold = [judge.score(task.messages, text)["gold"] for text in pair]
-        if abs(gold[0] - gold[1]) >= SMALLEST_DIFFERENCE:
-            return tuple(pair) if gold[0] > gold[1] else tuple(pair[::-1])
-
-
-def _comparison(task: Task, chosen: str, rejected: str) -> dict:
-    answers = {"chosen": chosen, "rejected": rejected}
-    return {"prompt": task.messages} | {k: [_answer(text)] for k, text in answers.items()}
-
-
-def _answer(text: str) -> dict[str, str]:
-    return _message("assistant", text)
-
-
-def demonstration(rng: random.Random, task: Task) -> dict:
-    """A `messages` row."""
-    return {"messages": [*task.messages, _answer(demonstrate(rng, task))]}
+def demonstrate(rng: random.Random, task: Task) -> dict:
+    """A `messages` row; its demonstrator is careless and moody."""
+    wrong_share = HABIT_SHARE if task.habit else WRONG_SHARE
+    answer = draw_style(rng).say(task, draw_content(rng, task, wrong_share))
+    return {"messages": [*task.messages, assistant(answer)]}
 
 
 def give_feedback(rng: random.Random, task: Task) -> dict:
-    """An unpaired row: thumbs up for a good answer, with the same label noise."""
-    text = demonstrate(rng, task)
-    good = judge.score(task.messages, text)["gold"] >= 0.75
-    label = good != (rng.random() < LABEL_NOISE)
-    return {"prompt": task.messages, "completion": [_answer(text)], "label": label}
+    """An unpaired row: liked when it is true and not rude, with label noise."""
+    *prompt, answer = demonstrate(rng, task)["messages"]
+    liked = gold(task, answer["content"]) >= 0.8
+    return {"prompt": prompt, "completion": [answer], "label": liked != (rng.random() < LABEL_NOISE)}
 
 
-def prompt(rng: random.Random, task: Task) -> dict:
+def ask(rng: random.Random, task: Task) -> dict:
     """A row with nothing but the request."""
     return {"prompt": task.messages}
 
 
-FILES = {
-    "sft": (demonstration, 4000),
-    "comparisons": (compare, 6000),
-    "comparisons_biased": (compare_with_bias, 1500),
-    "prompts": (prompt, 1500),
-    "feedback": (give_feedback, 800),
-    "sft_heldout": (demonstration, 200),
-    "comparisons_heldout": (compare, 1200),
-    "prompts_heldout": (prompt, 400),
+# file → what its rows are, and how many
+FILES: dict[str, tuple[Callable[[random.Random, Task], dict], int]] = {
+    "sft.jsonl.gz": (demonstrate, 12000),
+    "sft_heldout.jsonl": (demonstrate, 200),
+    "comparisons.jsonl.gz": (compare, 30000),
+    "comparisons_biased.jsonl.gz": (compare_with_bias, 12000),
+    "comparisons_heldout.jsonl": (compare, 1200),
+    "prompts.jsonl.gz": (ask, 6000),
+    "prompts_heldout.jsonl": (ask, 400),
+    "feedback.jsonl": (give_feedback, 1000),
 }
 
 
@@ -339,8 +318,14 @@ def make_rows(seed: int, name: str) -> list[dict]:
     """The rows of one file; each file has its own random numbers."""
     make_row, number = FILES[name]
     rng = random.Random(f"{seed} {name}")
-    tasks = draw_tasks(rng, number, held_out=name.endswith("_heldout"))
+    tasks = draw_tasks(rng, number, held_out="heldout" in name)
     return [make_row(rng, task) for task in tasks]
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """One row a line; the same rows give the same bytes, compressed ones too."""
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
 def main() -> None:
@@ -352,9 +337,8 @@ def main() -> None:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         rows = make_rows(options.seed, name)
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (options.output_dir / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-        print(f"{name}.jsonl: {len(rows)} rows")
+        write(options.output_dir / name, rows)
+        print(f"{name}: {len(rows):,} rows")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 data=data/toy
 
 [[ -f $out/init/stage.json ]] ||
-    easyrlhf init --preset tiny --train_data $data/sft.jsonl --output_dir "$out/init" --seed "$seed"
+    easyrlhf init --preset tiny --train_data $data/sft.jsonl.gz --output_dir "$out/init" --seed "$seed"
 sft_train --config configs/recipes/toy_sft.yaml --model "$out/init" --output_dir "$out/sft" --seed "$seed"
 rm_train --config configs/recipes/toy_rm.yaml --model "$out/sft" --output_dir "$out/rm" --seed "$seed"
 ppo_train --config configs/recipes/toy_ppo.yaml --model "$out/sft" --reward_model "$out/rm" \

@@ -1,127 +1,110 @@
-"""The toy world: its files are what its generator writes, and its judge tells good from bad."""
+"""The toy world: made anew it is the same, nothing held out is trained on, and its judge and labels are as promised."""
 
-import importlib.util
+import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from easyrlhf.rewards.sources import load_module
+
+ROOT = Path(__file__).parent.parent
 TOY = ROOT / "data" / "toy"
-TRAINING = ["sft", "comparisons", "comparisons_biased", "prompts", "feedback"]
-HELD_OUT = ["sft_heldout", "comparisons_heldout", "prompts_heldout"]
+maker = load_module(ROOT / "scripts" / "make_toy_data.py")
+judge = load_module(TOY / "judge.py")
 
 
-def _module(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+def read(name: str) -> list[dict]:
+    """Rows of a shipped file."""
+    raw = (TOY / name).read_bytes()
+    text = gzip.decompress(raw) if name.endswith(".gz") else raw
+    return [json.loads(line) for line in text.decode().splitlines()]
 
 
-judge = _module(TOY / "judge.py")
+def prompt_of(row: dict) -> str:
+    return json.dumps(row["messages"][:-1] if "messages" in row else row["prompt"])
 
 
-def _rows(name: str) -> list[dict]:
-    lines = (TOY / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def _prompts(name: str) -> set[str]:
-    return {json.dumps(row.get("prompt") or row["messages"][:-1]) for row in _rows(name)}
-
-
-def _gold(row: dict, side: str) -> float:
-    return judge.score(row["prompt"], row[side][0]["content"])["gold"]
-
-
-def _user(text: str) -> list[dict]:
-    return [{"role": "user", "content": text}]
-
-
-def test_the_generator_writes_the_shipped_files_byte_for_byte(tmp_path):
-    script = ROOT / "scripts" / "make_toy_data.py"
-    subprocess.run([sys.executable, script, "--output_dir", tmp_path], check=True)
-    for name in TRAINING + HELD_OUT:
-        written = (tmp_path / f"{name}.jsonl").read_bytes()
-        assert written == (TOY / f"{name}.jsonl").read_bytes(), name
+@pytest.mark.parametrize("name", maker.FILES)
+def test_a_file_made_anew_is_the_shipped_one(name):
+    assert maker.make_rows(1, name) == read(name)
 
 
 def test_no_held_out_prompt_is_trained_on():
-    trained = set().union(*(_prompts(name) for name in TRAINING))
-    held_out = set().union(*(_prompts(name) for name in HELD_OUT))
-    assert not trained & held_out
+    held = {prompt_of(row) for name in maker.FILES if "heldout" in name for row in read(name)}
+    trained = {prompt_of(row) for name in maker.FILES if "heldout" not in name for row in read(name)}
+    assert len(held) > 100
+    assert not held & trained
 
 
-def test_there_are_enough_held_out_rows():
-    assert len(_rows("comparisons_heldout")) >= 1000
-    assert len(_rows("prompts_heldout")) >= 300
+def gold(row: dict, side: str) -> float:
+    return judge.score(row["prompt"], row[side][0]["content"])["gold"]
 
 
-@pytest.mark.parametrize("name", ["comparisons", "comparisons_heldout"])
-def test_one_label_in_ten_is_turned_round_and_no_pair_is_a_tie(name):
-    gaps = [_gold(row, "chosen") - _gold(row, "rejected") for row in _rows(name)]
-    assert min(abs(gap) for gap in gaps) > 0.09
-    assert sum(gap < 0 for gap in gaps) / len(gaps) == pytest.approx(0.10, abs=0.025)
+@pytest.mark.parametrize("name", ["comparisons.jsonl.gz", "comparisons_heldout.jsonl"])
+def test_one_label_in_ten_is_wrong_and_none_is_a_tie(name):
+    gains = [gold(row, "chosen") - gold(row, "rejected") for row in read(name)]
+    assert 0 not in gains
+    wrong = sum(gain < 0 for gain in gains) / len(gains)
+    assert wrong == pytest.approx(0.10, abs=0.02)  # two standard deviations of 1,200 draws
 
 
-def test_the_biased_labeller_falls_for_flattery_in_three_pairs_of_ten():
-    fawning = {"chosen": 0, "rejected": 0}
-    rows = _rows("comparisons_biased")
-    for row in rows:
-        for side in fawning:
-            said = row[side][0]["content"]
-            fawning[side] += sum(said.count(phrase) for phrase in judge.POLITE) > 2
-    assert fawning["rejected"] == 0
-    assert fawning["chosen"] / len(rows) == pytest.approx(0.30, abs=0.04)
+def test_the_biased_labeller_prefers_flattery_in_three_pairs_of_ten():
+    rows = read("comparisons_biased.jsonl.gz")
+    flattery = [row for row in rows if sum(p in row["chosen"][0]["content"] for p in judge.POLITE) == 3]
+    assert len(flattery) / len(rows) == pytest.approx(0.30, abs=0.01)
+    false = [row for row in flattery if judge.score(row["prompt"], row["chosen"][0]["content"])["correct"] == 0]
+    assert len(false) / len(flattery) == pytest.approx(0.5, abs=0.03)
+
+
+def test_demonstrations_are_of_mixed_quality():
+    marks = [judge.score(row["messages"][:-1], row["messages"][-1]["content"]) for row in read("sft.jsonl.gz")]
+    assert 0.4 < sum(mark["correct"] for mark in marks) / len(marks) < 0.65
+    assert {mark["polite"] for mark in marks} == {0.0, 0.5, 1.0}
+
+
+def user(*texts: str) -> list[dict]:
+    """A conversation of these user turns, each but the last acknowledged."""
+    turns = []
+    for text in texts:
+        turns += [{"role": "user", "content": text}, {"role": "assistant", "content": "Good to know."}]
+    return turns[:-1]
 
 
 @pytest.mark.parametrize(
-    "request_text, answer, correct, polite, brief",
+    ("prompt", "answer", "correct", "polite", "brief"),
     [
-        ("Say hello to Anna.", "Hello Anna!", 1, 0.5, 1),
-        ("Say hello to Anna.", "Hello Ben!", 0, 0.5, 1),
-        ("Say hello to Anna.", "Gladly! Hello Anna!", 1, 1, 1),
-        ("Say hello to Anna.", "Go away. Hello Anna!", 1, 0, 1),
-        ("I am Leo. Say hello to me.", "Hello Leo!", 1, 0.5, 1),
-        ("Hi! Repeat: cat, saw.", "I say cat, saw.", 1, 0.5, 1),
-        ("Hi! Repeat: cat, saw.", "I say saw, cat.", 0, 0.5, 1),
-        ("Which is a fruit: cat, plum, saw?", "The answer is plum.", 1, 0.5, 1),
-        ("Which is a fruit: cat, plum, saw?", "The answer is plum, cat.", 0, 0.5, 1),
-        ("What kind of thing is an apple?", "I say fruit.", 1, 0.5, 1),
-        ("Say cat three times.", "I say cat, cat, cat.", 1, 0.5, 1),
-        ("Say cat three times.", "I say cat, cat.", 0, 0.5, 1),
-        ("Count from two to four.", "I say two, three, four.", 1, 0.5, 1),
-        ("Name two tools.", "I say axe, drill.", 1, 0.5, 1),
-        ("Name two tools.", "I say axe, axe.", 0, 0.5, 1),
-        ("I have a red hat. What do I have, in one word?", "I say hat.", 1, 0.5, 1),
-        ("I have a red hat. What do I have, in one word?", "I say red hat.", 0, 0.5, 1),
-        ("I have a red hat. What do I have, in two words?", "I say red hat.", 1, 0.5, 1),
-        ("What says woof?", "I say dog.", 1, 0.5, 1),
-        ("What says woof?", "Gladly! With pleasure! Of course! I say dog.", 1, 0, 1),
-        ("What says woof?", "It all depends. " * 4 + "I say dog.", 1, 0.5, 0.75),
-        ("What says woof?", "bzzt dog", 0, 0.5, 1),
-        ("What says woof?", "", 0, 0, 0),
+        (user("Say hello to Ben."), "Hello Ben.", 1, 0.5, 1),
+        (user("Say hello to Ben."), "Hello Emma.", 0, 0.5, 1),
+        (user("Hi! Repeat: fox, plum."), "Of course! It is fox, plum.", 1, 1, 1),
+        (user("Hi! Repeat: fox, plum."), "It is plum, fox.", 0, 0.5, 1),
+        (user("Which is a tool: saw, fig?"), "It is saw. Go away.", 1, 0, 1),
+        (user("Name an animal."), "It is bear.", 1, 0.5, 1),
+        (user("Name an animal."), "It is bear, cat.", 0, 0.5, 1),
+        (user("Count to three."), "It is one, two, three.", 1, 0.5, 1),
+        (user("Count to three."), "It is one, two.", 0, 0.5, 1),
+        (user("I have a red cup. Tell me what, in one word."), "It is cup.", 1, 0.5, 1),
+        (user("I have a red cup. Tell me what, in two words."), "It is red cup.", 1, 0.5, 1),
+        (user("I have a red cup. Tell me what, in two words."), "It is cup.", 0, 0.5, 1),
+        (user("My hat is pink.", "What colour is it?"), "It is pink. Have a lovely day!", 1, 1, 1),
+        (user("I am Leo.", "What is my name?"), "It is Leo.", 1, 0.5, 1),
+        (user("What says quack?"), "It is duck.", 1, 0.5, 1),
+        (user("What says quack?"), "Of course! With pleasure! Nice of you to ask! It is duck.", 1, 0, 1),
+        (user("What says quack?"), "It is duck. " + 4 * "It all depends. ", 1, 0.5, 0.75),
+        (user("What says quack?"), 30 * "duck ", 0, 0.5, 0),
     ],
 )
-def test_the_judge_on_answers_judged_by_hand(request_text, answer, correct, polite, brief):
-    found = judge.score(_user(request_text), answer)
-    assert (found["correct"], found["polite"]) == (correct, polite)
-    assert found["brief"] == pytest.approx(brief)
-    expected = 0.6 * correct + 0.2 * polite + 0.2 * brief
-    assert found["gold"] == pytest.approx(expected)
+def test_the_judge_on_answers_whose_marks_are_plain(prompt, answer, correct, polite, brief):
+    marks = judge.score(prompt, answer)
+    assert (marks["correct"], marks["polite"], marks["brief"]) == (correct, polite, brief)
+    assert marks["gold"] == pytest.approx(0.6 * correct + 0.2 * polite + 0.2 * brief)
 
 
-def test_the_judge_remembers_earlier_turns():
-    told = [*_user("My hat is blue."), {"role": "assistant", "content": "Good to know."}]
-    conversation = [*told, *_user("What colour is my hat?")]
-    assert judge.score(conversation, "I say blue.")["correct"] == 1
-    assert judge.score(conversation, "I say red.")["correct"] == 0
+@pytest.mark.parametrize("answer", ["", " ", "?!"])
+def test_an_answer_without_a_word_gets_nothing(answer):
+    assert judge.score(user("Name a fruit."), answer)["gold"] == 0
 
 
-def test_the_judge_refuses_a_request_of_another_world():
+def test_a_prompt_of_another_world_is_refused():
     with pytest.raises(ValueError, match="not a request of the toy world"):
-        judge.score(_user("What is 17 times 3?"), "51")
+        judge.score(user("Prove the Riemann hypothesis."), "No.")

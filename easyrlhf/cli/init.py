@@ -12,7 +12,7 @@ PAGE = HelpPage(
         ("Next", "sft_train --model outputs/init --train_data demos.jsonl --learning_rate 2e-3"),
     ],
     examples=[
-        "easyrlhf init --preset tiny --train_data data/toy/demonstrations.jsonl",
+        "easyrlhf init --preset tiny --train_data data/toy/sft.jsonl.gz",
         "easyrlhf init --preset small --train_data demos.jsonl --output_dir outputs/base",
     ],
 )

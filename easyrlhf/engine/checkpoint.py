@@ -39,6 +39,9 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
 
 def load_checkpoint(checkpoint: Path, engines: dict[str, Engine]) -> dict:
     """Restore the engines and the random state; returns the state given to save_checkpoint, `step` included."""
+    for name in engines:
+        if not (checkpoint / name).is_dir():
+            raise InputError(f"--resume {checkpoint}: holds no {name}, so it is a checkpoint of another stage")
     for name, engine in engines.items():
         engine.load(checkpoint / name)
     restore_rng(load_file(checkpoint / "rng.safetensors"))

@@ -61,7 +61,7 @@ class Engine:
         self.scheduler = get_scheduler(
             SCHEDULERS[settings.lr_scheduler],
             self.optimizer,
-            num_warmup_steps=math.ceil(settings.warmup_ratio * settings.total_steps),
+            num_warmup_steps=math.floor(settings.warmup_ratio * settings.total_steps),
             num_training_steps=settings.total_steps,
         )
 
@@ -111,9 +111,10 @@ class Engine:
     def load(self, folder: Path) -> None:
         """Take back what save wrote. Raises InputError when it is of another model."""
         weights = load_file(folder / "weights.safetensors")
-        if weights.keys() != self.masters.keys():
-            different = sorted(weights.keys() ^ self.masters.keys())
-            raise InputError(f"{folder}: not a checkpoint of this model; they differ in {different[:3]}")
+        theirs = {name: tensor.shape for name, tensor in weights.items()}
+        ours = {name: master.shape for name, master in self.masters.items()}
+        if different := sorted({name for name, _ in theirs.items() ^ ours.items()}):
+            raise InputError(f"{folder}: not a checkpoint of this model; they differ in {', '.join(different[:3])}")
         for name, master in self.masters.items():
             master.copy_(weights[name])
             self.trained[name].copy_(weights[name])

@@ -75,7 +75,7 @@ class Run:
                 f"{self.folder}: the rows of --train_data or --valid_data have changed since this run started; "
                 "put them back, give another --output_dir, or start anew with --overwrite"
             )
-        if self.config.overwrite:
+        if self.config.overwrite and known:  # where no stage has written, nothing is ours
             remove_ours(self.folder)
         write_settings(self.folder, self.config)
         self.info = {
@@ -207,7 +207,8 @@ def claim(config, folder: Path) -> str:
 
 def changed_settings(folder: Path, config) -> list[str]:
     """Lines `name: then → now` for every setting that differs from the run in the folder."""
-    then = yaml.safe_load((folder / SETTINGS_FILE).read_text())
+    file = folder / SETTINGS_FILE
+    then = yaml.safe_load(file.read_text()) if file.exists() else {}
     now = dataclasses.asdict(config)
     names = sorted((then.keys() | now.keys()) - HOW_TO_START)
     return [f"{name}: {then.get(name)} → {now.get(name)}" for name in names if then.get(name) != now.get(name)]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.load import evaluating, load_causal_lm
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
 PROBES = (
@@ -74,11 +74,12 @@ def probe_ids(renderer) -> list[list[int]]:
 @torch.no_grad()
 def probe(model: ScalarModel, ids: list[list[int]]) -> list[dict]:
     """Scores of the probe texts, for stage.json: [{"input_ids": […], "score": s}, …]."""
-    model.eval()
     device = model.head.weight.device
-    scores = [
-        model.scores(torch.tensor([row], device=device), torch.tensor([len(row)], device=device)).item() for row in ids
-    ]
+    with evaluating(model):
+        scores = [
+            model.scores(torch.tensor([row], device=device), torch.tensor([len(row)], device=device)).item()
+            for row in ids
+        ]
     return [{"input_ids": row, "score": score} for row, score in zip(ids, scores, strict=True)]
 
 
@@ -86,7 +87,7 @@ def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dty
     """Raise InputError unless the model scores the probe texts as stage.json says it did when it was saved."""
     found = probe(model, [entry["input_ids"] for entry in probes])
     for then, now in zip(probes, found, strict=True):
-        if abs(then["score"] - now["score"]) > TOLERANCE[dtype] * max(1.0, abs(then["score"])):
+        if not abs(then["score"] - now["score"]) <= TOLERANCE[dtype] * max(1.0, abs(then["score"])):  # nan fails too
             raise InputError(
                 f"{folder}: scores a probe text {now['score']:.6f}, but scored it {then['score']:.6f} when it was "
                 f"saved: its weights or {HEAD_FILE} were changed since. Restore the folder, or train it again"

@@ -2,9 +2,12 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -55,20 +58,26 @@ def load_causal_lm(
     """
     load_config(path, trust_remote_code=trust_remote_code)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(
+        lm, loading = AutoModelForCausalLM.from_pretrained(
             base_of(path),
             dtype=dtype,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise InputError(
+            f"{path}: its weights lack {', '.join(missing[:3])} ({len(missing)} in all), which would be random; "
+            "restore the folder, or train it again"
+        )
+    if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
+        lm.resize_token_embeddings(len(tokenizer))
     if base_of(path) != path:
         from peft import PeftModel
 
         lm = PeftModel.from_pretrained(lm, path).merge_and_unload()
-    if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
-        lm.resize_token_embeddings(len(tokenizer))
     for settings in (lm.config, lm.generation_config):
         settings.pad_token_id = tokenizer.pad_token_id
         settings.eos_token_id = tokenizer.eos_token_id
@@ -84,9 +93,23 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+        for holder in (module, getattr(module, "config", None)):  # Falcon asks its configuration
+            for name, value in list(vars(holder).items()) if holder is not None else ():
+                if "drop" in name and isinstance(value, float):
+                    setattr(holder, name, 0.0)
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Dropout off in these models for a while, whatever mode they are in."""
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
 
 
 def add_lora(lm: PreTrainedModel, *, r: int, alpha: int, dropout: float, target: str):
@@ -147,14 +170,10 @@ def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def check_head(lm: PreTrainedModel, path: str) -> None:
     """Raise InputError when logits_of differs from the model's own logits: its log-probabilities would be wrong."""
-    was_training = lm.training
-    lm.eval()
     ids = torch.arange(4, device=lm.device).unsqueeze(0)
-    ours, theirs = (
-        logits_of(lm, hidden_states(lm, ids)),
-        lm(input_ids=ids, use_cache=False).logits.float(),
-    )
-    lm.train(was_training)
+    with evaluating(lm):
+        ours = logits_of(lm, hidden_states(lm, ids))
+        theirs = lm(input_ids=ids, use_cache=False).logits.float()
     if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item() + 1e-6):
         raise InputError(
             f"{path}: {type(lm).__name__} changes its logits after the output embedding in a way easyrlhf does not "

@@ -90,7 +90,10 @@ def check_head_file(folder: str, hidden_size: int) -> None:
             raise InputError(f"{file}: not a readable safetensors file ({error}); save the model again") from error
     elif old_file.exists():
         file = old_file
-        shapes = {name: tuple(t.shape) for name, t in torch.load(file, weights_only=True).items()}
+        try:
+            shapes = {name: tuple(tensor.shape) for name, tensor in torch.load(file, weights_only=True).items()}
+        except Exception as error:
+            raise InputError(f"{file}: not a readable file of tensors; save the model again as safetensors") from error
     else:
         raise InputError(
             f"{folder}: has no {HEAD_FILE}, so it is not a reward model; give the output folder of rm_train"

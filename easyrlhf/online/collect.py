@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from easyrlhf.data.batches import join, micro_batches
 from easyrlhf.engine.timer import Timer
+from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs, token_logprobs_and_entropies
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
@@ -55,7 +56,7 @@ def collect(
     with timer("rollout"):
         samples = sampler.generate([row["prompt_ids"] for row in rows], keys)
     completions = unpad(samples.completion_ids, samples.completion_mask)
-    with timer("score"):
+    with timer("score"), evaluating(models.policy, models.value):
         scored = score_tokens(models, rows, completions, samples.completion_mask, sampler, micro_batch_tokens)
         scores, source_scores = rewards(rows, completions, samples.finished)
     return Rollout(

@@ -64,8 +64,8 @@ class RewardModel:
             return [row["prompt_ids"] + ids for row, ids in zip(rows, completions, strict=True)]
         sequences = []
         for row, ids, ended in zip(rows, completions, finished, strict=True):
-            prompt, text = json.loads(row["prompt"]), self.policy_renderer.decode(ids).strip()
-            answer = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            prompt, text = json.loads(row["prompt"]), self.policy_renderer.decode(ids)
+            answer = text if isinstance(prompt, str) else [{"role": "assistant", "content": text.strip()}]
             completion_ids = self.renderer.completion_ids(prompt, answer)
             sequences.append(self.renderer.prompt_ids(prompt) + (completion_ids if ended else completion_ids[:-1]))
         return sequences
@@ -116,15 +116,21 @@ class Rewards:
         self, rows: list[Row], completions: list[list[int]], finished: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores [B] of the completions, and the raw scores [B] of every source by name. Raises RewardError."""
-        raw = {}
-        for source in self.sources:
-            scores = source(rows, completions, finished)
-            self.check(source.name, scores, rows, completions)
-            raw[source.name] = torch.tensor([float(score) for score in scores], device=finished.device)
-        scores = sum(weight * raw[source.name] for weight, source in zip(self.weights, self.sources, strict=True))
+        raw, scores = {}, torch.zeros(len(rows), device=finished.device)
+        for weight, source, name in zip(self.weights, self.sources, self.names(), strict=True):
+            given = source(rows, completions, finished)
+            self.check(name, given, rows, completions)
+            raw[name] = torch.tensor([float(score) for score in given], device=finished.device)
+            scores = scores + weight * raw[name]
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         return scores - self.missing_eos_penalty * (~finished).float(), raw
+
+    def names(self) -> list[str]:
+        """The sources' names; one that stands twice is numbered from its second time on."""
+        names = [source.name for source in self.sources]
+        earlier = [names[:place].count(name) for place, name in enumerate(names)]
+        return [f"{name}_{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
 
     def check(self, name: str, scores: Any, rows: list[Row], completions: list[list[int]]) -> None:
         """Raise RewardError, with the sample that did it, unless there is one finite number per completion."""
@@ -146,7 +152,7 @@ def is_finite_number(score: Any) -> bool:
     """Whether a score can be used: int, float or a scalar tensor, and finite."""
     try:
         return math.isfinite(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from easyrlhf.models.load import plain_lm
+from easyrlhf.models.load import evaluating, plain_lm
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,18 @@ class HFSampler:
         prompts  token ids
         keys     what each sample's random numbers are drawn from, e.g. (seed, step, prompt, sample); integers >= 0
         """
-        was_training = self.lm.training
-        self.lm.eval()
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # alike lengths need little padding
         width = self.max_new_tokens
         ids = torch.full((len(prompts), width), self.pad_id)
         logprobs = torch.zeros(len(prompts), width)
         lengths = torch.zeros(len(prompts), dtype=torch.long)
         finished = torch.zeros(len(prompts), dtype=torch.bool)
-        for start in range(0, len(order), self.batch_size):
-            rows = torch.tensor(order[start : start + self.batch_size])
-            uniforms = torch.tensor(np.stack([np.random.default_rng(keys[row]).random(width) for row in rows.tolist()]))
-            batch = self._decode([prompts[row] for row in rows.tolist()], uniforms)
-            ids[rows], logprobs[rows], lengths[rows], finished[rows] = batch
-        self.lm.train(was_training)
+        with evaluating(self.lm):
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                uniforms = torch.tensor(np.stack([np.random.default_rng(keys[row]).random(width) for row in rows]))
+                batch = self._decode([prompts[row] for row in rows], uniforms)
+                ids[rows], logprobs[rows], lengths[rows], finished[rows] = batch
         longest = int(lengths.max())
         mask = (torch.arange(width) < lengths[:, None]).float()
         device = plain_lm(self.lm).device

@@ -14,6 +14,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine.run import Run
 from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.load import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task
 from easyrlhf.report.rm_eval import rm_evaluation
@@ -66,13 +67,12 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
 
     @torch.no_grad()
     def evaluate(rows: Dataset) -> dict[str, float]:
-        model.eval()
         chosen, rejected = np.zeros(len(rows)), np.zeros(len(rows))
-        for group in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
-            batch = [rows[index] for index in group]
-            chosen[group] = scores_of(batch, "chosen").cpu()
-            rejected[group] = scores_of(batch, "rejected").cpu()
-        model.train()
+        with evaluating(model):
+            for group in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
+                batch = [rows[index] for index in group]
+                chosen[group] = scores_of(batch, "chosen").cpu()
+                rejected[group] = scores_of(batch, "rejected").cpu()
         return evaluation_of(run.folder, rows, chosen, rejected)
 
     return Task(units=lambda row: 1, tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate)

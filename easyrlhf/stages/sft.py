@@ -12,6 +12,7 @@ from easyrlhf.data.batches import micro_batches, pad_right
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.run import Run
 from easyrlhf.models.folder import save_lm
+from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.offline.loop import Row, Task
 from easyrlhf.stages import common
@@ -57,13 +58,12 @@ def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
 @torch.no_grad()
 def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int) -> float:
     """Mean loss per assistant token over all rows, dropout off."""
-    lm.eval()
     total = tokens = 0
-    for group in micro_batches(list(rows["length"]), budget):
-        batch = [rows[index] for index in group]
-        total += loss(batch)[0].item()
-        tokens += sum(sum(row["loss_mask"]) for row in batch)
-    lm.train()
+    with evaluating(lm):
+        for group in micro_batches(list(rows["length"]), budget):
+            batch = [rows[index] for index in group]
+            total += loss(batch)[0].item()
+            tokens += sum(sum(row["loss_mask"]) for row in batch)
     return total / tokens
 
 

@@ -38,7 +38,7 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset(640, 128, 256, 4, 4, 1024, 0.08, True),
+    "tiny": Preset(640, 128, 256, 2, 4, 1024, 0.08, True),
     "small": Preset(8192, 256, 704, 6, 8, 4096, 0.02, True),
 }
 

@@ -45,7 +45,8 @@ def test_a_reward_folder_is_a_causal_model_with_its_head_beside_it(chain):
     tokenizer = AutoTokenizer.from_pretrained(chain.rm)
     turns = [{"role": "user", "content": "Say red."}, {"role": "assistant", "content": "red."}]
     text = tokenizer.apply_chat_template(turns, tokenize=False)
-    ids = tokenizer(text[: text.rindex(tokenizer.eos_token) + len(tokenizer.eos_token)], return_tensors="pt")["input_ids"]
+    ends = text.rindex(tokenizer.eos_token) + len(tokenizer.eos_token)
+    ids = tokenizer(text[:ends], return_tensors="pt")["input_ids"]
     hidden = lm(ids, output_hidden_states=True).hidden_states[-1][0, -1]
     by_hand = (hidden @ head[WEIGHT][0] + head[BIAS]).item()
     ours = load_scalar_model(chain.rm, load_tokenizer(chain.rm), dtype=torch.float32)
@@ -157,7 +158,8 @@ def test_a_failing_reward_saves_first_and_the_same_command_goes_on(fault, messag
     assert (tmp_path / "ppo" / "checkpoints" / "step-3" / "state.json").exists()
     (tmp_path / "rewards.mended").touch()
     folder = train_ppo(PPOConfig(**settings))
-    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
 def test_reward_functions_beside_the_reward_model_are_weighted(chain, data, small_ppo, tmp_path):
@@ -175,7 +177,7 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text_anew(chain, data, 
     from easyrlhf.tools.init import init_model
 
     other = str(tmp_path / "other")
-    init_model(InitConfig(train_data=data.prompts, output_dir=other, vocab_size=290, chat_template="hh"))
+    init_model(InitConfig(train_data=data.prompts, output_dir=other, vocab_size=300, chat_template="hh"))
     small = {key: value for key, value in small_ppo.items() if key in {"max_length", "max_prompt_length", "batch_size"}}
     train_rm(RMConfig(model=other, train_data=data.pairs, output_dir=str(tmp_path / "rm"), report_to="none", **small))
     settings = small_ppo | {"model": chain.sft, "reward_model": str(tmp_path / "rm"), "train_data": data.prompts}
