@@ -25,6 +25,7 @@ OPENERS = ("", "", "Please. ", "Hi! ", "Quick one. ", "A question. ", "Dear help
 MANNERS = {"polite": 0.35, "plain": 0.37, "rude": 0.28}
 RAMBLING_SHARE = 0.20
 USUAL_SHARE = 0.70  # of the wrong answers in comparisons; the others are accidents
+SMALLEST_DIFFERENCE = 0.08  # in gold score: closer pairs count as ties, and ties are left out
 TRUTH_ALONE, STYLE_ALONE = 0.55, 0.20  # shares of the comparisons; the rest differ in both
 
 
@@ -253,7 +254,7 @@ def untied_pair(rng: random.Random, task: Task) -> list[str]:
     """Two answers that are no tie, the better one first."""
     while True:
         pair = sorted(draw_pair(rng, task), key=lambda text: -gold(task, text))
-        if gold(task, pair[0]) > gold(task, pair[1]):
+        if gold(task, pair[0]) - gold(task, pair[1]) >= SMALLEST_DIFFERENCE:
             return pair
 
 
@@ -305,7 +306,7 @@ def ask(rng: random.Random, task: Task) -> dict:
 FILES: dict[str, tuple[Callable[[random.Random, Task], dict], int]] = {
     "sft.jsonl.gz": (demonstrate, 12000),
     "sft_heldout.jsonl": (demonstrate, 200),
-    "comparisons.jsonl.gz": (compare, 30000),
+    "comparisons.jsonl.gz": (compare, 24000),
     "comparisons_biased.jsonl.gz": (compare_with_bias, 12000),
     "comparisons_heldout.jsonl": (compare, 1200),
     "prompts.jsonl.gz": (ask, 6000),

@@ -44,7 +44,7 @@ def gold(row: dict, side: str) -> float:
 @pytest.mark.parametrize("name", ["comparisons.jsonl.gz", "comparisons_heldout.jsonl"])
 def test_one_label_in_ten_is_wrong_and_none_is_a_tie(name):
     gains = [gold(row, "chosen") - gold(row, "rejected") for row in read(name)]
-    assert 0 not in gains
+    assert min(map(abs, gains)) >= 0.08 - 1e-9
     wrong = sum(gain < 0 for gain in gains) / len(gains)
     assert wrong == pytest.approx(0.10, abs=0.02)  # two standard deviations of 1,200 draws
 
