@@ -24,7 +24,7 @@ WRONG_SHARE, HABIT_SHARE = 0.40, 0.65  # of the demonstrations that are wrong: m
 OPENERS = ("", "", "Please. ", "Hi! ", "Quick one. ", "A question. ", "Dear helper. ", "Now then. ", "One more. ")
 MANNERS = {"polite": 0.35, "plain": 0.37, "rude": 0.28}
 RAMBLING_SHARE = 0.20
-USUAL_SHARE = 0.70  # of the wrong answers in comparisons; the others are accidents
+USUAL_SHARE = 0.85  # of the wrong answers in comparisons; the others are accidents
 SMALLEST_DIFFERENCE = 0.08  # in gold score: closer pairs count as ties, and ties are left out
 TRUTH_ALONE, STYLE_ALONE = 0.55, 0.20  # shares of the comparisons; the rest differ in both
 
@@ -306,7 +306,7 @@ def ask(rng: random.Random, task: Task) -> dict:
 FILES: dict[str, tuple[Callable[[random.Random, Task], dict], int]] = {
     "sft.jsonl.gz": (demonstrate, 12000),
     "sft_heldout.jsonl": (demonstrate, 200),
-    "comparisons.jsonl.gz": (compare, 24000),
+    "comparisons.jsonl.gz": (compare, 36000),
     "comparisons_biased.jsonl.gz": (compare_with_bias, 12000),
     "comparisons_heldout.jsonl": (compare, 1200),
     "prompts.jsonl.gz": (ask, 6000),

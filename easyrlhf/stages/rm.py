@@ -47,13 +47,15 @@ def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
 def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
     """What rm plugs into the offline loop: the summed Bradley-Terry loss of a micro-batch of pairs."""
 
-    def scores_of(rows: list[Row], side: str) -> Tensor:
-        ids = [row["prompt_ids"] + row[f"{side}_ids"] for row in rows]
+    def scores_of(rows: list[Row]) -> tuple[Tensor, Tensor]:
+        """Scores of the chosen and of the rejected completions, each [N], from one forward pass."""
+        ids = [row["prompt_ids"] + row[f"{side}_ids"] for side in ("chosen", "rejected") for row in rows]
         lengths = torch.tensor([len(row) for row in ids], device=run.device)
-        return model.scores(pad_right(ids, pad_id).to(run.device), lengths)
+        chosen, rejected = model.scores(pad_right(ids, pad_id).to(run.device), lengths).chunk(2)
+        return chosen, rejected
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen, rejected = scores_of(rows, "chosen"), scores_of(rows, "rejected")
+        chosen, rejected = scores_of(rows)
         margin = torch.tensor([row["margin"] for row in rows], device=run.device)
         loss = bradley_terry_loss(chosen, rejected, margin)
         if run.config.center_rewards_coefficient:
@@ -71,8 +73,7 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
         with evaluating(model):
             for group in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
                 batch = [rows[index] for index in group]
-                chosen[group] = scores_of(batch, "chosen").cpu()
-                rejected[group] = scores_of(batch, "rejected").cpu()
+                chosen[group], rejected[group] = (scores.cpu() for scores in scores_of(batch))
         return evaluation_of(run.folder, rows, chosen, rejected)
 
     return Task(units=lambda row: 1, tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate)
