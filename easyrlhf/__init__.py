@@ -1,0 +1,25 @@
+"""SFT, reward model and PPO for language models: `easyrlhf.train_sft(easyrlhf.SFTConfig(train_data="demos.jsonl"))`."""
+
+import importlib
+
+# name → module; imported when it is first asked for, so that `import easyrlhf` costs nothing
+PUBLIC = {
+    "SFTConfig": "easyrlhf.config",
+    "RMConfig": "easyrlhf.config",
+    "PPOConfig": "easyrlhf.config",
+    "InitConfig": "easyrlhf.config",
+    "train_sft": "easyrlhf.stages.sft",
+    "train_rm": "easyrlhf.stages.rm",
+    "train_ppo": "easyrlhf.stages.online",
+    "init_model": "easyrlhf.tools.init",
+    "InputError": "easyrlhf.errors",
+    "RunError": "easyrlhf.errors",
+    "RunStopped": "easyrlhf.errors",
+}
+__all__ = list(PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'easyrlhf' has no attribute '{name}'")
+    return getattr(importlib.import_module(PUBLIC[name]), name)

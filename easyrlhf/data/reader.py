@@ -16,6 +16,7 @@ from easyrlhf.errors import InputError
 LOOK_AT = 10  # rows from which a file's format is recognised
 TOLERATED = 0.01  # share of a file's rows that may have a content fault
 BROKEN = "unreadable row"
+CHOSEN_ALONE = "comparisons, of which the chosen answer is imitated"
 
 KINDS: dict[str, type] = {
     "demonstration": Demonstration,
@@ -25,7 +26,7 @@ KINDS: dict[str, type] = {
 READ_BY: dict[type, str] = {
     Demonstration: "sft_train",
     Comparison: "rm_train",
-    Feedback: "kto_train",
+    Feedback: "no stage of this version",
     Prompt: "ppo_train",
 }
 
@@ -35,7 +36,8 @@ def read_records(
 ) -> Iterator[tuple[Record, Any]]:
     """The usable records of one source, each with the row it came from.
 
-    kind        "demonstration", "comparison" or "prompt" (which every record yields)
+    kind        "comparison", "demonstration" (which a comparison yields too: its chosen answer), or "prompt" (which
+                every record yields)
     format      a name of FORMATS, or None to recognise it from the first rows
     on_bad_row  "stop" raises InputError at a structural fault, and at the end of the source when
                 more than 1 % of its rows had a content fault; "skip" drops and counts them all
@@ -59,12 +61,22 @@ def read_records(
             first_fault = first_fault or f"{raw.place}: {fault.reason}"
             ledger.drop(fault.reason, raw.place, raw.value)
         else:
-            yield (record.as_prompt() if kind == "prompt" else record), raw.value
+            yield _as_kind(record, kind, ledger.notes), raw.value
     if on_bad_row == "stop" and faults > TOLERATED * read:
         raise InputError(
             f"{first_fault}; {faults:,} of {read:,} rows of this file have such faults, more than "
             f"{TOLERATED:.0%}; correct them, or drop them with --on_bad_row skip"
         )
+
+
+def _as_kind(record: Record, kind: str, notes: Counter) -> Record:
+    """The record as the kind that is wanted; only conversions that _require_kind allows come here."""
+    if kind == "prompt":
+        return record.as_prompt()
+    if kind == "demonstration" and isinstance(record, Comparison):
+        notes[CHOSEN_ALONE] += 1
+        return record.as_demonstration()
+    return record
 
 
 def _parse(raw: RawRow, name: str, expected: str | None, notes: Counter) -> Record:
@@ -112,7 +124,7 @@ def _variant_of(row: Any) -> str | None:
 def _require_kind(source: Source, name: str, kind: str) -> None:
     """Stop when the file holds records of another kind than the stage reads."""
     record = FORMATS[name].record
-    if kind == "prompt" or record is KINDS[kind]:
+    if kind == "prompt" or record is KINDS[kind] or (kind == "demonstration" and record is Comparison):
         return
     wanted = [f"  {n}: {f.keys}" for n, f in FORMATS.items() if f.record is KINDS[kind]]
     keys = next((keys_of(r.value) for r in source.read() if isinstance(r.value, dict)), "")

@@ -56,6 +56,10 @@ class Comparison:
         """The prompt that both answers share."""
         return Prompt(self.prompt, self.columns, self.place)
 
+    def as_demonstration(self) -> Demonstration:
+        """The preferred answer, as one to imitate."""
+        return Demonstration(self.prompt, self.chosen, self.columns, self.place)
+
 
 @dataclass(frozen=True)
 class Ranking:

@@ -1,6 +1,6 @@
 """The one vocabulary of metrics: each name in metrics.jsonl, its meaning, its healthy range.
 
-`python -m easyrlhf.report.metrics` writes docs/metrics.md from this table and the diagnostics.
+`python -m easyrlhf.report.metrics_page` writes docs/metrics.md from this table and the diagnostics.
 """
 
 from dataclasses import dataclass
@@ -268,9 +268,3 @@ def metric(name: str) -> Metric:
 def show(name: str, value: float | None) -> str:
     """`value` as people read it; a dash for one that is missing or was not finite."""
     return "-" if value is None else format(value, metric(name).format)
-
-
-if __name__ == "__main__":
-    from easyrlhf.report.metrics_page import main
-
-    main()

@@ -14,7 +14,7 @@ numbers to TensorBoard (`tensorboard --logdir outputs`) or Weights & Biases (`--
 Numbers keep every digit. A value that was NaN or infinite is written as `null`. Evaluation rows
 are merged into the row of the step after which they were measured.
 
-This page is generated: `python -m easyrlhf.report.metrics`.
+This page is generated: `python -m easyrlhf.report.metrics_page`.
 """
 STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO"}
 
@@ -53,3 +53,7 @@ def main() -> None:
     """Write docs/metrics.md."""
     PAGE.write_text(markdown(), encoding="utf-8")
     print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

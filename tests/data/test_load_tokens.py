@@ -176,19 +176,28 @@ def test_the_format_is_that_of_most_of_the_first_rows(load, write):
 
 def test_a_forced_format_is_not_guessed_against(load, write):
     path = write("x.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d"}])
-    assert load(path, "demonstration", format="prompt_completion").summary.used == 1
-    with pytest.raises(InputError, match="holds comparisons"):
-        load(path, "demonstration")
+    assert load(path, "comparison").summary.used == 1
+    with pytest.raises(InputError, match="holds demonstrations"):
+        load(path, "comparison", format="prompt_completion")
 
 
 def test_a_file_of_another_kind_is_refused_with_the_stage_that_reads_it(load, write):
-    path = write("x.jsonl", [pair(1)])
+    path = write("x.jsonl", [{"prompt": "Hello", "completion": "Hi", "label": True}])
     with pytest.raises(InputError) as error:
         load(path, "demonstration")
     said = str(error.value)
-    assert f"{path}: holds comparisons (format preference, found keys prompt, chosen, rej" in said
-    assert "which rm_train reads; sft_train needs demonstrations:" in said
+    assert f"{path}: holds feedback (format unpaired, found keys prompt, completion, label)" in said
+    assert "which no stage of this version reads; sft_train needs demonstrations:" in said
     assert "messages: list of {role, content}" in said
+
+
+def test_comparisons_are_demonstrations_of_their_chosen_answer_and_this_is_said(load, write, renderer):
+    rows = [{"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}]
+    data = load(write("x.jsonl", rows), "demonstration")
+    ids, mask = renderer.conversation("The sky is", " blue.")
+    assert (data.rows[0]["input_ids"], data.rows[0]["loss_mask"]) == (ids, mask)
+    assert data.summary.notes == {"comparisons, of which the chosen answer is imitated": 1}
+    assert any("1 comparisons, of which the chosen answer is imitated" in line for line in data.summary.lines())
 
 
 def test_unknown_rows_are_answered_with_all_formats(load, write):

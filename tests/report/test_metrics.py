@@ -11,7 +11,7 @@ from easyrlhf.report.metrics_page import PAGE, markdown
 
 
 def test_docs_metrics_md_is_what_the_tables_say():
-    assert PAGE.read_text(encoding="utf-8") == markdown(), "run python -m easyrlhf.report.metrics"
+    assert PAGE.read_text(encoding="utf-8") == markdown(), "run python -m easyrlhf.report.metrics_page"
 
 
 def test_an_undeclared_name_is_a_key_error_that_names_it():
