@@ -40,12 +40,11 @@ def pick_micro_batch_tokens(micro_batch_tokens: int | None, device: torch.device
     return micro_batch_tokens or (8192 if device.type == "cuda" else 2048)
 
 
-def choose_threads(device: torch.device, parameters: int) -> int:
-    """Set and return the CPU threads of this process, unless OMP_NUM_THREADS has.
+def choose_threads(device: torch.device, parameters: int) -> None:
+    """Set the CPU threads of this process, unless OMP_NUM_THREADS has.
 
     A model below ten million parameters gets one: its matrices are too small to share, and threads that wait for
     one another by spinning make it many times slower on a busy machine.
     """
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and parameters < 10_000_000:
         torch.set_num_threads(1)
-    return torch.get_num_threads()

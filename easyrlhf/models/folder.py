@@ -64,10 +64,10 @@ def load_scalar_model(folder: str, tokenizer, *, dtype: torch.dtype, **how) -> S
 
 
 def probe_ids(renderer) -> list[list[int]]:
-    """Token ids of the two probe texts, a question with its answer each."""
-    prompts = [[{"role": "user", "content": question}] for question, _ in PROBES]
-    answers = [[{"role": "assistant", "content": answer}] for _, answer in PROBES]
-    pairs = zip(prompts, answers, strict=True)
+    """Token ids of the two probe texts, a question with its answer each; plain text where there is no template."""
+    pairs: list = list(PROBES)
+    if renderer.tokenizer.chat_template:
+        pairs = [([{"role": "user", "content": q}], [{"role": "assistant", "content": a}]) for q, a in PROBES]
     return [renderer.prompt_ids(prompt) + renderer.completion_ids(prompt, answer) for prompt, answer in pairs]
 
 

@@ -100,29 +100,37 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
     return lm.train()
 
 
-def describe_plan(
-    run: Run, steps: int, data: dict[str, TokenData | None], models: dict[str, str]
-) -> dict[str, list[str]]:
-    """Sections of the start summary: data, models with their memory, and what will be done.
+def start(
+    run: Run, console: Console, title: str, steps: int, data: dict[str, TokenData | None], models: dict[str, str]
+) -> None:
+    """Choose the CPU threads for models of this size, and say what will be done: data, models with memory, plan.
 
-    models  name → folder or hub id of every model held in memory; the first is trained
+    models  name → folder or hub id of every model held in memory
     """
     config = run.config
-    sections = {"data": [line for part in data.values() if part for line in part.summary.lines()]}
     sizes = {path: count_parameters(path, config.trust_remote_code) for path in set(models.values())}
-    sections["models"] = [describe_model(run, name, path, sizes[path]) for name, path in models.items()]
-    threads = f" with {choose_threads(run.device, max(sizes.values()))} threads" if run.device.type == "cpu" else ""
-    how = f"{config.epochs} epochs" if config.stage != "ppo" else f"batches of {config.batch_size} completions"
-    start = (
-        f"continues after step {run.checkpoint.name.removeprefix('step-')}" if run.checkpoint else "from the beginning"
-    )
-    sections["plan"] = [
-        f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {start}",
-        f"on {run.device}{threads} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",
-    ]
+    choose_threads(run.device, max(sizes.values()))
+    how = f"batches of {config.batch_size} completions" if config.stage == "ppo" else counted(config.epochs, "epoch")
+    begin = f"continues after {run.checkpoint.name}" if run.checkpoint else "from the beginning"
+    where = f"on {run.device}"
+    if run.device.type == "cpu":
+        where += f" with {counted(torch.get_num_threads(), 'thread')}"
+    sections = {
+        "data": [line for part in data.values() if part for line in part.summary.lines()],
+        "models": [describe_model(run, name, path, sizes[path]) for name, path in models.items()],
+        "plan": [
+            f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {begin}",
+            f"{where} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",
+        ],
+    }
     if config.dry_run:
         sections["settings"] = config.to_yaml().splitlines()
-    return sections
+    console.summary(title, sections)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def describe_model(run: Run, name: str, path: str, count: int) -> str:

@@ -55,7 +55,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         }
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps, parents = planned_steps(config, len(train)), {"model": config.model}
-        console.summary(stage.title, common.describe_plan(run, steps, data, parents))
+        common.start(run, console, stage.title, steps, data, parents)
         if config.dry_run:
             return Path(config.output_dir)
 

@@ -54,7 +54,7 @@ def train_ppo(config: PPOConfig) -> Path:
         }
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps = planned_steps(config, len(train))
-        console.summary("PPO", common.describe_plan(run, steps, data, cast.named(config)))
+        common.start(run, console, "PPO", steps, data, cast.named(config))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if config.dry_run:
