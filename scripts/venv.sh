@@ -7,8 +7,8 @@
 #   source .venv/bin/activate    afterwards, in your shell
 #
 # The torch that pip finds for Linux brings CUDA along, several GB of it. TORCH_INDEX_URL takes torch
-# from another index, such as PyTorch's CPU builds (200 MB):
-#   TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu scripts/venv.sh
+# from another index, such as PyTorch's CPU builds (200 MB; pytorch.org shows the address under "Get started"):
+#   TORCH_INDEX_URL=ADDRESS scripts/venv.sh
 # PYTHON names the interpreter, when it is not found by itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
