@@ -216,7 +216,7 @@ BREAKS = [
     Break("online/update.py", "mask, self.config.temperature)", "mask)", UPDATE),
     Break("online/mixing.py", "return -token_logprobs", "return token_logprobs", UPDATE),
     # rewards
-    Break("rewards/sources.py", "sum(weight * raw[", "sum(raw[", SUMS),
+    Break("rewards/sources.py", "scores + weight * raw[name]", "scores + raw[name]", SUMS),
     Break(
         "rewards/sources.py",
         "return scores - self.missing_eos_penalty",

@@ -53,9 +53,9 @@ def test_a_lora_model_is_saved_merged_with_its_adapter_beside(tmp_path, tiny_lm,
     expected = logits(lora)
     merged = save_lm(tmp_path / "out", lora, tokenizer)
 
-    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=5e-5)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    torch.testing.assert_close(logits(again), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(again), expected, rtol=0, atol=5e-5)
     assert (expected - base).abs().max() > 0.1
     weights = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     assert all("lora_" in name for name in weights)
