@@ -1,9 +1,10 @@
 """PPO against the enumerated optimum π* ∝ π_ref·exp(r/β) of a small world: how many nats are missing?
 
-    python benchmarks/oracle.py --lengths 1,3 --betas 0.1,0.3,1 --seeds 0,1,2
+    python benchmarks/oracle.py --lengths 1 --betas 0.1,0.3,1 --seeds 0,1,2
 
 Each row is a whole ppo_train of 40,000 episodes (about half a minute). Bounds: one token 0.005 nats (0.02 at β 0.1);
-three tokens 0.02 nats and 1 % of the gain.
+three tokens 0.02 nats and 1 % of the gain, which this world's small model does not reach yet: even minimising the KL
+itself by enumeration leaves 0.029 nats at β 0.3.
 """
 
 import subprocess
@@ -19,7 +20,7 @@ oracle = load_module(Path(__file__).parent.parent / "tests" / "oracle" / "world.
 
 
 @click.command(help=__doc__)
-@click.option("--lengths", default="1,3", show_default=True)
+@click.option("--lengths", default="1", show_default=True)
 @click.option("--betas", default="0.1,0.3,1", show_default=True)
 @click.option("--seeds", default="0,1,2", show_default=True)
 def main(lengths: str, betas: str, seeds: str):
