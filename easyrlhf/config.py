@@ -230,7 +230,8 @@ class TrainConfig(Settings):
     save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", group=RUN, low=1)
     resume: str = opt(
         "auto",
-        "auto continues the unfinished run in output_dir, never begins anew, a path continues that checkpoint.",
+        "auto continues the unfinished run in output_dir, never begins anew and drops its checkpoints, a path "
+        "continues that checkpoint.",
         group=RUN,
         metavar="auto|never|DIR",
     )
@@ -530,6 +531,11 @@ class PPOConfig(TrainConfig):
                 "num_mini_batches",
                 f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
                 f"{self.batch_size}; use one of {divisors}",
+            )
+        if self.kl_target and not self.kl_coef:
+            raise SettingError(
+                "kl_target",
+                f"kl_target {self.kl_target:g}: multiplies kl_coef, and 0 stays 0; give kl_coef a start such as 0.05",
             )
         if self.lora_dropout:
             raise SettingError(

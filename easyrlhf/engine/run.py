@@ -28,8 +28,10 @@ from easyrlhf.engine.signals import StopRequest
 from easyrlhf.errors import InputError, RunError, RunStopped
 
 STAGE_FILE, SETTINGS_FILE = "stage.json", "args.yaml"
-# Settings that say how to start a run, not what it computes: they may differ when it is continued.
-HOW_TO_START = {"resume", "overwrite", "dry_run", "allow_incomplete"}
+# Settings that change no number of a run: they may differ when it is continued. The folder is known by being there.
+FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "dry_run", "allow_incomplete"}
+FREE_TO_CHANGE |= {"log_steps", "report_to", "save_total_limit"}
+INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl"}
 OUR_FILES = (
     f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl rm_eval.json report.html "
@@ -184,6 +186,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 def claim(config, folder: Path) -> str:
     """Decide what the folder is to this run: "new", "unfinished" or "complete". Raises InputError when it is taken."""
+    settings = dataclasses.asdict(config)
+    for name in INPUT_FOLDERS:
+        if settings.get(name) and Path(settings[name]).resolve() == folder.resolve():
+            raise InputError(
+                f"--output_dir {folder}: is also --{name}, which the run would write over; give another --output_dir"
+            )
     if config.overwrite:  # what is there is deleted when training begins: bad input must not cost a finished run
         return "new"
     known = read_stage(folder)
@@ -210,7 +218,7 @@ def changed_settings(folder: Path, config) -> list[str]:
     file = folder / SETTINGS_FILE
     then = yaml.safe_load(file.read_text()) if file.exists() else {}
     now = dataclasses.asdict(config)
-    names = sorted((then.keys() | now.keys()) - HOW_TO_START)
+    names = sorted((then.keys() | now.keys()) - FREE_TO_CHANGE)
     return [f"{name}: {then.get(name)} → {now.get(name)}" for name in names if then.get(name) != now.get(name)]
 
 

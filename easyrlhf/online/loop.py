@@ -88,7 +88,8 @@ def fit(
                 metrics |= evaluate(run, online, valid)
             log.log(run.step, metrics)
             progress.advance(metrics)
-            kl_coef = next_kl_coef(config, kl_coef, metrics["objective/kl"])
+            if run.step > config.value_warmup_steps:  # before, the policy has not moved and its KL says nothing
+                kl_coef = next_kl_coef(config, kl_coef, metrics["objective/kl"])
             if last or run.step % config.log_steps == 0:
                 console.row(run.step, metrics)
             if samples_due(run.step, total, config.num_sample_generations):

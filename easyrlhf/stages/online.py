@@ -54,6 +54,7 @@ def train_ppo(config: PPOConfig) -> Path:
         }
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps = planned_steps(config, len(train))
+        check_warmup(config, steps)
         common.start(run, console, "PPO", steps, data, cast.named(config))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
@@ -66,6 +67,15 @@ def train_ppo(config: PPOConfig) -> Path:
         metrics = fit(run, online, train, valid, log, console, state.get("kl_coef", config.kl_coef))
         save(run, online, renderer)
         return common.finish(run, console, metrics, log, "the policy loads with from_pretrained('{folder}')")
+
+
+def check_warmup(config: PPOConfig, steps: int) -> None:
+    """Raise InputError when the whole run would train the value model alone."""
+    if config.value_warmup_steps >= steps:
+        raise InputError(
+            f"--value_warmup_steps {config.value_warmup_steps}: the run has {steps} rollouts, so its policy would "
+            "never be trained; lower it, or raise --total_episodes"
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,7 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
     policy = common.load_trained_lm(run, renderer, config.model)
     models = Models(policy, load_reference(run, renderer), load_value_model(run, renderer, cast, config))
     updates = config.num_ppo_epochs * config.num_mini_batches
-    policy_steps = max(1, steps - config.value_warmup_steps) * updates
+    policy_steps = (steps - config.value_warmup_steps) * updates
     policy_engine = Engine(policy, OptimiserSettings.of(config, policy_steps))
     value_settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
     value_engine = Engine(models.value, value_settings)

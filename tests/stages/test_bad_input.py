@@ -197,3 +197,18 @@ def test_checkpoint_that_is_none(refused, tmp_path):
 def test_model_folder_without_a_model(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in refused(sft_main, model=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("flag", ["model", "reward_model"])
+def test_output_folder_that_is_an_input_folder(refused, chain, flag):
+    folder = {"model": chain.sft, "reward_model": chain.rm}[flag]
+    assert f"is also --{flag}" in refused(ppo_main, output_dir=folder + "/")
+    assert (Path(folder) / "model.safetensors").exists()
+
+
+def test_a_value_warmup_as_long_as_the_run(refused):
+    assert "its policy would never be trained" in refused(ppo_main, value_warmup_steps=50)
+
+
+def test_a_kl_target_without_a_coefficient_to_move(refused):
+    assert "kl_target 6" in refused(ppo_main, kl_target=6, kl_coef=0)

@@ -142,6 +142,13 @@ def test_a_finished_run_is_not_trained_again(settings, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_is_known_by_its_folder_and_free_to_print_otherwise(settings, tmp_path, capsys):
+    folder = train_sft(SFTConfig(output_dir=str(tmp_path / "run"), **settings))
+    moved = folder.rename(tmp_path / "moved")
+    train_sft(SFTConfig(output_dir=f"{moved}/", log_steps=3, save_total_limit=5, **settings))
+    assert "already complete" in capsys.readouterr().out
+
+
 def test_other_settings_are_refused_and_listed(settings, tmp_path):
     folder = train_sft(SFTConfig(output_dir=str(tmp_path / "run"), **settings))
     with pytest.raises(InputError, match=r"batch_size: 8 → 4\n(.*\n)*.*--overwrite"):
