@@ -12,6 +12,12 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
+def endless_order(count: int, seed: int, numbers: range) -> list[int]:
+    """Row of each number in the endless sequence of epochs over `count` rows, each epoch in its own order."""
+    orders = {epoch: epoch_order(count, seed, epoch) for epoch in {number // count for number in numbers}}
+    return [int(orders[number // count][number % count]) for number in numbers]
+
+
 def optimiser_batches(count: int, batch_size: int, seed: int, epochs: int) -> Iterator[np.ndarray]:
     """Row numbers of every optimiser batch: each epoch in its own order, its last batch as large as what is left."""
     for epoch in range(epochs):

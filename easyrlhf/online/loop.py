@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from easyrlhf.data.batches import epoch_order
+from easyrlhf.data.batches import endless_order
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
@@ -103,8 +103,7 @@ def fit(
 def prompt_batch(prompts: Dataset, config, step: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
     """Prompt rows of a step and their sampling keys; epochs follow one another, each in its own order."""
     episodes = range(step * config.batch_size, (step + 1) * config.batch_size)
-    orders = {epoch: epoch_order(len(prompts), config.seed, epoch) for epoch in {e // len(prompts) for e in episodes}}
-    rows = [prompts[int(orders[episode // len(prompts)][episode % len(prompts)])] for episode in episodes]
+    rows = [prompts[row] for row in endless_order(len(prompts), config.seed, episodes)]
     return rows, [(config.seed, TRAINING, episode) for episode in episodes]
 
 

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from easyrlhf.data.batches import epoch_order, micro_batches, pad_right
+from easyrlhf.data.batches import endless_order, micro_batches, pad_right
 from easyrlhf.models.logprobs import token_logprobs
 
 
@@ -24,10 +24,8 @@ class PtxBatches:
 
     def __call__(self, optimiser_step: int) -> list:
         """Functions without arguments, one per micro-batch, that sum to the mean loss per assistant token."""
-        count = len(self.rows)
         numbers = range(optimiser_step * self.batch_size, (optimiser_step + 1) * self.batch_size)
-        orders = {epoch: epoch_order(count, self.seed, epoch) for epoch in {n // count for n in numbers}}
-        rows = [self.rows[int(orders[n // count][n % count])] for n in numbers]
+        rows = [self.rows[row] for row in endless_order(len(self.rows), self.seed, numbers)]
         tokens = sum(sum(row["loss_mask"]) for row in rows)
         groups = micro_batches([row["length"] for row in rows], self.micro_batch_tokens)
         return [lambda group=group: self.loss([rows[i] for i in group]) / tokens for group in groups]

@@ -44,7 +44,7 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
 
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     """Metrics of held-out prompts, over all their rollouts."""
-    kl = torch.cat([(r.old_logprobs - r.ref_logprobs).mul(r.completion_mask).sum(1) for r in rollouts])
+    kl = torch.cat([r.log_ratios for r in rollouts])
     return {
         "eval/scores": torch.cat([r.scores for r in rollouts]).mean().item(),
         "eval/kl": kl.mean().item(),
@@ -72,7 +72,7 @@ def readable(prompt: str | list[dict[str, str]]) -> str:
 
 def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
     """Samples for people: prompt text, completion text, score, KL, and total = score − kl_coef · KL."""
-    kl = ((rollout.old_logprobs - rollout.ref_logprobs) * rollout.completion_mask).sum(1).tolist()
+    kl = rollout.log_ratios.tolist()
     return [
         {
             "prompt": readable(json.loads(row["prompt"])),

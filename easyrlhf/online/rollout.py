@@ -49,6 +49,11 @@ class Rollout:
         return self.completion_mask.sum(1).long()
 
     @property
+    def log_ratios(self) -> Tensor:
+        """log policy − log reference, summed over each completion, nats.  [B]"""
+        return ((self.old_logprobs - self.ref_logprobs) * self.completion_mask).sum(1)
+
+    @property
     def prompt_ids(self) -> list[list[int]]:
         """Token ids of the prompts."""
         return [row["prompt_ids"] for row in self.rows]
