@@ -12,6 +12,7 @@ COMMANDS = [
     "sft_train = easyrlhf.cli.sft:main",
     "rm_train = easyrlhf.cli.rm:main",
     "ppo_train = easyrlhf.cli.ppo:main",
+    "grpo_train = easyrlhf.cli.grpo:main",
 ]
 
 REQUIRES = [

@@ -7,10 +7,12 @@ PUBLIC = {
     "SFTConfig": "easyrlhf.config",
     "RMConfig": "easyrlhf.config",
     "PPOConfig": "easyrlhf.config",
+    "GRPOConfig": "easyrlhf.config",
     "InitConfig": "easyrlhf.config",
     "train_sft": "easyrlhf.stages.sft",
     "train_rm": "easyrlhf.stages.rm",
     "train_ppo": "easyrlhf.stages.online",
+    "train_grpo": "easyrlhf.stages.online",
     "init_model": "easyrlhf.tools.init",
     "InputError": "easyrlhf.errors",
     "RunError": "easyrlhf.errors",
@@ -23,3 +25,7 @@ def __getattr__(name: str):
     if name not in PUBLIC:
         raise AttributeError(f"module 'easyrlhf' has no attribute '{name}'")
     return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *PUBLIC]

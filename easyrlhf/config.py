@@ -13,7 +13,9 @@ from typing import ClassVar, Self
 
 from easyrlhf.settings import (
     DATA,
+    GRPO,
     LORA,
+    ONLINE,
     OPTIMISATION,
     PPO,
     REWARDS,
@@ -333,12 +335,16 @@ class RMConfig(TrainConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class PPOConfig(TrainConfig):
-    """Settings of PPO."""
+class OnlineConfig(TrainConfig):
+    """What every stage that learns from its own samples can be told; PPO and GRPO add their own settings."""
 
-    stage: ClassVar[str] = "ppo"
-    learning_rate_full: ClassVar[float] = 3e-6
-    learning_rate_lora: ClassVar[float] = 1e-5
+    limit_name: ClassVar[str]  # the setting that bounds a completion
+    kl_name: ClassVar[str]  # the setting that prices distance from the reference
+    learns_values: ClassVar[bool] = False
+    kl_target: ClassVar[float | None] = None  # what PPO alone can be told
+    kl_estimator: ClassVar[str] = "k1"
+    value_warmup_steps: ClassVar[int] = 0
+    ptx_data: ClassVar[str | None] = None
 
     model: str | None = opt(
         None,
@@ -353,14 +359,6 @@ class PPOConfig(TrainConfig):
         group=DATA,
         metavar="DIR|HUB_ID",
         shown="model",
-    )
-    value_model: str | None = opt(
-        None,
-        "Where the value model starts. The default needs the policy's tokenizer, else the policy "
-        "itself with a new head is taken.",
-        group=DATA,
-        metavar="DIR",
-        shown="reward_model",
     )
 
     reward_model: str | None = opt(
@@ -399,25 +397,173 @@ class PPOConfig(TrainConfig):
         above=0,
         shown="off",
     )
+
+    batch_size: int = opt(
+        64,
+        "Completions per rollout, over all devices; divisible by num_mini_batches. 64 to 512 is usual.",
+        group=ONLINE,
+        low=1,
+    )
+    total_episodes: int | None = opt(
+        None, "Completions to sample in the whole run.", group=ONLINE, low=1, shown="epochs x prompts"
+    )
+    num_mini_batches: int = opt(
+        1, "Optimiser steps per pass: the rollout is split into so many parts.", group=ONLINE, low=1
+    )
+
+    temperature: float = opt(
+        1.0,
+        "Softmax temperature of sampling and of all log-probabilities; 0.7 to 1.",
+        group=SAMPLING,
+        above=0,
+    )
+    local_rollout_forward_batch_size: int = opt(
+        64,
+        "Completions decoded together on a device. Lower it when sampling runs out of memory.",
+        group=SAMPLING,
+        low=1,
+    )
+    num_sample_generations: int = opt(
+        10,
+        "How often in the run to print a sample with its score and KL; 0 for never.",
+        group=SAMPLING,
+        low=0,
+    )
+
+    max_steps: int | None = opt(
+        None,
+        "Stop after this many rollouts even when total_episodes is not reached; for short trials.",
+        group=OPTIMISATION,
+        low=1,
+        shown="all episodes",
+    )
+
+    @property
+    def group_size(self) -> int:
+        """Completions per prompt in a rollout."""
+        return 1
+
+    @property
+    def resamples(self) -> int:
+        """Rollouts that may be added to a step's first to fill it with groups that teach something."""
+        return 0
+
+    @property
+    def completion_limit(self) -> int:
+        """Longest completion to sample, in tokens."""
+        return getattr(self, self.limit_name)
+
+    @property
+    def kl_price(self) -> float:
+        """What a nat of distance from the reference costs."""
+        return getattr(self, self.kl_name)
+
+    @property
+    def reward_sources(self) -> int:
+        """How many sources make the score; at least 1, as the default is a reward model."""
+        return max(1, bool(self.reward_model) + len(split_list(self.reward_funcs)))
+
+    @property
+    def reward_weight_values(self) -> tuple[float, ...]:
+        """A weight per source: the reward model when there is one, then reward_funcs in order."""
+        weights = tuple(float(item) for item in split_list(self.reward_weights))
+        return weights or (1.0,) * self.reward_sources
+
+    def _check(self) -> None:
+        super()._check()
+        if self.batch_size % self.num_mini_batches:
+            divisors = ", ".join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)
+            raise SettingError(
+                "num_mini_batches",
+                f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
+                f"{self.batch_size}; use one of {divisors}",
+            )
+        if self.lora_dropout:
+            raise SettingError(
+                "lora_dropout",
+                f"lora_dropout {self.lora_dropout:g}: the policy is compared with itself before the update, and "
+                "dropout makes that two policies; leave it at 0",
+            )
+        longest = self.max_prompt_length + self.completion_limit
+        if longest > self.max_length:
+            raise SettingError(
+                self.limit_name,
+                f"{self.limit_name} {self.completion_limit}: with max_prompt_length "
+                f"{self.max_prompt_length} it exceeds max_length {self.max_length}; use "
+                f"max_length {longest}, or shorter prompts or responses",
+            )
+        self._check_rewards()
+
+    def _check_rewards(self) -> None:
+        for name in split_list(self.reward_funcs):
+            if not REWARD_FUNC.fullmatch(name):
+                raise SettingError("reward_funcs", f"reward_funcs {name}: must look like file.py:function")
+        weights = split_list(self.reward_weights)
+        for weight in weights:
+            try:
+                usable = math.isfinite(float(weight))
+            except ValueError:
+                usable = False
+            if not usable:
+                raise SettingError(
+                    "reward_weights",
+                    f"reward_weights {self.reward_weights}: '{weight}' is not a number",
+                )
+        if weights and len(weights) != self.reward_sources:
+            raise SettingError(
+                "reward_weights",
+                f"reward_weights {self.reward_weights}: {len(weights)} for {self.reward_sources} "
+                "reward sources; give one for the reward model (when there is one), then one per "
+                "function of reward_funcs",
+            )
+
+    def default_model(self) -> str:
+        """The SFT result; ValueError when it is not there."""
+        if Path("outputs/sft").is_dir():
+            return "outputs/sft"
+        raise SettingError("model", "model: outputs/sft does not exist; run sft_train first, or give model")
+
+    def resolved(self) -> Self:
+        """A copy with every default filled in; ValueError when there is no reward source."""
+        config = super().resolved()
+        reward_model = config.reward_model
+        if not reward_model and not config.reward_funcs:
+            if not Path("outputs/rm").is_dir():
+                raise SettingError(
+                    "reward_model",
+                    "reward_model: outputs/rm does not exist and reward_funcs is not given; run "
+                    "rm_train first, or give one of the two",
+                )
+            reward_model = "outputs/rm"
+        return replace(config, reward_model=reward_model, ref_model=config.ref_model or config.model)
+
+
+@dataclass(kw_only=True, frozen=True)
+class PPOConfig(OnlineConfig):
+    """Settings of PPO."""
+
+    stage: ClassVar[str] = "ppo"
+    learning_rate_full: ClassVar[float] = 3e-6
+    learning_rate_lora: ClassVar[float] = 1e-5
+    limit_name: ClassVar[str] = "response_length"
+    kl_name: ClassVar[str] = "kl_coef"
+    learns_values: ClassVar[bool] = True
+
+    value_model: str | None = opt(
+        None,
+        "Where the value model starts. The default needs the policy's tokenizer, else the policy "
+        "itself with a new head is taken.",
+        group=DATA,
+        metavar="DIR",
+        shown="reward_model",
+    )
     whiten_rewards: bool = opt(
         False,
         "Divide the rewards of a rollout by their standard deviation (advantages always are whitened).",
         group=REWARDS,
     )
 
-    batch_size: int = opt(
-        64,
-        "Completions per rollout, over all devices; divisible by num_mini_batches. 64 to 512 is usual.",
-        group=PPO,
-        low=1,
-    )
-    total_episodes: int | None = opt(
-        None, "Completions to sample in the whole run.", group=PPO, low=1, shown="epochs x prompts"
-    )
     num_ppo_epochs: int = opt(4, "Passes over each rollout. More learn faster and drift further.", group=PPO, low=1)
-    num_mini_batches: int = opt(
-        1, "Optimiser steps per pass: the rollout is split into so many parts.", group=PPO, low=1
-    )
     kl_coef: float = opt(
         0.05,
         "Price of one nat of distance from the reference, paid per token. Raise it when KL runs "
@@ -484,127 +630,190 @@ class PPOConfig(TrainConfig):
     )
 
     response_length: int = opt(128, "Longest completion to sample, in tokens.", group=SAMPLING, low=1)
-    temperature: float = opt(
-        1.0,
-        "Softmax temperature of sampling and of all log-probabilities; 0.7 to 1.",
-        group=SAMPLING,
-        above=0,
-    )
-    local_rollout_forward_batch_size: int = opt(
-        64,
-        "Completions decoded together on a device. Lower it when sampling runs out of memory.",
-        group=SAMPLING,
-        low=1,
-    )
-    num_sample_generations: int = opt(
-        10,
-        "How often in the run to print a sample with its score and KL; 0 for never.",
-        group=SAMPLING,
-        low=0,
-    )
-
-    max_steps: int | None = opt(
-        None,
-        "Stop after this many rollouts even when total_episodes is not reached; for short trials.",
-        group=OPTIMISATION,
-        low=1,
-        shown="all episodes",
-    )
     adam_eps: float = opt(1e-5, "Epsilon in AdamW's denominator; PPO likes it large.", group=OPTIMISATION, above=0)
-
-    @property
-    def reward_sources(self) -> int:
-        """How many sources make the score; at least 1, as the default is a reward model."""
-        return max(1, bool(self.reward_model) + len(split_list(self.reward_funcs)))
-
-    @property
-    def reward_weight_values(self) -> tuple[float, ...]:
-        """A weight per source: the reward model when there is one, then reward_funcs in order."""
-        weights = tuple(float(item) for item in split_list(self.reward_weights))
-        return weights or (1.0,) * self.reward_sources
 
     def _check(self) -> None:
         super()._check()
-        if self.batch_size % self.num_mini_batches:
-            divisors = ", ".join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)
-            raise SettingError(
-                "num_mini_batches",
-                f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
-                f"{self.batch_size}; use one of {divisors}",
-            )
         if self.kl_target and not self.kl_coef:
             raise SettingError(
                 "kl_target",
                 f"kl_target {self.kl_target:g}: multiplies kl_coef, and 0 stays 0; give kl_coef a start such as 0.05",
-            )
-        if self.lora_dropout:
-            raise SettingError(
-                "lora_dropout",
-                f"lora_dropout {self.lora_dropout:g}: PPO compares the policy with itself before the update, and "
-                "dropout makes that two policies; leave it at 0",
-            )
-        longest = self.max_prompt_length + self.response_length
-        if longest > self.max_length:
-            raise SettingError(
-                "response_length",
-                f"response_length {self.response_length}: with max_prompt_length "
-                f"{self.max_prompt_length} it exceeds max_length {self.max_length}; use "
-                f"max_length {longest}, or shorter prompts or responses",
             )
         if bool(self.ptx_coef) != bool(self.ptx_data):
             raise SettingError(
                 "ptx_data" if self.ptx_data else "ptx_coef",
                 f"ptx_coef {self.ptx_coef:g} with ptx_data {self.ptx_data or 'none'}: give both or neither",
             )
-        self._check_rewards()
 
-    def _check_rewards(self) -> None:
-        for name in split_list(self.reward_funcs):
-            if not REWARD_FUNC.fullmatch(name):
-                raise SettingError("reward_funcs", f"reward_funcs {name}: must look like file.py:function")
-        weights = split_list(self.reward_weights)
-        for weight in weights:
-            try:
-                usable = math.isfinite(float(weight))
-            except ValueError:
-                usable = False
-            if not usable:
-                raise SettingError(
-                    "reward_weights",
-                    f"reward_weights {self.reward_weights}: '{weight}' is not a number",
-                )
-        if weights and len(weights) != self.reward_sources:
-            raise SettingError(
-                "reward_weights",
-                f"reward_weights {self.reward_weights}: {len(weights)} for {self.reward_sources} "
-                "reward sources; give one for the reward model (when there is one), then one per "
-                "function of reward_funcs",
-            )
+    @property
+    def passes(self) -> int:
+        """Passes over each rollout."""
+        return self.num_ppo_epochs
 
-    def default_model(self) -> str:
-        """The SFT result; ValueError when it is not there."""
-        if Path("outputs/sft").is_dir():
-            return "outputs/sft"
-        raise SettingError("model", "model: outputs/sft does not exist; run sft_train first, or give model")
+    @property
+    def clip_limits(self) -> tuple[float, float]:
+        """How far below and above 1 a probability ratio pays."""
+        return self.cliprange, self.cliprange
 
     def resolved(self) -> Self:
         """A copy with every default filled in; ValueError when there is no reward source."""
         config = super().resolved()
-        reward_model = config.reward_model
-        if not reward_model and not config.reward_funcs:
-            if not Path("outputs/rm").is_dir():
+        return replace(config, value_learning_rate=config.value_learning_rate or config.learning_rate)
+
+
+@dataclass(kw_only=True, frozen=True)
+class GRPOConfig(OnlineConfig):
+    """Settings of GRPO and its relatives, which compare the completions of one prompt instead of learning values."""
+
+    stage: ClassVar[str] = "grpo"
+    learning_rate_full: ClassVar[float] = 1e-6
+    learning_rate_lora: ClassVar[float] = 1e-5
+    limit_name: ClassVar[str] = "max_completion_length"
+    kl_name: ClassVar[str] = "beta"
+
+    advantage: str = opt(
+        "grpo",
+        "What a completion is compared with: grpo, the mean of its group; rloo, the mean of the others in its group; "
+        "reinforce++, the mean of the batch.",
+        group=GRPO,
+        choices=("grpo", "rloo", "reinforce++"),
+    )
+    num_generations: int = opt(
+        8,
+        "Completions per prompt, one group. More tell good from bad more surely and cost as much more sampling.",
+        group=GRPO,
+        low=1,
+    )
+    batch_size: int = opt(
+        64,
+        "Completions per rollout, over all devices; divisible by num_generations and num_mini_batches.",
+        group=ONLINE,
+        low=1,
+    )
+    beta: float = opt(
+        0.0,
+        "Price of one nat of distance from the reference. grpo pays it in the loss (k3), rloo and reinforce++ in the "
+        "reward (k1). 0, the default, as in TRL; 0.04 in the paper.",
+        group=GRPO,
+        low=0,
+    )
+    use_bias_correction_kl: bool = opt(
+        True,
+        "Weight grpo's KL by the probability ratio, without which its gradient belongs to another penalty.",
+        group=GRPO,
+    )
+    loss_type: str = opt(
+        "dapo",
+        "What grpo averages over: dapo, all tokens of the rollout; bnpo, all tokens of the mini-batch; grpo, each "
+        "completion first; dr_grpo, completions x max_completion_length.",
+        group=GRPO,
+        choices=("dapo", "grpo", "dr_grpo", "bnpo"),
+    )
+    epsilon: float = opt(
+        0.2, "A probability ratio stops paying below 1-X, and above 1+X.", group=GRPO, above=0, below=1
+    )
+    epsilon_high: float | None = opt(
+        None, "Upper limit apart from the lower; 0.28 in DAPO.", group=GRPO, above=0, shown="epsilon"
+    )
+    scale_rewards: str = opt(
+        "group",
+        "Divide grpo's advantages by the standard deviation of the group's scores, of the batch's, or by nothing.",
+        group=GRPO,
+        choices=("group", "batch", "none"),
+    )
+    multi_objective_aggregation: str = opt(
+        "sum_then_normalize",
+        "With several rewards: weigh and add them first, or standardize each within its group first (GDPO).",
+        group=GRPO,
+        choices=("sum_then_normalize", "normalize_then_sum"),
+    )
+    num_iterations: int = opt(1, "Passes over each rollout.", group=GRPO, low=1)
+    mask_truncated_completions: bool = opt(
+        False, "Leave completions that were cut off out of the loss (DAPO).", group=GRPO
+    )
+    soft_punish_cache: int = opt(
+        0,
+        "Tokens before max_completion_length over which a punishment grows from 0 to -1 (DAPO, eq. 13); 0 for none.",
+        group=GRPO,
+        low=0,
+    )
+    dynamic_sampling: int = opt(
+        0,
+        "Sample again, up to so many times a step, while groups whose completions all score the same leave the batch "
+        "short (DAPO); 0 for never.",
+        group=GRPO,
+        low=0,
+    )
+    missing_eos_penalty: float = opt(
+        0.0,
+        "Subtracted from the score of a completion that was cut off before its end-of-turn token.",
+        group=REWARDS,
+        low=0,
+    )
+    max_completion_length: int = opt(256, "Longest completion to sample, in tokens.", group=SAMPLING, low=1)
+
+    @property
+    def group_size(self) -> int:
+        """Completions per prompt in a rollout."""
+        return self.num_generations
+
+    @property
+    def resamples(self) -> int:
+        """Rollouts that may be added to a step's first to fill it with groups that teach something."""
+        return self.dynamic_sampling
+
+    @property
+    def passes(self) -> int:
+        """Passes over each rollout."""
+        return self.num_iterations
+
+    @property
+    def clip_limits(self) -> tuple[float, float]:
+        """How far below and above 1 a probability ratio pays."""
+        return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+    def _check(self) -> None:
+        super()._check()
+        if self.batch_size % self.num_generations:
+            raise SettingError(
+                "batch_size",
+                f"batch_size {self.batch_size}: counts completions, {self.num_generations} (num_generations) for each "
+                f"prompt; use a multiple of {self.num_generations}",
+            )
+        if self.num_generations == 1 and self.advantage != "reinforce++":
+            raise SettingError(
+                "num_generations",
+                f"num_generations 1: {self.advantage} compares the completions of a prompt with one another; use 2 or "
+                "more, or advantage reinforce++",
+            )
+        if self.soft_punish_cache > self.max_completion_length:
+            raise SettingError(
+                "soft_punish_cache",
+                f"soft_punish_cache {self.soft_punish_cache}: is longer than max_completion_length "
+                f"{self.max_completion_length}; every completion would be punished",
+            )
+        self._check_grpo_alone()
+
+    def _check_grpo_alone(self) -> None:
+        """Settings that one way of computing advantages has, and another would silently ignore."""
+        if self.advantage == "grpo":
+            if self.multi_objective_aggregation == "normalize_then_sum" and self.reward_clip:
                 raise SettingError(
-                    "reward_model",
-                    "reward_model: outputs/rm does not exist and reward_funcs is not given; run "
-                    "rm_train first, or give one of the two",
+                    "reward_clip",
+                    f"reward_clip {self.reward_clip:g}: limits the sum of the rewards, but multi_objective_aggregation "
+                    "normalize_then_sum takes each by itself; leave one of the two out",
                 )
-            reward_model = "outputs/rm"
-        return replace(
-            config,
-            reward_model=reward_model,
-            ref_model=config.ref_model or config.model,
-            value_learning_rate=config.value_learning_rate or config.learning_rate,
-        )
+            return
+        for name, default in {
+            "loss_type": "dapo",
+            "scale_rewards": "group",
+            "multi_objective_aggregation": "sum_then_normalize",
+            "use_bias_correction_kl": True,
+        }.items():
+            if getattr(self, name) != default:
+                raise SettingError(
+                    name, f"{name} {getattr(self, name)}: belongs to advantage grpo, not {self.advantage}"
+                )
 
 
 @dataclass(kw_only=True, frozen=True)

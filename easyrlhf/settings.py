@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Self, get_args
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 # The order in which --help and args.yaml show the groups.
-DATA, REWARDS, PPO, SAMPLING = "Model and data", "Rewards", "PPO", "Sampling"
-OPTIMISATION, LORA, RUN = "Optimisation", "LoRA", "Run"
-GROUPS = (DATA, REWARDS, PPO, SAMPLING, OPTIMISATION, LORA, RUN)
+DATA, REWARDS, ONLINE, PPO, GRPO = "Model and data", "Rewards", "Rollouts", "PPO", "GRPO"
+SAMPLING, OPTIMISATION, LORA, RUN = "Sampling", "Optimisation", "LoRA", "Run"
+GROUPS = (DATA, REWARDS, ONLINE, PPO, GRPO, SAMPLING, OPTIMISATION, LORA, RUN)
 
 
 class SettingError(ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("sft_train", "rm_train", "ppo_train", "easyrlhf")
+STAGES = ("sft_train", "rm_train", "ppo_train", "grpo_train", "easyrlhf")
 
 
 def commands() -> list[str]:

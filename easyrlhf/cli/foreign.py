@@ -19,13 +19,21 @@ BATCH = (
     "forward pass, and accumulation follows from both"
 )
 LENGTH = "max_length counts prompt and completion together, in tokens"
-SAMPLED = "it bounds what PPO samples, in tokens"
+SAMPLED = "it bounds what is sampled, in tokens"
 LORA = "lora_r 0, the default, trains all weights"
 PLAIN = (
     "sampling is the plain softmax at the temperature, because PPO's log-probabilities must "
     "describe the very distribution that was sampled"
 )
-LATER = "not in this version, which has sft_train, rm_train and ppo_train on one device"
+LATER = "not in this version, which has sft_train, rm_train, ppo_train and grpo_train on one device"
+
+# The same thing under two names of ours, as each stage keeps those of its own field.
+TWINS = (
+    ("response_length", "max_completion_length"),
+    ("kl_coef", "beta"),
+    ("num_ppo_epochs", "num_iterations"),
+    ("cliprange", "epsilon"),
+)
 
 SAME_THING: dict[str, str] = {
     # model and data
@@ -157,7 +165,6 @@ WITH_A_NOTE: dict[str, Translation] = {
         ("overlength",), "drop counts and keeps aside what is too long, truncate cuts prompts"
     ),
     "max_new_tokens": Translation(("response_length",), SAMPLED),
-    "max_completion_length": Translation(("response_length",), SAMPLED),
     "generate_max_len": Translation(("response_length",), SAMPLED),
     "max_answer_seq_len": Translation(("response_length",), SAMPLED),
     "lora_rank": Translation(("lora_r",), LORA),
@@ -180,14 +187,12 @@ WITH_A_NOTE: dict[str, Translation] = {
     "kl_penalty": Translation(("kl_estimator",), "k1 or k3; kl_coef is its weight"),
     "rl_beta": Translation(("kl_coef",), "in PPO the weight of KL is kl_coef; the beta of DPO and KTO is " + LATER),
     "pref_beta": Translation((), "the beta of the preference losses is " + LATER),
-    "beta": Translation((), "the preference losses (dpo, orpo, kto…) are " + LATER),
     "orpo_alpha": Translation((), "ORPO is " + LATER),
     "cpo_alpha": Translation((), "CPO is " + LATER),
     "simpo_gamma": Translation((), "SimPO is " + LATER),
     "kto_desirable_weight": Translation((), "KTO is " + LATER),
     "kto_undesirable_weight": Translation((), "KTO is " + LATER),
     "rlhf_type": Translation((), "each method is a command; DPO and its kin are " + LATER),
-    "num_generations": Translation((), "GRPO is " + LATER),
     "deepspeed": Translation((), "DeepSpeed is " + LATER),
     "zero_stage": Translation((), "DeepSpeed is " + LATER),
     "num_gpus": Translation((), "training on several devices is " + LATER),

@@ -11,6 +11,7 @@ from easyrlhf.settings import GROUPS, Settings, setting_kind
 WIDTH = 100
 MIN_WIDTH = 60
 FLAG_COLUMN = 31
+MOST_CHOICES = 40  # characters; longer lists of choices are named in the text
 
 ALWAYS = (
     (
@@ -81,13 +82,16 @@ def _flag(setting: Field) -> str:
     if kind is bool:
         return f"--[no_]{setting.name}"
     if "choices" in setting.metadata:
-        return f"--{setting.name} {'|'.join(setting.metadata['choices'])}"
+        choices = "|".join(setting.metadata["choices"])
+        return f"--{setting.name} {choices}" if len(choices) <= MOST_CHOICES else f"--{setting.name} NAME"
     value = setting.metadata.get("metavar") or {int: "N", float: "X"}.get(kind, "TEXT")
     return f"--{setting.name} {value}"
 
 
 def _row(setting: Field, config_class: type[Settings]) -> tuple[str, str]:
     text = setting.metadata["help"]
+    if "choices" in setting.metadata and _flag(setting).endswith(" NAME"):
+        text += f" One of {', '.join(setting.metadata['choices'])}."
     if setting.default is MISSING:
         return _flag(setting), f"{text}  [required]"
     default = config_class.default_text(setting)

@@ -21,6 +21,7 @@ STAGES = {
     "sft_train": "Supervised fine-tuning on demonstrations.",
     "rm_train": "Reward model from comparisons.",
     "ppo_train": "PPO against a reward model or reward functions.",
+    "grpo_train": "GRPO, RLOO or REINFORCE++ against the same; no value model.",
 }
 
 
@@ -56,7 +57,7 @@ class ProgramGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Subcommands from the table above, then the three stages, which are separate programs."""
+        """Subcommands from the table above, then the stages, which are separate programs."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
         with formatter.section("The training stages are programs of their own"):

@@ -3,11 +3,11 @@
 import difflib
 from dataclasses import fields
 
-from easyrlhf.cli.foreign import FOREIGN
-from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
+from easyrlhf.cli.foreign import FOREIGN, TWINS
+from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.settings import Settings
 
-STAGES: tuple[type[Settings], ...] = (SFTConfig, RMConfig, PPOConfig)
+STAGES: tuple[type[Settings], ...] = (SFTConfig, RMConfig, PPOConfig, GRPOConfig)
 
 
 def explain_unknown(typed: str, config_class: type[Settings], command: str) -> str:
@@ -26,6 +26,8 @@ def explain_unknown(typed: str, config_class: type[Settings], command: str) -> s
         return f"{start}it is spelled {dash}{name} here, with underscores"
     if name in FOREIGN:
         return start + _translate(name, known, dash)
+    if twins := [f"{dash}{twin}" for twin in _twins(name) if twin in known]:
+        return f"{start}here it is {twins[0]}"
     if stages := _stages_with(name):
         return f"{start}it is a setting of {stages}, not of {command}"
     if near := difflib.get_close_matches(name, known, 1):
@@ -35,11 +37,16 @@ def explain_unknown(typed: str, config_class: type[Settings], command: str) -> s
 
 def _translate(name: str, known: list[str], dash: str) -> str:
     ours, note = FOREIGN[name]
-    if here := [dash + n for n in ours if n in known]:
+    if here := [dash + n for one in ours for n in (one, *_twins(one)) if n in known]:
         return f"here it is {' and '.join(here)}" + (f" ({note})" if note else "")
     if ours:
         return f"that is {dash}{ours[0]}, a setting of {_stages_with(ours[0])}"
     return note
+
+
+def _twins(name: str) -> list[str]:
+    """What other stages call the setting of this name."""
+    return [other for pair in TWINS if name in pair for other in pair if other != name]
 
 
 def _stages_with(name: str) -> str:

@@ -99,6 +99,11 @@ class Engine:
                     parameter.copy_(self.masters[name])
         return {"loss": total, "grad_norm": grad_norm, "learning_rate": learning_rate}
 
+    def skip(self) -> None:
+        """Let a step of the schedule pass without an update."""
+        self.optimizer.step()  # without gradients it changes nothing, and the schedule expects it
+        self.scheduler.step()
+
     def save(self, folder: Path) -> None:
         """Write what a resumed run needs: trained weights, optimiser, schedule."""
         folder.mkdir(parents=True)

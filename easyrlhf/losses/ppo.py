@@ -30,14 +30,21 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, advantages + values
 
 
-def ppo_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, cliprange: float) -> Tensor:
+def ppo_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    cliprange: float,
+    cliprange_high: float,
+) -> Tensor:
     """Clipped surrogate objective, negated (Schulman et al. 2017, eq. 7).
 
     logprobs, old_logprobs, advantages  [...]
+    cliprange, cliprange_high           how far below and above 1 a ratio pays; apart in Yu et al. 2025, eq. 10
     returns the loss of each token      [...]  unmasked: the caller averages
     """
     ratio = (logprobs - old_logprobs).exp()
-    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange_high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 

@@ -150,13 +150,14 @@ def hidden_states(lm: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
 
 
 def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Float32 logits of hidden states, with the scaling some families apply after their head.
+    """Logits of hidden states in float32 or better, with the scaling some families apply after their head.
 
     hidden   [..., H]
     returns  [..., V]
     """
     lm = plain_lm(lm)
-    logits = lm.get_output_embeddings()(hidden).float()
+    logits = lm.get_output_embeddings()(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     config = lm.config.get_text_config()
     if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
         logits = logits * scale

@@ -22,12 +22,17 @@ class Models:
 
     policy     trained
     reference  frozen; None when it is the policy with its adapter off
-    value      trained
+    value      trained; None for methods without one
     """
 
     policy: nn.Module
     reference: nn.Module | None
-    value: ScalarModel
+    value: ScalarModel | None
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        """The models that learn."""
+        return [self.policy] if self.value is None else [self.policy, self.value]
 
     def ref_logprobs(self, input_ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
         """Log-probabilities of the counted tokens under the reference.  [n]"""
@@ -47,7 +52,7 @@ def collect(
     micro_batch_tokens: int,
     timer: Timer,
 ) -> Rollout:
-    """Sample one completion per prompt row and score it with every model.
+    """Sample one completion for each prompt row and score it with every model.
 
     rows  prompt rows as load_tokens gives them
     keys  what the sampler draws each row's random numbers from
@@ -56,7 +61,7 @@ def collect(
     with timer("rollout"):
         samples = sampler.generate([row["prompt_ids"] for row in rows], keys)
     completions = unpad(samples.completion_ids, samples.completion_mask)
-    with timer("score"), evaluating(models.policy, models.value):
+    with timer("score"), evaluating(*models.trained):
         scored = score_tokens(models, rows, completions, samples.completion_mask, sampler, micro_batch_tokens)
         scores, source_scores = rewards(rows, completions, samples.finished)
     return Rollout(
@@ -78,18 +83,19 @@ def score_tokens(
     completion_mask: Tensor,
     sampler: HFSampler,
     micro_batch_tokens: int,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor | None]:
     """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding."""
-    names = ("old_logprobs", "entropies", "ref_logprobs", "values")
+    names = ["old_logprobs", "entropies", "ref_logprobs"] + ["values"] * (models.value is not None)
     scored = {name: torch.zeros_like(completion_mask) for name in names}
     lengths = [len(row["prompt_ids"]) + len(ids) for row, ids in zip(rows, completions, strict=True)]
     for group in micro_batches(lengths, micro_batch_tokens):
         input_ids, mask = join([rows[i]["prompt_ids"] for i in group], [completions[i] for i in group], sampler.pad_id)
         input_ids, mask = input_ids.to(completion_mask.device), mask.to(completion_mask.device)
-        logprobs, entropies = token_logprobs_and_entropies(models.policy, input_ids, mask, sampler.temperature)
-        ref_logprobs = models.ref_logprobs(input_ids, mask, sampler.temperature)
-        values = models.value.values(input_ids, mask)
+        found = [*token_logprobs_and_entropies(models.policy, input_ids, mask, sampler.temperature)]
+        found.append(models.ref_logprobs(input_ids, mask, sampler.temperature))
+        if models.value is not None:
+            found.append(models.value.values(input_ids, mask))
         counted = completion_mask[group].bool()
-        for name, flat in zip(names, (logprobs, entropies, ref_logprobs, values), strict=True):
+        for name, flat in zip(names, found, strict=True):
             scored[name][group] = scored[name][group].masked_scatter(counted, flat)
-    return scored
+    return {"values": None} | scored

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
+from torch import Tensor
 
 from easyrlhf.data.batches import endless_order
 from easyrlhf.data.render import Renderer
@@ -15,8 +17,9 @@ from easyrlhf.engine.timer import Timer
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.loop import is_due
 from easyrlhf.online.collect import Models, collect
+from easyrlhf.online.methods import Method
 from easyrlhf.online.observe import evaluation_metrics, rollout_metrics, sample_rows
-from easyrlhf.online.rollout import Rollout
+from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.sources import RewardError, Rewards
@@ -30,8 +33,8 @@ SHOWN_PROMPTS = 8
 class Online:
     """What an online stage plugs into the loop.
 
-    estimate  (rollout, settings, kl_coef) → rollout with advantages and returns
-    update    (rollout, step) → metrics of the update
+    method  how advantages are estimated
+    update  (rollout, step) → metrics of the update
     """
 
     models: Models
@@ -39,7 +42,7 @@ class Online:
     sampler: HFSampler
     rewards: Rewards
     renderer: Renderer
-    estimate: Callable[[Rollout, Any, float], Rollout]
+    method: Method
     update: Callable[[Rollout, int], dict[str, float]]
 
     def collect(self, run: Run, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
@@ -47,9 +50,21 @@ class Online:
         return collect(self.models, self.sampler, self.rewards, rows, keys, run.micro_batch_tokens, timer)
 
 
+@dataclass
+class Progress:
+    """What the loop must remember beside weights and optimisers.
+
+    kl_coef  the present price of a nat of distance from the reference
+    drawn    completions sampled for training so far
+    """
+
+    kl_coef: float
+    drawn: int = 0
+
+
 def planned_steps(config, prompts: int) -> int:
     """Rollouts of a run over this many prompts."""
-    steps = math.ceil((config.total_episodes or config.epochs * prompts) / config.batch_size)
+    steps = math.ceil((config.total_episodes or config.epochs * prompts * config.group_size) / config.batch_size)
     return min(steps, config.max_steps or steps)
 
 
@@ -60,60 +75,100 @@ def fit(
     valid: Dataset | None,
     log: MetricsLog,
     console: Console,
-    kl_coef: float,
+    at: Progress,
 ) -> dict[str, float]:
     """Train from the run's step to the last one; returns the metrics of the last step.
 
-    kl_coef  the KL coefficient to begin with: the setting, or the one a checkpoint holds
+    at  where to begin; it moves along
     """
     config, total = run.config, planned_steps(run.config, len(prompts))
     shown = valid if valid is not None else prompts
     shown = shown.select(range(min(SHOWN_PROMPTS, len(shown))))
     if run.step == 0:
-        show_samples(run, online, shown, log, console, kl_coef)
+        show_samples(run, online, shown, log, console, at.kl_coef)
     metrics: dict[str, float] = {}
     with console.progress(total, run.step) as progress:
         while run.step < total:
             timer = Timer()
             with timer("step"):
-                rows, keys = prompt_batch(prompts, config, run.step)
-                rollout = collect_or_save(run, online, rows, keys, timer, kl_coef)
-                rollout = online.estimate(rollout, config, kl_coef)
+                rollout, sampled = collect_or_save(run, online, prompts, timer, at)
+                rollout = online.method.estimate(rollout, config, at.kl_coef)
                 with timer("update"):
                     updated = online.update(rollout, run.step)
             run.step += 1
             last = run.step == total
-            metrics = updated | rollout_metrics(rollout, kl_coef) | pace_metrics(run, rollout, timer)
+            metrics = updated | sampled | rollout_metrics(rollout, at.kl_coef) | pace_metrics(rollout, timer, at)
             if valid is not None and (last or is_due(run.step, config.eval_steps, total)):
                 metrics |= evaluate(run, online, valid)
             log.log(run.step, metrics)
             progress.advance(metrics)
-            if run.step > config.value_warmup_steps:  # before, the policy has not moved and its KL says nothing
-                kl_coef = next_kl_coef(config, kl_coef, metrics["objective/kl"])
+            at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics["objective/kl"])
             if last or run.step % config.log_steps == 0:
                 console.row(run.step, metrics)
             if samples_due(run.step, total, config.num_sample_generations):
-                show_samples(run, online, shown, log, console, kl_coef)
-            run.stop_if_requested(online.engines, kl_coef=kl_coef)
+                show_samples(run, online, shown, log, console, at.kl_coef)
+            run.stop_if_requested(online.engines, **asdict(at))
             if last or is_due(run.step, config.save_steps, total):
-                run.save(online.engines, kl_coef=kl_coef)
+                run.save(online.engines, **asdict(at))
     return metrics
 
 
-def prompt_batch(prompts: Dataset, config, step: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
-    """Prompt rows of a step and their sampling keys; epochs follow one another, each in its own order."""
-    episodes = range(step * config.batch_size, (step + 1) * config.batch_size)
-    rows = [prompts[row] for row in endless_order(len(prompts), config.seed, episodes)]
-    return rows, [(config.seed, TRAINING, episode) for episode in episodes]
-
-
-def collect_or_save(run: Run, online: Online, rows: list, keys: list, timer: Timer, kl_coef: float) -> Rollout:
-    """Collect a rollout; when a reward source fails, save the run as it stands and let the error go on."""
+def collect_or_save(
+    run: Run, online: Online, prompts: Dataset, timer: Timer, at: Progress
+) -> tuple[Rollout, dict[str, float]]:
+    """Collect a step's rollout; when a reward source fails, save the run as it stands and let the error go on."""
+    before = asdict(at)
     try:
-        return online.collect(run, rows, keys, timer)
+        return collect_batch(run, online, prompts, timer, at)
     except RewardError:
-        run.save(online.engines, kl_coef=kl_coef)
+        run.save(online.engines, **before)
         raise
+
+
+def collect_batch(
+    run: Run, online: Online, prompts: Dataset, timer: Timer, at: Progress
+) -> tuple[Rollout, dict[str, float]]:
+    """A step's rollout and what sampling it again says.
+
+    As long as some groups score all the same, and so teach nothing, and the settings allow, another rollout is sampled
+    on the next prompts, and its groups that differ take their places (Yu et al. 2025, eq. 11).
+    """
+    config = run.config
+
+    def draw() -> Rollout:
+        rows, keys = prompt_batch(prompts, config, at.drawn)
+        at.drawn += config.batch_size
+        return online.collect(run, rows, keys, timer)
+
+    rollout = draw()
+    for _ in range(config.resamples):
+        if groups_that_differ(rollout, config.group_size).all():
+            break
+        both = concatenate(rollout, draw())
+        groups = torch.arange(len(both)).view(-1, config.group_size)
+        order = (~groups_that_differ(both, config.group_size)).int().argsort(stable=True)
+        rollout = both.take(groups[order.cpu()].flatten()[: config.batch_size].tolist())
+    if config.group_size == 1:
+        return rollout, {}
+    return rollout, {"health/equal_groups": 1 - groups_that_differ(rollout, config.group_size).float().mean().item()}
+
+
+def groups_that_differ(rollout: Rollout, group_size: int) -> Tensor:
+    """Whether the scores of each group of completions differ at all.  [B / group_size]"""
+    scores = rollout.scores.view(-1, group_size)
+    return (scores - scores[:, :1]).abs().amax(1) > 0
+
+
+def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
+    """Prompt rows of the next rollout, once per completion, and their sampling keys.
+
+    Epochs follow one another, each in its own order.
+
+    drawn  completions before it
+    """
+    numbers = range(drawn // config.group_size, (drawn + config.batch_size) // config.group_size)
+    rows = [prompts[row] for row in endless_order(len(prompts), config.seed, numbers) for _ in range(config.group_size)]
+    return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
 
 
 def evaluate(run: Run, online: Online, valid: Dataset) -> dict[str, float]:
@@ -127,16 +182,18 @@ def evaluate(run: Run, online: Online, valid: Dataset) -> dict[str, float]:
     return evaluation_metrics(rollouts) | {"time/eval": timer.seconds["eval"]}
 
 
-def next_kl_coef(config, kl_coef: float, kl: float) -> float:
-    """The KL coefficient of the next step: adapted when a target is set."""
-    return kl_coef if config.kl_target is None else adapted_kl_coef(kl_coef, kl, config.kl_target, config.batch_size)
+def next_kl_coef(config, kl_coef: float, step: int, kl: float) -> float:
+    """The KL coefficient after a step: adapted when a target is set and the policy has begun to move."""
+    if config.kl_target is None or step <= config.value_warmup_steps:
+        return kl_coef
+    return adapted_kl_coef(kl_coef, kl, config.kl_target, config.batch_size)
 
 
-def pace_metrics(run: Run, rollout: Rollout, timer: Timer) -> dict[str, float]:
+def pace_metrics(rollout: Rollout, timer: Timer, at: Progress) -> dict[str, float]:
     """How far and how fast: episodes, epochs, seconds of each phase, tokens per second of the whole step."""
     tokens = sum(map(len, rollout.prompt_ids)) + rollout.lengths.sum().item()
     return {
-        "episode": run.step * run.config.batch_size,
+        "episode": at.drawn,
         "tokens_per_second": tokens / timer.seconds["step"],
         **{f"time/{phase}": seconds for phase, seconds in timer.seconds.items()},
     }

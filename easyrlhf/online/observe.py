@@ -15,14 +15,13 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     kl = (rollout.kl * mask).sum(1)
     counted = mask.bool()
     mismatch = (rollout.sampler_logprobs - rollout.old_logprobs)[counted].abs()
-    return {
+    metrics = {
         "objective/kl": kl.mean().item(),
         "objective/entropy": -(rollout.old_logprobs * mask).sum(1).mean().item(),
         "objective/non_score_reward": -kl_coef * kl.mean().item(),
         "objective/rlhf_reward": (rollout.scores - kl_coef * kl).mean().item(),
         "objective/scores": rollout.scores.mean().item(),
         "policy/entropy_avg": rollout.entropies[counted].mean().item(),
-        "value/explained_variance": explained_variance(rollout.values[counted], rollout.returns[counted]).item(),
         "val/num_eos_tokens": rollout.finished.sum().item(),
         "kl_coef": kl_coef,
         "length/prompt_mean": sum(map(len, rollout.prompt_ids)) / len(rollout),
@@ -32,14 +31,13 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         "health/repetition": sum(map(repetition, rollout.completions())) / len(rollout),
         "health/reward_length_correlation": correlation(rollout.scores, lengths.float()),
         "health/sampler_mismatch": mismatch.mean().item(),
-    } | {
-        f"reward/{name}/{what}": value
-        for name, scores in rollout.source_scores.items()
-        for what, value in (
-            ("mean", scores.mean().item()),
-            ("std", scores.std(correction=0).item()),
-        )
     }
+    for name, scores in rollout.source_scores.items():
+        metrics[f"reward/{name}/mean"] = scores.mean().item()
+        metrics[f"reward/{name}/std"] = scores.std(correction=0).item()
+    if rollout.values is not None:
+        metrics["value/explained_variance"] = explained_variance(*rollout.flat("values", "returns")).item()
+    return metrics
 
 
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """A rollout: one batch of samples and what the models said of them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,11 @@ class Rollout:
     old_logprobs     [B, T]  under the policy that sampled, by the same forward pass the update uses
     ref_logprobs     [B, T]  under the reference
     entropies        [B, T]  of the policy's distribution each token was drawn from, nats
-    values           [B, T]  of the state before each token
+    values           [B, T]  of the state before each token; None where no value model learns
     scores           [B]     weighted, clipped, missing-EOS penalty subtracted
     source_scores    name → [B] raw scores of every reward source
     kl, rewards, advantages, returns  [B, T]  filled in by estimate
+    loss_mask        [B, T]  1 on tokens to learn from; None for all of completion_mask
     """
 
     rows: list[dict[str, Any]]
@@ -32,13 +34,14 @@ class Rollout:
     old_logprobs: Tensor
     ref_logprobs: Tensor
     entropies: Tensor
-    values: Tensor
+    values: Tensor | None
     scores: Tensor
     source_scores: dict[str, Tensor]
     kl: Tensor | None = None
     rewards: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    loss_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,6 +50,11 @@ class Rollout:
     def lengths(self) -> Tensor:
         """Tokens of each completion.  [B]"""
         return self.completion_mask.sum(1).long()
+
+    @property
+    def learned(self) -> Tensor:
+        """1 on the tokens to learn from.  [B, T]"""
+        return self.completion_mask if self.loss_mask is None else self.loss_mask
 
     @property
     def log_ratios(self) -> Tensor:
@@ -62,6 +70,11 @@ class Rollout:
         """Token ids of the completions without padding."""
         return unpad(self.completion_ids, self.completion_mask)
 
+    def flat(self, *names: str) -> list[Tensor]:
+        """The numbers of these fields that stand on completion tokens, row by row, each [n]."""
+        counted = self.completion_mask.bool()
+        return [getattr(self, name)[counted] for name in names]
+
     def take(self, indices: list[int]) -> "Rollout":
         """The samples with these indices, in this order."""
         index = torch.tensor(indices, device=self.completion_ids.device)
@@ -72,7 +85,25 @@ class Rollout:
         }
         changed["rows"] = [self.rows[i] for i in indices]
         changed["source_scores"] = {name: scores[index] for name, scores in self.source_scores.items()}
-        return Rollout(**changed)
+        return replace(self, **changed)
+
+
+def concatenate(first: Rollout, second: Rollout) -> Rollout:
+    """Two rollouts, as they were collected, as one."""
+    width = max(first.completion_ids.shape[1], second.completion_ids.shape[1])
+
+    def joined(name: str) -> Tensor | None:
+        parts = [getattr(rollout, name) for rollout in (first, second)]
+        if parts[0] is None:
+            return None
+        if parts[0].ndim == 2:
+            parts = [pad(part, (0, width - part.shape[1])) for part in parts]
+        return torch.cat(parts)
+
+    tensors = {f.name: joined(f.name) for f in fields(Rollout) if f.name not in ("rows", "source_scores")}
+    names = first.source_scores
+    sources = {name: torch.cat([first.source_scores[name], second.source_scores[name]]) for name in names}
+    return Rollout(rows=first.rows + second.rows, source_scores=sources, **tensors)
 
 
 def unpad(ids: Tensor, mask: Tensor) -> list[list[int]]:

@@ -15,6 +15,7 @@ TAGS = {
     "sft": ("sft", "text-generation"),
     "rm": ("reward-model",),
     "ppo": ("ppo", "rlhf", "text-generation"),
+    "grpo": ("grpo", "rlhf", "text-generation"),
 }
 RESULTS = {
     "sft": ("loss", "eval/loss", "eval/perplexity"),
@@ -34,13 +35,16 @@ RESULTS = {
         "eval/kl",
     ),
 }
-PICTURES = {"sft": "loss", "rm": "accuracy", "ppo": "reward_kl"}
+RESULTS["grpo"] = RESULTS["ppo"]
+PICTURES = {"sft": "loss", "rm": "accuracy", "ppo": "reward_kl", "grpo": "reward_kl"}
 WHAT = {
     "sft": "A language model fine-tuned on demonstrations; the loss counted assistant tokens only.",
     "rm": "A reward model: a language model with a scalar head, trained on pairs of a chosen and a "
     "rejected answer with the Bradley-Terry loss.",
     "ppo": "A policy trained with PPO against a reward; a KL penalty held it near its reference. "
     "`value_model/` holds the value model, which only further training needs.",
+    "grpo": "A policy trained with GRPO or a relative: its answers to a prompt were scored and compared with one "
+    "another.",
 }
 LOAD_POLICY = """\
 ```python

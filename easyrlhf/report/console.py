@@ -38,7 +38,12 @@ COLUMNS: dict[str, tuple[tuple[str, int, str], ...]] = {
         ("sec", 6, "time/step"),
     ),
 }
-BAR_METRIC = {"sft": ("loss", "loss"), "rm": ("loss", "loss"), "ppo": ("score", "objective/scores")}
+COLUMNS["grpo"] = tuple(
+    ("equal", 5, "health/equal_groups") if name == "expl.var" else (name, width, metric)
+    for name, width, metric in COLUMNS["ppo"]
+)
+SCORE = ("score", "objective/scores")
+BAR_METRIC = {"sft": ("loss", "loss"), "rm": ("loss", "loss"), "ppo": SCORE, "grpo": SCORE}
 HEADER_EVERY = 20
 QUIET_SECONDS = 30.0
 SHOWN_CHARACTERS = 600
@@ -47,7 +52,7 @@ SHOWN_CHARACTERS = 600
 class Console:
     """Everything a stage says to its user.
 
-    stage  sft | rm | ppo: decides the columns of row() and the number beside the bar
+    stage  sft, rm, ppo, grpo: decides the columns of row() and the number beside the bar
     file   where to write; standard output by default
     """
 

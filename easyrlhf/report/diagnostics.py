@@ -1,10 +1,11 @@
 """What the numbers of a run say, in plain words: one table of checks, shared by code and docs."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from easyrlhf.report import findings
 from easyrlhf.report.findings import Finder, Finding, History, above, below, early_and_late, values
-from easyrlhf.report.metrics import OFFLINE, PPO, metric
+from easyrlhf.report.metrics import GRPO, OFFLINE, ONLINE, PPO, metric
 
 SEVERITIES = ("alarm", "warn", "ok")
 
@@ -57,7 +58,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "NaN or infinity",
         "loss/policy_avg",
-        PPO,
+        ONLINE,
         "alarm: a loss, a gradient norm, the KL or the score was NaN or infinite at any step",
         "The weights have taken a step that no later step repairs, or a reward was not a number.",
         "Look at the samples of that step, lower learning_rate, set reward_clip, and go on from "
@@ -74,7 +75,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "negative KL",
         "objective/kl",
-        PPO,
+        ONLINE,
         "warn: recent mean below −0.1 nats; alarm: −1 or lower",
         "A KL cannot be negative on average over samples of the policy: the sampler and the scorer "
         "disagree about the policy's probabilities.",
@@ -85,7 +86,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "sampler mismatch",
         "health/sampler_mismatch",
-        PPO,
+        ONLINE,
         "warn: recent mean above 0.05 nats a token; alarm: 0.5 or more",
         "The probabilities that answers were drawn with are not those the update believes in, so "
         "ratios and KL are wrong from the start.",
@@ -95,17 +96,17 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "exploding KL",
         "objective/kl",
-        PPO,
+        ONLINE,
         "warn: recent mean above 15 nats an answer; alarm: 50 or more",
         "The policy has left the texts that the reward model was trained on; its scores there mean "
         "little, however high they are.",
-        "Raise kl_coef or set kl_target, lower learning_rate or num_ppo_epochs, or keep an earlier checkpoint.",
+        "Raise kl_coef (beta) or set kl_target, lower learning_rate or num_ppo_epochs, or keep an earlier checkpoint.",
         above("objective/kl", alarm=50.0),
     ),
     Check(
         "oversized updates",
         "policy/clipfrac_avg",
-        PPO,
+        ONLINE,
         "warn: recent mean above 0.3; alarm: 0.6 or more",
         "Most of the gradient is thrown away by the clip: each update wants to move further than "
         "the samples can vouch for.",
@@ -125,7 +126,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "missing EOS",
         "health/eos_rate",
-        PPO,
+        ONLINE,
         "warn: recent mean below 0.9; alarm: 0.5 or lower",
         "Answers run into response_length instead of ending; the reward is read in mid-sentence.",
         "Raise response_length or missing_eos_penalty, and train SFT longer: it teaches the policy to end its answers.",
@@ -134,7 +135,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "repetition",
         "health/repetition",
-        PPO,
+        ONLINE,
         "warn: recent mean above 0.2; alarm: 0.5 or more",
         "Answers repeat themselves, which some reward models like and no reader does.",
         "Raise kl_coef, train the reward model on pairs that punish repetition, or add a reward "
@@ -144,7 +145,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "length hacking",
         "health/reward_length_correlation",
-        PPO,
+        ONLINE,
         "warn: recent mean above 0.5; alarm: and answers are half as long again as at the start",
         "The score pays for length: the policy earns by writing more, not by answering better.",
         "Check the reward model's accuracy by length gap in its report, balance lengths in the "
@@ -154,7 +155,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "entropy collapse",
         "policy/entropy_avg",
-        PPO,
+        ONLINE,
         "warn: below a fifth of its start",
         "The policy has all but stopped exploring: it writes the same answer every time.",
         "Raise kl_coef, lower learning_rate, or stop at an earlier step.",
@@ -163,12 +164,22 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "flat score",
         "objective/scores",
-        PPO,
+        ONLINE,
         "warn: the last quarter's mean is not above the first quarter's (10 steps each at most)",
-        "PPO has not found answers that score higher.",
+        "No answers that score higher have been found.",
         "Raise learning_rate or total_episodes, lower kl_coef, or raise batch_size; see that the "
         "scores within one step differ at all.",
         findings.score_not_rising,
+    ),
+    Check(
+        "equal groups",
+        "health/equal_groups",
+        GRPO,
+        "warn: recent mean above 0.5",
+        "Most prompts get completions that all score the same, and teach nothing: they are too easy, too hard, or the "
+        "reward is too coarse.",
+        "Raise num_generations, set dynamic_sampling, choose other prompts, or use a finer reward.",
+        above("health/equal_groups"),
     ),
     Check(
         "length-only reward",
@@ -270,17 +281,22 @@ def _rm_outcome(history: History) -> str:
     return f"The reward model ranks {share} of the last training pairs right (none were held out)."
 
 
-def _ppo_outcome(history: History) -> str:
+def _online_outcome(name: str, history: History) -> str:
     ends, kl = early_and_late(history, "objective/scores"), values(history, "objective/kl")
     if ends is None:
-        return f"PPO has run for {len(history)} steps."
+        return f"{name} has run for {len(history)} steps."
     early, late = ends
     moved = "raised" if late > early else "did not raise"
     spent = findings.mean(kl[-findings.RECENT :]) if kl else 0.0
-    return f"PPO {moved} the mean score: {early:+.2f} to {late:+.2f}, at a KL of {spent:.1f} nats."
+    return f"{name} {moved} the mean score: {early:+.2f} to {late:+.2f}, at a KL of {spent:.1f} nats."
 
 
-_OUTCOMES = {"sft": _sft_outcome, "rm": _rm_outcome, "ppo": _ppo_outcome}
+_OUTCOMES = {
+    "sft": _sft_outcome,
+    "rm": _rm_outcome,
+    "ppo": partial(_online_outcome, "PPO"),
+    "grpo": partial(_online_outcome, "GRPO"),
+}
 
 
 def _plural(count: int, word: str) -> str:

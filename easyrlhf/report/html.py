@@ -36,6 +36,7 @@ KEY_NUMBERS: dict[str, tuple[tuple[str, str], ...]] = {
         ("seconds a step", "time/step"),
     ),
 }
+KEY_NUMBERS["grpo"] = tuple(entry for entry in KEY_NUMBERS["ppo"] if entry[1] != "value/explained_variance")
 
 
 def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> Path:

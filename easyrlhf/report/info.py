@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-STAGE_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO"}
+STAGE_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"}
 
 
 class RunInfo(TypedDict, total=False):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 OFFLINE = ("sft", "rm")
 PPO = ("ppo",)
-EVERY = OFFLINE + PPO
+GRPO = ("grpo",)
+ONLINE = PPO + GRPO
+EVERY = OFFLINE + ONLINE
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,17 @@ class Metric:
 METRICS: dict[str, Metric] = {
     # the run
     "epoch": Metric("Passes over the training data so far.", EVERY, format=".2f"),
-    "episode": Metric("Completions sampled so far.", PPO, format=".0f"),
+    "episode": Metric("Completions sampled so far.", ONLINE, format=".0f"),
     "tokens_per_second": Metric("Training tokens handled per second of wall time.", EVERY, format=",.0f"),
     "time/step": Metric("Seconds for the whole step.", EVERY, format=".2f"),
     "time/eval": Metric("Seconds for the evaluation.", EVERY, format=".2f"),
-    "time/rollout": Metric("Seconds of the step spent sampling completions.", PPO, format=".2f"),
+    "time/rollout": Metric("Seconds of the step spent sampling completions.", ONLINE, format=".2f"),
     "time/score": Metric(
         "Seconds of the step spent on rewards, reference log-probabilities and values.",
-        PPO,
+        ONLINE,
         format=".2f",
     ),
-    "time/update": Metric("Seconds of the step spent on gradient steps.", PPO, format=".2f"),
+    "time/update": Metric("Seconds of the step spent on gradient steps.", ONLINE, format=".2f"),
     # optimisation
     "loss": Metric(
         "Training loss: nats per assistant token (sft); −log σ(chosen − rejected) a pair (rm).",
@@ -56,11 +58,11 @@ METRICS: dict[str, Metric] = {
         OFFLINE,
         "steady; a lasting rise comes before a diverging loss",
     ),
-    "policy/learning_rate": Metric("Learning rate of the policy.", PPO, format=".3g"),
+    "policy/learning_rate": Metric("Learning rate of the policy.", ONLINE, format=".3g"),
     "value/learning_rate": Metric("Learning rate of the value model.", PPO, format=".3g"),
     "policy/grad_norm": Metric(
         "Norm of the policy's gradient before clipping, mean over the step's updates.",
-        PPO,
+        ONLINE,
         "steady",
     ),
     "value/grad_norm": Metric(
@@ -70,7 +72,7 @@ METRICS: dict[str, Metric] = {
     ),
     "loss/policy_avg": Metric(
         "Clipped policy loss a token, mean over the step's updates.",
-        PPO,
+        ONLINE,
         "near 0 and noisy; it does not fall as a supervised loss does",
     ),
     "loss/value_avg": Metric(
@@ -86,15 +88,15 @@ METRICS: dict[str, Metric] = {
     # lengths, in tokens
     "length/mean": Metric("Mean tokens of an example (both answers of a pair).", OFFLINE, format=".1f"),
     "length/max": Metric("Tokens of the longest example of the step.", OFFLINE, format=".0f"),
-    "length/prompt_mean": Metric("Mean tokens of a prompt.", PPO, format=".1f"),
+    "length/prompt_mean": Metric("Mean tokens of a prompt.", ONLINE, format=".1f"),
     "length/completion_mean": Metric(
         "Mean tokens of a sampled completion.",
-        PPO,
+        ONLINE,
         "steady, or changing with a reason; steady growth beside a rising score is length hacking",
         format=".1f",
     ),
     "length/completion_max": Metric(
-        "Tokens of the longest sampled completion.", PPO, "below response_length", format=".0f"
+        "Tokens of the longest sampled completion.", ONLINE, "below the longest allowed", format=".0f"
     ),
     # reward model
     "rewards/chosen": Metric("Mean score of the chosen answers.", ("rm",), format="+.3f"),
@@ -110,48 +112,48 @@ METRICS: dict[str, Metric] = {
     # PPO: what is optimised
     "objective/scores": Metric(
         "Mean score of the completions, as reward model and reward functions gave it.",
-        PPO,
+        ONLINE,
         "rises, then flattens",
         format="+.3f",
     ),
     "objective/kl": Metric(
         "Sum over a completion of log policy − log reference, mean over completions, in nats.",
-        PPO,
+        ONLINE,
         "starts at 0, rises slowly, stays below about 15; never negative on average",
         low=-0.1,
         high=15.0,
         format="+.3f",
     ),
     "objective/non_score_reward": Metric(
-        "−kl_coef × KL summed over a completion: the part of the reward that is not the score.",
-        PPO,
+        "−kl_coef (or beta) × KL summed over a completion: the part of the objective that is not the score.",
+        ONLINE,
         "below 0, and small beside the score",
         format="+.3f",
     ),
-    "objective/rlhf_reward": Metric("Score plus non_score_reward: what PPO maximises.", PPO, "rises", format="+.3f"),
+    "objective/rlhf_reward": Metric("Score plus non_score_reward: what is maximised.", ONLINE, "rises", format="+.3f"),
     "objective/entropy": Metric(
         "Sum over a completion of −log policy, mean over completions, in nats.",
-        PPO,
+        ONLINE,
         "falls slowly",
         format=".3f",
     ),
-    "kl_coef": Metric("Weight of the KL penalty; it moves when kl_target is set.", PPO),
+    "kl_coef": Metric("Price of a nat of distance (kl_coef or beta); it moves when kl_target is set.", ONLINE),
     # PPO: how the update goes
     "policy/entropy_avg": Metric(
         "Entropy of the next-token distribution, mean over tokens and updates, in nats.",
-        PPO,
+        ONLINE,
         "falls slowly; a fall to a fifth of its start is a collapse",
         format=".3f",
     ),
     "policy/approxkl_avg": Metric(
         "Half the mean squared log-ratio of the updated to the sampling policy, a token.",
-        PPO,
+        ONLINE,
         "0.001 to 0.05",
         high=0.1,
     ),
     "policy/clipfrac_avg": Metric(
-        "Share of tokens whose probability ratio was clipped at 1 ± cliprange.",
-        PPO,
+        "Share of tokens whose probability ratio left the range in which it pays.",
+        ONLINE,
         "0.01 to 0.3",
         high=0.3,
         format=".3f",
@@ -161,16 +163,16 @@ METRICS: dict[str, Metric] = {
     ),
     "val/ratio": Metric(
         "Mean probability ratio of the updated to the sampling policy.",
-        PPO,
+        ONLINE,
         "0.9 to 1.1",
         low=0.9,
         high=1.1,
         format=".3f",
     ),
     "val/ratio_var": Metric(
-        "Variance of that ratio over the tokens of the step's updates.", PPO, "below 0.1", high=0.1
+        "Variance of that ratio over the tokens of the step's updates.", ONLINE, "below 0.1", high=0.1
     ),
-    "val/num_eos_tokens": Metric("Completions of the step that ended by themselves.", PPO),
+    "val/num_eos_tokens": Metric("Completions of the step that ended by themselves.", ONLINE),
     "value/explained_variance": Metric(
         "1 − Var(return − value) / Var(return) over the tokens of the step.",
         PPO,
@@ -180,22 +182,22 @@ METRICS: dict[str, Metric] = {
     ),
     # PPO: health of the answers
     "health/eos_rate": Metric(
-        "Share of completions that ended by themselves within response_length.",
-        PPO,
+        "Share of completions that ended by themselves within the longest allowed.",
+        ONLINE,
         "above 0.9",
         low=0.9,
         format=".3f",
     ),
     "health/repetition": Metric(
         "Share of a completion's 4-grams that occurred in it before, mean over completions.",
-        PPO,
+        ONLINE,
         "below 0.2; compare with the first steps",
         high=0.2,
         format=".3f",
     ),
     "health/reward_length_correlation": Metric(
         "Pearson correlation of score and completion length over the step; null when undefined.",
-        PPO,
+        ONLINE,
         "−0.5 to 0.5",
         low=-0.5,
         high=0.5,
@@ -203,14 +205,24 @@ METRICS: dict[str, Metric] = {
     ),
     "health/sampler_mismatch": Metric(
         "Mean |log-probability when sampled − log-probability when scored|, a token, in nats.",
-        PPO,
+        ONLINE,
         "below 0.001 in float32, below 0.05 in bf16",
         high=0.05,
     ),
-    "reward/<name>/mean": Metric("Mean of this reward source alone, unweighted.", PPO, format="+.3f"),
+    "health/equal_groups": Metric(
+        "Share of prompts whose completions all score the same, which teaches nothing.",
+        GRPO,
+        "below 0.5",
+        high=0.5,
+        format=".3f",
+    ),
+    "policy/skipped_steps": Metric(
+        "Updates of the step left out because every advantage was 0.", GRPO, "0", format=".0f"
+    ),
+    "reward/<name>/mean": Metric("Mean of this reward source alone, unweighted.", ONLINE, format="+.3f"),
     "reward/<name>/std": Metric(
         "Standard deviation of this reward source over the step's completions.",
-        PPO,
+        ONLINE,
         "above 0: a reward that never differs teaches nothing",
         format=".3f",
     ),
@@ -234,19 +246,19 @@ METRICS: dict[str, Metric] = {
         format=".3f",
     ),
     "eval/ties": Metric("Share of held-out pairs with equal scores.", ("rm",), "below 0.01", high=0.01, format=".3f"),
-    "eval/scores": Metric("Mean score on the valid_data prompts.", PPO, "rises", format="+.3f"),
+    "eval/scores": Metric("Mean score on the valid_data prompts.", ONLINE, "rises", format="+.3f"),
     "eval/kl": Metric(
         "KL to the reference on the valid_data prompts, as objective/kl.",
-        PPO,
+        ONLINE,
         "0 to about 15",
         low=-0.1,
         high=15.0,
         format="+.3f",
     ),
-    "eval/length": Metric("Mean completion tokens on the valid_data prompts.", PPO, format=".1f"),
+    "eval/length": Metric("Mean completion tokens on the valid_data prompts.", ONLINE, format=".1f"),
     "eval/eos_rate": Metric(
         "Share of completions on the valid_data prompts that ended by themselves.",
-        PPO,
+        ONLINE,
         "above 0.9",
         low=0.9,
         format=".3f",

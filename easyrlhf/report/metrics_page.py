@@ -16,7 +16,7 @@ are merged into the row of the step after which they were measured.
 
 This page is generated: `python -m easyrlhf.report.metrics_page`.
 """
-STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO"}
+STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"}
 
 
 def markdown() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from easyrlhf.report.charts import INK, MUTED, SERIES, Chart, band, curve
 from easyrlhf.report.findings import History
 from easyrlhf.report.log import METRICS_FILE, read_rows
-from easyrlhf.report.metrics import metric
+from easyrlhf.report.metrics import ONLINE, metric
 
 RM_EVAL_FILE = "rm_eval.json"
 
@@ -86,12 +86,13 @@ CURVES: dict[str, tuple[tuple[str, str, dict[str, str], str], ...]] = {
         ),
     ),
 }
+CURVES["grpo"] = tuple(entry for entry in CURVES["ppo"] if entry[0] != "explained_variance")
 
 
 def charts(folder: Path, stage: str) -> list[Chart]:
     """Every chart that the folder's numbers can fill, the most telling first."""
     history = read_rows(folder / METRICS_FILE)
-    special = _ppo_charts(history) if stage == "ppo" else _rm_charts(folder) if stage == "rm" else []
+    special = _online_charts(history) if stage in ONLINE else _rm_charts(folder) if stage == "rm" else []
     return [*special, *_curves(history, stage)]
 
 
@@ -129,7 +130,7 @@ def _curve_drawer(found: dict[str, tuple[list, list]], lines: dict[str, str]):
     return draw
 
 
-def _ppo_charts(history: History) -> list[Chart]:
+def _online_charts(history: History) -> list[Chart]:
     rows = [row for row in history if row.get("objective/kl") is not None and row.get("objective/scores") is not None]
     if not rows:
         return []

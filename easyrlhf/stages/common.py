@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, load_tokens
@@ -110,7 +111,8 @@ def start(
     config = run.config
     sizes = {path: count_parameters(path, config.trust_remote_code) for path in set(models.values())}
     choose_threads(run.device, max(sizes.values()))
-    how = f"batches of {config.batch_size} completions" if config.stage == "ppo" else counted(config.epochs, "epoch")
+    online = isinstance(config, OnlineConfig)
+    how = f"rollouts of {config.batch_size} completions" if online else counted(config.epochs, "epoch")
     begin = f"continues after {run.checkpoint.name}" if run.checkpoint else "from the beginning"
     where = f"on {run.device}"
     if run.device.type == "cpu":

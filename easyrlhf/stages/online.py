@@ -1,37 +1,30 @@
-"""Online reinforcement learning: PPO with a policy, a reference, a value model and rewards."""
+"""Online reinforcement learning: PPO, and GRPO with its relatives, against rewards."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from easyrlhf.config import PPOConfig, split_list
+from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine.engine import Engine, OptimiserSettings
-from easyrlhf.engine.run import Run, open_run, read_stage
+from easyrlhf.engine.run import Run, open_run
 from easyrlhf.errors import InputError
-from easyrlhf.models.folder import (
-    check_probes,
-    load_scalar_model,
-    probe,
-    probe_ids,
-    prove_folder,
-    save_lm,
-)
-from easyrlhf.models.load import load_causal_lm, load_config
-from easyrlhf.models.value_head import ScalarModel, check_head_file, load_head, new_head
+from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
-from easyrlhf.online.estimate import estimate_ppo
-from easyrlhf.online.loop import Online, fit, planned_steps
+from easyrlhf.online.loop import Online, Progress, fit, planned_steps
+from easyrlhf.online.methods import method_of
 from easyrlhf.online.mixing import PtxBatches
-from easyrlhf.online.update import Update
+from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
-from easyrlhf.rewards.sources import RewardFunction, RewardModel, Rewards, load_reward_function
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.stages import common
+from easyrlhf.stages.rewards import RewardCast, check_head, check_rewards, load_rewards
 
 
 def train_ppo(config: PPOConfig) -> Path:
@@ -40,36 +33,46 @@ def train_ppo(config: PPOConfig) -> Path:
     Returns the folder. Raises InputError for bad input before a model is loaded, RunError when training or a reward
     fails, RunStopped when it was asked to stop.
     """
+    return train_online(config, "PPO")
+
+
+def train_grpo(config: GRPOConfig) -> Path:
+    """Improve a policy by GRPO, RLOO or REINFORCE++ against rewards and leave it in `output_dir`; as train_ppo."""
+    return train_online(config, {"grpo": "GRPO", "rloo": "RLOO", "reinforce++": "REINFORCE++"}[config.advantage])
+
+
+def train_online(config: OnlineConfig, title: str) -> Path:
+    """Run an online stage from its settings to its finished folder."""
     config = config.resolved()
-    console = Console("ppo")
+    console = Console(config.stage)
     with open_run(config) as run:
         if run is None:
             return common.already_complete(config, console)
         renderer = common.prepare(run, console)
         cast = check_cast(config, renderer)
-        data = {
-            "train": common.read_data(run, renderer, "prompt", config.train_data, "train"),
-            "valid": common.read_data(run, renderer, "prompt", config.valid_data, "valid"),
-            "ptx": common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx"),
-        }
-        train, valid = data["train"].rows, data["valid"] and data["valid"].rows
-        steps = planned_steps(config, len(train))
+        sources = {"train": config.train_data, "valid": config.valid_data}
+        data = {name: common.read_data(run, renderer, "prompt", source, name) for name, source in sources.items()}
+        if config.ptx_data:
+            data["ptx"] = common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
+        steps = planned_steps(config, len(data["train"].rows))
         check_warmup(config, steps)
-        common.start(run, console, "PPO", steps, data, cast.named(config))
+        common.start(run, console, title, steps, data, cast.named(config))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if config.dry_run:
             return Path(config.output_dir)
 
-        online = build(run, renderer, cast, data["ptx"], steps)
+        online = build(run, renderer, cast, data.get("ptx"), steps)
         state = run.begin(common.stage_info(run, renderer, data, cast.named(config)), online.engines)
+        at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0))
         log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
-        metrics = fit(run, online, train, valid, log, console, state.get("kl_coef", config.kl_coef))
+        valid = data["valid"] and data["valid"].rows
+        metrics = fit(run, online, data["train"].rows, valid, log, console, at)
         save(run, online, renderer)
         return common.finish(run, console, metrics, log, "the policy loads with from_pretrained('{folder}')")
 
 
-def check_warmup(config: PPOConfig, steps: int) -> None:
+def check_warmup(config: OnlineConfig, steps: int) -> None:
     """Raise InputError when the whole run would train the value model alone."""
     if config.value_warmup_steps >= steps:
         raise InputError(
@@ -82,55 +85,37 @@ def check_warmup(config: PPOConfig, steps: int) -> None:
 class Cast:
     """Who plays which part: folders checked before any model is loaded.
 
-    value_model     folder with a head; None: the policy's backbone with a zero head
-    reward_renderer the reward model's own; None without a reward model
-    same_tokens     whether the reward model reads the policy's tokens as they are
+    value_model  folder with a head; None: the policy's backbone with a zero head, where the method has a value model
     """
 
     value_model: str | None
-    reward_renderer: Renderer | None
-    same_tokens: bool
-    functions: list[RewardFunction]
+    rewards: RewardCast
 
-    def named(self, config: PPOConfig) -> dict[str, str]:
+    def named(self, config: OnlineConfig) -> dict[str, str]:
         """Part → folder, for the start summary and stage.json."""
         parts = {"policy": config.model, "reference": config.ref_model}
-        parts["value model"] = self.value_model or config.model
+        if config.learns_values:
+            parts["value model"] = self.value_model or config.model
         if config.reward_model:
             parts["reward model"] = config.reward_model
         return parts
 
 
-def check_cast(config: PPOConfig, renderer: Renderer) -> Cast:
+def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
     """Check every folder against the policy's tokenizer and against its own promises. Raises InputError."""
-    functions = [load_reward_function(spec, renderer) for spec in split_list(config.reward_funcs)]
     if config.ref_model != config.model:
         common.check_parent("--ref_model", config.ref_model, config)
         require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
-    reward_renderer, same = None, False
-    if config.reward_model:
-        check_head("--reward_model", config.reward_model, config)
-        tokenizer = load_tokenizer(config.reward_model, trust_remote_code=config.trust_remote_code)
-        reward_renderer = Renderer(tokenizer)
-        same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
+    rewards = check_rewards(config, renderer)
+    if not config.learns_values:
+        return Cast(None, rewards)
     if config.value_model:
         check_head("--value_model", config.value_model, config)
         require_policy_tokenizer("--value_model", config.value_model, config, renderer)
-    value_model = config.value_model or (config.reward_model if same else None)
-    return Cast(value_model, reward_renderer, same, functions)
+    return Cast(config.value_model or (config.reward_model if rewards.same_tokens else None), rewards)
 
 
-def check_head(flag: str, folder: str, config: PPOConfig) -> None:
-    """Raise InputError unless the folder is a finished model with a value head that fits it."""
-    common.check_parent(flag, folder, config)
-    model_config = load_config(folder, trust_remote_code=config.trust_remote_code)
-    try:
-        check_head_file(folder, model_config.get_text_config().hidden_size)
-    except InputError as error:
-        raise InputError(f"{flag} {error}") from error
-
-
-def require_policy_tokenizer(flag: str, folder: str, config: PPOConfig, renderer: Renderer) -> None:
+def require_policy_tokenizer(flag: str, folder: str, config: OnlineConfig, renderer: Renderer) -> None:
     """Raise InputError when a model that must read the policy's tokens has another tokenizer or template."""
     theirs = tokenizer_fingerprint(load_tokenizer(folder, trust_remote_code=config.trust_remote_code))
     ours = tokenizer_fingerprint(renderer.tokenizer)
@@ -144,14 +129,14 @@ def require_policy_tokenizer(flag: str, folder: str, config: PPOConfig, renderer
 
 def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int) -> Online:
     """Load the models and put the loop's parts together."""
-    config = run.config
+    config, method = run.config, method_of(run.config)
     policy = common.load_trained_lm(run, renderer, config.model)
-    models = Models(policy, load_reference(run, renderer), load_value_model(run, renderer, cast, config))
-    updates = config.num_ppo_epochs * config.num_mini_batches
-    policy_steps = (steps - config.value_warmup_steps) * updates
-    policy_engine = Engine(policy, OptimiserSettings.of(config, policy_steps))
-    value_settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
-    value_engine = Engine(models.value, value_settings)
+    value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
+    models = Models(policy, load_reference(run, renderer), value)
+
+    updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
+    forward = Forward(renderer.pad_id, run.micro_batch_tokens)
+    engines = {"policy": Engine(policy, OptimiserSettings.of(config, (steps - first) * updates))}
     mixed = ptx and PtxBatches(
         policy,
         ptx.rows,
@@ -161,22 +146,27 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
         run.micro_batch_tokens,
         run.device,
     )
+    learners = [PolicyLearner(engines["policy"], method, config, forward, first * updates, mixed)]
+    if value is not None:
+        settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
+        engines["value"] = Engine(value, settings)
+        learners.append(ValueLearner(engines["value"], config, forward))
     sampler = HFSampler(
         policy,
         renderer.pad_id,
         renderer.end_of_turn_id,
-        config.response_length,
+        config.completion_limit,
         config.temperature,
         config.local_rollout_forward_batch_size,
     )
     return Online(
         models=models,
-        engines={"policy": policy_engine, "value": value_engine},
+        engines=engines,
         sampler=sampler,
-        rewards=load_rewards(run, renderer, cast),
+        rewards=load_rewards(run, renderer, cast.rewards),
         renderer=renderer,
-        estimate=estimate_ppo,
-        update=Update(policy_engine, value_engine, config, renderer.pad_id, run.micro_batch_tokens, mixed),
+        method=method,
+        update=Update(learners, config),
     )
 
 
@@ -189,29 +179,16 @@ def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
     return reference.to(run.device).eval().requires_grad_(False)
 
 
-def load_value_model(run: Run, renderer: Renderer, cast: Cast, config: PPOConfig) -> ScalarModel:
+def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> ScalarModel:
     """The value model: from its folder, or the policy's backbone with a zero head."""
-    lm = common.load_trained_lm(run, renderer, cast.value_model or config.model)
-    return ScalarModel(lm, load_head(cast.value_model, lm) if cast.value_model else new_head(lm, zero=True))
-
-
-def load_rewards(run: Run, renderer: Renderer, cast: Cast) -> Rewards:
-    """The reward model, if any, and the reward functions, weighted."""
-    config, sources = run.config, list(cast.functions)
-    if config.reward_model:
-        tokenizer = cast.reward_renderer.tokenizer
-        model = load_scalar_model(config.reward_model, tokenizer, **common.how_to_load(run))
-        model = model.to(run.device).eval().requires_grad_(False)
-        check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
-        source = RewardModel(model, cast.reward_renderer, renderer, cast.same_tokens, run.micro_batch_tokens)
-        sources.insert(0, source)
-    weights = list(config.reward_weight_values)
-    return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer)
+    lm = common.load_trained_lm(run, renderer, folder or run.config.model)
+    return ScalarModel(lm, load_head(folder, lm) if folder else new_head(lm, zero=True))
 
 
 def save(run: Run, online: Online, renderer: Renderer) -> None:
-    """Write the policy at the root and the value model in value_model/, and prove the latter."""
+    """Write the policy at the root and the value model, if any, in value_model/, and prove the latter."""
     save_lm(run.folder, online.models.policy, renderer.tokenizer)
-    value, folder = online.models.value, run.folder / "value_model"
-    value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
-    prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype)
+    if (value := online.models.value) is not None:
+        folder = run.folder / "value_model"
+        value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
+        prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.config import InitConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.settings import GROUPS, split_list
+from easyrlhf.config import GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.settings import GROUPS, SettingError, split_list
 
-ALL = (SFTConfig, RMConfig, PPOConfig, InitConfig)
+ALL = (SFTConfig, RMConfig, PPOConfig, GRPOConfig, InitConfig)
 
 
 @pytest.mark.parametrize(
@@ -190,3 +190,36 @@ def test_the_defaults_are_those_that_are_promised():
     sft = SFTConfig(train_data="a")
     assert (sft.epochs, sft.max_length, sft.max_prompt_length, sft.adam_eps) == (1, 1024, 512, 1e-8)
     assert (sft.lora_r, sft.lora_alpha, sft.overlength, sft.on_bad_row) == (0, 32.0, "drop", "stop")
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"batch_size": 12}, "batch_size 12: counts completions, 8 (num_generations) for each prompt; use a multiple"),
+        ({"num_generations": 1}, "num_generations 1: grpo compares the completions of a prompt with one another"),
+        ({"advantage": "rloo", "num_generations": 1}, "num_generations 1: rloo compares"),
+        ({"advantage": "rloo", "loss_type": "grpo"}, "loss_type grpo: belongs to advantage grpo, not rloo"),
+        ({"soft_punish_cache": 300}, "soft_punish_cache 300: is longer than max_completion_length 256"),
+        (
+            {"multi_objective_aggregation": "normalize_then_sum", "reward_clip": 5},
+            "reward_clip 5: limits the sum of the rewards",
+        ),
+        ({"max_completion_length": 600}, "max_completion_length 600: with max_prompt_length 512 it exceeds max_length"),
+    ],
+)
+def test_grpo_settings_that_contradict_each_other_are_refused(wrong, message):
+    with pytest.raises(SettingError) as caught:
+        GRPOConfig(train_data="rows.jsonl", **wrong)
+    assert message in str(caught.value)
+
+
+def test_the_defaults_of_grpo_are_trls():
+    from trl import GRPOConfig as Theirs
+
+    ours = GRPOConfig(train_data="a", model="m", reward_model="r").resolved()
+    theirs = Theirs(output_dir="x", use_cpu=True, bf16=False)
+    same = "num_generations beta use_bias_correction_kl epsilon epsilon_high loss_type scale_rewards num_iterations "
+    same += "multi_objective_aggregation mask_truncated_completions learning_rate temperature"
+    assert {name: getattr(ours, name) for name in same.split()} == {
+        name: getattr(theirs, name) for name in same.split()
+    }

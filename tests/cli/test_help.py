@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli import init, ppo, rm, sft
+from easyrlhf.cli import grpo, init, ppo, rm, sft
 
 PAGES = {
     "sft_train": sft.main,
     "rm_train": rm.main,
     "ppo_train": ppo.main,
+    "grpo_train": grpo.main,
     "easyrlhf init": init.command,
 }
 
@@ -33,7 +34,7 @@ def test_help_shows_every_setting_with_its_default(name):
     one_line = " ".join(page.split())
     for setting in fields(config):
         switch = f"--[no_]{setting.name}"
-        assert f"--{setting.name} " in page or f"{switch} " in page, setting.name
+        assert f"--{setting.name} " in page or f"{switch} " in page or f"{switch}\n" in page, setting.name
         assert " ".join(setting.metadata["help"].split()) in one_line
     required = sum(line.count("[required]") for line in page.splitlines())
     assert one_line.count("[default: ") + required == len(fields(config))
@@ -55,7 +56,7 @@ def test_help_fits_into_a_narrow_terminal(monkeypatch):
 def test_help_of_ppo_teaches_before_it_lists():
     page = help_of("ppo_train")
     order = ["Usage: ppo_train --train_data", "Goes in", "Comes out", "Next", "Examples:"]
-    groups = ["Model and data", "Rewards", "PPO", "Sampling", "Optimisation", "LoRA", "Run"]
+    groups = ["Model and data", "Rewards", "Rollouts", "PPO", "Sampling", "Optimisation", "LoRA", "Run"]
     places = [page.index(words) for words in order + [f"\n{group}:\n" for group in groups]]
     assert places == sorted(places)
     assert "[default: 3e-6, with LoRA 1e-5]" in " ".join(page.split())

@@ -74,7 +74,7 @@ def test_bad_input_exits_with_2_and_one_message(calls, args, message):
 
 def test_help_lists_the_commands_and_the_stages():
     page = run("--help").stdout
-    for name in ("init", "data", "sft_train", "rm_train", "ppo_train"):
+    for name in ("init", "data", "sft_train", "rm_train", "ppo_train", "grpo_train"):
         assert re.search(rf"^  {name} +\w", page, re.MULTILINE), name
 
 
@@ -120,7 +120,7 @@ def test_the_script_of_each_stage_passes_valid_settings_and_further_flags(stage,
 def test_every_console_script_exists():
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     targets = dict(re.findall(r'"(\w+) = (easyrlhf\.[\w.]+:\w+)"', setup))
-    assert set(targets) == {"easyrlhf", "sft_train", "rm_train", "ppo_train"}
+    assert set(targets) == {"easyrlhf", "sft_train", "rm_train", "ppo_train", "grpo_train"}
     for name, target in targets.items():
         module, attribute = target.split(":")
         assert getattr(importlib.import_module(module), attribute).name == name

@@ -6,9 +6,9 @@ from dataclasses import fields
 import pytest
 
 from easyrlhf.cli.foreign import FOREIGN, SAME_THING, WITH_A_NOTE
-from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
 
-OURS = {f.name for config in (SFTConfig, RMConfig, PPOConfig) for f in fields(config)}
+OURS = {f.name for config in (SFTConfig, RMConfig, PPOConfig, GRPOConfig) for f in fields(config)}
 
 
 def test_every_translation_leads_to_a_setting_that_exists():
@@ -27,7 +27,7 @@ def test_no_foreign_name_hides_one_of_ours_or_is_listed_twice():
 
 def test_settings_named_in_explanations_exist():
     words = {w for t in FOREIGN.values() for w in re.findall(r"\b[a-z]+_[a-z_]+\b", t.note)}
-    known = OURS | {"sft_train", "rm_train", "ppo_train", "flash_attention_2"}
+    known = OURS | {"sft_train", "rm_train", "ppo_train", "grpo_train", "flash_attention_2"}
     assert words - known == set()
 
 
@@ -82,5 +82,19 @@ def test_an_unknown_flag_with_an_equals_sign_is_named_without_its_value(stages):
 def test_a_key_of_another_stage_is_told_apart_from_a_typo(stages, yaml_file):
     path = yaml_file("train_data: a\nreward_model: b\n")
     assert stages.error("rm", "--config", path) == (
-        "settings.yaml:2: unknown key reward_model: it is a setting of ppo_train, not of rm_train"
+        "settings.yaml:2: unknown key reward_model: it is a setting of ppo_train and grpo_train, not of rm_train"
     )
+
+
+@pytest.mark.parametrize(
+    "stage, flag, expected",
+    [
+        ("ppo", "--max_completion_length", "unknown flag --max_completion_length: here it is --response_length"),
+        ("grpo", "--kl_coef", "unknown flag --kl_coef: here it is --beta"),
+        ("grpo", "--max_new_tokens", "here it is --max_completion_length"),  # another system's name, through its twin
+        ("grpo", "--clip_range", "here it is --epsilon"),
+        ("sft", "--beta", "it is a setting of grpo_train, not of sft_train"),
+    ],
+)
+def test_what_other_stages_call_a_setting_is_translated(stages, stage, flag, expected):
+    assert expected in stages.error(stage, "--train_data", "a", flag, "1")

@@ -104,7 +104,7 @@ def test_junk_in_the_padding_does_not_reach_the_advantages():
     ],
 )
 def test_ppo_policy_loss_at_the_four_corners(ratio, advantage, expected):
-    loss = ppo_policy_loss(T([[math.log(ratio)]]), T([[0.0]]), T([[advantage]]), cliprange=0.2)
+    loss = ppo_policy_loss(T([[math.log(ratio)]]), T([[0.0]]), T([[advantage]]), 0.2, 0.2)
     assert loss.item() == pytest.approx(expected)
 
 
@@ -113,13 +113,13 @@ def test_ppo_policy_loss_at_the_four_corners(ratio, advantage, expected):
 )
 def test_the_gradient_of_ppo_policy_loss_stops_where_the_clip_stops_it(ratio, advantage, slope):
     logprob = T([math.log(ratio)], requires_grad=True)
-    ppo_policy_loss(logprob, T([0.0]), T([advantage]), cliprange=0.2).sum().backward()
+    ppo_policy_loss(logprob, T([0.0]), T([advantage]), 0.2, 0.2).sum().backward()
     assert logprob.grad.item() == pytest.approx(slope)  # -A · ratio, or 0
 
 
 def test_the_gradient_at_ratio_1_is_the_policy_gradient():
     logprobs = T([-1.0, -2.0], requires_grad=True)
-    ppo_policy_loss(logprobs, logprobs.detach(), T([3.0, -0.5]), cliprange=0.2).sum().backward()
+    ppo_policy_loss(logprobs, logprobs.detach(), T([3.0, -0.5]), 0.2, 0.2).sum().backward()
     torch.testing.assert_close(logprobs.grad, T([-3.0, 0.5]))
 
 

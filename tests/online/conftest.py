@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from torch import tensor as T
 
-from easyrlhf.config import PPOConfig
+from easyrlhf.config import GRPOConfig, PPOConfig
 
 
 @pytest.fixture
@@ -16,6 +16,17 @@ def ppo_config() -> Callable:
     def make(**changed) -> PPOConfig:
         known = {"model": "m", "reward_model": "rm", "train_data": "x.jsonl", "batch_size": 2, "num_ppo_epochs": 1}
         return PPOConfig(**known | changed)
+
+    return make
+
+
+@pytest.fixture
+def grpo_config() -> Callable:
+    """grpo_config(**settings) -> GRPOConfig: two completions to a prompt."""
+
+    def make(**changed) -> GRPOConfig:
+        known = {"model": "m", "reward_model": "rm", "train_data": "x.jsonl", "batch_size": 4, "num_generations": 2}
+        return GRPOConfig(**known | changed)
 
     return make
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.estimate import estimate_ppo
+from easyrlhf.online.methods import estimate_ppo
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 

@@ -1,11 +1,15 @@
 """The bookkeeping of the online loop: which prompts, which random numbers, when to look."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from easyrlhf.offline.loop import is_due
 from easyrlhf.online.loop import (
+    Progress,
+    collect_batch,
     collect_or_save,
     evaluate,
     next_kl_coef,
@@ -13,14 +17,17 @@ from easyrlhf.online.loop import (
     prompt_batch,
     samples_due,
 )
+from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.rewards.sources import RewardError
+
+WIDE = ["completion_ids", "completion_mask", "sampler_logprobs", "old_logprobs", "ref_logprobs", "entropies", "values"]
 
 
 def batches_of(config, count: int, steps: int) -> tuple[list[int], list[tuple]]:
     """Prompts and keys of so many steps over `count` numbered prompts."""
     prompts, keys = [], []
     for step in range(steps):
-        rows, new_keys = prompt_batch(list(range(count)), config, step)
+        rows, new_keys = prompt_batch(list(range(count)), config, step * config.batch_size)
         assert len(rows) == config.batch_size
         prompts += rows
         keys += new_keys
@@ -79,11 +86,15 @@ def test_is_due_by_hand(every, total, expected):
 
 
 def test_the_kl_coefficient_stays_without_a_target_and_adapts_with_one(ppo_config):
-    assert next_kl_coef(ppo_config(), 0.05, 100.0) == 0.05
+    assert next_kl_coef(ppo_config(), 0.05, 1, 100.0) == 0.05
     # 50 % above target counts as 20 %: 1 + 0.2 · 64 / 10,000
     config = ppo_config(kl_target=6.0, batch_size=64, kl_coef=77.0)
-    assert next_kl_coef(config, 0.05, 9.0) == pytest.approx(0.05 * 1.00128, rel=1e-12)
-    assert next_kl_coef(config, 0.05, 0.0) == pytest.approx(0.05 * 0.99872, rel=1e-12)
+    assert next_kl_coef(config, 0.05, 1, 9.0) == pytest.approx(0.05 * 1.00128, rel=1e-12)
+    assert next_kl_coef(config, 0.05, 1, 0.0) == pytest.approx(0.05 * 0.99872, rel=1e-12)
+    # while the value model warms up alone, the policy has not moved and its KL says nothing
+    warming = ppo_config(kl_target=6.0, batch_size=64, value_warmup_steps=2, kl_coef=0.05)
+    assert next_kl_coef(warming, 0.05, 2, 9.0) == 0.05
+    assert next_kl_coef(warming, 0.05, 3, 9.0) > 0.05
 
 
 def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, hand_rollout):
@@ -107,14 +118,95 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
     assert metrics["eval/scores"] == 1.0
 
 
-def test_a_reward_that_fails_saves_the_run_first(ppo_config):
-    saved = []
+def test_a_reward_that_fails_saves_the_run_as_it_stood_before_the_step(grpo_config):
+    saved, calls = [], []
 
-    def fails(*_):
-        raise RewardError("boom")
+    def fails_at_the_second(run, rows, keys, timer):
+        calls.append(keys)
+        if len(calls) == 2:
+            raise RewardError("boom")
+        return rollout_of([[1.0, 1.0], [1.0, 1.0]])
 
-    run = SimpleNamespace(save=lambda engines, **state: saved.append((engines, state)))
-    online = SimpleNamespace(collect=fails, engines={"policy": 1})
+    config = grpo_config(dynamic_sampling=3)
+    run = SimpleNamespace(config=config, save=lambda engines, **state: saved.append((engines, state)))
+    online = SimpleNamespace(collect=fails_at_the_second, engines={"policy": 1})
     with pytest.raises(RewardError, match="boom"):
-        collect_or_save(run, online, [], [], None, kl_coef=0.3)
-    assert saved == [({"policy": 1}, {"kl_coef": 0.3})]
+        collect_or_save(run, online, list(range(9)), None, Progress(kl_coef=0.3, drawn=4))
+    assert saved == [({"policy": 1}, {"kl_coef": 0.3, "drawn": 4})]
+
+
+# --- groups
+
+
+def rollout_of(groups: list[list[float]]) -> Rollout:
+    """A rollout whose completions have these scores; each completion's one token tells it apart."""
+    scores = torch.tensor([score for group in groups for score in group])
+    ids = torch.arange(len(scores))[:, None]
+    some = torch.ones(len(scores), 1)
+    return Rollout(
+        rows=[{"prompt_ids": [int(number)]} for number in ids],
+        completion_ids=ids,
+        completion_mask=some,
+        finished=some[:, 0].bool(),
+        sampler_logprobs=some,
+        old_logprobs=some,
+        ref_logprobs=some,
+        entropies=some,
+        values=None,
+        scores=scores,
+        source_scores={"only": scores},
+    )
+
+
+def test_every_prompt_stands_for_a_group_and_every_completion_has_its_own_key(grpo_config):
+    rows, keys = prompt_batch(list(range(5)), grpo_config(batch_size=6), 6)
+    assert rows[::2] == rows[1::2] and len(set(rows)) == 3
+    assert keys == [(42, 0, number) for number in range(6, 12)]
+    first, _ = prompt_batch(list(range(5)), grpo_config(batch_size=6), 0)
+    assert len(set(first) | set(rows)) == 5  # five prompts in two rollouts of three: one epoch and one more
+
+
+def collected(config, *rollouts) -> tuple[Rollout, dict, Progress, list]:
+    """What collect_batch makes of rollouts that come one after the other."""
+    coming, asked, at = list(rollouts), [], Progress(kl_coef=0.0, drawn=0)
+
+    def collect(run, rows, keys, timer):
+        asked.append(keys)
+        return coming.pop(0)
+
+    rollout, metrics = collect_batch(SimpleNamespace(config=config), SimpleNamespace(collect=collect), [1, 2], None, at)
+    return rollout, metrics, at, asked
+
+
+def test_equal_groups_are_counted(grpo_config):
+    rollout, metrics, at, _ = collected(grpo_config(), rollout_of([[1.0, 1.0], [1.0, 2.0]]))
+    assert metrics == {"health/equal_groups": 0.5}
+    assert len(rollout) == 4 and at.drawn == 4
+
+
+def test_dynamic_sampling_fills_the_batch_with_groups_that_differ(grpo_config):
+    first = rollout_of([[1.0, 1.0], [1.0, 2.0]])
+    second = rollout_of([[0.0, 0.0], [5.0, 6.0]])
+    rollout, metrics, at, asked = collected(grpo_config(dynamic_sampling=3), first, second)
+    assert rollout.scores.tolist() == [1.0, 2.0, 5.0, 6.0]
+    assert rollout.completion_ids.flatten().tolist() == [2, 3, 2, 3]  # whole groups, in the order they came
+    assert rollout.source_scores["only"].tolist() == [1.0, 2.0, 5.0, 6.0]
+    assert metrics == {"health/equal_groups": 0.0}
+    assert at.drawn == 8 and asked[1] == [(42, 0, number) for number in range(4, 8)]
+
+
+def test_dynamic_sampling_gives_up_after_so_many_rollouts_and_keeps_the_size(grpo_config):
+    dull = [rollout_of([[1.0, 1.0], [2.0, 2.0]]) for _ in range(3)]
+    rollout, metrics, at, _ = collected(grpo_config(dynamic_sampling=2), *dull)
+    assert len(rollout) == 4 and at.drawn == 12
+    assert metrics == {"health/equal_groups": 1.0}
+
+
+def test_rollouts_of_different_widths_are_padded_when_they_are_joined(hand_rollout):
+    narrow = hand_rollout.take([1])
+    narrow = replace(narrow, **{name: getattr(narrow, name)[:, :2] for name in WIDE})
+    both = concatenate(hand_rollout, narrow)
+    assert both.completions() == [[11, 12, 13], [14, 15], [14, 15]]
+    assert both.completion_mask.shape == both.values.shape == (3, 3)
+    assert both.lengths.tolist() == [3, 2, 2] and both.scores.tolist() == [1.0, 2.0, 2.0]
+    assert both.rows[2] == hand_rollout.rows[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.estimate import estimate_ppo
+from easyrlhf.online.methods import estimate_ppo
 from easyrlhf.online.observe import (
     correlation,
     evaluation_metrics,

@@ -12,9 +12,9 @@ from easyrlhf.engine.engine import Engine, OptimiserSettings
 from easyrlhf.engine.timer import Timer
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.estimate import estimate_ppo
+from easyrlhf.online.methods import PPO, estimate_ppo
 from easyrlhf.online.mixing import PtxBatches
-from easyrlhf.online.update import Update, averages, policy_metrics
+from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner, averages, policy_metrics
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.sampler import HFSampler
 
@@ -44,8 +44,10 @@ class Bench:
         engines = {"policy": Engine(self.policy, SETTINGS), "value": Engine(self.value, SETTINGS)}
         for name, engine in engines.items():
             engine.optimizer.register_step_pre_hook(lambda *_, name=name, engine=engine: self.keep(name, engine))
-        config = replace(self.config, **changed)
-        return Update(engines["policy"], engines["value"], config, 0, micro_batch_tokens, ptx)
+        config, forward = replace(self.config, **changed), Forward(0, micro_batch_tokens)
+        first_step = config.value_warmup_steps * config.passes * config.num_mini_batches
+        policy = PolicyLearner(engines["policy"], PPO, config, forward, first_step, ptx)
+        return Update([policy, ValueLearner(engines["value"], config, forward)], config)
 
     def keep(self, name, engine):
         grads = {key: p.grad.detach().clone() for key, p in engine.model.named_parameters() if p.grad is not None}
@@ -134,16 +136,13 @@ def test_gradients_do_not_depend_on_the_micro_batches(bench, mini_batches):
 def test_every_row_is_in_one_minibatch_of_every_epoch(bench):
     seen = []
 
-    class Spy(Update):
-        def step_policy(self, batch, optimiser_step):
-            seen.append((optimiser_step, [tuple(row["prompt_ids"]) for row in batch.rows]))
-            return {}
+    def spy(batch, tokens_per_step, optimiser_step):
+        seen.append((optimiser_step, [tuple(row["prompt_ids"]) for row in batch.rows]))
+        assert tokens_per_step == bench.rollout.completion_mask.sum() / 2
+        return {}
 
-        def step_value(self, batch):
-            return {}
-
-    plain = bench.update(num_ppo_epochs=3, num_mini_batches=2)
-    Spy(**vars(plain))(bench.rollout, step=5)
+    config = replace(bench.config, num_ppo_epochs=3, num_mini_batches=2)
+    Update([spy], config)(bench.rollout, step=5)
     assert [number for number, _ in seen] == [30, 31, 32, 33, 34, 35]  # (5 · 3 + epoch) · 2 + minibatch
     prompts = sorted(map(tuple, PROMPTS))
     epochs = [seen[i][1] + seen[i + 1][1] for i in (0, 2, 4)]
@@ -198,11 +197,11 @@ def test_demonstrations_add_ptx_coef_times_their_mean_gradient(bench, micro_batc
     nll = mean_nll(bench)
     expected_loss, demo_grads = nll.item(), bench.grads(bench.policy, nll)
     state = {key: tensor.clone() for key, tensor in bench.policy.state_dict().items()}
-    bench.update().step_policy(bench.rollout, 0)
+    bench.update().learners[0](bench.rollout, 0.0, 0)
     bench.policy.load_state_dict(state)
     ptx = ptx_batches(bench, micro_batch_tokens)
     update = bench.update(ptx=ptx, ptx_coef=0.7, ptx_data="d.jsonl")
-    metrics = averages(Counter(update.step_policy(bench.rollout, 0)))
+    metrics = averages(Counter(update.learners[0](bench.rollout, 0.0, 0)))
     without, mixed = bench.taken["policy"]
     assert_same(mixed, {name: grad + 0.7 * demo_grads[name] for name, grad in without.items()})
     assert metrics["loss/ptx_avg"] == pytest.approx(expected_loss, rel=1e-5)
@@ -255,7 +254,7 @@ def test_averages_divide_each_sum_by_its_own_count():
             "val/ratio_var": 0.04,  # 5/4 - 1.1²
             "policy/approxkl_avg": 0.05,
             "policy/clipfrac_avg": 0.25,
-            "loss/policy_avg": -0.5,
+            "loss/policy_avg": -1.0,
             "loss/value_avg": 2.0,
             "val/clipfrac_avg": 0.4,
             "policy/grad_norm": 1.5,
@@ -269,7 +268,7 @@ def test_averages_divide_each_sum_by_its_own_count():
 def test_policy_metrics_are_sums_over_tokens():
     # ratios 1.5, 1.1, 0.5: two of them further than 0.2 from 1
     log_ratio = T([1.5, 1.1, 0.5]).log()
-    found = policy_metrics(log_ratio, 0.2)
+    found = policy_metrics(log_ratio, 0.2, 0.2)
     assert found["policy/clipfrac_avg"] == 2
     assert found["val/ratio"] == pytest.approx(3.1)
     assert found["ratio_squared"] == pytest.approx(2.25 + 1.21 + 0.25)

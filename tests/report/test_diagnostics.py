@@ -93,6 +93,13 @@ CASES = {
         rows(health__eos_rate=steady(0.8)),
         rows(health__eos_rate=steady(0.97)),
     ),
+    "equal groups": (
+        "grpo",
+        "health/equal_groups",
+        "warn",
+        rows(health__equal_groups=steady(0.7)),
+        rows(health__equal_groups=steady(0.3)),
+    ),
     "hardly any EOS": (
         "ppo",
         "health/eos_rate",

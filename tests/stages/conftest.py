@@ -75,6 +75,13 @@ def small() -> dict:
 
 
 @pytest.fixture
+def small_grpo() -> dict:
+    """Settings of a small GRPO run of 6 rollouts, four prompts each."""
+    settings = {"max_completion_length": 6, "total_episodes": 48, "num_generations": 2}
+    return SMALL | settings | {"num_mini_batches": 2, "num_iterations": 2}
+
+
+@pytest.fixture
 def small_ppo() -> dict:
     """Settings of a small PPO run of 6 rollouts."""
     return SMALL | {"response_length": 6, "total_episodes": 48, "num_mini_batches": 2, "num_ppo_epochs": 2}

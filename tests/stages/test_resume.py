@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError, RunStopped
-from easyrlhf.stages.online import train_ppo
+from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 
@@ -48,18 +48,22 @@ def stop_after(monkeypatch):
 
 
 @pytest.mark.parametrize("lora_r", [0, 4])
-@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
-def test_a_stopped_run_continues_bit_for_bit(stage, lora_r, data, chain, small, small_ppo, tmp_path, stop_after):
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo", "grpo", "rloo", "reinforce++"])
+def test_a_stopped_run_continues_bit_for_bit(
+    stage, lora_r, data, chain, small, small_ppo, small_grpo, tmp_path, stop_after
+):
+    online = {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts, "num_sample_generations": 2}
     train, config_class, more = {
         "sft": (train_sft, SFTConfig, small | {"model": chain.init, "train_data": data.sft, "valid_data": data.sft}),
         "rm": (train_rm, RMConfig, small | {"model": chain.sft, "train_data": data.pairs, "valid_data": data.pairs}),
         "ppo": (
             train_ppo,
             PPOConfig,
-            small_ppo
-            | {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts, "kl_target": 0.5}
-            | {"ptx_coef": 0.1, "ptx_data": data.sft, "num_sample_generations": 2},
+            small_ppo | online | {"kl_target": 0.5, "ptx_coef": 0.1, "ptx_data": data.sft},
         ),
+        "grpo": (train_grpo, GRPOConfig, small_grpo | online | {"beta": 0.1, "dynamic_sampling": 2}),
+        "rloo": (train_grpo, GRPOConfig, small_grpo | online | {"beta": 0.1, "advantage": "rloo"}),
+        "reinforce++": (train_grpo, GRPOConfig, small_grpo | online | {"beta": 0.1, "advantage": "reinforce++"}),
     }[stage]
     more |= {"lora_r": lora_r, "save_steps": 2}
     train(config_class(output_dir=str(tmp_path / "whole"), **more))

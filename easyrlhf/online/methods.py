@@ -1,0 +1,148 @@
+"""What tells the online methods apart: how they estimate advantages, and which loss their policy descends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig
+from easyrlhf.losses.grpo import (
+    gdpo_advantages,
+    group_advantages,
+    grpo_policy_loss,
+    rloo_advantages,
+    token_weights,
+)
+from easyrlhf.losses.kl import KL_ESTIMATORS, kl_k1
+from easyrlhf.losses.masked import scale, standardize
+from easyrlhf.losses.ppo import gae, ppo_policy_loss, shape_rewards
+from easyrlhf.online.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Method:
+    """The functions an online method plugs into the loop.
+
+    estimate  (rollout, settings, kl_coef) → rollout with kl, advantages, and what else its losses need
+    loss      (part of a rollout, log-probabilities of its tokens [n], settings) → the loss of each token [n]
+    weigh     (rows of one optimiser step, tokens of the rollout per step, settings) → weight of each token [B, T]
+    """
+
+    estimate: Callable[[Rollout, OnlineConfig, float], Rollout]
+    loss: Callable[[Rollout, Tensor, OnlineConfig], Tensor]
+    weigh: Callable[[Rollout, float, OnlineConfig], Tensor]
+
+    def kl_in_loss(self, config: OnlineConfig) -> bool:
+        """Whether the loss has a gradient where every advantage is 0."""
+        return self.loss is grpo_loss and config.beta > 0
+
+
+def method_of(config: OnlineConfig) -> Method:
+    """The method that the settings ask for."""
+    return PPO if isinstance(config, PPOConfig) else GROUP_METHODS[config.advantage]
+
+
+# --- estimate
+
+
+def estimate_ppo(rollout: Rollout, config: PPOConfig, kl_coef: float) -> Rollout:
+    """PPO's: KL in the reward, generalised advantages, standardised over the whole rollout.
+
+    The value model learns from returns that were neither shifted nor scaled.
+    """
+    mask = rollout.completion_mask
+    kl = KL_ESTIMATORS[config.kl_estimator](rollout.old_logprobs, rollout.ref_logprobs) * mask
+    rewards = shape_rewards(rollout.scores, kl, mask, kl_coef)
+    if config.whiten_rewards:
+        rewards = scale(rewards, mask)
+    advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
+    return replace(rollout, kl=kl, rewards=rewards, advantages=standardize(advantages, mask), returns=returns)
+
+
+def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
+    """GRPO's: scores compared within their group; the KL is left to the loss."""
+    if config.multi_objective_aggregation == "sum_then_normalize":
+        advantages = group_advantages(rollout.scores, config.num_generations, config.scale_rewards)
+    else:
+        penalty = -config.missing_eos_penalty * (~rollout.finished).float()
+        scores = torch.stack([*rollout.source_scores.values(), penalty])
+        weights = torch.tensor([*config.reward_weight_values, 1.0], device=scores.device)
+        advantages = gdpo_advantages(scores, weights, config.num_generations)
+    return with_advantages(rollout, advantages, config)
+
+
+def estimate_rloo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
+    """RLOO's: the KL of the whole completion in its score, which is compared with the others of its group."""
+    scores = rollout.scores - kl_coef * rollout.log_ratios
+    return with_advantages(rollout, rloo_advantages(scores, config.num_generations), config)
+
+
+def estimate_reinforce(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
+    """REINFORCE++'s: rewards still to come, KL in them, standardised over the batch (Hu 2025, section 3)."""
+    mask = rollout.completion_mask
+    kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs) * mask
+    to_come, _ = gae(shape_rewards(rollout.scores, kl, mask, kl_coef), torch.zeros_like(kl), mask, gamma=1.0, lam=1.0)
+    return with_advantages(rollout, standardize(to_come, mask), config)
+
+
+def with_advantages(rollout: Rollout, advantages: Tensor, config: GRPOConfig) -> Rollout:
+    """The rollout with these advantages ([B] or [B, T]), its KL, and the mask of the tokens that are learned from."""
+    mask = rollout.completion_mask
+    kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs) * mask
+    learned = mask * rollout.finished[:, None] if config.mask_truncated_completions else mask
+    advantages = advantages if advantages.ndim == 2 else advantages[:, None]
+    return replace(rollout, kl=kl, advantages=advantages * learned, loss_mask=learned)
+
+
+# --- loss
+
+
+def clipped_loss(part: Rollout, logprobs: Tensor, config: OnlineConfig) -> Tensor:
+    """The clipped surrogate of each token.  [n]"""
+    return ppo_policy_loss(logprobs, *part.flat("old_logprobs", "advantages"), *config.clip_limits)
+
+
+def grpo_loss(part: Rollout, logprobs: Tensor, config: GRPOConfig) -> Tensor:
+    """The clipped surrogate of each token, with the KL to the reference when beta asks for it.  [n]"""
+    return grpo_policy_loss(
+        logprobs,
+        *part.flat("old_logprobs", "ref_logprobs", "advantages"),
+        clip_limits=config.clip_limits,
+        beta=config.beta,
+        use_bias_correction_kl=config.use_bias_correction_kl,
+    )
+
+
+def rloo_loss(part: Rollout, logprobs: Tensor, config: GRPOConfig) -> Tensor:
+    """The clipped surrogate of whole completions, told to each of their tokens.  [n]"""
+    rows = part.completion_mask.nonzero()[:, 0]  # [n] the completion each token belongs to
+    whole = logprobs.new_zeros(len(part)).index_add(0, rows, logprobs)
+    old = (part.old_logprobs * part.completion_mask).sum(1)
+    return ppo_policy_loss(whole, old, part.advantages[:, 0], *config.clip_limits)[rows]
+
+
+# --- weigh
+
+
+def each_token(batch: Rollout, rollout_tokens: float, config: OnlineConfig) -> Tensor:
+    """All tokens of the step alike.  [B, T]"""
+    return token_weights(batch.learned, "bnpo", rollout_tokens, config.completion_limit)
+
+
+def each_completion(batch: Rollout, rollout_tokens: float, config: GRPOConfig) -> Tensor:
+    """All completions alike.  [B, T]"""
+    return token_weights(batch.learned, "grpo", rollout_tokens, config.completion_limit)
+
+
+def as_loss_type(batch: Rollout, rollout_tokens: float, config: GRPOConfig) -> Tensor:
+    """As loss_type says.  [B, T]"""
+    return token_weights(batch.learned, config.loss_type, rollout_tokens, config.completion_limit)
+
+
+PPO = Method(estimate_ppo, clipped_loss, each_token)
+GROUP_METHODS = {
+    "grpo": Method(estimate_grpo, grpo_loss, as_loss_type),
+    "rloo": Method(estimate_rloo, rloo_loss, each_completion),
+    "reinforce++": Method(estimate_reinforce, clipped_loss, each_token),
+}
