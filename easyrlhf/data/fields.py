@@ -33,6 +33,22 @@ def text(value: Any, key: str) -> str:
     return value
 
 
+def items(value: Any, key: str) -> list:
+    """A list of anything."""
+    if not isinstance(value, list):
+        raise StructuralFault(f"key '{key}': expected a list, found {_kind(value)}")
+    return value
+
+
+def objects(value: Any, key: str, *names: str) -> list[tuple]:
+    """The values of these keys in every object of a list; none may be missing."""
+    found = []
+    for i, item in enumerate(items(value, key)):
+        _check_object(item, f"{key}[{i}]", *names)
+        found.append(tuple(item[name] for name in names))
+    return found
+
+
 def messages(value: Any, key: str, role_key: str = "role", content_key: str = "content"):
     """A list of turns as Messages; turns may name their two fields differently."""
     if not isinstance(value, list):
@@ -41,18 +57,22 @@ def messages(value: Any, key: str, role_key: str = "role", content_key: str = "c
 
 
 def _turn(turn: Any, key: str, role_key: str, content_key: str) -> dict[str, str]:
-    if not isinstance(turn, dict):
-        raise StructuralFault(
-            f"key '{key}': expected an object with '{role_key}' and '{content_key}', found {_kind(turn)}"
-        )
-    for name in (role_key, content_key):
-        if turn.get(name) is None:
-            raise StructuralFault(f"key '{key}': missing key '{name}'; found {keys_of(turn)}")
+    _check_object(turn, key, role_key, content_key)
     role = text(turn[role_key], f"{key}.{role_key}")
     role = TURN_NAMES.get(role, role)
     if role not in ROLES:
         raise StructuralFault(f"key '{key}.{role_key}': unknown role '{role}'; expected one of {', '.join(ROLES)}")
     return {"role": role, "content": text(turn[content_key], f"{key}.{content_key}")}
+
+
+def _check_object(value: Any, key: str, *names: str) -> None:
+    """Raise unless the value is an object that has all these keys, none of them null."""
+    if not isinstance(value, dict):
+        wanted = " and ".join(f"'{name}'" for name in names)
+        raise StructuralFault(f"key '{key}': expected an object with {wanted}, found {_kind(value)}")
+    for name in names:
+        if value.get(name) is None:
+            raise StructuralFault(f"key '{key}': missing key '{name}'; found {keys_of(value)}")
 
 
 # how ShareGPT's many exporters call the two sides

@@ -14,6 +14,7 @@ from easyrlhf.data.records import (
     Feedback,
     Messages,
     Prompt,
+    Ranking,
     Record,
 )
 from easyrlhf.errors import InputError
@@ -47,7 +48,7 @@ def recognise(row: Any) -> str | None:
 def variant(name: str, row: dict) -> str:
     """A format's name and the form of this row: rows of one file must agree on both."""
     keyed = [key for key in ("prompt", "chosen", "rejected") if key in row]
-    if name not in ("preference", "prompt_completion", "unpaired", "prompt") or not keyed:
+    if name not in ("preference", "prompt_completion", "unpaired", "ranking", "prompt") or not keyed:
         return name
     form = "conversational" if isinstance(row[keyed[0]], list) else "standard"
     return f"{name}, {form}" + (", implicit prompt" if keyed[0] != "prompt" else "")
@@ -117,6 +118,66 @@ def parse_unpaired(row: dict, place: str, notes: Counter) -> Feedback:
     label = fields.boolean(fields.need(row, "label"), "label")
     columns = _columns(row, "prompt", "completion", "label")
     return Feedback(prompt, completion, label, columns, place)
+
+
+def parse_ranking(row: dict, place: str, notes: Counter) -> Ranking:
+    """A prompt, its answers, and their scores or their ranks."""
+    prompt = fields.text_or_messages(fields.need(row, "prompt"), "prompt")
+    completions = [
+        fields.text_or_messages(answer, f"completions[{i}]")
+        for i, answer in enumerate(fields.items(fields.need(row, "completions"), "completions"))
+    ]
+    given = [key for key in ("scores", "ranks") if row.get(key) is not None]
+    if len(given) == 2:
+        raise StructuralFault("both 'scores' and 'ranks' are given; keep one")
+    key = given[0] if given else "scores"
+    numbers = [fields.number(n, f"{key}[{i}]") for i, n in enumerate(fields.items(fields.need(row, key), key))]
+    if len(numbers) != len(completions):
+        raise StructuralFault(
+            f"key '{key}': expected one number for each of the {len(completions)} completions, found {len(numbers)}"
+        )
+    scores = [-rank for rank in numbers] if key == "ranks" else numbers
+    return _ranking(prompt, completions, scores, _columns(row, "prompt", "completions", *given), place)
+
+
+def parse_nectar(row: dict, place: str, notes: Counter) -> Ranking:
+    """Nectar: a transcript that asks for an answer, and answers with ranks (1 is best)."""
+    turns = hh.read_turns(fields.text(fields.need(row, "prompt"), "prompt"), "prompt")
+    if turns[-1] == {"role": "assistant", "content": ""}:
+        turns.pop()
+    prompt = hh.join_turns(turns)
+    notes[hh.JOINED] += len(prompt) < len(turns)
+    answers = fields.objects(fields.need(row, "answers"), "answers", "answer", "rank")
+    texts = [fields.text(answer, f"answers[{i}].answer") for i, (answer, _) in enumerate(answers)]
+    scores = [-fields.number(rank, f"answers[{i}].rank") for i, (_, rank) in enumerate(answers)]
+    return _ranking(prompt, list(map(_said, texts)), scores, _columns(row, "prompt", "answers"), place)
+
+
+def parse_ultrafeedback(row: dict, place: str, notes: Counter) -> Ranking:
+    """UltraFeedback: an instruction, and responses with overall scores."""
+    prompt = [{"role": "user", "content": fields.text(fields.need(row, "instruction"), "instruction")}]
+    answers = fields.objects(fields.need(row, "completions"), "completions", "response", "overall_score")
+    texts = [fields.text(answer, f"completions[{i}].response") for i, (answer, _) in enumerate(answers)]
+    scores = [fields.number(score, f"completions[{i}].overall_score") for i, (_, score) in enumerate(answers)]
+    return _ranking(prompt, list(map(_said, texts)), scores, _columns(row, "instruction", "completions"), place)
+
+
+def _said(answer: str) -> Messages:
+    return [{"role": "assistant", "content": answer}]
+
+
+def _ranking(prompt, completions: list, scores: list[float], columns: dict, place: str) -> Ranking:
+    fields.check_prompt(prompt)
+    for i, completion in enumerate(completions):
+        fields.same_form(prompt, completion, f"completions[{i}]")
+        fields.check_completion(completion, f"completions[{i}]")
+    if len(completions) < 2:
+        raise ContentFault("fewer than two completions")
+    if len(set(scores)) == 1:
+        raise ContentFault("all ties")
+    if all(completion == completions[0] for completion in completions):
+        raise ContentFault("all completions equal")
+    return Ranking(prompt, completions, scores, columns, place)
 
 
 def parse_prompt_completion(row: dict, place: str, notes: Counter) -> Demonstration:
@@ -202,6 +263,26 @@ FORMATS: dict[str, Format] = {
         lambda row: "chosen" in row or "rejected" in row,
         parse_preference,
     ),
+    "ranking": Format(
+        "prompt; completions: list of strings or of messages; scores (higher is better) or ranks (1 is best): numbers",
+        Ranking,
+        lambda row: (
+            isinstance(row.get("completions"), list) and "prompt" in row and ("scores" in row or "ranks" in row)
+        ),
+        parse_ranking,
+    ),
+    "nectar": Format(
+        "prompt: transcript as in hh; answers: list of {answer, rank} (1 is best)",
+        Ranking,
+        lambda row: "prompt" in row and any(isinstance(a, dict) and "rank" in a for a in _list(row, "answers")),
+        parse_nectar,
+    ),
+    "ultrafeedback": Format(
+        "instruction; completions: list of {response, overall_score}",
+        Ranking,
+        lambda row: "instruction" in row and isinstance(row.get("completions"), list),
+        parse_ultrafeedback,
+    ),
     "unpaired": Format(
         "prompt, completion: strings or messages; label: true or false",
         Feedback,
@@ -243,3 +324,7 @@ FORMATS: dict[str, Format] = {
 
 def _pair(row: dict) -> tuple[Any, Any]:
     return row.get("chosen"), row.get("rejected")
+
+
+def _list(row: dict, key: str) -> list:
+    return row[key] if isinstance(row.get(key), list) else []

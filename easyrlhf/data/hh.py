@@ -57,7 +57,10 @@ def join_turns(turns: Messages) -> Messages:
 
 
 def split_messages(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
-    """Cut two conversations at the last assistant turn that follows an equal history in both."""
+    """Cut two conversations at the last assistant turn that follows an equal history in both.
+
+    Raises ContentFault when there is none: no assistant speaks, or the two begin with different prompts.
+    """
     shared = 0
     for ours, theirs in zip(chosen, rejected, strict=False):
         if ours != theirs:
@@ -67,5 +70,6 @@ def split_messages(chosen: Messages, rejected: Messages) -> tuple[Messages, Mess
     while cut >= 0 and not chosen[cut]["role"] == rejected[cut]["role"] == "assistant":
         cut -= 1
     if cut < 0:
-        raise ContentFault("no assistant turn")
+        speaks = all(any(turn["role"] == "assistant" for turn in side) for side in (chosen, rejected))
+        raise ContentFault("chosen and rejected answer different prompts" if speaks else "no assistant turn")
     return chosen[:cut], chosen[cut:], rejected[cut:]

@@ -27,12 +27,15 @@ class Limits:
     prompts: array = field(default_factory=lambda: array("l"))
     totals: array = field(default_factory=lambda: array("l"))
 
-    def fit(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The row, cut where that is asked for and possible, or None when it is too long."""
-        prompt, total = _prompt_length(row), row["length"]
-        self.prompts.append(prompt)
-        self.totals.append(total)
-        if prompt <= self.max_prompt_length and total <= self.max_length:
+    def fit(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+        """The token rows of one record, cut where that is asked for and possible, or None when one is too long."""
+        self.prompts.append(max(map(_prompt_length, rows)))
+        self.totals.append(max(row["length"] for row in rows))
+        fitting = [self._fitted(row) for row in rows]
+        return None if None in fitting else fitting
+
+    def _fitted(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        if _prompt_length(row) <= self.max_prompt_length and row["length"] <= self.max_length:
             return row
         if self.overlength == "drop":
             return None

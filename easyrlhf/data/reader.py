@@ -1,14 +1,14 @@
 """From sources to records, with the policy on rows that are wrong."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.fields import keys_of
 from easyrlhf.data.formats import FORMATS, recognise, table, variant
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Record
+from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.sources import RawRow, Source
 from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
@@ -16,18 +16,29 @@ from easyrlhf.errors import InputError
 LOOK_AT = 10  # rows from which a file's format is recognised
 TOLERATED = 0.01  # share of a file's rows that may have a content fault
 BROKEN = "unreadable row"
-CHOSEN_ALONE = "comparisons, of which the chosen answer is imitated"
-
 KINDS: dict[str, type] = {
     "demonstration": Demonstration,
     "comparison": Comparison,
+    "ranking": Ranking,
+    "feedback": Feedback,
     "prompt": Prompt,
 }
 READ_BY: dict[type, str] = {
     Demonstration: "sft_train",
-    Comparison: "rm_train",
-    Feedback: "no stage of this version",
+    Comparison: "rm_train and dpo_train",
+    Ranking: "rrhf_train",
+    Feedback: "kto_train",
     Prompt: "ppo_train",
+}
+# What a record of another kind becomes; every record also yields its prompt.
+CONVERSIONS: dict[tuple[type, str], Callable[[Record], list[Record]]] = {
+    (Comparison, "demonstration"): lambda record: [record.as_demonstration()],
+    (Comparison, "ranking"): lambda record: [record.as_ranking()],
+    (Comparison, "feedback"): lambda record: record.as_feedbacks(),
+    (Ranking, "comparison"): lambda record: record.as_comparisons(),
+}
+REASONS: dict[tuple[type, str], str] = {
+    (Ranking, "feedback"): "a ranking does not say which answers are liked: give each answer a row with its label",
 }
 
 
@@ -36,8 +47,7 @@ def read_records(
 ) -> Iterator[tuple[Record, Any]]:
     """The usable records of one source, each with the row it came from.
 
-    kind        "comparison", "demonstration" (which a comparison yields too: its chosen answer), or "prompt" (which
-                every record yields)
+    kind        one of KINDS: what each record is, or can be turned into by as_kind
     format      a name of FORMATS, or None to recognise it from the first rows
     on_bad_row  "stop" raises InputError at a structural fault, and at the end of the source when
                 more than 1 % of its rows had a content fault; "skip" drops and counts them all
@@ -61,7 +71,7 @@ def read_records(
             first_fault = first_fault or f"{raw.place}: {fault.reason}"
             ledger.drop(fault.reason, raw.place, raw.value)
         else:
-            yield _as_kind(record, kind, ledger.notes), raw.value
+            yield record, raw.value
     if on_bad_row == "stop" and faults > TOLERATED * read:
         raise InputError(
             f"{first_fault}; {faults:,} of {read:,} rows of this file have such faults, more than "
@@ -69,14 +79,12 @@ def read_records(
         )
 
 
-def _as_kind(record: Record, kind: str, notes: Counter) -> Record:
-    """The record as the kind that is wanted; only conversions that _require_kind allows come here."""
+def as_kind(record: Record, kind: str) -> list[Record]:
+    """The record as records of the kind that is wanted; for records that read_records yields for this kind."""
     if kind == "prompt":
-        return record.as_prompt()
-    if kind == "demonstration" and isinstance(record, Comparison):
-        notes[CHOSEN_ALONE] += 1
-        return record.as_demonstration()
-    return record
+        return [record.as_prompt()]
+    convert = CONVERSIONS.get((type(record), kind))
+    return convert(record) if convert else [record]
 
 
 def _parse(raw: RawRow, name: str, expected: str | None, notes: Counter) -> Record:
@@ -124,15 +132,17 @@ def _variant_of(row: Any) -> str | None:
 def _require_kind(source: Source, name: str, kind: str) -> None:
     """Stop when the file holds records of another kind than the stage reads."""
     record = FORMATS[name].record
-    if kind == "prompt" or record is KINDS[kind] or (kind == "demonstration" and record is Comparison):
+    if kind == "prompt" or record is KINDS[kind] or (record, kind) in CONVERSIONS:
         return
     wanted = [f"  {n}: {f.keys}" for n, f in FORMATS.items() if f.record is KINDS[kind]]
     keys = next((keys_of(r.value) for r in source.read() if isinstance(r.value, dict)), "")
+    reason = REASONS.get((record, kind))
     raise InputError(
-        f"{source.name}: holds {_plural(record)} (format {name}, found {keys}), which "
-        f"{READ_BY[record]} reads; {READ_BY[KINDS[kind]]} needs {_plural(KINDS[kind])}:\n" + "\n".join(wanted)
+        f"{source.name}: holds {plural(record)} (format {name}, found {keys}), which are for {READ_BY[record]}; "
+        f"this stage needs {plural(KINDS[kind])}{f' ({reason})' if reason else ''}:\n" + "\n".join(wanted)
     )
 
 
-def _plural(record: type) -> str:
-    return "feedback" if record is Feedback else record.__name__.lower() + "s"
+def plural(record: type) -> str:
+    """What several records of this kind are called, for messages."""
+    return record.__name__.lower() + "s"

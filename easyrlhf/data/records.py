@@ -1,6 +1,7 @@
 """What a row of data means, whatever file and format it came from."""
 
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 Messages = list[dict[str, str]]  # [{"role": "user", "content": "…"}, …]
@@ -43,7 +44,11 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two answers to one prompt, the first of which was preferred."""
+    """Two answers to one prompt, the first of which was preferred.
+
+    margin  how much better it is, where that is known
+    weight  1, or 1/pairs when the comparison is one of all pairs of a ranking
+    """
 
     prompt: Messages | str
     chosen: Messages | str
@@ -51,6 +56,7 @@ class Comparison:
     margin: float | None
     columns: dict[str, Any]
     place: str
+    weight: float = 1.0
 
     def as_prompt(self) -> Prompt:
         """The prompt that both answers share."""
@@ -60,10 +66,19 @@ class Comparison:
         """The preferred answer, as one to imitate."""
         return Demonstration(self.prompt, self.chosen, self.columns, self.place)
 
+    def as_feedbacks(self) -> "list[Feedback]":
+        """The preferred answer as liked, the other as not."""
+        labelled = ((self.chosen, True), (self.rejected, False))
+        return [Feedback(self.prompt, answer, label, self.columns, self.place) for answer, label in labelled]
+
+    def as_ranking(self) -> "Ranking":
+        """A ranking of two, with scores 1 and 0."""
+        return Ranking(self.prompt, [self.chosen, self.rejected], [1.0, 0.0], self.columns, self.place)
+
 
 @dataclass(frozen=True)
 class Ranking:
-    """Several answers to one prompt, each with a score (higher is better)."""
+    """Several answers to one prompt, each with a score (higher is better; ties are possible)."""
 
     prompt: Messages | str
     completions: list[Messages | str]
@@ -74,6 +89,13 @@ class Ranking:
     def as_prompt(self) -> Prompt:
         """The prompt that all answers share."""
         return Prompt(self.prompt, self.columns, self.place)
+
+    def as_comparisons(self) -> list[Comparison]:
+        """All pairs of different answers with different scores; together they weigh as much as one comparison."""
+        answers = list(zip(self.completions, self.scores, strict=True))
+        pairs = [(a, b) for (a, high), (b, low) in permutations(answers, 2) if high > low and a != b]
+        weight = 1 / len(pairs)
+        return [Comparison(self.prompt, *pair, None, self.columns, self.place, weight) for pair in pairs]
 
 
 @dataclass(frozen=True)

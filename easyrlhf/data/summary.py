@@ -15,11 +15,12 @@ OVER_LENGTH = "over length"
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What became of every row: read = used + dropped.
+    """What became of every row of the files: read = used + dropped.
 
+    rows     token rows made of the used ones: more of them, where one becomes several
     dropped  reason -> rows       notes  what was done to rows that were kept -> rows
-    lengths  column -> p50, p90, p99, max in tokens, over the used rows
-    sha256   of the used rows' tokens, in order
+    lengths  column -> p50, p90, p99, max in tokens, over the token rows
+    sha256   of the token rows, in order
     """
 
     name: str
@@ -27,6 +28,7 @@ class DataSummary:
     formats: list[str]
     read: int
     used: int
+    rows: int
     dropped: dict[str, int]
     notes: dict[str, int]
     lengths: dict[str, dict[str, int]]
@@ -57,8 +59,10 @@ class Ledger:
         self.formats: list[str] = []
         self.read = 0
         self.used = 0
+        self.rows = 0
         self.dropped: Counter = Counter()
         self.notes: Counter = Counter()
+        self.converted: dict[tuple[str, str], Counter] = {}
         self.lengths: dict[str, array] = {}
         self.bad_rows = bad_rows
         self._forget_earlier_run()
@@ -81,22 +85,30 @@ class Ledger:
         with jsonlines.open(self.bad_rows, "a", dumps=_dumps) as out:
             out.write({**line, "row": row})
 
-    def use(self, lengths: dict[str, int]) -> None:
-        """Count a row as used; lengths are in tokens, by column."""
+    def use(self, rows: list[dict[str, int]]) -> None:
+        """Count a row of a file as used; rows are the token rows it became: length in tokens, by column."""
         self.used += 1
-        for column, length in lengths.items():
-            self.lengths.setdefault(column, array("l")).append(length)
+        self.rows += len(rows)
+        for lengths in rows:
+            for column, length in lengths.items():
+                self.lengths.setdefault(column, array("l")).append(length)
+
+    def convert(self, origin: str, target: str, rows: int) -> None:
+        """Note that a row of a file, of one kind of records, became so many of another kind."""
+        self.converted.setdefault((origin, target), Counter()).update(used=1, made=rows)
 
     def summary(self, sha256: str) -> DataSummary:
         """The account, once all rows are read."""
+        converted = {f"{a} → {counts['made']:,} {b}": counts["used"] for (a, b), counts in self.converted.items()}
         return DataSummary(
             name=self.name,
             files=self.files,
             formats=self.formats,
             read=self.read,
             used=self.used,
+            rows=self.rows,
             dropped=dict(self.dropped),
-            notes={note: count for note, count in self.notes.items() if count},
+            notes=converted | {note: count for note, count in self.notes.items() if count},
             lengths={column: _percentiles(values) for column, values in self.lengths.items()},
             sha256=sha256,
         )

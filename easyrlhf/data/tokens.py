@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,8 +16,9 @@ import pyarrow as pa
 
 from easyrlhf.data.formats import require_format
 from easyrlhf.data.lengths import Limits
-from easyrlhf.data.reader import read_records
-from easyrlhf.data.records import Comparison, Demonstration, Prompt
+from easyrlhf.data.partners import add_partners
+from easyrlhf.data.reader import KINDS, as_kind, plural, read_records
+from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import OVER_LENGTH, DataSummary, Ledger
@@ -31,12 +33,24 @@ SCHEMAS: dict[str, pa.Schema] = {
             "chosen_ids": IDS,
             "rejected_ids": IDS,
             "margin": pa.float64(),
+            "weight": pa.float64(),
             "length": pa.int32(),
         }
     ),
+    "ranking": pa.schema(
+        {
+            "prompt_ids": IDS,
+            "completions_ids": pa.list_(IDS),
+            "scores": pa.list_(pa.float64()),
+            "length": pa.int32(),
+        }
+    ),
+    "feedback": pa.schema({"prompt_ids": IDS, "completion_ids": IDS, "label": pa.bool_(), "length": pa.int32()}),
     "prompt": pa.schema({"prompt_ids": IDS, "prompt": pa.string(), "columns": pa.string(), "length": pa.int32()}),
 }
 ROWS_PER_BATCH = 500
+CHOSEN_ALONE = "comparisons, of which the chosen answer is imitated"
+DESIRABLE, UNDESIRABLE = "desirable completions", "undesirable completions"
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,12 @@ def load_tokens(
 
     source    comma list of files, folders and hub ids
     kind      demonstration: input_ids, loss_mask, length
-              comparison: prompt_ids, chosen_ids, rejected_ids, margin, length (with longer answer)
+              comparison: prompt_ids, chosen_ids, rejected_ids, margin, weight (1, or 1/pairs for each pair of a
+              ranking), length (with longer answer)
+              ranking: prompt_ids, completions_ids, scores, length (with longest answer); from comparisons too
+              feedback: prompt_ids, completion_ids, label, length, other (number of the row whose completion goes
+              with this row's prompt in KTO's estimate of KL; together they may be longer than max_length);
+              a comparison becomes two
               prompt: prompt_ids, prompt (JSON), columns (JSON), length; from records of any kind
     name      "train", "valid", …: names the file and begins the messages
     bad_rows  file for dropped rows, shared with other names; None: `cache_dir/bad_rows.jsonl`
@@ -87,18 +106,38 @@ def load_tokens(
     limits.check(name, ledger.read, ledger.dropped[OVER_LENGTH])
     if not ledger.used:
         raise InputError(f"{source}: no usable row; the dropped ones are in {ledger.bad_rows}")
+    if kind == "feedback":
+        add_partners(file)
     ledger.notes += renderer.notes - noted
     return TokenData(datasets.Dataset.from_file(str(file)), ledger.summary(digest))
+
+
+def label_counts(rows: datasets.Dataset) -> tuple[int, int]:
+    """How many feedback rows are desirable, and how many are not."""
+    desirable = sum(rows["label"])
+    return desirable, len(rows) - desirable
+
+
+def check_labels(rows: datasets.Dataset, name: str = "train") -> None:
+    """Raise InputError unless the feedback rows have both labels: with one alone, KTO learns no preference."""
+    desirable, undesirable = label_counts(rows)
+    if desirable and undesirable:
+        return
+    alone, missing = ("true", "false") if desirable else ("false", "true")
+    raise InputError(
+        f"{name}: all {len(rows):,} completions have the label {alone}; kto_train needs both liked and disliked ones: "
+        f"add rows with the label {missing}, or learn from the liked ones with sft_train"
+    )
 
 
 def _token_rows(
     records: Iterator, kind: str, renderer: Renderer, limits: Limits, ledger: Ledger, on_bad_row
 ) -> Iterator[dict[str, Any]]:
-    """The token rows that fit; each record ends up used or dropped."""
+    """The token rows that fit; each record ends up used, with all its rows, or dropped."""
     encode = ENCODERS[kind]
     for record, row in records:
         try:
-            tokens = encode(record, renderer)
+            tokens = [encode(one, renderer) for one in as_kind(record, kind)]
         except InputError as error:
             if on_bad_row == "stop":
                 raise InputError(f"{record.place}: {error}") from error
@@ -108,8 +147,19 @@ def _token_rows(
         if fitting is None:
             ledger.drop(OVER_LENGTH, record.place, row)
             continue
-        ledger.use(_lengths(fitting))
-        yield fitting
+        ledger.use(list(map(_lengths, fitting)))
+        _note(record, fitting, kind, ledger)
+        yield from fitting
+
+
+def _note(record: Record, rows: list[dict[str, Any]], kind: str, ledger: Ledger) -> None:
+    """Say what a record was turned into, where its kind has changed, and which labels it has."""
+    if kind == "demonstration" and isinstance(record, Comparison):
+        ledger.notes[CHOSEN_ALONE] += 1
+    elif kind != "prompt" and not isinstance(record, KINDS[kind]):
+        ledger.convert(plural(type(record)), plural(KINDS[kind]), len(rows))
+    if kind == "feedback":
+        ledger.notes += Counter(DESIRABLE if row["label"] else UNDESIRABLE for row in rows)
 
 
 def _encode_demonstration(record: Demonstration, renderer: Renderer) -> dict[str, Any]:
@@ -126,7 +176,30 @@ def _encode_comparison(record: Comparison, renderer: Renderer) -> dict[str, Any]
         "chosen_ids": chosen,
         "rejected_ids": rejected,
         "margin": 0.0 if record.margin is None else record.margin,
+        "weight": record.weight,
         "length": len(prompt) + max(len(chosen), len(rejected)),
+    }
+
+
+def _encode_ranking(record: Ranking, renderer: Renderer) -> dict[str, Any]:
+    prompt = renderer.prompt_ids(record.prompt)
+    completions = [renderer.completion_ids(record.prompt, completion) for completion in record.completions]
+    return {
+        "prompt_ids": prompt,
+        "completions_ids": completions,
+        "scores": record.scores,
+        "length": len(prompt) + max(map(len, completions)),
+    }
+
+
+def _encode_feedback(record: Feedback, renderer: Renderer) -> dict[str, Any]:
+    prompt = renderer.prompt_ids(record.prompt)
+    completion = renderer.completion_ids(record.prompt, record.completion)
+    return {
+        "prompt_ids": prompt,
+        "completion_ids": completion,
+        "label": record.label,
+        "length": len(prompt) + len(completion),
     }
 
 
@@ -143,14 +216,18 @@ def _encode_prompt(record: Prompt, renderer: Renderer) -> dict[str, Any]:
 ENCODERS = {
     "demonstration": _encode_demonstration,
     "comparison": _encode_comparison,
+    "ranking": _encode_ranking,
+    "feedback": _encode_feedback,
     "prompt": _encode_prompt,
 }
 
 
 def _lengths(row: dict[str, Any]) -> dict[str, int]:
-    """Tokens per column, `length` first."""
-    ids = {key: len(value) for key, value in row.items() if key.endswith("_ids")}
-    return {"length": row["length"], **ids}
+    """Tokens per column, `length` first; of several completions those of the longest."""
+    ids = {key: value for key, value in row.items() if key.endswith("_ids")}
+    if "completions_ids" in ids:
+        ids["completions_ids"] = max(ids["completions_ids"], key=len)
+    return {"length": row["length"]} | {key: len(value) for key, value in ids.items()}
 
 
 def _write(rows: Iterator[dict[str, Any]], kind: str, file: Path) -> str:
@@ -169,6 +246,6 @@ def _write(rows: Iterator[dict[str, Any]], kind: str, file: Path) -> str:
 def _digest(digest, row: dict[str, Any]) -> None:
     """Add a row: every value preceded by its size, so that no two rows read the same."""
     for value in row.values():
-        ids = isinstance(value, list)
+        ids = isinstance(value, list) and not isinstance(value[0] if value else 0, list | float)
         data = np.asarray(value, dtype="<i4").tobytes() if ids else json.dumps(value).encode()
         digest.update(len(data).to_bytes(8, "little") + data)

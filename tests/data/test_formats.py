@@ -9,7 +9,7 @@ import pytest
 
 from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.formats import FORMATS, recognise, require_format, variant
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt
+from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
 from easyrlhf.errors import InputError
 
 README = Path(__file__).parents[2] / "data" / "README.md"
@@ -48,6 +48,10 @@ def comparison(prompt, chosen, rejected, margin=None) -> Comparison:
     return Comparison(prompt, chosen, rejected, margin, {}, "file:1")
 
 
+def ranking(prompt, completions, scores) -> Ranking:
+    return Ranking(prompt, completions, scores, {}, "file:1")
+
+
 # what each sample of data/README.md is to become, in the order of that page
 RECORDS = [
     demonstration(SKY, [assistant("It is blue.")]),
@@ -60,6 +64,10 @@ RECORDS = [
     comparison("The sky is", " blue.", " green."),
     comparison("The sky is", " blue.", " green."),
     comparison([user("Name a colour.")], [assistant("Blue.")], [assistant("No.")]),
+    ranking(SKY, [[assistant("Green.")], [assistant("It is blue.")], [assistant("Red.")]], [1.0, 7.5, 1.0]),
+    ranking("The sky is", [" blue.", " green."], [-1.0, -2.0]),
+    ranking([user("Name a colour.")], [[assistant("No.")], [assistant("Blue.")]], [-2.0, -1.0]),
+    ranking([user("Name a colour.")], [[assistant("Blue.")], [assistant("No.")]], [8.5, 2.0]),
     Feedback(SKY, [assistant("It is green.")], False, {}, "file:1"),
     Feedback("The sky is", " blue.", True, {}, "file:1"),
     Prompt([user("What is 2 + 3?")], {"answer": "5"}, "file:1"),
@@ -117,12 +125,57 @@ def test_turns_after_the_last_answer_are_left_out_and_counted():
         ({"prompt": [user("1")], "completion": [assistant("2")]}, "own"),
         ({"prompt": [user("1")], "chosen": [assistant("2")], "rejected": [assistant("3")]}, "own"),
         ({"prompt": [user("1")], "completion": [assistant("2")], "label": True}, "own"),
+        ({"prompt": [user("1")], "completions": [[assistant("2")], [assistant("3")]], "ranks": [1, 2]}, "own"),
         ({"prompt": [user("1")]}, "own"),
     ],
 )
 def test_every_record_yields_its_prompt(row, prompt):
     expected = [user("1")] if prompt == "own" else [user("1"), assistant("2"), user("3")]
     assert parse({**row, "x": 1}).as_prompt() == Prompt(expected, {"x": 1}, "file:1")
+
+
+def test_the_other_keys_of_a_ranking_become_columns():
+    row = {"prompt": "a", "completions": ["b", "c"], "scores": [1, 2], "source": "x"}
+    assert parse(row).columns == {"source": "x"}
+    row = {"prompt": "\n\nHuman: a\n\nAssistant:", "answers": [{"answer": "b", "rank": 1}, {"answer": "c", "rank": 2}]}
+    assert parse({**row, "turns": 1}).columns == {"turns": 1}
+    row = {"instruction": "a", "completions": [{"response": x, "overall_score": ord(x)} for x in "bc"]}
+    assert parse({**row, "source": "x"}).columns == {"source": "x"}
+
+
+def test_a_nectar_prompt_of_several_turns_is_joined_as_in_hh():
+    text = "\n\nHuman: a\n\nHuman: b\n\nAssistant: c\n\nHuman: d\n\nAssistant: "
+    row = {"prompt": text, "answers": [{"answer": "e", "rank": 2.0}, {"answer": "f", "rank": 1.0}]}
+    notes = Counter()
+    record = FORMATS["nectar"].parse(row, "file:1", notes)
+    assert record.prompt == [user("a\n\nb"), assistant("c"), user("d")]
+    assert notes == {"rows with consecutive turns of one role joined": 1}
+
+
+def test_what_only_looks_like_a_ranking_is_a_prompt_with_columns():
+    assert recognise({"prompt": "a", "completions": ["b", "c"]}) == "prompt"
+    assert recognise({"prompt": "a", "completions": 2, "scores": [1]}) == "prompt"
+    assert recognise({"prompt": "a", "answers": ["b", "c"]}) == "prompt"
+
+
+def test_a_comparison_becomes_two_feedbacks_or_a_ranking_of_two():
+    record = parse({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2, "x": 1})
+    assert record.as_feedbacks() == [
+        Feedback("a", "b", True, {"x": 1}, "file:1"),
+        Feedback("a", "c", False, {"x": 1}, "file:1"),
+    ]
+    assert record.as_ranking() == Ranking("a", ["b", "c"], [1.0, 0.0], {"x": 1}, "file:1")
+
+
+def test_a_ranking_becomes_all_pairs_that_differ_in_score_and_text_weighing_one_together():
+    record = parse({"prompt": "a", "completions": ["b", "c", "d", "c"], "scores": [1, 3, 1, 2], "x": 1})
+
+    def pair(chosen, rejected):
+        return Comparison("a", chosen, rejected, None, {"x": 1}, "file:1", 0.25)
+
+    # not b with d (a tie), and not c with c
+    assert record.as_comparisons() == [pair("c", "b"), pair("c", "d"), pair("c", "b"), pair("c", "d")]
+    assert parse({"prompt": "a", "chosen": "b", "rejected": "c"}).weight == 1.0
 
 
 STRUCTURAL = [
@@ -151,6 +204,28 @@ STRUCTURAL = [
     ({"instruction": "Hi"}, "missing key 'output'"),
     ({"prompt": [*SKY, assistant("It")]}, "the prompt ends with an assistant turn"),
     ({"prompt": SKY, "completion": [*SKY, assistant("b")]}, "the first turn is the user's"),
+    ({"prompt": "a", "completions": ["b", "c"], "scores": [1]}, "one number for each of the 2 completions, found 1"),
+    ({"prompt": "a", "completions": ["b", "c"], "scores": 1}, "key 'scores': expected a list, found a number"),
+    ({"prompt": "a", "completions": ["b", "c"], "ranks": [1, "2"]}, "key 'ranks[1]': expected a number"),
+    ({"prompt": "a", "completions": ["b", "c"], "scores": [1, float("nan")]}, "key 'scores[1]': expected a finite"),
+    ({"prompt": "a", "completions": ["b", "c"], "scores": [1, 2], "ranks": [1, 2]}, "both 'scores' and 'ranks'"),
+    ({"prompt": "a", "completions": ["b", "c"], "scores": None}, "key 'scores' is null"),
+    ({"prompt": "a", "completions": ["b", 3], "scores": [1, 2]}, "key 'completions[1]': expected a string or messag"),
+    ({"prompt": "a", "completions": ["b", [assistant("c")]], "scores": [1, 2]}, "key 'completions[1]' is messages but"),
+    ({"completions": [], "instruction": 3}, "key 'instruction': expected a string"),
+    ({"prompt": "a", "answers": [{"answer": "b", "rank": 1}]}, "key 'prompt': expected a transcript"),
+    (
+        {"prompt": "\n\nHuman: a", "answers": [{"answer": "b", "rank": 1}, {"rank": 2}]},
+        "key 'answers[1]': missing key 'answer'; found keys rank",
+    ),
+    (
+        {"prompt": "\n\nHuman: a", "answers": [{"answer": "b", "rank": 1}, "c"]},
+        "key 'answers[1]': expected an object with 'answer' and 'rank', found a string ('c')",
+    ),
+    (
+        {"instruction": "a", "completions": [{"response": "b", "overall_score": "8"}]},
+        "key 'completions[0].overall_score': expected a number",
+    ),
 ]
 
 
@@ -159,6 +234,9 @@ def test_a_row_with_a_wrong_structure_is_told_key_found_and_expected(row, said):
     with pytest.raises(StructuralFault) as fault:
         parse(row)
     assert said in str(fault.value)
+
+
+PROMPTS_DIFFER = "chosen and rejected answer different prompts"
 
 
 @pytest.mark.parametrize(
@@ -181,6 +259,18 @@ def test_a_row_with_a_wrong_structure_is_told_key_found_and_expected(row, said):
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant:"},
             "empty completion",
         ),
+        ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("b")]}, PROMPTS_DIFFER),
+        (
+            {"chosen": [BRIEF, user("a"), assistant("b")], "rejected": [BRIEF, user("c"), assistant("d")]},
+            PROMPTS_DIFFER,
+        ),
+        ({"prompt": "a", "completions": ["b"], "scores": [1]}, "fewer than two completions"),
+        ({"prompt": "a", "completions": [], "scores": []}, "fewer than two completions"),
+        ({"instruction": "a", "completions": []}, "fewer than two completions"),
+        ({"prompt": "a", "completions": ["b", "c", "d"], "ranks": [2, 2, 2]}, "all ties"),
+        ({"prompt": "a", "completions": ["b", "b"], "ranks": [1, 2]}, "all completions equal"),
+        ({"prompt": "a", "completions": ["b", " "], "ranks": [1, 2]}, "empty completion"),
+        ({"prompt": " ", "completions": ["b", "c"], "ranks": [1, 2]}, "no prompt before the answer"),
     ],
 )
 def test_a_row_that_teaches_nothing_is_a_content_fault(row, reason):
@@ -203,6 +293,7 @@ def test_a_label_that_is_not_a_boolean_does_not_make_feedback():
 def test_forms_of_one_format_are_told_apart():
     assert variant("preference", {"prompt": "a", "chosen": "b"}) == "preference, standard"
     assert variant("preference", {"chosen": []}) == "preference, conversational, implicit prompt"
+    assert variant("ranking", {"prompt": [], "completions": []}) == "ranking, conversational"
     assert variant("messages", {"messages": []}) == "messages"
 
 

@@ -12,6 +12,12 @@ def limits(max_length: int, max_prompt_length: int, overlength: str = "truncate"
     return Limits(max_length, max_prompt_length, overlength, bos)
 
 
+def fit(bound: Limits, row: dict) -> dict | None:
+    """The only token row of a record as it fits."""
+    kept = bound.fit([row])
+    return kept and kept[0]
+
+
 def comparison(prompt: int, chosen: int, rejected: int, bos: bool = False) -> dict:
     ids = [BOS] * bos + list(range(1, prompt + 1 - bos))
     longest = max(chosen, rejected)
@@ -32,59 +38,59 @@ def conversation(*stretches: tuple[int, int]) -> dict:
 @pytest.mark.parametrize("overlength", ["drop", "truncate"])
 def test_a_row_exactly_at_both_limits_fits_as_it_is(overlength):
     row = comparison(4, 2, 6)
-    assert limits(10, 4, overlength).fit(row) == comparison(4, 2, 6)
+    assert fit(limits(10, 4, overlength), row) == comparison(4, 2, 6)
 
 
 @pytest.mark.parametrize("row", [comparison(5, 1, 1), comparison(4, 7, 1), comparison(4, 1, 7)])
 def test_one_token_more_in_the_prompt_or_either_answer_is_too_long(row):
-    assert limits(10, 4, "drop").fit(row) is None
+    assert fit(limits(10, 4, "drop"), row) is None
 
 
 def test_truncation_keeps_the_end_of_the_prompt_and_whole_answers():
-    kept = limits(10, 4).fit(comparison(6, 3, 2))
+    kept = fit(limits(10, 4), comparison(6, 3, 2))
     assert kept["prompt_ids"] == [3, 4, 5, 6]
     assert (kept["chosen_ids"], kept["rejected_ids"], kept["length"]) == ([7] * 3, [8] * 2, 7)
-    kept = limits(10, 9).fit(comparison(6, 2, 8))
+    kept = fit(limits(10, 9), comparison(6, 2, 8))
     assert (kept["prompt_ids"], kept["rejected_ids"], kept["length"]) == ([5, 6], [8] * 8, 10)
 
 
 def test_a_cut_prompt_keeps_its_bos():
-    assert limits(10, 4).fit(comparison(6, 1, 1, bos=True))["prompt_ids"] == [BOS, 3, 4, 5]
-    assert limits(10, 4, bos=None).fit(comparison(6, 1, 1, bos=True))["prompt_ids"] == [2, 3, 4, 5]
+    assert fit(limits(10, 4), comparison(6, 1, 1, bos=True))["prompt_ids"] == [BOS, 3, 4, 5]
+    assert fit(limits(10, 4, bos=None), comparison(6, 1, 1, bos=True))["prompt_ids"] == [2, 3, 4, 5]
 
 
 def test_an_answer_that_leaves_no_room_for_a_prompt_is_dropped():
-    assert limits(10, 4).fit(comparison(3, 1, 10)) is None
-    assert limits(10, 4).fit(comparison(3, 1, 9))["prompt_ids"] == [3]
+    assert fit(limits(10, 4), comparison(3, 1, 10)) is None
+    assert fit(limits(10, 4), comparison(3, 1, 9))["prompt_ids"] == [3]
 
 
 def test_a_long_first_prompt_of_a_conversation_is_cut_from_the_left():
-    kept = limits(20, 2).fit(conversation((5, 0), (2, 1), (2, 0), (2, 1)))
+    kept = fit(limits(20, 2), conversation((5, 0), (2, 1), (2, 0), (2, 1)))
     assert kept["input_ids"] == [4, 5, 6, 7, 8, 9, 10, 11]
     assert kept["loss_mask"] == [0, 0, 1, 1, 0, 0, 1, 1]
     assert kept["length"] == 8
 
 
 def test_a_conversation_loses_its_oldest_turns_and_a_cut_answer_is_context():
-    kept = limits(6, 5).fit(conversation((3, 0), (3, 1), (2, 0), (2, 1)))
+    kept = fit(limits(6, 5), conversation((3, 0), (3, 1), (2, 0), (2, 1)))
     assert kept["input_ids"] == [5, 6, 7, 8, 9, 10]
     assert kept["loss_mask"] == [0, 0, 0, 0, 1, 1]
 
 
 def test_the_last_answer_of_a_conversation_is_whole_and_has_a_context_or_the_row_is_dropped():
     row = conversation((3, 0), (4, 1))
-    assert limits(5, 5).fit(row)["input_ids"] == [3, 4, 5, 6, 7]
-    assert limits(4, 4).fit(row) is None
+    assert fit(limits(5, 5), row)["input_ids"] == [3, 4, 5, 6, 7]
+    assert fit(limits(4, 4), row) is None
 
 
 def test_a_prompt_row_is_cut_too():
-    kept = limits(10, 3).fit({"prompt_ids": [1, 2, 3, 4], "prompt": "", "length": 4})
+    kept = fit(limits(10, 3), {"prompt_ids": [1, 2, 3, 4], "prompt": "", "length": 4})
     assert (kept["prompt_ids"], kept["length"]) == ([2, 3, 4], 3)
 
 
 def test_up_to_a_tenth_may_be_dropped_for_length():
     bound = limits(10, 4, "drop")
-    dropped = sum(bound.fit(comparison(4, 2 + 6 * (i < 10), 1)) is None for i in range(100))
+    dropped = sum(fit(bound, comparison(4, 2 + 6 * (i < 10), 1)) is None for i in range(100))
     assert dropped == 10
     bound.check("train", 100, dropped)
 
@@ -92,20 +98,20 @@ def test_up_to_a_tenth_may_be_dropped_for_length():
 def test_more_than_a_tenth_stops_and_says_which_limits_would_do():
     bound = limits(10, 4, "drop")
     rows = [comparison(4, 2, 1)] * 80 + [comparison(5, 3, 3)] * 19 + [comparison(90, 900, 1)]
-    dropped = sum(bound.fit(row) is None for row in rows)
+    dropped = sum(fit(bound, row) is None for row in rows)
     assert dropped == 20
     with pytest.raises(InputError) as error:
         bound.check("train", 100, dropped)
     assert "train: 20 of 100 rows (20%) are too long" in str(error.value)
     assert "; --max_prompt_length 5 would keep 99 %, or cut prompts" in str(error.value)
     enough = limits(10, 5, "drop")
-    assert sum(enough.fit(row) is None for row in rows) == 1
+    assert sum(fit(enough, row) is None for row in rows) == 1
 
 
 def test_both_limits_are_named_when_both_are_too_small():
     bound = limits(10, 4, "drop")
     for row in [comparison(5, 1, 1)] * 50 + [comparison(4, 40, 1)] * 50:
-        bound.fit(row)
+        fit(bound, row)
     with pytest.raises(InputError, match="--max_length 44 with --max_prompt_length 5 would keep"):
         bound.check("train", 100, 100)
 
@@ -113,6 +119,20 @@ def test_both_limits_are_named_when_both_are_too_small():
 def test_a_limit_shorter_than_every_row_says_so():
     bound = limits(10, 2, "drop")
     for _ in range(3):
-        bound.fit(comparison(4, 2, 1))
+        fit(bound, comparison(4, 2, 1))
     with pytest.raises(InputError, match="every one of the 3 rows is too long"):
         bound.check("train", 3, 3)
+
+
+def test_a_record_of_several_rows_fits_as_a_whole_or_not_at_all_and_counts_once():
+    bound = limits(10, 4, "drop")
+    assert bound.fit([comparison(4, 2, 1), comparison(4, 7, 1)]) is None
+    assert bound.fit([comparison(4, 2, 1), comparison(4, 1, 1)]) == [comparison(4, 2, 1), comparison(4, 1, 1)]
+    with pytest.raises(InputError, match=r"1 of 2 rows \(50%\) are .* the longest 11\); --max_length 11 would"):
+        bound.check("train", 2, 1)
+
+
+def test_every_answer_of_a_ranking_keeps_its_length_when_the_prompt_is_cut():
+    row = {"prompt_ids": [1, 2, 3, 4], "completions_ids": [[7] * 3, [8] * 5], "scores": [1.0, 0.0], "length": 9}
+    kept = fit(limits(8, 4), row)
+    assert kept == {**row, "prompt_ids": [2, 3, 4], "length": 8}

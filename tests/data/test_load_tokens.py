@@ -35,6 +35,11 @@ def pair(number: int, **other) -> dict:
     return {"prompt": f"Question {number}?", **answers, **other}
 
 
+def ranked(number: int, scores=(0.5, 7, -1)) -> dict:
+    completions = [" fair", " good, as answers go", " bad"]
+    return {"prompt": f"Question {number}?", "completions": completions, "scores": list(scores)}
+
+
 def bad_rows(tmp_path) -> list[dict]:
     lines = (tmp_path / "cache" / "bad_rows.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -61,6 +66,119 @@ def test_comparisons_are_stored_with_margin_and_the_length_of_the_longer_side(lo
     assert (first["margin"], second["margin"]) == (0.0, 2.0)
     assert second["length"] == len(second["prompt_ids"]) + len(second["chosen_ids"])
     assert len(second["chosen_ids"]) > len(second["rejected_ids"])
+    assert (first["weight"], second["weight"]) == (1.0, 1.0)
+
+
+def test_rankings_are_stored_with_their_scores_and_the_length_of_the_longest_answer(load, write, renderer):
+    data = load(write("x.jsonl", [ranked(1), ranked(2)]), "ranking")
+    row = data.rows[1]
+    assert data.rows.column_names == ["prompt_ids", "completions_ids", "scores", "length"]
+    assert renderer.tokenizer.decode(row["prompt_ids"]) == "Question 2?"
+    answers = [renderer.tokenizer.decode(ids) for ids in row["completions_ids"]]
+    assert answers == [" fair<|im_end|>", " good, as answers go<|im_end|>", " bad<|im_end|>"]
+    assert row["scores"] == [0.5, 7.0, -1.0]
+    assert row["length"] == len(row["prompt_ids"]) + len(row["completions_ids"][1])
+    assert data.summary.lengths["completions_ids"]["max"] == len(row["completions_ids"][1])
+    assert data.summary.notes == {}
+
+
+def test_a_comparison_is_a_ranking_of_two(load, write, renderer):
+    data = load(write("x.jsonl", [pair(1), pair(2)]), "ranking")
+    answers = [renderer.tokenizer.decode(ids) for ids in data.rows[0]["completions_ids"]]
+    assert (answers, data.rows[0]["scores"]) == ([" yes 1<|im_end|>", " no 1<|im_end|>"], [1.0, 0.0])
+    assert data.summary.lines()[1] == "train: 2 comparisons → 2 rankings"
+
+
+def test_a_ranking_is_all_its_pairs_which_weigh_one_together(load, write, renderer):
+    data = load(write("x.jsonl", [ranked(1), ranked(2, scores=[0, 1, 0])]), "comparison")
+    sides = [[renderer.decode(row[f"{side}_ids"]) for side in ("chosen", "rejected")] for row in data.rows]
+    fair, good, bad = " fair", " good, as answers go", " bad"
+    assert sides == [[fair, bad], [good, fair], [good, bad], [good, fair], [good, bad]]
+    assert data.rows["weight"][:] == pytest.approx([1 / 3] * 3 + [1 / 2] * 2)
+    assert (data.summary.read, data.summary.used, data.summary.rows) == (2, 2, 5)
+    first, second = data.summary.lines()
+    assert first.startswith("train: 2 rows read = 2 used + 0 dropped · ")
+    assert second == "train: 2 rankings → 5 comparisons"
+
+
+def test_feedback_is_stored_with_its_label_and_the_row_of_another_prompt(load, write, renderer):
+    rows = [{"prompt": f"Question {i}?", "completion": f" yes {i}", "label": i == 1} for i in range(3)]
+    data = load(write("x.jsonl", rows), "feedback")
+    assert data.rows.column_names == ["prompt_ids", "completion_ids", "label", "length", "other"]
+    row = data.rows[1]
+    assert renderer.tokenizer.decode(row["prompt_ids"]) == "Question 1?"
+    assert renderer.tokenizer.decode(row["completion_ids"]) == " yes 1<|im_end|>"
+    assert row["length"] == len(row["prompt_ids"]) + len(row["completion_ids"])
+    assert (data.rows["label"][:], data.rows["other"][:]) == ([False, True, False], [1, 2, 0])
+    assert data.summary.notes == {"desirable completions": 1, "undesirable completions": 2}
+
+
+def test_a_comparison_is_two_feedbacks_and_the_sum_is_of_rows_of_the_file(load, write, renderer):
+    rows = [pair(i) for i in range(700)]  # more than are written at once
+    rows[7]["chosen"] = ""
+    unpaired = write("b.jsonl", [{"prompt": "a", "completion": "b", "label": True}])
+    data = load(f"{write('a.jsonl', rows)},{unpaired}", "feedback")
+    summary = data.summary
+    assert (summary.read, summary.used, summary.rows, len(data.rows)) == (701, 700, 1399, 1399)
+    first, *notes = summary.lines()
+    assert first.startswith("train: 701 rows read = 700 used + 1 dropped (1 empty completion) · ")
+    assert notes == [
+        "train: 699 comparisons → 1,398 feedbacks",
+        "train: 700 desirable completions",
+        "train: 699 undesirable completions",
+    ]
+    texts = [renderer.decode(row["completion_ids"]) for row in data.rows.select(range(4))]
+    assert texts == [" yes 0", " no 0", " yes 1", " no 1"]
+    assert data.rows["label"][:4] == [True, False, True, False]
+    assert all(data.rows[row["other"]]["prompt_ids"] != row["prompt_ids"] for row in data.rows)
+
+
+@pytest.mark.parametrize("kind", ["feedback", "comparison"])
+def test_a_row_of_which_one_answer_is_too_long_is_dropped_whole(load, write, tmp_path, kind):
+    rows = [pair(i) if kind == "feedback" else ranked(i) for i in range(20)]
+    if kind == "feedback":
+        rows[3]["rejected"] = " no" * 100
+    else:
+        rows[3]["completions"][0] = " fair" * 100
+    data = load(write("x.jsonl", rows), kind, max_length=90)
+    assert data.summary.dropped == {"over length": 1}
+    assert (data.summary.used, len(data.rows)) == (19, 19 * (2 if kind == "feedback" else 3))
+    assert [row["place"].rsplit(":")[-1] for row in bad_rows(tmp_path)] == ["4"]
+
+
+def test_faults_of_rankings_are_counted_or_stop_the_run_at_their_line(load, write):
+    rows = [ranked(i) for i in range(200)]
+    rows[4]["scores"] = [1, 1, 1]
+    rows[5] |= {"completions": ["one"], "scores": [1]}
+    summary = load(write("x.jsonl", rows), "ranking").summary
+    assert summary.dropped == {"all ties": 1, "fewer than two completions": 1}
+    with pytest.raises(InputError, match=r"x\.jsonl:5: all ties; 1 of 6 rows"):
+        load(write("x.jsonl", rows[:5] + rows[6:7]), "ranking")
+    rows[6]["scores"] = [1, 2]
+    with pytest.raises(InputError, match=r"x\.jsonl:7: key 'scores': expected one number for each of the 3 compl"):
+        load(write("x.jsonl", rows), "comparison")
+
+
+def test_conversations_that_answer_different_prompts_are_refused_with_their_line(load, write):
+    turns = [{side: [user(f"{side} {i}"), assistant("b")] for side in ("chosen", "rejected")} for i in range(3)]
+    with pytest.raises(InputError, match=r"x\.jsonl:1: chosen and rejected answer different prompts; 3 of 3 rows"):
+        load(write("x.jsonl", turns), "comparison")
+
+
+def test_rankings_are_no_feedback_and_the_reason_is_said(load, write):
+    path = write("x.jsonl", [ranked(1)])
+    with pytest.raises(InputError) as error:
+        load(path, "feedback")
+    said = str(error.value)
+    assert f"{path}: holds rankings (format ranking, found keys prompt, completions, scores)" in said
+    assert "which are for rrhf_train; this stage needs feedbacks (a ranking does not say which" in said
+    assert "unpaired: prompt, completion: strings or messages; label: true or false" in said
+
+
+@pytest.mark.parametrize("kind", ["demonstration", "comparison", "ranking", "feedback"])
+def test_prompts_are_refused_by_every_other_kind(load, write, kind):
+    with pytest.raises(InputError, match=rf"holds prompts .*, which are for ppo_train; this stage needs {kind}s:"):
+        load(write("x.jsonl", [{"prompt": "a"}]), kind)
 
 
 def test_prompts_come_from_any_record_with_their_columns(load, write):
@@ -186,8 +304,8 @@ def test_a_file_of_another_kind_is_refused_with_the_stage_that_reads_it(load, wr
     with pytest.raises(InputError) as error:
         load(path, "demonstration")
     said = str(error.value)
-    assert f"{path}: holds feedback (format unpaired, found keys prompt, completion, label)" in said
-    assert "which no stage of this version reads; sft_train needs demonstrations:" in said
+    assert f"{path}: holds feedbacks (format unpaired, found keys prompt, completion, label)" in said
+    assert "which are for kto_train; this stage needs demonstrations:" in said
     assert "messages: list of {role, content}" in said
 
 
@@ -255,6 +373,18 @@ def test_the_hash_is_that_of_the_tokens_in_their_order(load, write):
     assert one != sha("d.jsonl", [pair(1), pair(2, margin=1)])
 
 
+def test_the_hash_covers_scores_labels_and_the_borders_between_answers(load, write):
+    def sha(kind, *rows):
+        return load(write("x.jsonl", rows), kind).summary.sha256
+
+    one = sha("ranking", ranked(1, [0.5, 7, -1]))
+    assert one == sha("ranking", ranked(1, [0.5, 7.0, -1.0]))
+    assert one != sha("ranking", ranked(1, [0.25, 7, -1]))
+    assert one != sha("ranking", ranked(1) | {"completions": [" good, as answers go", " fair", " bad"]})
+    liked = {"prompt": "a", "completion": "b", "label": True}
+    assert sha("feedback", liked) != sha("feedback", liked | {"label": False})
+
+
 def test_notes_of_reading_and_rendering_are_counted_for_this_data_only(load, write):
     turns = [user("Hi"), assistant("Hello!"), user("Bye")]
     data = load(write("x.jsonl", [{"messages": turns}]), "demonstration")
@@ -287,12 +417,15 @@ def test_a_renderers_notes_are_counted_once_for_each_data_set(write, tmp_path, q
         assert data.summary.notes == {LAST_ONLY: 1}
 
 
-def test_memory_does_not_grow_with_the_file(load, write):
+@pytest.mark.parametrize("kind", ["prompt", "feedback"])
+def test_memory_does_not_grow_with_the_file(load, write, kind):
+    row = {"completion": "b", "label": True} if kind == "feedback" else {}
+
     def peak(name: str, rows: int) -> int:
-        path = write(name, [{"prompt": f"{i} " + "a b c " * 10} for i in range(rows)])
+        path = write(name, [{"prompt": f"{i} " + "a b c " * 10, **row} for i in range(rows)])
         tracemalloc.start()
         try:
-            load(path, "prompt")
+            load(path, kind)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
