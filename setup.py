@@ -13,6 +13,13 @@ COMMANDS = [
     "rm_train = easyrlhf.cli.rm:main",
     "ppo_train = easyrlhf.cli.ppo:main",
     "grpo_train = easyrlhf.cli.grpo:main",
+    "dpo_train = easyrlhf.cli.dpo:main",
+    "ipo_train = easyrlhf.cli.ipo:main",
+    "kto_train = easyrlhf.cli.kto:main",
+    "orpo_train = easyrlhf.cli.orpo:main",
+    "simpo_train = easyrlhf.cli.simpo:main",
+    "cpo_train = easyrlhf.cli.cpo:main",
+    "rrhf_train = easyrlhf.cli.rrhf:main",
 ]
 
 REQUIRES = [
@@ -30,6 +37,7 @@ REQUIRES = [
     "click>=8.2",
     "jsonlines>=4",
     "PyYAML>=6",
+    "requests>=2.32",
     "rich>=14",
     "matplotlib>=3.10",
     "tensorboard>=2.20",

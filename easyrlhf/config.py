@@ -18,6 +18,7 @@ from easyrlhf.settings import (
     ONLINE,
     OPTIMISATION,
     PPO,
+    PREFERENCE,
     REWARDS,
     RUN,
     SAMPLING,
@@ -30,6 +31,7 @@ from easyrlhf.settings import (
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEVICES = re.compile(r"cpu(:\d+)?|\d+(,\d+)*")
 REWARD_FUNC = re.compile(r"[^,:]+\.py:[A-Za-z_]\w*")
+REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -230,6 +232,21 @@ class TrainConfig(Settings):
         shown="10 times a run",
     )
     save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", group=RUN, low=1)
+    keep_best: str | None = opt(
+        None,
+        "Leave the weights of the step where this metric of the evaluations was best, instead of the last step's: "
+        "eval/loss, eval/rewards/accuracies, eval/scores… (docs/metrics.md). The checkpoint of that step is kept "
+        "beside those of save_total_limit.",
+        group=RUN,
+        metavar="METRIC",
+        shown="the last step's",
+    )
+    stop_on_alarm: bool = opt(
+        False,
+        "Save and stop (exit code 3) when a check of docs/metrics.md gives its first alarm. A check stops a run once: "
+        "the same command goes on past its alarm, and with --no_stop_on_alarm past every other.",
+        group=RUN,
+    )
     resume: str = opt(
         "auto",
         "auto continues the unfinished run in output_dir, never begins anew and drops its checkpoints, a path "
@@ -266,6 +283,8 @@ class TrainConfig(Settings):
                 "eval_steps",
                 f"eval_steps {self.eval_steps}: needs valid_data, the rows to evaluate on",
             )
+        if self.keep_best and not self.valid_data:
+            raise SettingError("keep_best", f"keep_best {self.keep_best}: needs valid_data, the rows to evaluate on")
         self._check_devices()
 
     def _check_devices(self) -> None:
@@ -335,6 +354,190 @@ class RMConfig(TrainConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
+class AlignConfig(TrainConfig):
+    """What every stage that learns from preferences without a reward model can be told."""
+
+    model: str | None = opt(
+        None,
+        "Where to start: usually the folder of sft_train.",
+        group=DATA,
+        metavar="DIR|HUB_ID",
+        shown=f"outputs/sft if it exists, else {DEFAULT_MODEL}",
+    )
+
+    def default_model(self) -> str:
+        """The SFT result when it is there."""
+        return "outputs/sft" if Path("outputs/sft").is_dir() else DEFAULT_MODEL
+
+
+@dataclass(kw_only=True, frozen=True)
+class ReferenceConfig(AlignConfig):
+    """What the methods that compare the policy with a reference can be told."""
+
+    ref_model: str | None = opt(
+        None,
+        "The reference. Its log-probabilities are computed once and kept, so it takes no memory while training.",
+        group=DATA,
+        metavar="DIR|HUB_ID",
+        shown="model",
+    )
+    beta: float = opt(
+        0.1,
+        "How tightly the policy is held to the reference: lower lets it go further. 0.01 to 0.5 is usual.",
+        group=PREFERENCE,
+        above=0,
+    )
+
+    def resolved(self) -> Self:
+        """A copy with every default filled in."""
+        config = super().resolved()
+        return replace(config, ref_model=config.ref_model or config.model)
+
+
+@dataclass(kw_only=True, frozen=True)
+class DPOConfig(ReferenceConfig):
+    """Settings of DPO and the losses of its family."""
+
+    stage: ClassVar[str] = "dpo"
+    learning_rate_full: ClassVar[float] = 5e-7
+    learning_rate_lora: ClassVar[float] = 5e-6
+    smoothed: ClassVar[tuple[str, ...]] = ("sigmoid", "robust", "exo_pair", "aot")
+
+    loss_type: str = opt(
+        "sigmoid",
+        "The loss: sigmoid is DPO itself; robust for noisy labels; apo_zero and bco_pair push chosen up and rejected "
+        "down each by itself.",
+        group=PREFERENCE,
+        choices=(
+            "sigmoid",
+            "hinge",
+            "robust",
+            "exo_pair",
+            "nca_pair",
+            "bco_pair",
+            "sppo_hard",
+            "aot",
+            "apo_zero",
+            "apo_down",
+            "discopop",
+        ),
+    )
+    label_smoothing: float = opt(
+        0.0, "Share of pairs believed to be labelled the wrong way round.", group=PREFERENCE, low=0, below=0.5
+    )
+    rpo_alpha: float = opt(
+        0.0,
+        "Weight of the SFT loss on chosen answers, which keeps their likelihood from falling; 1 in ms-swift.",
+        group=PREFERENCE,
+        low=0,
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if self.label_smoothing and self.loss_type not in self.smoothed:
+            raise SettingError(
+                "label_smoothing",
+                f"label_smoothing {self.label_smoothing:g}: loss_type {self.loss_type} does not use it; leave it at 0, "
+                f"or take one of {', '.join(self.smoothed)}",
+            )
+        if self.loss_type == "exo_pair" and not self.label_smoothing:
+            raise SettingError(
+                "label_smoothing",
+                "label_smoothing 0: loss_type exo_pair divides by it; use a small one such as 0.001",
+            )
+
+
+@dataclass(kw_only=True, frozen=True)
+class IPOConfig(ReferenceConfig):
+    """Settings of IPO."""
+
+    stage: ClassVar[str] = "ipo"
+    learning_rate_full: ClassVar[float] = 5e-7
+    learning_rate_lora: ClassVar[float] = 5e-6
+
+
+@dataclass(kw_only=True, frozen=True)
+class KTOConfig(ReferenceConfig):
+    """Settings of KTO."""
+
+    stage: ClassVar[str] = "kto"
+    learning_rate_full: ClassVar[float] = 5e-7
+    learning_rate_lora: ClassVar[float] = 5e-6
+
+    desirable_weight: float = opt(
+        1.0,
+        "Weight of the loss on liked answers. When they are few, raise it: weight x count of the two kinds should be "
+        "between 1 and 4/3 of each other.",
+        group=PREFERENCE,
+        above=0,
+    )
+    undesirable_weight: float = opt(1.0, "Weight of the loss on disliked answers.", group=PREFERENCE, above=0)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ORPOConfig(AlignConfig):
+    """Settings of ORPO, which teaches and aligns at once and may start from a base model."""
+
+    stage: ClassVar[str] = "orpo"
+    learning_rate_full: ClassVar[float] = 8e-6
+    learning_rate_lora: ClassVar[float] = 8e-5
+
+    beta: float = opt(
+        0.1, "Weight of the odds-ratio loss beside the SFT loss; the paper's lambda.", group=PREFERENCE, above=0
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class SimPOConfig(AlignConfig):
+    """Settings of SimPO."""
+
+    stage: ClassVar[str] = "simpo"
+    learning_rate_full: ClassVar[float] = 1e-6
+    learning_rate_lora: ClassVar[float] = 1e-5
+
+    beta: float = opt(
+        2.0, "Scale of the mean log-probabilities that are compared; 2 to 2.5 in the paper.", group=PREFERENCE, above=0
+    )
+    simpo_gamma: float = opt(
+        1.0, "Margin by which chosen should win; 0.3 to 0.5 of beta in the paper.", group=PREFERENCE, low=0
+    )
+    cpo_alpha: float = opt(
+        0.0, "Weight of the SFT loss on chosen answers; 0 in the paper, 1 in ms-swift.", group=PREFERENCE, low=0
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class CPOConfig(AlignConfig):
+    """Settings of CPO."""
+
+    stage: ClassVar[str] = "cpo"
+    learning_rate_full: ClassVar[float] = 1e-6
+    learning_rate_lora: ClassVar[float] = 1e-5
+
+    beta: float = opt(0.1, "Scale of the log-probabilities that are compared.", group=PREFERENCE, above=0)
+    cpo_alpha: float = opt(1.0, "Weight of the SFT loss on chosen answers.", group=PREFERENCE, low=0)
+    label_smoothing: float = opt(
+        0.0, "Share of pairs believed to be labelled the wrong way round.", group=PREFERENCE, low=0, below=0.5
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class RRHFConfig(AlignConfig):
+    """Settings of RRHF."""
+
+    stage: ClassVar[str] = "rrhf"
+    learning_rate_full: ClassVar[float] = 2e-5
+    learning_rate_lora: ClassVar[float] = 2e-4
+
+    rrhf_weight: float = opt(
+        1.0, "Weight of the ranking loss beside the SFT loss on the best answer.", group=PREFERENCE, above=0
+    )
+    length_penalty: float = opt(
+        1.0, "Log-probabilities are divided by length to this power before they are ranked.", group=PREFERENCE, low=0
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
 class OnlineConfig(TrainConfig):
     """What every stage that learns from its own samples can be told; PPO and GRPO add their own settings."""
 
@@ -345,6 +548,7 @@ class OnlineConfig(TrainConfig):
     kl_estimator: ClassVar[str] = "k1"
     value_warmup_steps: ClassVar[int] = 0
     ptx_data: ClassVar[str | None] = None
+    soft_punish_cache: ClassVar[int] = 0  # what GRPO alone can be told
 
     model: str | None = opt(
         None,
@@ -363,26 +567,51 @@ class OnlineConfig(TrainConfig):
 
     reward_model: str | None = opt(
         None,
-        "Folder of rm_train. Its tokenizer may differ from the policy's: texts are rendered anew for it.",
+        "Folder of rm_train, or a sequence classifier with one label, such as TRL's. Its tokenizer may differ from the "
+        "policy's: texts are rendered anew for it.",
         group=REWARDS,
         metavar="DIR",
-        shown="outputs/rm, unless reward_funcs is given",
+        shown="outputs/rm, unless reward_funcs or reward_url is given",
     )
     reward_funcs: str | None = opt(
         None,
-        "Python reward functions, beside or instead of the reward model: fn(prompts, "
-        "completions, **columns) returns one number per completion, as in TRL.",
+        "Python reward functions, beside or instead of the reward model: fn(prompts, completions, **columns) returns "
+        "one number per completion, or None where it does not apply, as in TRL.",
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
     )
+    reward_url: str | None = opt(
+        None,
+        "Reward servers, beside or instead of the others: each is posted prompts and completions and answers with "
+        "scores (docs/rewards.md). easyrlhf serve_reward is one.",
+        group=REWARDS,
+        metavar="URL[,…]",
+        many=True,
+    )
     reward_weights: str | None = opt(
         None,
-        "One weight per reward source, the reward model first; the score is the weighted sum.",
+        "One weight per reward source: reward_model first, then reward_funcs, then reward_url; the score is the "
+        "weighted sum.",
         group=REWARDS,
         metavar="X[,…]",
         many=True,
         shown="1 each",
+    )
+    reward_timeout: float = opt(
+        600.0,
+        "Seconds that a reward function or server may take over the completions of a rollout; then the run is saved "
+        "and fails.",
+        group=REWARDS,
+        above=0,
+        high=1e6,
+    )
+    reward_workers: int = opt(
+        0,
+        "Processes that call the reward functions, for slow ones. A function then sees a part of the rollout at a "
+        "time; 0 calls it with all of it, in this process.",
+        group=REWARDS,
+        low=0,
     )
     missing_eos_penalty: float = opt(
         1.0,
@@ -438,6 +667,13 @@ class OnlineConfig(TrainConfig):
         shown="all episodes",
     )
 
+    share_backbone: bool = opt(
+        False,
+        "Hold one base model for all parts, each an adapter: reference = adapter off, reward and value model = their "
+        "own adapters and heads. The reward model must be a LoRA of the same model. A fraction of the memory.",
+        group=LORA,
+    )
+
     @property
     def group_size(self) -> int:
         """Completions per prompt in a rollout."""
@@ -461,13 +697,15 @@ class OnlineConfig(TrainConfig):
     @property
     def reward_sources(self) -> int:
         """How many sources make the score; at least 1, as the default is a reward model."""
-        return max(1, bool(self.reward_model) + len(split_list(self.reward_funcs)))
+        named = len(split_list(self.reward_funcs)) + len(split_list(self.reward_url))
+        return max(1, bool(self.reward_model) + named)
 
     @property
     def reward_weight_values(self) -> tuple[float, ...]:
-        """A weight per source: the reward model when there is one, then reward_funcs in order."""
-        weights = tuple(float(item) for item in split_list(self.reward_weights))
-        return weights or (1.0,) * self.reward_sources
+        """A weight per source: the reward model when there is one, reward_funcs and reward_url in order, then 1 for
+        the punishment of long completions when soft_punish_cache asks for it."""
+        weights = tuple(float(item) for item in split_list(self.reward_weights)) or (1.0,) * self.reward_sources
+        return weights + (1.0,) * bool(self.soft_punish_cache)
 
     def _check(self) -> None:
         super()._check()
@@ -477,6 +715,14 @@ class OnlineConfig(TrainConfig):
                 "num_mini_batches",
                 f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
                 f"{self.batch_size}; use one of {divisors}",
+            )
+        if self.share_backbone and not self.lora_r:
+            raise SettingError("share_backbone", "share_backbone: the parts are LoRA adapters; give lora_r, such as 16")
+        if self.share_backbone and self.ref_model not in (None, self.model):
+            raise SettingError(
+                "ref_model",
+                f"ref_model {self.ref_model}: with share_backbone the reference is the policy without its adapter; "
+                "leave one of the two out",
             )
         if self.lora_dropout:
             raise SettingError(
@@ -498,6 +744,15 @@ class OnlineConfig(TrainConfig):
         for name in split_list(self.reward_funcs):
             if not REWARD_FUNC.fullmatch(name):
                 raise SettingError("reward_funcs", f"reward_funcs {name}: must look like file.py:function")
+        for url in split_list(self.reward_url):
+            if not REWARD_URL.fullmatch(url):
+                raise SettingError("reward_url", f"reward_url {url}: must look like http://host:port or https://…")
+        if self.reward_workers and not self.reward_funcs:
+            raise SettingError(
+                "reward_workers",
+                f"reward_workers {self.reward_workers}: call reward functions, and there are none; give reward_funcs, "
+                "or leave it at 0",
+            )
         weights = split_list(self.reward_weights)
         for weight in weights:
             try:
@@ -514,7 +769,7 @@ class OnlineConfig(TrainConfig):
                 "reward_weights",
                 f"reward_weights {self.reward_weights}: {len(weights)} for {self.reward_sources} "
                 "reward sources; give one for the reward model (when there is one), then one per "
-                "function of reward_funcs",
+                "function of reward_funcs, then one per server of reward_url",
             )
 
     def default_model(self) -> str:
@@ -527,12 +782,12 @@ class OnlineConfig(TrainConfig):
         """A copy with every default filled in; ValueError when there is no reward source."""
         config = super().resolved()
         reward_model = config.reward_model
-        if not reward_model and not config.reward_funcs:
+        if not (reward_model or config.reward_funcs or config.reward_url):
             if not Path("outputs/rm").is_dir():
                 raise SettingError(
                     "reward_model",
                     "reward_model: outputs/rm does not exist and reward_funcs is not given; run "
-                    "rm_train first, or give one of the two",
+                    "rm_train first, or give reward_model, reward_funcs or reward_url",
                 )
             reward_model = "outputs/rm"
         return replace(config, reward_model=reward_model, ref_model=config.ref_model or config.model)
@@ -859,3 +1114,59 @@ class InitConfig(Settings):
     )
     seed: int = opt(42, "Seed of the random weights.", group=RUN, low=0, below=2**32)
     overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ServeRewardConfig(Settings):
+    """Settings of `easyrlhf serve_reward`: a trained reward model behind HTTP."""
+
+    stage: ClassVar[str] = "serve_reward"
+
+    reward_model: str = opt(
+        MISSING,
+        "The model to serve: the folder of rm_train, or a sequence classifier with one label.",
+        group=DATA,
+        metavar="DIR",
+    )
+    host: str = opt(
+        "127.0.0.1",
+        "Address to listen on; 0.0.0.0 lets other machines in. There is no password: only inside a network you trust.",
+        group=RUN,
+        metavar="ADDRESS",
+    )
+    port: int = opt(8000, "Port to listen on; 0 for any free one.", group=RUN, low=0, high=65535)
+    devices: str | None = opt(
+        None,
+        "Where to run: one GPU index such as 0, or cpu.",
+        group=RUN,
+        metavar="N|cpu",
+        shown="the first GPU, else cpu",
+    )
+    precision: str = opt(
+        "auto",
+        "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU.",
+        group=RUN,
+        choices=("auto", "float32", "bf16"),
+    )
+    micro_batch_tokens: int | None = opt(
+        None,
+        "Tokens in one forward pass. Lower it when memory runs out: the scores stay the same.",
+        group=RUN,
+        low=1,
+        shown="8192 on a GPU, 2048 on CPU",
+    )
+    attn_implementation: str | None = opt(
+        None,
+        "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
+        group=RUN,
+        metavar="NAME",
+        shown="transformers' choice",
+    )
+    allow_incomplete: bool = opt(False, "Serve a model whose own run did not finish.", group=RUN)
+    trust_remote_code: bool = opt(
+        False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN
+    )
+
+    def _check(self) -> None:
+        if self.devices is not None and not re.fullmatch(r"cpu|\d+", self.devices):
+            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0")

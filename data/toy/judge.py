@@ -64,6 +64,11 @@ def score(prompt_messages: list[dict], completion_text: str) -> dict[str, float]
     return {"gold": gold, "correct": correct, "polite": polite, "brief": brief}
 
 
+def gold(prompts: list[list[dict]], completions: list[list[dict]], **columns) -> list[float]:
+    """The gold score of each completion, as a reward function: to be watched with weight 0, not to be trained on."""
+    return [score(prompt, answer[-1]["content"])["gold"] for prompt, answer in zip(prompts, completions, strict=True)]
+
+
 def take_out(text: str, phrases: tuple[str, ...]) -> tuple[str, int]:
     """The text without these phrases, and how many there were."""
     return re.subn("|".join(rf"\b{' '.join(words_of(phrase))}\b" for phrase in phrases), " ", text)

@@ -25,7 +25,7 @@ PLAIN = (
     "sampling is the plain softmax at the temperature, because PPO's log-probabilities must "
     "describe the very distribution that was sampled"
 )
-LATER = "not in this version, which has sft_train, rm_train, ppo_train and grpo_train on one device"
+LATER = "not in this version, which trains on one device"
 
 # The same thing under two names of ours, as each stage keeps those of its own field.
 TWINS = (
@@ -121,6 +121,14 @@ SAME_THING: dict[str, str] = {
     "critic_warmup": "value_warmup_steps",
     "pretrain_data": "ptx_data",
     "ptx_dataset": "ptx_data",
+    # preference losses
+    "dpo_beta": "beta",
+    "ipo_beta": "beta",
+    "kto_beta": "beta",
+    "tau": "beta",
+    "kto_desirable_weight": "desirable_weight",
+    "kto_undesirable_weight": "undesirable_weight",
+    "rrhf_alpha": "rrhf_weight",
     # run
     "logging_steps": "log_steps",
     "eval_interval": "eval_steps",
@@ -185,14 +193,12 @@ WITH_A_NOTE: dict[str, Translation] = {
     "use_wandb": Translation(("report_to",), "write report_to wandb"),
     "val_size": Translation(("valid_data",), "held-out rows come in a file of their own, split by prompt"),
     "kl_penalty": Translation(("kl_estimator",), "k1 or k3; kl_coef is its weight"),
-    "rl_beta": Translation(("kl_coef",), "in PPO the weight of KL is kl_coef; the beta of DPO and KTO is " + LATER),
-    "pref_beta": Translation((), "the beta of the preference losses is " + LATER),
-    "orpo_alpha": Translation((), "ORPO is " + LATER),
-    "cpo_alpha": Translation((), "CPO is " + LATER),
-    "simpo_gamma": Translation((), "SimPO is " + LATER),
-    "kto_desirable_weight": Translation((), "KTO is " + LATER),
-    "kto_undesirable_weight": Translation((), "KTO is " + LATER),
-    "rlhf_type": Translation((), "each method is a command; DPO and its kin are " + LATER),
+    "rl_beta": Translation(("kl_coef", "beta"), "PPO's weight of KL is kl_coef; in the other methods it is beta"),
+    "pref_beta": Translation(("beta",), ""),
+    "orpo_alpha": Translation(("beta",), "the odds-ratio loss's weight"),
+    "orpo_lambda": Translation(("beta",), "the odds-ratio loss's weight"),
+    "gamma_beta_ratio": Translation(("simpo_gamma",), "gamma itself, not its ratio to beta"),
+    "rlhf_type": Translation((), "each method is a command of its own, such as dpo_train"),
     "deepspeed": Translation((), "DeepSpeed is " + LATER),
     "zero_stage": Translation((), "DeepSpeed is " + LATER),
     "num_gpus": Translation((), "training on several devices is " + LATER),

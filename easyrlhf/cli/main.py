@@ -16,12 +16,20 @@ COMMANDS = {
         "Make a tokenizer and a small random model, without any download.",
     ),
     "data": ("easyrlhf.cli.data:command", "Get training data."),
+    "serve_reward": ("easyrlhf.cli.serve_reward:command", "Serve a trained reward model over HTTP."),
 }
 STAGES = {
     "sft_train": "Supervised fine-tuning on demonstrations.",
     "rm_train": "Reward model from comparisons.",
     "ppo_train": "PPO against a reward model or reward functions.",
     "grpo_train": "GRPO, RLOO or REINFORCE++ against the same; no value model.",
+    "dpo_train": "DPO from comparisons; no reward model.",
+    "ipo_train": "IPO from comparisons.",
+    "kto_train": "KTO from single answers, liked or not.",
+    "orpo_train": "ORPO from comparisons, from a base model.",
+    "simpo_train": "SimPO from comparisons; no reference.",
+    "cpo_train": "CPO from comparisons; no reference.",
+    "rrhf_train": "RRHF from ranked answers.",
 }
 
 

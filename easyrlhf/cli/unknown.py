@@ -4,10 +4,34 @@ import difflib
 from dataclasses import fields
 
 from easyrlhf.cli.foreign import FOREIGN, TWINS
-from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config import (
+    CPOConfig,
+    DPOConfig,
+    GRPOConfig,
+    IPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    PPOConfig,
+    RMConfig,
+    RRHFConfig,
+    SFTConfig,
+    SimPOConfig,
+)
 from easyrlhf.settings import Settings
 
-STAGES: tuple[type[Settings], ...] = (SFTConfig, RMConfig, PPOConfig, GRPOConfig)
+STAGES: tuple[type[Settings], ...] = (
+    SFTConfig,
+    RMConfig,
+    PPOConfig,
+    GRPOConfig,
+    DPOConfig,
+    IPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    SimPOConfig,
+    CPOConfig,
+    RRHFConfig,
+)
 
 
 def explain_unknown(typed: str, config_class: type[Settings], command: str) -> str:

@@ -15,7 +15,10 @@ CHECKPOINTS = "checkpoints"
 
 
 def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: dict, keep: int) -> Path:
-    """Write checkpoints/step-N beside its final name, rename it into place, and remove the oldest beyond `keep`."""
+    """Write checkpoints/step-N beside its final name, rename it into place, and remove the oldest beyond `keep`.
+
+    state  more to remember; "best": {"step": n, …} protects checkpoints/step-n from removal
+    """
     target = folder / CHECKPOINTS / f"step-{step}"
     if target.exists():
         return target
@@ -32,9 +35,18 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    remove_oldest(folder, keep)
     return target
+
+
+def remove_oldest(folder: Path, keep: int) -> None:
+    """Delete the oldest checkpoints beyond `keep`, except those that one of the others remembers as the best."""
+    found = list_checkpoints(folder)
+    old, kept = found[:-keep], found[-keep:]
+    best = {read_state(checkpoint).get("best", {}).get("step") for checkpoint in kept} if old else set()
+    for checkpoint in old:
+        if step_of(checkpoint) not in best:
+            shutil.rmtree(checkpoint)
 
 
 def load_checkpoint(checkpoint: Path, engines: dict[str, Engine]) -> dict:
@@ -45,6 +57,11 @@ def load_checkpoint(checkpoint: Path, engines: dict[str, Engine]) -> dict:
     for name, engine in engines.items():
         engine.load(checkpoint / name)
     restore_rng(load_file(checkpoint / "rng.safetensors"))
+    return read_state(checkpoint)
+
+
+def read_state(checkpoint: Path) -> dict:
+    """The state given to save_checkpoint, `step` included."""
     return json.loads((checkpoint / "state.json").read_text())
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import yaml
@@ -19,6 +20,7 @@ from easyrlhf.engine.checkpoint import (
     CHECKPOINTS,
     find_checkpoint,
     load_checkpoint,
+    read_state,
     remove_checkpoints_after,
     save_checkpoint,
 )
@@ -28,9 +30,11 @@ from easyrlhf.engine.signals import StopRequest
 from easyrlhf.errors import InputError, RunError, RunStopped
 
 STAGE_FILE, SETTINGS_FILE = "stage.json", "args.yaml"
-# Settings that change no number of a run: they may differ when it is continued. The folder is known by being there.
+# Settings that change no number of a run: they may differ when it is continued. The folder is known by being there;
+# a reward server may have moved.
 FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "dry_run", "allow_incomplete"}
-FREE_TO_CHANGE |= {"log_steps", "report_to", "save_total_limit"}
+FREE_TO_CHANGE |= {"log_steps", "report_to", "save_total_limit", "reward_timeout", "reward_workers", "reward_url"}
+FREE_TO_CHANGE |= {"stop_on_alarm"}
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl"}
 OUR_FILES = (
@@ -42,7 +46,11 @@ OUR_FILES = (
 
 
 class Run:
-    """One stage at work in one folder. Made by open_run."""
+    """One stage at work in one folder. Made by open_run.
+
+    step  steps done
+    best  {"metric", "step", "value"} of the best evaluation by --keep_best so far; None without one
+    """
 
     def __init__(self, config, folder: Path, stop: StopRequest):
         self.config, self.folder, self.stop = config, folder, stop
@@ -52,6 +60,7 @@ class Run:
         self.started = time.time()
         self.checkpoint = None if config.overwrite else find_checkpoint(folder, config.resume)
         self.step = 0
+        self.best: dict | None = None
         self.earlier_seconds = 0.0
 
     @property
@@ -77,6 +86,8 @@ class Run:
                 f"{self.folder}: the rows of --train_data or --valid_data have changed since this run started; "
                 "put them back, give another --output_dir, or start anew with --overwrite"
             )
+        if self.checkpoint:
+            self.require_best(read_state(self.checkpoint).get("best"))
         if self.config.overwrite and known:  # where no stage has written, nothing is ours
             remove_ours(self.folder)
         write_settings(self.folder, self.config)
@@ -93,24 +104,65 @@ class Run:
         self.stop.holding = True
         state = load_checkpoint(self.checkpoint, engines) if self.checkpoint else {}
         self.step, self.earlier_seconds = state.get("step", 0), state.get("seconds", 0.0)
+        self.best = state.get("best")
         remove_checkpoints_after(self.folder, self.step)
         return state
 
     def save(self, engines: dict[str, Engine], **state) -> Path:
         """Write a checkpoint of the present step. Raises RunError when the disk does not take it."""
         state = {**state, "seconds": self.seconds}
+        if self.best:
+            state["best"] = self.best
         try:
             return save_checkpoint(self.folder, self.step, engines, state, self.config.save_total_limit)
         except OSError as error:
             raise RunError(f"the checkpoint of step {self.step} could not be written: {error}") from error
 
+    @property
+    def is_best(self) -> bool:
+        """Whether the present step is the best so far."""
+        return self.best is not None and self.best["step"] == self.step
+
+    def checkpoint_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, if it was saved."""
+        return self.folder / CHECKPOINTS / f"step-{step}"
+
+    def require_best(self, best: dict | None) -> None:
+        """Raise InputError when the checkpoint of the best step, as the one to continue remembers it, is not there."""
+        if best and not self.checkpoint_of(best["step"]).is_dir():
+            raise InputError(
+                f"{self.checkpoint_of(best['step'])}: is missing, and holds the best {best['metric']} up to "
+                f"{self.checkpoint}, which this run continues; put it back, or start anew with --resume never"
+            )
+
+    def take_best(self, engines: dict[str, Engine]) -> bool:
+        """Put the weights of the best step into the engines' models; False when there are no better ones."""
+        if self.best is None or self.is_best:
+            return False
+        for name, engine in engines.items():
+            engine.load(self.checkpoint_of(self.best["step"]) / name)
+        return True
+
     def stop_if_requested(self, engines: dict[str, Engine], **state) -> None:
         """After a stop request: save, mark the run as stopped, and raise RunStopped."""
-        if not self.stop.requested:
+        if self.stop.requested:
+            self.halt("stopped on request", f" {self.how_to_go_on}", engines, state)
+
+    def stop_on_alarm(self, alarms: list[str], engines: dict[str, Engine], **state) -> None:
+        """With --stop_on_alarm, when there are alarms: save, mark the run as stopped, and raise RunStopped."""
+        if not (alarms and self.config.stop_on_alarm):
             return
+        way_out = (
+            f"{self.how_to_go_on} It goes on past this alarm, and with --no_stop_on_alarm past every other. "
+            "Other settings need another --output_dir, or --overwrite."
+        )
+        self.halt("stopped by an alarm", "\n" + "\n".join([*alarms, way_out]), engines, state)
+
+    def halt(self, why: str, more: str, engines: dict[str, Engine], state: dict) -> NoReturn:
+        """Save, mark the run as stopped, and raise RunStopped: why and where, then more."""
         checkpoint = self.save(engines, **state)
         write_stage(self.folder, {**self.info, "status": "stopped", "step": self.step})
-        raise RunStopped(f"stopped on request after step {self.step}; {checkpoint} holds it. {self.how_to_go_on}")
+        raise RunStopped(f"{why} after step {self.step}; {checkpoint} holds it.{more}")
 
     @property
     def how_to_go_on(self) -> str:
@@ -126,6 +178,7 @@ class Run:
                 **self.info,
                 "status": "complete",
                 "step": self.step,
+                **({"best": self.best} if self.best else {}),
                 **results,
                 "wall_seconds": round(self.seconds, 1),
             },

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.load import evaluating, load_causal_lm
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
@@ -55,10 +56,12 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
 
 
 def load_scalar_model(folder: str, tokenizer, *, dtype: torch.dtype, **how) -> ScalarModel:
-    """A reward or value model from its folder; `how` goes to load_causal_lm.
+    """A reward or value model from its folder, of either kind; `how` goes to load_causal_lm or load_classifier.
 
     Raises InputError when the backbone or the head is not exactly there.
     """
+    if is_classifier(folder, trust_remote_code=how.get("trust_remote_code", False)):
+        return ScalarModel(*load_classifier(folder, tokenizer, dtype=dtype, **how))
     lm = load_causal_lm(folder, tokenizer, dtype=dtype, **how)
     return ScalarModel(lm, load_head(folder, lm))
 

@@ -19,14 +19,15 @@ WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"
 class ScalarModel(nn.Module):
     """A causal language model whose last hidden states pass through one linear unit.
 
-    The language-model head stays with it, frozen: the folder on disk is a full causal language model.
+    The language-model head stays with it, frozen: the folder on disk is a full causal language model. A sequence
+    classifier has none.
     """
 
     def __init__(self, lm: nn.Module, head: nn.Linear):
         super().__init__()
         self.lm, self.head = lm, head
         output = plain_lm(lm).get_output_embeddings()
-        if output.weight is not plain_lm(lm).get_input_embeddings().weight:
+        if output is not None and output.weight is not plain_lm(lm).get_input_embeddings().weight:
             output.requires_grad_(False)
 
     def scores(self, input_ids: Tensor, lengths: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.timer import Timer
 from easyrlhf.losses.kl import adapted_kl_coef
-from easyrlhf.offline.loop import is_due
+from easyrlhf.offline.loop import is_due, metrics_of, note_best
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import Method
 from easyrlhf.online.observe import evaluation_metrics, rollout_metrics, sample_rows
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.report.console import Console
+from easyrlhf.report.diagnostics import Watch, alarms
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.sources import RewardError, Rewards
 from easyrlhf.rollout.sampler import HFSampler
@@ -77,7 +78,7 @@ def fit(
     console: Console,
     at: Progress,
 ) -> dict[str, float]:
-    """Train from the run's step to the last one; returns the metrics of the last step.
+    """Train from the run's step to the last one; returns the metrics of the step whose weights the models then have.
 
     at  where to begin; it moves along
     """
@@ -86,7 +87,7 @@ def fit(
     shown = shown.select(range(min(SHOWN_PROMPTS, len(shown))))
     if run.step == 0:
         show_samples(run, online, shown, log, console, at.kl_coef)
-    metrics: dict[str, float] = {}
+    watch = Watch(config.stage, log.rows())
     with console.progress(total, run.step) as progress:
         while run.step < total:
             timer = Timer()
@@ -100,17 +101,22 @@ def fit(
             metrics = updated | sampled | rollout_metrics(rollout, at.kl_coef) | pace_metrics(rollout, timer, at)
             if valid is not None and (last or is_due(run.step, config.eval_steps, total)):
                 metrics |= evaluate(run, online, valid)
+            note_best(run, metrics)
             log.log(run.step, metrics)
+            found = watch.add({"step": run.step} | metrics)
             progress.advance(metrics)
             at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics["objective/kl"])
             if last or run.step % config.log_steps == 0:
                 console.row(run.step, metrics)
+            console.verdicts(found, run.step)
             if samples_due(run.step, total, config.num_sample_generations):
                 show_samples(run, online, shown, log, console, at.kl_coef)
+            run.stop_on_alarm(alarms(found), online.engines, **asdict(at))
             run.stop_if_requested(online.engines, **asdict(at))
-            if last or is_due(run.step, config.save_steps, total):
+            if last or run.is_best or is_due(run.step, config.save_steps, total):
                 run.save(online.engines, **asdict(at))
-    return metrics
+    run.take_best(online.engines)
+    return metrics_of(run, log)
 
 
 def collect_or_save(

@@ -33,8 +33,9 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         "health/sampler_mismatch": mismatch.mean().item(),
     }
     for name, scores in rollout.source_scores.items():
-        metrics[f"reward/{name}/mean"] = scores.mean().item()
-        metrics[f"reward/{name}/std"] = scores.std(correction=0).item()
+        if len(applying := scores[~scores.isnan()]):
+            metrics[f"reward/{name}/mean"] = applying.mean().item()
+            metrics[f"reward/{name}/std"] = applying.std(correction=0).item()
     if rollout.values is not None:
         metrics["value/explained_variance"] = explained_variance(*rollout.flat("values", "returns")).item()
     return metrics

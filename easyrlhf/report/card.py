@@ -5,10 +5,9 @@ from pathlib import Path
 import yaml
 
 from easyrlhf.report.diagnostics import headline
-from easyrlhf.report.findings import History
 from easyrlhf.report.info import RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, read_rows
-from easyrlhf.report.metrics import metric, show
+from easyrlhf.report.metrics import ALIGN_TITLES, metric, show
 
 CARD_FILE = "README.md"
 TAGS = {
@@ -46,6 +45,11 @@ WHAT = {
     "grpo": "A policy trained with GRPO or a relative: its answers to a prompt were scored and compared with one "
     "another.",
 }
+for stage, title in ALIGN_TITLES.items():
+    TAGS[stage] = (stage, "rlhf", "text-generation")
+    PICTURES[stage] = "loss"
+    RESULTS[stage] = ("loss", "eval/loss", "rewards/margins", "eval/rewards/accuracies", "eval/rewards/margins")
+    WHAT[stage] = f"A policy aligned with {title} on people's preferences, without a reward model."
 LOAD_POLICY = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -91,7 +95,7 @@ def write_model_card(folder: Path, *, stage: str, info: RunInfo) -> Path:
     info  what stage.json holds
     """
     folder = Path(folder)
-    history = read_rows(folder / METRICS_FILE)
+    history = rows_up_to(read_rows(folder / METRICS_FILE), info)
     load = LOAD_REWARD if stage == "rm" else LOAD_POLICY
     parts = [
         _front_matter(stage, info),
@@ -106,6 +110,11 @@ def write_model_card(folder: Path, *, stage: str, info: RunInfo) -> Path:
     path = folder / CARD_FILE
     path.write_text("\n".join(parts), encoding="utf-8", errors="replace")
     return path
+
+
+def rows_up_to(rows: list[dict], info: RunInfo) -> list[dict]:
+    """The rows that led to the folder's weights: up to the best step with --keep_best, else all."""
+    return [row for row in rows if "best" not in info or row["step"] <= info["best"]["step"]]
 
 
 def _front_matter(stage: str, info: RunInfo) -> str:
@@ -129,7 +138,7 @@ def _training(folder: Path, stage: str, info: RunInfo) -> list[str]:
     return parts
 
 
-def _results(stage: str, history: History) -> str:
+def _results(stage: str, history: list[dict]) -> str:
     last = {name: value for row in history for name, value in row.items()}
     rows = [(f"`{name}`", show(name, last[name]), metric(name).meaning) for name in RESULTS[stage] if name in last]
     return _table(("metric", "last value", "meaning"), rows)

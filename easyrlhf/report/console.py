@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from easyrlhf.report.metrics import show
+from easyrlhf.report.diagnostics import Verdict
+from easyrlhf.report.metrics import COMPARING, OFFLINE, ONLINE, show
 
 # stage -> (column title, width, metric) of the table that row() prints
 COLUMNS: dict[str, tuple[tuple[str, int, str], ...]] = {
@@ -38,12 +39,32 @@ COLUMNS: dict[str, tuple[tuple[str, int, str], ...]] = {
         ("sec", 6, "time/step"),
     ),
 }
+PREFERENCE_COLUMNS = (
+    ("loss", 8, "loss"),
+    ("accuracy", 8, "rewards/accuracies"),
+    ("margin", 8, "rewards/margins"),
+    ("chosen", 8, "logps/chosen"),
+    ("rejected", 8, "logps/rejected"),
+    ("grad", 8, "grad_norm"),
+    ("lr", 9, "learning_rate"),
+    ("epoch", 6, "epoch"),
+)
+COLUMNS |= dict.fromkeys(COMPARING, PREFERENCE_COLUMNS)
+COLUMNS["rrhf"] = tuple(column for column in PREFERENCE_COLUMNS if column[0] not in ("margin", "chosen", "rejected"))
+COLUMNS["kto"] = (
+    ("loss", 8, "loss"),
+    ("chosen", 8, "rewards/chosen"),
+    ("rejected", 8, "rewards/rejected"),
+    ("margin", 8, "rewards/margins"),
+    ("kl", 8, "kl"),
+    *COLUMNS["rrhf"][2:],
+)
 COLUMNS["grpo"] = tuple(
     ("equal", 5, "health/equal_groups") if name == "expl.var" else (name, width, metric)
     for name, width, metric in COLUMNS["ppo"]
 )
 SCORE = ("score", "objective/scores")
-BAR_METRIC = {"sft": ("loss", "loss"), "rm": ("loss", "loss"), "ppo": SCORE, "grpo": SCORE}
+BAR_METRIC = dict.fromkeys(OFFLINE, ("loss", "loss")) | dict.fromkeys(ONLINE, SCORE)
 HEADER_EVERY = 20
 QUIET_SECONDS = 30.0
 SHOWN_CHARACTERS = 600
@@ -52,7 +73,7 @@ SHOWN_CHARACTERS = 600
 class Console:
     """Everything a stage says to its user.
 
-    stage  sft, rm, ppo, grpo: decides the columns of row() and the number beside the bar
+    stage  its name: decides the columns of row() and the number beside the bar
     file   where to write; standard output by default
     """
 
@@ -66,6 +87,7 @@ class Console:
             self._rich = RichConsole(file=self._file)
         self._progress: Progress | None = None
         self._rows = 0
+        self._told: set[str] = set()
 
     def summary(self, title: str, sections: dict[str, list[str]]) -> None:
         """The start summary: one heading a section, its lines below."""
@@ -122,6 +144,19 @@ class Console:
     def warn(self, text: str) -> None:
         """Something the user should know; the run goes on."""
         self._print(f"warning: {text}", "yellow")
+
+    def verdicts(self, found: list[Verdict], step: int | None = None) -> None:
+        """What is wrong, one line each, and none twice in a run.
+
+        step  the step at which it showed; None at the end
+        """
+        for verdict in found:
+            if verdict.severity == "ok" or verdict.text in self._told:
+                continue
+            self._told.add(verdict.text)
+            word = "alarm" if verdict.severity == "alarm" else "warning"
+            place = "" if step is None else f" at step {step}"
+            self._print(f"{word}{place}: {verdict.text}", "bold red" if word == "alarm" else "yellow")
 
     def finish(self, lines: list[str]) -> None:
         """The last words: what was made, where, and the next command."""

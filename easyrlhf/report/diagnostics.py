@@ -1,11 +1,12 @@
 """What the numbers of a run say, in plain words: one table of checks, shared by code and docs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from easyrlhf.report import findings
 from easyrlhf.report.findings import Finder, Finding, History, above, below, early_and_late, values
-from easyrlhf.report.metrics import GRPO, OFFLINE, ONLINE, PPO, metric
+from easyrlhf.report.metrics import ALIGN_TITLES, COMPARING, GRPO, OFFLINE, ONLINE, PPO, metric
 
 SEVERITIES = ("alarm", "warn", "ok")
 
@@ -21,6 +22,11 @@ class Verdict:
     message: str
     remedy: str
 
+    @property
+    def text(self) -> str:
+        """Message and remedy."""
+        return f"{self.message} {self.remedy}".strip()
+
 
 @dataclass(frozen=True)
 class Check:
@@ -33,6 +39,7 @@ class Check:
     means    what it means
     remedy   what to do
     find     history -> Finding, or None when the history cannot tell
+    live     whether it speaks while the run goes on; a check of what came out is for the end
     """
 
     name: str
@@ -42,6 +49,7 @@ class Check:
     means: str
     remedy: str
     find: Finder
+    live: bool = True
 
 
 CHECKS: tuple[Check, ...] = (
@@ -117,7 +125,7 @@ CHECKS: tuple[Check, ...] = (
         "blind value model",
         "value/explained_variance",
         PPO,
-        "warn: recent mean below 0, after the first 10 steps",
+        "warn: recent mean below −0.05, after the first 10 steps",
         "The value model predicts returns worse than their mean would, so advantages are mostly noise.",
         "Raise value_learning_rate, give it a head start with value_warmup_steps, or start it from "
         "the reward model (value_model).",
@@ -165,11 +173,35 @@ CHECKS: tuple[Check, ...] = (
         "flat score",
         "objective/scores",
         ONLINE,
-        "warn: the last quarter's mean is not above the first quarter's (10 steps each at most)",
+        "at the end; warn: the last quarter's mean is not above the first quarter's (10 steps each at most)",
         "No answers that score higher have been found.",
         "Raise learning_rate or total_episodes, lower kl_coef, or raise batch_size; see that the "
         "scores within one step differ at all.",
         findings.score_not_rising,
+        live=False,
+    ),
+    Check(
+        "reward saturation",
+        "reward/<name>/std",
+        ONLINE,
+        "warn: of every reward source, a tenth of its start or lower, after the first 20 steps (means over the first "
+        "and the last quarter, 10 steps each at most)",
+        "The answers of a step score almost the same, and what is learned from now on is mostly noise: the task is "
+        "solved, or the reward cannot tell these answers apart.",
+        "Stop here if the samples are good (keep_best finds the step); otherwise use harder prompts or a finer "
+        "reward, and see that reward_clip does not cut every score to the same value.",
+        findings.reward_saturation,
+    ),
+    Check(
+        "over-optimisation",
+        "objective/kl",
+        ONLINE,
+        "alarm: the score has risen, the recent KL is above 15 nats, and the answers repeat more, end less often, or "
+        "the score pays for length, each beyond its own limit and worse than at the start",
+        "The policy earns its score with answers that no reader would prefer.",
+        "Go back to a checkpoint before the KL passed 15 nats; raise kl_coef (beta) or set kl_target, and train the "
+        "reward model on pairs that punish what the samples show.",
+        findings.over_optimisation,
     ),
     Check(
         "equal groups",
@@ -182,24 +214,36 @@ CHECKS: tuple[Check, ...] = (
         above("health/equal_groups"),
     ),
     Check(
+        "falling likelihood",
+        "logps/chosen",
+        COMPARING,
+        "warn: the last quarter's mean (10 steps at most) is 0.5 nats a token below the first's",
+        "Chosen answers have become unlikely as well, only less so than rejected ones: the policy drifts towards text "
+        "that is in neither.",
+        "Lower learning_rate or epochs, raise beta, or mix in the SFT loss (rpo_alpha, cpo_alpha).",
+        findings.falling_likelihood,
+    ),
+    Check(
         "length-only reward",
         "eval/rewards/accuracies",
         ("rm",),
-        "warn: not a point above eval/length_baseline_accuracy",
+        "at the end; warn: not a point above eval/length_baseline_accuracy",
         "Preferring the longer (or the shorter) answer would do as well: the model may know "
         "nothing else, and PPO will find that out.",
         "Use more pairs, or pairs whose lengths are close; look at the accuracy by length gap.",
         findings.length_baseline,
+        live=False,
     ),
     Check(
         "guessing",
         "eval/rewards/accuracies",
         ("rm",),
-        "warn: below 0.55 (without valid_data: rewards/accuracies)",
+        "at the end; warn: below 0.55 (without valid_data: rewards/accuracies)",
         "The model hardly tells chosen from rejected.",
         "Check that chosen and rejected are not swapped or cut to the same text by max_length; "
         "raise learning_rate or epochs; start from an SFT model.",
         findings.near_chance,
+        live=False,
     ),
     Check(
         "equal scores",
@@ -214,35 +258,71 @@ CHECKS: tuple[Check, ...] = (
         "overfitting",
         "eval/loss",
         OFFLINE,
-        "warn: eval/loss 2 % above its best while the training loss has fallen since",
+        "warn: eval/loss 2 % (and 0.005) above its best while the training loss has fallen since",
         "The model learns the training examples by heart and gets worse on others.",
-        "Use fewer epochs or more data, lower learning_rate, or train with lora_r; keep the "
-        "checkpoint nearest the best step.",
+        "Use fewer epochs or more data, lower learning_rate, or train with lora_r; let "
+        "keep_best eval/loss leave the weights of the best step.",
         findings.overfitting,
     ),
 )
 
 
-def verdicts(stage: str, history: History) -> list[Verdict]:
-    """One verdict for each check that `stage` has and `history` can answer, the worst first."""
-    found = [
-        _verdict(check, finding)
-        for check in CHECKS
-        if stage in check.stages and (finding := check.find(history)) is not None
-    ]
+def verdicts(stage: str, rows: list[dict]) -> list[Verdict]:
+    """One verdict for each check that `stage` has and these rows of metrics.jsonl can answer, the worst first."""
+    history = History(rows)
+    found = [_verdict(check, finding) for check in checks_of(stage) if (finding := check.find(history)) is not None]
     return sorted(found, key=lambda verdict: SEVERITIES.index(verdict.severity))
 
 
-def headline(stage: str, history: History) -> str:
+def checks_of(stage: str) -> list[Check]:
+    """The rows of the table that apply to a stage."""
+    return [check for check in CHECKS if stage in check.stages]
+
+
+class Watch:
+    """The checks of a run while it goes on.
+
+    rows  what the run has logged before; it counts, and nothing that it showed is told again
+    """
+
+    def __init__(self, stage: str, rows: Iterable[dict] = ()):
+        self._history = History()
+        self._worst = {check: "ok" for check in checks_of(stage) if check.live}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: dict) -> list[Verdict]:
+        """Take in the row of a step; returns the verdicts that are worse than they have ever been in this run."""
+        self._history.add(row)
+        found = [(check, check.find(self._history)) for check in self._worst]
+        risen = [(check, finding) for check, finding in found if finding and self._is_worse(check, finding)]
+        self._worst |= {check: finding.severity for check, finding in risen}
+        return [_verdict(check, finding) for check, finding in risen]
+
+    def _is_worse(self, check: Check, finding: Finding) -> bool:
+        return SEVERITIES.index(finding.severity) < SEVERITIES.index(self._worst[check])
+
+
+def alarms(found: list[Verdict]) -> list[str]:
+    """The texts of the alarms among verdicts."""
+    return [verdict.text for verdict in found if verdict.severity == "alarm"]
+
+
+def headline(stage: str, rows: list[dict]) -> str:
     """The run in one sentence, for the top of its report and the end of its console output."""
-    if not history:
+    if not rows:
         return "No step has been logged yet."
-    counts = [verdict.severity for verdict in verdicts(stage, history)]
-    alarms, warnings = counts.count("alarm"), counts.count("warn")
-    parts = [_plural(alarms, "alarm"), _plural(warnings, "warning")]
+    return f"{_OUTCOMES[stage](History(rows))} {_health(stage, verdicts(stage, rows))}"
+
+
+def _health(stage: str, found: list[Verdict]) -> str:
+    counts = [verdict.severity for verdict in found]
+    judged, total = len(counts), len(checks_of(stage))
+    parts = [_plural(counts.count("alarm"), "alarm"), _plural(counts.count("warn"), "warning")]
     trouble = " and ".join(part for part in parts if part)
-    health = f"{trouble}." if trouble else f"All {len(counts)} checks are healthy."
-    return f"{_OUTCOMES[stage](history)} {health}"
+    if judged == total:
+        return f"{trouble}." if trouble else f"All {total} checks are healthy."
+    return f"{trouble or 'No warning'}; {judged} of {total} checks could be judged."
 
 
 def worst(found: list[Verdict]) -> str:
@@ -281,10 +361,20 @@ def _rm_outcome(history: History) -> str:
     return f"The reward model ranks {share} of the last training pairs right (none were held out)."
 
 
+def _align_outcome(name: str, history: History) -> str:
+    """The share of pairs that the policy's own likelihoods rank right, held out where that was measured."""
+    for metric_name, of_what in (("eval/rewards/accuracies", "held-out"), ("rewards/accuracies", "training")):
+        if shares := values(history, metric_name):
+            return f"{name} ranks {shares[-1]:.1%} of {of_what} pairs right."
+    margins = values(history, "rewards/margins")
+    said = f": liked answers lead disliked ones by {margins[-1]:+.3g}" if margins else ""
+    return f"{name} has run for {history.steps} steps{said}."
+
+
 def _online_outcome(name: str, history: History) -> str:
     ends, kl = early_and_late(history, "objective/scores"), values(history, "objective/kl")
     if ends is None:
-        return f"{name} has run for {len(history)} steps."
+        return f"{name} has run for {history.steps} steps."
     early, late = ends
     moved = "raised" if late > early else "did not raise"
     spent = findings.mean(kl[-findings.RECENT :]) if kl else 0.0
@@ -296,6 +386,7 @@ _OUTCOMES = {
     "rm": _rm_outcome,
     "ppo": partial(_online_outcome, "PPO"),
     "grpo": partial(_online_outcome, "GRPO"),
+    **{stage: partial(_align_outcome, title) for stage, title in ALIGN_TITLES.items()},
 }
 
 

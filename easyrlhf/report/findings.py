@@ -1,17 +1,53 @@
 """How each check of the diagnostics table reads the history: pure functions, history -> Finding.
 
-A history is the rows of metrics.jsonl, [{"step": 1, "loss": 0.7, …}, …], where None stands for a
-number that was not finite. A finder returns None when the history cannot tell.
+A finder returns None when the history cannot tell. Its cost does not grow with the steps of the run, as it is asked
+after every one of them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from easyrlhf.report.metrics import metric, show
 
-History = list[dict]
 RECENT = 10  # rows that make "lately"; one row is too noisy to judge by
 ENOUGH = 3  # fewer rows than this and there is no verdict
+
+
+@dataclass
+class Series:
+    """The finite values of one metric and the steps they belong to."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+class History:
+    """The rows of metrics.jsonl, {"step": 1, "loss": 0.7, …}, by metric.
+
+    steps   how many rows there are
+    series  metric → its finite values; rows without it are passed over
+    broken  metric → the first step at which it was NaN or infinite (None in metrics.jsonl)
+    """
+
+    def __init__(self, rows: Iterable[dict] = ()):
+        self.steps = 0
+        self.series: dict[str, Series] = {}
+        self.broken: dict[str, int] = {}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: dict) -> None:
+        """Append a row."""
+        self.steps += 1
+        for name, value in row.items():
+            if value is None or not math.isfinite(value):
+                self.broken.setdefault(name, row["step"])
+            else:
+                series = self.series.setdefault(name, Series())
+                series.steps.append(row["step"])
+                series.values.append(value)
 
 
 @dataclass(frozen=True)
@@ -27,8 +63,8 @@ Finder = Callable[[History], Finding | None]
 
 
 def values(history: History, name: str) -> list[float]:
-    """The finite values of one metric, in order; rows without it are passed over."""
-    return [row[name] for row in history if row.get(name) is not None]
+    """The finite values of one metric, in order."""
+    return history.series[name].values if name in history.series else []
 
 
 def early_and_late(history: History, name: str) -> tuple[float, float] | None:
@@ -81,15 +117,15 @@ def below(name: str, alarm: float | None = None, enough: int = ENOUGH) -> Finder
 
 
 def not_finite(*names: str) -> Finder:
-    """An alarm when one of these metrics was ever NaN or infinite (null in metrics.jsonl)."""
+    """An alarm when one of these metrics was ever NaN or infinite."""
 
     def find(history: History) -> Finding | None:
-        if not history:
+        if not history.steps:
             return None
-        for row in history:
-            for name in names:
-                if name in row and row[name] is None:
-                    return Finding(None, "alarm", f"{name} is not finite at step {row['step']}")
+        broken = {name: history.broken[name] for name in names if name in history.broken}
+        if broken:
+            first = min(broken, key=broken.get)
+            return Finding(None, "alarm", f"{first} is not finite at step {broken[first]}")
         return Finding(None, "ok", "every loss, gradient and score is finite")
 
     return find
@@ -135,13 +171,68 @@ def score_not_rising(history: History) -> Finding | None:
     return Finding(late, severity, f"the mean score went from {early:+.3f} to {late:+.3f}")
 
 
+def reward_saturation(history: History) -> Finding | None:
+    """The spread of every reward source within a step has fallen to a tenth of where it began, or lower."""
+    names = [name for name in history.series if name.startswith("reward/") and name.endswith("/std")]
+    ends = {name: early_and_late(history, name) for name in names if len(values(history, name)) >= 2 * RECENT}
+    if not ends:
+        return None
+    alive = [name for name, (early, late) in ends.items() if late > early / 10]
+    shown = (alive or list(ends))[0]
+    early, late = ends[shown]
+    source = shown.removeprefix("reward/").removesuffix("/std")
+    says = f"the standard deviation of {source} within a step went from {early:.3g} to {late:.3g}"
+    return Finding(late, "ok" if alive else "warn", says)
+
+
+# what over-optimised answers show that the score does not
+SYMPTOMS = {"health/repetition": "repetition", "health/eos_rate": "the share of answers that end"}
+
+
+def over_optimisation(history: History) -> Finding | None:
+    """The score rises while the answers, far from the reference, get worse by a measure the score does not have."""
+    ends = {name: early_and_late(history, name) for name in ("objective/scores", "objective/kl", *SYMPTOMS)}
+    if None in ends.values():
+        return None
+    early, late = ends["objective/scores"]
+    kl = mean(values(history, "objective/kl")[-RECENT:])
+    says = f"the mean score went from {early:+.3f} to {late:+.3f} at a KL of {kl:.1f} nats"
+    worse = [
+        f"{what} went from {ends[name][0]:.3f} to {ends[name][1]:.3f}"
+        for name, what in SYMPTOMS.items()
+        if is_worse(name, *ends[name])
+    ]
+    hacking = length_hacking(history)
+    if hacking and hacking.severity == "alarm":
+        worse.append(hacking.says)
+    if late > early and kl > metric("objective/kl").high and worse:
+        return Finding(kl, "alarm", f"{says}, while {' and '.join(worse)}")
+    return Finding(kl, "ok", says)
+
+
+def is_worse(name: str, early: float, late: float) -> bool:
+    """Whether a metric has left its healthy range further than it was at the start."""
+    entry = metric(name)
+    too_high = entry.high is not None and late > max(entry.high, early)
+    return too_high or (entry.low is not None and late < min(entry.low, early))
+
+
+def falling_likelihood(history: History) -> Finding | None:
+    """The chosen answers' log-probability a token has fallen steeply."""
+    ends = early_and_late(history, "logps/chosen")
+    if ends is None:
+        return None
+    early, late = ends
+    severity = "warn" if late < early - 0.5 else "ok"
+    return Finding(late, severity, f"logps/chosen went from {early:+.2f} to {late:+.2f} nats a token")
+
+
 def length_baseline(history: History) -> Finding | None:
     """The newest held-out accuracy is not a point above what answer length alone reaches."""
-    rows = [row for row in history if row.get("eval/length_baseline_accuracy") is not None]
-    if not rows or rows[-1].get("eval/rewards/accuracies") is None:
+    held_out, alone = values(history, "eval/rewards/accuracies"), values(history, "eval/length_baseline_accuracy")
+    if not (held_out and alone):
         return None
-    accuracy = rows[-1]["eval/rewards/accuracies"]
-    baseline = rows[-1]["eval/length_baseline_accuracy"]
+    accuracy, baseline = held_out[-1], alone[-1]
     severity = "ok" if accuracy > baseline + 0.01 else "warn"
     return Finding(
         accuracy,
@@ -165,18 +256,19 @@ def near_chance(history: History) -> Finding | None:
 
 
 def overfitting(history: History) -> Finding | None:
-    """Held-out loss is over 2 % above its best while training loss has fallen since that step."""
-    held_out = [row for row in history if row.get("eval/loss") is not None]
-    if len(held_out) < 2:
+    """Held-out loss is over 2 %, and 0.005, above its best while training loss has fallen since that step."""
+    held_out, training = history.series.get("eval/loss"), history.series.get("loss", Series())
+    if held_out is None or len(held_out.values) < 2:
         return None
-    best, last = min(held_out, key=lambda row: row["eval/loss"]), held_out[-1]
-    says = f"eval/loss is {last['eval/loss']:.4g}; its best was {best['eval/loss']:.4g}"
-    says += f" at step {best['step']}"
-    before = values([row for row in history if row["step"] <= best["step"]], "loss")[-RECENT:]
-    after = values([row for row in history if row["step"] > best["step"]], "loss")[-RECENT:]
-    rose = last["eval/loss"] > 1.02 * best["eval/loss"]
+    best, last = min(held_out.values), held_out.values[-1]
+    best_step = held_out.steps[held_out.values.index(best)]
+    says = f"eval/loss is {last:.4g}; its best was {best:.4g} at step {best_step}"
+    split = bisect_right(training.steps, best_step)
+    before = training.values[max(0, split - RECENT) : split]
+    after = training.values[max(split, len(training.values) - RECENT) :]
+    rose = last > best + max(0.02 * best, 0.005)
     fell = bool(before and after) and mean(after) < mean(before)
-    return Finding(last["eval/loss"], "warn" if rose and fell else "ok", says)
+    return Finding(last, "warn" if rose and fell else "ok", says)
 
 
 def ties(history: History) -> Finding | None:

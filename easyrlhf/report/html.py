@@ -8,7 +8,7 @@ from easyrlhf.report.diagnostics import Verdict, headline, verdicts, worst
 from easyrlhf.report.findings import RECENT, History, early_and_late, mean, values
 from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
-from easyrlhf.report.metrics import show
+from easyrlhf.report.metrics import ALIGN_TITLES, show
 from easyrlhf.report.plots import RM_EVAL_FILE, charts
 
 REPORT_FILE = "report.html"
@@ -36,6 +36,17 @@ KEY_NUMBERS: dict[str, tuple[tuple[str, str], ...]] = {
         ("seconds a step", "time/step"),
     ),
 }
+KEY_NUMBERS |= dict.fromkeys(
+    ALIGN_TITLES,
+    (
+        ("held-out accuracy", "eval/rewards/accuracies"),
+        ("margin", "rewards/margins"),
+        ("loss", "loss"),
+        ("held-out loss", "eval/loss"),
+        ("chosen, nats a token", "logps/chosen"),
+        ("tokens a second", "tokens_per_second"),
+    ),
+)
 KEY_NUMBERS["grpo"] = tuple(entry for entry in KEY_NUMBERS["ppo"] if entry[1] != "value/explained_variance")
 
 
@@ -47,11 +58,11 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> 
     returns the path of the page, one file that needs no other
     """
     folder = Path(folder)
-    history = read_rows(folder / METRICS_FILE)
+    rows = read_rows(folder / METRICS_FILE)
     title = STAGE_TITLES[stage] + ("" if folder.name == stage else f": {folder.name}")
-    found = verdicts(stage, history)
+    found = verdicts(stage, rows)
     sections = [
-        *_numbers(folder, stage, history),
+        *_numbers(folder, stage, rows),
         *_verdicts(found),
         *_charts(folder, stage),
         *_samples(read_rows(folder / SAMPLES_FILE)),
@@ -60,7 +71,7 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> 
     html = blocks.page(
         title,
         sections,
-        lead=headline(stage, history),
+        lead=headline(stage, rows),
         severity=worst(found),
         over=f"easyrlhf · {stage}",
         foot=f"Written by easyrlhf {info.get('easyrlhf_version', '')}".strip(),
@@ -92,8 +103,8 @@ def _answer(row: dict) -> tuple[str, str, str]:
     return f"step {row['step']}", row["completion"], " · ".join(marks)
 
 
-def _numbers(folder: Path, stage: str, history: History) -> list[str]:
-    numbers = []
+def _numbers(folder: Path, stage: str, rows: list[dict]) -> list[str]:
+    numbers, history = [], History(rows)
     for label, name in KEY_NUMBERS[stage]:
         series = values(history, name)
         if not series:
@@ -104,7 +115,7 @@ def _numbers(folder: Path, stage: str, history: History) -> list[str]:
         if name == "eval/rewards/accuracies" and (folder / RM_EVAL_FILE).exists():
             note = _interval(folder / RM_EVAL_FILE)
         numbers.append((label, show(name, recent), note))
-    note = f"{history[-1]['step']} steps; means over the last {RECENT} logged." if history else ""
+    note = f"{rows[-1]['step']} steps; means over the last {RECENT} logged." if rows else ""
     return [blocks.section("Key numbers", blocks.key_numbers(numbers), note=note)] if numbers else []
 
 

@@ -2,7 +2,10 @@
 
 from typing import TypedDict
 
-STAGE_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"}
+from easyrlhf.report.metrics import ALIGN_TITLES, show
+
+STAGE_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"} | ALIGN_TITLES
+BEST = "best step"
 
 
 class RunInfo(TypedDict, total=False):
@@ -11,6 +14,7 @@ class RunInfo(TypedDict, total=False):
     base              hub id or folder that the first stage started from
     parents           role -> folder: {"model": "outputs/sft", "reward_model": "outputs/rm"}
     data              name -> {"files", "read", "used", "dropped": {reason: rows}, "notes", …}
+    best              {"metric", "step", "value"} of the step whose weights --keep_best left in the folder
     wall_seconds      wall time of the stage
     libraries         library -> version
     """
@@ -18,6 +22,7 @@ class RunInfo(TypedDict, total=False):
     base: str
     parents: dict[str, str]
     data: dict[str, dict]
+    best: dict
     precision: str
     seed: int
     wall_seconds: float
@@ -29,6 +34,9 @@ def facts(info: RunInfo) -> list[tuple[str, str]]:
     """The short entries as (name, text) rows for people, in reading order."""
     rows = [("base model", info["base"])] if "base" in info else []
     rows += [(role.replace("_", " "), folder) for role, folder in info.get("parents", {}).items() if folder]
+    if best := info.get("best"):
+        value = show(best["metric"], best["value"])
+        rows.append((BEST, f"{best['step']}, with {best['metric']} at {value}; the weights are of that step"))
     if "wall_seconds" in info:
         rows.append(("wall time", duration(info["wall_seconds"])))
     rows += [(name, str(info[name])) for name in ("precision", "seed") if name in info]

@@ -51,7 +51,8 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, SAMPLES_FILE):
             cut_back(folder / name, last_step)
-        self._metrics = _append(folder / METRICS_FILE)
+        self._path = folder / METRICS_FILE
+        self._metrics = _append(self._path)
         self._samples_path = folder / SAMPLES_FILE
         self._mirror = MIRRORS[report_to](folder, last_step)
 
@@ -66,6 +67,10 @@ class MetricsLog:
         self._metrics.write(_line({"step": step} | row))
         self._metrics.flush()
         self._mirror.log(step, row)
+
+    def rows(self) -> list[dict]:
+        """The rows written so far, earlier sittings included."""
+        return read_rows(self._path)
 
     def samples(self, step: int, rows: list[dict]) -> None:
         """Append sample rows of `step`: {"prompt", "completion", "score", "kl", "total", …}."""

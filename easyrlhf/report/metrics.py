@@ -5,7 +5,20 @@
 
 from dataclasses import dataclass
 
-OFFLINE = ("sft", "rm")
+COMPARING = ("dpo", "ipo", "orpo", "simpo", "cpo")
+ALIGN_TITLES = {
+    "dpo": "DPO",
+    "ipo": "IPO",
+    "orpo": "ORPO",
+    "simpo": "SimPO",
+    "cpo": "CPO",
+    "kto": "KTO",
+    "rrhf": "RRHF",
+}
+ALIGN = tuple(ALIGN_TITLES)
+OFFLINE = ("sft", "rm", *ALIGN)
+SCORED = ("rm", *COMPARING, "kto")  # stages that give chosen and rejected answers a number
+RANKING = ("rm", *COMPARING, "rrhf")  # stages that tell whether chosen beats rejected
 PPO = ("ppo",)
 GRPO = ("grpo",)
 ONLINE = PPO + GRPO
@@ -22,6 +35,7 @@ class Metric:
     low      below this the number deserves a look (None: no bound)
     high     above this the number deserves a look (None: no bound)
     format   format spec for showing the number to people
+    better   high or low, where --keep_best can go by it; "" where it cannot
     """
 
     meaning: str
@@ -30,6 +44,7 @@ class Metric:
     low: float | None = None
     high: float | None = None
     format: str = ".4g"
+    better: str = ""
 
 
 METRICS: dict[str, Metric] = {
@@ -48,9 +63,9 @@ METRICS: dict[str, Metric] = {
     "time/update": Metric("Seconds of the step spent on gradient steps.", ONLINE, format=".2f"),
     # optimisation
     "loss": Metric(
-        "Training loss: nats per assistant token (sft); −log σ(chosen − rejected) a pair (rm).",
+        "Training loss: nats per assistant token (sft); −log σ(chosen − rejected) a pair (rm); else the method's own.",
         OFFLINE,
-        "falls, then flattens; a reward model starts at ln 2 = 0.693",
+        "falls, then flattens; a reward model and DPO start at ln 2 = 0.693",
     ),
     "learning_rate": Metric("Learning rate of this step.", OFFLINE, format=".3g"),
     "grad_norm": Metric(
@@ -99,12 +114,32 @@ METRICS: dict[str, Metric] = {
         "Tokens of the longest sampled completion.", ONLINE, "below the longest allowed", format=".0f"
     ),
     # reward model
-    "rewards/chosen": Metric("Mean score of the chosen answers.", ("rm",), format="+.3f"),
-    "rewards/rejected": Metric("Mean score of the rejected answers.", ("rm",), format="+.3f"),
-    "rewards/margins": Metric("Mean of chosen minus rejected score.", ("rm",), "above 0 and rising", format="+.3f"),
+    "rewards/chosen": Metric(
+        "Mean score of the chosen answers; without a reward model, beta x their log-ratio or log-probability.",
+        SCORED,
+        format="+.3f",
+    ),
+    "rewards/rejected": Metric("Mean score of the rejected answers.", SCORED, format="+.3f"),
+    "rewards/margins": Metric("Mean of chosen minus rejected score.", SCORED, "above 0 and rising", format="+.3f"),
+    "logps/chosen": Metric(
+        "Log-probability a token of the chosen answers under the policy, mean over pairs, in nats.",
+        COMPARING,
+        "rises, or falls a little; a steep fall means that good answers become unlikely too",
+        format="+.3f",
+    ),
+    "logps/rejected": Metric(
+        "The same of the rejected answers.", COMPARING, "falls, and further than logps/chosen", format="+.3f"
+    ),
+    "kl": Metric(
+        "KTO's reference point: log policy − log reference of mismatched answers, mean over the batch, at least 0.",
+        ("kto",),
+        "below 10",
+        high=10.0,
+        format=".3f",
+    ),
     "rewards/accuracies": Metric(
         "Share of training pairs with chosen scored above rejected; a tie counts one half.",
-        ("rm",),
+        RANKING,
         "above 0.55; close to 1 on training data only means the pairs are learned by heart",
         low=0.55,
         format=".3f",
@@ -177,7 +212,7 @@ METRICS: dict[str, Metric] = {
         "1 − Var(return − value) / Var(return) over the tokens of the step.",
         PPO,
         "above 0 after the first steps, 0.3 to 0.9 later",
-        low=0.0,
+        low=-0.05,
         format="+.3f",
     ),
     # PPO: health of the answers
@@ -227,17 +262,24 @@ METRICS: dict[str, Metric] = {
         format=".3f",
     ),
     # held-out data
-    "eval/loss": Metric("The loss on valid_data.", OFFLINE, "falls; a rise beside a falling loss is overfitting"),
-    "eval/perplexity": Metric("exp(eval/loss): per assistant token.", ("sft",)),
-    "eval/rewards/chosen": Metric("Mean held-out score of chosen answers.", ("rm",), format="+.3f"),
-    "eval/rewards/rejected": Metric("Mean held-out score of rejected answers.", ("rm",), format="+.3f"),
-    "eval/rewards/margins": Metric("Mean held-out chosen minus rejected score.", ("rm",), "above 0", format="+.3f"),
+    "eval/loss": Metric(
+        "The loss on valid_data.", OFFLINE, "falls; a rise beside a falling loss is overfitting", better="low"
+    ),
+    "eval/perplexity": Metric("exp(eval/loss): per assistant token.", ("sft",), better="low"),
+    "eval/rewards/chosen": Metric("Mean held-out score of chosen answers.", SCORED, format="+.3f"),
+    "eval/rewards/rejected": Metric("Mean held-out score of rejected answers.", SCORED, format="+.3f"),
+    "eval/rewards/margins": Metric(
+        "Mean held-out chosen minus rejected score.", SCORED, "above 0", format="+.3f", better="high"
+    ),
+    "eval/logps/chosen": Metric("logps/chosen on valid_data.", COMPARING, format="+.3f"),
+    "eval/logps/rejected": Metric("logps/rejected on valid_data.", COMPARING, format="+.3f"),
     "eval/rewards/accuracies": Metric(
         "Share of held-out pairs with chosen scored above rejected; a tie counts one half.",
-        ("rm",),
+        RANKING,
         "above 0.55, and above eval/length_baseline_accuracy; 0.65 to 0.8 on human preferences",
         low=0.55,
         format=".3f",
+        better="high",
     ),
     "eval/length_baseline_accuracy": Metric(
         "Accuracy of the better of 'longer wins' and 'shorter wins' on the same pairs.",
@@ -246,10 +288,10 @@ METRICS: dict[str, Metric] = {
         format=".3f",
     ),
     "eval/ties": Metric("Share of held-out pairs with equal scores.", ("rm",), "below 0.01", high=0.01, format=".3f"),
-    "eval/scores": Metric("Mean score on the valid_data prompts.", ONLINE, "rises", format="+.3f"),
+    "eval/scores": Metric("Mean score on the valid_data prompts.", ONLINE, "rises", format="+.3f", better="high"),
     "eval/kl": Metric(
-        "KL to the reference on the valid_data prompts, as objective/kl.",
-        ONLINE,
+        "KL to the reference on the valid_data prompts, as objective/kl (kto: as kl).",
+        (*ONLINE, "kto"),
         "0 to about 15",
         low=-0.1,
         high=15.0,
@@ -262,6 +304,7 @@ METRICS: dict[str, Metric] = {
         "above 0.9",
         low=0.9,
         format=".3f",
+        better="high",
     ),
 }
 
@@ -275,6 +318,16 @@ def metric(name: str) -> Metric:
     if family == "reward" and source and f"reward/<name>/{statistic}" in METRICS:
         return METRICS[f"reward/<name>/{statistic}"]
     raise KeyError(f"metric {name!r} is not declared in easyrlhf.report.metrics.METRICS")
+
+
+def ranked(stage: str) -> list[str]:
+    """The metrics that --keep_best can go by in this stage."""
+    return [name for name, entry in METRICS.items() if entry.better and stage in entry.stages]
+
+
+def is_better(name: str, value: float, than: float) -> bool:
+    """Whether one value of a metric is strictly better than another."""
+    return value > than if metric(name).better == "high" else value < than
 
 
 def show(name: str, value: float | None) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from easyrlhf.report.diagnostics import CHECKS
-from easyrlhf.report.metrics import METRICS
+from easyrlhf.report.metrics import ALIGN_TITLES, METRICS, ranked
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 HEAD = """\
@@ -16,20 +16,28 @@ are merged into the row of the step after which they were measured.
 
 This page is generated: `python -m easyrlhf.report.metrics_page`.
 """
-STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"}
+STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"} | ALIGN_TITLES
 
 
 def markdown() -> str:
     """The whole page."""
     parts = [HEAD, "## Diagnostics\n", CHECKS_INTRO, _checks()]
     for stage, title in STAGES.items():
-        parts += [f"## {title}\n", _metrics(stage)]
+        parts += [f"## {title}\n", _metrics(stage), _ranked(stage)]
     return "\n".join(parts)
 
 
 CHECKS_INTRO = """\
-At the end of a run `report.html` gives a verdict for each of these checks that the run's numbers
-can answer. "Recent" is the mean of the last 10 logged values, 3 at least.
+After every step each of these checks looks at the run's numbers so far, those of earlier sittings included. When one
+turns worse than it has been in this run (ok to warning, warning to alarm), the console says so at once: the number,
+what it means, and what to do. At the end `report.html` gives a verdict for each check that the numbers can answer.
+"Recent" is the mean of the last 10 logged values, 3 at least; "at the end" marks a check that judges the result and
+does not speak before.
+
+`--stop_on_alarm` turns a check's first alarm into a clean stop: a checkpoint, status `stopped`, exit code 3. A check
+stops a run once: the same command goes on past its alarm, and with `--no_stop_on_alarm` past every other.
+`--keep_best METRIC` leaves the weights of the evaluation where a metric was best; below each stage's table are the
+metrics it can go by.
 """
 
 
@@ -42,6 +50,10 @@ def _checks() -> str:
 def _metrics(stage: str) -> str:
     rows = [(f"`{name}`", entry.meaning, entry.healthy) for name, entry in METRICS.items() if stage in entry.stages]
     return _table(("Metric", "Meaning", "Healthy"), rows)
+
+
+def _ranked(stage: str) -> str:
+    return f"`--keep_best` can go by {', '.join(f'`{name}`' for name in ranked(stage))}.\n"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

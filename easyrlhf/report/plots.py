@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 from easyrlhf.report.charts import INK, MUTED, SERIES, Chart, band, curve
-from easyrlhf.report.findings import History
 from easyrlhf.report.log import METRICS_FILE, read_rows
-from easyrlhf.report.metrics import ONLINE, metric
+from easyrlhf.report.metrics import ALIGN, ONLINE, metric
 
 RM_EVAL_FILE = "rm_eval.json"
 
@@ -86,6 +86,32 @@ CURVES: dict[str, tuple[tuple[str, str, dict[str, str], str], ...]] = {
         ),
     ),
 }
+CURVES |= dict.fromkeys(
+    ALIGN,
+    (
+        ("loss", "Loss", {"training": "loss", "held out": "eval/loss"}, "The method's own."),
+        (
+            "accuracy",
+            "Accuracy",
+            {"training": "rewards/accuracies", "held out": "eval/rewards/accuracies"},
+            "Share of pairs whose chosen answer the policy itself prefers.",
+        ),
+        (
+            "margin",
+            "Implicit rewards",
+            {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "margin": "rewards/margins"},
+            "Beta times log-ratio or log-probability.",
+        ),
+        (
+            "logps",
+            "Likelihood",
+            {"chosen": "logps/chosen", "rejected": "logps/rejected"},
+            "Nats a token. Both falling steeply is the usual trouble.",
+        ),
+        ("kto_kl", "Reference point", {"": "kl"}, "KTO's estimate of the KL, nats."),
+        ("grad_norm", "Gradient norm", {"": "grad_norm"}, "Before clipping."),
+    ),
+)
 CURVES["grpo"] = tuple(entry for entry in CURVES["ppo"] if entry[0] != "explained_variance")
 
 
@@ -102,7 +128,7 @@ def plot_run(folder: Path, stage: str) -> list[Path]:
     return [chart.png(folder / "plots" / f"{chart.name}.png") for chart in charts(folder, stage)]
 
 
-def _curves(history: History, stage: str) -> Iterator[Chart]:
+def _curves(history: list[dict], stage: str) -> Iterator[Chart]:
     for name, title, lines, caption in CURVES[stage]:
         found = {label: _points(history, metric_name) for label, metric_name in lines.items()}
         found = {label: points for label, points in found.items() if points[0]}
@@ -110,7 +136,7 @@ def _curves(history: History, stage: str) -> Iterator[Chart]:
             yield Chart(name, title, caption, _curve_drawer(found, lines))
 
 
-def _points(history: History, name: str) -> tuple[list[int], list[float]]:
+def _points(history: list[dict], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric, where it is finite."""
     rows = [row for row in history if row.get(name) is not None]
     return [row["step"] for row in rows], [row[name] for row in rows]
@@ -130,7 +156,7 @@ def _curve_drawer(found: dict[str, tuple[list, list]], lines: dict[str, str]):
     return draw
 
 
-def _online_charts(history: History) -> list[Chart]:
+def _online_charts(history: list[dict]) -> list[Chart]:
     rows = [row for row in history if row.get("objective/kl") is not None and row.get("objective/scores") is not None]
     if not rows:
         return []
@@ -146,7 +172,27 @@ def _online_charts(history: History) -> list[Chart]:
         bar.outline.set_visible(False)
 
     caption = "What each nat of KL bought. Flattening means the reward model has little more to give."
-    return [Chart("reward_kl", "Reward against KL", caption, draw)]
+    return [Chart("reward_kl", "Reward against KL", caption, draw), *_source_charts(rows)]
+
+
+def _source_charts(rows: list[dict]) -> list[Chart]:
+    """Every reward source against KL, where there are several: one may rise while another falls."""
+    names = [name for name in rows[-1] if name.startswith("reward/") and name.endswith("/mean")]
+    if len(names) < 2:
+        return []
+
+    def draw(axes) -> None:
+        for colour, name in zip(cycle(SERIES), names, strict=False):
+            shown = [row for row in rows if row.get(name) is not None]
+            points = [row["objective/kl"] for row in shown], [row[name] for row in shown]
+            axes.plot(*points, color=colour, alpha=0.35, linewidth=0.8)
+            axes.scatter(*points, color=colour, s=14, label=name.split("/", 1)[1].removesuffix("/mean"))
+        axes.set_xlabel("KL to the reference, nats an answer")
+        axes.set_ylabel("mean of the source, unweighted")
+        axes.legend(frameon=False)
+
+    caption = "Each source by itself. One that falls while the score rises is being sacrificed: over-optimisation."
+    return [Chart("sources_kl", "Reward sources against KL", caption, draw)]
 
 
 def _rm_charts(folder: Path) -> list[Chart]:

@@ -14,12 +14,15 @@ from easyrlhf.data.tokens import TokenData, load_tokens
 from easyrlhf.engine.device import choose_threads, dtype_name
 from easyrlhf.engine.run import Run, read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import add_lora, load_causal_lm, load_config
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.console import Console
 from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.html import REPORT_FILE, write_report
+from easyrlhf.report.info import BEST, facts
 from easyrlhf.report.log import METRICS_FILE, MetricsLog, check_report_to, read_rows
+from easyrlhf.report.metrics import ranked
 from easyrlhf.report.plots import plot_run
 
 GIB = 2**30
@@ -29,6 +32,7 @@ def prepare(run: Run, console: Console) -> Renderer:
     """Check the starting model's folder and load its tokenizer. Raises InputError; loads no weights."""
     config = run.config
     check_report_to(config.report_to)
+    check_keep_best(config)
     check_parent("--model", config.model, config)
     load_config(config.model, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(
@@ -43,6 +47,16 @@ def prepare(run: Run, console: Console) -> Renderer:
     return renderer
 
 
+def check_keep_best(config) -> None:
+    """Raise InputError when --keep_best names a metric that this stage's evaluations cannot be ranked by."""
+    usable = ranked(config.stage)
+    if config.keep_best and config.keep_best not in usable:
+        raise InputError(
+            f"--keep_best {config.keep_best}: is not a metric that tells the better of two evaluations of "
+            f"{config.stage}; use {' or '.join(usable)}"
+        )
+
+
 def check_parent(flag: str, folder: str, config) -> None:
     """Raise InputError unless the folder's own stage, if it has one, is complete (or --allow_incomplete is given)."""
     stage = read_stage(folder)
@@ -51,6 +65,18 @@ def check_parent(flag: str, folder: str, config) -> None:
             f"{flag} {folder}: its {stage['stage']} run is not complete (status {stage['status']}), so "
             f"{config.output_dir} would be built on an unfinished model. Run the same {stage['stage']} command again "
             "to finish it, or pass --allow_incomplete"
+        )
+
+
+def require_policy_tokenizer(flag: str, folder: str, config, renderer: Renderer) -> None:
+    """Raise InputError when a model that must read the policy's tokens has another tokenizer or template."""
+    theirs = tokenizer_fingerprint(load_tokenizer(folder, trust_remote_code=config.trust_remote_code))
+    ours = tokenizer_fingerprint(renderer.tokenizer)
+    different = [name.replace("_", " ") for name in ours if ours[name] != theirs[name]]
+    if different:
+        raise InputError(
+            f"{flag} {folder}: its {' and '.join(different)} differs from that of --model {config.model}; the two must "
+            "read the same tokens. Use a model trained from the same SFT folder"
         )
 
 
@@ -99,6 +125,18 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
             target=config.lora_target,
         )
     return lm.train()
+
+
+def save_trained_lm(run: Run, lm: nn.Module, renderer: Renderer) -> dict:
+    """Write a trained language model; nothing is to be added to stage.json."""
+    save_lm(run.folder, lm, renderer.tokenizer)
+    return {}
+
+
+def parents_of(config) -> dict[str, str]:
+    """Part → folder of the models that an offline stage reads."""
+    ref_model = getattr(config, "ref_model", None)
+    return {"model": config.model} | ({"reference": ref_model} if ref_model not in (None, config.model) else {})
 
 
 def start(
@@ -177,13 +215,11 @@ def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, advice: s
     plot_run(run.folder, stage)
     write_report(run.folder, stage=stage, settings=dataclasses.asdict(config), info=info)
     write_model_card(run.folder, stage=stage, info=info)
-    found = verdicts(stage, read_rows(run.folder / METRICS_FILE))
-    for verdict in found:
-        if verdict.severity != "ok":
-            console.warn(f"{verdict.message} {verdict.remedy}")
+    console.verdicts(verdicts(stage, read_rows(run.folder / METRICS_FILE)))
     console.finish(
         [
             f"{stage} complete in {run.seconds:,.0f} s: {run.folder}",
+            *(f"{name}: {text}" for name, text in facts(info) if name == BEST),
             f"report: {run.folder / REPORT_FILE}",
             advice.format(folder=run.folder),
         ]

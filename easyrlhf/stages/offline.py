@@ -27,6 +27,8 @@ class OfflineStage:
     task    (model, pad_id, run) → its part of the loop
     save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json
     advice  the next command, `{folder}` being this stage's
+    check   (settings, renderer, data, console) → raises InputError for data that the method cannot use
+    join    (run, renderer, model, kind, rows, console) → the rows, with what must be computed of them once
     """
 
     title: str
@@ -35,6 +37,8 @@ class OfflineStage:
     task: Callable[[Any, int, Run], Task]
     save: Callable[[Run, Any, Renderer], dict]
     advice: str
+    check: Callable[[TrainConfig, Renderer, dict, Console], None] = lambda *_: None
+    join: Callable[..., Any] = lambda run, renderer, model, kind, rows, console: rows
 
 
 def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
@@ -54,12 +58,14 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
             "valid": common.read_data(run, renderer, stage.kind, config.valid_data, "valid"),
         }
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
-        steps, parents = planned_steps(config, len(train)), {"model": config.model}
+        steps, parents = planned_steps(config, len(train)), common.parents_of(config)
         common.start(run, console, stage.title, steps, data, parents)
+        stage.check(config, renderer, data, console)
         if config.dry_run:
             return Path(config.output_dir)
 
         model = stage.model(run, renderer)
+        train, valid = (rows and stage.join(run, renderer, model, stage.kind, rows, console) for rows in (train, valid))
         engine = Engine(model, OptimiserSettings.of(config, steps))
         run.begin(common.stage_info(run, renderer, data, parents), {"model": engine})
         log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)

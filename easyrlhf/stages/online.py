@@ -7,7 +7,6 @@ from torch import nn
 
 from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine.engine import Engine, OptimiserSettings
 from easyrlhf.engine.run import Run, open_run
@@ -24,7 +23,8 @@ from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.stages import common
-from easyrlhf.stages.rewards import RewardCast, check_head, check_rewards, load_rewards
+from easyrlhf.stages.rewards import RewardCast, check_columns, check_head, check_rewards, load_rewards
+from easyrlhf.stages.sharing import apart, check_sharing, load_shared
 
 
 def train_ppo(config: PPOConfig) -> Path:
@@ -54,6 +54,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         data = {name: common.read_data(run, renderer, "prompt", source, name) for name, source in sources.items()}
         if config.ptx_data:
             data["ptx"] = common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
+        check_columns(config, cast.rewards, data)
         steps = planned_steps(config, len(data["train"].rows))
         check_warmup(config, steps)
         common.start(run, console, title, steps, data, cast.named(config))
@@ -67,7 +68,8 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0))
         log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
         valid = data["valid"] and data["valid"].rows
-        metrics = fit(run, online, data["train"].rows, valid, log, console, at)
+        with online.rewards:
+            metrics = fit(run, online, data["train"].rows, valid, log, console, at)
         save(run, online, renderer)
         return common.finish(run, console, metrics, log, "the policy loads with from_pretrained('{folder}')")
 
@@ -105,40 +107,28 @@ def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
     """Check every folder against the policy's tokenizer and against its own promises. Raises InputError."""
     if config.ref_model != config.model:
         common.check_parent("--ref_model", config.ref_model, config)
-        require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
+        common.require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
     rewards = check_rewards(config, renderer)
-    if not config.learns_values:
-        return Cast(None, rewards)
-    if config.value_model:
-        check_head("--value_model", config.value_model, config)
-        require_policy_tokenizer("--value_model", config.value_model, config, renderer)
-    return Cast(config.value_model or (config.reward_model if rewards.same_tokens else None), rewards)
-
-
-def require_policy_tokenizer(flag: str, folder: str, config: OnlineConfig, renderer: Renderer) -> None:
-    """Raise InputError when a model that must read the policy's tokens has another tokenizer or template."""
-    theirs = tokenizer_fingerprint(load_tokenizer(folder, trust_remote_code=config.trust_remote_code))
-    ours = tokenizer_fingerprint(renderer.tokenizer)
-    different = [name.replace("_", " ") for name in ours if ours[name] != theirs[name]]
-    if different:
-        raise InputError(
-            f"{flag} {folder}: its {' and '.join(different)} differs from that of --model {config.model}; the two must "
-            "read the same tokens. Use a model trained from the same SFT folder"
-        )
+    value_model = None
+    if config.learns_values:
+        value_model = config.value_model or rewards.value_model
+        if config.value_model:
+            check_head("--value_model", config.value_model, config)
+            common.require_policy_tokenizer("--value_model", config.value_model, config, renderer)
+    if config.share_backbone:
+        check_sharing(config, value_model)
+    return Cast(value_model, rewards)
 
 
 def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int) -> Online:
     """Load the models and put the loop's parts together."""
     config, method = run.config, method_of(run.config)
-    policy = common.load_trained_lm(run, renderer, config.model)
-    value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
-    models = Models(policy, load_reference(run, renderer), value)
-
+    models, reward_model = load_models(run, renderer, cast)
     updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
     forward = Forward(renderer.pad_id, run.micro_batch_tokens)
-    engines = {"policy": Engine(policy, OptimiserSettings.of(config, (steps - first) * updates))}
+    engines = {"policy": Engine(models.policy, OptimiserSettings.of(config, (steps - first) * updates))}
     mixed = ptx and PtxBatches(
-        policy,
+        models.policy,
         ptx.rows,
         config.batch_size // config.num_mini_batches,
         config.seed,
@@ -147,12 +137,12 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
         run.device,
     )
     learners = [PolicyLearner(engines["policy"], method, config, forward, first * updates, mixed)]
-    if value is not None:
+    if models.value is not None:
         settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
-        engines["value"] = Engine(value, settings)
+        engines["value"] = Engine(models.value, settings)
         learners.append(ValueLearner(engines["value"], config, forward))
     sampler = HFSampler(
-        policy,
+        models.policy,
         renderer.pad_id,
         renderer.end_of_turn_id,
         config.completion_limit,
@@ -163,11 +153,21 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
         models=models,
         engines=engines,
         sampler=sampler,
-        rewards=load_rewards(run, renderer, cast.rewards),
+        rewards=load_rewards(run, renderer, cast.rewards, reward_model),
         renderer=renderer,
         method=method,
         update=Update(learners, config),
     )
+
+
+def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, ScalarModel | None]:
+    """Policy, reference and value model; with a shared backbone the reward model as well."""
+    config = run.config
+    if config.share_backbone:
+        return load_shared(run, renderer, cast.value_model)
+    policy = common.load_trained_lm(run, renderer, config.model)
+    value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
+    return Models(policy, load_reference(run, renderer), value), None
 
 
 def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
@@ -187,8 +187,11 @@ def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> Scalar
 
 def save(run: Run, online: Online, renderer: Renderer) -> None:
     """Write the policy at the root and the value model, if any, in value_model/, and prove the latter."""
-    save_lm(run.folder, online.models.policy, renderer.tokenizer)
-    if (value := online.models.value) is not None:
+    policy, value = online.models.policy, online.models.value
+    shared = run.config.share_backbone
+    save_lm(run.folder, apart(run, renderer, policy) if shared else policy, renderer.tokenizer)
+    if value is not None:
         folder = run.folder / "value_model"
+        value.lm = apart(run, renderer, value.lm) if shared else value.lm
         value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
         prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype)

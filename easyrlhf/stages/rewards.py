@@ -1,16 +1,21 @@
 """The reward sources of an online stage: checked before any model is loaded, then loaded and weighed together."""
 
+import json
 from dataclasses import dataclass
 
 from easyrlhf.config import OnlineConfig, split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine.run import Run, read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config
-from easyrlhf.models.value_head import check_head_file
-from easyrlhf.rewards.sources import RewardFunction, RewardModel, Rewards, load_reward_function
+from easyrlhf.models.value_head import ScalarModel, check_head_file
+from easyrlhf.rewards.functions import Function, check_parameters, load_functions, required_columns, takes_any_column
+from easyrlhf.rewards.server import check_server
+from easyrlhf.rewards.sources import RewardFunction, RewardModel, Rewards, RewardServer, WorkerFunction, Workers
 from easyrlhf.stages import common
 
 
@@ -18,27 +23,58 @@ from easyrlhf.stages import common
 class RewardCast:
     """Where scores will come from.
 
+    functions    in the order of --reward_funcs
     renderer     the reward model's own; None without a reward model
     same_tokens  whether the reward model reads the policy's tokens as they are
+    value_model  the reward model's folder where a value model can start from it: the same tokens, a value head
     """
 
-    functions: list[RewardFunction]
-    renderer: Renderer | None
-    same_tokens: bool
+    functions: list[Function]
+    renderer: Renderer | None = None
+    same_tokens: bool = False
+    value_model: str | None = None
 
 
 def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     """Check every reward source of the settings. Raises InputError."""
-    functions = [load_reward_function(spec, renderer) for spec in split_list(config.reward_funcs)]
+    specs = split_list(config.reward_funcs)
+    functions = load_functions(specs)
+    for spec, function in zip(specs, functions, strict=True):
+        check_parameters(spec, function)
+    for url in split_list(config.reward_url):
+        check_server(url)
     if not config.reward_model:
-        return RewardCast(functions, None, False)
-    check_head("--reward_model", config.reward_model, config)
+        return RewardCast(functions)
+    check_reward_model("--reward_model", config.reward_model, config)
     tokenizer = load_tokenizer(config.reward_model, trust_remote_code=config.trust_remote_code)
     same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
-    return RewardCast(functions, Renderer(tokenizer), same)
+    headed = same and not is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
+    return RewardCast(functions, Renderer(tokenizer), same, config.reward_model if headed else None)
 
 
-def check_head(flag: str, folder: str, config: OnlineConfig) -> None:
+def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenData | None]) -> None:
+    """Raise InputError when a reward function cannot be called with the columns of the prompts."""
+    if all(takes_any_column(function) and not required_columns(function) for function in cast.functions):
+        return
+    parts = [data[name].rows for name in ("train", "valid") if data[name]]
+    columns = {name for rows in parts for cell in rows["columns"] for name in json.loads(cell)}
+    for spec, function in zip(split_list(config.reward_funcs), cast.functions, strict=True):
+        check_parameters(spec, function, columns)
+
+
+def check_reward_model(flag: str, folder: str, config) -> None:
+    """Raise InputError unless the folder is a finished reward model: with a value head, or a sequence classifier."""
+    if not is_classifier(folder, trust_remote_code=config.trust_remote_code):
+        check_head(flag, folder, config)
+        return
+    common.check_parent(flag, folder, config)
+    try:
+        check_classifier(folder, trust_remote_code=config.trust_remote_code)
+    except InputError as error:
+        raise InputError(f"{flag} {error}") from error
+
+
+def check_head(flag: str, folder: str, config) -> None:
     """Raise InputError unless the folder is a finished model with a value head that fits it."""
     common.check_parent(flag, folder, config)
     model_config = load_config(folder, trust_remote_code=config.trust_remote_code)
@@ -48,13 +84,33 @@ def check_head(flag: str, folder: str, config: OnlineConfig) -> None:
         raise InputError(f"{flag} {error}") from error
 
 
-def load_rewards(run: Run, renderer: Renderer, cast: RewardCast) -> Rewards:
-    """The reward model, if any, and the reward functions, weighted."""
-    config, sources = run.config, list(cast.functions)
+def load_rewards(run: Run, renderer: Renderer, cast: RewardCast, model: ScalarModel | None = None) -> Rewards:
+    """Every source, weighted: the reward model, functions, servers, and the punishment of long completions.
+
+    model  the reward model, where another part has loaded it already
+    """
+    config, sources, workers = run.config, [], None
     if config.reward_model:
-        model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **common.how_to_load(run))
-        model = model.to(run.device).eval().requires_grad_(False)
+        if model is None:
+            model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **common.how_to_load(run))
+            model = model.to(run.device).eval().requires_grad_(False)
         check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
-        sources.insert(0, RewardModel(model, cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens))
+        sources.append(RewardModel(model, cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens))
+    specs, limit = split_list(config.reward_funcs), config.reward_timeout
+    names = [spec.rpartition(":")[2] for spec in specs]
+    if config.reward_workers:
+        workers = Workers(list(specs), config.reward_workers, limit)
+        numbered = enumerate(zip(cast.functions, names, strict=True))
+        sources += [WorkerFunction(workers, place, function, name) for place, (function, name) in numbered]
+    else:
+        sources += [RewardFunction(function, name, limit) for function, name in zip(cast.functions, names, strict=True)]
+    if config.reward_url:
+        tokenizer = tokenizer_fingerprint(renderer.tokenizer)
+        sources += [RewardServer(url, tokenizer, limit) for url in split_list(config.reward_url)]
+    if config.soft_punish_cache:
+        from trl.rewards import get_soft_overlong_punishment
+
+        punish = get_soft_overlong_punishment(config.completion_limit, config.soft_punish_cache)
+        sources.append(RewardFunction(punish, "soft_overlong_punishment", limit))
     weights = list(config.reward_weight_values)
-    return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer)
+    return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer, workers)

@@ -45,7 +45,7 @@ def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
 
 
 def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
-    """What rm plugs into the offline loop: the summed Bradley-Terry loss of a micro-batch of pairs."""
+    """What rm plugs into the offline loop: the summed Bradley-Terry loss of a micro-batch of weighted pairs."""
 
     def scores_of(rows: list[Row]) -> tuple[Tensor, Tensor]:
         """Scores of the chosen and of the rejected completions, each [N], from one forward pass."""
@@ -60,12 +60,14 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
         loss = bradley_terry_loss(chosen, rejected, margin)
         if run.config.center_rewards_coefficient:
             loss = loss + run.config.center_rewards_coefficient * centering_loss(chosen, rejected)
-        return loss.sum(), {
-            "rewards/chosen": chosen.detach().sum(),
-            "rewards/rejected": rejected.detach().sum(),
-            "rewards/margins": (chosen - rejected).detach().sum(),
-            "rewards/accuracies": (chosen > rejected).sum() + 0.5 * (chosen == rejected).sum(),
+        metrics = {
+            "rewards/chosen": chosen.detach(),
+            "rewards/rejected": rejected.detach(),
+            "rewards/margins": (chosen - rejected).detach(),
+            "rewards/accuracies": (chosen > rejected).float() + 0.5 * (chosen == rejected),
         }
+        weight = torch.tensor([row["weight"] for row in rows], device=run.device)
+        return (weight * loss).sum(), {name: (weight * values).sum() for name, values in metrics.items()}
 
     @torch.no_grad()
     def evaluate(rows: Dataset) -> dict[str, float]:
@@ -76,7 +78,9 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
                 chosen[group], rejected[group] = (scores.cpu() for scores in scores_of(batch))
         return evaluation_of(run.folder, rows, chosen, rejected)
 
-    return Task(units=lambda row: 1, tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate)
+    return Task(
+        units=lambda row: row["weight"], tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate
+    )
 
 
 def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, float]:

@@ -11,7 +11,6 @@ from easyrlhf.config import SFTConfig
 from easyrlhf.data.batches import micro_batches, pad_right
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.run import Run
-from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.offline.loop import Row, Task
@@ -27,12 +26,6 @@ def train_sft(config: SFTConfig) -> Path:
 def load_model(run: Run, renderer: Renderer) -> nn.Module:
     """The language model, its dropout as its makers set it."""
     return common.load_trained_lm(run, renderer, run.config.model, dropout=True)
-
-
-def save_model(run: Run, lm: nn.Module, renderer: Renderer) -> dict:
-    """Write the language model."""
-    save_lm(run.folder, lm, renderer.tokenizer)
-    return {}
 
 
 def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
@@ -72,6 +65,6 @@ SFT = OfflineStage(
     kind="demonstration",
     model=load_model,
     task=sft_task,
-    save=save_model,
+    save=common.save_trained_lm,
     advice="next: rm_train --model {folder} --train_data …",
 )

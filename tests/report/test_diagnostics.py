@@ -1,8 +1,11 @@
 """Each check of the diagnostics table is provoked by one hand-made history, not by another."""
 
+import time
+
 import pytest
 
-from easyrlhf.report.diagnostics import CHECKS, headline, verdicts, worst
+from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, headline, verdicts, worst
+from easyrlhf.report.metrics import METRICS
 
 
 def rows(**series):
@@ -142,6 +145,20 @@ CASES = {
         rows(objective__scores=[1.0] * 10 + [0.9] * 10),
         rows(objective__scores=[1.0] * 10 + [1.2] * 10),
     ),
+    "no reward tells answers apart": (
+        "ppo",
+        "reward/<name>/std",
+        "warn",
+        rows(reward__a__std=[1.0] * 10 + [0.1] * 10, reward__b__std=steady(0.0)),
+        rows(reward__a__std=[1.0] * 10 + [0.2] * 10, reward__b__std=steady(0.0)),
+    ),
+    "chosen answers become unlikely": (
+        "dpo",
+        "logps/chosen",
+        "warn",
+        rows(logps__chosen=[-1.0] * 10 + [-1.6] * 10),
+        rows(logps__chosen=[-1.0] * 10 + [-1.4] * 10),
+    ),
     "no better than length": (
         "rm",
         "eval/rewards/accuracies",
@@ -180,6 +197,39 @@ CASES = {
 }
 
 
+# a score that rises at a KL beyond 15 while answers repeat themselves more and more
+EARNS_BY_REPEATING = {
+    "objective__scores": [0.0] * 10 + [1.0] * 10,
+    "objective__kl": [0.0] * 10 + [20.0] * 10,
+    "health__repetition": [0.05] * 10 + [0.3] * 10,
+    "health__eos_rate": steady(0.95),
+}
+NEVER_ENDED = {"health__repetition": steady(0.3), "health__eos_rate": steady(0.8)}
+
+
+def over_optimised(**changed):
+    found = verdicts("ppo", rows(**EARNS_BY_REPEATING | changed))
+    return next(v for v in found if "ver-optimisation" in v.message)
+
+
+def test_over_optimisation_needs_a_rising_score_a_high_kl_and_worse_answers():
+    found = over_optimised()
+    assert found.severity == "alarm"
+    assert "+0.000 to +1.000 at a KL of 20.0 nats, while repetition went from 0.050 to 0.300" in found.message
+    assert over_optimised(objective__scores=steady(0.0)).severity == "ok"
+    assert over_optimised(objective__kl=steady(14.0)).severity == "ok"
+    assert over_optimised(health__repetition=steady(0.05)).severity == "ok"
+    assert over_optimised(**NEVER_ENDED).severity == "ok"  # as bad at the start
+
+
+def test_over_optimisation_shows_in_missing_ends_and_in_length_too():
+    healthy = {"health__repetition": steady(0.05)}
+    ends = over_optimised(**healthy, health__eos_rate=[0.95] * 10 + [0.7] * 10)
+    assert ends.severity == "alarm" and "answers that end went from 0.950 to 0.700" in ends.message
+    longer = over_optimised(**healthy, health__reward_length_correlation=steady(0.7), length__completion_mean=LONGER)
+    assert longer.severity == "alarm" and "10 to 16 tokens" in longer.message
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_check_fires_on_a_history_made_for_it(case):
     stage, metric, severity, provoking, _ = CASES[case]
@@ -194,8 +244,10 @@ def test_the_check_is_silent_on_a_healthy_history(case):
 
 
 def test_every_check_of_the_table_has_a_case():
-    provoked = {(stage, metric) for stage, metric, *_ in CASES.values()}
-    assert {(c.stages[0], c.metric) for c in CHECKS} <= provoked
+    histories = [(stage, provoking) for stage, _, _, provoking, _ in CASES.values()]
+    histories.append(("ppo", rows(**EARNS_BY_REPEATING)))
+    said = [v.message.split(":")[0].lower() for stage, rows_ in histories for v in verdicts(stage, rows_) if v.remedy]
+    assert {c.name.lower() for c in CHECKS} == set(said)
 
 
 def test_a_warning_says_the_number_and_what_to_do():
@@ -237,9 +289,95 @@ def test_an_empty_history_has_a_headline_and_no_verdict():
 
 def test_the_headline_gives_the_outcome_and_the_health():
     history = rows(objective__scores=[0.0] * 10 + [1.0] * 10, objective__kl=steady(20.0))
-    assert headline("ppo", history) == ("PPO raised the mean score: +0.00 to +1.00, at a KL of 20.0 nats. 1 warning.")
+    total = sum("ppo" in check.stages for check in CHECKS)
+    assert headline("ppo", history) == (
+        "PPO raised the mean score: +0.00 to +1.00, at a KL of 20.0 nats. "
+        f"1 warning; 4 of {total} checks could be judged."
+    )
+    history = rows(loss=[2.0, 1.5], eval__loss=[2.0, 1.9], eval__perplexity=[7.39, 6.69])
+    assert headline("sft", history) == (
+        "Loss went from 2 to 1.5; held-out perplexity is 6.69. All 2 checks are healthy."
+    )
+    history = rows(loss=[2.0, 1.5], eval__loss=[2.0, 2.5])
+    assert headline("sft", history) == "Loss went from 2 to 1.5. 1 warning."
+
+
+def test_the_headline_says_how_many_checks_could_be_judged():
     history = rows(**{"eval/rewards/accuracies": [0.7], "eval/length_baseline_accuracy": [0.6]})
     assert headline("rm", history) == (
-        "The reward model ranks 70.0% of held-out pairs right; length alone ranks 60.0%. All 3 checks are healthy."
+        "The reward model ranks 70.0% of held-out pairs right; length alone ranks 60.0%. "
+        "No warning; 3 of 5 checks could be judged."
     )
-    assert headline("sft", rows(loss=[2.0, 1.5])) == "Loss went from 2 to 1.5. All 1 checks are healthy."
+
+
+# --- while the run goes on
+
+
+def told(stage, history, before=()):
+    """(step, severity, metric) of everything a watch says over these rows."""
+    watch = Watch(stage, before)
+    return [(row["step"], v.severity, v.metric) for row in history for v in watch.add(row)]
+
+
+KL_RISES = rows(objective__kl=[1.0] * 10 + [20.0] * 10 + [90.0] * 10 + [1.0] * 10 + [90.0] * 10)
+
+
+def test_a_watch_speaks_when_a_check_turns_worse_than_it_ever_was_and_then_no_more():
+    # the mean of ten passes 15 with the eighth 20 (7 x 20 + 3 is 143, 8 x 20 + 2 is 162), 50 with the fifth 90
+    assert told("ppo", KL_RISES) == [(18, "warn", "objective/kl"), (25, "alarm", "objective/kl")]
+
+
+def test_a_watch_may_begin_with_an_alarm():
+    assert told("ppo", rows(health__eos_rate=steady(0.1))) == [(3, "alarm", "health/eos_rate")]
+
+
+@pytest.mark.parametrize("kept, again", [(17, [18, 25]), (18, [25]), (24, [25]), (25, []), (45, [])])
+def test_what_earlier_sittings_showed_is_not_told_again(kept, again):
+    found = told("ppo", KL_RISES[kept:], before=KL_RISES[:kept])
+    assert [step for step, *_ in found] == again
+
+
+def test_earlier_sittings_count():
+    assert told("ppo", KL_RISES[17:18], before=KL_RISES[:17]) == [(18, "warn", "objective/kl")]
+    assert told("ppo", KL_RISES[17:18]) == []
+
+
+def test_a_number_that_is_not_finite_is_told_as_it_comes_and_as_it_is_read_back():
+    for nothing in (float("nan"), float("inf"), None):
+        found = told("ppo", rows(objective__kl=[0.0, nothing, 0.0, nothing]))
+        assert found == [(2, "alarm", "loss/policy_avg")]
+
+
+def test_a_check_of_the_result_is_silent_until_the_end():
+    history = rows(objective__scores=[1.0] * 10 + [0.9] * 10)
+    assert told("ppo", history) == [] and fired("ppo", history) == {"objective/scores": "warn"}
+    history = rows(**{"eval/rewards/accuracies": [0.5], "eval/length_baseline_accuracy": [0.65]})
+    assert told("rm", history) == [] and len([v for v in verdicts("rm", history) if v.remedy]) == 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_watch_ends_where_the_report_does(case):
+    stage, _, _, provoking, healthy = CASES[case]
+    late = {c.metric for c in CHECKS if not c.live}
+    for history in (provoking, healthy):
+        last = [v for v in verdicts(stage, history) if v.severity != "ok" and v.metric not in late]
+        assert {(v.severity, v.metric) for v in last} <= {said[1:] for said in told(stage, history)}
+
+
+def test_alarms_are_texts_with_their_remedy():
+    found = verdicts("ppo", rows(objective__kl=steady(20.0), health__eos_rate=steady(0.2)))
+    (text,) = alarms(found)
+    assert text.startswith("Missing EOS: health/eos_rate is 0.200 lately.") and "Raise response_length" in text
+
+
+def test_a_watch_does_not_slow_a_long_run():
+    names = [name.replace("<name>", "model") for name, entry in METRICS.items() if "ppo" in entry.stages]
+    watch = Watch("ppo")
+    started = time.perf_counter()
+    for step in range(1, 10_001):
+        watch.add({"step": step} | dict.fromkeys(names, 0.5))
+    assert (time.perf_counter() - started) / 10_000 < 1e-3
+    watch, started = Watch("sft"), time.perf_counter()
+    for step in range(1, 10_001):
+        watch.add({"step": step, "loss": 1.0, "grad_norm": 1.0, "eval/loss": 1.0})
+    assert (time.perf_counter() - started) / 10_000 < 1e-3

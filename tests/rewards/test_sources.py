@@ -3,38 +3,18 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch import tensor as T
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.errors import InputError
 from easyrlhf.models.value_head import ScalarModel
-from easyrlhf.rewards.sources import RewardError, RewardFunction, RewardModel, Rewards, load_reward_function
+from easyrlhf.rewards.sources import RewardError, RewardFunction, RewardModel
 
 END = 2
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
-
-
-@pytest.fixture
-def answer(tokenizer):
-    """answer(text, ended=True) -> the policy's token ids."""
-
-    def ids(text: str, ended: bool = True) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"] + [END] * ended
-
-    return ids
-
-
-@pytest.fixture
-def rewards_of(chatml_renderer):
-    """rewards_of(sources, weights, clip, missing_eos_penalty) -> Rewards."""
-
-    def make(sources, weights=None, clip=None, missing_eos_penalty=0.0):
-        return Rewards(sources, weights or [1.0] * len(sources), clip, missing_eos_penalty, chatml_renderer)
-
-    return make
 
 
 class Says:
@@ -50,72 +30,39 @@ class Says:
 # --- functions
 
 
-def test_a_function_is_given_what_trl_gives_for_texts(chatml_renderer, prompt_row, answer):
+def test_a_function_is_given_what_trl_gives_for_texts(ask, prompt_row, answer):
     given = {}
 
     def score(prompts, completions, completion_ids, **columns):
         given.update(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
         return [0.5, 1.5]
 
-    rows = [prompt_row([3], "first", label="a", level=1), prompt_row([4], "second", label="b")]
+    rows = [prompt_row([3], "first", label="a", level=1), prompt_row([4], "second", label="b", completions="theirs")]
     ids = [answer("blue"), answer("a green sky", ended=False)]
-    assert RewardFunction(score, chatml_renderer, "score")(rows, ids, T([True, False])) == [0.5, 1.5]
+    assert ask(RewardFunction(score, "score"), rows, ids, T([True, False])) == [0.5, 1.5]
     assert given == {
         "prompts": ["first", "second"],
         "completions": ["blue", "a green sky"],  # without the end-of-turn token
         "completion_ids": ids,
         "label": ["a", "b"],
-        "level": [1, None],  # a column that some rows lack
+        "level": [1, None],  # a column that some rows lack; one that has the name of ours is not passed
     }
 
 
-def test_a_function_is_given_message_lists_for_conversations(chatml_renderer, prompt_row, answer):
+def test_a_function_is_given_message_lists_for_conversations(ask, prompt_row, answer):
     def score(prompts, completions, **_):
         assert prompts == [CHAT]
         assert completions == [[{"role": "assistant", "content": "blue"}]]
         return [1.0]
 
-    assert RewardFunction(score, chatml_renderer, "score")([prompt_row([3], CHAT)], [answer("blue")], T([True])) == [
-        1.0
-    ]
+    assert ask(RewardFunction(score, "score"), [prompt_row([3], CHAT)], [answer("blue")]) == [1.0]
 
 
-def test_an_async_function_is_awaited(chatml_renderer, prompt_row, answer):
+def test_an_async_function_is_awaited(ask, prompt_row, answer):
     async def score(prompts, completions, **_):
         return [float(len(text)) for text in completions]
 
-    assert RewardFunction(score, chatml_renderer, "score")([prompt_row([3])], [answer("blue")], T([True])) == [4.0]
-
-
-def test_a_function_written_for_trl_works_unchanged(tmp_path, chatml_renderer, prompt_row, answer):
-    file = tmp_path / "rewards.py"
-    file.write_text(
-        "def accuracy_reward(completions, solution, **kwargs):\n"
-        "    contents = [completion[0]['content'] for completion in completions]\n"
-        "    return [float(c == s) for c, s in zip(contents, solution)]\n"
-    )
-    function = load_reward_function(f"{file}:accuracy_reward", chatml_renderer)
-    assert function.name == "accuracy_reward"
-    rows = [prompt_row([3], CHAT, solution="blue"), prompt_row([3], CHAT, solution="green")]
-    assert function(rows, [answer("blue"), answer("blue")], T([True, True])) == [1.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    "text, spec, message",
-    [
-        (None, "gone.py:score", "there is no file"),
-        ("def other(): pass\nclass Score: pass\n", "r.py:score", "has no function score; it has other"),
-        ("import a_module_that_is_not_there\n", "r.py:score", "raised ModuleNotFoundError"),
-        ("def score(:\n", "r.py:score", "raised SyntaxError"),
-        ("score = 3\n", "r.py:score", "it has none"),
-    ],
-)
-def test_a_function_that_cannot_be_had_is_bad_input(tmp_path, chatml_renderer, text, spec, message):
-    if text is not None:
-        (tmp_path / "r.py").write_text(text)
-    with pytest.raises(InputError, match=message) as caught:
-        load_reward_function(f"{tmp_path / spec}", chatml_renderer)
-    assert str(caught.value).startswith("--reward_funcs ")
+    assert ask(RewardFunction(score, "score"), [prompt_row([3])], [answer("blue")]) == [4.0]
 
 
 # --- the sum
@@ -141,14 +88,19 @@ def test_the_clip_is_of_the_weighted_sum(rewards_of, prompt_row, answer):
     assert rewards([prompt_row([3])], [answer("x")], T([True]))[0].item() == pytest.approx(2.0)
 
 
-def test_two_functions_of_the_same_name_both_count(rewards_of, prompt_row, answer, chatml_renderer):
+def test_two_functions_of_the_same_name_both_count(rewards_of, prompt_row, answer):
     """As `--reward_funcs a.py:score,b.py:score` has them."""
     sources = [
-        RewardFunction(lambda **_: [1.0], chatml_renderer, "score"),
-        RewardFunction(lambda **_: [10.0], chatml_renderer, "score"),
+        RewardFunction(lambda **_: [1.0], "score"),
+        RewardFunction(lambda **_: [10.0], "score"),
     ]
     scores, _ = rewards_of(sources)([prompt_row([3])], [answer("x")], T([True]))
     assert scores.item() == pytest.approx(11.0)
+
+
+@pytest.mark.parametrize("scores", [T([1.0, 2.0]), np.array([1.0, 2.0]), (1.0, 2.0)], ids=["tensor", "array", "tuple"])
+def test_a_tensor_or_an_array_is_a_list_of_scores(rewards_of, prompt_row, answer, scores):
+    assert rewards_of([Says(scores)])([prompt_row([3])] * 2, [answer("x")] * 2, T([True] * 2))[0].tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("number", [1, True, 1.0, T(1.0)])
@@ -156,34 +108,58 @@ def test_any_finite_number_is_a_score(rewards_of, prompt_row, answer, number):
     assert rewards_of([Says([number])])([prompt_row([3])], [answer("x")], T([True]))[0].item() == 1.0
 
 
+# --- None: a reward that does not apply
+
+
+def test_a_source_that_does_not_apply_is_left_out_of_the_sum(rewards_of, prompt_row, answer):
+    rewards = rewards_of([Says([1.0, None, 3.0], "a"), Says([10.0, 20.0, None], "b")], weights=[2.0, 0.5])
+    scores, raw = rewards([prompt_row([3])] * 3, [answer("x")] * 3, T([True] * 3))
+    assert scores.tolist() == pytest.approx([7.0, 10.0, 6.0])  # 2 · 1 + ½ · 10, ½ · 20, 2 · 3
+    assert raw["a"].isnan().tolist() == [False, True, False]
+    assert raw["b"].isnan().tolist() == [False, False, True]
+    assert raw["a"][2] == 3.0
+
+
+def test_a_completion_to_which_nothing_applies_is_refused(rewards_of, prompt_row, answer):
+    rewards = rewards_of([Says([1.0, None], "a"), Says([None, None], "b")])
+    with pytest.raises(RewardError) as caught:
+        rewards([prompt_row([3], "first"), prompt_row([3], "second")], [answer("x"), answer("y")], T([True] * 2))
+    assert str(caught.value) == (
+        "a and b returned None for this sample, so it has no score; at least one must apply:\n"
+        "  prompt: 'second'\n  completion: 'y'"
+    )
+
+
 # --- failures
 
 
-def test_a_function_that_raises_is_reported_with_the_sample(rewards_of, prompt_row, answer, chatml_renderer):
+def test_a_function_that_raises_is_reported_with_the_sample(rewards_of, prompt_row, answer):
     def score(**_):
         raise ZeroDivisionError("by nothing")
 
-    function = RewardFunction(score, chatml_renderer, "score")
+    function = RewardFunction(score, "score")
     with pytest.raises(RewardError) as caught:
         rewards_of([function])([prompt_row([3], CHAT)], [answer("blue")], T([True]))
+    line = score.__code__.co_firstlineno + 1
     assert str(caught.value) == (
-        "reward function score raised ZeroDivisionError: by nothing\n  prompt: 'Name a colour.'\n  completion: 'blue'"
+        f"reward function score raised ZeroDivisionError: by nothing (test_sources.py:{line})\n"
+        "  prompt: 'Name a colour.'\n  completion: 'blue'"
     )
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_an_async_function_that_raises_is_reported_too(prompt_row, answer, chatml_renderer):
+def test_an_async_function_that_raises_is_reported_too(ask, prompt_row, answer):
     async def score(**_):
         raise TimeoutError("too slow")
 
     with pytest.raises(RewardError, match="raised TimeoutError: too slow"):
-        RewardFunction(score, chatml_renderer, "score")([prompt_row([3])], [answer("x")], T([True]))
+        ask(RewardFunction(score, "score"), [prompt_row([3])], [answer("x")])
 
 
 @pytest.mark.parametrize(
     "bad",
-    [math.nan, math.inf, None, "3", T([1.0, 2.0]), 10**400],
-    ids=["nan", "inf", "None", "text", "vector", "huge integer"],
+    [math.nan, math.inf, -math.inf, "3", T([1.0, 2.0]), 10**400, 1e39],
+    ids=["nan", "inf", "-inf", "text", "vector", "huge integer", "too large for float32"],
 )
 def test_a_score_that_is_not_a_finite_number_shows_its_own_sample(rewards_of, prompt_row, answer, bad):
     rows = [prompt_row([3], "first"), prompt_row([3], "second")]
@@ -205,8 +181,9 @@ def test_a_score_that_is_not_a_finite_number_shows_its_own_sample(rewards_of, pr
     ],
 )
 def test_the_wrong_number_of_scores_is_refused(rewards_of, prompt_row, answer, scores, found):
-    with pytest.raises(RewardError, match=f"judge returned {found}"):
-        rewards_of([Says(scores, "judge")])([prompt_row([3])] * 2, [answer("x")] * 2, T([True, True]))
+    with pytest.raises(RewardError, match=f"judge returned {found}") as caught:
+        rewards_of([Says(scores, "judge")])([prompt_row([3], "first")] * 2, [answer("x")] * 2, T([True, True]))
+    assert str(caught.value).endswith("  prompt: 'first'\n  completion: 'x'")
 
 
 # --- the reward model

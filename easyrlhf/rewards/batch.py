@@ -1,0 +1,93 @@
+"""Completions as functions and servers see them, and the error that shows one of them."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from easyrlhf.errors import RunError
+
+Row = dict[str, Any]
+OURS = ("prompts", "completions", "completion_ids")
+LARGEST = 3.4e38  # scores are kept in float32
+
+
+class RewardError(RunError):
+    """A reward source failed, took too long, or returned something that is not one finite number per completion."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B completions with what is known of them.
+
+    prompts         [B] strings, or message lists
+    completions     [B] strings, or lists of one assistant message where the prompt is a message list
+    completion_ids  [B] token ids through the end-of-turn token
+    finished        [B] whether the end-of-turn token was reached
+    columns         name → [B] the data's columns, None where a row lacks one
+    """
+
+    prompts: list
+    completions: list
+    completion_ids: list[list[int]]
+    finished: list[bool]
+    columns: dict[str, list]
+
+    @classmethod
+    def of(cls, rows: list[Row], completion_ids: list[list[int]], finished: list[bool], renderer) -> "Batch":
+        """The batch of prompt rows and their answers; the renderer is the one that wrote them."""
+        prompts = [json.loads(row["prompt"]) for row in rows]
+        texts = [renderer.decode(ids) for ids in completion_ids]
+        completions = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        cells = [json.loads(row["columns"]) for row in rows]
+        names = sorted(set().union(*cells) - set(OURS))
+        columns = {name: [row.get(name) for row in cells] for name in names}
+        return cls(prompts, completions, completion_ids, finished, columns)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """The completions from `start` to before `stop`."""
+        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        lists = (self.prompts, self.completions, self.completion_ids, self.finished)
+        return Batch(*(values[start:stop] for values in lists), columns)
+
+    def keywords(self) -> dict[str, list]:
+        """What a reward function is called with."""
+        return {name: getattr(self, name) for name in OURS} | self.columns
+
+    def sample(self, place: int = 0) -> str:
+        """One prompt and its completion, for a message."""
+        prompt, completion = self.prompts[place], self.completions[place]
+        if not isinstance(prompt, str):
+            prompt, completion = prompt[-1]["content"], completion[0]["content"]
+        return f"  prompt: {prompt!r}\n  completion: {completion!r}"
+
+
+def score_list(scores: Any, who: str, batch: Batch) -> list:
+    """The scores as a list; a tensor or an array is one too. Raises RewardError unless there is one per completion."""
+    if hasattr(scores, "tolist"):
+        scores = scores.tolist()
+    count = len(scores) if isinstance(scores, list | tuple) else None
+    if count != len(batch):
+        found = f"{count} scores" if count is not None else f"a {type(scores).__name__}"
+        raise RewardError(
+            f"{who} returned {found} for {len(batch)} completions; it must give a list of one each. "
+            f"The first of them:\n{batch.sample()}"
+        )
+    return list(scores)
+
+
+def as_number(score: Any) -> float | None:
+    """A score as a float: nan for None, which says that a reward does not apply; None when it is no finite number."""
+    if score is None:
+        return math.nan
+    try:
+        number = float(score) if not isinstance(score, str) else math.inf
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several elements
+        return None
+    return number if abs(number) < LARGEST else None

@@ -1,0 +1,118 @@
+"""Sources that work outside of the main thread, which waits for them no longer than their limit."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from easyrlhf.rewards.batch import Batch, RewardError, score_list
+from easyrlhf.rewards.functions import Function, call, fault, in_event_loop, is_async, required_columns
+
+LIMIT = 600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Scores on their way.
+
+    who      what messages call the source
+    limit    seconds; None for a source that keeps its limit itself
+    explain  an exception → the words for what went wrong
+    """
+
+    who: str
+    batch: Batch
+    limit: float | None
+    future: Future
+    explain: Callable[[BaseException], str]
+    began: float = field(default_factory=time.monotonic)
+
+    def scores(self) -> list:
+        """Wait for them. Raises RewardError when there are none within the limit, or not one per completion."""
+        wait([self.future], self.limit and max(0.0, self.began + self.limit - time.monotonic()))
+        if not self.future.done():
+            self.future.cancel()
+            raise too_slow(self.who, self.limit, self.batch)
+        error = CancelledError("cancelled") if self.future.cancelled() else self.future.exception()
+        if isinstance(error, RewardError):
+            raise error
+        if error is not None:
+            raise RewardError(f"{self.who} raised {self.explain(error)}\n{self.batch.sample()}") from error
+        return score_list(self.future.result(), self.who, self.batch)
+
+
+def too_slow(who: str, limit: float, batch: Batch) -> RewardError:
+    """The error of a source that did not answer in time."""
+    return RewardError(
+        f"{who} gave no scores for {len(batch)} completions within {limit:g} s (--reward_timeout). "
+        f"The first of them:\n{batch.sample()}"
+    )
+
+
+def in_thread(work: Callable[[], Any]) -> Future:
+    """Begin a call in a daemon thread, which does not keep the process from ending; gradients are off in it."""
+    future: Future = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it, and its thread may always end it
+
+    def run() -> None:
+        try:
+            with torch.no_grad():
+                future.set_result(work())
+        except BaseException as error:  # SystemExit too: a function must not end the run without a word
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="reward", daemon=True).start()
+    return future
+
+
+class Elsewhere(ABC):
+    """A source that is begun and waited for apart.
+
+    name      for metrics
+    overlaps  whether it may work while other sources do; the rest take turns
+    """
+
+    name: str
+    overlaps: bool
+
+    @abstractmethod
+    def start(self, batch: Batch) -> Pending:
+        """Begin to score a batch."""
+
+
+@dataclass(frozen=True)
+class RewardFunction(Elsewhere):
+    """Calls a python function with the signature of TRL's reward functions.
+
+    function(prompts, completions, completion_ids, **columns) -> list of numbers or None, sync or async. Prompts and
+    completions are strings, or message lists where the prompt is one; every column of the prompt rows is a keyword.
+    """
+
+    function: Function
+    name: str
+    timeout: float = LIMIT
+
+    @property
+    def overlaps(self) -> bool:
+        """Async functions wait side by side, as in TRL."""
+        return is_async(self.function)
+
+    def start(self, batch: Batch) -> Pending:
+        """Call it: an async function in the event loop, another in a thread of its own."""
+        keywords = keywords_for(self.function, batch)
+        if self.overlaps:
+            future = in_event_loop(lambda: self.function(**keywords))
+        else:
+            future = in_thread(lambda: call(self.function, keywords))
+        who = f"reward function {self.name}"
+        return Pending(who, batch, self.timeout, future, lambda error: fault(error, self.function))
+
+
+def keywords_for(function: Function, batch: Batch) -> dict[str, list]:
+    """The batch as keywords; a column that the function needs and no row of the batch has is None in each."""
+    return {name: [None] * len(batch) for name in required_columns(function)} | batch.keywords()

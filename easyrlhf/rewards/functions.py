@@ -1,0 +1,151 @@
+"""Python reward functions: found in their files, checked, called. Loads no torch: worker processes start with this."""
+
+import asyncio
+import importlib.util
+import inspect
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from easyrlhf.errors import InputError
+from easyrlhf.rewards.batch import OURS
+
+Function = Callable[..., Any]
+
+
+def load_functions(specs: Iterable[str]) -> list[Function]:
+    """The functions named by `file.py:fn`; a file named twice is run once.
+
+    Raises InputError when a file or a function is not there, or when a file raises.
+    """
+    modules: dict[str, ModuleType] = {}
+    return [find_function(spec, modules) for spec in specs]
+
+
+def find_function(spec: str, modules: dict[str, ModuleType]) -> Function:
+    """One function; its file's module is looked up in `modules`, and left there. Raises InputError."""
+    path, _, name = spec.rpartition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--reward_funcs {spec}: there is no file {path}")
+    if path not in modules:
+        try:
+            modules[path] = load_module(path)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"--reward_funcs {spec}: importing {path} raised {reason}") from error
+    function = getattr(modules[path], name, None)
+    if not callable(function):
+        known = [key for key, value in vars(modules[path]).items() if inspect.isfunction(value)]
+        raise InputError(f"--reward_funcs {spec}: {path} has no function {name}; it has {', '.join(known) or 'none'}")
+    return function
+
+
+def load_module(path: str | Path) -> ModuleType:
+    """A python file as a module; whatever it raises goes through."""
+    name = f"easyrlhf_file_{Path(path).stem}"  # no module of another name is hidden by it
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up by its name
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- what a function takes
+
+
+def parameters(function: Function) -> dict[str, inspect.Parameter]:
+    """Its parameters by name; {} for one that does not say (a builtin)."""
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
+
+
+def required_columns(function: Function) -> list[str]:
+    """The data's columns that it cannot do without: parameters with no default that are not ours."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = parameters(function).values()
+    return [p.name for p in found if p.kind in named and p.default is p.empty and p.name not in OURS]
+
+
+def takes_any_column(function: Function) -> bool:
+    """Whether it has **kwargs, or does not say."""
+    found = parameters(function)
+    return not found or any(p.kind is p.VAR_KEYWORD for p in found.values())
+
+
+def refused(function: Function, names: Iterable[str]) -> list[str]:
+    """Those of the names that it does not take as keywords: it lacks **kwargs, or takes one by position alone."""
+    if takes_any_column(function):
+        return []
+    known = parameters(function)
+    return [name for name in names if name not in known or known[name].kind is inspect.Parameter.POSITIONAL_ONLY]
+
+
+def check_parameters(spec: str, function: Function, columns: Iterable[str] | None = None) -> None:
+    """Raise InputError when a function cannot be called with what it will be given.
+
+    columns  names of the data's columns; None while they are not known
+    """
+    given = [*OURS, *sorted(set(columns or ()) - set(OURS))]
+    if unknown := refused(function, given):
+        raise InputError(
+            f"--reward_funcs {spec}: takes no parameter {', '.join(unknown)}, but is called with the keywords "
+            f"{', '.join(given)}{' and every column of the data' * (columns is None)}; end its parameters with **kwargs"
+        )
+    missing = [name for name in required_columns(function) if name not in given]
+    if columns is not None and missing:
+        raise InputError(
+            f"--reward_funcs {spec}: needs {', '.join(missing)}, which is no column of --train_data; it has "
+            f"{', '.join(given[len(OURS) :]) or 'none beside the prompt'}. Add the column, or give the parameter a "
+            "default"
+        )
+
+
+def is_async(function: Function) -> bool:
+    """Whether calling it gives something to await."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+# --- calling it
+
+
+def call(function: Function, keywords: dict[str, list]) -> Any:
+    """What it returns, awaited where that is needed."""
+    scores = function(**keywords)
+    return in_event_loop(lambda: scores).result() if inspect.isawaitable(scores) else scores
+
+
+def in_event_loop(start: Callable[[], Awaitable]) -> Future:
+    """Begin to await what `start` returns, in this process's event loop for reward functions."""
+
+    async def wait() -> Any:
+        return await start()
+
+    return asyncio.run_coroutine_threadsafe(wait(), event_loop())
+
+
+@cache
+def event_loop() -> asyncio.AbstractEventLoop:
+    """A loop that runs in a daemon thread for as long as the process: what a function keeps open stays usable."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="reward functions", daemon=True).start()
+    return loop
+
+
+def fault(error: BaseException, function: Function) -> str:
+    """`ZeroDivisionError: division by zero (rewards.py:12)`: what was raised, and where in the function's own file."""
+    file = inspect.unwrap(function).__code__.co_filename if inspect.isfunction(function) else None
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" ({os.path.basename(file)}:{lines[-1]})" if lines else ""
+    hint = ""
+    if isinstance(error, ValueError) and "main thread" in str(error):  # signal.alarm, as math_verify has it
+        hint = "; with --reward_workers 1 it is called in the main thread of a process of its own"
+    return f"{type(error).__name__}: {error}{place}{hint}"

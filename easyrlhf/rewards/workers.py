@@ -1,0 +1,149 @@
+"""Reward functions in processes of their own: they run side by side, and one that hangs can be ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+
+from easyrlhf.rewards.batch import Batch, RewardError, score_list
+from easyrlhf.rewards.elsewhere import Elsewhere, Pending, in_thread, keywords_for, too_slow
+from easyrlhf.rewards.functions import Function
+
+PATIENCE = 2.0  # seconds for a worker to leave by itself
+PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from easyrlhf.rewards.worker import serve; serve()"
+
+
+class Worker:
+    """One process, which loads the functions and calls them when asked.
+
+    It leads a session of its own: Ctrl-C in the terminal does not reach it, and what it starts ends with it.
+    """
+
+    def __init__(self, specs: list[str]):
+        self.connection, theirs = Pipe()
+        command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), str(theirs.fileno())]
+        # its standard input is never written to: it closes when this process ends, however it ends
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True
+        )
+        theirs.close()
+        self.connection.send(specs)
+
+    def end(self, deadline: float) -> None:
+        """End the process and all it has started; until the deadline it may leave by itself."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdin.close()
+
+
+class Workers:
+    """Processes that call the reward functions `file.py:fn`, each on a part of the completions.
+
+    They are there inside of `with`, and none is left behind it.
+    """
+
+    def __init__(self, specs: list[str], count: int, timeout: float):
+        self.specs, self.count, self.timeout = specs, count, timeout
+        self.workers: list[Worker] = []
+
+    def __enter__(self) -> "Workers":
+        self.workers = [Worker(self.specs) for _ in range(self.count)]
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close(PATIENCE)
+
+    def close(self, seconds: float) -> None:
+        """End all of them; for so many seconds they may leave by themselves."""
+        deadline = time.monotonic() + seconds
+        for worker in self.workers:
+            worker.connection.close()  # an idle worker leaves
+        for worker in self.workers:
+            worker.end(deadline)
+        self.workers = []
+
+    def scores(self, place: int, function: Function, who: str, batch: Batch) -> list:
+        """What the function at this place says of the completions, divided among the workers in order.
+
+        Raises RewardError, with all workers ended, when one of them fails, dies or takes too long.
+        """
+        parts = divide(batch, len(self.workers))
+        try:
+            return [score for part in self.answers(place, function, who, parts) for score in part]
+        except RewardError:
+            self.close(0.0)
+            raise
+
+    def answers(self, place: int, function: Function, who: str, parts: list[Batch]) -> list[list]:
+        """The scores of each part, one part a worker. Raises RewardError."""
+        deadline = time.monotonic() + self.timeout
+        found: list[list] = [[] for _ in parts]
+        waiting = {self.workers[number].connection: number for number in range(len(parts))}
+        for number, part in enumerate(parts):
+            try:
+                self.workers[number].connection.send((place, keywords_for(function, part)))
+            except OSError as error:
+                raise self.dead(number, who, part) from error
+        while waiting:
+            ready = wait(list(waiting), max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise too_slow(who, self.timeout, parts[min(waiting.values())])
+            for connection in ready:
+                number = waiting.pop(connection)
+                found[number] = self.answer(number, who, parts[number])
+        return found
+
+    def answer(self, number: int, who: str, part: Batch) -> list:
+        """The scores that a worker has sent. Raises RewardError when it sent something else, or died."""
+        try:
+            kind, what = self.workers[number].connection.recv()
+        except (EOFError, OSError) as error:
+            raise self.dead(number, who, part) from error
+        if kind == "scores":
+            return score_list(what, who, part)
+        raise RewardError(f"{who} raised {what}\n{part.sample()}")
+
+    def dead(self, number: int, who: str, part: Batch) -> RewardError:
+        """The error of a worker that is gone."""
+        process, how = self.workers[number].process, "its connection closed"
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(PATIENCE)
+            how = f"it ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+        return RewardError(
+            f"{who} lost its worker process (--reward_workers), {how}, on {len(part)} completions. "
+            f"The first of them:\n{part.sample()}"
+        )
+
+
+def divide(batch: Batch, count: int) -> list[Batch]:
+    """At most `count` parts in order, none empty, their sizes at most one apart."""
+    count = min(count, len(batch))
+    edges = [len(batch) * place // count for place in range(count + 1)]
+    return [batch.part(start, stop) for start, stop in pairwise(edges)]
+
+
+@dataclass(frozen=True)
+class WorkerFunction(Elsewhere):
+    """A reward function that worker processes call; `place` is its number among theirs."""
+
+    workers: Workers
+    place: int
+    function: Function
+    name: str
+    overlaps: bool = False
+
+    def start(self, batch: Batch) -> Pending:
+        """Hand the batch to the workers, which keep the limit themselves."""
+        who = f"reward function {self.name}"
+        future = in_thread(lambda: self.workers.scores(self.place, self.function, who, batch))
+        return Pending(who, batch, None, future, str)

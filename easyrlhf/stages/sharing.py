@@ -1,0 +1,64 @@
+"""`--share_backbone`: policy, reference, reward and value model as adapters of one language model."""
+
+from pathlib import Path
+
+from easyrlhf.config import OnlineConfig
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine.run import Run, read_stage
+from easyrlhf.errors import InputError
+from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.shared import POLICY, REWARD, VALUE, AdapterView, SharedBackbone, standalone
+from easyrlhf.models.value_head import ScalarModel, load_head, new_head
+from easyrlhf.online.collect import Models
+from easyrlhf.stages import common
+
+ADAPTER = "adapter"  # the folder of a LoRA run's adapter
+
+
+def check_sharing(config: OnlineConfig, value_model: str | None) -> None:
+    """Raise InputError unless reward and value model are adapters of the policy's own starting model."""
+    for flag, folder in (("--reward_model", config.reward_model), ("--value_model", value_model)):
+        if not folder:
+            continue
+        way_out = f"train it with rm_train --lora_r 16 --model {config.model}, or leave --share_backbone out"
+        if not (Path(folder) / ADAPTER / "adapter_config.json").exists():
+            raise InputError(f"{flag} {folder}: has no {ADAPTER}/, so it cannot share the policy's backbone; {way_out}")
+        parent = read_stage(folder).get("parents", {}).get("model")
+        if parent is None or Path(parent).resolve() != Path(config.model).resolve():
+            raise InputError(
+                f"{flag} {folder}: was trained from {parent or 'an unknown model'}, not from --model {config.model}, "
+                f"so the two cannot share a backbone; {way_out}"
+            )
+
+
+def load_shared(run: Run, renderer: Renderer, value_model: str | None) -> tuple[Models, ScalarModel | None]:
+    """Policy and value model on one backbone, whose adapter-free form is the reference, and the reward model.
+
+    Whoever takes the reward model must check its probes: they prove that base, adapter and head belong together.
+    """
+    config = run.config
+    backbone = SharedBackbone(common.load_trained_lm(run, renderer, config.model))
+    policy, reward, value = backbone.view(POLICY, trained=True), None, None
+    if config.reward_model:
+        reward = adapter_with_head(backbone, REWARD, config.reward_model, trained=False)
+        reward.head.requires_grad_(False)
+    if config.learns_values and value_model:
+        value = adapter_with_head(backbone, VALUE, value_model, trained=True)
+    elif config.learns_values:
+        backbone.add_like(VALUE, POLICY)
+        view = backbone.view(VALUE, trained=True)
+        value = ScalarModel(view, new_head(view, zero=True))
+    return Models(policy, None, value), reward
+
+
+def adapter_with_head(backbone: SharedBackbone, name: str, folder: str, *, trained: bool) -> ScalarModel:
+    """The scalar model of a folder's adapter and head on the shared backbone."""
+    backbone.load(Path(folder) / ADAPTER, name)
+    view = backbone.view(name, trained=trained)
+    return ScalarModel(view, load_head(folder, view))
+
+
+def apart(run: Run, renderer: Renderer, lm: AdapterView):
+    """A part of the shared backbone as a LoRA model of its own, to be saved."""
+    base = load_causal_lm(run.config.model, renderer.tokenizer, **common.how_to_load(run)).to(run.device)
+    return standalone(lm, base)

@@ -1,0 +1,56 @@
+"""Answers of a policy, and ways to ask for their scores."""
+
+import pytest
+import torch
+
+from easyrlhf.rewards.batch import Batch
+from easyrlhf.rewards.sources import Rewards
+
+END = 2
+
+
+@pytest.fixture
+def answer(tokenizer):
+    """answer(text, ended=True) -> the policy's token ids."""
+
+    def ids(text: str, ended: bool = True) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"] + [END] * ended
+
+    return ids
+
+
+@pytest.fixture
+def rewards_of(chatml_renderer):
+    """rewards_of(sources, weights, clip, missing_eos_penalty) -> Rewards."""
+
+    def make(sources, weights=None, clip=None, missing_eos_penalty=0.0):
+        return Rewards(sources, weights or [1.0] * len(sources), clip, missing_eos_penalty, chatml_renderer)
+
+    return make
+
+
+@pytest.fixture
+def batch_of(chatml_renderer):
+    """batch_of(rows, completions, finished) -> Batch; all finished by default."""
+
+    def make(rows, completions, finished=None) -> Batch:
+        finished = [True] * len(rows) if finished is None else torch.as_tensor(finished).tolist()
+        return Batch.of(rows, completions, finished, chatml_renderer)
+
+    return make
+
+
+@pytest.fixture
+def ask(batch_of):
+    """ask(source, rows, completions, finished) -> the scores a source gives."""
+
+    def scores(source, rows, completions, finished=None) -> list:
+        return source.start(batch_of(rows, completions, finished)).scores()
+
+    return scores
+
+
+@pytest.fixture
+def three(batch_of, prompt_row, answer):
+    """Three short answers, whose texts are "1", "2" and "3", to the prompts "a", "b" and "c"."""
+    return batch_of([prompt_row([3], prompt) for prompt in "abc"], [answer(text) for text in "123"])

@@ -1,0 +1,237 @@
+"""Reward functions: found, checked against what they are given, awaited side by side, and not for ever."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from easyrlhf.engine.signals import StopRequest
+from easyrlhf.errors import InputError, RunStopped
+from easyrlhf.rewards.functions import check_parameters, load_functions
+from easyrlhf.rewards.sources import RewardError, RewardFunction, load_module
+from easyrlhf.rewards.workers import divide
+
+CHAT = [{"role": "user", "content": "Name a colour."}]
+
+
+def test_a_function_written_for_trl_works_unchanged(tmp_path, ask, prompt_row, answer):
+    file = tmp_path / "rewards.py"
+    file.write_text(
+        "def accuracy_reward(completions, solution, **kwargs):\n"
+        "    contents = [completion[0]['content'] for completion in completions]\n"
+        "    return [None if s is None else float(c == s) for c, s in zip(contents, solution)]\n"
+    )
+    function = RewardFunction(*load_functions([f"{file}:accuracy_reward"]), "accuracy_reward")
+    rows = [prompt_row([3], CHAT, solution="blue"), prompt_row([3], CHAT, solution="green"), prompt_row([3], CHAT)]
+    assert ask(function, rows, [answer("blue")] * 3) == [1.0, 0.0, None]
+    assert ask(function, rows[2:], [answer("blue")]) == [None]  # a batch in which no row has the column
+
+
+def test_functions_of_one_file_share_it(tmp_path):
+    file = tmp_path / "rewards.py"
+    file.write_text("seen = []\ndef a(**_): seen.append(1)\ndef b(**_): return len(seen)\n")
+    a, b = load_functions([f"{file}:a", f"{file}:b"])
+    a()
+    assert b() == 1
+
+
+def test_a_file_hides_no_module_of_its_name(tmp_path):
+    """Its own name can be looked up, which dataclasses with postponed annotations need."""
+    file = tmp_path / "json.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
+    )
+    assert load_module(file).A(1).x == 1
+    import json
+
+    assert json.loads("1") == 1
+
+
+@pytest.mark.parametrize(
+    "text, spec, message",
+    [
+        (None, "gone.py:score", "there is no file"),
+        ("def other(): pass\nclass Score: pass\n", "r.py:score", "has no function score; it has other"),
+        ("import a_module_that_is_not_there\n", "r.py:score", "raised ModuleNotFoundError"),
+        ("def score(:\n", "r.py:score", "raised SyntaxError"),
+        ("score = 3\n", "r.py:score", "it has none"),
+    ],
+)
+def test_a_function_that_cannot_be_had_is_bad_input(tmp_path, text, spec, message):
+    if text is not None:
+        (tmp_path / "r.py").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_functions([f"{tmp_path / spec}"])
+    assert str(caught.value).startswith("--reward_funcs ")
+
+
+# --- parameters
+
+
+def only_completions(completions): ...
+def no_ids(prompts, completions, **_): ...
+def ours(prompts, completions, completion_ids): ...
+def by_position(prompts, /, **_): ...
+def wants(completions, solution, **_): ...
+def may_have(completions, solution=None, **_): ...
+def for_log(completions, log_metric, **_): ...
+
+
+@pytest.mark.parametrize(
+    "function, columns, message",
+    [
+        (only_completions, None, r"takes no parameter prompts, completion_ids, .* end its parameters with \*\*kwargs"),
+        (ours, None, None),  # whether the data have more is not known yet
+        (ours, [], None),
+        (ours, ["word", "level"], "takes no parameter level, word, but is called with .*completion_ids, level, word;"),
+        (no_ids, ["word"], None),
+        (by_position, [], None),
+        (wants, None, None),
+        (wants, ["solution"], None),
+        (wants, ["word"], "needs solution, which is no column of --train_data; it has word. Add the column"),
+        (wants, [], "it has none beside the prompt"),
+        (may_have, [], None),
+        (for_log, [], "needs log_metric"),
+        (len, [], None),
+        (max, [], None),  # says nothing of its parameters
+        (by_position, ["prompts"], None),
+    ],
+)
+def test_a_function_that_cannot_take_what_it_is_given_is_bad_input(function, columns, message):
+    if message is None and function is not len:
+        check_parameters("r.py:f", function, columns)
+        return
+    with pytest.raises(InputError, match=message) as caught:
+        check_parameters("r.py:f", function, columns)
+    assert str(caught.value).startswith("--reward_funcs r.py:f: ")
+
+
+# --- side by side
+
+
+def test_async_functions_wait_side_by_side(rewards_of, prompt_row, answer):
+    inside = asyncio.Event()
+
+    async def first(prompts, **_):
+        await asyncio.wait_for(inside.wait(), 20)  # only the second can set it
+        return [1.0]
+
+    async def second(prompts, **_):
+        inside.set()
+        return [2.0]
+
+    rewards = rewards_of([RewardFunction(first, "first"), RewardFunction(second, "second")])
+    assert rewards([prompt_row([3])], [answer("x")], torch.tensor([True]))[0].item() == 3.0
+
+
+def test_what_an_async_function_keeps_open_lives_from_rollout_to_rollout(ask, prompt_row, answer):
+    loops = []
+
+    async def score(prompts, **_):
+        loops.append(asyncio.get_running_loop())
+        return [1.0]
+
+    for _ in range(2):
+        ask(RewardFunction(score, "score"), [prompt_row([3])], [answer("x")])
+    assert loops[0] is loops[1] and not loops[0].is_closed()
+
+
+class Judge:
+    """A callable object whose call is async."""
+
+    async def __call__(self, prompts, **_):
+        return [5.0]
+
+
+def plain_call_to_async(**_):
+    return Judge()(None)
+
+
+@pytest.mark.parametrize("function", [Judge(), plain_call_to_async, lambda **_: Judge()([])])
+def test_whatever_gives_something_to_await_is_awaited(ask, prompt_row, answer, function):
+    assert ask(RewardFunction(function, "judge"), [prompt_row([3])], [answer("x")]) == [5.0]
+
+
+# --- limits
+
+
+def hang_for_ever(**_):
+    threading.Event().wait()
+
+
+async def wait_for_ever(**_):
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("function", [hang_for_ever, wait_for_ever])
+def test_a_function_that_takes_too_long_is_named_with_its_limit_and_a_sample(three, function):
+    began = time.monotonic()
+    with pytest.raises(RewardError) as caught:
+        RewardFunction(function, "slow", timeout=0.2).start(three).scores()
+    assert time.monotonic() - began < 10
+    assert str(caught.value) == (
+        "reward function slow gave no scores for 3 completions within 0.2 s (--reward_timeout). The first of them:\n"
+        "  prompt: 'a'\n  completion: '1'"
+    )
+
+
+def test_a_function_that_hangs_keeps_no_process_from_ending():
+    hung = [thread for thread in threading.enumerate() if thread.name in ("reward", "reward functions")]
+    assert hung and all(thread.daemon for thread in hung)
+
+
+def test_a_function_that_calls_exit_is_a_fault_of_it(three):
+    def leave(**_):
+        raise SystemExit(0)
+
+    with pytest.raises(RewardError, match="reward function leave raised SystemExit: 0"):
+        RewardFunction(leave, "leave").start(three).scores()
+
+
+def test_a_function_that_needs_the_main_thread_is_told_how_to_get_it(three):
+    def alarm(**_):
+        signal.signal(signal.SIGALRM, lambda *_: None)
+
+    with pytest.raises(RewardError, match="--reward_workers 1"):
+        RewardFunction(alarm, "alarm").start(three).scores()
+
+
+def test_functions_compute_no_gradients(three):
+    def score(completions, **_):
+        return (torch.nn.Linear(1, 3)(torch.ones(1)).requires_grad * torch.ones(3)).tolist()
+
+    assert RewardFunction(score, "score").start(three).scores() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("count, sizes", [(1, [3]), (2, [1, 2]), (3, [1, 1, 1]), (5, [1, 1, 1])])
+def test_a_batch_is_divided_in_order_with_no_part_empty(three, count, sizes):
+    parts = divide(three, count)
+    assert [len(part) for part in parts] == sizes
+    assert [prompt for part in parts for prompt in part.prompts] == three.prompts
+
+
+def test_a_stop_request_is_noted_while_a_function_works_and_a_second_one_ends_the_wait(three):
+    """The run finishes its step at the first signal; at the second it does not wait for a function that hangs."""
+    called = threading.Event()
+
+    def hang(**_):
+        called.set()
+        threading.Event().wait()
+
+    def send_twice():
+        called.wait()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+
+    with StopRequest() as stop:
+        stop.holding = True
+        threading.Thread(target=send_twice, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(RunStopped, match="SIGTERM received a second time"):
+            RewardFunction(hang, "hang", timeout=60).start(three).scores()
+        assert 0.2 < time.monotonic() - began < 20 and stop.requested

@@ -1,0 +1,212 @@
+"""easyrlhf serve_reward: the scores are those of --reward_model, and bad requests are told what is wrong with them."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import requests
+import torch
+from click.testing import CliRunner
+from torch import tensor as T
+
+from easyrlhf.cli import serve_reward as command_line
+from easyrlhf.config import ServeRewardConfig
+from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.errors import InputError
+from easyrlhf.models.folder import load_scalar_model
+from easyrlhf.models.value_head import new_head, save_head
+from easyrlhf.rewards.batch import Batch
+from easyrlhf.rewards.sources import RewardModel, RewardServer
+from easyrlhf.tools.serve_reward import RewardHTTPServer, load_scorer, serve_reward
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
+ANSWER = [{"role": "assistant", "content": "blue"}]
+
+
+@pytest.fixture
+def reward_folder(model_folder, tiny_lm, tokenizer):
+    """A reward model with a value head."""
+    folder = model_folder()
+    torch.manual_seed(0)
+    save_head(new_head(tiny_lm(vocab=len(tokenizer))), folder)
+    return folder
+
+
+@pytest.fixture
+def url(reward_folder):
+    """Where the reward model is served, from a thread."""
+    scorer = load_scorer(ServeRewardConfig(reward_model=str(reward_folder), devices="cpu", micro_batch_tokens=50))
+    with RewardHTTPServer(("127.0.0.1", 0), scorer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def texts(prompt_row, answer):
+    """Prompt rows of both kinds and answers, ended and cut off, with a tokenisation the tokenizer would not choose."""
+
+    def make(renderer: Renderer):
+        prompts = [CHAT, "The sky is", CHAT, CHAT]
+        rows = [prompt_row(renderer.prompt_ids(prompt), prompt, word="w") for prompt in prompts]
+        odd = [i for letter in "blue" for i in answer(letter, ended=False)]
+        assert odd != answer("blue", ended=False)
+        return rows, [answer("blue"), answer(" green", ended=False), [*odd, 2], answer("green", False)], [1, 0, 1, 0]
+
+    return make
+
+
+def local(folder, policy: Renderer, same: bool) -> RewardModel:
+    """--reward_model of the folder, for this policy."""
+    tokenizer = load_tokenizer(str(folder))
+    model = load_scalar_model(str(folder), tokenizer, dtype=torch.float32).eval()
+    return RewardModel(model, Renderer(tokenizer), policy, same, 10_000)
+
+
+def served(url: str, rows, ids, finished, policy: Renderer) -> list[float]:
+    """--reward_url of the server, for this policy."""
+    batch = Batch.of(rows, ids, [bool(f) for f in finished], policy)
+    return RewardServer(url, tokenizer_fingerprint(policy.tokenizer)).start(batch).scores()
+
+
+def test_scores_are_those_of_the_same_reward_model_here(url, reward_folder, texts):
+    policy = Renderer(load_tokenizer(str(reward_folder)))
+    rows, ids, finished = texts(policy)
+    expected = local(reward_folder, policy, True)(rows, ids, T(finished).bool())
+    assert served(url, rows, ids, finished, policy) == pytest.approx(expected, abs=1e-6)
+    assert len({round(score, 4) for score in expected}) == 4
+
+
+def test_a_policy_of_another_template_is_read_in_the_reward_models_own(url, reward_folder, texts):
+    tokenizer = load_tokenizer(str(reward_folder))
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\\n", "assistant:\\n")
+    policy = Renderer(tokenizer)
+    rows, ids, finished = texts(policy)
+    expected = local(reward_folder, policy, False)(rows, ids, T(finished).bool())
+    assert served(url, rows, ids, finished, policy) == pytest.approx(expected, abs=1e-6)
+    assert expected[0] == pytest.approx(expected[2], abs=1e-6)  # both are "blue" when read anew
+
+
+@pytest.mark.parametrize("path", ["/", "/score"])
+@pytest.mark.parametrize("completion", ["blue", ANSWER], ids=["text", "message"])
+def test_the_least_that_can_be_asked(url, reward_folder, path, completion, answer):
+    policy = Renderer(load_tokenizer(str(reward_folder)))
+    got = requests.post(url + path, json={"prompts": [CHAT, "The sky is"], "completions": [completion, "blue"]})
+    source = local(reward_folder, policy, True)
+    rows = [{"prompt_ids": policy.prompt_ids(prompt)} for prompt in (CHAT, "The sky is")]
+    expected = source(rows, [answer("blue"), answer("blue")], T([True, True]))
+    assert got.status_code == 200 and got.json() == {"scores": pytest.approx(expected, abs=1e-6)}
+
+
+def test_nothing_asked_is_nothing_answered(url):
+    assert requests.post(url, json={"prompts": [], "completions": []}).json() == {"scores": []}
+
+
+def test_health(url):
+    assert requests.get(url + "/health").json() == {"status": "ok"}
+    assert requests.get(url).status_code == 404
+    assert requests.post(url + "/scores", json={}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("{", "the request is not JSON"),
+        ("[]", "must be a JSON object"),
+        ("{}", "prompts: must be a list"),
+        ('{"prompts": ["a"], "completions": "b"}', "completions: must be a list"),
+        ('{"prompts": ["a"], "completions": []}', "1 prompts, but 0 completions"),
+        ('{"prompts": ["a", 3], "completions": ["b", "c"]}', r"prompts[1]: must be a string or a list of messages"),
+        ('{"prompts": [[]], "completions": ["b"]}', "prompts[0]: must be"),
+        ('{"prompts": [[{"role": "user"}]], "completions": ["b"]}', "prompts[0]: must be"),
+        ('{"prompts": ["a"], "completions": [null]}', "completions[0]: must be"),
+        (
+            json.dumps({"prompts": ["a"], "completions": [ANSWER + ANSWER]}),
+            "completions[0]: must be one message, not 2",
+        ),
+        ('{"prompts": ["a"], "completions": ["b"], "finished": []}', "finished: must be a list of 1"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong(url, body, message):
+    got = requests.post(url, data=body)
+    assert got.status_code == 400 and message in got.json()["error"]
+
+
+@pytest.mark.parametrize("ids", [[], [[]], [[-1]], [[10**6]], [["a"]], [3], [[True]]])
+def test_token_ids_that_cannot_be_are_a_bad_request(url, reward_folder, ids):
+    tokenizer = tokenizer_fingerprint(load_tokenizer(str(reward_folder)))
+    body = {"prompts": ["a"], "completions": ["b"], "completion_ids": ids, "tokenizer": tokenizer}
+    got = requests.post(url, json=body)
+    assert got.status_code == 400 and "completion_ids" in got.json()["error"]
+    assert requests.post(url, json=body | {"tokenizer": {}}).status_code == 200  # ids of another tokenizer: not read
+
+
+def test_many_clients_at_once_each_get_their_own_scores(url):
+    texts = ["blue", "a green sky", "why", "hello"]
+    alone = [requests.post(url, json={"prompts": ["a"], "completions": [text]}).json()["scores"][0] for text in texts]
+    found: dict[int, float] = {}
+
+    def ask(place: int) -> None:
+        body = {"prompts": ["a"], "completions": [texts[place % 4]]}
+        found[place] = requests.post(url, json=body).json()["scores"][0]
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[place] for place in range(16)] == pytest.approx(alone * 4, abs=1e-6)
+
+
+def test_an_error_of_the_model_is_the_servers_fault(url, monkeypatch):
+    monkeypatch.setattr("easyrlhf.tools.serve_reward.score_sequences", lambda *_: 1 / 0)
+    got = requests.post(url, json={"prompts": ["a"], "completions": ["b"]})
+    assert got.status_code == 500 and got.json() == {"error": "ZeroDivisionError: division by zero"}
+
+
+def test_a_folder_without_a_head_is_refused(model_folder):
+    with pytest.raises(InputError, match=r"--reward_model .*has no value_head.safetensors"):
+        load_scorer(ServeRewardConfig(reward_model=str(model_folder()), devices="cpu"))
+
+
+def test_an_unfinished_model_is_refused_unless_allowed(reward_folder):
+    (reward_folder / "stage.json").write_text('{"status": "stopped", "stage": "rm"}')
+    with pytest.raises(InputError, match=r"its rm run is not complete \(status stopped\).*--allow_incomplete"):
+        load_scorer(ServeRewardConfig(reward_model=str(reward_folder), devices="cpu"))
+    load_scorer(ServeRewardConfig(reward_model=str(reward_folder), devices="cpu", allow_incomplete=True))
+
+
+@pytest.mark.parametrize("words", [["rm"], ["rm", "--port", "8001"], ["--port", "8001", "--reward_model", "rm"]])
+def test_the_model_is_the_first_word_or_a_flag(words, monkeypatch):
+    job = CliRunner().invoke(command_line.command, ["--help"], prog_name="easyrlhf serve_reward")
+    assert "--reward_model DIR" in job.output and "outputs/rm" in job.output
+    seen = []
+    monkeypatch.setattr("easyrlhf.tools.serve_reward.serve_reward", seen.append)
+    assert CliRunner().invoke(command_line.command, words, prog_name="serve_reward").exit_code == 0
+    assert seen[0].reward_model == "rm" and seen[0].port == (8001 if "8001" in words else 8000)
+
+
+def test_a_port_that_is_taken_is_bad_input(url, reward_folder):
+    port = int(url.rpartition(":")[2])
+    with pytest.raises(InputError, match=rf"--port {port}: cannot listen there \(Address already in use\)"):
+        serve_reward(ServeRewardConfig(reward_model=str(reward_folder), devices="cpu", port=port))
+
+
+def test_it_says_how_to_reach_it_and_ends_when_asked(reward_folder):
+    program = "from easyrlhf.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "serve_reward", str(reward_folder), "--port", "0", "--devices", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        line = server.stdout.readline()
+        address = line.rpartition("--reward_url ")[2].strip()
+        assert line == f"{reward_folder} is ready: --reward_url {address}\n"
+        got = requests.post(address, json={"prompts": ["a"], "completions": ["b"]}, timeout=60)
+        assert len(got.json()["scores"]) == 1
+        server.send_signal(signal.SIGTERM)
+        out, errors = server.communicate(timeout=60)
+    assert server.returncode == 0 and out == "ended\n" and "Traceback" not in errors
