@@ -214,6 +214,8 @@ WITH_A_NOTE: dict[str, Translation] = {
     "save_strategy": Translation(("save_steps",), "checkpoints come every so many steps"),
     "eval_strategy": Translation(("eval_steps",), "evaluation comes every so many steps"),
     "evaluation_strategy": Translation(("eval_steps",), "evaluation comes every so many steps"),
+    "load_best_model_at_end": Translation(("keep_best",), "give it the metric, such as eval/loss"),
+    "metric_for_best_model": Translation(("keep_best",), "whether higher is better is known"),
     "logging_dir": Translation(("output_dir",), "TensorBoard files are in output_dir/runs"),
 }
 

@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,10 @@ class World:
     def rewards(self) -> np.ndarray:
         """Penalised reward of every completion of every prompt.  [P, Y]"""
         return self.scores - self.missing_eos_penalty * np.array([y[-1] != EOS for y in self.completions])
+
+    def scores_of(self, among: list[tuple[int, ...]]) -> np.ndarray:
+        """Reward of some completions of every prompt, before any penalty.  [P, n]"""
+        return self.scores[:, [self.completions.index(y) for y in among]]
 
     @torch.no_grad()
     def token_logprobs(self, folder: str | Path) -> np.ndarray:
@@ -163,38 +168,95 @@ def write_model(folder: Path, seed: int) -> None:
 
 
 def words_of(settings: dict[str, object]) -> list[str]:
-    """Settings as the words of a command line."""
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    """Settings as the words of a command line; one that is False is a switch turned off."""
+    words = ([f"--no_{name}"] if value is False else [f"--{name}", str(value)] for name, value in settings.items())
+    return list(itertools.chain.from_iterable(words))
+
+
+def run_settings(world: World, output_dir: Path, seed: int) -> dict[str, object]:
+    """Settings that all methods share."""
+    return {
+        "model": world.policy,
+        "output_dir": output_dir,
+        "seed": seed,
+        "max_length": 16,
+        "max_prompt_length": 4,
+        "micro_batch_tokens": 8192,
+        "save_steps": 0,
+        "log_steps": 200,
+        "report_to": "none",
+        "devices": "cpu",
+    }
+
+
+def online_settings(world: World, output_dir: Path, seed: int) -> dict[str, object]:
+    """Settings of the online methods: 40,000 episodes, linear schedule."""
+    return run_settings(world, output_dir, seed) | {
+        "train_data": world.prompts,
+        "reward_funcs": world.reward_funcs,
+        "missing_eos_penalty": world.missing_eos_penalty,
+        "total_episodes": 40_000,
+        "batch_size": 200,
+        "local_rollout_forward_batch_size": 200,
+        "num_mini_batches": 4,
+        "learning_rate": 7e-4,
+        "num_sample_generations": 0,
+    }
 
 
 def ppo_flags(world: World, output_dir: Path, beta: float, seed: int) -> list[str]:
-    """Words after `ppo_train`: 40,000 episodes, linear schedule, k1."""
-    return words_of(
-        {
-            "model": world.policy,
-            "train_data": world.prompts,
-            "reward_funcs": world.reward_funcs,
-            "output_dir": output_dir,
-            "seed": seed,
-            "kl_coef": beta,
-            "response_length": world.length,
-            "missing_eos_penalty": world.missing_eos_penalty,
-            "total_episodes": 40_000,
-            "batch_size": 200,
-            "local_rollout_forward_batch_size": 200,
-            "num_mini_batches": 4,
-            "learning_rate": 7e-4,
-            "vf_coef": 1.0,
-            "max_length": 16,
-            "max_prompt_length": 4,
-            "micro_batch_tokens": 8192,
-            "num_sample_generations": 0,
-            "save_steps": 0,
-            "log_steps": 200,
-            "report_to": "none",
-            "devices": "cpu",
-        }
-    )
+    """Words after `ppo_train`."""
+    own = {"kl_coef": beta, "response_length": world.length, "vf_coef": 1.0}
+    return words_of(online_settings(world, output_dir, seed) | own)
+
+
+def grpo_flags(world: World, output_dir: Path, beta: float, seed: int, **changed: object) -> list[str]:
+    """Words after `grpo_train`: groups of 40, advantages not scaled."""
+    own = {"beta": beta, "max_completion_length": world.length, "num_generations": 40, "scale_rewards": "none"}
+    own |= {"num_iterations": 4, "adam_eps": 1e-5}
+    return words_of(online_settings(world, output_dir, seed) | own | changed)
+
+
+def dpo_flags(world: World, output_dir: Path, beta: float, seed: int) -> list[str]:
+    """Words after `dpo_train`, on comparisons of completions that end in EOS."""
+    return offline_flags(world, output_dir, seed, DPO_COMPLETIONS) + words_of({"beta": beta})
+
+
+def ipo_flags(world: World, output_dir: Path, beta: float, seed: int) -> list[str]:
+    """Words after `ipo_train`, on comparisons of completions of one length."""
+    return offline_flags(world, output_dir, seed, IPO_COMPLETIONS) + words_of({"beta": beta})
+
+
+def offline_flags(world: World, output_dir: Path, seed: int, among: list[tuple[int, ...]]) -> list[str]:
+    """Words that dpo_train, ipo_train and rm_train share; writes the comparisons they read."""
+    data = write_comparisons(world, among)
+    own = {
+        "train_data": data,
+        "batch_size": 600,
+        "epochs": 12 if among is IPO_COMPLETIONS else 6,
+        "learning_rate": 2e-3,
+    }
+    return words_of(run_settings(world, output_dir, seed) | own)
+
+
+# Completions that are compared: one word, or two words of a and b, and EOS. Those of one length are IPO's.
+IPO_COMPLETIONS = [(2 + word, EOS) for word in range(len(WORDS))]
+DPO_COMPLETIONS = IPO_COMPLETIONS + [(*pair, EOS) for pair in itertools.product((2, 3), repeat=2)]
+ROWS_PER_PAIR = 200
+
+
+def write_comparisons(world: World, among: list[tuple[int, ...]]) -> Path:
+    """For every prompt and pair of completions, as many rows prefer either as the Bradley-Terry model says."""
+    path, scores = world.folder / f"comparisons_{len(among)}.jsonl", world.scores_of(among)
+    with path.open("w") as file:
+        for word, row in zip(WORDS, scores, strict=True):
+            for i, j in itertools.combinations(range(len(among)), 2):
+                first = round(ROWS_PER_PAIR / (1 + np.exp(row[j] - row[i])))
+                for chosen, rejected, count in ((i, j, first), (j, i, ROWS_PER_PAIR - first)):
+                    texts = [" ".join(VOCABULARY[token] for token in among[place][:-1]) for place in (chosen, rejected)]
+                    line = json.dumps({"prompt": word, "chosen": texts[0], "rejected": texts[1]})
+                    file.write((line + "\n") * count)
+    return path
 
 
 def best_policy(world: World, reference: np.ndarray, beta: float) -> np.ndarray:
@@ -203,8 +265,55 @@ def best_policy(world: World, reference: np.ndarray, beta: float) -> np.ndarray:
     reference  [P, Y]  log-probabilities of π_ref
     returns    [P, Y]
     """
-    best = reference + world.rewards / beta
-    return best - np.logaddexp.reduce(best, axis=1, keepdims=True)
+    return normalised(reference + world.rewards / beta)
+
+
+def scaled_policy(world: World, reference: np.ndarray, beta: float) -> np.ndarray:
+    """π ∝ π_ref·exp(r/(β·σ)) with σ the standard deviation of r under π itself: GRPO's with scale_rewards group.
+
+    reference, returns  [P, Y]
+    """
+    policy = reference
+    for _ in range(1000):
+        p = np.exp(policy)
+        mean = (p * world.rewards).sum(1, keepdims=True)
+        std = np.sqrt((p * (world.rewards - mean) ** 2).sum(1, keepdims=True))
+        policy = normalised(0.9 * policy + 0.1 * (reference + world.rewards / (beta * std)))
+    return policy
+
+
+def uncorrected_policy(world: World, reference: np.ndarray, beta: float) -> np.ndarray:
+    """π = β·π_ref / (β + E_π[r] − r): where k3 in the loss, without the correction, comes to rest.
+
+    reference, returns  [P, Y]
+    """
+    low = world.rewards.max(1, keepdims=True) - beta  # E_π[r] lies above it, and at most at the largest reward
+    high = world.rewards.max(1, keepdims=True)
+    for _ in range(200):
+        mean = (low + high) / 2
+        too_much = (beta * np.exp(reference) / (beta + mean - world.rewards)).sum(1, keepdims=True) > 1
+        low, high = np.where(too_much, mean, low), np.where(too_much, high, mean)
+    return np.log(beta) + reference - np.log(beta + high - world.rewards)
+
+
+def best_of_compared(world: World, reference: np.ndarray, beta: float) -> np.ndarray:
+    """π* ∝ π_ref·exp(r/β) among compared completions: DPO's.  reference, returns [P, n]"""
+    return normalised(reference + world.scores_of(DPO_COMPLETIONS) / beta)
+
+
+def ipo_policy(world: World, reference: np.ndarray, beta: float) -> np.ndarray:
+    """π ∝ π_ref·exp(L·E_y'[p(y ≻ y')]/β), y' a member of the pairs, L tokens each (Azar et al. 2024, eq. 7).
+
+    reference, returns  [P, n]
+    """
+    scores = world.scores_of(IPO_COMPLETIONS)
+    wins = 1 / (1 + np.exp(scores[:, None, :] - scores[:, :, None]))  # [P, n, n]: y before y'
+    return normalised(reference + len(IPO_COMPLETIONS[0]) * wins.mean(2) / beta)
+
+
+def normalised(logits: np.ndarray) -> np.ndarray:
+    """Logits as log-probabilities over the last axis."""
+    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -214,14 +323,25 @@ class Method:
     command  the console script
     flags    (world, output_dir, beta, seed) → the words after it
     target   (world, reference [P, Y], beta) → log-probabilities of the policy it must reach  [P, Y]
+    among    the completions that are compared, and over which policies are renormalised; None: all
+    bound    nats that the policy may end away from the target; None: those of kl_bound
     """
 
     command: str
     flags: Callable[[World, Path, float, int], list[str]]
     target: Callable[[World, np.ndarray, float], np.ndarray]
+    among: list[tuple[int, ...]] | None = None
+    bound: float | None = None
 
 
-METHODS = {"ppo": Method("ppo_train", ppo_flags, best_policy)}
+METHODS = {
+    "ppo": Method("ppo_train", ppo_flags, best_policy),
+    "grpo": Method("grpo_train", grpo_flags, best_policy),
+    "grpo-group": Method("grpo_train", partial(grpo_flags, scale_rewards="group"), scaled_policy),
+    "grpo-uncorrected": Method("grpo_train", partial(grpo_flags, use_bias_correction_kl=False), uncorrected_policy),
+    "dpo": Method("dpo_train", dpo_flags, best_of_compared, DPO_COMPLETIONS, bound=0.01),
+    "ipo": Method("ipo_train", ipo_flags, ipo_policy, IPO_COMPLETIONS, bound=0.01),
+}
 
 
 @dataclass(frozen=True)
@@ -256,12 +376,20 @@ def judge(world: World, method: str, trained: str | Path, beta: float) -> Verdic
         exact = state_values(world, policy_tokens, beta * (policy_tokens - reference_tokens))
         error = visited_error(world, policy, world.values(Path(trained) / "value_model") - exact)
     return Verdict(
-        kl_to_target=expected(policy, policy - METHODS[method].target(world, reference, beta)),
+        kl_to_target=distance(world, METHODS[method], reference, policy, beta),
         objective=objective(policy),
         best_objective=objective(best_policy(world, reference, beta)),
         first_objective=objective(reference),
         value_error=error,
     )
+
+
+def distance(world: World, method: Method, reference: np.ndarray, policy: np.ndarray, beta: float) -> float:
+    """KL(policy ‖ target) among the method's completions, mean over prompts, in nats."""
+    if method.among:
+        places = [world.completions.index(y) for y in method.among]
+        reference, policy = (normalised(log_p[:, places]) for log_p in (reference, policy))
+    return expected(policy, policy - method.target(world, reference, beta))
 
 
 def kl_bound(length: int, beta: float) -> float:

@@ -195,7 +195,7 @@ GRPO_NO_ROOM = {"method": "grpo", "max_completion_length": 2, "save_steps": 0, "
 
 def test_an_alarm_stops_the_run_once_and_says_how_to_go_on(run, tmp_path, monkeypatch):
     with pytest.raises(RunStopped) as caught:
-        run("right", 6, stop_on_alarm=True, **PPO_NO_ROOM)
+        run("right", 8, stop_on_alarm=True, **PPO_NO_ROOM)
     assert caught.value.exit_code == 3
     first, alarm, way_out = str(caught.value).splitlines()
     assert re.fullmatch(r"stopped by an alarm after step 3; .*/checkpoints/step-3 holds it\.", first)
@@ -207,8 +207,8 @@ def test_an_alarm_stops_the_run_once_and_says_how_to_go_on(run, tmp_path, monkey
     with monkeypatch.context() as patched:
         break_kl(patched, at_step=2)  # the fifth of the run: the alarm of a check that has not stopped it before
         with pytest.raises(RunStopped, match=r"after step 5;(.|\n)*NaN or infinity: objective/kl .* at step 5"):
-            run("right", 6, stop_on_alarm=True, **PPO_NO_ROOM)
-    told = run("right", 6, stop_on_alarm=True, **PPO_NO_ROOM)
+            run("right", 8, stop_on_alarm=True, **PPO_NO_ROOM)
+    told = run("right", 8, stop_on_alarm=True, **PPO_NO_ROOM)
     assert stage(tmp_path / "run")["status"] == "complete"
     assert not [t for t in told if t.step and t.word == "alarm"]  # told in earlier sittings
 
