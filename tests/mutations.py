@@ -48,6 +48,10 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+GROUPS, SHARED = "losses/test_grpo.py", "models/test_shared.py"
+TRL_GROUPS, GROUP_UPDATE = "online/test_trl_parity.py", "online/test_group_update.py"
+ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment.py", "offline/test_align_parity.py"
+
 STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
 BY_ROW = (
     "(x - (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)) / "
@@ -88,7 +92,9 @@ BREAKS = [
     # clipped losses
     Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
     Break("losses/ppo.py", "-torch.minimum(", "torch.minimum(", PPO),
-    Break("losses/ppo.py", "ratio.clamp(1 - cliprange, 1 + cliprange)", "ratio.clamp(max=1 + cliprange)", PPO),
+    Break(
+        "losses/ppo.py", "ratio.clamp(1 - cliprange, 1 + cliprange_high)", "ratio.clamp(max=1 + cliprange_high)", PPO
+    ),
     Break("losses/ppo.py", "(logprobs - old_logprobs).exp()", "(old_logprobs - logprobs).exp()", PPO),
     Break("losses/ppo.py", "torch.maximum((values - returns)", "torch.minimum((values - returns)", PPO),
     Break("losses/ppo.py", "(clipped - returns) ** 2", "(values - returns) ** 2", PPO),
@@ -177,8 +183,8 @@ BREAKS = [
     ),
     Break(
         "online/collect.py",
-        "(logprobs, entropies, ref_logprobs, values)",
-        "(logprobs, entropies, logprobs, values)",
+        "found.append(models.ref_logprobs(input_ids, mask, sampler.temperature))",
+        "found.append(found[0])",
         COLLECT,
     ),
     Break(
@@ -187,31 +193,28 @@ BREAKS = [
         "counted = completion_mask.bool()[: len(group)]",
         COLLECT,
     ),
-    Break("online/estimate.py", "advantages=standardize(advantages, mask)", "advantages=advantages", ESTIMATE),
-    Break("online/estimate.py", "rewards = scale(rewards, mask)", "rewards = standardize(rewards, mask)", ESTIMATE),
+    Break("online/methods.py", "advantages=standardize(advantages, mask)", "advantages=advantages", ESTIMATE),
+    Break("online/methods.py", "rewards = scale(rewards, mask)", "rewards = standardize(rewards, mask)", ESTIMATE),
     Break(
-        "online/estimate.py",
-        "(rollout.old_logprobs, rollout.ref_logprobs) * mask",
-        "(rollout.old_logprobs, rollout.ref_logprobs)",
+        "online/methods.py",
+        "[config.kl_estimator](rollout.old_logprobs, rollout.ref_logprobs)",
+        "[config.kl_estimator](rollout.ref_logprobs, rollout.old_logprobs)",
         ESTIMATE,
     ),
-    Break("online/estimate.py", "mask, config.gamma, config.lam)", "mask, 1.0, config.lam)", ESTIMATE),
+    Break("online/methods.py", "mask, config.gamma, config.lam)", "mask, 1.0, config.lam)", ESTIMATE),
     Break("online/observe.py", "1 - len(set(grams)) / len(grams)", "len(set(grams)) / len(grams)", OBSERVE),
     Break("online/observe.py", "(rollout.scores - kl_coef * kl)", "(rollout.scores + kl_coef * kl)", OBSERVE),
     # the update
     Break(
-        "online/update.py", "part.old_logprobs[counted], part.advantages", "logprobs.detach(), part.advantages", UPDATE
-    ),
-    Break("online/update.py", "part.values[counted], part.returns", "values.detach(), part.returns", UPDATE),
-    Break(
-        "online/update.py",
-        "tokens = Counter(), batch.completion_mask.sum().item()",
-        "tokens = Counter(), len(batch)",
+        "online/methods.py",
+        '*part.flat("old_logprobs", "advantages"), *config',
+        'logprobs.detach(), part.flat("advantages")[0], *config',
         UPDATE,
     ),
-    Break("online/update.py", "return config.vf_coef * loss", "return loss", UPDATE),
-    Break("online/update.py", "ptx_coef * tokens * loss", "ptx_coef * loss", UPDATE),
-    Break("online/update.py", "step >= config.value_warmup_steps", "step >= 0", UPDATE),
+    Break("online/update.py", "ppo_value_loss(values, old_values,", "ppo_value_loss(values, values.detach(),", UPDATE),
+    Break("online/update.py", "batch.completion_mask.sum().item())", "len(batch))", UPDATE),
+    Break("online/update.py", "ptx_coef * loss", "loss", UPDATE),
+    Break("online/update.py", "optimiser_step < self.first_step", "optimiser_step < 0", UPDATE),
     Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
     Break("online/update.py", "mask, self.config.temperature)", "mask)", UPDATE),
     Break("online/mixing.py", "return -token_logprobs", "return token_logprobs", UPDATE),
@@ -224,6 +227,66 @@ BREAKS = [
         PENALTY,
     ),
     Break("rewards/sources.py", "(~finished).float()", "finished.float()", PENALTY),
+    # groups
+    Break("losses/grpo.py", "groups - groups.nanmean(1, keepdim=True)", "groups - groups.nanmean()", GROUPS),
+    Break("losses/grpo.py", "(count - 1).clamp(min=1)", "count", GROUPS),
+    Break("losses/grpo.py", '1 if scale_rewards == "group" else None', "None", GROUPS),
+    Break(
+        "losses/grpo.py",
+        "(groups.nansum(1, keepdim=True) - groups) / others",
+        "groups.nanmean(1, keepdim=True)",
+        GROUPS,
+    ),
+    Break("losses/grpo.py", "(each.flatten(1) * weights[:, None]).nansum(0)", "each.flatten(1).nansum(0)", GROUPS),
+    Break("losses/grpo.py", "kl * (logprobs - old_logprobs).exp() if", "kl if", GROUPS),
+    Break("losses/grpo.py", "kl_k3(logprobs, ref_logprobs)", "kl_k3(ref_logprobs, logprobs)", GROUPS),
+    Break("losses/grpo.py", "mask.sum(1, keepdim=True).clamp(min=1) / len(mask)", "mask.sum()", GROUPS),
+    Break("losses/grpo.py", '"dapo": rollout_tokens', '"dapo": mask.sum().item()', GROUPS),
+    Break("losses/ppo.py", "1 + cliprange_high)", "1 + cliprange)", GROUPS),
+    Break("online/methods.py", "rollout.scores - kl_coef * rollout.log_ratios", "rollout.scores", TRL_GROUPS),
+    Break("online/methods.py", "advantages=advantages * learned", "advantages=advantages * mask", GROUP_UPDATE),
+    Break("online/methods.py", "mask * rollout.finished[:, None] if", "mask if", f"{TRL_GROUPS} {GROUP_UPDATE}"),
+    Break("online/methods.py", "[*config.reward_weight_values, 1.0]", "[1.0] * len(scores)", TRL_GROUPS),
+    Break("online/methods.py", "-config.missing_eos_penalty * (~", "config.missing_eos_penalty * (~", TRL_GROUPS),
+    Break(
+        "online/methods.py",
+        '"rloo": Method(estimate_rloo, rloo_loss, each_completion)',
+        '"rloo": Method(estimate_rloo, rloo_loss, each_token)',
+        TRL_GROUPS,
+    ),
+    Break("online/update.py", "not self.method.kl_in_loss(self.config) and", "", GROUP_UPDATE),
+    Break("online/update.py", "            self.engine.skip()\n", "", GROUP_UPDATE),
+    Break("online/loop.py", "for _ in range(config.group_size)]", "for _ in range(1)]", ONLINE_LOOP),
+    Break(
+        "online/loop.py",
+        "(~groups_that_differ(both, config.group_size))",
+        "groups_that_differ(both, config.group_size)",
+        ONLINE_LOOP,
+    ),
+    Break("online/loop.py", "at.drawn += config.batch_size", "at.drawn += 1", ONLINE_LOOP),
+    Break("online/loop.py", "step <= config.value_warmup_steps", "step < 0", ONLINE_LOOP),
+    Break("models/shared.py", "self.lora_lm.set_adapter(adapter)", "pass", SHARED),
+    Break("models/shared.py", 'if f".{adapter}." in name', 'if "lora" in name', SHARED),
+    Break("models/shared.py", "            parameter.requires_grad_(True)", "            pass", SHARED),
+    # preferences
+    Break(
+        "losses/alignment.py",
+        "beta * (logratios - matched_ref_logratios)",
+        "beta * (matched_ref_logratios - logratios)",
+        ALIGN,
+    ),
+    Break("losses/alignment.py", "ref_logratios.sort().values[ranks]", "ref_logratios[ranks]", ALIGN),
+    Break("losses/alignment.py", "1 / (2 * beta)) ** 2", "1 / beta) ** 2", ALIGN),
+    Break("losses/alignment.py", "torch.where(desirable, up, down)", "torch.where(desirable, down, up)", ALIGN),
+    Break("losses/alignment.py", "_log_odds(chosen) - _log_odds(rejected)", "chosen - rejected", ALIGN),
+    Break("losses/alignment.py", "(chosen - rejected) - gamma", "(chosen - rejected - gamma)", ALIGN),
+    Break(
+        "stages/align.py",
+        "chosen.mean_logratios, rejected.mean_logratios",
+        "chosen.logratios, rejected.logratios",
+        ALIGN_PARITY,
+    ),
+    Break("stages/align.py", '- rows[0]["sft_share"] * chosen.logprobs.sum()', "", ALIGN_PARITY),
 ]
 
 

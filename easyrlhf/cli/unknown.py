@@ -76,4 +76,5 @@ def _twins(name: str) -> list[str]:
 def _stages_with(name: str) -> str:
     """The commands that have a setting of this name: "sft_train and rm_train"; "" for none."""
     classes = [c for c in STAGES if name in {f.name for f in fields(c)}]
-    return " and ".join(f"{c.stage}_train" for c in classes)
+    names = [f"{c.stage}_train" for c in classes]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

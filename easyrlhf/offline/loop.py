@@ -4,10 +4,11 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from torch import Tensor
 
@@ -46,6 +47,17 @@ def planned_steps(config, rows: int) -> int:
     return min(steps, config.max_steps or steps)
 
 
+def planned_batches(config, rows: int) -> Iterator[np.ndarray]:
+    """Row numbers of every optimiser batch of a run over this many rows."""
+    batches = optimiser_batches(rows, config.batch_size, config.seed, config.epochs)
+    return itertools.islice(batches, planned_steps(config, rows))
+
+
+def planned_rows(config, rows: int) -> np.ndarray:
+    """Numbers of the rows that a run over this many will read, in order."""
+    return np.unique(np.concatenate(list(planned_batches(config, rows))))
+
+
 def fit(
     run: Run,
     engine: Engine,
@@ -60,7 +72,7 @@ def fit(
     Returns the metrics of the step whose weights the model has in the end.
     """
     config, total = run.config, planned_steps(run.config, len(train))
-    batches = itertools.islice(optimiser_batches(len(train), config.batch_size, config.seed, config.epochs), total)
+    batches = planned_batches(config, len(train))
     watch = Watch(config.stage, log.rows())
     with console.progress(total, run.step) as progress:
         for batch in itertools.islice(batches, run.step, None):

@@ -97,5 +97,5 @@ def score_tokens(
             found.append(models.value.values(input_ids, mask))
         counted = completion_mask[group].bool()
         for name, flat in zip(names, found, strict=True):
-            scored[name][group] = scored[name][group].masked_scatter(counted, flat)
+            scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
     return {"values": None} | scored

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -121,8 +122,10 @@ PAIRS = {
 }
 
 
-def join_reference(run: Run, renderer: Renderer, lm: nn.Module, kind: str, rows: Dataset, console: Console):
-    """The rows with what the reference says of them, for methods that have one.
+def join_reference(
+    run: Run, renderer: Renderer, lm: nn.Module, kind: str, rows: Dataset, numbers: np.ndarray, console: Console
+) -> Joined:
+    """The rows with what the reference says of those that the run will read, for methods that have one.
 
     The reference is the model as it starts, so it takes no memory of its own unless the settings name another.
     """
@@ -133,8 +136,7 @@ def join_reference(run: Run, renderer: Renderer, lm: nn.Module, kind: str, rows:
     if config.ref_model != config.model:
         lm = load_causal_lm(config.ref_model, renderer.tokenizer, **common.how_to_load(run)).to(run.device)
     how = renderer.pad_id, run.micro_batch_tokens, run.device
-    with console.progress(len(rows), unit="row") as progress:
-        joined.numbers = reference_columns(lm, joined, PAIRS[kind], *how, tick=progress.advance)
+    joined.numbers = reference_columns(lm, joined, numbers, PAIRS[kind], *how, console)
     return joined
 
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.engine import Engine, OptimiserSettings
 from easyrlhf.engine.run import Run, open_run
-from easyrlhf.offline.loop import Task, fit, planned_steps
+from easyrlhf.offline.loop import Task, fit, planned_rows, planned_steps
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.stages import common
@@ -28,7 +29,8 @@ class OfflineStage:
     save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json
     advice  the next command, `{folder}` being this stage's
     check   (settings, renderer, data, console) → raises InputError for data that the method cannot use
-    join    (run, renderer, model, kind, rows, console) → the rows, with what must be computed of them once
+    join    (run, renderer, model, kind, rows, numbers, console) → the rows, with what must be computed once of those
+            that the run will read
     """
 
     title: str
@@ -38,7 +40,7 @@ class OfflineStage:
     save: Callable[[Run, Any, Renderer], dict]
     advice: str
     check: Callable[[TrainConfig, Renderer, dict, Console], None] = lambda *_: None
-    join: Callable[..., Any] = lambda run, renderer, model, kind, rows, console: rows
+    join: Callable[..., Any] = lambda run, renderer, model, kind, rows, numbers, console: rows
 
 
 def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
@@ -65,7 +67,9 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
             return Path(config.output_dir)
 
         model = stage.model(run, renderer)
-        train, valid = (rows and stage.join(run, renderer, model, stage.kind, rows, console) for rows in (train, valid))
+        how = run, renderer, model, stage.kind
+        train = stage.join(*how, train, planned_rows(config, len(train)), console)
+        valid = valid and stage.join(*how, valid, np.arange(len(valid)), console)
         engine = Engine(model, OptimiserSettings.of(config, steps))
         run.begin(common.stage_info(run, renderer, data, parents), {"model": engine})
         log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)

@@ -9,10 +9,10 @@ from click.testing import CliRunner, Result
 
 from easyrlhf.cli.helping import HelpPage
 from easyrlhf.cli.options import SettingsCommand
-from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.cli.unknown import STAGES
 
 PAGE = HelpPage(summary="A command for tests.", story=[("Goes in", "rows")], examples=["do it"])
-CONFIGS = {"sft": SFTConfig, "rm": RMConfig, "ppo": PPOConfig, "grpo": GRPOConfig}
+CONFIGS = {config.stage: config for config in STAGES}
 
 
 class Stages:

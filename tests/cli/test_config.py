@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from easyrlhf.cli.unknown import STAGES
 from easyrlhf.config import GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.settings import GROUPS, SettingError, split_list
 
-ALL = (SFTConfig, RMConfig, PPOConfig, GRPOConfig, InitConfig)
+ALL = (*STAGES, InitConfig)
 
 
 @pytest.mark.parametrize(
@@ -223,3 +224,12 @@ def test_the_defaults_of_grpo_are_trls():
     assert {name: getattr(ours, name) for name in same.split()} == {
         name: getattr(theirs, name) for name in same.split()
     }
+
+
+def test_which_dpo_losses_are_smoothed_is_what_the_losses_say():
+    from easyrlhf.config import DPOConfig
+    from easyrlhf.losses.alignment import DPO_LOSSES, SMOOTHED
+
+    choices = DPOConfig.__dataclass_fields__["loss_type"].metadata["choices"]
+    assert DPOConfig.smoothed == SMOOTHED
+    assert set(choices) == {*DPO_LOSSES, "aot"}

@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli import grpo, init, ppo, rm, sft
+from easyrlhf.cli import init, serve_reward
+from easyrlhf.cli.unknown import STAGES
 
-PAGES = {
-    "sft_train": sft.main,
-    "rm_train": rm.main,
-    "ppo_train": ppo.main,
-    "grpo_train": grpo.main,
+PAGES = {f"{config.stage}_train": importlib.import_module(f"easyrlhf.cli.{config.stage}").main for config in STAGES} | {
     "easyrlhf init": init.command,
+    "easyrlhf serve_reward": serve_reward.command,
 }
 
 

@@ -6,9 +6,9 @@ from dataclasses import fields
 import pytest
 
 from easyrlhf.cli.foreign import FOREIGN, SAME_THING, WITH_A_NOTE
-from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.cli.unknown import STAGES
 
-OURS = {f.name for config in (SFTConfig, RMConfig, PPOConfig, GRPOConfig) for f in fields(config)}
+OURS = {f.name for config in STAGES for f in fields(config)}
 
 
 def test_every_translation_leads_to_a_setting_that_exists():
@@ -27,18 +27,23 @@ def test_no_foreign_name_hides_one_of_ours_or_is_listed_twice():
 
 def test_settings_named_in_explanations_exist():
     words = {w for t in FOREIGN.values() for w in re.findall(r"\b[a-z]+_[a-z_]+\b", t.note)}
-    known = OURS | {"sft_train", "rm_train", "ppo_train", "grpo_train", "flash_attention_2"}
+    known = OURS | {f"{config.stage}_train" for config in STAGES} | {"flash_attention_2"}
     assert words - known == set()
 
 
 @pytest.mark.parametrize("theirs", sorted(FOREIGN))
 def test_a_foreign_name_is_answered_as_flag_and_as_key(stages, yaml_file, theirs):
     ours, note = FOREIGN[theirs]
-    flag = stages.error("ppo", "--train_data", "a", f"--{theirs}", "1")
-    key = stages.error("ppo", "--config", yaml_file(f"{theirs}: 1\n"))
+    having = [config.stage for config in STAGES if set(ours) & {f.name for f in fields(config)}]
+    stage = "ppo" if "ppo" in having or not having else having[0]
+    flag = stages.error(stage, "--train_data", "a", f"--{theirs}", "1")
+    key = stages.error(stage, "--config", yaml_file(f"{theirs}: 1\n"))
     assert flag.startswith(f"unknown flag --{theirs}: ")
     assert key.startswith(f"settings.yaml:1: unknown key {theirs}: ")
-    for name in ours:
+    here = [
+        name for name in ours if name in {f.name for config in STAGES if config.stage == stage for f in fields(config)}
+    ]
+    for name in here:
         assert f"--{name}" in flag
         assert re.search(rf"(?<!-)\b{name}\b", key)
     assert note in flag and note in key
@@ -57,7 +62,7 @@ def test_a_foreign_name_is_answered_as_flag_and_as_key(stages, yaml_file, theirs
         ),
         ("sft", "--clip_range", "unknown flag --clip_range: that is --cliprange, a setting of ppo"),
         ("sft", "--kl_coef", "unknown flag --kl_coef: it is a setting of ppo_train, not of sft_tr"),
-        ("ppo", "--orpo_alpha", "unknown flag --orpo_alpha: ORPO is not in this version"),
+        ("orpo", "--orpo_alpha", "unknown flag --orpo_alpha: here it is --beta (the odds-ratio loss's weight)"),
         ("sft", "--learning_rat", "unknown flag --learning_rat: did you mean --learning_rate?"),
         ("ppo", "--cliprang", "unknown flag --cliprang: did you mean --cliprange?"),
         ("sft", "--no_overwrit", "unknown flag --no_overwrit: did you mean --no_overwrite?"),
@@ -93,7 +98,7 @@ def test_a_key_of_another_stage_is_told_apart_from_a_typo(stages, yaml_file):
         ("grpo", "--kl_coef", "unknown flag --kl_coef: here it is --beta"),
         ("grpo", "--max_new_tokens", "here it is --max_completion_length"),  # another system's name, through its twin
         ("grpo", "--clip_range", "here it is --epsilon"),
-        ("sft", "--beta", "it is a setting of grpo_train, not of sft_train"),
+        ("sft", "--simpo_gamma", "it is a setting of simpo_train, not of sft_train"),
     ],
 )
 def test_what_other_stages_call_a_setting_is_translated(stages, stage, flag, expected):

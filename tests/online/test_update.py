@@ -159,6 +159,26 @@ def test_later_epochs_move_the_ratio_and_are_clipped(bench):
     assert len(bench.taken["policy"]) == len(bench.taken["value"]) == 6
 
 
+def test_the_policys_loss_compares_with_the_policy_that_sampled(hand_rollout, ppo_config):
+    rollout = replace(hand_rollout, advantages=T([[1.0, -1.0, 2.0], [1.0, -2.0, 9.0]]))
+    # log-ratios .5 −.5 0 | −.5 .5: ratios 1.6487 .6065 1 | .6065 1.6487, clipped at .8 and 1.2
+    logprobs = T([-0.5, -2.5, -3.0, -1.5, -0.5])
+    found = PPO.loss(rollout, logprobs, ppo_config(cliprange=0.2))
+    assert found.tolist() == pytest.approx([-1.2, 0.8, -2.0, -0.6065, 3.2974], abs=1e-4)
+
+
+def test_the_value_models_loss_is_clipped_around_what_it_said_when_sampling(bench):
+    rollout, tokens = bench.rollout, bench.rollout.completion_mask.sum().item()
+    values, returns = rollout.values, rollout.returns
+    moved = replace(rollout, values=values + 10.0)  # as if the model had said 10 more than it says now
+    mask = rollout.completion_mask
+    clipped = values + 10.0 - 0.05
+    worse = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+    metrics = bench.update()(moved, step=0)
+    assert metrics["loss/value_avg"] == pytest.approx((0.5 * worse * mask).sum().item() / tokens, rel=1e-4)
+    assert metrics["val/clipfrac_avg"] == 1.0
+
+
 def test_value_warm_up_leaves_the_policy_alone(bench):
     policy = {name: p.clone() for name, p in bench.policy.named_parameters()}
     value = {name: p.clone() for name, p in bench.value.named_parameters()}

@@ -1,0 +1,102 @@
+"""The policy's update in groups: the same whatever the micro-batches, and none where nothing can be learned."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine.timer import Timer
+from easyrlhf.online.collect import Models, collect
+from easyrlhf.online.methods import method_of
+from easyrlhf.online.update import Forward, PolicyLearner, Update
+from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rollout.sampler import HFSampler
+
+END = 12  # a token these models do say, so that completions differ in length
+SETTINGS = OptimiserSettings(1e-3, "linear", 0.0, 0.0, 1e-5, 1e9, 10)
+
+
+@pytest.fixture
+def group_rollout(tiny_lm, says, prompt_row, chatml_renderer):
+    """(policy, rollout of three prompts with four completions each)."""
+    policy, reference = tiny_lm(seed=0, vocab=20), tiny_lm(seed=1, vocab=20)
+    rewards = Rewards([says([1.0, -1.0, 0.5, 2.0] * 2 + [3.0] * 4)], [1.0], None, 0.0, chatml_renderer)
+    rows = [prompt_row(prompt) for prompt in ([5, 6, 7], [8], [9, 10]) for _ in range(4)]
+    sampler = HFSampler(policy, 0, END, 6, 1.0, 12)
+    rollout = collect(Models(policy, reference, None), sampler, rewards, rows, [(1, n) for n in range(12)], 40, Timer())
+    assert 0 < rollout.finished.sum() < 12
+    return policy, rollout
+
+
+def stepped(policy, rollout, config, budget: int) -> tuple[dict, list[dict]]:
+    """Metrics and the gradients of every optimiser step, from the policy as it is."""
+    state = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    engine, taken, method = Engine(policy, SETTINGS), [], method_of(config)
+    names = {id(p): name for name, p in engine.trained.items()}
+
+    def keep(optimizer, *_):
+        grads = {names[id(p)]: p.grad for group in optimizer.param_groups for p in group["params"]}
+        taken.append({name: grad.clone() for name, grad in grads.items() if grad is not None})
+
+    engine.optimizer.register_step_pre_hook(keep)
+    update = Update([PolicyLearner(engine, method, config, Forward(0, budget))], config)
+    metrics = update(method.estimate(rollout, config, config.beta), 0)
+    policy.load_state_dict(state)
+    return metrics | {"rate": engine.scheduler.get_last_lr()[0]}, taken
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": "dapo"},
+        {"loss_type": "grpo", "mask_truncated_completions": True},
+        {"loss_type": "dr_grpo"},
+        {"loss_type": "bnpo"},
+        {"advantage": "rloo"},
+        {"advantage": "reinforce++"},
+    ],
+)
+def test_gradients_do_not_depend_on_the_micro_batches(group_rollout, grpo_config, settings):
+    policy, rollout = group_rollout
+    known = {"batch_size": 12, "num_generations": 4, "beta": 0.2, "max_completion_length": 6, "num_mini_batches": 2}
+    config = grpo_config(**known | settings)
+    whole, first = stepped(policy, rollout, config, 10_000)
+    parts, second = stepped(policy, rollout, config, 1)
+    assert len(first) == len(second) == 2
+    assert parts == pytest.approx(whole, rel=1e-3, abs=1e-5)
+    for name, grad in first[0].items():
+        torch.testing.assert_close(second[0][name], grad, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+    assert max(grad.abs().max() for grad in first[0].values()) > 1e-3
+
+
+def test_a_step_without_advantages_is_left_out_and_counted_while_the_schedule_goes_on(group_rollout, grpo_config):
+    policy, rollout = group_rollout
+    dull = replace(rollout, scores=torch.ones(12))
+    config = grpo_config(batch_size=12, num_generations=4, max_completion_length=6, num_iterations=3)
+    metrics, taken = stepped(policy, dull, config, 100)
+    assert metrics == {"policy/skipped_steps": 3, "rate": pytest.approx(1e-3 * 0.7)}
+    assert taken == [{}, {}, {}]  # the optimiser was called without gradients, and so changed nothing
+
+
+def test_a_kl_in_the_loss_is_learned_from_without_advantages(group_rollout, grpo_config):
+    policy, rollout = group_rollout
+    dull = replace(rollout, scores=torch.ones(12))
+    config = grpo_config(batch_size=12, num_generations=4, max_completion_length=6, beta=0.1)
+    metrics, taken = stepped(policy, dull, config, 100)
+    assert "policy/skipped_steps" not in metrics
+    assert taken[0]
+
+
+def test_completions_that_were_cut_off_teach_nothing_when_masked(group_rollout, grpo_config):
+    policy, rollout = group_rollout
+    known = {"batch_size": 12, "num_generations": 4, "max_completion_length": 6, "mask_truncated_completions": True}
+    config = grpo_config(**known)
+    changed = replace(
+        rollout, ref_logprobs=torch.where(rollout.finished[:, None], rollout.ref_logprobs, torch.tensor(-9.0))
+    )
+    found = [stepped(policy, one, grpo_config(**known, beta=0.3), 100)[1][0] for one in (rollout, changed)]
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad)
+    estimated = method_of(config).estimate(rollout, config, 0.0)
+    assert not estimated.advantages[~rollout.finished].any()
