@@ -90,6 +90,7 @@ SAME_THING: dict[str, str] = {
     "value_model_path": "value_model",
     "ref_pretrain": "ref_model",
     "ref_model_name_or_path": "ref_model",
+    "remote_rm_url": "reward_url",
     "reward_function": "reward_funcs",
     "reward_func": "reward_funcs",
     "clip_range": "cliprange",

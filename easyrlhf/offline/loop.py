@@ -15,10 +15,9 @@ from torch import Tensor
 from easyrlhf.data.batches import micro_batches, optimiser_batches
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
+from easyrlhf.offline.course import Course
 from easyrlhf.report.console import Console
-from easyrlhf.report.diagnostics import Watch, alarms
 from easyrlhf.report.log import MetricsLog
-from easyrlhf.report.metrics import is_better
 
 Row = dict[str, Any]
 
@@ -73,8 +72,8 @@ def fit(
     """
     config, total = run.config, planned_steps(run.config, len(train))
     batches = planned_batches(config, len(train))
-    watch = Watch(config.stage, log.rows())
-    with console.progress(total, run.step) as progress:
+    course = Course(run, {"model": engine}, total, log, console)
+    with course.shown():
         for batch in itertools.islice(batches, run.step, None):
             started = time.time()
             metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
@@ -83,43 +82,12 @@ def fit(
                 "epoch": run.step * config.batch_size / len(train),
                 "time/step": time.time() - started,
             }
-            if valid is not None and (run.step == total or is_due(run.step, config.eval_steps, total)):
+            if valid is not None and course.is_due(config.eval_steps):
                 metrics |= task.evaluate(valid)
-            note_best(run, metrics)
-            log.log(run.step, metrics)
-            found = watch.add({"step": run.step} | metrics)
-            progress.advance(metrics)
-            if run.step % config.log_steps == 0 or run.step == total:
-                console.row(run.step, metrics)
-            console.verdicts(found, run.step)
-            run.stop_on_alarm(alarms(found), {"model": engine})
-            run.stop_if_requested({"model": engine})
-            if run.step == total or run.is_best or is_due(run.step, config.save_steps, total):
-                run.save({"model": engine})
-    if run.take_best({"model": engine}):
+            course.end_step(metrics)
+    if run.take_best(course.engines):
         task.evaluate(valid)  # files that describe the evaluation are of these weights too
-    return metrics_of(run, log)
-
-
-def note_best(run: Run, metrics: dict[str, float]) -> None:
-    """Remember this step as the best when it was evaluated and is better than all before, by --keep_best."""
-    name = run.config.keep_best
-    if name not in metrics or not math.isfinite(metrics[name]):
-        return
-    if run.best is None or is_better(name, metrics[name], run.best["value"]):
-        run.best = {"metric": name, "step": run.step, "value": metrics[name]}
-
-
-def metrics_of(run: Run, log: MetricsLog) -> dict[str, float]:
-    """What was logged at the best step, or without --keep_best at the last."""
-    step = run.best["step"] if run.best else run.step
-    return {name: value for row in log.rows() if row["step"] == step for name, value in row.items() if name != "step"}
-
-
-def is_due(step: int, every: int | None, total: int) -> bool:
-    """Whether something done `every` so many steps (None: every tenth of the run; 0: never) is due at this step."""
-    every = max(1, total // 10) if every is None else every
-    return every > 0 and step % every == 0
+    return course.metrics()
 
 
 def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[str, float]:

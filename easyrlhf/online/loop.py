@@ -1,7 +1,8 @@
 """The loop of the online stages: collect → estimate → update → log."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,13 +16,12 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.timer import Timer
 from easyrlhf.losses.kl import adapted_kl_coef
-from easyrlhf.offline.loop import is_due, metrics_of, note_best
+from easyrlhf.offline.course import Course
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import Method
 from easyrlhf.online.observe import evaluation_metrics, rollout_metrics, sample_rows
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.report.console import Console
-from easyrlhf.report.diagnostics import Watch, alarms
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.sources import RewardError, Rewards
 from easyrlhf.rollout.sampler import HFSampler
@@ -87,8 +87,8 @@ def fit(
     shown = shown.select(range(min(SHOWN_PROMPTS, len(shown))))
     if run.step == 0:
         show_samples(run, online, shown, log, console, at.kl_coef)
-    watch = Watch(config.stage, log.rows())
-    with console.progress(total, run.step) as progress:
+    course = Course(run, online.engines, total, log, console)
+    with course.shown():
         while run.step < total:
             timer = Timer()
             with timer("step"):
@@ -97,26 +97,27 @@ def fit(
                 with timer("update"):
                     updated = online.update(rollout, run.step)
             run.step += 1
-            last = run.step == total
             metrics = updated | sampled | rollout_metrics(rollout, at.kl_coef) | pace_metrics(rollout, timer, at)
-            if valid is not None and (last or is_due(run.step, config.eval_steps, total)):
-                metrics |= evaluate(run, online, valid)
-            note_best(run, metrics)
-            log.log(run.step, metrics)
-            found = watch.add({"step": run.step} | metrics)
-            progress.advance(metrics)
             at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics["objective/kl"])
-            if last or run.step % config.log_steps == 0:
-                console.row(run.step, metrics)
-            console.verdicts(found, run.step)
-            if samples_due(run.step, total, config.num_sample_generations):
-                show_samples(run, online, shown, log, console, at.kl_coef)
-            run.stop_on_alarm(alarms(found), online.engines, **asdict(at))
-            run.stop_if_requested(online.engines, **asdict(at))
-            if last or run.is_best or is_due(run.step, config.save_steps, total):
-                run.save(online.engines, **asdict(at))
+            with logged_if_rewards_fail(course, metrics, at):
+                if valid is not None and course.is_due(config.eval_steps):
+                    metrics |= evaluate(run, online, valid)
+                if samples_due(run.step, total, config.num_sample_generations):
+                    show_samples(run, online, shown, log, console, at.kl_coef)
+            course.end_step(metrics, **asdict(at))
     run.take_best(online.engines)
-    return metrics_of(run, log)
+    return course.metrics()
+
+
+@contextmanager
+def logged_if_rewards_fail(course: Course, metrics: dict[str, float], at: Progress) -> Iterator[None]:
+    """When a reward source fails after the update, log the step, save the run and let the error go on."""
+    try:
+        yield
+    except RewardError:
+        course.log.log(course.run.step, metrics)
+        course.run.save(course.engines, **asdict(at))
+        raise
 
 
 def collect_or_save(

@@ -34,7 +34,7 @@ def prepare(run: Run, console: Console) -> Renderer:
     check_report_to(config.report_to)
     check_keep_best(config)
     check_parent("--model", config.model, config)
-    load_config(config.model, trust_remote_code=config.trust_remote_code)
+    check_positions(config)
     tokenizer = load_tokenizer(
         config.model, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
@@ -54,6 +54,17 @@ def check_keep_best(config) -> None:
         raise InputError(
             f"--keep_best {config.keep_best}: is not a metric that tells the better of two evaluations of "
             f"{config.stage}; use {' or '.join(usable)}"
+        )
+
+
+def check_positions(config) -> None:
+    """Raise InputError when the starting model has no place for sequences as long as the settings allow."""
+    model_config = load_config(config.model, trust_remote_code=config.trust_remote_code)
+    places = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if places and config.max_length > places:
+        raise InputError(
+            f"--max_length {config.max_length}: {config.model} was made for {places} tokens at most; use --max_length "
+            f"{places} or less, and a --max_prompt_length below it"
         )
 
 

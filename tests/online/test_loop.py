@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.offline.loop import is_due
+from easyrlhf.offline.course import is_due
 from easyrlhf.online.loop import (
     Progress,
     collect_batch,

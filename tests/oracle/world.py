@@ -104,6 +104,14 @@ class World:
         values[mask[:, 1:].bool()] = ScalarModel(lm, load_head(str(folder), lm)).values(ids, mask)
         return values.view(len(WORDS), -1, self.length).double().numpy()
 
+    @torch.no_grad()
+    def learned_scores(self, folder: str | Path, among: list[tuple[int, ...]]) -> np.ndarray:
+        """A saved reward model's score of some completions of every prompt.  [P, n]"""
+        lm = AutoModelForCausalLM.from_pretrained(folder)
+        model = ScalarModel(lm, load_head(str(folder), lm))
+        ids = [[[2 + prompt, *y] for y in among] for prompt in range(len(WORDS))]
+        return np.array([[model.scores(torch.tensor([y]), torch.tensor([len(y)])).item() for y in row] for row in ids])
+
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Every prompt before every completion, and a mask of the completions' tokens.  [P·Y, 1 + T] each"""
         pairs = [(2 + prompt, y) for prompt in range(len(WORDS)) for y in self.completions]
@@ -225,6 +233,11 @@ def dpo_flags(world: World, output_dir: Path, beta: float, seed: int) -> list[st
 def ipo_flags(world: World, output_dir: Path, beta: float, seed: int) -> list[str]:
     """Words after `ipo_train`, on comparisons of completions of one length."""
     return offline_flags(world, output_dir, seed, IPO_COMPLETIONS) + words_of({"beta": beta})
+
+
+def rm_flags(world: World, output_dir: Path, seed: int) -> list[str]:
+    """Words after `rm_train`, on DPO's comparisons."""
+    return offline_flags(world, output_dir, seed, DPO_COMPLETIONS) + words_of({"weight_decay": 0})
 
 
 def offline_flags(world: World, output_dir: Path, seed: int, among: list[tuple[int, ...]]) -> list[str]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from easyrlhf.config import InitConfig, RMConfig, SFTConfig
+from easyrlhf.engine.run import Run
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools.init import init_model
@@ -35,6 +36,14 @@ def question(word: str) -> dict:
 
 def answer(text: str) -> dict:
     return {"role": "assistant", "content": text}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reference_cache(tmp_path_factory):
+    """The reference log-probabilities of all tests of this room, out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EASYRLHF_CACHE", str(tmp_path_factory.mktemp("reference_cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +94,20 @@ def small_grpo() -> dict:
 def small_ppo() -> dict:
     """Settings of a small PPO run of 6 rollouts."""
     return SMALL | {"response_length": 6, "total_episodes": 48, "num_mini_batches": 2, "num_ppo_epochs": 2}
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes every run receive a stop request after the given step."""
+
+    def install(step: int):
+        original = Run.stop_if_requested
+
+        def stop_if_requested(run, engines, **state):
+            run.stop.requested = run.stop.requested or run.step == step
+            original(run, engines, **state)
+
+        monkeypatch.setattr(Run, "stop_if_requested", stop_if_requested)
+        return lambda: monkeypatch.setattr(Run, "stop_if_requested", original)
+
+    return install

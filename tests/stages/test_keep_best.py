@@ -13,7 +13,7 @@ from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.engine.checkpoint import list_checkpoints, save_checkpoint
 from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError, RunStopped
-from easyrlhf.offline.loop import note_best
+from easyrlhf.offline.course import note_best
 from easyrlhf.online import loop
 from easyrlhf.report.metrics import METRICS, is_better, ranked
 from easyrlhf.settings import SettingError

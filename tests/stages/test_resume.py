@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.rm import train_rm
@@ -28,23 +27,6 @@ def numbers(folder: str | Path) -> list[dict]:
 
 def status(folder: str | Path) -> str:
     return json.loads((Path(folder) / "stage.json").read_text())["status"]
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Makes every run receive a stop request after the given step."""
-
-    def install(step: int):
-        original = Run.stop_if_requested
-
-        def stop_if_requested(run, engines, **state):
-            run.stop.requested = run.stop.requested or run.step == step
-            original(run, engines, **state)
-
-        monkeypatch.setattr(Run, "stop_if_requested", stop_if_requested)
-        return lambda: monkeypatch.setattr(Run, "stop_if_requested", original)
-
-    return install
 
 
 @pytest.mark.parametrize("lora_r", [0, 4])

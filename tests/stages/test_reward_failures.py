@@ -94,6 +94,18 @@ def test_a_function_that_fails_stops_the_run_and_mended_continues_it(run, functi
     assert [row["step"] for row in numbers(folder)] == [1, 2, 3, 4]
 
 
+def test_a_function_that_fails_in_an_evaluation_loses_no_step(run, function, data, tmp_path):
+    folder, evaluated = tmp_path / "run", {"valid_data": data.prompts, "eval_steps": 2}
+    code, errors = run(folder, reward_funcs=function("if calls == 3: 1 / 0"), **evaluated)
+    assert code == 1 and "ZeroDivisionError" in errors
+    assert checkpoints(folder) == {"step-2"}
+    assert [row["step"] for row in numbers(folder)] == [1, 2] and "eval/scores" not in numbers(folder)[1]
+    assert run(folder, reward_funcs=function(), **evaluated)[0] == 0
+    assert run(tmp_path / "whole", reward_funcs=function(), **evaluated)[0] == 0
+    assert numbers(folder)[2:] == numbers(tmp_path / "whole")[2:]
+    assert "eval/scores" in numbers(folder)[3]
+
+
 def test_a_worker_that_dies_stops_the_run_and_leaves_no_process(run, function, tmp_path):
     folder, pids = tmp_path / "run", tmp_path / "pids"
     log = f"import os; open({str(pids)!r}, 'a').write(str(os.getpid()) + ' ')"

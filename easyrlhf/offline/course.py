@@ -1,0 +1,75 @@
+"""The end of a step, the same in both loops: log it, judge it, show it, and save or stop where the settings say."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.run import Run
+from easyrlhf.report.console import Console
+from easyrlhf.report.diagnostics import Watch, alarms
+from easyrlhf.report.log import MetricsLog
+from easyrlhf.report.metrics import is_better
+
+
+class Course:
+    """A run on its way through its steps."""
+
+    def __init__(self, run: Run, engines: dict[str, Engine], total: int, log: MetricsLog, console: Console):
+        self.run, self.engines, self.total = run, engines, total
+        self.log, self.console = log, console
+        self.watch = Watch(run.config.stage, log.rows())
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """A progress bar while the run goes on."""
+        with self.console.progress(self.total, self.run.step) as self.progress:
+            yield
+
+    @property
+    def last(self) -> bool:
+        """Whether the present step is the last one."""
+        return self.run.step == self.total
+
+    def is_due(self, every: int | None) -> bool:
+        """Whether something that the settings want `every` so many steps, and at the end, is due now."""
+        return self.last or is_due(self.run.step, every, self.total)
+
+    def end_step(self, metrics: dict[str, float], **state) -> None:
+        """What follows a step once all its numbers are known; `state` goes into its checkpoint.
+
+        Raises RunStopped when the run is asked to stop, or an alarm stops it.
+        """
+        run, config = self.run, self.run.config
+        note_best(run, metrics)
+        self.log.log(run.step, metrics)
+        found = self.watch.add({"step": run.step} | metrics)
+        self.progress.advance(metrics)
+        if self.last or run.step % config.log_steps == 0:
+            self.console.row(run.step, metrics)
+        self.console.verdicts(found, run.step)
+        run.stop_on_alarm(alarms(found), self.engines, **state)
+        run.stop_if_requested(self.engines, **state)
+        if run.is_best or self.is_due(config.save_steps):
+            run.save(self.engines, **state)
+
+    def metrics(self) -> dict[str, float]:
+        """What was logged at the step whose weights the run ends with."""
+        step = self.run.best["step"] if self.run.best else self.run.step
+        rows = (row for row in self.log.rows() if row["step"] == step)
+        return {name: value for row in rows for name, value in row.items() if name != "step"}
+
+
+def note_best(run: Run, metrics: dict[str, float]) -> None:
+    """Remember this step as the best when it was evaluated and is better than all before, by --keep_best."""
+    name = run.config.keep_best
+    if name not in metrics or not math.isfinite(metrics[name]):
+        return
+    if run.best is None or is_better(name, metrics[name], run.best["value"]):
+        run.best = {"metric": name, "step": run.step, "value": metrics[name]}
+
+
+def is_due(step: int, every: int | None, total: int) -> bool:
+    """Whether something done `every` so many steps (None: every tenth of the run; 0: never) is due at this step."""
+    every = max(1, total // 10) if every is None else every
+    return every > 0 and step % every == 0
