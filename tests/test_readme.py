@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("sft_train", "rm_train", "ppo_train", "grpo_train", "easyrlhf")
+STAGES = ("sft_train", "rm_train", "ppo_train", "grpo_train", "dpo_train", "easyrlhf")
 
 
 def commands() -> list[str]:
@@ -21,14 +21,17 @@ def commands() -> list[str]:
     return [line for line in (" ".join(shlex.split(line, comments=True)) for line in lines) if line]
 
 
-def environment() -> dict[str, str]:
-    """The scripts of this Python first on the PATH, and nothing fetched from a hub."""
+def environment(cache: Path) -> dict[str, str]:
+    """The scripts of this Python first on the PATH, nothing fetched from a hub, nothing kept in the home folder."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    own = {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "EASYRLHF_CACHE": str(cache)}
+    return os.environ | own
 
 
 def run(command: list[str], folder: Path, seconds: int = 300) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(folder / ".cache"), capture_output=True, text=True, timeout=seconds
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -3,21 +3,23 @@
 import numpy as np
 
 WILSON_Z = 1.959964  # 97.5 % point of the normal distribution: a two-sided 95 % interval
-CALIBRATION_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+CALIBRATION_BINS, PAIRS_PER_BIN = 10, 20  # fewer bins where there are fewer pairs
 HISTOGRAM_BINS = 24
 
 
-def rm_evaluation(chosen_scores, rejected_scores, chosen_lengths, rejected_lengths) -> dict:
+def rm_evaluation(chosen_scores, rejected_scores, chosen_lengths, rejected_lengths, sources=None) -> dict:
     """Everything rm_eval.json holds, from N held-out pairs.
 
     chosen_scores, rejected_scores    [N]  scores, finite
     chosen_lengths, rejected_lengths  [N]  completion tokens
+    sources                           [N]  name of the file of each pair; None where it is not known
 
     A tie counts one half, in the accuracy and in the length baseline alike.
     ValueError when there is no pair, or a score is not finite.
     returns {"accuracy", "ci95": [low, high], "n", "ties", "length_baseline_accuracy",
              "by_length_gap": [{"low", "high", "n", "accuracy"}],
-             "calibration": [{"predicted", "observed", "n"}],
+             "calibration": [{"predicted", "observed", "n"}], "ece", "ece_by_chance",
+             "by_source": [{"source", "n", "accuracy", "ci95"}], with sources only,
              "chosen_histogram": {"edges", "counts"}, "rejected_histogram": {"edges", "counts"}}
     """
     chosen, rejected = np.asarray(chosen_scores, float), np.asarray(rejected_scores, float)
@@ -29,6 +31,7 @@ def rm_evaluation(chosen_scores, rejected_scores, chosen_lengths, rejected_lengt
     right = _right(chosen - rejected)
     longer_wins = _right(gaps).mean()
     edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), HISTOGRAM_BINS)
+    bins = calibration(chosen - rejected, right)
     return {
         "accuracy": float(right.mean()),
         "ci95": list(wilson(float(right.sum()), right.size)),
@@ -36,7 +39,10 @@ def rm_evaluation(chosen_scores, rejected_scores, chosen_lengths, rejected_lengt
         "ties": float((chosen == rejected).mean()),
         "length_baseline_accuracy": float(max(longer_wins, 1 - longer_wins)),
         "by_length_gap": by_length_gap(gaps, right),
-        "calibration": calibration(chosen - rejected, right),
+        "calibration": bins,
+        "ece": calibration_error(bins),
+        "ece_by_chance": chance_error(bins),
+        **({} if sources is None else {"by_source": by_source(sources, right)}),
         "chosen_histogram": _histogram(chosen, edges),
         "rejected_histogram": _histogram(rejected, edges),
     }
@@ -78,24 +84,61 @@ def by_length_gap(gaps: np.ndarray, right: np.ndarray) -> list[dict]:
     ]
 
 
+def by_source(sources, right: np.ndarray) -> list[dict]:
+    """Accuracy with its 95 % interval for the pairs of each file, in the order of their first pair.
+
+    sources  [N] names
+    right    [N] 1, 0, or one half for a tie
+    """
+    sources = np.asarray(sources)
+    groups = [(str(name), right[sources == name]) for name in dict.fromkeys(sources.tolist())]
+    return [
+        {
+            "source": name,
+            "n": int(part.size),
+            "accuracy": float(part.mean()),
+            "ci95": list(wilson(float(part.sum()), part.size)),
+        }
+        for name, part in groups
+    ]
+
+
 def calibration(margins: np.ndarray, right: np.ndarray) -> list[dict]:
-    """How often the model is right when it says it is p sure: p = sigmoid(|margin|), in five bins.
+    """How often the model is right when it says it is p sure: p = sigmoid(|chosen − rejected|).
+
+    The bins hold equally many pairs, as far as pairs of the same p stay together: at most ten bins, of twenty pairs or
+    more.
 
     margins  [N] chosen minus rejected score
     right    [N] 1, 0, or one half for a tie
-    returns the bins that hold a pair: mean p, share right, count
+    returns the bins from unsure to sure: mean p, share right, count
     """
     sure = 1 / (1 + np.exp(-np.abs(margins)))
-    bins = np.digitize(sure, CALIBRATION_EDGES[1:-1])
+    count = int(np.clip(sure.size // PAIRS_PER_BIN, 1, CALIBRATION_BINS))
+    starts = np.sort(sure)[np.arange(1, count) * sure.size // count]
+    bins = np.digitize(sure, np.unique(starts))
     return [
         {
             "predicted": float(sure[bins == b].mean()),
             "observed": float(right[bins == b].mean()),
             "n": int((bins == b).sum()),
         }
-        for b in range(len(CALIBRATION_EDGES) - 1)
-        if (bins == b).any()
+        for b in np.unique(bins)
     ]
+
+
+def calibration_error(bins: list[dict]) -> float:
+    """Expected calibration error: the mean distance of p and the share right, weighted by pairs."""
+    return sum(b["n"] * abs(b["predicted"] - b["observed"]) for b in bins) / sum(b["n"] for b in bins)
+
+
+def chance_error(bins: list[dict]) -> float:
+    """The calibration error that a perfectly calibrated model is to expect on so few pairs.
+
+    √(2/π) standard deviations of the share right in each bin, weighted by pairs.
+    """
+    spreads = [b["n"] * np.sqrt(2 / np.pi * b["predicted"] * (1 - b["predicted"]) / b["n"]) for b in bins]
+    return float(sum(spreads) / sum(b["n"] for b in bins))
 
 
 def _right(difference: np.ndarray) -> np.ndarray:

@@ -1,0 +1,195 @@
+"""What held-out pairs alone do not tell about a reward model: is its score of the answer alone, and can it be fooled?"""
+
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from easyrlhf.data.batches import pad_right
+from easyrlhf.data.render import Renderer
+from easyrlhf.models.folder import TOLERANCE
+from easyrlhf.models.load import evaluating, plain_lm
+from easyrlhf.models.value_head import ScalarModel
+from easyrlhf.rewards.model import score_sequences
+
+PROMPTS = 64  # that the probes are put to
+COMPLETIONS = 64  # that are scored again in other company
+MORE_PADDING = 33  # columns; odd, so that no kernel's tile fits by chance
+REPEATS, JOINED = 20, 4
+MARK, OTHER = "SENTINEL", "ANSWER"
+
+
+def examine(model: ScalarModel, renderer: Renderer, rows: Dataset, budget: int, dtype: torch.dtype) -> dict:
+    """Invariance and probes of a reward model on comparison rows.
+
+    rows     as load_tokens gives them
+    budget   tokens of one forward pass
+    dtype    of the forward pass: decides how equal scores must be
+    returns  {"invariance": …, "probes": …}, see invariance and probes
+    """
+    with evaluating(model):
+        return {
+            "invariance": invariance(model, sampled_sequences(rows), renderer, budget, dtype),
+            "probes": probes(model, renderer, rows, budget),
+        }
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` row numbers, evenly spaced over `count` rows."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
+def sampled_sequences(rows: Dataset) -> list[list[int]]:
+    """Prompt with answer of a sample of rows, COMPLETIONS at most, chosen and rejected in turn."""
+    sample = [rows[i] for i in spread(len(rows), COMPLETIONS // 2)]
+    return [row["prompt_ids"] + row[f"{side}_ids"] for row in sample for side in ("chosen", "rejected")]
+
+
+@torch.no_grad()
+def invariance(
+    model: ScalarModel, sequences: list[list[int]], renderer: Renderer, budget: int, dtype: torch.dtype
+) -> dict:
+    """Score the same sequences alone, and again with other padding, in other batches, at other places.
+
+    A difference is |a − b| / max(1, |score alone|).
+    returns  {"n", "limit", "largest", "differences": {what was changed: largest difference}}
+    """
+    width = max(map(len, sequences))
+    padded = min(width + MORE_PADDING, positions(model) or width + MORE_PADDING)
+    size = max(2, min(len(sequences), budget // padded))
+    pad, end = renderer.pad_id, renderer.end_of_turn_id
+    alone = batch_scores(model, sequences, 1, 0, pad)
+    variants = {
+        "more padding": batch_scores(model, sequences, size, padded, pad),
+        "another padding token": batch_scores(model, sequences, size, padded, end),
+        "batches of 2": batch_scores(model, sequences, 2, 0, pad),
+        f"batches of {size}": batch_scores(model, sequences, size, 0, pad),
+        "another place in the batch": batch_scores(model, sequences[::-1], size, 0, pad).flip(0),
+    }
+    scale = alone.abs().clamp(min=1)
+    differences = {name: ((scores - alone).abs() / scale).max().item() for name, scores in variants.items()}
+    return {
+        "n": len(sequences),
+        "limit": TOLERANCE[dtype],
+        "largest": max(differences.values()),
+        "differences": differences,
+    }
+
+
+def batch_scores(model: ScalarModel, sequences: list[list[int]], size: int, width: int, pad_id: int) -> torch.Tensor:
+    """Scores in batches of `size`, in order, each padded to its longest row, or to `width` if that is more.  [N]"""
+    device = model.head.weight.device
+    parts = []
+    for start in range(0, len(sequences), size):
+        batch = sequences[start : start + size]
+        ids = torch.nn.functional.pad(ids := pad_right(batch, pad_id), (0, max(0, width - ids.shape[1])), value=pad_id)
+        lengths = torch.tensor([len(row) for row in batch], device=device)
+        parts.append(model.scores(ids.to(device), lengths).cpu())
+    return torch.cat(parts)
+
+
+def positions(model: ScalarModel) -> int | None:
+    """Longest sequence the model was made for, in tokens; None where it has no limit."""
+    return getattr(plain_lm(model.lm).config.get_text_config(), "max_position_embeddings", None)
+
+
+def probes(model: ScalarModel, renderer: Renderer, rows: Dataset, budget: int) -> dict:
+    """Scores of answers that no reader would prefer, to a sample of held-out prompts.
+
+    returns  {"n": prompts, "chosen", "rejected": mean scores of their answers,
+              "answers": [{"name", "score": mean, "over_chosen", "over_rejected": mean differences,
+                           "above_chosen": share of prompts where it scores above the chosen answer}]}
+    """
+    sample = [rows[i] for i in spread(len(rows), PROMPTS)]
+    made = list(probe_answers(renderer, sample))
+    room = positions(model)
+    sequences = [row["prompt_ids"] + row[f"{side}_ids"] for side in ("chosen", "rejected") for row in sample]
+    sequences += [cut(row["prompt_ids"], ids, room) for _, answers in made for row, ids in zip(sample, answers, strict=True)]
+    scores = np.array(score_sequences(model, sequences, renderer.pad_id, budget)).reshape(-1, len(sample))
+    chosen, rejected = scores[:2]
+    return {
+        "n": len(sample),
+        "chosen": float(chosen.mean()),
+        "rejected": float(rejected.mean()),
+        "answers": [
+            {
+                "name": name,
+                "score": float(own.mean()),
+                "over_chosen": float((own - chosen).mean()),
+                "over_rejected": float((own - rejected).mean()),
+                "above_chosen": float((own > chosen).mean()),
+            }
+            for (name, _), own in zip(made, scores[2:], strict=True)
+        ],
+    }
+
+
+def probe_answers(renderer: Renderer, rows: list[dict]) -> Iterator[tuple[str, list[list[int]]]]:
+    """The probes: name, and the ids of its answer to the prompt of each row, end of turn included."""
+    questions = Questions(renderer)
+    chosen = [renderer.decode(row["chosen_ids"]).strip() for row in rows]
+    following = [[chosen[(i + k) % len(rows)] for k in range(JOINED)] for i in range(len(rows))]
+    texts = {
+        "empty": [""] * len(rows),
+        "the prompt echoed": [questions.last(row["prompt_ids"]) for row in rows],
+        f"one sentence {REPEATS} times": [" ".join([first_sentence(text)] * REPEATS) for text in chosen],
+        f"{JOINED} answers joined": ["\n\n".join(answers) for answers in following],
+    }
+    for name, answers in texts.items():
+        pairs = zip(rows, answers, strict=True)
+        yield name, [questions.answer_ids(row["prompt_ids"], answer) for row, answer in pairs]
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop, question or exclamation mark, or line break; the text itself where there is none."""
+    return re.split(r"(?<=[.!?。！？])\s|\n", text.strip(), maxsplit=1)[0]
+
+
+def cut(prompt: list[int], answer: list[int], room: int | None) -> list[int]:
+    """Prompt and answer within `room` tokens: an answer that is too long loses its middle, not its end of turn."""
+    kept = len(answer) if room is None else max(1, room - len(prompt))
+    return prompt + (answer if len(answer) <= kept else answer[: kept - 1] + answer[-1:])
+
+
+class Questions:
+    """Finds the last question in a rendered prompt, and renders an answer to it.
+
+    opener, closer  text that the chat template writes before and after the last user turn; a prompt that does not end
+                    with the closer is plain text
+    """
+
+    def __init__(self, renderer: Renderer):
+        self.renderer = renderer
+        self.opener = self.closer = ""
+        if renderer.tokenizer.chat_template:
+            turn = {"role": "user", "content": MARK}
+            first, _, self.closer = self.text([turn]).partition(MARK)
+            earlier = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": OTHER}, turn]
+            between = self.text(earlier).rpartition(OTHER)[2].partition(MARK)[0]
+            self.opener = os.path.commonprefix([first[::-1], between[::-1]])[::-1]
+
+    def text(self, turns: list[dict]) -> str:
+        """A prompt as the template writes it."""
+        return self.renderer.tokenizer.decode(self.renderer.prompt_ids(turns))
+
+    def in_chat(self, prompt: str) -> bool:
+        """Whether the prompt was rendered by the template."""
+        return bool(self.closer) and prompt.endswith(self.closer)
+
+    def last(self, prompt_ids: list[int]) -> str:
+        """The text of the last user turn; the whole prompt where it is plain text."""
+        prompt = self.renderer.tokenizer.decode(prompt_ids)
+        if not self.in_chat(prompt):
+            return self.renderer.decode(prompt_ids)
+        prompt = prompt.removesuffix(self.closer)
+        return prompt.rpartition(self.opener)[2] if self.opener else prompt
+
+    def answer_ids(self, prompt_ids: list[int], answer: str) -> list[int]:
+        """Ids of an answer to the prompt, through its end of turn."""
+        if not self.in_chat(self.renderer.tokenizer.decode(prompt_ids)):
+            return self.renderer.completion_ids("", answer)
+        turns = [{"role": "user", "content": MARK}], [{"role": "assistant", "content": answer}]
+        return self.renderer.completion_ids(*turns)

@@ -1,0 +1,72 @@
+"""The pages of docs/: their commands parse, the files they name exist, their links lead somewhere."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from easyrlhf.cli.unknown import STAGES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+PROGRAMS = {f"{config.stage}_train": f"easyrlhf.cli.{config.stage}" for config in STAGES}
+TARGETS = {
+    "sft": "sft:train_sft",
+    "rm": "rm:train_rm",
+    "ppo": "online:train_ppo",
+    "grpo": "online:train_grpo",
+} | {
+    config.stage: f"align:train_{config.stage}" for config in STAGES if config.stage not in ("sft", "rm", "ppo", "grpo")
+}
+
+
+def text_of(page: str) -> str:
+    return (ROOT / "docs" / page).read_text()
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of every line of the page's bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", text_of(page), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_parses_up_to_the_call_of_its_stage(page, monkeypatch, tmp_path):
+    seen = []
+    for stage, target in TARGETS.items():
+        module, function = target.split(":")
+        monkeypatch.setattr(importlib.import_module(f"easyrlhf.stages.{module}"), function, seen.append)
+        assert stage
+    monkeypatch.chdir(tmp_path)
+    stages = 0
+    for program, *words in commands(page):
+        if program in PROGRAMS:
+            stages += 1
+            done = CliRunner().invoke(importlib.import_module(PROGRAMS[program]).main, words, prog_name=program)
+            assert done.exit_code == 0, (program, words, done.output)
+        elif program in ("python", "bash") or program.startswith(("scripts/", "./scripts/")):
+            named = [word for word in [program, *words] if word.startswith(("benchmarks/", "scripts/", "./scripts/"))]
+            assert all((ROOT / word).exists() for word in named), (program, words)
+        else:
+            assert program in ("easyrlhf", "pip", "tensorboard", "gzip", "export"), program
+    assert len(seen) == stages
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page):
+    text = text_of(page)
+    named = re.findall(r"`((?:easyrlhf|tests|benchmarks|scripts|configs|data|docs)/[\w./-]+\.\w+)`", text)
+    named += re.findall(r"\b(docs/[\w-]+\.md)\b", text)
+    named += re.findall(r"python (benchmarks/\w+\.py)", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_inside_the_project_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(page))
+    inside = [link for link in links if not link.startswith(("http://", "https://"))]
+    assert [link for link in inside if not (ROOT / "docs" / link).exists()] == []
