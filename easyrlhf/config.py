@@ -1170,3 +1170,106 @@ class ServeRewardConfig(Settings):
     def _check(self) -> None:
         if self.devices is not None and not re.fullmatch(r"cpu|\d+", self.devices):
             raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0")
+
+
+@dataclass(kw_only=True, frozen=True)
+class DoctorConfig(Settings):
+    """Settings of `easyrlhf doctor`: a reward model is examined on held-out comparisons."""
+
+    stage: ClassVar[str] = "doctor"
+
+    reward_model: str = opt(
+        MISSING,
+        "The model to examine: the folder of rm_train, or a sequence classifier with one label.",
+        group=DATA,
+        metavar="DIR",
+    )
+    valid_data: str = opt(
+        MISSING,
+        "Comparisons that the model was not trained on; the accuracy of each file or folder is shown apart.",
+        group=DATA,
+        metavar="FILE[,…]",
+        many=True,
+    )
+    output_dir: str = opt("outputs/doctor", "Folder for doctor.json and doctor.html.", group=DATA, metavar="DIR")
+    format: str | None = opt(
+        None,
+        "Row format, when recognising it is not wanted.",
+        group=DATA,
+        metavar="NAME",
+        shown="recognised",
+    )
+    max_length: int | None = opt(
+        None,
+        "Longest sequence in tokens, prompt and completion together; longer rows are dropped and counted.",
+        group=DATA,
+        low=2,
+        shown="that of its training, else 1024",
+    )
+    on_bad_row: str = opt(
+        "stop",
+        "A malformed row (not JSON, missing key): stop names file and line; skip counts it.",
+        group=DATA,
+        choices=("stop", "skip"),
+    )
+    devices: str | None = opt(
+        None,
+        "Where to run: one GPU index such as 0, or cpu.",
+        group=RUN,
+        metavar="N|cpu",
+        shown="the first GPU, else cpu",
+    )
+    precision: str = opt(
+        "auto",
+        "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU.",
+        group=RUN,
+        choices=("auto", "float32", "bf16"),
+    )
+    micro_batch_tokens: int | None = opt(
+        None,
+        "Tokens in one forward pass. Lower it when memory runs out: the scores stay the same.",
+        group=RUN,
+        low=1,
+        shown="8192 on a GPU, 2048 on CPU",
+    )
+    attn_implementation: str | None = opt(
+        None,
+        "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
+        group=RUN,
+        metavar="NAME",
+        shown="transformers' choice",
+    )
+    allow_incomplete: bool = opt(False, "Examine a model whose own run did not finish.", group=RUN)
+    trust_remote_code: bool = opt(
+        False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN
+    )
+
+    def _check(self) -> None:
+        if self.devices is not None and not re.fullmatch(r"cpu|\d+", self.devices):
+            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExportConfig(Settings):
+    """Settings of `easyrlhf export`: a reward model in the form that other programs read."""
+
+    stage: ClassVar[str] = "export"
+
+    reward_model: str = opt(
+        MISSING,
+        "The model to export: a folder with value_head.safetensors, such as that of rm_train.",
+        group=DATA,
+        metavar="DIR",
+    )
+    to: str = opt(
+        MISSING,
+        "The form: sequence_classification is AutoModelForSequenceClassification with one label.",
+        group=DATA,
+        choices=("sequence_classification",),
+    )
+    output_dir: str = opt(MISSING, "Folder for the exported model.", group=DATA, metavar="DIR")
+    overwrite: bool = opt(False, "Write into output_dir although it is not empty.", group=RUN)
+    allow_incomplete: bool = opt(False, "Export a model whose own run did not finish.", group=RUN)
+    trust_remote_code: bool = opt(
+        False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN
+    )

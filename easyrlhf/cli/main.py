@@ -17,6 +17,8 @@ COMMANDS = {
     ),
     "data": ("easyrlhf.cli.data:command", "Get training data."),
     "serve_reward": ("easyrlhf.cli.serve_reward:command", "Serve a trained reward model over HTTP."),
+    "doctor": ("easyrlhf.cli.doctor:command", "Examine a reward model: should PPO lean on it?"),
+    "export": ("easyrlhf.cli.export:command", "Write a reward model in the form that TRL and vLLM read."),
 }
 STAGES = {
     "sft_train": "Supervised fine-tuning on demonstrations.",

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from easyrlhf.report import blocks
 from easyrlhf.report.diagnostics import Verdict, headline, verdicts, worst
+from easyrlhf.report.doctor import verdict_section
 from easyrlhf.report.findings import RECENT, History, early_and_late, mean, values
 from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
 from easyrlhf.report.metrics import ALIGN_TITLES, show
-from easyrlhf.report.plots import RM_EVAL_FILE, charts
+from easyrlhf.report.plots import RM_EVAL_FILE, charts, examination_of
 
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
@@ -51,7 +52,7 @@ KEY_NUMBERS["grpo"] = tuple(entry for entry in KEY_NUMBERS["ppo"] if entry[1] !=
 
 
 def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> Path:
-    """Write folder/report.html from its metrics.jsonl, samples.jsonl and rm_eval.json.
+    """Write folder/report.html from its metrics.jsonl, samples.jsonl, rm_eval.json and doctor.json.
 
     settings  the resolved settings, name -> value
     info      what stage.json holds
@@ -64,6 +65,7 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> 
     sections = [
         *_numbers(folder, stage, rows),
         *_verdicts(found),
+        *_examination(folder, stage),
         *_charts(folder, stage),
         *_samples(read_rows(folder / SAMPLES_FILE)),
         *_background(settings, info),
@@ -128,6 +130,11 @@ def _interval(path: Path) -> str:
 def _verdicts(found: list[Verdict]) -> list[str]:
     note = "What the numbers say, and what to do where they say something is wrong."
     return [blocks.section("Verdicts", blocks.verdict_list(found), note=note)] if found else []
+
+
+def _examination(folder: Path, stage: str) -> list[str]:
+    section = verdict_section(examination_of(folder)) if stage == "rm" else ""
+    return [section] if section else []
 
 
 def _charts(folder: Path, stage: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The charts of a stage: which there are, and how each reads metrics.jsonl and rm_eval.json."""
+"""The charts of a stage: which there are, and how each reads metrics.jsonl, rm_eval.json and doctor.json."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from easyrlhf.report.charts import INK, MUTED, SERIES, Chart, band, curve
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.metrics import ALIGN, ONLINE, metric
 
-RM_EVAL_FILE = "rm_eval.json"
+RM_EVAL_FILE, DOCTOR_FILE = "rm_eval.json", "doctor.json"
 
 # stage -> (file name, title, {label: metric}, caption); the first metric's healthy range is shaded
 CURVES: dict[str, tuple[tuple[str, str, dict[str, str], str], ...]] = {
@@ -196,11 +196,21 @@ def _source_charts(rows: list[dict]) -> list[Chart]:
 
 
 def _rm_charts(folder: Path) -> list[Chart]:
-    path = folder / RM_EVAL_FILE
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [
+    found = examination_of(folder)
+    return examination_charts(found) if found else []
+
+
+def examination_of(folder: Path) -> dict:
+    """The examination of a reward model's folder: whole, or what the last evaluation measured; {} without either."""
+    for name in (DOCTOR_FILE, RM_EVAL_FILE):
+        if (folder / name).exists():
+            return json.loads((folder / name).read_text(encoding="utf-8"))
+    return {}
+
+
+def examination_charts(found: dict) -> list[Chart]:
+    """Pictures of a reward model's examination; that of the probes only where there were any."""
+    charts = [
         Chart(
             "scores",
             "Held-out scores",
@@ -220,6 +230,10 @@ def _rm_charts(folder: Path) -> list[Chart]:
             lambda axes: _draw_calibration(axes, found["calibration"]),
         ),
     ]
+    if "probes" in found:
+        caption = "Mean scores of answers that no reader would prefer. Right of the chosen ones: PPO will find them."
+        charts.append(Chart("probes", "Probes", caption, lambda axes: _draw_probes(axes, found["probes"])))
+    return charts
 
 
 def _draw_histograms(axes, found: dict) -> None:
@@ -259,3 +273,18 @@ def _draw_calibration(axes, bins: list[dict]) -> None:
     axes.set_xlabel("how sure it is")
     axes.set_ylabel("how often it is right")
     axes.set_ylim(top=1.05)
+
+
+def _draw_probes(axes, found: dict) -> None:
+    answers = found["answers"]
+    scores = [found["chosen"], found["rejected"], *(answer["score"] for answer in answers)]
+    base = min(scores) - 0.08 * (max(scores) - min(scores))
+    axes.barh(range(len(answers)), [a["score"] - base for a in answers], 0.6, left=base, color=SERIES[4], alpha=0.75)
+    for side, colour in (("chosen", SERIES[0]), ("rejected", SERIES[1])):
+        axes.axvline(found[side], color=colour, label=f"{side} answers")
+    axes.set_yticks(range(len(answers)), [answer["name"] for answer in answers])
+    axes.invert_yaxis()
+    axes.set_xlabel("mean score")
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(left=base)
+    axes.figure.legend(loc="outside lower center", ncols=2)

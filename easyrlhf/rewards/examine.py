@@ -1,6 +1,5 @@
-"""What held-out pairs alone do not tell about a reward model: is its score of the answer alone, and can it be fooled?"""
+"""What held-out pairs do not tell of a reward model: whether it scores the answer alone, and what fools it."""
 
-import os
 import re
 from collections.abc import Iterator
 
@@ -85,7 +84,8 @@ def batch_scores(model: ScalarModel, sequences: list[list[int]], size: int, widt
     parts = []
     for start in range(0, len(sequences), size):
         batch = sequences[start : start + size]
-        ids = torch.nn.functional.pad(ids := pad_right(batch, pad_id), (0, max(0, width - ids.shape[1])), value=pad_id)
+        ids = pad_right(batch, pad_id)
+        ids = torch.nn.functional.pad(ids, (0, max(0, width - ids.shape[1])), value=pad_id)
         lengths = torch.tensor([len(row) for row in batch], device=device)
         parts.append(model.scores(ids.to(device), lengths).cpu())
     return torch.cat(parts)
@@ -107,7 +107,8 @@ def probes(model: ScalarModel, renderer: Renderer, rows: Dataset, budget: int) -
     made = list(probe_answers(renderer, sample))
     room = positions(model)
     sequences = [row["prompt_ids"] + row[f"{side}_ids"] for side in ("chosen", "rejected") for row in sample]
-    sequences += [cut(row["prompt_ids"], ids, room) for _, answers in made for row, ids in zip(sample, answers, strict=True)]
+    for _, answers in made:
+        sequences += [cut(row["prompt_ids"], ids, room) for row, ids in zip(sample, answers, strict=True)]
     scores = np.array(score_sequences(model, sequences, renderer.pad_id, budget)).reshape(-1, len(sample))
     chosen, rejected = scores[:2]
     return {
@@ -148,6 +149,13 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?。！？])\s|\n", text.strip(), maxsplit=1)[0]
 
 
+def common_end(one: str, other: str) -> str:
+    """The longest text that both end with."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    return one[len(one) - same :]
+
+
 def cut(prompt: list[int], answer: list[int], room: int | None) -> list[int]:
     """Prompt and answer within `room` tokens: an answer that is too long loses its middle, not its end of turn."""
     kept = len(answer) if room is None else max(1, room - len(prompt))
@@ -169,11 +177,15 @@ class Questions:
             first, _, self.closer = self.text([turn]).partition(MARK)
             earlier = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": OTHER}, turn]
             between = self.text(earlier).rpartition(OTHER)[2].partition(MARK)[0]
-            self.opener = os.path.commonprefix([first[::-1], between[::-1]])[::-1]
+            self.opener = common_end(first, between)
 
     def text(self, turns: list[dict]) -> str:
         """A prompt as the template writes it."""
-        return self.renderer.tokenizer.decode(self.renderer.prompt_ids(turns))
+        return self.decoded(self.renderer.prompt_ids(turns))
+
+    def decoded(self, ids: list[int]) -> str:
+        """The text of ids, special tokens included."""
+        return self.renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def in_chat(self, prompt: str) -> bool:
         """Whether the prompt was rendered by the template."""
@@ -181,15 +193,17 @@ class Questions:
 
     def last(self, prompt_ids: list[int]) -> str:
         """The text of the last user turn; the whole prompt where it is plain text."""
-        prompt = self.renderer.tokenizer.decode(prompt_ids)
+        prompt = self.decoded(prompt_ids)
         if not self.in_chat(prompt):
             return self.renderer.decode(prompt_ids)
         prompt = prompt.removesuffix(self.closer)
         return prompt.rpartition(self.opener)[2] if self.opener else prompt
 
     def answer_ids(self, prompt_ids: list[int], answer: str) -> list[int]:
-        """Ids of an answer to the prompt, through its end of turn."""
-        if not self.in_chat(self.renderer.tokenizer.decode(prompt_ids)):
+        """Ids of an answer to the prompt, through its end of turn; the empty answer is the end of turn alone."""
+        if not answer:
+            return [self.renderer.end_of_turn_id]
+        if not self.in_chat(self.decoded(prompt_ids)):
             return self.renderer.completion_ids("", answer)
         turns = [{"role": "user", "content": MARK}], [{"role": "assistant", "content": answer}]
         return self.renderer.completion_ids(*turns)

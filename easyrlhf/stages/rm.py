@@ -11,13 +11,17 @@ from torch import Tensor
 from easyrlhf.config import RMConfig
 from easyrlhf.data.batches import micro_batches, pad_right
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.run import Run
 from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task
+from easyrlhf.report.doctor import write_examination
+from easyrlhf.report.plots import RM_EVAL_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
+from easyrlhf.rewards.examine import examine
 from easyrlhf.stages import common
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
@@ -37,11 +41,21 @@ def load_model(run: Run, renderer: Renderer) -> ScalarModel:
 
 
 def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
-    """Write backbone and head, prove that the folder scores as the model does, and keep the probes."""
+    """Write backbone and head, prove that the folder scores as the model does, examine it, and keep the probes."""
     model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
     probes = probe(model, probe_ids(renderer))
     prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype)
+    if run.config.valid_data:
+        examine_whole(run, model, renderer)
     return {"probes": probes}
+
+
+def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
+    """Write doctor.json: what the last evaluation measured, and what `easyrlhf doctor` looks at besides."""
+    rows = Dataset.from_file(str(run.cache / "valid.arrow"))
+    measured = json.loads((run.folder / RM_EVAL_FILE).read_text())
+    measured |= examine(model, renderer, rows, run.micro_batch_tokens, run.dtype)
+    write_examination(run.folder, str(run.folder), run.config.valid_data, dtype_name(run.dtype), measured)
 
 
 def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
@@ -90,7 +104,7 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
     """
     lengths = [np.array([len(ids) for ids in rows[f"{side}_ids"]]) for side in ("chosen", "rejected")]
     examined = rm_evaluation(chosen, rejected, *lengths)
-    (folder / "rm_eval.json").write_text(json.dumps(examined, indent=1))
+    (folder / RM_EVAL_FILE).write_text(json.dumps(examined, indent=1))
     margins = torch.tensor(chosen - rejected)
     return {
         "eval/loss": -torch.nn.functional.logsigmoid(margins).mean().item(),

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli import init, serve_reward
+from easyrlhf.cli import doctor, export, init, serve_reward
 from easyrlhf.cli.unknown import STAGES
 
 PAGES = {f"{config.stage}_train": importlib.import_module(f"easyrlhf.cli.{config.stage}").main for config in STAGES} | {
     "easyrlhf init": init.command,
     "easyrlhf serve_reward": serve_reward.command,
+    "easyrlhf doctor": doctor.command,
+    "easyrlhf export": export.command,
 }
 
 

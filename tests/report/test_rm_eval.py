@@ -3,9 +3,10 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
-from easyrlhf.report.rm_eval import rm_evaluation, wilson
+from easyrlhf.report.rm_eval import calibration, calibration_error, chance_error, rm_evaluation, wilson
 
 
 def test_accuracy_ties_and_length_baseline_of_four_pairs():
@@ -45,11 +46,53 @@ def test_accuracy_by_length_gap_splits_at_the_median_gap():
 
 
 def test_calibration_compares_the_claimed_with_the_actual_share():
-    # margins ±ln 3 claim 3/4; one of the two is right. margin ln 19 claims 0.95 and is right.
+    # 20 margins ±ln 3 claim 3/4, half of them right; 20 margins ln 19 claim 0.95, all right
+    margins = np.log([3.0] * 20 + [19.0] * 20) * ([1, -1] * 10 + [1] * 20)
+    unsure, sure = calibration(margins, (margins > 0).astype(float))
+    assert (unsure["predicted"], unsure["observed"], unsure["n"]) == (pytest.approx(0.75), 0.5, 20)
+    assert (sure["predicted"], sure["observed"], sure["n"]) == (pytest.approx(0.95), 1.0, 20)
+
+
+def test_few_pairs_are_one_bin():
+    # margins ±ln 3 claim 3/4, one of the two is right; margin ln 19 claims 0.95 and is right
     found = rm_evaluation([math.log(3), 0, math.log(19)], [0, math.log(3), 0], [1, 1, 1], [1, 1, 1])
-    sure, surest = found["calibration"]
-    assert (sure["predicted"], sure["observed"], sure["n"]) == (pytest.approx(0.75), 0.5, 2)
-    assert (surest["predicted"], surest["observed"], surest["n"]) == (pytest.approx(0.95), 1.0, 1)
+    (only,) = found["calibration"]
+    assert (only["predicted"], only["observed"], only["n"]) == (pytest.approx(2.45 / 3), pytest.approx(2 / 3), 3)
+    assert found["ece"] == pytest.approx(0.15)
+    assert [b["n"] for b in calibration(np.linspace(0.1, 3, 39), np.ones(39))] == [39]
+
+
+def test_bins_hold_equally_many_pairs_ten_at_most_and_never_split_equal_margins():
+    margins = np.linspace(0.1, 3, 1000)
+    bins = calibration(margins, np.ones(1000))
+    assert [b["n"] for b in bins] == [100] * 10
+    assert [b["predicted"] for b in bins] == sorted(b["predicted"] for b in bins)
+    assert [b["n"] for b in calibration(np.full(1000, 2.0), np.ones(1000))] == [1000]
+    assert [b["n"] for b in calibration(np.array([1.0] * 70 + [2.0] * 30), np.ones(100))] == [70, 30]
+
+
+def test_the_calibration_error_is_the_mean_distance_over_pairs():
+    bins = [{"predicted": 0.75, "observed": 0.5, "n": 2}, {"predicted": 0.95, "observed": 1.0, "n": 1}]
+    assert calibration_error(bins) == pytest.approx((2 * 0.25 + 0.05) / 3)
+
+
+def test_chance_is_the_error_that_a_calibrated_model_shows():
+    # E|x − p| of a share of 100 with p = 0.8 is √(2/π) · 0.04
+    assert chance_error([{"predicted": 0.8, "observed": 0.1, "n": 100}]) == pytest.approx(0.031915, abs=1e-6)
+    rng = np.random.default_rng(0)
+    margins = rng.uniform(0.2, 3, 2000)
+    right = rng.random((40, 2000)) < 1 / (1 + np.exp(-margins))
+    errors = [calibration_error(calibration(margins, row.astype(float))) for row in right]
+    assert np.mean(errors) == pytest.approx(chance_error(calibration(margins, right[0])), rel=0.1)
+
+
+def test_accuracy_of_each_file_has_its_interval():
+    found = rm_evaluation([1, 1, 0, 1], [0, 0, 1, 1], [1] * 4, [1] * 4, ["b", "a", "b", "a"])
+    first, second = found["by_source"]
+    assert (first["source"], first["n"], first["accuracy"]) == ("b", 2, 0.5)
+    assert (second["source"], second["n"], second["accuracy"]) == ("a", 2, 0.75)
+    assert second["ci95"] == list(wilson(1.5, 2))
+    assert "by_source" not in rm_evaluation([1], [0], [1], [1])
 
 
 def test_both_histograms_share_their_edges_and_count_every_score():

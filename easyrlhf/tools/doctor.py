@@ -1,0 +1,92 @@
+"""easyrlhf doctor: a reward model is examined on held-out comparisons; docs/reward_models.md says how to read it."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from easyrlhf.config import DoctorConfig, split_list
+from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokens import load_tokens
+from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
+from easyrlhf.engine.run import make_folder, read_stage
+from easyrlhf.errors import InputError
+from easyrlhf.report.doctor import PAGE_FILE, doctor_lines, write_examination, write_page
+from easyrlhf.report.plots import DOCTOR_FILE
+from easyrlhf.report.rm_eval import rm_evaluation
+from easyrlhf.rewards.examine import examine, positions
+from easyrlhf.rewards.model import score_sequences
+from easyrlhf.tools.serve_reward import Scorer, load_scorer
+
+LENGTH = 1024
+
+
+def examine_reward_model(config: DoctorConfig) -> Path:
+    """Examine a reward model, print the result, and write doctor.json and doctor.html into `output_dir`.
+
+    Returns the folder. Raises InputError for a folder that is no reward model, and for data without a usable pair.
+    """
+    folder = Path(config.output_dir)
+    scorer = load_scorer(config)  # reads of the settings what both commands have
+    length = longest(config, scorer)
+    make_folder(folder)
+    with TemporaryDirectory() as scratch:
+        rows, sources = read_pairs(config, scorer.renderer, length, Path(scratch))
+        dtype = pick_dtype(config.precision, pick_device(config.devices))
+        measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), sources)
+        measured |= examine(scorer.model, scorer.renderer, rows, scorer.micro_batch_tokens, dtype)
+    found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
+    write_page(folder, found)
+    print("\n".join([*doctor_lines(found), "", f"{folder / DOCTOR_FILE}", f"{folder / PAGE_FILE}"]))
+    return folder
+
+
+def longest(config: DoctorConfig, scorer: Scorer) -> int:
+    """Tokens that a pair may have. Raises InputError when the model has no place for as many."""
+    places = positions(scorer.model)
+    if config.max_length is None:
+        return min(read_stage(config.reward_model).get("max_length", LENGTH), places or LENGTH)
+    if places and config.max_length > places:
+        raise InputError(
+            f"--max_length {config.max_length}: {config.reward_model} was made for {places} tokens at most; use "
+            f"--max_length {places} or less"
+        )
+    return config.max_length
+
+
+def read_pairs(config: DoctorConfig, renderer: Renderer, length: int, scratch: Path) -> tuple[Dataset, list[str]]:
+    """The pairs of all items of `valid_data`, and the item that each comes from. Raises InputError."""
+    parts, sources = [], []
+    for number, item in enumerate(split_list(config.valid_data)):
+        data = load_tokens(
+            item,
+            "comparison",
+            renderer,
+            max_length=length,
+            max_prompt_length=length - 1,
+            cache_dir=scratch,
+            format=config.format,
+            on_bad_row=config.on_bad_row,
+            name=f"valid_{number}",
+            bad_rows=Path(config.output_dir) / "bad_rows.jsonl",
+        )
+        print("\n".join(data.summary.lines()))
+        parts.append(data.rows)
+        sources += [item] * len(data.rows)
+    return concatenate_datasets(parts), sources
+
+
+def scores_and_lengths(config: DoctorConfig, scorer: Scorer, rows: Dataset) -> tuple[np.ndarray, ...]:
+    """Scores of chosen and rejected, then their completion tokens, each [N]. Raises InputError for NaN."""
+    answers = [rows["chosen_ids"][:], rows["rejected_ids"][:]]
+    sequences = [p + ids for side in answers for p, ids in zip(rows["prompt_ids"], side, strict=True)]
+    scores = score_sequences(scorer.model, sequences, scorer.renderer.pad_id, scorer.micro_batch_tokens)
+    chosen, rejected = np.array(scores).reshape(2, -1)
+    broken = np.flatnonzero(~np.isfinite(chosen + rejected))
+    if broken.size:
+        raise InputError(
+            f"--reward_model {config.reward_model}: scores {broken.size:,} of {len(rows):,} pairs NaN or infinite; "
+            "train it again with a lower learning_rate, or give --precision float32"
+        )
+    return chosen, rejected, *(np.array([len(ids) for ids in side]) for side in answers)

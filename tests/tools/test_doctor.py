@@ -1,0 +1,135 @@
+"""easyrlhf doctor, and the same examination at the end of rm_train."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from easyrlhf.cli import doctor
+from easyrlhf.config import DoctorConfig
+from easyrlhf.errors import InputError
+from easyrlhf.models import value_head
+from easyrlhf.models.value_head import ScalarModel
+from easyrlhf.tools.doctor import examine_reward_model
+
+PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " red"}
+
+
+def run(*words: str):
+    return CliRunner().invoke(doctor.command, list(words), prog_name="easyrlhf doctor")
+
+
+def examined(folder: Path) -> dict:
+    return json.loads((folder / "doctor.json").read_text())
+
+
+def test_it_prints_writes_and_draws(rm, tmp_path):
+    out = tmp_path / "out"
+    done = run(rm.folder, "--valid_data", f"{rm.one},{rm.two}", "--output_dir", str(out), "--devices", "cpu")
+    assert done.exit_code == 0, done.output
+    found = examined(out)
+    assert (found["n"], found["precision"], found["reward_model"]) == (64, "float32", rm.folder)
+    assert [(part["source"], part["n"]) for part in found["by_source"]] == [(rm.one, 40), (rm.two, 24)]
+    assert sum(part["n"] * part["accuracy"] for part in found["by_source"]) == pytest.approx(64 * found["accuracy"])
+    assert found["invariance"]["largest"] < 1e-4
+    for words in ("accuracy", "length alone", "one sentence 20 times", "more padding", "verdict: PPO", rm.two):
+        assert words in done.stdout
+    assert found["verdict"]["lean"] in done.stdout
+    page = (out / "doctor.html").read_text()
+    pictures = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
+    assert pictures == ["Held-out scores", "Accuracy by length gap", "Calibration", "Probes"]
+    assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+    assert found["verdict"]["lean"] in page
+
+
+def test_rm_train_ends_with_the_same_examination(rm, tmp_path):
+    examine_reward_model(
+        DoctorConfig(reward_model=rm.folder, valid_data=rm.one, output_dir=str(tmp_path), devices="cpu")
+    )
+    ours, theirs = examined(tmp_path), examined(Path(rm.folder))
+    assert theirs["probes"]["n"] == 40
+    for name in ("accuracy", "n", "by_length_gap", "ties", "verdict"):
+        assert ours[name] == theirs[name]
+    assert ours["probes"]["answers"][1]["score"] == pytest.approx(theirs["probes"]["answers"][1]["score"], abs=1e-4)
+    assert ours["ece"] == pytest.approx(theirs["ece"], abs=1e-6)
+
+
+def test_the_report_of_rm_train_shows_the_verdict_and_the_pictures(rm):
+    page = (Path(rm.folder) / "report.html").read_text()
+    assert "Should PPO lean on it?" in page and examined(Path(rm.folder))["verdict"]["lean"] in page
+    for title in ("Held-out scores", "Accuracy by length gap", "Calibration", "Probes"):
+        assert f'aria-label="{title}"' in page
+    assert (Path(rm.folder) / "plots" / "probes.png").exists()
+
+
+def test_a_model_that_counts_words_is_told_so(rm, tmp_path, monkeypatch):
+    """Longer answers are chosen in 3 of 5 pairs, and the model goes by length alone."""
+    rows = [{"prompt": "Say", "chosen": " blue" * (3 if i % 5 < 3 else 1), "rejected": " red" * 2} for i in range(200)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(ScalarModel, "scores", lambda self, ids, lengths: lengths.float())
+    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    done = run(rm.folder, "--valid_data", str(tmp_path / "pairs.jsonl"), "--output_dir", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    found = examined(tmp_path / "out")
+    assert found["accuracy"] == found["length_baseline_accuracy"] == pytest.approx(0.6)
+    for words in ("alarm: Not better than length", "alarm: Biased by length", "alarm: Hackable", "should not lean"):
+        assert words in done.stdout
+
+
+def test_a_model_that_sees_padding_is_caught(rm, tmp_path, monkeypatch):
+    honest = value_head.hidden_states
+    monkeypatch.setattr(value_head, "hidden_states", lambda lm, ids: honest(lm, ids) * (1 + 1e-3 * ids.shape[1]))
+    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    done = run(rm.folder, "--valid_data", rm.one, "--output_dir", str(tmp_path), "--devices", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "alarm: Scores the batch too" in done.stdout
+    assert examined(tmp_path)["invariance"]["largest"] > 1e-3
+
+
+@pytest.fixture
+def pair_file(tmp_path) -> str:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + "\n")
+    return str(tmp_path / "pairs.jsonl")
+
+
+def test_a_folder_that_is_no_reward_model_is_bad_input(model_folder, pair_file):
+    done = run(str(model_folder()), "--valid_data", pair_file, "--devices", "cpu")
+    assert done.exit_code == 2
+    assert "has no value_head.safetensors, so it is not a reward model" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({**PAIR, "rejected": " blue"}, "chosen"),
+        ({"prompt": "The sky is"}, "pairs.jsonl"),
+        ({**PAIR, "chosen": " blue" * 2000}, "too long for --max_length"),
+    ],
+    ids=["equal", "no pair", "too long"],
+)
+def test_data_without_a_usable_pair_are_bad_input(rm, tmp_path, row, message):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    words = ("--valid_data", str(tmp_path / "pairs.jsonl"), "--output_dir", str(tmp_path / "out"), "--devices", "cpu")
+    done = run(rm.folder, *words)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "doctor.json").exists()
+
+
+def test_more_tokens_than_the_model_has_places_are_bad_input(rm, pair_file, tmp_path):
+    done = run(rm.folder, "--valid_data", pair_file, "--max_length", "4096", "--output_dir", str(tmp_path / "out"))
+    assert done.exit_code == 2
+    assert "--max_length 4096" in done.stderr and "was made for 1024 tokens at most" in done.stderr
+
+
+def test_scores_that_are_no_numbers_are_bad_input(rm, pair_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(ScalarModel, "scores", lambda self, ids, lengths: torch.full((len(ids),), torch.nan))
+    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    with pytest.raises(InputError, match="scores 1 of 1 pairs NaN or infinite"):
+        examine_reward_model(
+            DoctorConfig(reward_model=rm.folder, valid_data=pair_file, output_dir=str(tmp_path / "out"))
+        )
