@@ -959,7 +959,7 @@ class GRPOConfig(OnlineConfig):
     )
     loss_type: str = opt(
         "dapo",
-        "What grpo averages over: dapo, all tokens of the rollout; bnpo, all tokens of the mini-batch; grpo, each "
+        "What grpo averages over: dapo, all tokens of the rollout; bnpo, all tokens of the minibatch; grpo, each "
         "completion first; dr_grpo, completions x max_completion_length.",
         group=GRPO,
         choices=("dapo", "grpo", "dr_grpo", "bnpo"),

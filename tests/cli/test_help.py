@@ -27,15 +27,20 @@ def help_of(name: str) -> str:
     return result.stdout
 
 
+def unwrapped(text: str) -> str:
+    """The text on one line, words that were broken at their hyphens joined again."""
+    return " ".join(text.split()).replace("- ", "-")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_help_shows_every_setting_with_its_default(name):
     page = help_of(name)
     config = PAGES[name].config_class
-    one_line = " ".join(page.split())
+    one_line = unwrapped(page)
     for setting in fields(config):
         switch = f"--[no_]{setting.name}"
         assert f"--{setting.name} " in page or f"{switch} " in page or f"{switch}\n" in page, setting.name
-        assert " ".join(setting.metadata["help"].split()) in one_line
+        assert unwrapped(setting.metadata["help"]) in one_line
     required = sum(line.count("[required]") for line in page.splitlines())
     assert one_line.count("[default: ") + required == len(fields(config))
     assert "--config FILE" in page and "--version" in page
