@@ -1117,24 +1117,9 @@ class InitConfig(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ServeRewardConfig(Settings):
-    """Settings of `easyrlhf serve_reward`: a trained reward model behind HTTP."""
+class ScoringConfig(Settings):
+    """What every command that scores with a reward model, and trains nothing, can be told."""
 
-    stage: ClassVar[str] = "serve_reward"
-
-    reward_model: str = opt(
-        MISSING,
-        "The model to serve: the folder of rm_train, or a sequence classifier with one label.",
-        group=DATA,
-        metavar="DIR",
-    )
-    host: str = opt(
-        "127.0.0.1",
-        "Address to listen on; 0.0.0.0 lets other machines in. There is no password: only inside a network you trust.",
-        group=RUN,
-        metavar="ADDRESS",
-    )
-    port: int = opt(8000, "Port to listen on; 0 for any free one.", group=RUN, low=0, high=65535)
     devices: str | None = opt(
         None,
         "Where to run: one GPU index such as 0, or cpu.",
@@ -1162,7 +1147,6 @@ class ServeRewardConfig(Settings):
         metavar="NAME",
         shown="transformers' choice",
     )
-    allow_incomplete: bool = opt(False, "Serve a model whose own run did not finish.", group=RUN)
     trust_remote_code: bool = opt(
         False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN
     )
@@ -1173,7 +1157,29 @@ class ServeRewardConfig(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class DoctorConfig(Settings):
+class ServeRewardConfig(ScoringConfig):
+    """Settings of `easyrlhf serve_reward`: a trained reward model behind HTTP."""
+
+    stage: ClassVar[str] = "serve_reward"
+
+    reward_model: str = opt(
+        MISSING,
+        "The model to serve: the folder of rm_train, or a sequence classifier with one label.",
+        group=DATA,
+        metavar="DIR",
+    )
+    host: str = opt(
+        "127.0.0.1",
+        "Address to listen on; 0.0.0.0 lets other machines in. There is no password: only inside a network you trust.",
+        group=RUN,
+        metavar="ADDRESS",
+    )
+    port: int = opt(8000, "Port to listen on; 0 for any free one.", group=RUN, low=0, high=65535)
+    allow_incomplete: bool = opt(False, "Serve a model whose own run did not finish.", group=RUN)
+
+
+@dataclass(kw_only=True, frozen=True)
+class DoctorConfig(ScoringConfig):
     """Settings of `easyrlhf doctor`: a reward model is examined on held-out comparisons."""
 
     stage: ClassVar[str] = "doctor"
@@ -1212,41 +1218,7 @@ class DoctorConfig(Settings):
         group=DATA,
         choices=("stop", "skip"),
     )
-    devices: str | None = opt(
-        None,
-        "Where to run: one GPU index such as 0, or cpu.",
-        group=RUN,
-        metavar="N|cpu",
-        shown="the first GPU, else cpu",
-    )
-    precision: str = opt(
-        "auto",
-        "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU.",
-        group=RUN,
-        choices=("auto", "float32", "bf16"),
-    )
-    micro_batch_tokens: int | None = opt(
-        None,
-        "Tokens in one forward pass. Lower it when memory runs out: the scores stay the same.",
-        group=RUN,
-        low=1,
-        shown="8192 on a GPU, 2048 on CPU",
-    )
-    attn_implementation: str | None = opt(
-        None,
-        "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
-        group=RUN,
-        metavar="NAME",
-        shown="transformers' choice",
-    )
     allow_incomplete: bool = opt(False, "Examine a model whose own run did not finish.", group=RUN)
-    trust_remote_code: bool = opt(
-        False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN
-    )
-
-    def _check(self) -> None:
-        if self.devices is not None and not re.fullmatch(r"cpu|\d+", self.devices):
-            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from easyrlhf.config import ServeRewardConfig
+from easyrlhf.config import ScoringConfig, ServeRewardConfig
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -181,7 +181,7 @@ def serve_reward(config: ServeRewardConfig) -> None:
             print("ended", flush=True)
 
 
-def load_scorer(config: ServeRewardConfig) -> Scorer:
+def load_scorer(config: ScoringConfig) -> Scorer:
     """The model of the settings, ready to answer. Raises InputError."""
     folder, trust = config.reward_model, config.trust_remote_code
     device = pick_device(config.devices)

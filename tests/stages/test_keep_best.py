@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.engine.checkpoint import list_checkpoints, save_checkpoint
-from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.offline.course import note_best
 from easyrlhf.online import loop
@@ -69,23 +68,6 @@ def script_evaluations(monkeypatch) -> None:
 
     monkeypatch.setattr(offline, "fit", scripted_fit)
     monkeypatch.setattr(loop, "evaluate", scripted_evaluate)
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """stop_after(step): every run receives a stop request after this step, until what it returns is called."""
-
-    def install(step: int):
-        original = Run.stop_if_requested
-
-        def stop_if_requested(run, engines, **state):
-            run.stop.requested = run.stop.requested or run.step == step
-            original(run, engines, **state)
-
-        monkeypatch.setattr(Run, "stop_if_requested", stop_if_requested)
-        return lambda: monkeypatch.setattr(Run, "stop_if_requested", original)
-
-    return install
 
 
 def stage(folder: Path) -> dict:

@@ -66,20 +66,12 @@ def test_the_first_rollout_is_scored_as_by_models_of_their_own(shared):
         assert together[name] == pytest.approx(apart[name], rel=1e-4, abs=1e-5), name
 
 
-def test_a_stopped_run_continues_bit_for_bit(shared, monkeypatch, tmp_path):
-    from easyrlhf.engine.run import Run
-
+def test_a_stopped_run_continues_bit_for_bit(shared, stop_after):
     whole = shared("whole", save_steps=2)
-    original = Run.stop_if_requested
-
-    def stop_if_requested(run, engines, **state):
-        run.stop.requested = run.stop.requested or run.step == 3
-        original(run, engines, **state)
-
-    monkeypatch.setattr(Run, "stop_if_requested", stop_if_requested)
+    stop_signals_off = stop_after(3)
     with pytest.raises(RunStopped):
         shared("stopped", save_steps=2)
-    monkeypatch.undo()
+    stop_signals_off()
     assert rows(shared("stopped", save_steps=2)) == rows(whole)
 
 
