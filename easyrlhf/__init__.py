@@ -1,5 +1,6 @@
 """SFT, reward model and PPO for language models: `easyrlhf.train_sft(easyrlhf.SFTConfig(train_data="demos.jsonl"))`."""
 
+import functools
 import importlib
 
 # name → module; imported when it is first asked for, so that `import easyrlhf` costs nothing
@@ -44,7 +45,18 @@ __all__ = list(PUBLIC)
 def __getattr__(name: str):
     if name not in PUBLIC:
         raise AttributeError(f"module 'easyrlhf' has no attribute '{name}'")
-    return getattr(importlib.import_module(PUBLIC[name]), name)
+    found = getattr(importlib.import_module(PUBLIC[name]), name)
+    return in_processes(f"{PUBLIC[name]}:{name}", found) if name.startswith("train_") else found
+
+
+def in_processes(target: str, stage):
+    """The function of a stage, run in as many processes as its settings ask for."""
+
+    @functools.wraps(stage)
+    def run(config):
+        return importlib.import_module("easyrlhf.launch").start(target, config)
+
+    return run
 
 
 def __dir__() -> list[str]:

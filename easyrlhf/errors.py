@@ -2,9 +2,13 @@
 
 
 class EasyRLHFError(Exception):
-    """Base class; the message is the whole story: place, value, rule, way out."""
+    """Base class; the message is the whole story: place, value, rule, way out.
+
+    shown_by  number of the process that shows it, where several have it; None when it is shown already
+    """
 
     exit_code = 1
+    shown_by: int | None = 0
 
 
 class RunError(EasyRLHFError, RuntimeError):

@@ -27,7 +27,7 @@ PLAIN = (
 )
 KEYS = "as in field prompt=question,chosen=good; a text with {key} in it is built"
 SHARES = "each file may end with its weight, as in a.jsonl,b.jsonl=0.3"
-LATER = "not in this version, which trains on one device"
+LATER = "not in this version"
 
 # The same thing under two names of ours, as each stage keeps those of its own field.
 TWINS = (
@@ -212,11 +212,17 @@ WITH_A_NOTE: dict[str, Translation] = {
     "orpo_lambda": Translation(("beta",), "the odds-ratio loss's weight"),
     "gamma_beta_ratio": Translation(("simpo_gamma",), "gamma itself, not its ratio to beta"),
     "rlhf_type": Translation((), "each method is a command of its own, such as dpo_train"),
-    "deepspeed": Translation((), "DeepSpeed is " + LATER),
-    "zero_stage": Translation((), "DeepSpeed is " + LATER),
-    "num_gpus": Translation((), "training on several devices is " + LATER),
-    "nproc_per_node": Translation((), "training on several devices is " + LATER),
-    "local_rank": Translation((), "training on several devices is " + LATER),
+    "zero_stage": Translation(("deepspeed",), "write deepspeed zero2 or zero3"),
+    "deepspeed_config": Translation(("deepspeed",), "a file's path, or zero2, zero3, zero2_offload, zero3_offload"),
+    "num_gpus": Translation(("devices",), "their indices: devices 0,1,2,3"),
+    "nproc_per_node": Translation(("devices",), "their indices: devices 0,1,2,3; on the CPU devices cpu:2"),
+    "local_rank": Translation(("devices",), "processes are numbered by RANK and LOCAL_RANK, which launchers set"),
+    "num_nodes": Translation(("nnodes",), "run the same command on each with a node_rank of its own"),
+    "num_machines": Translation(("nnodes",), "run the same command on each with a node_rank of its own"),
+    "machine_rank": Translation(("node_rank",), "the machine's number, from 0"),
+    "main_process_ip": Translation(("master_addr",), "the machine with node_rank 0"),
+    "main_process_port": Translation(("master_port",), "the same on all machines"),
+    "hostfile": Translation(("master_addr",), "start the command on every machine; docs/distributed.md shows how"),
     "use_vllm": Translation((), "vLLM sampling is " + LATER),
     "load_in_4bit": Translation((), "quantised training is " + LATER),
     "quantization_bit": Translation((), "quantised training is " + LATER),

@@ -12,7 +12,10 @@ import click
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.running import Job, job, run_and_exit
 from easyrlhf.cli.unknown import explain_unknown
+from easyrlhf.config import TrainConfig
 from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind
+
+START = "easyrlhf.launch:start"  # a training stage runs in as many processes as its settings ask for
 
 
 class SettingsCommand(click.Command):
@@ -39,7 +42,8 @@ class SettingsCommand(click.Command):
         """The call of the stage with its checked config; nothing heavy is imported yet."""
         command = click.get_current_context().command_path
         given = {name: value for name, value in flags.items() if value is not None}
-        return job(self.target, build_config(self.config_class, config, given, command))
+        settings = build_config(self.config_class, config, given, command)
+        return job(START, self.target, settings) if isinstance(settings, TrainConfig) else job(self.target, settings)
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> None:
         """Run as a program: parse, run the stage, exit with its code."""

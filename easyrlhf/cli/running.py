@@ -42,7 +42,7 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except EasyRLHFError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, shown=error.shown_by == int(os.environ.get("RANK", 0)))
     except SettingError as error:
         _fail(str(error), click.UsageError.exit_code)
     except BrokenPipeError:  # who read our output, such as `head`, has left; Python would complain of it at its end
@@ -53,6 +53,7 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
     sys.exit(0)
 
 
-def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+def _fail(message: str, exit_code: int, *, shown: bool = True) -> NoReturn:
+    if shown:
+        click.echo(f"error: {message}", err=True)
     sys.exit(exit_code)

@@ -171,11 +171,47 @@ class TrainConfig(Settings):
 
     devices: str | None = opt(
         None,
-        "Where to run: one GPU index such as 0, or cpu.",
+        "Where to run: GPU indices such as 0,1,2,3, with a process each; cpu, or cpu:2 for two processes on the CPU. "
+        "The result is that of one device but for rounding.",
         group=RUN,
-        metavar="N|cpu",
+        metavar="N[,…]|cpu[:N]",
         many=True,
-        shown="the first GPU, else cpu",
+        shown="all GPUs, else cpu",
+    )
+    deepspeed: str = opt(
+        "auto",
+        "How several devices share the work: zero2 spreads optimiser and gradients over them, zero3 the weights too, "
+        "zero2_offload and zero3_offload keep what they can in CPU memory; none: every device holds all of it; or a "
+        "DeepSpeed configuration of your own. Every trained and frozen model uses the same.",
+        group=RUN,
+        metavar="NAME|FILE",
+        shown="zero2 on several devices, else none",
+    )
+    nnodes: int = opt(
+        1,
+        "Machines that take part; run the same command on each, with a --node_rank of its own, and output_dir and data "
+        "on a disk that all of them see.",
+        group=RUN,
+        low=1,
+    )
+    node_rank: int = opt(0, "Number of this machine, from 0.", group=RUN, low=0)
+    master_addr: str | None = opt(
+        None, "Name or address of the machine with node_rank 0.", group=RUN, metavar="HOST", shown="this machine"
+    )
+    master_port: int | None = opt(
+        None,
+        "A free port on that machine, the same on all.",
+        group=RUN,
+        metavar="PORT",
+        low=1,
+        below=2**16,
+        shown="any free one, 29500 with several machines",
+    )
+    ddp_timeout: int = opt(
+        1800,
+        "Seconds after which a process that takes no part in an exchange with the others is given up and the run ends.",
+        group=RUN,
+        low=1,
     )
     seed: int = opt(
         42,
@@ -258,21 +294,26 @@ class TrainConfig(Settings):
         if self.keep_best and not self.valid_data:
             raise SettingError("keep_best", f"keep_best {self.keep_best}: needs valid_data, the rows to evaluate on")
         self._check_devices()
+        if self.node_rank >= self.nnodes:
+            raise SettingError(
+                "node_rank",
+                f"node_rank {self.node_rank}: with nnodes {self.nnodes} it must be below {self.nnodes}; give nnodes "
+                "the number of machines",
+            )
 
     def _check_devices(self) -> None:
         if self.devices is None:
             return
         devices = self.devices.replace(" ", "")
         if not DEVICES.fullmatch(devices):
-            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0")
-        if "," in devices or (devices.startswith("cpu:") and int(devices[4:]) != 1):
             raise SettingError(
                 "devices",
-                f"devices {self.devices}: several devices are not available in this version; use "
-                "one GPU index such as 0, or cpu, and a smaller micro_batch_tokens when memory "
-                "is short",
+                f"devices {self.devices}: must be GPU indices such as 0 or 0,1,2,3; cpu; or cpu:2 for two processes",
             )
-        object.__setattr__(self, "devices", "cpu" if devices.startswith("cpu") else devices)
+        twice = len(set(devices.split(","))) < devices.count(",") + 1
+        if twice or devices == "cpu:0":
+            raise SettingError("devices", f"devices {self.devices}: each GPU once, and at least one process")
+        object.__setattr__(self, "devices", "cpu" if devices == "cpu:1" else devices)
 
     def default_model(self) -> str:
         """The model a stage starts from when none is given; ValueError when there is none."""

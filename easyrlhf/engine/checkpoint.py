@@ -1,4 +1,4 @@
-"""Checkpoints: complete or invisible, the newest one found by itself."""
+"""Checkpoints: complete or invisible, the newest whole one found by itself."""
 
 import json
 import os
@@ -8,34 +8,60 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from easyrlhf.engine import world
 from easyrlhf.engine.engine import Engine
-from easyrlhf.errors import InputError
+from easyrlhf.engine.manifest import checksum, written_to
+from easyrlhf.errors import InputError, RunError
 
 CHECKPOINTS = "checkpoints"
+STATE = "state.json"
 
 
 def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: dict, keep: int) -> Path:
     """Write checkpoints/step-N beside its final name, rename it into place, and remove the oldest beyond `keep`.
 
+    Every process takes part.
+
     state  more to remember; "best": {"step": n, …} protects checkpoints/step-n from removal
+    Raises RunError when the disk does not take it; nothing is left of it then.
     """
     target = folder / CHECKPOINTS / f"step-{step}"
-    if target.exists():
-        return target
     draft = target.with_name(f".{target.name}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+
+    def begin() -> bool:
+        if target.exists():
+            return False
+        with written_to(target):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        return True
+
+    def own_random_state() -> None:
+        with written_to(target):
+            save_file(rng_state(), draft / rng_file())
+
+    def end() -> None:
+        with written_to(target):
+            files = {
+                str(path.relative_to(draft)): checksum(path) for path in sorted(draft.rglob("*")) if path.is_file()
+            }
+            (draft / STATE).write_text(json.dumps({"step": step, **state, "files": files}, indent=1))
+            sync_to_disk(draft)
+            draft.rename(target)
+
+    if not world.on_main(begin):
+        return target
     try:
         for name, engine in engines.items():
-            engine.save(draft / name)
-        save_file(rng_state(), draft / "rng.safetensors")
-        (draft / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
-        sync_to_disk(draft)
-        draft.rename(target)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
+            with written_to(target):
+                engine.save(draft / name)
+        world.together(own_random_state)
+        world.on_main(end)
+    except RunError:
+        if world.is_main():
+            shutil.rmtree(draft, ignore_errors=True)
         raise
-    remove_oldest(folder, keep)
+    world.on_main(lambda: remove_oldest(folder, keep))
     return target
 
 
@@ -50,19 +76,37 @@ def remove_oldest(folder: Path, keep: int) -> None:
 
 
 def load_checkpoint(checkpoint: Path, engines: dict[str, Engine]) -> dict:
-    """Restore the engines and the random state; returns the state given to save_checkpoint, `step` included."""
+    """Restore the engines and the random state; returns the state given to save_checkpoint, `step` included.
+
+    Other processes than those that wrote it begin with random states of their own.
+    """
     for name in engines:
         if not (checkpoint / name).is_dir():
             raise InputError(f"--resume {checkpoint}: holds no {name}, so it is a checkpoint of another stage")
     for name, engine in engines.items():
         engine.load(checkpoint / name)
-    restore_rng(load_file(checkpoint / "rng.safetensors"))
-    return read_state(checkpoint)
+    if (checkpoint / rng_file()).exists():
+        restore_rng(load_file(checkpoint / rng_file()))
+    return {name: value for name, value in read_state(checkpoint).items() if name != "files"}
 
 
 def read_state(checkpoint: Path) -> dict:
     """The state given to save_checkpoint, `step` included."""
-    return json.loads((checkpoint / "state.json").read_text())
+    return json.loads((checkpoint / STATE).read_text())
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None when each is as it was written."""
+    try:
+        files = read_state(checkpoint)["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{STATE} cannot be read ({type(error).__name__})"
+    for name, then in files.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if checksum(checkpoint / name) != then:
+            return f"{name} is not as it was written"
+    return None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -82,18 +126,35 @@ def remove_checkpoints_after(folder: Path, step: int) -> None:
             shutil.rmtree(checkpoint)
 
 
-def find_checkpoint(folder: Path, resume: str) -> Path | None:
+def find_checkpoint(folder: Path, resume: str) -> tuple[Path | None, list[str]]:
     """The checkpoint to start from for --resume auto, never or PATH; None to start from the beginning.
 
-    Raises InputError when PATH is not a checkpoint.
+    With it, a line on every newer one that is damaged. Raises InputError when PATH is not a whole checkpoint, or when
+    there are checkpoints and none is whole.
     """
     if resume == "never":
-        return None
-    if resume == "auto":
-        return next(reversed(list_checkpoints(folder)), None)
-    if not (Path(resume) / "state.json").exists():
-        raise InputError(f"--resume {resume}: not a checkpoint; give a folder {CHECKPOINTS}/step-N of this stage")
-    return Path(resume)
+        return None, []
+    if resume != "auto":
+        if not (Path(resume) / STATE).exists():
+            raise InputError(f"--resume {resume}: not a checkpoint; give a folder {CHECKPOINTS}/step-N of this stage")
+        if found := damage(Path(resume)):
+            raise InputError(f"--resume {resume}: is damaged: {found}; give another one")
+        return Path(resume), []
+    passed_over: list[str] = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        if (found := damage(checkpoint)) is None:
+            return checkpoint, passed_over
+        passed_over.append(f"{checkpoint}: is damaged: {found}")
+    if passed_over:
+        raise InputError(
+            "\n".join([*passed_over, "no checkpoint is whole; restore one, or start anew with --resume never"])
+        )
+    return None, []
+
+
+def rng_file() -> str:
+    """Name of the file with this process's random state."""
+    return f"rng-{world.rank()}.safetensors"
 
 
 def rng_state() -> dict[str, torch.Tensor]:

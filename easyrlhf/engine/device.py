@@ -8,13 +8,14 @@ from easyrlhf.errors import InputError
 
 
 def pick_device(devices: str | None) -> torch.device:
-    """The device for --devices: `cpu`, a GPU index, or by default the first GPU, else the CPU.
+    """This process's device for --devices: the CPU, a GPU, or by default a GPU where there is one, else the CPU.
 
-    Raises InputError when the GPU asked for is not there.
+    One of several processes takes the GPU of its number on this node, LOCAL_RANK.
+    Raises InputError when the GPU is not there.
     """
-    if devices == "cpu" or (devices is None and not torch.cuda.is_available()):
+    if (devices or "").startswith("cpu") or (devices is None and not torch.cuda.is_available()):
         return torch.device("cpu")
-    index = int(devices or 0)
+    index = int(os.environ.get("LOCAL_RANK") or devices or 0)
     if index >= torch.cuda.device_count():
         raise InputError(
             f"--devices {devices}: this machine has {torch.cuda.device_count()} usable GPUs; "

@@ -1,21 +1,35 @@
 """The engine: one trained model, its optimiser and its schedule."""
 
+import json
 import math
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.optim import Optimizer
 from transformers import get_scheduler
 
+from easyrlhf.engine import world
+from easyrlhf.engine.manifest import written_to
+from easyrlhf.engine.shares import Pass
 from easyrlhf.errors import InputError, RunError
 
-MicroBatch = TypeVar("MicroBatch")
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
+STATE_FILE = "engine.json"
+BUCKET = 2**26  # bytes of gradients that are summed over the processes at once
+
+Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor | float]]]
 
 
 @dataclass(frozen=True)
@@ -37,95 +51,204 @@ class OptimiserSettings:
         return cls(**{name: getattr(config, name) for name in names} | changed, total_steps=total_steps)
 
 
-class Engine:
+class Engine(ABC):
     """Steps one model's trainable parameters with AdamW, a schedule and gradient clipping.
 
-    Parameters of lower precision are optimised through float32 master copies, and their gradients
-    are accumulated in float32, so that bf16 neither loses small updates nor small micro-batches.
+    With several processes all of them call the same methods in the same order; a step is that of all their
+    micro-batches together. What is saved can be loaded by any engine with any number of processes.
+
+    trained  name → parameter
     """
 
     def __init__(self, model: nn.Module, settings: OptimiserSettings):
-        self.model, self.max_grad_norm = model, settings.max_grad_norm
+        self.model, self.settings = model, settings
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.masters = {name: master_of(p) for name, p in self.trained.items()}
-        matrices = [p for p in self.masters.values() if p.ndim >= 2]
-        vectors = [p for p in self.masters.values() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": settings.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            eps=settings.adam_eps,
-        )
-        self.scheduler = get_scheduler(
+
+    def make_optimiser(self, parameters: dict[str, nn.Parameter]) -> Optimizer:
+        """AdamW that decays matrices and leaves vectors alone."""
+        settings, groups = self.settings, []
+        for decay, wanted in ((settings.weight_decay, True), (0.0, False)):
+            chosen = [p for name, p in parameters.items() if (self.trained[name].ndim >= 2) == wanted]
+            groups.append({"params": chosen, "weight_decay": decay})
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=settings.adam_eps)
+
+    def make_scheduler(self, optimizer: Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the learning rate."""
+        settings = self.settings
+        return get_scheduler(
             SCHEDULERS[settings.lr_scheduler],
-            self.optimizer,
+            optimizer,
             num_warmup_steps=math.floor(settings.warmup_ratio * settings.total_steps),
             num_training_steps=settings.total_steps,
         )
 
-    def step(
-        self,
-        micro_batches: Iterable[MicroBatch],
-        loss_sum: Callable[[MicroBatch], Tensor],
-        count: float,
-    ) -> dict[str, float]:
-        """One optimiser step over micro-batches, as if they were one batch.
+    def step(self, passes: list[Pass], loss_of: Loss, count: float) -> tuple[dict[str, float], dict[str, float]]:
+        """One optimiser step over the micro-batches of all processes, as if they were one batch.
 
-        loss_sum  gives the summed loss of a micro-batch
-        count     what the sums are divided by: tokens or pairs of the whole optimiser batch
-        returns   loss, grad_norm (before clipping), learning_rate
-        Raises RunError before anything is changed when the loss or the gradient is not finite.
+        passes   this process's micro-batches, each with whether it counts
+        loss_of  gives the summed loss of a micro-batch, and sums of metrics
+        count    what the losses are divided by: tokens or pairs of the whole optimiser batch
+        returns  loss, grad_norm (before clipping) and learning_rate; the metrics, summed over all micro-batches
+        Raises RunError when the loss or the gradient is not finite.
         """
-        total = 0.0
-        for micro_batch in micro_batches:
-            loss = loss_sum(micro_batch) / count
-            loss.backward()
-            total += loss.item()
-        grad_norm = nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm).item()
-        if not (math.isfinite(total) and math.isfinite(grad_norm)):
-            raise RunError(
-                f"the loss is {total} with a gradient of norm {grad_norm}; the weights were not changed. "
-                "Lower --learning_rate, or use --precision float32"
-            )
+        total, sums = 0.0, Counter()
+        for number, (micro_batch, counts) in enumerate(passes, 1):
+            loss_sum, extra = loss_of(micro_batch)
+            loss = loss_sum / count
+            self.backward(loss if counts else 0.0 * loss, last=number == len(passes))
+            total += loss.item() * counts
+            sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
+        sums = world.summed_numbers(sums)
+        done = world.summed_numbers({"loss": total})
         learning_rate = self.scheduler.get_last_lr()[0]
-        self.optimizer.step()
+        done["grad_norm"] = self.update(done["loss"])
         self.scheduler.step()
+        return done | {"learning_rate": learning_rate}, sums
+
+    @staticmethod
+    def not_finite(loss: float, grad_norm: float | None = None) -> RunError:
+        """The error of a step that is not taken."""
+        found = "" if grad_norm is None else f" with a gradient of norm {grad_norm}"
+        return RunError(
+            f"the loss is {loss}{found}; the weights were not changed. Lower --learning_rate, or use --precision "
+            "float32"
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write what a resumed run needs: trained weights, optimiser, schedule; each process a part of it.
+
+        Raises RunError when the disk does not take it.
+        """
+        mine: dict[str, Tensor] = {}
+        for number, name in enumerate(self.trained):
+            found = self.gathered(name)
+            if number % world.size() == world.rank():
+                mine |= {f"{part}/{name}": tensor.detach().cpu().contiguous() for part, tensor in found.items()}
+        steps = self.adam_steps()
+
+        def write() -> None:
+            with written_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(mine, folder / f"part-{world.rank() + 1}-of-{world.size()}.safetensors")
+                if world.is_main():
+                    state = {"steps": steps, "scheduler": self.scheduler.state_dict()}
+                    (folder / STATE_FILE).write_text(json.dumps(state))
+
+        world.together(write)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Take back what save wrote. Raises InputError when it is of another model."""
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(file, "pt")) for file in sorted(folder.glob("part-*.safetensors"))]
+            places = {key: file for file in files for key in file.keys()}  # noqa: SIM118
+            theirs = {
+                key.removeprefix(f"{MASTER}/"): tuple(file.get_slice(key).get_shape())
+                for key, file in places.items()
+                if key.startswith(f"{MASTER}/")
+            }
+            ours = {name: tuple(shape) for name, shape in self.shapes().items()}
+            if different := sorted({name for name, _ in theirs.items() ^ ours.items()}):
+                raise InputError(f"{folder}: not a checkpoint of this model; they differ in {', '.join(different[:3])}")
+            state = json.loads((folder / STATE_FILE).read_text())
+            for name in self.trained:
+                keys = {part: f"{part}/{name}" for part in (MASTER, *MOMENTS)}
+                found = {part: places[key].get_tensor(key) for part, key in keys.items() if key in places}
+                self.restore(name, found, state["steps"].get(name, 0))
+        self.scheduler.load_state_dict(state["scheduler"])
+        for group, rate in zip(self.scheduler.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shape of every trained parameter, by name."""
+        return {name: parameter.shape for name, parameter in self.trained.items()}
+
+    @abstractmethod
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of a micro-batch's share of the loss; the last one ends the step."""
+
+    @abstractmethod
+    def update(self, loss: float) -> float:
+        """Clip, step and forget the gradients; returns their norm before. Raises RunError when it is not finite."""
+
+    @abstractmethod
+    def skip(self) -> None:
+        """Let a step of the schedule pass without an update."""
+
+    @abstractmethod
+    def gathered(self, name: str) -> dict[str, Tensor]:
+        """Float32 weights of a parameter and, once there are any, its moments, whole on every process."""
+
+    @abstractmethod
+    def restore(self, name: str, found: dict[str, Tensor], step: int) -> None:
+        """Take back what gathered gave, and the number of Adam's steps."""
+
+    @abstractmethod
+    def adam_steps(self) -> dict[str, int]:
+        """Steps that Adam has taken, by the name of the parameter."""
+
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """The model with all of its weights on every process, to sample with or to save."""
+        yield self.model
+
+
+class PlainEngine(Engine):
+    """Each process holds all of the model and of the optimiser; gradients are summed over the processes.
+
+    Parameters of lower precision are optimised through float32 master copies, and their gradients are accumulated in
+    float32, so that bf16 neither loses small updates nor small micro-batches.
+    """
+
+    def __init__(self, model: nn.Module, settings: OptimiserSettings):
+        super().__init__(model, settings)
+        self.masters = {name: master_of(p) for name, p in self.trained.items()}
+        self.optimizer = self.make_optimiser(self.masters)
+        self.scheduler = self.make_scheduler(self.optimizer)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """As Engine says."""
+        loss.backward()
+
+    def update(self, loss: float) -> float:
+        """As Engine says; nothing is changed when it raises."""
+        if world.size() > 1:
+            sum_gradients(list(self.masters.values()))
+        grad_norm = nn.utils.clip_grad_norm_(self.masters.values(), self.settings.max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise self.not_finite(loss, grad_norm)
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 if self.masters[name] is not parameter:
                     parameter.copy_(self.masters[name])
-        return {"loss": total, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        return grad_norm
 
     def skip(self) -> None:
-        """Let a step of the schedule pass without an update."""
+        """As Engine says."""
         self.optimizer.step()  # without gradients it changes nothing, and the schedule expects it
         self.scheduler.step()
 
-    def save(self, folder: Path) -> None:
-        """Write what a resumed run needs: trained weights, optimiser, schedule."""
-        folder.mkdir(parents=True)
-        weights = {name: master.detach().cpu().contiguous() for name, master in self.masters.items()}
-        save_file(weights, folder / "weights.safetensors")
-        state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        torch.save(state, folder / "optimizer.pt")
+    def gathered(self, name: str) -> dict[str, Tensor]:
+        """As Engine says."""
+        state = self.optimizer.state.get(self.masters[name], {})
+        return {MASTER: self.masters[name]} | {part: state[part] for part in MOMENTS if part in state}
 
-    @torch.no_grad()
-    def load(self, folder: Path) -> None:
-        """Take back what save wrote. Raises InputError when it is of another model."""
-        weights = load_file(folder / "weights.safetensors")
-        theirs = {name: tensor.shape for name, tensor in weights.items()}
-        ours = {name: master.shape for name, master in self.masters.items()}
-        if different := sorted({name for name, _ in theirs.items() ^ ours.items()}):
-            raise InputError(f"{folder}: not a checkpoint of this model; they differ in {', '.join(different[:3])}")
-        for name, master in self.masters.items():
-            master.copy_(weights[name])
-            self.trained[name].copy_(weights[name])
-        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+    def restore(self, name: str, found: dict[str, Tensor], step: int) -> None:
+        """As Engine says."""
+        master = self.masters[name]
+        master.copy_(found.pop(MASTER))
+        self.trained[name].copy_(master)
+        self.optimizer.state.pop(master, None)
+        if found:
+            moments = {part: moment.to(master.device) for part, moment in found.items()}
+            self.optimizer.state[master] = {"step": torch.tensor(float(step))} | moments
+
+    def adam_steps(self) -> dict[str, int]:
+        """As Engine says."""
+        known = self.optimizer.state
+        return {name: int(known[master]["step"]) for name, master in self.masters.items() if master in known}
 
 
 def master_of(parameter: nn.Parameter) -> nn.Parameter:
@@ -142,3 +265,17 @@ def move_grad(master: nn.Parameter, parameter: nn.Parameter) -> None:
     grad = parameter.grad.float()
     master.grad = grad if master.grad is None else master.grad.add_(grad)
     parameter.grad = None
+
+
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace every gradient by the sum of all processes'; one that is missing here counts as 0."""
+    bucket: list[Tensor] = []
+    for place, parameter in enumerate(parameters, 1):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        bucket.append(parameter.grad)
+        if place == len(parameters) or sum(grad.nbytes for grad in bucket) >= BUCKET:
+            total = world.summed(_flatten_dense_tensors(bucket))
+            for grad, whole in zip(bucket, _unflatten_dense_tensors(total, bucket), strict=True):
+                grad.copy_(whole)
+            bucket = []

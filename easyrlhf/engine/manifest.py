@@ -3,9 +3,13 @@
 import json
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from easyrlhf.errors import InputError
+from safetensors import SafetensorError
+
+from easyrlhf.errors import InputError, RunError
 
 STAGE_FILE = "stage.json"
 MODEL_FILES = (
@@ -27,6 +31,15 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"--output_dir {folder}: cannot be created ({error.strerror}); give another folder") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"--output_dir {folder}: is not writable; give another folder")
+
+
+@contextmanager
+def written_to(target: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk says into a RunError about what was to be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{target}: could not be written: {error}") from error
 
 
 def read_stage(folder: str | Path) -> dict:

@@ -7,16 +7,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 import yaml
 
+from easyrlhf.engine import world
 from easyrlhf.engine.checkpoint import (
     CHECKPOINTS,
     find_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     read_state,
     remove_checkpoints_after,
@@ -26,16 +28,18 @@ from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_mic
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.manifest import STAGE_FILE, make_folder, read_stage, write_stage
 from easyrlhf.engine.signals import StopRequest
-from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.engine.zero import read_zero_config
+from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 
 SETTINGS_FILE = "args.yaml"
-# Settings that change no number of a run: they may differ when it is continued. The folder is known by being there;
-# a reward server may have moved.
+# Settings that change no number of a run but by rounding: they may differ when it is continued. The folder is known by
+# being there; a reward server may have moved.
 FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "dry_run", "allow_incomplete"}
 FREE_TO_CHANGE |= {"log_steps", "report_to", "save_total_limit", "reward_timeout", "reward_workers", "reward_url"}
-FREE_TO_CHANGE |= {"stop_on_alarm"}
+FREE_TO_CHANGE |= {"stop_on_alarm", "devices", "nnodes", "node_rank", "master_addr", "master_port", "ddp_timeout"}
+FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens"}
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
-BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl"}
+BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl", "logs"}
 OUR_FILES = (
     f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl rm_eval.json doctor.json report.html "
     "README.md plots runs adapter value_model .final config.json generation_config.json "
@@ -47,8 +51,10 @@ OUR_FILES = (
 class Run:
     """One stage at work in one folder. Made by open_run.
 
-    step  steps done
-    best  {"metric", "step", "value"} of the best evaluation by --keep_best so far; None without one
+    step         steps done
+    best         {"metric", "step", "value"} of the best evaluation by --keep_best so far; None without one
+    zero         DeepSpeed's configuration; None without DeepSpeed
+    passed_over  a line on every damaged checkpoint that is newer than the one to continue
     """
 
     def __init__(self, config, folder: Path, stop: StopRequest):
@@ -57,7 +63,9 @@ class Run:
         self.dtype = pick_dtype(config.precision, self.device)
         self.micro_batch_tokens = pick_micro_batch_tokens(config.micro_batch_tokens, self.device)
         self.started = time.time()
-        self.checkpoint = None if config.overwrite else find_checkpoint(folder, config.resume)
+        self.zero = zero_config(config)
+        resume = "never" if config.overwrite else config.resume
+        self.checkpoint, self.passed_over = world.on_main(lambda: find_checkpoint(folder, resume))
         self.step = 0
         self.best: dict | None = None
         self.earlier_seconds = 0.0
@@ -79,8 +87,30 @@ class Run:
         returns  the state saved with the checkpoint; {} for a fresh start
         Raises InputError when the data are no longer those the run was started with.
         """
+        self.info = {
+            "status": "running",
+            "easyrlhf_version": importlib.metadata.version("easyrlhf"),
+            "stage": self.config.stage,
+            **info,
+            "precision": dtype_name(self.dtype),
+            "seed": self.config.seed,
+            "processes": world.size(),
+            "libraries": library_versions(),
+        }
+        world.on_main(self.mark_begun)
+        self.stop.holding = True
+        if world.rank():
+            torch.manual_seed(self.config.seed + world.rank())  # new weights were the same everywhere, dropout is not
+        state = load_checkpoint(self.checkpoint, engines) if self.checkpoint else {}
+        self.step, self.earlier_seconds = state.get("step", 0), state.get("seconds", 0.0)
+        self.best = state.get("best")
+        world.on_main(lambda: remove_checkpoints_after(self.folder, self.step))
+        return state
+
+    def mark_begun(self) -> None:
+        """Check the folder once more, and write what says that the run is under way. Raises InputError."""
         known = read_stage(self.folder)
-        if self.checkpoint and known.get("data") != info["data"]:
+        if self.checkpoint and known.get("data") != self.info["data"]:
             raise InputError(
                 f"{self.folder}: the rows of --train_data or --valid_data have changed since this run started; "
                 "put them back, give another --output_dir, or start anew with --overwrite"
@@ -90,32 +120,14 @@ class Run:
         if self.config.overwrite and known:  # where no stage has written, nothing is ours
             remove_ours(self.folder)
         write_settings(self.folder, self.config)
-        self.info = {
-            "status": "running",
-            "easyrlhf_version": importlib.metadata.version("easyrlhf"),
-            "stage": self.config.stage,
-            **info,
-            "precision": dtype_name(self.dtype),
-            "seed": self.config.seed,
-            "libraries": library_versions(),
-        }
         write_stage(self.folder, self.info)
-        self.stop.holding = True
-        state = load_checkpoint(self.checkpoint, engines) if self.checkpoint else {}
-        self.step, self.earlier_seconds = state.get("step", 0), state.get("seconds", 0.0)
-        self.best = state.get("best")
-        remove_checkpoints_after(self.folder, self.step)
-        return state
 
     def save(self, engines: dict[str, Engine], **state) -> Path:
         """Write a checkpoint of the present step. Raises RunError when the disk does not take it."""
         state = {**state, "seconds": self.seconds}
         if self.best:
             state["best"] = self.best
-        try:
-            return save_checkpoint(self.folder, self.step, engines, state, self.config.save_total_limit)
-        except OSError as error:
-            raise RunError(f"the checkpoint of step {self.step} could not be written: {error}") from error
+        return save_checkpoint(self.folder, self.step, engines, state, self.config.save_total_limit)
 
     @property
     def is_best(self) -> bool:
@@ -144,12 +156,12 @@ class Run:
 
     def stop_if_requested(self, engines: dict[str, Engine], **state) -> None:
         """After a stop request: save, mark the run as stopped, and raise RunStopped."""
-        if self.stop.requested:
+        if world.any_of(self.stop.requested):
             self.halt("stopped on request", f" {self.how_to_go_on}", engines, state)
 
     def stop_on_alarm(self, alarms: list[str], engines: dict[str, Engine], **state) -> None:
         """With --stop_on_alarm, when there are alarms: save, mark the run as stopped, and raise RunStopped."""
-        if not (alarms and self.config.stop_on_alarm):
+        if not (self.config.stop_on_alarm and world.any_of(bool(alarms))):
             return
         way_out = (
             f"{self.how_to_go_on} It goes on past this alarm, and with --no_stop_on_alarm past every other. "
@@ -160,13 +172,13 @@ class Run:
     def halt(self, why: str, more: str, engines: dict[str, Engine], state: dict) -> NoReturn:
         """Save, mark the run as stopped, and raise RunStopped: why and where, then more."""
         checkpoint = self.save(engines, **state)
-        write_stage(self.folder, {**self.info, "status": "stopped", "step": self.step})
+        world.on_main(lambda: write_stage(self.folder, {**self.info, "status": "stopped", "step": self.step}))
         raise RunStopped(f"{why} after step {self.step}; {checkpoint} holds it.{more}")
 
     @property
     def how_to_go_on(self) -> str:
         """The last sentence of a message about a run that did not finish."""
-        return f"The same command{' without --overwrite' * self.config.overwrite} continues the run."
+        return how_to_go_on(self.config)
 
     def complete(self, **results) -> None:
         """Mark the run as complete and drop its cache; what follows it may now read the folder."""
@@ -188,26 +200,84 @@ class Run:
 def open_run(config) -> Iterator[Run | None]:
     """Claim the output folder and yield the run, or None when an equal run is already complete there.
 
+    One of several processes joins the others first; the main one does what concerns the folder.
     A dry run works in a temporary folder. Raises InputError when the folder holds another run or foreign files,
-    or when another process works in it. Errors on the way out say what is safe.
+    or when another run works in it. Errors on the way out say what is safe.
     """
     torch.manual_seed(config.seed)
+    device = pick_device(config.devices)
     with StopRequest() as stop:
-        if config.dry_run:
-            with tempfile.TemporaryDirectory() as scratch:
-                yield Run(config, Path(scratch), stop)
-            return
-        folder = Path(config.output_dir)
-        make_folder(folder)
-        with locked(folder):
-            if claim(config, folder) == "complete":
-                yield None
-                return
-            run = Run(config, folder, stop)
-            try:
-                yield run
-            except RunError as error:
-                raise RunError(f"{error}\n{what_is_safe(run)}") from error
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(world.joined(device, config.ddp_timeout, alone=asks_for_zero(config)))
+                folder, found = world.on_main(lambda: entered(stack, config))
+                if found == "complete":
+                    yield None
+                    return
+                run = Run(config, folder, stop)
+                with out_of_memory_explained(run):
+                    yield run
+        except RunError as error:
+            raise further(error, what_is_safe(config)) from error
+
+
+def entered(stack: ExitStack, config) -> tuple[Path, str]:
+    """The folder, made and locked as long as the stack lasts, and what it is to this run, as claim says."""
+    if config.dry_run:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory())), "new"
+    folder = Path(config.output_dir)
+    make_folder(folder)
+    stack.enter_context(locked(folder))
+    return folder, claim(config, folder)
+
+
+def further(error: RunError, text: str) -> RunError:
+    """The error with one more line."""
+    found = RunError(f"{error}\n{text}")
+    found.shown_by = error.shown_by
+    return found
+
+
+@contextmanager
+def out_of_memory_explained(run: Run) -> Iterator[None]:
+    """Turn torch's error for a full memory into advice."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+        if isinstance(error, EasyRLHFError) or not full:
+            raise
+        found = RunError(
+            f"out of memory on {run.device}: {(text or 'MemoryError').splitlines()[0][:200]}\n"
+            f"A forward pass had up to --micro_batch_tokens {run.micro_batch_tokens} tokens; try --micro_batch_tokens "
+            f"{max(1, run.micro_batch_tokens // 2)}, which needs half the activations and gives the same result, then "
+            "--gradient_checkpointing, --lora_r 16, or --deepspeed zero3 on several devices. easyrlhf fit "
+            f"{run.config.stage} --model {run.config.model} says what fits"
+        )
+        found.shown_by = world.rank()
+        raise found from error
+
+
+def asks_for_zero(config) -> bool:
+    """Whether the settings name a DeepSpeed configuration."""
+    return config.deepspeed not in ("auto", "none")
+
+
+def zero_config(config) -> dict | None:
+    """DeepSpeed's configuration for a run: by default zero2 with several processes, and none alone.
+
+    Adapters on a shared backbone are too small to be worth spreading. Raises InputError.
+    """
+    shared = getattr(config, "share_backbone", False)
+    if shared and asks_for_zero(config):
+        raise InputError(
+            f"--deepspeed {config.deepspeed}: cannot be used with --share_backbone, where two models are trained on "
+            "one backbone; use --deepspeed none, which also works on several devices"
+        )
+    if not asks_for_zero(config) and (config.deepspeed == "none" or world.size() == 1 or shared):
+        return None
+    return read_zero_config(config.deepspeed if asks_for_zero(config) else "zero2")
 
 
 @contextmanager
@@ -273,12 +343,16 @@ def remove_ours(folder: Path) -> None:
             path.unlink()
 
 
-def what_is_safe(run: Run) -> str:
+def what_is_safe(config) -> str:
     """One sentence on what a failed run leaves behind and how to go on."""
-    newest = find_checkpoint(run.folder, "auto")
-    if newest:
-        return f"Safe on disk: {newest}. {run.how_to_go_on}"
+    if newest := next(reversed(list_checkpoints(Path(config.output_dir))), None):
+        return f"Safe on disk: {newest}. {how_to_go_on(config)}"
     return "No checkpoint had been written yet; the same command starts from the beginning."
+
+
+def how_to_go_on(config) -> str:
+    """The last sentence of a message about a run that did not finish."""
+    return f"The same command{' without --overwrite' * config.overwrite} continues the run."
 
 
 def write_settings(folder: Path, config) -> None:
@@ -288,5 +362,5 @@ def write_settings(folder: Path, config) -> None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the numbers."""
-    names = ("torch", "transformers", "peft", "datasets", "tokenizers")
+    names = ("torch", "transformers", "peft", "datasets", "tokenizers", "deepspeed")
     return {name: importlib.metadata.version(name) for name in names}

@@ -2,11 +2,14 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -148,6 +151,23 @@ def backbone(lm: nn.Module) -> nn.Module:
     return plain_lm(lm).base_model
 
 
+def in_one_pass(function: Callable) -> Callable:
+    """Make a function of a model one forward pass of it.
+
+    Where the model's weights are spread over processes, the engine has given it a `one_pass`, within which they are
+    put together; all processes must go through as many passes.
+    """
+
+    @wraps(function)
+    def through(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        one_pass = getattr(model, "one_pass", None)
+        if one_pass is None:
+            return function(model, *args, **kwargs)
+        return one_pass(lambda: function(model, *args, **kwargs))
+
+    return through
+
+
 def hidden_states(lm: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     """Last hidden states of right-padded rows.
 
@@ -166,7 +186,9 @@ def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     returns  [..., V]
     """
     lm = plain_lm(lm)
-    logits = lm.get_output_embeddings()(hidden)
+    head = lm.get_output_embeddings()
+    # Not called as a module: weights that are spread over processes are put together once a pass, not once a call.
+    logits = F.linear(hidden, head.weight, head.bias) if type(head) is nn.Linear else head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     config = lm.config.get_text_config()
     if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere

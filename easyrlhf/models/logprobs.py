@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from easyrlhf.models.load import hidden_states, logits_of
+from easyrlhf.models.load import hidden_states, in_one_pass, logits_of
 from easyrlhf.models.prefix import Family, completion_states
 
 LOGITS_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
@@ -21,6 +21,7 @@ def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
     return hidden_states(lm, input_ids)[:, :-1][before]
 
 
+@in_one_pass
 def token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability of every token the mask counts, given the tokens before it, in float32.
 
@@ -32,6 +33,7 @@ def token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: 
     return logprobs_of(lm, predicting_states(lm, input_ids, mask), input_ids[:, 1:][mask[:, 1:].bool()], temperature)
 
 
+@in_one_pass
 def completion_logprobs(lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str) -> Tensor:
     """Log-probability of each completion given its prompt, summed over its tokens; `share` as in completion_states.
 
@@ -61,6 +63,7 @@ def logprobs_of(lm: nn.Module, states: Tensor, targets: Tensor, temperature: flo
 
 
 @torch.no_grad()
+@in_one_pass
 def token_logprobs_and_entropies(
     lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:

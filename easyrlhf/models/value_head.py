@@ -4,12 +4,13 @@ import math
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import hidden_states, plain_lm
+from easyrlhf.models.load import hidden_states, in_one_pass, plain_lm
 from easyrlhf.models.logprobs import predicting_states
 from easyrlhf.models.prefix import Family, completion_states
 
@@ -31,6 +32,7 @@ class ScalarModel(nn.Module):
         if output is not None and output.weight is not plain_lm(lm).get_input_embeddings().weight:
             output.requires_grad_(False)
 
+    @in_one_pass
     def scores(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Score of each row, read at its last token.
 
@@ -40,23 +42,29 @@ class ScalarModel(nn.Module):
         """
         hidden = hidden_states(self.lm, input_ids)
         last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.head(last.float()).squeeze(-1)
+        return self.read(last)
 
+    @in_one_pass
     def completion_scores(self, families: list[Family], pad_id: int, share: str) -> Tensor:
         """Score of each completion behind its prompt, read at its last token; `share` as in completion_states.
 
         returns  [N]  float32, family by family
         """
         states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
-        return self.head(states.hidden[states.last].float()).squeeze(-1)
+        return self.read(states.hidden[states.last])
 
+    @in_one_pass
     def values(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Value of the state each counted token was chosen in: read one position before the token.
 
         input_ids, mask  [B, S]  right-padded; the mask counts no first token
         returns          [n]     float32, n = mask.sum(), row by row
         """
-        return self.head(predicting_states(self.lm, input_ids, mask).float()).squeeze(-1)
+        return self.read(predicting_states(self.lm, input_ids, mask))
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """What the head says of hidden states [n, H], in float32 whatever its weights are kept in.  [n]"""
+        return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
 
 
 def new_head(lm: nn.Module, *, zero: bool = False) -> nn.Linear:

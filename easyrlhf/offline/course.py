@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from easyrlhf.engine import world
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.report.console import Console
@@ -43,7 +44,7 @@ class Course:
         run, config = self.run, self.run.config
         note_best(run, metrics)
         self.log.log(run.step, metrics)
-        found = self.watch.add({"step": run.step} | metrics)
+        found = self.watch.add({"step": run.step} | metrics) if world.is_main() else []
         self.progress.advance(metrics)
         evaluated = any(name.startswith("eval/") for name in metrics)
         if self.last or evaluated or run.step % config.log_steps == 0:

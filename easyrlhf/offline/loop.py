@@ -12,9 +12,11 @@ import numpy as np
 from datasets import Dataset
 from torch import Tensor
 
-from easyrlhf.data.batches import micro_batches, optimiser_batches
+from easyrlhf.data.batches import optimiser_batches
+from easyrlhf.engine import world
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
+from easyrlhf.engine.shares import passes
 from easyrlhf.models.prefix import Family
 from easyrlhf.offline.course import Course
 from easyrlhf.report.console import Console
@@ -97,20 +99,14 @@ def fit(
 
 
 def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[str, float]:
-    """One optimiser step on these rows, in micro-batches; returns the step's metrics."""
+    """One optimiser step on these rows, in micro-batches of all processes; returns the step's metrics."""
     started = time.time()
     rows = task.prepare(rows)
-    groups = micro_batches([task.tokens(row) for row in rows], run.micro_batch_tokens)
-    count, sums = sum(map(task.units, rows)), Counter()
-
-    def loss_sum(group: list[int]) -> Tensor:
-        loss, extra = task.loss([rows[index] for index in group])
-        sums.update({name: value.item() for name, value in extra.items()})
-        return loss
-
-    metrics = engine.step(groups, loss_sum, count)
+    lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
+    metrics, sums = engine.step(
+        passes(lengths, run.micro_batch_tokens), lambda group: task.loss([rows[index] for index in group]), count
+    )
     metrics |= {name: total / count for name, total in sums.items()}
-    lengths = list(map(task.tokens, rows))
     metrics |= {"length/mean": sum(lengths) / len(rows), "length/max": max(lengths)}
     return metrics | {"tokens_per_second": sum(lengths) / (time.time() - started)}
 
@@ -120,8 +116,9 @@ def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int) -> dic
     sums, count = Counter(), 0.0
     for start in range(0, len(rows), batch_size):
         batch = task.prepare([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
-        for group in micro_batches([task.tokens(row) for row in batch], budget):
+        for group, counts in passes([task.tokens(row) for row in batch], budget):
             loss, extra = task.loss([batch[index] for index in group])
-            sums.update({"loss": loss.item()} | {name: value.item() for name, value in extra.items()})
+            found = {"loss": loss.item()} | {name: value.item() for name, value in extra.items()}
+            sums.update({name: value if counts else 0.0 for name, value in found.items()})
         count += sum(map(task.units, batch))
-    return {name: total / count for name, total in sums.items()}
+    return {name: total / count for name, total in world.summed_numbers(sums).items()}

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from easyrlhf.data.batches import micro_batches
+from easyrlhf.engine import world
+from easyrlhf.engine.shares import passes
 from easyrlhf.models.load import evaluating, plain_lm
 from easyrlhf.models.logprobs import completion_logprobs
 from easyrlhf.models.prefix import Family
@@ -55,14 +56,18 @@ class Joined:
 def all_logprobs(
     lm: nn.Module, families: list[Family], pad_id: int, budget: int, device: torch.device, share: str
 ) -> np.ndarray:
-    """completion_logprobs of many families with K completions each, in micro-batches, dropout off.  [N, K]"""
+    """completion_logprobs of many families with K completions each, in micro-batches, dropout off.  [N, K]
+
+    Each process computes its share; all have all of it.
+    """
     count = len(families[0][1])
-    found = np.zeros((len(families), count))
+    found = torch.zeros(len(families), count, dtype=torch.float64)
     with evaluating(lm):
-        for group in micro_batches([padded_tokens(family) for family in families], budget):
+        for group, counts in passes([padded_tokens(family) for family in families], budget):
             logprobs = completion_logprobs(lm, [families[i] for i in group], pad_id, device, share)
-            found[group] = logprobs.view(-1, count).double().cpu()
-    return found
+            if counts:
+                found[group] = logprobs.view(-1, count).double().cpu()
+    return world.summed(found).numpy()
 
 
 def padded_tokens(family: Family) -> int:
@@ -92,7 +97,7 @@ def reference_columns(
     returns    column → [N] float64, NaN where a row is not needed
     """
     file = cache_folder() / f"{fingerprint(lm, rows, numbers, names, family_of)}.safetensors"
-    found = read_columns(file)
+    found = world.on_main(lambda: read_columns(file))
     if found is None:
         with adapter_off(lm), console.progress(len(numbers), unit="row") as progress:
             columns = np.zeros((len(numbers), len(names)))
@@ -102,7 +107,8 @@ def reference_columns(
                 for _ in families:
                     progress.advance()
         found = {name: np.ascontiguousarray(column) for name, column in zip(names, columns.T, strict=True)}
-        keep_columns(found, file, console)
+        if world.is_main():
+            keep_columns(found, file, console)
     columns = {name: np.full(len(rows), np.nan) for name in found}
     for name, values in found.items():
         columns[name][numbers] = values

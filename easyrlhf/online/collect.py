@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.data.batches import join, micro_batches
+from easyrlhf.data.batches import join
+from easyrlhf.engine import world
+from easyrlhf.engine.shares import passes
 from easyrlhf.engine.timer import Timer
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs, token_logprobs_and_entropies
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
 from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rollout.dealt import DealtSampler
 from easyrlhf.rollout.sampler import HFSampler
 
 
@@ -45,14 +48,14 @@ class Models:
 @torch.no_grad()
 def collect(
     models: Models,
-    sampler: HFSampler,
+    sampler: HFSampler | DealtSampler,
     rewards: Rewards,
     rows: list[dict[str, Any]],
     keys: list[tuple[int, ...]],
     micro_batch_tokens: int,
     timer: Timer,
 ) -> Rollout:
-    """Sample one completion for each prompt row and score it with every model.
+    """Sample one completion for each prompt row and score it with every model; each process a share, all get all.
 
     rows  prompt rows as load_tokens gives them
     keys  what the sampler draws each row's random numbers from
@@ -81,14 +84,14 @@ def score_tokens(
     rows: list[dict[str, Any]],
     completions: list[list[int]],
     completion_mask: Tensor,
-    sampler: HFSampler,
+    sampler: HFSampler | DealtSampler,
     micro_batch_tokens: int,
 ) -> dict[str, Tensor | None]:
     """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding."""
     names = ["old_logprobs", "entropies", "ref_logprobs"] + ["values"] * (models.value is not None)
     scored = {name: torch.zeros_like(completion_mask) for name in names}
     lengths = [len(row["prompt_ids"]) + len(ids) for row, ids in zip(rows, completions, strict=True)]
-    for group in micro_batches(lengths, micro_batch_tokens):
+    for group, counts in passes(lengths, micro_batch_tokens):
         input_ids, mask = join([rows[i]["prompt_ids"] for i in group], [completions[i] for i in group], sampler.pad_id)
         input_ids, mask = input_ids.to(completion_mask.device), mask.to(completion_mask.device)
         found = [*token_logprobs_and_entropies(models.policy, input_ids, mask, sampler.temperature)]
@@ -96,6 +99,6 @@ def score_tokens(
         if models.value is not None:
             found.append(models.value.values(input_ids, mask))
         counted = completion_mask[group].bool()
-        for name, flat in zip(names, found, strict=True):
+        for name, flat in zip(names, found, strict=True) if counts else ():
             scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
-    return {"values": None} | scored
+    return {"values": None} | {name: world.summed(numbers) for name, numbers in scored.items()}

@@ -24,7 +24,7 @@ from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.sources import RewardError, Rewards
-from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.rollout.dealt import DealtSampler
 
 TRAINING, EVALUATION = 0, 1  # first parts of sampling keys, after the seed
 SHOWN_PROMPTS = 8
@@ -40,7 +40,7 @@ class Online:
 
     models: Models
     engines: dict[str, Engine]
-    sampler: HFSampler
+    sampler: DealtSampler
     rewards: Rewards
     renderer: Renderer
     method: Method

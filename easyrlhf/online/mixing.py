@@ -6,7 +6,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from easyrlhf.data.batches import endless_order, micro_batches, pad_right
+from easyrlhf.data.batches import endless_order, pad_right
+from easyrlhf.engine.shares import Pass, passes
 from easyrlhf.models.logprobs import token_logprobs
 
 
@@ -22,13 +23,18 @@ class PtxBatches:
     micro_batch_tokens: int
     device: torch.device
 
-    def __call__(self, optimiser_step: int) -> list:
-        """Functions without arguments, one per micro-batch, that sum to the mean loss per assistant token."""
+    def __call__(self, optimiser_step: int) -> list[Pass]:
+        """Functions without arguments, one per micro-batch, that sum to the mean loss per assistant token.
+
+        Each with whether it counts.
+        """
         numbers = range(optimiser_step * self.batch_size, (optimiser_step + 1) * self.batch_size)
         rows = [self.rows[row] for row in endless_order(len(self.rows), self.seed, numbers)]
         tokens = sum(sum(row["loss_mask"]) for row in rows)
-        groups = micro_batches([row["length"] for row in rows], self.micro_batch_tokens)
-        return [lambda group=group: self.loss([rows[i] for i in group]) / tokens for group in groups]
+        return [
+            (lambda group=group: self.loss([rows[i] for i in group]) / tokens, counts)
+            for group, counts in passes([row["length"] for row in rows], self.micro_batch_tokens)
+        ]
 
     def loss(self, rows: list[dict]) -> Tensor:
         """Summed negative log-likelihood of the rows' assistant tokens."""

@@ -3,19 +3,19 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from easyrlhf.config import OnlineConfig, PPOConfig
-from easyrlhf.data.batches import join, micro_batches
+from easyrlhf.data.batches import join
 from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.shares import Pass, passes
 from easyrlhf.losses.ppo import ppo_value_loss
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.online.methods import Method
 from easyrlhf.online.rollout import Rollout
-
-Closure = Callable[[], Tensor]
 
 # metric → what its sum is divided by
 DENOMINATORS = {
@@ -40,12 +40,12 @@ class Forward:
     pad_id: int
     micro_batch_tokens: int
 
-    def groups(self, batch: Rollout) -> list[list[int]]:
-        """Rows of each micro-batch."""
+    def passes(self, batch: Rollout) -> list[Pass]:
+        """Rows of each micro-batch of this process."""
         lengths = [
             len(prompt) + length for prompt, length in zip(batch.prompt_ids, batch.lengths.tolist(), strict=True)
         ]
-        return micro_batches(lengths, self.micro_batch_tokens)
+        return passes(lengths, self.micro_batch_tokens)
 
     def __call__(self, part: Rollout, model: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Apply a model to the part's sequences: its numbers for the completion tokens.  [n]"""
@@ -80,8 +80,8 @@ class PolicyLearner:
     """One optimiser step of the policy on a minibatch.
 
     first_step  the optimiser step with which its training begins: before, the value model learns alone
-    ptx         optimiser step → SFT micro-batches to mix into it, each giving its summed loss per unit of ptx_coef;
-                None when there are none
+    ptx         optimiser step → SFT micro-batches to mix into it, each with whether it counts and giving its summed
+                loss per unit of ptx_coef; None when there are none
     """
 
     engine: Engine
@@ -89,7 +89,7 @@ class PolicyLearner:
     config: OnlineConfig
     forward: Forward
     first_step: int = 0
-    ptx: Callable[[int], list[Closure]] | None = None
+    ptx: Callable[[int], list[tuple[Callable[[], Tensor], bool]]] | None = None
 
     def __call__(self, batch: Rollout, tokens_per_step: float, optimiser_step: int) -> dict[str, float]:
         """Step, unless nothing can be learned from this batch; returns sums of metrics."""
@@ -99,26 +99,23 @@ class PolicyLearner:
         if self.learns_nothing(batch):
             self.engine.skip()
             return {"policy/skipped_steps": 1}
-        sums = Counter()
 
-        def surrogate(group: list[int]) -> Tensor:
+        def surrogate(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
             logprobs = self.forward(part, self.logprobs)
             losses = self.method.loss(part, logprobs, self.config)
             loss = (losses * weights[group][part.completion_mask.bool()]).sum()
-            sums.update(policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *self.config.clip_limits))
-            sums.update({"loss/policy_avg": loss.item()})
-            return loss
+            sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *self.config.clip_limits)
+            return loss, sums | {"loss/policy_avg": loss.item()}
 
-        def mixed_in(sft_loss: Closure) -> Tensor:
+        def mixed_in(sft_loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, float]]:
             loss = sft_loss()
-            sums.update({"loss/ptx_avg": loss.item()})
-            return self.config.ptx_coef * loss
+            return self.config.ptx_coef * loss, {"loss/ptx_avg": loss.item()}
 
-        closures = [lambda group=group: surrogate(group) for group in self.forward.groups(batch)]
+        work = [(partial(surrogate, group), counts) for group, counts in self.forward.passes(batch)]
         if self.ptx is not None:
-            closures += [lambda one=one: mixed_in(one) for one in self.ptx(optimiser_step)]
-        done = self.engine.step(closures, lambda closure: closure(), 1)
+            work += [(partial(mixed_in, one), counts) for one, counts in self.ptx(optimiser_step)]
+        done, sums = self.engine.step(work, lambda one: one(), 1)
         return {**sums, **prefixed("policy", done), "policy_steps": 1, "ptx_steps": int(self.ptx is not None)}
 
     def logprobs(self, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -140,19 +137,22 @@ class ValueLearner:
 
     def __call__(self, batch: Rollout, tokens_per_step: float, optimiser_step: int) -> dict[str, float]:
         """Step; returns sums of metrics."""
-        sums, config = Counter(), self.config
+        config = self.config
 
-        def loss_sum(group: list[int]) -> Tensor:
+        def loss_sum(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
             values = self.forward(part, self.engine.model.values)
             old_values, returns = part.flat("values", "returns")
             clipped = (values.detach() - old_values).abs() > config.cliprange_value
             loss = ppo_value_loss(values, old_values, returns, config.cliprange_value).sum()
-            sums.update({"val/clipfrac_avg": clipped.sum().item(), "value_tokens": len(values)})
-            sums.update({"loss/value_avg": loss.item()})
-            return config.vf_coef * loss
+            sums = {
+                "val/clipfrac_avg": clipped.sum().item(),
+                "value_tokens": len(values),
+                "loss/value_avg": loss.item(),
+            }
+            return config.vf_coef * loss, sums
 
-        done = self.engine.step(self.forward.groups(batch), loss_sum, batch.completion_mask.sum().item())
+        done, sums = self.engine.step(self.forward.passes(batch), loss_sum, batch.completion_mask.sum().item())
         return {**sums, **prefixed("value", done), "value_steps": 1}
 
 

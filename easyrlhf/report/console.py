@@ -1,5 +1,6 @@
 """The terminal of a run: rich when standard output is a terminal, plain lines otherwise."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -74,12 +75,12 @@ class Console:
     """Everything a stage says to its user.
 
     stage  its name: decides the columns of row() and the number beside the bar
-    file   where to write; standard output by default
+    file   where to write; by default standard output, but nowhere from any but the first of several processes
     """
 
     def __init__(self, stage: str, file: TextIO | None = None):
         self._stage = stage
-        self._file = file or sys.stdout
+        self._file = file or (sys.stdout if os.environ.get("RANK", "0") == "0" else open(os.devnull, "w"))  # noqa: SIM115
         self._rich = None
         if self._file.isatty():
             from rich.console import Console as RichConsole

@@ -83,6 +83,26 @@ class MetricsLog:
         self._mirror.close()
 
 
+class SilentLog(MetricsLog):
+    """The log of a process that writes none."""
+
+    def __init__(self):
+        pass
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Keep nothing."""
+
+    def rows(self) -> list[dict]:
+        """No rows."""
+        return []
+
+    def samples(self, step: int, rows: list[dict]) -> None:
+        """Keep nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 def cut_back(path: Path, last_step: int) -> None:
     """Keep the rows up to and including `last_step`; none when it is 0.
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from easyrlhf.data.batches import micro_batches, pad_right
+from easyrlhf.data.batches import pad_right
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine import world
+from easyrlhf.engine.shares import passes
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.batch import Row
 
@@ -52,14 +54,16 @@ class RewardModel:
 def score_sequences(
     model: ScalarModel, sequences: list[list[int]], pad_id: int, micro_batch_tokens: int
 ) -> list[float]:
-    """The score of each sequence of token ids, read at its last token."""
+    """The score of each sequence of token ids, read at its last token; each process computes its share of them."""
     device = model.head.weight.device
     scores = torch.zeros(len(sequences))
-    for group in micro_batches([len(ids) for ids in sequences], micro_batch_tokens):
+    for group, counts in passes([len(ids) for ids in sequences], micro_batch_tokens):
         batch = [sequences[index] for index in group]
         lengths = torch.tensor([len(ids) for ids in batch], device=device)
-        scores[group] = model.scores(pad_right(batch, pad_id).to(device), lengths).cpu()
-    return scores.tolist()
+        found = model.scores(pad_right(batch, pad_id).to(device), lengths)
+        if counts:
+            scores[group] = found.cpu()
+    return world.summed(scores).tolist()
 
 
 def rendered(renderer: Renderer, prompt: Messages | str, text: str, ended: bool) -> list[int]:

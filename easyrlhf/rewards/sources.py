@@ -1,5 +1,6 @@
 """Where scores come from: a trained reward model, python functions, servers, or a weighted sum of several."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine import world
+from easyrlhf.engine.shares import slice_of
 from easyrlhf.rewards.batch import Batch, RewardError, Row, as_number, score_list
 from easyrlhf.rewards.elsewhere import Elsewhere, RewardFunction
 from easyrlhf.rewards.model import RewardModel
@@ -54,23 +57,39 @@ class Rewards:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores [B] of the completions, and the raw scores [B] of every source by name. Raises RewardError.
 
-        A raw score is nan where its source does not apply; the sum is over those that do.
+        A raw score is nan where its source does not apply; the sum is over those that do. Among several processes,
+        functions and servers are asked by each about a share of the completions.
         """
-        batch = Batch.of(rows, completions, finished.tolist(), self.renderer)
+        own = slice_of(len(rows))
+        everything = Batch.of(rows, completions, finished.tolist(), self.renderer)
+        batch = everything.part(own.start, own.stop)
         begun = {
             place: source.start(batch)
             for place, source in enumerate(self.sources)
-            if isinstance(source, Elsewhere) and source.overlaps
+            if isinstance(source, Elsewhere) and source.overlaps and len(batch)
         }
+        # Models first: a process whose function fails must not leave the others alone with their forward passes.
+        models = {
+            place: score_list(source(rows, completions, finished), source.name, everything)[own]
+            for place, source in enumerate(self.sources)
+            if not isinstance(source, Elsewhere)
+        }
+
+        def own_scores() -> dict[str, list[float]]:
+            raw = {}
+            for place, (source, name) in enumerate(zip(self.sources, self.names(), strict=True)):
+                given = models.get(place)
+                if given is None:
+                    given = (begun.get(place) or source.start(batch)).scores()
+                raw[name] = numbers(name, given, batch)
+            require_a_source(raw, batch)
+            return raw
+
+        parts = world.together(lambda: own_scores() if len(batch) else {name: [] for name in self.names()})
         raw, scores = {}, torch.zeros(len(rows), device=finished.device)
-        for place, (weight, source, name) in enumerate(zip(self.weights, self.sources, self.names(), strict=True)):
-            if isinstance(source, Elsewhere):
-                given = (begun.get(place) or source.start(batch)).scores()
-            else:
-                given = source(rows, completions, finished)
-            raw[name] = torch.tensor(numbers(name, given, batch), device=finished.device)
+        for weight, name in zip(self.weights, self.names(), strict=True):
+            raw[name] = torch.tensor([score for part in parts for score in part[name]], device=finished.device)
             scores = scores + weight * raw[name].nan_to_num()
-        require_a_source(raw, batch)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         return scores - self.missing_eos_penalty * (~finished).float(), raw
@@ -93,11 +112,11 @@ def numbers(name: str, scores: list, batch: Batch) -> list[float]:
     return found
 
 
-def require_a_source(raw: dict[str, Tensor], batch: Batch) -> None:
+def require_a_source(raw: dict[str, list[float]], batch: Batch) -> None:
     """Raise RewardError when every source says that it does not apply to a completion."""
-    without = torch.stack(list(raw.values())).isnan().all(0)
-    if without.any():
-        raise RewardError(
-            f"{' and '.join(raw)} returned None for this sample, so it has no score; at least one must apply:\n"
-            f"{batch.sample(int(without.nonzero()[0]))}"
-        )
+    for place, scores in enumerate(zip(*raw.values(), strict=True)):
+        if all(map(math.isnan, scores)):
+            raise RewardError(
+                f"{' and '.join(raw)} returned None for this sample, so it has no score; at least one must apply:\n"
+                f"{batch.sample(place)}"
+            )

@@ -4,16 +4,20 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
+from easyrlhf.data.summary import DataSummary
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, load_tokens
+from easyrlhf.engine import world
 from easyrlhf.engine.device import choose_threads, dtype_name
 from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.engine.run import Run
+from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import add_lora, load_causal_lm, load_config, positions_of
@@ -23,7 +27,7 @@ from easyrlhf.report.console import Console
 from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.html import REPORT_FILE, write_report
 from easyrlhf.report.info import BEST, facts
-from easyrlhf.report.log import METRICS_FILE, MetricsLog, check_report_to, read_rows
+from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, check_report_to, read_rows
 from easyrlhf.report.metrics import ranked
 from easyrlhf.report.plots import examination_of, plot_run
 
@@ -91,23 +95,28 @@ def read_data(run: Run, renderer: Renderer, kind: str, source: str | None, name:
     if source is None:
         return None
     config = run.config
-    return load_tokens(
-        source,
-        kind,
-        renderer,
-        max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
-        cache_dir=run.cache,
-        format=config.format,
-        field=config.field,
-        transform=config.transform,
-        overlength=config.overlength,
-        on_bad_row=config.on_bad_row,
-        name=name,
-        bad_rows=run.folder / "bad_rows.jsonl",
-        places=positions_of(config.model, trust_remote_code=config.trust_remote_code),
-        seed=config.seed,
-    )
+
+    def read() -> DataSummary:
+        return load_tokens(
+            source,
+            kind,
+            renderer,
+            max_length=config.max_length,
+            max_prompt_length=config.max_prompt_length,
+            cache_dir=run.cache,
+            format=config.format,
+            field=config.field,
+            transform=config.transform,
+            overlength=config.overlength,
+            on_bad_row=config.on_bad_row,
+            name=name,
+            bad_rows=run.folder / "bad_rows.jsonl",
+            places=positions_of(config.model, trust_remote_code=config.trust_remote_code),
+            seed=config.seed,
+        ).summary
+
+    summary = world.on_main(read)
+    return TokenData(Dataset.from_file(str(run.cache / f"{name}.arrow")), summary)
 
 
 def how_to_load(run: Run) -> dict:
@@ -154,6 +163,12 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
     return lm.train()
 
 
+def load_frozen_lm(run: Run, renderer: Renderer, path: str) -> nn.Module:
+    """A causal language model that is only asked, on the run's device or spread over all of them."""
+    lm = load_lm(run, renderer, path).eval().requires_grad_(False)
+    return lm if run.zero is None else spread_frozen(lm, run.zero, run.dtype)
+
+
 def save_trained_lm(run: Run, lm: nn.Module, renderer: Renderer) -> dict:
     """Write a trained language model; nothing is to be added to stage.json."""
     save_lm(run.folder, lm, renderer.tokenizer)
@@ -180,10 +195,16 @@ def start(
     how = f"rollouts of {config.batch_size} completions" if online else counted(config.epochs, "epoch")
     if not online and steps == config.max_steps:
         how = f"of at most {how}"
+    for line in run.passed_over:
+        console.warn(f"{line}; the one before is continued")
     begin = f"continues after {run.checkpoint.name}" if run.checkpoint else "from the beginning"
-    where = f"on {run.device}"
+    where = f"on {run.device.type if world.size() > 1 else run.device}"
+    if world.size() > 1:
+        where += f" in {world.size()} processes"
     if run.device.type == "cpu":
-        where += f" with {counted(torch.get_num_threads(), 'thread')}"
+        where += f" with {counted(torch.get_num_threads(), 'thread')}{' each' if world.size() > 1 else ''}"
+    if run.zero:
+        where += f", DeepSpeed ZeRO-{run.zero['zero_optimization']['stage']},"
     sections = {
         "data": [line for part in data.values() if part for line in part.summary.lines()],
         "models": [describe_model(run, name, path, sizes[path]) for name, path in models.items()],
@@ -235,10 +256,23 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
     }
 
 
+def open_log(run: Run) -> MetricsLog:
+    """The run's log of metrics, in the main process; the others have one that keeps nothing."""
+    if not world.is_main():
+        return SilentLog()
+    return MetricsLog(run.folder, last_step=run.step, report_to=run.config.report_to)
+
+
 def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, advice: str, **results) -> Path:
     """Mark the run complete and write what a person reads: plots, report, model card, verdicts, last words."""
-    config, stage = run.config, run.config.stage
     log.close()
+    world.on_main(lambda: present(run, console, metrics, advice, results))
+    return run.folder
+
+
+def present(run: Run, console: Console, metrics: dict, advice: str, results: dict) -> None:
+    """What finish does, in the main process."""
+    config, stage = run.config, run.config.stage
     run.complete(metrics=metrics, **results)
     info = read_stage(run.folder)
     plot_run(run.folder, stage)
@@ -256,7 +290,6 @@ def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, advice: s
             advice.format(folder=run.folder),
         ]
     )
-    return run.folder
 
 
 def already_complete(config, console: Console) -> Path:

@@ -10,11 +10,12 @@ from torch import nn
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine import world
+from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.run import Run, open_run
+from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Task, fit, planned_rows, planned_steps
 from easyrlhf.report.console import Console
-from easyrlhf.report.log import MetricsLog
 from easyrlhf.stages import common
 
 
@@ -26,7 +27,8 @@ class OfflineStage:
     kind    of the rows it learns from: demonstration or comparison
     model   (run, renderer) → the module whose parameters are trained
     task    (model, pad_id, run) → its part of the loop
-    save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json
+    save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json. The main
+            process alone calls it
     advice  the next command, `{folder}` being this stage's
     check   (settings, renderer, data, console) → raises InputError for data that the method cannot use
     join    (run, renderer, model, kind, rows, numbers, console) → the rows, with what must be computed once of those
@@ -70,9 +72,10 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         how = run, renderer, model, stage.kind
         train = stage.join(*how, train, planned_rows(config, len(train)), console)
         valid = valid and stage.join(*how, valid, np.arange(len(valid)), console)
-        engine = Engine(model, OptimiserSettings.of(config, steps))
+        engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
         run.begin(common.stage_info(run, renderer, data, parents), {"model": engine})
-        log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
+        log = common.open_log(run)
         metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
-        results = stage.save(run, model, renderer)
+        with engine.whole() as whole:
+            results = world.on_main(lambda: stage.save(run, whole, renderer))
         return common.finish(run, console, metrics, log, stage.advice, **results)

@@ -8,11 +8,12 @@ from torch import nn
 from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
-from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine import world
+from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.run import Run, open_run
+from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
-from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
 from easyrlhf.online.loop import Online, Progress, fit, planned_steps
@@ -20,7 +21,7 @@ from easyrlhf.online.methods import method_of
 from easyrlhf.online.mixing import PtxBatches
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
-from easyrlhf.report.log import MetricsLog
+from easyrlhf.rollout.dealt import DealtSampler
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.stages import common
 from easyrlhf.stages.rewards import RewardCast, check_columns, check_head, check_rewards, load_rewards
@@ -66,7 +67,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         online = build(run, renderer, cast, data.get("ptx"), steps)
         state = run.begin(common.stage_info(run, renderer, data, cast.named(config)), online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0))
-        log = MetricsLog(run.folder, last_step=run.step, report_to=config.report_to)
+        log = common.open_log(run)
         valid = data["valid"] and data["valid"].rows
         with online.rewards:
             metrics = fit(run, online, data["train"].rows, valid, log, console, at)
@@ -127,7 +128,8 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
     models, reward_model = load_models(run, renderer, cast)
     updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
     forward = Forward(renderer.pad_id, run.micro_batch_tokens)
-    engines = {"policy": Engine(models.policy, OptimiserSettings.of(config, (steps - first) * updates))}
+    settings = OptimiserSettings.of(config, (steps - first) * updates)
+    engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
     mixed = ptx and PtxBatches(
         models.policy,
         ptx.rows,
@@ -140,7 +142,7 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
     learners = [PolicyLearner(engines["policy"], method, config, forward, first * updates, mixed)]
     if models.value is not None:
         settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
-        engines["value"] = Engine(models.value, settings)
+        engines["value"] = make_engine(models.value, settings, run.zero, run.dtype)
         learners.append(ValueLearner(engines["value"], config, forward))
     sampler = HFSampler(
         models.policy,
@@ -153,7 +155,7 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
     return Online(
         models=models,
         engines=engines,
-        sampler=sampler,
+        sampler=DealtSampler(engines["policy"], sampler),
         rewards=load_rewards(run, renderer, cast.rewards, reward_model),
         renderer=renderer,
         method=method,
@@ -176,8 +178,7 @@ def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
     config = run.config
     if config.lora_r and config.ref_model == config.model:
         return None
-    reference = load_causal_lm(config.ref_model, renderer.tokenizer, **common.how_to_load(run))
-    return reference.to(run.device).eval().requires_grad_(False)
+    return common.load_frozen_lm(run, renderer, config.ref_model)
 
 
 def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> ScalarModel:
@@ -187,12 +188,20 @@ def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> Scalar
 
 
 def save(run: Run, online: Online, renderer: Renderer) -> None:
-    """Write the policy at the root and the value model, if any, in value_model/, and prove the latter."""
-    policy, value = online.models.policy, online.models.value
+    """Write the policy at the root and the value model, if any, in value_model/."""
     shared = run.config.share_backbone
-    save_lm(run.folder, apart(run, renderer, policy) if shared else policy, renderer.tokenizer)
-    if value is not None:
-        folder = run.folder / "value_model"
-        value.lm = apart(run, renderer, value.lm) if shared else value.lm
-        value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
-        prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype)
+    with online.engines["policy"].whole() as policy:
+        world.on_main(
+            lambda: save_lm(run.folder, apart(run, renderer, policy) if shared else policy, renderer.tokenizer) and None
+        )
+    if online.models.value is not None:
+        with online.engines["value"].whole() as value:
+            world.on_main(lambda: save_value_model(run, renderer, value))
+
+
+def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:
+    """Write the value model and prove that its folder says what it says."""
+    folder = run.folder / "value_model"
+    value.lm = apart(run, renderer, value.lm) if run.config.share_backbone else value.lm
+    value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
+    prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype)

@@ -9,6 +9,7 @@ from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.engine.run import Run
+from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
@@ -96,6 +97,8 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardCast, model: ScalarMo
             model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **common.how_to_load(run))
             model = model.to(run.device).eval().requires_grad_(False)
         check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
+        if run.zero and not config.share_backbone:
+            spread_frozen(model, run.zero, run.dtype)
         sources.append(RewardModel(model, cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens))
     specs, limit = split_list(config.reward_funcs), config.reward_timeout
     names = [spec.rpartition(":")[2] for spec in specs]

@@ -9,10 +9,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from easyrlhf.config import RMConfig
-from easyrlhf.data.batches import micro_batches
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine import world
 from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.run import Run
+from easyrlhf.engine.shares import passes
 from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.load import evaluating
@@ -82,12 +83,13 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
 
     @torch.no_grad()
     def evaluate(rows: Dataset) -> dict[str, float]:
-        chosen, rejected = np.zeros(len(rows)), np.zeros(len(rows))
+        found = torch.zeros(2, len(rows), dtype=torch.float64)
         with evaluating(model):
-            for group in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
-                batch = [rows[index] for index in group]
-                chosen[group], rejected[group] = (scores.cpu() for scores in scores_of(batch))
-        return evaluation_of(run.folder, rows, chosen, rejected)
+            for group, counts in passes([2 * length for length in rows["length"]], run.micro_batch_tokens):
+                scores = torch.stack(scores_of([rows[index] for index in group]))
+                if counts:
+                    found[:, group] = scores.double().cpu()
+        return evaluation_of(run.folder, rows, *world.summed(found).numpy())
 
     return Task(
         units=lambda row: row["weight"], tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate
@@ -101,7 +103,8 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
     """
     lengths = [np.array([len(ids) for ids in rows[f"{side}_ids"]]) for side in ("chosen", "rejected")]
     examined = rm_evaluation(chosen, rejected, *lengths, rows["source"][:])
-    (folder / RM_EVAL_FILE).write_text(json.dumps(examined, indent=1))
+    if world.is_main():
+        (folder / RM_EVAL_FILE).write_text(json.dumps(examined, indent=1))
     margins = torch.tensor(chosen - rejected)
     return {
         "eval/loss": -torch.nn.functional.logsigmoid(margins).mean().item(),

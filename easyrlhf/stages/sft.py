@@ -8,9 +8,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from easyrlhf.config import SFTConfig
-from easyrlhf.data.batches import micro_batches, pad_right
+from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine import world
 from easyrlhf.engine.run import Run
+from easyrlhf.engine.shares import passes
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.offline.loop import Row, Task
@@ -51,13 +53,14 @@ def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
 @torch.no_grad()
 def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int) -> float:
     """Mean loss per assistant token over all rows, dropout off."""
-    total = tokens = 0
+    sums = {"loss": 0.0, "tokens": 0}
     with evaluating(lm):
-        for group in micro_batches(list(rows["length"]), budget):
+        for group, counts in passes(list(rows["length"]), budget):
             batch = [rows[index] for index in group]
-            total += loss(batch)[0].item()
-            tokens += sum(sum(row["loss_mask"]) for row in batch)
-    return total / tokens
+            sums["loss"] += loss(batch)[0].item() * counts
+            sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * counts
+    sums = world.summed_numbers(sums)
+    return sums["loss"] / sums["tokens"]
 
 
 SFT = OfflineStage(

@@ -33,11 +33,11 @@ ALL = (*STAGES, InitConfig)
         ({"max_length": 512}, "max_prompt_length 512: must be less than max_length 512"),
         ({"max_prompt_length": 2000}, "max_prompt_length 2000: must be less than max_length 1024"),
         ({"eval_steps": 5}, "eval_steps 5: needs valid_data"),
-        ({"devices": "gpu"}, "devices gpu: must be cpu or one GPU index such as 0"),
-        ({"devices": "cuda:0"}, "devices cuda:0: must be cpu or one GPU index such as 0"),
-        ({"devices": "0,1"}, "devices 0,1: several devices are not available in this version; use"),
-        ({"devices": [0, 1]}, "devices 0,1: several devices are not available in this version"),
-        ({"devices": "cpu:2"}, "devices cpu:2: several devices are not available in this version"),
+        ({"devices": "gpu"}, "devices gpu: must be GPU indices such as 0 or 0,1,2,3; cpu; or cpu:2 for two processes"),
+        ({"devices": "cuda:0"}, "devices cuda:0: must be GPU indices such as 0 or 0,1,2,3"),
+        ({"devices": "0,1,0"}, "devices 0,1,0: each GPU once, and at least one process"),
+        ({"devices": "cpu:0"}, "devices cpu:0: each GPU once, and at least one process"),
+        ({"node_rank": 2, "nnodes": 2}, "node_rank 2: with nnodes 2 it must be below 2"),
     ],
 )
 @pytest.mark.parametrize("config", ALL[:3])
@@ -107,8 +107,11 @@ def test_python_values_become_the_settings_own_types(tmp_path):
     assert config.devices == "0"
 
 
-@pytest.mark.parametrize("given, device", [("cpu", "cpu"), ("cpu:1", "cpu"), ("3", "3")])
-def test_one_device_is_accepted(given, device):
+@pytest.mark.parametrize(
+    "given, device",
+    [("cpu", "cpu"), ("cpu:1", "cpu"), ("3", "3"), ("0,1, 2", "0,1,2"), ([0, 1], "0,1"), ("cpu:2",) * 2],
+)
+def test_devices_are_accepted(given, device):
     assert SFTConfig(train_data="a", devices=given).devices == device
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: whole or invisible, and the newest one found."""
 
 import json
+import zlib
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from easyrlhf.engine.checkpoint import (
     remove_checkpoints_after,
     save_checkpoint,
 )
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, RunError
 
 
 class Numbers:
@@ -62,16 +63,16 @@ def test_the_newest_are_kept_by_number_not_by_name(tmp_path):
     for step in (8, 9, 10):
         save(tmp_path, step)
     assert names(tmp_path) == ["step-10", "step-9"]
-    assert find_checkpoint(tmp_path, "auto").name == "step-10"
+    assert find_checkpoint(tmp_path, "auto")[0].name == "step-10"
 
 
 def test_a_save_that_fails_leaves_nothing_and_keeps_the_last_one(tmp_path):
     save(tmp_path, 1, number=11)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=r"step-2: could not be written: .*No space left"):
         save_checkpoint(tmp_path, 2, {"model": FullDisk()}, {}, keep=1)
     assert names(tmp_path) == ["step-1"]
     engine = Numbers()
-    load_checkpoint(find_checkpoint(tmp_path, "auto"), {"model": engine})
+    load_checkpoint(find_checkpoint(tmp_path, "auto")[0], {"model": engine})
     assert engine.number == 11
 
 
@@ -80,9 +81,9 @@ def test_a_half_written_checkpoint_is_never_found_and_is_written_anew(tmp_path):
     half = tmp_path / "checkpoints" / ".step-2"  # what a killed process leaves
     (half / "model").mkdir(parents=True)
     (half / "model" / "number").write_text("6")
-    (half / "state.json").write_text('{"step": 2}')
+    (half / "state.json").write_text('{"step": 2, "files": {}}')
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-1"]
-    assert find_checkpoint(tmp_path, "auto").name == "step-1"
+    assert find_checkpoint(tmp_path, "auto")[0].name == "step-1"
     save(tmp_path, 2, number=22)
     assert names(tmp_path) == ["step-1", "step-2"]
     assert (tmp_path / "checkpoints" / "step-2" / "model" / "number").read_text() == "22"
@@ -97,8 +98,11 @@ def test_a_checkpoint_appears_with_all_its_files(tmp_path):
     save_checkpoint(tmp_path, 3, {"model": Watching(5)}, {"x": 1}, keep=2)
     files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     place = "checkpoints/step-3"
-    assert files == {f"{place}/model/number", f"{place}/rng.safetensors", f"{place}/state.json"}
-    assert json.loads((tmp_path / place / "state.json").read_text()) == {"step": 3, "x": 1}
+    assert files == {f"{place}/model/number", f"{place}/rng-0.safetensors", f"{place}/state.json"}
+    state = json.loads((tmp_path / place / "state.json").read_text())
+    assert (state["step"], state["x"]) == (3, 1)
+    assert state["files"].keys() == {"model/number", "rng-0.safetensors"}
+    assert state["files"]["model/number"] == f"{zlib.crc32(b'5'):08x}"
 
 
 def test_a_step_saved_twice_stays_as_it_was_first(tmp_path):
@@ -108,12 +112,12 @@ def test_a_step_saved_twice_stays_as_it_was_first(tmp_path):
 
 
 def test_find_checkpoint_auto_never_and_path(tmp_path):
-    assert find_checkpoint(tmp_path, "auto") is None
+    assert find_checkpoint(tmp_path, "auto") == (None, [])
     first = save(tmp_path, 1)
     save(tmp_path, 2)
-    assert find_checkpoint(tmp_path, "auto").name == "step-2"
-    assert find_checkpoint(tmp_path, "never") is None
-    assert find_checkpoint(tmp_path, str(first)) == first
+    assert find_checkpoint(tmp_path, "auto")[0].name == "step-2"
+    assert find_checkpoint(tmp_path, "never") == (None, [])
+    assert find_checkpoint(tmp_path, str(first)) == (first, [])
     for wrong in (tmp_path, tmp_path / "checkpoints" / "step-7", tmp_path / "checkpoints"):
         with pytest.raises(InputError) as caught:
             find_checkpoint(tmp_path, str(wrong))
@@ -133,3 +137,50 @@ def test_going_back_behind_a_checkpoint_deletes_it(tmp_path):
     assert names(tmp_path) == ["step-1"]
     remove_checkpoints_after(tmp_path, 0)
     assert names(tmp_path) == []
+
+
+# --- damage
+
+
+def spoil(checkpoint, name="model/number"):
+    (checkpoint / name).write_text("8")  # as long as what was there
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path):
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    spoil(second)
+    assert find_checkpoint(tmp_path, "auto") == (
+        first,
+        [f"{second}: is damaged: model/number is not as it was written"],
+    )
+
+
+@pytest.mark.parametrize(
+    "break_it, why",
+    [
+        (lambda folder: (folder / "model" / "number").unlink(), "model/number is missing"),
+        (lambda folder: (folder / "state.json").write_text('{"step": 2, '), "state.json cannot be read"),
+        (lambda folder: (folder / "state.json").unlink(), "state.json cannot be read"),
+    ],
+)
+def test_every_kind_of_damage_is_found(tmp_path, break_it, why):
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    break_it(second)
+    found, passed_over = find_checkpoint(tmp_path, "auto")
+    assert found == first
+    assert why in passed_over[0]
+
+
+def test_when_no_checkpoint_is_whole_the_run_does_not_begin_anew_by_itself(tmp_path):
+    for step in (1, 2):
+        spoil(save(tmp_path, step))
+    with pytest.raises(InputError, match="no checkpoint is whole; restore one, or start anew with --resume never"):
+        find_checkpoint(tmp_path, "auto")
+    assert names(tmp_path) == ["step-1", "step-2"]
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused(tmp_path):
+    saved = save(tmp_path, 1)
+    spoil(saved)
+    with pytest.raises(InputError, match=f"--resume {saved}: is damaged: model/number is not as it was written"):
+        find_checkpoint(tmp_path, str(saved))

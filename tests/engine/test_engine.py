@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch import tensor as T
 
-from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.errors import InputError, RunError
 
 PLAIN = OptimiserSettings(
@@ -40,6 +41,12 @@ def squares(model, seed: int = 0):
         return ((model(inputs[rows].to(dtype)).float() - targets[rows]) ** 2).sum()
 
     return loss_sum
+
+
+def step_of(engine: PlainEngine, micro_batches: list, loss_sum, count: float) -> dict[str, float]:
+    """A step over micro-batches that all count, without metrics."""
+    passes = [(micro_batch, True) for micro_batch in micro_batches]
+    return engine.step(passes, lambda micro_batch: (loss_sum(micro_batch), {}), count)[0]
 
 
 class AdamWByHand:
@@ -76,12 +83,12 @@ def regression_grads(weight, bias, loss_rows: list[int], seed: int, count: int) 
 @pytest.mark.parametrize("decay, max_norm", [(0.0, 1e9), (0.3, 1e9), (0.3, 0.5), (0.0, 2.0)])
 def test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors(decay, max_norm):
     model = linear()
-    engine = Engine(model, replace(PLAIN, weight_decay=decay, max_grad_norm=max_norm, adam_eps=1e-3))
+    engine = PlainEngine(model, replace(PLAIN, weight_decay=decay, max_grad_norm=max_norm, adam_eps=1e-3))
     by_hand = AdamWByHand([model.weight, model.bias], [decay, 0.0], max_norm, eps=1e-3)
     for step in range(5):
         grads = regression_grads(*by_hand.parameters, list(range(12)), seed=step, count=12)
         by_hand.step(grads, lr=0.1)
-        done = engine.step([[0, 1, 2, 3], list(range(4, 12))], squares(model, seed=step), count=12)
+        done = step_of(engine, [[0, 1, 2, 3], list(range(4, 12))], squares(model, seed=step), count=12)
         norm = math.sqrt(sum((g**2).sum().item() for g in grads))
         assert done["grad_norm"] == pytest.approx(norm, rel=1e-4)  # before clipping
         torch.testing.assert_close(model.weight.data.double(), by_hand.parameters[0], rtol=0, atol=2e-6)
@@ -91,8 +98,8 @@ def test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors(decay, ma
 @pytest.mark.parametrize("groups", [[[0], [1, 2, 3, 4, 5], [6, 7], [8, 9, 10, 11]], [[i] for i in range(12)]])
 def test_uneven_micro_batches_give_the_step_of_the_whole_batch(groups):
     whole, parts = linear(), linear()
-    one = Engine(whole, PLAIN).step([list(range(12))], squares(whole), count=12)
-    many = Engine(parts, PLAIN).step(groups, squares(parts), count=12)
+    one = step_of(PlainEngine(whole, PLAIN), [list(range(12))], squares(whole), count=12)
+    many = step_of(PlainEngine(parts, PLAIN), groups, squares(parts), count=12)
     assert many["loss"] == pytest.approx(one["loss"], rel=1e-6)
     assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-6)
     torch.testing.assert_close(parts.weight, whole.weight, rtol=0, atol=1e-6)
@@ -103,7 +110,7 @@ def test_the_reported_loss_is_the_mean_over_the_count():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data = T([[3.0]])
     rows = {0: [1.0], 1: [2.0, 4.0]}
-    done = Engine(model, PLAIN).step([0, 1], lambda i: sum(model(T([x])).sum() for x in rows[i]), count=3)
+    done = step_of(PlainEngine(model, PLAIN), [0, 1], lambda i: sum(model(T([x])).sum() for x in rows[i]), count=3)
     assert done["loss"] == pytest.approx(7.0)  # 3 (1 + 2 + 4) / 3
     assert done["grad_norm"] == pytest.approx(7 / 3)
 
@@ -118,18 +125,18 @@ def test_the_reported_loss_is_the_mean_over_the_count():
 )
 def test_learning_rates_of_ten_steps_with_two_of_warm_up(scheduler, expected):
     model = linear()
-    engine = Engine(model, replace(PLAIN, learning_rate=1.0, lr_scheduler=scheduler, warmup_ratio=0.2))
-    rates = [engine.step([[0]], squares(model), count=1)["learning_rate"] for _ in range(10)]
+    engine = PlainEngine(model, replace(PLAIN, learning_rate=1.0, lr_scheduler=scheduler, warmup_ratio=0.2))
+    rates = [step_of(engine, [[0]], squares(model), count=1)["learning_rate"] for _ in range(10)]
     assert rates == pytest.approx(expected)
 
 
 def test_the_reported_learning_rate_is_the_one_used():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data = T([[1.0]])
-    engine = Engine(model, replace(PLAIN, lr_scheduler="linear", total_steps=4, learning_rate=0.4))
+    engine = PlainEngine(model, replace(PLAIN, lr_scheduler="linear", total_steps=4, learning_rate=0.4))
     for rate in (0.4, 0.3, 0.2, 0.1):
         before = model.weight.item()
-        done = engine.step([1.0], lambda x: model(T([x])).sum(), count=1)
+        done = step_of(engine, [1.0], lambda x: model(T([x])).sum(), count=1)
         assert done["learning_rate"] == pytest.approx(rate)
         assert before - model.weight.item() == pytest.approx(rate, rel=1e-5)  # Adam steps by lr at constant gradient
 
@@ -146,7 +153,7 @@ def test_settings_are_taken_by_name_and_some_of_them_changed():
 def test_frozen_parameters_stay_as_they_are():
     model = linear()
     model.bias.requires_grad_(False)
-    Engine(model, replace(PLAIN, weight_decay=0.5)).step([[0, 1]], squares(model), count=2)
+    step_of(PlainEngine(model, replace(PLAIN, weight_decay=0.5)), [[0, 1]], squares(model), count=2)
     torch.testing.assert_close(model.bias.data, T([0.2, -0.1]))
     assert (model.weight.data != linear().weight.data).all()
 
@@ -164,8 +171,10 @@ def test_a_thousand_tiny_updates_of_a_bf16_weight_are_not_lost():
 
     model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     model.weight.data = T([[1.0]], dtype=torch.bfloat16)
-    engine = Engine(model, replace(PLAIN, learning_rate=1e-4))
-    assert thousand_steps(engine.step, model) == pytest.approx(0.9, abs=0.004)  # bf16 has steps of 1/256 there
+    engine = PlainEngine(model, replace(PLAIN, learning_rate=1e-4))
+    assert thousand_steps(partial(step_of, engine), model) == pytest.approx(
+        0.9, abs=0.004
+    )  # bf16 has steps of 1/256 there
     assert engine.masters["weight"].item() == pytest.approx(0.9, abs=1e-4)
 
     naive = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
@@ -184,7 +193,7 @@ def test_small_gradients_of_bf16_micro_batches_add_up_in_float32():
     model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     model.weight.data = T([[1.0]], dtype=torch.bfloat16)
     inputs = [1.0] + [2.0**-9] * 256  # in bf16, 1 + 2^-9 is 1 again
-    done = Engine(model, PLAIN).step(inputs, lambda x: model(T([x], dtype=torch.bfloat16)).sum(), count=1)
+    done = step_of(PlainEngine(model, PLAIN), inputs, lambda x: model(T([x], dtype=torch.bfloat16)).sum(), count=1)
     assert done["grad_norm"] == pytest.approx(1.5)
     assert model.weight.grad is None
 
@@ -197,8 +206,8 @@ def test_a_bf16_model_takes_the_float32_step_rounded_once():
     def loss_of(model):
         return lambda _: sum((p * grads[name].to(p.dtype)).sum() for name, p in model.named_parameters())
 
-    Engine(exact, PLAIN).step([0], loss_of(exact), count=1)
-    Engine(rounded, PLAIN).step([0], loss_of(rounded), count=1)
+    step_of(PlainEngine(exact, PLAIN), [0], loss_of(exact), count=1)
+    step_of(PlainEngine(rounded, PLAIN), [0], loss_of(rounded), count=1)
     for name, parameter in rounded.named_parameters():
         assert torch.equal(parameter, exact.get_parameter(name).bfloat16())
 
@@ -210,13 +219,13 @@ def test_a_bf16_model_takes_the_float32_step_rounded_once():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_loss_that_is_not_finite_stops_before_any_weight_changes(bad, dtype):
     model = linear(dtype)
-    engine = Engine(model, PLAIN)
+    engine = PlainEngine(model, PLAIN)
     good = squares(model)
-    engine.step([[0, 1]], good, count=2)
+    step_of(engine, [[0, 1]], good, count=2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     masters = {name: p.detach().clone() for name, p in engine.masters.items()}
     with pytest.raises(RunError, match="the weights were not changed"):
-        engine.step([[2], [3]], lambda rows: good(rows) * (bad if rows == [3] else 1.0), count=2)
+        step_of(engine, [[2], [3]], lambda rows: good(rows) * (bad if rows == [3] else 1.0), count=2)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
         assert torch.equal(engine.masters[name], masters[name])
@@ -226,7 +235,7 @@ def test_a_gradient_that_is_not_finite_stops_although_the_loss_is():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data = T([[0.0]])
     with pytest.raises(RunError, match="gradient of norm inf"):
-        Engine(model, PLAIN).step([0], lambda _: model.weight.sqrt().sum(), count=1)  # slope 1/(2√0)
+        step_of(PlainEngine(model, PLAIN), [0], lambda _: model.weight.sqrt().sum(), count=1)  # slope 1/(2√0)
     assert model.weight.item() == 0.0
 
 
@@ -238,16 +247,16 @@ def test_a_loaded_engine_goes_on_bit_for_bit(tmp_path, dtype):
     settings = replace(PLAIN, lr_scheduler="cosine", warmup_ratio=0.2, weight_decay=0.1, max_grad_norm=1.0)
 
     def steps(engine, numbers):
-        return [engine.step([[0, 1], [2]], squares(engine.model, seed), count=3) for seed in numbers]
+        return [step_of(engine, [[0, 1], [2]], squares(engine.model, seed), count=3) for seed in numbers]
 
-    through = Engine(linear(dtype), settings)
+    through = PlainEngine(linear(dtype), settings)
     steps(through, range(3))
     through.save(tmp_path / "saved")
     expected = steps(through, range(3, 6))
 
     model = linear(dtype)
     model.weight.data.zero_()  # what it held before does not matter
-    resumed = Engine(model, settings)
+    resumed = PlainEngine(model, settings)
     resumed.load(tmp_path / "saved")
     assert steps(resumed, range(3, 6)) == expected
     for name, parameter in model.named_parameters():
@@ -255,25 +264,25 @@ def test_a_loaded_engine_goes_on_bit_for_bit(tmp_path, dtype):
 
 
 def test_a_loaded_bf16_model_has_its_weights_at_once(tmp_path):
-    engine = Engine(linear(torch.bfloat16), PLAIN)
-    engine.step([[0, 1]], squares(engine.model), count=2)
+    engine = PlainEngine(linear(torch.bfloat16), PLAIN)
+    step_of(engine, [[0, 1]], squares(engine.model), count=2)
     engine.save(tmp_path / "saved")
     fresh = linear(torch.bfloat16)
-    Engine(fresh, PLAIN).load(tmp_path / "saved")
+    PlainEngine(fresh, PLAIN).load(tmp_path / "saved")
     assert torch.equal(fresh.weight, engine.model.weight)
 
 
 def test_a_checkpoint_of_other_names_is_refused(tmp_path):
-    Engine(linear(), PLAIN).save(tmp_path / "saved")
+    PlainEngine(linear(), PLAIN).save(tmp_path / "saved")
     other = nn.Sequential(linear())
     with pytest.raises(InputError, match="not a checkpoint of this model"):
-        Engine(other, PLAIN).load(tmp_path / "saved")
+        PlainEngine(other, PLAIN).load(tmp_path / "saved")
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (3, 1)], ids=["wider", "broadcast"])
 def test_a_checkpoint_of_other_shapes_is_refused_and_nothing_is_taken_from_it(tmp_path, shape):
-    Engine(nn.Linear(*shape), PLAIN).save(tmp_path / "saved")
+    PlainEngine(nn.Linear(*shape), PLAIN).save(tmp_path / "saved")
     model = linear()
     with pytest.raises(InputError, match="not a checkpoint of this model"):
-        Engine(model, PLAIN).load(tmp_path / "saved")
+        PlainEngine(model, PLAIN).load(tmp_path / "saved")
     assert torch.equal(model.weight, linear().weight)

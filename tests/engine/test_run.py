@@ -243,7 +243,7 @@ def test_a_full_disk_while_saving_is_a_run_error(config):
         def save(self, folder):
             raise OSError(28, "No space left on device")
 
-    message = r"checkpoint of step 1 could not be written: .*No space left"
+    message = r"step-1: could not be written: .*No space left"
     with pytest.raises(RunError, match=message), open_run(config) as run:
         run.begin(INFO, {})
         run.step = 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.engine.timer import Timer
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import method_of
@@ -32,7 +32,7 @@ def group_rollout(tiny_lm, says, prompt_row, chatml_renderer):
 def stepped(policy, rollout, config, budget: int) -> tuple[dict, list[dict]]:
     """Metrics and the gradients of every optimiser step, from the policy as it is."""
     state = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    engine, taken, method = Engine(policy, SETTINGS), [], method_of(config)
+    engine, taken, method = PlainEngine(policy, SETTINGS), [], method_of(config)
     names = {id(p): name for name, p in engine.trained.items()}
 
     def keep(optimizer, *_):

@@ -8,7 +8,7 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.data.batches import epoch_order
-from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.engine.timer import Timer
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
@@ -41,7 +41,7 @@ class Bench:
 
     def update(self, micro_batch_tokens=40, ptx=None, **changed) -> Update:
         """An update whose optimiser steps' gradients are kept in `taken`."""
-        engines = {"policy": Engine(self.policy, SETTINGS), "value": Engine(self.value, SETTINGS)}
+        engines = {"policy": PlainEngine(self.policy, SETTINGS), "value": PlainEngine(self.value, SETTINGS)}
         for name, engine in engines.items():
             engine.optimizer.register_step_pre_hook(lambda *_, name=name, engine=engine: self.keep(name, engine))
         config, forward = replace(self.config, **changed), Forward(0, micro_batch_tokens)
@@ -239,7 +239,7 @@ def test_every_demonstration_is_drawn_once_an_epoch(bench):
 
     batches = Spy(bench.policy, rows, 2, 9, 0, 100, torch.device("cpu"))
     for optimiser_step in range(5):  # ten rows: two epochs of five
-        for closure in batches(optimiser_step):
+        for closure, _ in batches(optimiser_step):
             closure()
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
     assert drawn[:4] == [int(i) for i in epoch_order(5, 9, 0)][:4]

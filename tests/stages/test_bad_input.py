@@ -184,8 +184,10 @@ def test_hub_id_that_cannot_be_reached(refused, main, monkeypatch):
     assert "nobody/no-such-model" in message
 
 
-def test_several_devices(refused):
-    assert "--devices 0,1: several devices are not available in this version" in refused(sft_main, devices="0,1")
+def test_gpus_that_are_not_there(refused):
+    message = refused(sft_main, devices="0,63")
+    assert "--devices 0,63: this machine has no GPU" in message
+    assert "63 that can be used" in message
 
 
 def test_gpu_that_is_not_there(refused):

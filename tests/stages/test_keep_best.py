@@ -86,8 +86,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def saved_weights(folder: Path, step: int, engine: str) -> dict[str, torch.Tensor]:
     """What a checkpoint holds of one engine, its names as weights() gives them."""
-    found = load_file(folder / "checkpoints" / f"step-{step}" / engine / "weights.safetensors")
-    return {name.removeprefix("lm.").replace(".default.", "."): tensor for name, tensor in found.items()}
+    found = load_file(folder / "checkpoints" / f"step-{step}" / engine / "part-1-of-1.safetensors")
+    masters = {name.removeprefix("master/"): tensor for name, tensor in found.items() if name.startswith("master/")}
+    return {name.removeprefix("lm.").replace(".default.", "."): tensor for name, tensor in masters.items()}
 
 
 def assert_same(kept: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> None:

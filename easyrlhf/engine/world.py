@@ -1,0 +1,165 @@
+"""The processes of a run: who they are, and how they come to one mind.
+
+Alone, every function here does nothing but the work it is given. Among several, all of them call the same functions
+in the same order.
+"""
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from easyrlhf.errors import EasyRLHFError, RunError
+from easyrlhf.launch import LAUNCHED, free_port
+
+Result = TypeVar("Result")
+
+POLL = 0.05  # seconds between two looks at whether the main process is done
+_meeting_place: dist.Store | None = None
+_turns = 0
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and speaks to the user."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]:
+    """Belong to the processes that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT speak of, if there are several.
+
+    timeout  seconds after which an exchange fails that another process takes no part in
+    alone    be a group of one where there are no others, as DeepSpeed wants it
+    Raises RunError when the others are lost, instead of what torch says then.
+    """
+    global _meeting_place, _turns
+    if dist.is_initialized() or (int(os.environ.get("WORLD_SIZE", 1)) == 1 and not alone):
+        yield
+        return
+    own: dict[str, str] = {}
+    if "RANK" not in os.environ:
+        own = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        own["MASTER_PORT"] = str(free_port())
+        os.environ |= own
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    patience = timedelta(seconds=timeout)
+    try:
+        store, number, count = next(iter(dist.rendezvous("env://", timeout=patience)))
+        _meeting_place, _turns = dist.PrefixStore("easyrlhf", store), 0
+        groups = dist.PrefixStore("groups", store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=groups, rank=number, world_size=count, timeout=patience)
+        yield
+        dist.barrier()
+    except (dist.DistError, RuntimeError) as error:
+        if isinstance(error, EasyRLHFError) or not is_loss(error):
+            raise
+        raise lost(timeout, error) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for name in own:
+            del os.environ[name]
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether an error of torch says that another process is gone or silent."""
+    text = str(error).lower()
+    signs = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "broken pipe", "socket", "store")
+    return any(sign in text for sign in signs)
+
+
+def lost(timeout: int, error: Exception) -> RunError:
+    """What to say when the others are lost."""
+    found = RunError(
+        f"process {rank()} of {size()} lost the others: one of them ended, or took no part in an exchange for "
+        f"--ddp_timeout {timeout} seconds ({str(error).strip().splitlines()[0][:200]})"
+    )
+    found.shown_by = None if LAUNCHED in os.environ else rank()  # our launcher says who was first to end
+    return found
+
+
+def together(job: Callable[[], Result]) -> list[Result]:
+    """Every process does its job; all of them get all results, by rank.
+
+    When some fail with an error meant for the user, all raise the first of these.
+    """
+    outcome = outcome_of(job)
+    if size() == 1:
+        return [result_of(outcome, 0)]
+    outcomes: list[Any] = [None] * size()
+    dist.all_gather_object(outcomes, outcome)
+    for number, one in enumerate(outcomes):
+        if isinstance(one, EasyRLHFError):
+            result_of(outcome if number == rank() else one, number)
+    return outcomes
+
+
+def on_main(job: Callable[[], Result]) -> Result:
+    """The main process does the job, however long it takes; all get its result, or raise its error."""
+    global _turns
+    if size() == 1:
+        return job()
+    _turns += 1
+    key = f"main/{_turns}"
+    if is_main():
+        outcome = outcome_of(job)
+        _meeting_place.set(key, pickle.dumps(outcome))
+        return result_of(outcome, 0)
+    while not _meeting_place.check([key]):  # not wait(), which would be deaf to signals
+        time.sleep(POLL)
+    return result_of(pickle.loads(_meeting_place.get(key)), 0)
+
+
+def outcome_of(job: Callable[[], Result]) -> Result | EasyRLHFError:
+    """What a job returns, or the error meant for the user that it raises."""
+    try:
+        return job()
+    except EasyRLHFError as error:
+        return error
+
+
+def result_of(outcome: Any, number: int) -> Any:
+    """An outcome's result; raises its error, to be shown by the process of that number."""
+    if isinstance(outcome, EasyRLHFError):
+        outcome.shown_by = number
+        raise outcome
+    return outcome
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The tensor, in place, as the sum of every process's."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def summed_numbers(numbers: dict[str, float]) -> dict[str, float]:
+    """Sums over the processes of numbers that each of them has, under the same names."""
+    if size() == 1:
+        return dict(numbers)
+    totals = summed(torch.tensor([float(numbers[name]) for name in sorted(numbers)], dtype=torch.float64))
+    return dict(zip(sorted(numbers), totals.tolist(), strict=True))
+
+
+def any_of(flag: bool) -> bool:
+    """Whether any process says so."""
+    return summed(torch.tensor(float(flag))).item() > 0 if size() > 1 else flag

@@ -1,0 +1,269 @@
+"""DeepSpeed ZeRO under the engine: optimiser, gradients and, at stage 3, weights lie in parts on the processes."""
+
+import copy
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easyrlhf.engine import world
+from easyrlhf.engine.engine import MASTER, MOMENTS, Engine, OptimiserSettings, PlainEngine
+from easyrlhf.errors import InputError, RunError
+from easyrlhf.models.load import plain_lm
+
+PRESETS = Path(__file__).parent / "deepspeed"
+AUTO = "auto"
+
+
+def preset_names() -> list[str]:
+    """The configurations that come with the package."""
+    return sorted(file.stem for file in PRESETS.glob("*.json"))
+
+
+def read_zero_config(deepspeed: str) -> dict[str, Any]:
+    """The DeepSpeed configuration of --deepspeed: a preset's name, or a file. Raises InputError; imports nothing.
+
+    What the settings decide (batch sizes, precision, clipping, optimiser, schedule) must be "auto" or left out.
+    """
+    file = PRESETS / f"{deepspeed}.json"
+    if not file.exists():
+        file = Path(deepspeed)
+    if not file.is_file():
+        raise InputError(
+            f"--deepspeed {deepspeed}: is neither a file nor one of {', '.join(preset_names())}, none; give the path "
+            "of a DeepSpeed configuration in JSON"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"--deepspeed {file}: is not JSON ({error})") from error
+    zero = config.get("zero_optimization") if isinstance(config, dict) else None
+    if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
+        raise InputError(
+            f"--deepspeed {file}: key zero_optimization.stage must be 1, 2 or 3; without ZeRO use --deepspeed none"
+        )
+    for key, setting in OURS.items():
+        if config.get(key, AUTO) != AUTO:
+            raise InputError(
+                f'--deepspeed {file}: key {key} is {json.dumps(config[key])}, but {setting}; write "auto", or leave it '
+                "out"
+            )
+    for key in ("fp16", "bf16"):
+        if key in config and config[key].get("enabled", AUTO) not in (AUTO, False):
+            raise InputError(f'--deepspeed {file}: key {key}.enabled: --precision decides it; write "auto"')
+    return config
+
+
+OURS = {
+    "train_batch_size": "--batch_size decides it",
+    "train_micro_batch_size_per_gpu": "--micro_batch_tokens decides it",
+    "gradient_accumulation_steps": "it follows from --batch_size and --micro_batch_tokens",
+    "gradient_clipping": "--max_grad_norm decides it",
+    "optimizer": "the optimiser is AdamW with --learning_rate, --weight_decay and --adam_eps",
+    "scheduler": "--lr_scheduler and --warmup_ratio decide it",
+}
+
+
+def filled(config: dict[str, Any], *, bf16: bool, max_grad_norm: float | None) -> dict[str, Any]:
+    """The configuration with what the settings decide, as DeepSpeed wants it; max_grad_norm is None for a frozen model.
+
+    DeepSpeed's own accumulation is not used: a step has as many micro-batches as its tokens ask for.
+    """
+    config = copy.deepcopy({key: value for key, value in config.items() if key not in OURS})
+    config |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+    config |= {"bf16": {"enabled": bf16}, "fp16": {"enabled": False}, "zero_allow_untested_optimizer": True}
+    if max_grad_norm is not None:
+        config["gradient_clipping"] = max_grad_norm
+    zero = config["zero_optimization"]
+    if max_grad_norm is None:
+        zero.pop("offload_optimizer", None)
+    config["zero_optimization"] = {key: value for key, value in zero.items() if value != AUTO}
+    if bf16:
+        config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    return config
+
+
+def make_engine(
+    model: nn.Module, settings: OptimiserSettings, config: dict[str, Any] | None, dtype: torch.dtype
+) -> Engine:
+    """The engine of a model: with DeepSpeed where there is a configuration for it."""
+    return PlainEngine(model, settings) if config is None else ZeroEngine(model, settings, config, dtype)
+
+
+class OnePass(nn.Module):
+    """The module that DeepSpeed sees: it calls what it is given, during which the model's weights are there."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        """Do one forward pass."""
+        return function()
+
+
+class ZeroEngine(Engine):
+    """As Engine, through DeepSpeed. config is what read_zero_config gives."""
+
+    def __init__(self, model: nn.Module, settings: OptimiserSettings, config: dict[str, Any], dtype: torch.dtype):
+        super().__init__(model, settings)
+        self.stage = config["zero_optimization"]["stage"]
+        self.empty = emptied(model) if self.stage == 3 else None
+        config = filled(config, bf16=dtype == torch.bfloat16, max_grad_norm=settings.max_grad_norm)
+        self.shape = {name: parameter.shape for name, parameter in self.trained.items()}
+        optimiser = self.make_optimiser(self.trained)
+        self.deepspeed = initialised(model, config, optimiser)
+        self.zero = self.deepspeed.optimizer
+        self.begin_moments()
+        self.scheduler = self.make_scheduler(self.zero.optimizer)
+
+    def begin_moments(self) -> None:
+        """Give Adam its state before its first step, which is when DeepSpeed can already save and load it."""
+        for flat in self.flats:
+            moments = {part: torch.zeros_like(flat) for part in MOMENTS}
+            self.zero.optimizer.state[flat] = {"step": torch.tensor(0.0)} | moments
+        if self.stage < 3:
+            self.zero._lazy_init_hp_params_optimizer_state()
+
+    @property
+    def flats(self) -> list[Tensor]:
+        """The float32 parts that this process's optimiser steps."""
+        if self.stage == 3:
+            return list(self.zero.fp32_partitioned_groups_flat)
+        return [flat for group in self.zero.optimizer.param_groups for flat in group["params"]]
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """As Engine says. DeepSpeed takes the mean over the processes, where we want the sum."""
+        self.deepspeed.set_gradient_accumulation_boundary(last)
+        self.deepspeed.backward(loss * world.size())
+
+    def update(self, loss: float) -> float:
+        """As Engine says; when the gradient is not finite, the weights in memory are no longer good."""
+        if not math.isfinite(loss):
+            raise self.not_finite(loss)
+        self.deepspeed.step()
+        grad_norm = float(self.deepspeed.get_global_grad_norm())
+        if not math.isfinite(grad_norm):
+            raise RunError(
+                f"the gradient has norm {grad_norm} at a loss of {loss}; the weights in memory are lost, those on disk "
+                "are not. Lower --learning_rate, or use --precision float32"
+            )
+        return grad_norm
+
+    def skip(self) -> None:
+        """As Engine says."""
+        self.scheduler.step()
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """As Engine says; at stage 3 the parameters themselves are empty."""
+        return self.shape
+
+    def gathered(self, name: str) -> dict[str, Tensor]:
+        """As Engine says."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        parameter = self.trained[name]
+        found = {part: safe_get_full_optimizer_state(parameter, part) for part in MOMENTS}
+        return {MASTER: safe_get_full_fp32_param(parameter)} | found
+
+    def restore(self, name: str, found: dict[str, Tensor], step: int) -> None:
+        """As Engine says."""
+        import deepspeed
+        from deepspeed.utils import (
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        parameter = self.trained[name]
+        whole = {part: torch.zeros(self.shape[name]) for part in MOMENTS} | found
+        if self.stage == 3:
+            own = {part: self.own_part(parameter, tensor) for part, tensor in whole.items()}
+            safe_set_local_fp32_param(parameter, own[MASTER])
+            for part in MOMENTS:
+                safe_set_local_optimizer_state(parameter, own[part], part)
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.data.copy_(whole[MASTER])
+        else:
+            safe_set_full_fp32_param(parameter, whole[MASTER].to(parameter.device))
+            for part in MOMENTS:
+                safe_set_full_optimizer_state(parameter, whole[part].to(parameter.device), part)
+            parameter.copy_(whole[MASTER])
+        for flat in self.flats:
+            self.zero.optimizer.state[flat]["step"].fill_(float(step))
+
+    @staticmethod
+    def own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+        """What of a whole tensor lies on this process; the last part is filled up with zeros."""
+        width = parameter.ds_tensor.ds_numel
+        padded = nn.functional.pad(whole.flatten(), (0, width * world.size() - whole.numel()))
+        return padded[width * world.rank() : width * (world.rank() + 1)].to(parameter.device)
+
+    def adam_steps(self) -> dict[str, int]:
+        """As Engine says."""
+        step = int(self.zero.optimizer.state[self.flats[0]]["step"])
+        return dict.fromkeys(self.trained, step)
+
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """As Engine says. At stage 3 the weights are put together here, once, in a model without DeepSpeed's hooks.
+
+        So processes may go through as many forward passes as each of them likes.
+        """
+        if self.stage < 3:
+            yield self.model
+            return
+        import deepspeed
+
+        own = dict(self.model.named_parameters())
+        for name, parameter in self.empty.named_parameters():
+            with deepspeed.zero.GatheredParameters([own[name]]):
+                parameter.data = own[name].data.clone()
+        self.empty.train(self.model.training)
+        try:
+            yield self.empty
+        finally:
+            for parameter in self.empty.parameters():
+                parameter.data = parameter.data.new_empty(0)
+
+
+def spread_frozen(model: nn.Module, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
+    """Spread the weights of a model that is not trained over the processes, where ZeRO stage 3 is asked for."""
+    if config["zero_optimization"]["stage"] == 3:
+        initialised(model, filled(config, bf16=dtype == torch.bfloat16, max_grad_norm=None), None)
+    return model
+
+
+def initialised(model: nn.Module, config: dict[str, Any], optimiser: torch.optim.Optimizer | None):
+    """DeepSpeed's engine of a model, whose passes from now on go through it."""
+    import deepspeed
+
+    # DeepSpeed calls what torch has renamed, and torch says so for every call.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    deepspeed.init_distributed(dist_init_required=False)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    engine, *_ = deepspeed.initialize(
+        model=OnePass(model), optimizer=optimiser, config=config, dist_init_required=False
+    )
+    for name, buffer in model.named_buffers():  # DeepSpeed rounds those of float32 as well, such as rotary frequencies
+        buffer.data = buffers[name].to(buffer.device)
+    if config["zero_optimization"]["stage"] == 3:
+        # Processes cut their logits into different numbers of chunks: the head is put together once for all of them.
+        output = plain_lm(getattr(model, "lm", model)).get_output_embeddings()
+        for parameter in output.parameters() if output is not None else ():
+            deepspeed.zero.register_external_parameter(engine.module, parameter)
+    model.one_pass = lambda function: engine(function)
+    return engine
+
+
+def emptied(model: nn.Module) -> nn.Module:
+    """A copy of a model with empty parameters."""
+    memo = {id(p): nn.Parameter(p.data.new_empty(0), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
