@@ -1,6 +1,7 @@
 """From one command to the processes of a run: how many, where, and what becomes of the others when one ends."""
 
 import importlib
+import json
 import os
 import signal
 import socket
@@ -10,14 +11,15 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 
 LAUNCHED = "EASYRLHF_LAUNCHED"  # set in the processes that we start
-LOGS = "logs"
-GRACE = 30.0  # seconds for the others to end by themselves after one failed or a stop was asked for
+LOGS, SETTINGS = "logs", "settings.yaml"
+GRACE = 30.0  # seconds for the others to end by themselves after one failed or a stop was asked for twice
 POLL = 0.1
 SHOWN_LINES = 30
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -87,18 +89,13 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
             "the same on every node"
         )
     logs = Path(config.output_dir) / LOGS
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {config.output_dir}: cannot be written ({error.strerror})") from error
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        settings = folder / "settings.yaml"
-        settings.write_text(
-            replace(config, nnodes=1, node_rank=0).to_yaml()
-        )  # placed by their environment, not by these
-        command = [sys.executable, "-m", "easyrlhf.launched", target, type(config).__name__, str(settings)]
         first = config.node_rank * plan.count
+        outputs = open_logs(stack, logs, range(first, first + plan.count))
+        placed = replace(config, nnodes=1, node_rank=0)  # by their environment, not by these
+        (folder / SETTINGS).write_text(placed.to_yaml())
+        command = [sys.executable, "-m", "easyrlhf.launched", target, type(config).__name__, str(folder)]
         port = config.master_port or (free_port() if config.nnodes == 1 else 29500)
         shared = {
             "WORLD_SIZE": str(config.nnodes * plan.count),
@@ -112,26 +109,34 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
         else:
             shared |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
             shared.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(threads_each(plan.count))))
-        children = []
-        for local in range(plan.count):
-            own = {"RANK": str(first + local), "LOCAL_RANK": str(local)}
-            output = None  # the main process speaks to the user
-            if first + local:
-                output = stack.enter_context((logs / f"rank-{first + local}.log").open("a"))
-            children.append(
-                subprocess.Popen(
-                    command,
-                    env=os.environ | shared | own,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
-                    preexec_fn=die_with_parent,
-                )
+        children = [
+            subprocess.Popen(
+                command,
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(local)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
+                preexec_fn=partial(die_with, os.getpid()),
             )
-        number, code = watch(children)
-    if code:
-        raise failure(first + number, code, logs)
+            for local, (rank, output) in enumerate(outputs.items())
+        ]
+        ended = watch(children)
+        if ended.code:
+            raise failure(ended, first, folder, logs)
     return Path(config.output_dir)
+
+
+def open_logs(stack: ExitStack, logs: Path, ranks: range) -> dict[int, TextIO | None]:
+    """Where each process writes what it says, as long as the stack lasts; the main one has the terminal, hence None.
+
+    Raises InputError when the folder cannot be written.
+    """
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        return {rank: stack.enter_context((logs / f"rank-{rank}.log").open("a")) if rank else None for rank in ranks}
+    except OSError as error:
+        place = logs.parent
+        raise InputError(f"--output_dir {place}: cannot be written ({error.strerror}); give another folder") from error
 
 
 def threads_each(count: int) -> int:
@@ -139,22 +144,49 @@ def threads_each(count: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // count)
 
 
-def die_with_parent() -> None:
-    """In a fresh child: be killed when the launcher ends, however it does."""
+def die_with(parent: int) -> None:
+    """In a fresh child: be killed when the launcher ends, however it does, and be it already."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def watch(children: list[subprocess.Popen]) -> tuple[int, int]:
-    """Wait for all; returns number and exit code of the first that failed, or (0, 0).
+@dataclass(frozen=True)
+class Ended:
+    """How the processes of this node ended.
 
-    SIGTERM and SIGINT are passed on. After a failure the others get a while to end by themselves, then are killed.
+    number  of the first that failed, from 0 on this node
+    codes   exit codes, negative for a signal
+    asked   signals that we were sent, and passed on
+    """
+
+    number: int
+    codes: tuple[int, ...]
+    asked: tuple[int, ...]
+
+    @property
+    def code(self) -> int:
+        """Exit code of the first that failed; 0 when none did."""
+        return self.codes[self.number]
+
+
+def watch(children: list[subprocess.Popen]) -> Ended:
+    """Wait for all; returns how they ended.
+
+    SIGTERM and SIGINT are passed on. After a failure, or a second signal, those that are left get a while to end by
+    themselves, then are killed.
     """
     ending: float | None = None
-    failed: tuple[int, int] | None = None
+    failed: int | None = None
+    asked: list[int] = []
 
     def pass_on(number: int, _frame: Any) -> None:
+        asked.append(number)
+        send(number)
+
+    def send(number: int) -> None:
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
@@ -162,14 +194,11 @@ def watch(children: list[subprocess.Popen]) -> tuple[int, int]:
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         while any(child.poll() is None for child in children):
-            codes = [child.poll() for child in children]
-            ended = [(number, code) for number, code in enumerate(codes) if code]
-            # Who was killed is the cause; who failed in the same moment has lost it.
-            found = min(ended, key=lambda one: one[1]) if ended else None
-            if failed is None and found is not None:
-                failed, ending = found, time.monotonic()
+            failed = first_failed(children) if failed is None else failed
+            if ending is None and (failed is not None or len(asked) > 1):
+                ending = time.monotonic()
             if ending is not None and time.monotonic() - ending > GRACE:
-                pass_on(signal.SIGKILL, None)
+                send(signal.SIGKILL)
             time.sleep(POLL)
     finally:
         for child in children:
@@ -178,27 +207,61 @@ def watch(children: list[subprocess.Popen]) -> tuple[int, int]:
                 child.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    ended = [(number, child.returncode) for number, child in enumerate(children) if child.returncode]
-    return failed or (min(ended, key=lambda one: one[1]) if ended else (0, 0))
+    failed = first_failed(children) if failed is None else failed
+    return Ended(failed or 0, tuple(child.returncode for child in children), tuple(asked))
 
 
-def failure(rank: int, code: int, logs: Path) -> EasyRLHFError:
-    """The error to raise for the process that was first to fail; what it said itself is shown, or has been."""
-    kind = {InputError.exit_code: InputError, RunStopped.exit_code: RunStopped}.get(code, RunError)
-    if code < 0:
-        found: EasyRLHFError = RunError(
-            f"process {rank} was ended by {signal.Signals(-code).name}, so the others were too. The same command goes "
-            f"on from the newest checkpoint, if one was written. Logs of the others: {logs}"
+def first_failed(children: list[subprocess.Popen]) -> int | None:
+    """Number of the one that failed: who was killed is the cause, who failed in the same moment has lost it."""
+    codes = {number: child.poll() for number, child in enumerate(children) if child.poll()}
+    return min(codes, key=codes.__getitem__, default=None)
+
+
+def tell(folder: Path, error: EasyRLHFError) -> None:
+    """In a process of a run, leave the launcher a note of the error it ends with; the launcher shows it."""
+    rank = int(os.environ["RANK"])
+    note = {"message": str(error), "code": error.exit_code, "shown_by": error.shown_by}
+    (folder / f"{rank}.json").write_text(json.dumps(note))
+
+
+def failure(ended: Ended, first: int, folder: Path, logs: Path) -> EasyRLHFError:
+    """The one error to raise for a run that failed, from what its processes of this node say.
+
+    first   rank of this node's first process
+    folder  with the notes that `tell` left
+    """
+    rank = first + ended.number
+    if ended.code < 0 and -ended.code in ended.asked:
+        return RunStopped(
+            f"{signal.Signals(-ended.code).name} received while nothing was trained; nothing was lost. The same "
+            "command starts or continues the run"
         )
-    elif rank == 0:
-        found = kind("")
-        found.shown_by = None
-    else:
+    if ended.code < 0:
+        return RunError(
+            f"process {rank} was ended by {signal.Signals(-ended.code).name}, so the others were too. The same command "
+            f"goes on from the newest checkpoint, if one was written. Logs of the others: {logs}"
+        )
+    notes = {int(file.stem): json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    without = [first + number for number, code in enumerate(ended.codes) if code > 0 and first + number not in notes]
+    # Its own error comes before one that it heard of, and that before the loss of the others.
+    ranks = sorted(notes, key=lambda one: (notes[one]["shown_by"] is None, notes[one]["shown_by"] != one, one != rank))
+    if without and (not ranks or notes[ranks[0]]["shown_by"] is None):
+        return unexpected(without[0], ended.codes[without[0] - first], logs)
+    note = notes[ranks[0]]
+    return {InputError.exit_code: InputError, RunStopped.exit_code: RunStopped}.get(note["code"], RunError)(
+        note["message"]
+    )
+
+
+def unexpected(rank: int, code: int, logs: Path) -> EasyRLHFError:
+    """The error of a process that ended without a note: what it said last, which of the main one has been seen."""
+    found = EasyRLHFError("")
+    found.shown_by = None
+    if rank:
         log = logs / f"rank-{rank}.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        errors = [place for place, line in enumerate(lines) if line.startswith("error: ")]
-        told = "\n".join(lines[errors[-1] :] if errors else lines[-SHOWN_LINES:]).removeprefix("error: ")
-        found = kind(f"{told}\n(said by process {rank}; {log} has all of it)")
+        lines = log.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+        found = EasyRLHFError("\n".join([f"process {rank} failed; the end of {log}:", *lines]))
+    found.exit_code = code
     return found
 
 

@@ -1,6 +1,7 @@
 """The life of one stage in its output folder: claimed, begun, checkpointed, stopped or completed."""
 
 import dataclasses
+import errno
 import fcntl
 import importlib.metadata
 import shutil
@@ -62,7 +63,7 @@ class Run:
         self.device = pick_device(config.devices)
         self.dtype = pick_dtype(config.precision, self.device)
         self.micro_batch_tokens = pick_micro_batch_tokens(config.micro_batch_tokens, self.device)
-        self.started = time.time()
+        self.started = time.monotonic()  # the clock may be set while a run goes on
         self.zero = zero_config(config)
         resume = "never" if config.overwrite else config.resume
         self.checkpoint, self.passed_over = world.on_main(lambda: find_checkpoint(folder, resume))
@@ -78,7 +79,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Wall time of the run so far, earlier sittings included."""
-        return self.earlier_seconds + time.time() - self.started
+        return self.earlier_seconds + time.monotonic() - self.started
 
     def begin(self, info: dict, engines: dict[str, Engine]) -> dict:
         """Mark the run as started, and take back its newest checkpoint if it has one.
@@ -215,7 +216,7 @@ def open_run(config) -> Iterator[Run | None]:
                     yield None
                     return
                 run = Run(config, folder, stop)
-                with out_of_memory_explained(run):
+                with out_of_memory_explained(run), full_disk_explained(run):
                     yield run
         except RunError as error:
             raise further(error, what_is_safe(config)) from error
@@ -255,6 +256,19 @@ def out_of_memory_explained(run: Run) -> Iterator[None]:
             "--gradient_checkpointing, --lora_r 16, or --deepspeed zero3 on several devices. easyrlhf fit "
             f"{run.config.stage} --model {run.config.model} says what fits"
         )
+        found.shown_by = world.rank()
+        raise found from error
+
+
+@contextmanager
+def full_disk_explained(run: Run) -> Iterator[None]:
+    """Turn what the system says of a disk that is full or has become read-only into a RunError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            raise
+        found = RunError(f"{error.filename or run.folder}: could not be written: {error.strerror}; make room there")
         found.shown_by = world.rank()
         raise found from error
 

@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 POLL = 0.05  # seconds between two looks at whether the main process is done
 _meeting_place: dist.Store | None = None
 _turns = 0
+_by_itself = False  # while the main process does what the others wait for
 
 
 def rank() -> int:
@@ -32,8 +33,8 @@ def rank() -> int:
 
 
 def size() -> int:
-    """Number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """Number of processes that do the present work."""
+    return dist.get_world_size() if dist.is_initialized() and not _by_itself else 1
 
 
 def is_main() -> bool:
@@ -70,7 +71,7 @@ def joined(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]
         yield
         dist.barrier()
     except (dist.DistError, RuntimeError) as error:
-        if isinstance(error, EasyRLHFError) or not is_loss(error):
+        if isinstance(error, EasyRLHFError) or not (isinstance(error, dist.DistError) or is_loss(error)):
             raise
         raise lost(timeout, error) from error
     finally:
@@ -89,11 +90,12 @@ def is_loss(error: Exception) -> bool:
 
 def lost(timeout: int, error: Exception) -> RunError:
     """What to say when the others are lost."""
+    number, count = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
     found = RunError(
-        f"process {rank()} of {size()} lost the others: one of them ended, or took no part in an exchange for "
+        f"process {number} of {count} lost the others: one of them ended, or took no part in an exchange for "
         f"--ddp_timeout {timeout} seconds ({str(error).strip().splitlines()[0][:200]})"
     )
-    found.shown_by = None if LAUNCHED in os.environ else rank()  # our launcher says who was first to end
+    found.shown_by = None if LAUNCHED in os.environ else number  # our launcher says who was first to end
     return found
 
 
@@ -114,14 +116,18 @@ def together(job: Callable[[], Result]) -> list[Result]:
 
 
 def on_main(job: Callable[[], Result]) -> Result:
-    """The main process does the job, however long it takes; all get its result, or raise its error."""
-    global _turns
+    """The main process does the job by itself, however long it takes; all get its result, or raise its error."""
+    global _turns, _by_itself
     if size() == 1:
         return job()
     _turns += 1
     key = f"main/{_turns}"
     if is_main():
-        outcome = outcome_of(job)
+        _by_itself = True
+        try:
+            outcome = outcome_of(job)
+        finally:
+            _by_itself = False
         _meeting_place.set(key, pickle.dumps(outcome))
         return result_of(outcome, 0)
     while not _meeting_place.check([key]):  # not wait(), which would be deaf to signals

@@ -1,8 +1,13 @@
 """DeepSpeed ZeRO under the engine: optimiser, gradients and, at stage 3, weights lie in parts on the processes."""
 
 import copy
+import fcntl
+import hashlib
 import json
 import math
+import os
+import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -245,6 +250,8 @@ def initialised(model: nn.Module, config: dict[str, Any], optimiser: torch.optim
     """DeepSpeed's engine of a model, whose passes from now on go through it."""
     import deepspeed
 
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        compile_cpu_operator()
     # DeepSpeed calls what torch has renamed, and torch says so for every call.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_init_required=False)
@@ -261,6 +268,32 @@ def initialised(model: nn.Module, config: dict[str, Any], optimiser: torch.optim
             deepspeed.zero.register_external_parameter(engine.module, parameter)
     model.one_pass = lambda function: engine(function)
     return engine
+
+
+def compile_cpu_operator() -> None:
+    """Compile and load what DeepSpeed wants on a CPU; the first time on a machine this takes half a minute.
+
+    A process at a time: one that is killed meanwhile leaves a lock of torch's, for which all later ones would wait.
+    Raises InputError without a C++ compiler.
+    """
+    from deepspeed.ops.op_builder import ShareMemCommBuilder
+    from torch.utils.cpp_extension import get_cxx_compiler
+
+    if shutil.which(get_cxx_compiler()) is None:
+        raise InputError(
+            "--deepspeed: on a CPU, DeepSpeed compiles an operator, and there is no C++ compiler here; install g++, or "
+            "use --deepspeed none, which also works on several processes"
+        )
+    builder = ShareMemCommBuilder()
+    # A folder for each environment: those that share one compile anew whenever the other has.
+    own = hashlib.blake2b(sys.prefix.encode(), digest_size=4).hexdigest()
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "easyrlhf" / "torch_extensions" / own))
+    folder = Path(os.environ["TORCH_EXTENSIONS_DIR"]) / builder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".turn"), "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)
+        builder.load(verbose=False)
 
 
 def emptied(model: nn.Module) -> nn.Module:

@@ -83,12 +83,12 @@ def fit(
     course = Course(run, {"model": engine}, total, log, console)
     with course.shown():
         for batch in itertools.islice(batches, run.step, None):
-            started = time.time()
+            started = time.perf_counter()
             metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
             run.step += 1
             metrics |= {
                 "epoch": run.step * config.batch_size / len(train),
-                "time/step": time.time() - started,
+                "time/step": time.perf_counter() - started,
             }
             if valid is not None and course.is_due(config.eval_steps):
                 metrics |= task.evaluate(valid)
@@ -100,7 +100,7 @@ def fit(
 
 def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[str, float]:
     """One optimiser step on these rows, in micro-batches of all processes; returns the step's metrics."""
-    started = time.time()
+    started = time.perf_counter()
     rows = task.prepare(rows)
     lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
     metrics, sums = engine.step(
@@ -108,7 +108,7 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
     )
     metrics |= {name: total / count for name, total in sums.items()}
     metrics |= {"length/mean": sum(lengths) / len(rows), "length/max": max(lengths)}
-    return metrics | {"tokens_per_second": sum(lengths) / (time.time() - started)}
+    return metrics | {"tokens_per_second": sum(lengths) / (time.perf_counter() - started)}
 
 
 def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int) -> dict[str, float]:

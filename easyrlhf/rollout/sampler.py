@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from easyrlhf.models.load import evaluating, plain_lm
+from easyrlhf.rollout.draw import draw
+from easyrlhf.rollout.running import Running, prefill
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,31 @@ class Samples:
     finished: Tensor
 
 
+class Step(NamedTuple):
+    """A token each for the n samples that are being decoded, on the CPU.
+
+    rows      [n]  whose token it is
+    places    [n]  its place in the completion
+    tokens    [n]
+    logprobs  [n]
+    """
+
+    rows: Tensor
+    places: Tensor
+    tokens: Tensor
+    logprobs: Tensor
+
+
 @dataclass(frozen=True)
 class HFSampler:
     """Samples with a causal language model of transformers, in this process.
 
     Tokens are drawn by inverting the cumulative distribution at a uniform number that depends on the
-    sample's key and the position alone, so results do not change with batch size or order.
+    sample's key and the position alone, so results do not change with batch size, order or company.
+
+    lm              any whose cache holds keys and values of all tokens; those with recurrent states are not such
+    max_new_tokens  at least 1
+    batch_size      completions decoded at a time; as one ends, the next prompt takes its place
     """
 
     lm: nn.Module
@@ -46,107 +68,40 @@ class HFSampler:
     def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
         """Complete each prompt until its end-of-turn token or max_new_tokens.
 
-        prompts  token ids
+        prompts  token ids; one that stands there several times is read once
         keys     what each sample's random numbers are drawn from, e.g. (seed, step, prompt, sample); integers >= 0
         """
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # alike lengths need little padding
-        width = self.max_new_tokens
-        ids = torch.full((len(prompts), width), self.pad_id)
-        logprobs = torch.zeros(len(prompts), width)
-        lengths = torch.zeros(len(prompts), dtype=torch.long)
-        finished = torch.zeros(len(prompts), dtype=torch.bool)
-        with evaluating(self.lm):
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                uniforms = torch.tensor(np.stack([np.random.default_rng(keys[row]).random(width) for row in rows]))
-                batch = self._decode([prompts[row] for row in rows], uniforms)
-                ids[rows], logprobs[rows], lengths[rows], finished[rows] = batch
-        longest = int(lengths.max())
-        mask = (torch.arange(width) < lengths[:, None]).float()
-        device = plain_lm(self.lm).device
-        trimmed = (t[:, :longest].to(device) for t in (ids, mask, logprobs))
-        return Samples(*trimmed, finished.to(device))
+        shape = len(prompts), self.max_new_tokens
+        ids, lengths = torch.full(shape, self.pad_id), torch.zeros(len(prompts), dtype=torch.long)
+        logprobs = torch.zeros(shape, dtype=torch.promote_types(plain_lm(self.lm).dtype, torch.float32))
+        for step in self._steps(prompts, keys):
+            ids[step.rows, step.places] = step.tokens
+            logprobs[step.rows, step.places] = step.logprobs
+            lengths[step.rows] = step.places + 1
+        longest, device = int(lengths.max()), plain_lm(self.lm).device
+        finished = ids.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos_id
+        mask = (torch.arange(longest) < lengths[:, None]).float()
+        return Samples(*(t.to(device) for t in (ids[:, :longest], mask, logprobs[:, :longest], finished)))
 
     @torch.no_grad()
     def stream(self, prompt: list[int], key: tuple[int, ...]) -> Iterator[int]:
-        """The tokens that generate would give this prompt alone, each as soon as it is drawn."""
-        uniforms = torch.tensor(np.random.default_rng(key).random((1, self.max_new_tokens)))
+        """The tokens that generate would give this prompt, each as soon as it is drawn."""
+        for step in self._steps([prompt], [key]):
+            yield step.tokens.item()
+
+    def _steps(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Iterator[Step]:
+        """Draw one token after another for as many prompts at a time as fit."""
+        uniforms = torch.tensor(np.stack([np.random.default_rng(key).random(self.max_new_tokens) for key in keys]))
         with evaluating(self.lm):
-            for _, tokens, _ in self._steps([prompt], uniforms):
-                yield tokens.item()
-
-    def _decode(self, prompts: list[list[int]], uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Decode one batch.
-
-        prompts   b lists of ids
-        uniforms  [b, T]
-        returns   ids [b, T], logprobs [b, T], lengths [b], finished [b], on the CPU
-        """
-        b, width = uniforms.shape
-        ids = torch.full((b, width), self.pad_id)
-        logprobs, lengths = torch.zeros(b, width), torch.full((b,), width)
-        finished = torch.zeros(b, dtype=torch.bool)
-        for t, (live, tokens, drawn) in enumerate(self._steps(prompts, uniforms)):
-            ids[live, t], logprobs[live, t] = tokens, drawn
-            ended = live[tokens == self.eos_id]
-            lengths[ended], finished[ended] = t + 1, True
-        return ids, logprobs, lengths, finished
-
-    def _steps(self, prompts: list[list[int]], uniforms: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Draw one token after another, with a KV cache from which finished rows are dropped.
-
-        prompts   b lists of ids; left-padded here
-        uniforms  [b, T]
-        yields    the rows not finished before, their tokens and log-probabilities; on the CPU
-        """
-        device = plain_lm(self.lm).device
-        longest = max(map(len, prompts))
-        input_ids = torch.tensor([[self.pad_id] * (longest - len(p)) + p for p in prompts], device=device)
-        attention_mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-        position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        live, cache = torch.arange(len(prompts)), DynamicCache()
-        for t in range(uniforms.shape[1]):
-            logits = self.lm(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            tokens, drawn = draw(logits.float(), uniforms[live, t].to(device), self.temperature)
-            seen = tokens.cpu()
-            yield live, seen, drawn.cpu()
-            going_on = seen != self.eos_id
-            if not going_on.any():
-                return
-            if not going_on.all():
-                live, kept = live[going_on], going_on.nonzero().squeeze(1).to(device)
-                cache.batch_select_indices(kept)
-                tokens, attention_mask, position_ids = (
-                    tokens[kept],
-                    attention_mask[kept],
-                    position_ids[kept],
-                )
-            input_ids = tokens[:, None]
-            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(live), 1)], dim=1)
-            position_ids = position_ids[:, -1:] + 1
-
-
-def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Draw from softmax(logits / temperature) by inverting its cumulative distribution.
-
-    logits       [b, V]  float32
-    uniforms     [b]     float64 in [0, 1)
-    temperature          0 takes the likeliest token
-    returns      tokens [b], their log-probabilities [b] (at temperature 0: under the plain softmax)
-    """
-    logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
-    if temperature == 0:
-        tokens = logits.argmax(-1)
-    else:
-        cumulative = logprobs.double().exp().cumsum(-1)
-        # Rounding leaves the last entry a little beside 1; scaling by it keeps every draw inside the vocabulary.
-        threshold = (uniforms * cumulative[:, -1])[:, None]
-        tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
-    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
+            waiting, running = prefill(self.lm, prompts), Running()
+            while True:
+                if newcomers := list(islice(waiting, self.batch_size - len(running))):
+                    running.join(newcomers)
+                if not len(running):
+                    return
+                logits = running.logits(self.lm)
+                drawn = draw(logits, uniforms[running.rows, running.drawn].to(logits.device), self.temperature)
+                tokens, logprobs = (tensor.cpu() for tensor in drawn)
+                ended = (tokens == self.eos_id) | (running.drawn + 1 == self.max_new_tokens)
+                yield Step(running.rows, running.drawn, tokens, logprobs)
+                running.go_on(tokens, ended)

@@ -48,7 +48,7 @@ def init_model(config: InitConfig) -> Path:
 
     Returns the folder. Raises InputError when the data cannot be read, or the folder is not empty.
     """
-    started, folder = time.time(), Path(config.output_dir)
+    started, folder = time.monotonic(), Path(config.output_dir)
     if folder.exists() and any(folder.iterdir()) and not config.overwrite:
         raise InputError(f"--output_dir {folder}: is not empty; give another folder, or --overwrite to write into it")
     preset = PRESETS[config.preset]
@@ -65,7 +65,7 @@ def init_model(config: InitConfig) -> Path:
             "stage": "init",
             "seed": config.seed,
             **tokenizer_fingerprint(tokenizer),
-            "wall_seconds": round(time.time() - started, 1),
+            "wall_seconds": round(time.monotonic() - started, 1),
         },
     )
     count = sum(parameter.numel() for parameter in lm.parameters())

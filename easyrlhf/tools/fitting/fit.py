@@ -31,8 +31,6 @@ def fit(config: TrainConfig, own: FitConfig) -> Plan:
     print("\n".join([*heading(config, machine), "", *table(plan), "", *verdict(plan)]))
     if not plan.fits:
         print("\n".join(["", *cheapest(config, machine, plan_of)]))
-    if machine.count > 1 or machine.deepspeed != "none":
-        print("\nThis version trains on one device, without DeepSpeed: the numbers for more are arithmetic.")
     return plan
 
 

@@ -65,24 +65,28 @@ class Held:
     largest_part: float = 0
     largest_trained: int = 0
 
-    @property
-    def states(self) -> Bytes:
-        """Bytes of weights, of float32 gradients, and of master copies and AdamW's moments."""
-        optimiser = FLOAT32 * self.mastered + MOMENTS * self.trained
+    def states(self, deepspeed: str = "none") -> Bytes:
+        """Bytes of weights, of float32 gradients, and of master copies and AdamW's moments.
+
+        DeepSpeed has master copies of float32 weights too.
+        """
+        optimiser = FLOAT32 * (self.mastered if deepspeed == "none" else self.trained) + MOMENTS * self.trained
         return {WEIGHTS: self.weights, GRADIENTS: FLOAT32 * self.trained, OPTIMISER: optimiser}
 
     def on_device(self, machine: Machine) -> Bytes:
         """The states' bytes on each device."""
         sharded = SHARDED[machine.deepspeed]
         share = 0 if machine.offloads else 1 / machine.count
-        found = {kind: size * (share if kind in sharded else 1) for kind, size in self.states.items()}
+        states = self.states(machine.deepspeed)
+        found = {kind: size * (share if kind in sharded else 1) for kind, size in states.items()}
         if WEIGHTS in sharded:
             found[WEIGHTS] = min(self.weights, found[WEIGHTS] + FETCHED * self.largest_part)
         return found
 
     def on_host(self, machine: Machine) -> float:
         """Bytes in the memory of the host, for all devices together."""
-        return sum(self.states[kind] for kind in SHARDED[machine.deepspeed]) if machine.offloads else 0.0
+        states = self.states(machine.deepspeed)
+        return sum(states[kind] for kind in SHARDED[machine.deepspeed]) if machine.offloads else 0.0
 
     def step_scratch(self, machine: Machine) -> float:
         """Bytes that AdamW's step needs for a moment on each device: of all parameters at once on a GPU."""
@@ -98,6 +102,7 @@ class Phase:
 
     weights, gradients, optimisers  names of the models whose are there
     working                         kind → bytes that come and go
+    gathered                        names of models that every device has a whole copy of, where weights are spread
     """
 
     name: str
@@ -105,6 +110,7 @@ class Phase:
     optimisers: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
     working: Bytes = field(default_factory=dict)
+    gathered: tuple[str, ...] = ()
 
     def on_device(self, models: dict[str, Held], machine: Machine) -> Bytes:
         """Bytes of every kind on each device."""
@@ -112,6 +118,8 @@ class Phase:
         for kind, names in ((WEIGHTS, self.weights), (OPTIMISER, self.optimisers), (GRADIENTS, self.gradients)):
             for name in names:
                 found[kind] += models[name].on_device(machine)[kind]
+        if WEIGHTS in SHARDED[machine.deepspeed]:
+            found[WEIGHTS] += sum(models[name].weights for name in self.gathered)
         return {kind: found[kind] for kind in KINDS}
 
 

@@ -138,7 +138,10 @@ def online_plan(config: OnlineConfig, machine: Machine) -> Plan:
         for name, shape in scorers.items()
     ]
     largest = max(passes, key=lambda working: sum(working.values()))
-    phases = [Phase("rollout", every, learning, working=sampled), Phase("scoring", every, learning, working=largest)]
+    phases = [
+        Phase("rollout", every, learning, working=sampled, gathered=("policy",)),
+        Phase("scoring", every, learning, working=largest),
+    ]
     part = batch_of(config, machine, -(-here // config.num_mini_batches))
     for name in learning:
         shape, reads = (trained, "logprobs") if name == "policy" else (scorers[name], "values")

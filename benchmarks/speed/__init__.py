@@ -1,0 +1,1 @@
+"""Speed and memory of easyrlhf beside TRL and transformers; `benchmarks/run.py` runs it all."""

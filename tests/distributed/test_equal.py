@@ -1,0 +1,251 @@
+"""The same numbers on one process, on two, and under DeepSpeed ZeRO-2 and ZeRO-3, whatever the micro-batches."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+CLOCK = ("time/", "tokens_per_second")
+SMALL_PARTS = {  # so that ZeRO-3 really spreads the weights of a tiny model
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": False,
+        "reduce_bucket_size": 20000,
+        "stage3_prefetch_bucket_size": 5000,
+        "stage3_param_persistence_threshold": 10,
+    }
+}
+COMMON = {
+    "max_length": 64,
+    "max_prompt_length": 40,
+    "report_to": "none",
+    "save_steps": 2,
+    "save_total_limit": 50,
+    "eval_steps": 3,
+    "max_grad_norm": 0.7,
+    "weight_decay": 0.1,
+}
+OFFLINE = COMMON | {"batch_size": 9, "epochs": 3, "learning_rate": 1e-3}  # 48 rows: the last batch of an epoch has 3
+ONLINE = COMMON | {"total_episodes": 36, "num_sample_generations": 2, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def zero3(tmp_path_factory) -> str:
+    """A DeepSpeed configuration of one's own."""
+    file = tmp_path_factory.mktemp("deepspeed") / "zero3.json"
+    file.write_text(json.dumps(SMALL_PARTS))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def stages(data, chain) -> dict[str, dict]:
+    """Name of a case → its command and settings."""
+    pairs = {"model": chain.sft, "train_data": data.pairs, "valid_data": data.pairs}
+    prompts = {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts, "valid_data": data.prompts}
+    ppo = ONLINE | prompts | {"response_length": 6, "num_mini_batches": 3, "num_ppo_epochs": 2, "batch_size": 9}
+    ppo |= {"ptx_coef": 0.1, "ptx_data": data.sft, "kl_target": 0.5, "whiten_rewards": True}
+    grpo = ONLINE | prompts | {"max_completion_length": 6, "num_generations": 3, "batch_size": 9, "beta": 0.1}
+    sft = OFFLINE | {"model": chain.init, "train_data": data.sft, "valid_data": data.sft}
+    return {
+        "sft": {"stage": "sft"} | sft,
+        "sft bf16": {"stage": "sft", "precision": "bf16"} | sft,
+        "rm": {"stage": "rm"} | OFFLINE | pairs,
+        "rm lora": {"stage": "rm", "lora_r": 4} | OFFLINE | pairs,
+        "dpo": {"stage": "dpo"} | OFFLINE | pairs,
+        "dpo aot": {"stage": "dpo", "loss_type": "aot"} | OFFLINE | pairs,
+        "kto": {"stage": "kto"} | OFFLINE | pairs,
+        "ppo": {"stage": "ppo"} | ppo,
+        "ppo lora": {"stage": "ppo", "lora_r": 4} | ppo,
+        "grpo": {"stage": "grpo"} | grpo,
+    }
+
+
+LAYOUTS = {
+    "two": {"devices": "cpu:2", "deepspeed": "none", "micro_batch_tokens": 150},
+    "zero2": {"devices": "cpu:2", "deepspeed": "zero2", "micro_batch_tokens": 300},
+    "zero3": {"devices": "cpu:2", "micro_batch_tokens": 150},
+    "zero2_offload": {"devices": "cpu:2", "deepspeed": "zero2_offload"},
+    "zero3_offload": {"devices": "cpu:2", "deepspeed": "zero3_offload"},
+    "one zero3": {"devices": "cpu", "micro_batch_tokens": 150},
+}
+
+
+def train(folder: Path, stage: str, **settings) -> None:
+    """Run a stage's command; every process's words are in the message when it fails."""
+    program = Path(sys.executable).with_name(f"{stage}_train")
+    flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [program, *flags, "--output_dir", folder], env=environment, capture_output=True, text=True, timeout=300
+    )
+    logs = "\n".join(log.read_text() for log in sorted((folder / "logs").glob("*.log")))
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}\n{logs}"
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(CLOCK)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def alone(stages, tmp_path_factory):
+    """Case → folder of its run on one process, made when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def folder_of(case: str) -> Path:
+        if case not in made:
+            made[case] = tmp_path_factory.mktemp("alone") / "run"
+            train(made[case], devices="cpu", **stages[case])
+        return made[case]
+
+    return folder_of
+
+
+def first_gradients(folder: Path, engine: str) -> dict:
+    """Adam's first moment in the first checkpoint, by parameter."""
+    first = min((folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
+    found = {}
+    for file in (first / engine).glob("part-*.safetensors"):
+        found |= {name: tensor for name, tensor in load_file(file).items() if name.startswith("exp_avg/")}
+    return found
+
+
+def assert_close_rows(found: list[dict], expected: list[dict], names: tuple[str, ...], relative: float) -> None:
+    assert len(found) == len(expected)
+    for row, other in zip(found, expected, strict=True):
+        assert row.keys() == other.keys()
+        for name in names:
+            if name in row:
+                assert row[name] == pytest.approx(other[name], rel=relative, abs=1e-7), f"step {row['step']}, {name}"
+
+
+@pytest.mark.parametrize(
+    "case, layout",
+    [
+        *((case, layout) for case in ("sft", "rm", "dpo") for layout in ("two", "zero2", "zero3")),
+        ("sft", "one zero3"),
+        ("sft", "zero2_offload"),
+        ("rm", "zero3_offload"),
+        ("rm lora", "zero3"),
+        ("dpo aot", "two"),
+        ("kto", "zero3"),
+    ],
+)
+def test_offline_losses_are_those_of_one_process(case, layout, stages, alone, zero3, tmp_path):
+    settings = {"deepspeed": zero3} | LAYOUTS[layout]
+    train(tmp_path / "run", **stages[case], **settings)
+    names = (
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "eval/loss",
+        "rewards/margins",
+        "logps/chosen",
+        "eval/rewards/margins",
+    )
+    assert_close_rows(numbers(tmp_path / "run"), numbers(alone(case)), names, relative=1e-4)
+    assert len(numbers(alone(case))) == 18
+    gradients, expected = (first_gradients(folder, "model") for folder in (tmp_path / "run", alone(case)))
+    assert gradients.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (gradients[name] - tensor).abs().max() <= 1e-5 * tensor.abs().max() + 1e-9, name
+    trained = load_file(tmp_path / "run" / "model.safetensors")
+    for name, tensor in load_file(alone(case) / "model.safetensors").items():
+        assert trained[name].numel() == tensor.numel() > 0
+        assert (trained[name] - tensor).abs().max() <= 1e-4, name
+
+
+def test_bf16_under_zero3_is_near_bf16_on_one_process(stages, alone, zero3, tmp_path):
+    train(tmp_path / "run", **stages["sft bf16"], devices="cpu:2", deepspeed=zero3)
+    found, expected = numbers(tmp_path / "run"), numbers(alone("sft bf16"))
+    assert found[0]["loss"] == pytest.approx(expected[0]["loss"], rel=5e-3)  # bf16 keeps 8 bits
+    assert found[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "case, layout",
+    [
+        *((case, layout) for case in ("ppo", "grpo") for layout in ("two", "zero2", "zero3")),
+        ("ppo lora", "zero3"),
+        ("ppo lora", "zero2"),
+    ],
+)
+def test_online_updates_are_those_of_one_process(case, layout, stages, alone, zero3, tmp_path):
+    settings = {"deepspeed": zero3} | LAYOUTS[layout]
+    train(tmp_path / "run", **stages[case], **settings)
+    found, expected = numbers(tmp_path / "run"), numbers(alone(case))
+    first = (
+        "objective/scores",
+        "objective/kl",
+        "policy/grad_norm",
+        "value/grad_norm",
+        "loss/value_avg",
+        "loss/policy_avg",
+    )
+    assert_close_rows(found[:1], expected[:1], first, relative=1e-5)
+    later = ("objective/scores", "objective/kl", "length/completion_mean", "eval/scores")
+    assert_close_rows(found, expected, later, relative=1e-2)  # a draw near a boundary may fall on its other side
+    for engine in ("policy", "value") if case.startswith("ppo") else ("policy",):
+        gradients, wanted = (first_gradients(folder, engine) for folder in (tmp_path / "run", alone(case)))
+        assert gradients.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert (gradients[name] - tensor).abs().max() <= 1e-4 * tensor.abs().max() + 1e-8, name
+
+
+# --- going on with other processes
+
+
+def stopped_at(whole: Path, step: int, folder: Path) -> None:
+    """A copy of a finished run as it was after a step."""
+    shutil.copytree(whole, folder)
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if int(checkpoint.name[5:]) > step:
+            shutil.rmtree(checkpoint)
+    info = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").write_text(json.dumps({"stage": info["stage"], "data": info["data"], "status": "stopped"}))
+
+
+@pytest.fixture(scope="module")
+def sharded(stages, zero3, tmp_path_factory) -> Path:
+    """A finished rm under ZeRO-3 on two processes."""
+    folder = tmp_path_factory.mktemp("sharded") / "run"
+    train(folder, **stages["rm"], devices="cpu:2", deepspeed=zero3)
+    return folder
+
+
+def test_the_same_processes_go_on_bit_for_bit(sharded, stages, zero3, tmp_path):
+    stopped_at(sharded, 10, tmp_path / "run")
+    train(tmp_path / "run", **stages["rm"], devices="cpu:2", deepspeed=zero3)
+    assert numbers(tmp_path / "run") == numbers(sharded)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"devices": "cpu"},
+        {"devices": "cpu:2", "deepspeed": "zero2"},
+        {"devices": "cpu:3", "deepspeed": "none"},
+        {"devices": "cpu:3", "deepspeed": None},
+    ],
+    ids=["one process", "zero2", "three processes", "zero3 on three"],
+)
+def test_other_processes_and_engines_go_on(settings, sharded, stages, zero3, tmp_path):
+    stopped_at(sharded, 10, tmp_path / "run")
+    train(tmp_path / "run", **stages["rm"], **{name: value or zero3 for name, value in settings.items()})
+    names = ("loss", "grad_norm", "learning_rate", "eval/loss", "rewards/margins")
+    assert_close_rows(numbers(tmp_path / "run"), numbers(sharded), names, relative=1e-4)
+
+
+def test_a_run_of_one_process_goes_on_under_zero3(alone, stages, zero3, tmp_path):
+    stopped_at(alone("rm"), 10, tmp_path / "run")
+    train(tmp_path / "run", **stages["rm"], devices="cpu:2", deepspeed=zero3)
+    names = ("loss", "grad_norm", "learning_rate", "eval/loss", "rewards/margins")
+    assert_close_rows(numbers(tmp_path / "run"), numbers(alone("rm")), names, relative=1e-4)
