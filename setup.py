@@ -42,6 +42,7 @@ REQUIRES = [
     "matplotlib>=3.10",
     "tensorboard>=2.20",
     'deepspeed>=0.18.6; sys_platform == "linux"',
+    'ninja>=1.11; sys_platform == "linux"',
 ]
 
 EXTRAS = {
@@ -67,6 +68,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
+    package_data={"easyrlhf": ["engine/deepspeed/*.json"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": COMMANDS},

@@ -41,6 +41,7 @@ ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 PREFIX = "models/test_prefix.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
+DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "online/test_siblings.py"
 COLLECT = "online/test_collect.py::test_every_number_stands_beside_its_token"
 READS = f"{HEAD}::test_scores_are_read_at_the_last_token_and_values_one_before_each_token"
 STEPS = f"{ENGINE}::test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors"
@@ -117,8 +118,7 @@ BREAKS = [
     Break("losses/preference.py", "(chosen + rejected) ** 2", "(chosen - rejected) ** 2", PAIRS),
     # what is read off a model
     Break("models/logprobs.py", "(lm, input_ids)[:, :-1][before]", "(lm, input_ids)[:, 1:][before]", LOGPROBS),
-    Break("models/logprobs.py", "logits_of(lm, rows) / temperature, ids", "logits_of(lm, rows), ids", LOGPROBS),
-    Break("models/logprobs.py", "logits = logits_of(lm, rows) / temperature", "logits = logits_of(lm, rows)", LOGPROBS),
+    Break("models/logprobs.py", "if temperature == 1 else logits / temperature", "", LOGPROBS),
     Break("models/logprobs.py", "log_normaliser - (torch", "log_normaliser + (torch", LOGPROBS),
     Break(
         "models/logprobs.py",
@@ -130,8 +130,8 @@ BREAKS = [
     Break("models/value_head.py", "lengths - 1]", "-1]", READS),
     Break(
         "models/value_head.py",
-        "self.head(predicting_states(self.lm, input_ids, mask).float())",
-        "self.head(hidden_states(self.lm, input_ids)[mask.bool()].float())",
+        "self.read(predicting_states(self.lm, input_ids, mask))",
+        "self.read(hidden_states(self.lm, input_ids)[mask.bool()])",
         READS,
     ),
     # prompts computed once
@@ -142,14 +142,19 @@ BREAKS = [
     Break("models/prefix.py", "window < max_length", "window > max_length", PREFIX),
     Break("models/prefix.py", "< WORTH * apart", "> WORTH * apart", PREFIX),
     # the optimiser step
-    Break("engine/engine.py", "loss_sum(micro_batch) / count", "loss_sum(micro_batch) / count / 2", STEPS),
-    Break("engine/engine.py", '"params": vectors, "weight_decay": 0.0', '"params": vectors', STEPS),
-    Break("engine/engine.py", "self.masters.values(), self.max_grad_norm)", "self.masters.values(), 1e30)", STEPS),
-    Break("engine/engine.py", "if not (math.isfinite(total) and math.isfinite(grad_norm)):", "if False:", FINITE),
+    Break("engine/engine.py", "loss = loss_sum / count", "loss = loss_sum / count / 2", STEPS),
+    Break("engine/engine.py", "(0.0, False)", "(settings.weight_decay, False)", STEPS),
+    Break(
+        "engine/engine.py", "self.masters.values(), self.settings.max_grad_norm)", "self.masters.values(), 1e30)", STEPS
+    ),
+    Break("engine/engine.py", "if not (math.isfinite(loss) and math.isfinite(grad_norm)):", "if False:", FINITE),
     Break("engine/engine.py", "if parameter.dtype == torch.float32:", "if parameter.is_floating_point():", TINY),
     Break("engine/engine.py", "else master.grad.add_(grad)", "else grad", SMALL),
     Break("engine/engine.py", "self.optimizer.zero_grad(set_to_none=True)", "pass", STEPS),
-    Break("engine/engine.py", 'self.optimizer.load_state_dict(state["optimizer"])', "pass", RESUMES),
+    Break(
+        "engine/engine.py", '{"step": torch.tensor(float(step), device', '{"step": torch.tensor(0.0, device', RESUMES
+    ),
+    Break("engine/engine.py", "self.optimizer.state.pop(master, None)\n        if found:", "if False:", RESUMES),
     Break("engine/engine.py", 'self.scheduler.load_state_dict(state["scheduler"])', "pass", RESUMES),
     # batches and checkpoints
     Break("data/batches.py", "key=lengths.__getitem__, reverse=True", "key=lengths.__getitem__", BATCHES),
@@ -168,33 +173,111 @@ BREAKS = [
         "engine/test_checkpoint.py::test_a_checkpoint_appears_with_all_its_files",
     ),
     # sampling
-    Break("rollout/sampler.py", "finished[ended] = t + 1, True", "finished[ended] = t, True", SAMPLER),
-    Break("rollout/sampler.py", "default_rng(keys[row])", "default_rng((start, row))", SAMPLER),
-    Break("rollout/sampler.py", "uniforms[live, t]", "uniforms[: len(live), t]", SAMPLER),
-    Break("rollout/sampler.py", "logits / (temperature or 1.0)", "logits", SAMPLER),
     Break(
         "rollout/sampler.py",
-        "(attention_mask.cumsum(1) - 1)",
-        "(torch.ones_like(attention_mask).cumsum(1) - 1)",
+        "default_rng(key).random(self.max_new_tokens) for key in keys",
+        "default_rng(n).random(self.max_new_tokens) for n in range(len(keys))",
         SAMPLER,
     ),
     Break(
-        "rollout/sampler.py", "position_ids = position_ids[:, -1:] + 1", "position_ids = position_ids[:, -1:]", SAMPLER
+        "rollout/sampler.py",
+        "uniforms[running.rows, running.drawn]",
+        "uniforms[torch.arange(len(running)), running.drawn]",
+        SAMPLER,
     ),
     Break(
-        "rollout/sampler.py", "cache.batch_select_indices(kept)", "cache.batch_select_indices(kept.flip(0))", SAMPLER
+        "rollout/sampler.py",
+        "running.drawn + 1 == self.max_new_tokens",
+        "running.drawn + 2 == self.max_new_tokens",
+        SAMPLER,
+    ),
+    Break("rollout/sampler.py", "(tokens == self.eos_id) |", "(tokens == self.eos_id) & False |", SAMPLER),
+    Break("rollout/sampler.py", "= step.places + 1", "= step.places.clamp(min=1)", SAMPLER),
+    Break(
+        "rollout/sampler.py",
+        "ids.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos_id",
+        "lengths < self.max_new_tokens",
+        SAMPLER,
+    ),
+    Break("rollout/sampler.py", "ids[:, :longest], mask", "ids, mask", SAMPLER),
+    Break(
+        "rollout/sampler.py", "torch.promote_types(plain_lm(self.lm).dtype, torch.float32)", "torch.float32", SAMPLER
+    ),
+    Break("rollout/sampler.py", "self.batch_size - len(running)", "0 if len(running) else self.batch_size", SAMPLER),
+    Break("rollout/sampler.py", "with evaluating(self.lm):", "if True:", SAMPLER),
+    Break("rollout/draw.py", "logits / (temperature or 1.0)", "logits", DRAW),
+    Break(
+        "rollout/draw.py",
+        "torch.searchsorted(ends, threshold, right=True)",
+        "torch.searchsorted(ends, threshold)",
+        DRAW,
+    ),
+    Break("rollout/draw.py", ".clamp(0, BELOW_ONE)", "", DRAW),
+    Break("rollout/draw.py", "uniforms * ends[:, -1:]", "uniforms", DRAW),
+    Break("rollout/draw.py", " * (tokens < size)", "", DRAW),
+    Break("rollout/draw.py", "probabilities[:, whole:].sum(-1, keepdim=True)", "0 * probabilities[:, :1]", DRAW),
+    Break(
+        "rollout/draw.py",
+        "threshold - ends.gather(1, place) + own",
+        "threshold - ends.gather(1, place) + 0.999 * own",
+        DRAW,
+    ),
+    Break("rollout/draw.py", "logits.argmax(-1) if temperature == 0 else", "", DRAW),
+    Break("rollout/running.py", "tuple(prompt), []", "(row,), []", SAMPLER),
+    Break("rollout/running.py", "Newcomer(row, prompt, cache, place)", "Newcomer(row, prompt, cache, 0)", SAMPLER),
+    Break("rollout/running.py", "PREFILL_TOKENS):", "10**9):", SAMPLER),
+    Break("rollout/running.py", "[:-1] for number in group]", " for number in group]", SAMPLER),
+    Break(
+        "rollout/running.py", "position_ids=self.columns - starts", "position_ids=self.columns - 0 * starts", SAMPLER
+    ),
+    Break("rollout/running.py", ">= starts).long()", ">= 0 * starts).long()", SAMPLER),
+    Break("rollout/running.py", "torch.promote_types(logits.dtype, torch.float32)", "torch.float32", SAMPLER),
+    Break(
+        "rollout/running.py",
+        "self.cache.move(slots[free], free)",
+        "self.cache.move(slots[free].flip(0), free)",
+        SAMPLER,
+    ),
+    Break(
+        "rollout/running.py",
+        "self.starts[slots], self.tokens[slots]",
+        "self.starts[:stay], self.tokens[slots]",
+        SAMPLER,
+    ),
+    Break("rollout/running.py", "self.rows[slots], self.drawn[slots]", "self.rows[slots], self.drawn[:stay]", SAMPLER),
+    Break("rollout/running.py", "self.starts - unused,", "self.starts,", SAMPLER),
+    Break("rollout/cache.py", "start = self.columns - keys.shape[1]", "start = 0", f"{SAMPLER} {CACHE}"),
+    Break(
+        "rollout/cache.py",
+        "tensor.shape[1], room, tensor.shape[3])",
+        "tensor.shape[1], room, tensor.shape[3]) / 0",
+        SAMPLER,
+    ),
+    Break("rollout/cache.py", "columns + CHUNK)", "columns)", CACHE),
+    Break(
+        "rollout/cache.py",
+        "tensor[:, :, count : self.columns].clone()",
+        "tensor[:, :, : self.columns - count].clone()",
+        CACHE,
+    ),
+    Break("rollout/cache.py", "kept = min(slots, len(tensor))", "slots = kept = max(slots, len(tensor))", CACHE),
+    Break(
+        "rollout/cache.py",
+        "tensor[targets, :, : self.columns] = tensor[sources, :, : self.columns]",
+        "tensor[sources, :, : self.columns] = tensor[targets, :, : self.columns]",
+        CACHE,
     ),
     # the rollout
     Break(
         "online/collect.py",
-        "(models.policy, input_ids, mask, sampler.temperature)",
-        "(models.policy, input_ids, mask)",
+        "device, models.share, sampler.temperature",
+        "device, models.share, 1.0",
         COLLECT,
     ),
     Break(
         "online/collect.py",
-        "found.append(models.ref_logprobs(input_ids, mask, sampler.temperature))",
-        "found.append(found[0])",
+        "(models.policy, *how), models.ref_logprobs(*how)]",
+        "(models.policy, *how), answer_logprobs(models.policy, *how)]",
         COLLECT,
     ),
     Break(
@@ -226,7 +309,11 @@ BREAKS = [
     Break("online/update.py", "ptx_coef * loss", "loss", UPDATE),
     Break("online/update.py", "optimiser_step < self.first_step", "optimiser_step < 0", UPDATE),
     Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
-    Break("online/update.py", "mask, self.config.temperature)", "mask)", UPDATE),
+    Break("online/update.py", "self.engine.model, self.config.temperature)", "self.engine.model, 1.0)", UPDATE),
+    Break("online/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
+    Break("online/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
+    Break("models/prefix.py", "-torch.inf).triu(1)", "-torch.inf).triu(2)", PREFIX),
+    Break("data/batches.py", "best + PASS", "best", BATCHES),
     Break("online/mixing.py", "return -token_logprobs", "return token_logprobs", UPDATE),
     # rewards
     Break("rewards/sources.py", "scores + weight * raw[name]", "scores + raw[name]", SUMS),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.shared import REWARD_FUNC
+from easyrlhf.config.shared import REWARD_FUNC, share_prefix
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import (
     DATA,
@@ -421,6 +421,7 @@ class GRPOConfig(OnlineConfig):
         group=GRPO,
         choices=("grpo", "rloo", "reinforce++"),
     )
+    share_prefix: str = share_prefix()
     num_generations: int = opt(
         8,
         "Completions per prompt, one group. More tell good from bad more surely and cost as much more sampling.",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.shared import DEFAULT_MODEL
+from easyrlhf.config.shared import DEFAULT_MODEL, share_prefix
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import DATA, OPTIMISATION, PREFERENCE, SettingError, opt
 
@@ -20,12 +20,7 @@ class PreferenceConfig(TrainConfig):
         metavar="DIR|HUB_ID",
         shown=f"outputs/sft if it exists, else {DEFAULT_MODEL}",
     )
-    share_prefix: str = opt(
-        "auto",
-        "Compute a prompt once for all of its answers: auto where that is faster, on always. The numbers are the same.",
-        group=OPTIMISATION,
-        choices=("auto", "on", "off"),
-    )
+    share_prefix: str = share_prefix()
 
     def default_model(self) -> str:
         """The SFT result when it is there."""

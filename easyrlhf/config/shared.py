@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from easyrlhf.settings import DATA, RUN, opt
+from easyrlhf.settings import DATA, OPTIMISATION, RUN, opt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 REWARD_FUNC = re.compile(r"[^,:]+\.py:[A-Za-z_]\w*")
@@ -50,3 +50,13 @@ def on_bad_row() -> Any:
 def trust_remote_code() -> Any:
     """The setting `trust_remote_code`."""
     return opt(False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN)
+
+
+def share_prefix() -> Any:
+    """The setting `share_prefix`."""
+    return opt(
+        "auto",
+        "Compute a prompt once for all of its answers: auto where that is faster, on always. The numbers are the same.",
+        group=OPTIMISATION,
+        choices=("auto", "on", "off"),
+    )

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PASS = 64  # tokens that a forward and backward pass costs besides those in it
+
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """Random order of `count` rows, the same for the same seed and epoch."""
@@ -29,17 +31,30 @@ def optimiser_batches(count: int, batch_size: int, seed: int, epochs: int) -> It
 def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
     """Group rows of similar length so that each group, padded to its longest row, stays within the budget.
 
+    A budget with room to spare is not filled where that would only add padding.
+
     lengths  tokens of each row
     budget   tokens of one forward pass; a longer row goes alone
     returns  groups of indices into `lengths`; every index exactly once
     """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    # Of all ways to cut the sorted rows into groups: the fewest padded tokens, each pass costing some more.
+    costs, begins = [0], []
+    for end in range(1, len(order) + 1):
+        best, begin = costs[end - 1] + lengths[order[end - 1]], end - 1
+        for start in range(end - 2, -1, -1):
+            padded = (end - start) * lengths[order[start]]
+            if padded > budget:
+                break
+            if costs[start] + padded < best:
+                best, begin = costs[start] + padded, start
+        costs.append(best + PASS)
+        begins.append(begin)
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[begins[end - 1] : end])
+        end = begins[end - 1]
+    return groups[::-1]
 
 
 def pad_right(rows: list[list[int]], value: int = 0) -> Tensor:

@@ -70,7 +70,7 @@ class Engine(ABC):
         for decay, wanted in ((settings.weight_decay, True), (0.0, False)):
             chosen = [p for name, p in parameters.items() if (self.trained[name].ndim >= 2) == wanted]
             groups.append({"params": chosen, "weight_decay": decay})
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=settings.adam_eps)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=settings.adam_eps, fused=True)
 
     def make_scheduler(self, optimizer: Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """The schedule of the learning rate."""
@@ -243,7 +243,7 @@ class PlainEngine(Engine):
         self.optimizer.state.pop(master, None)
         if found:
             moments = {part: moment.to(master.device) for part, moment in found.items()}
-            self.optimizer.state[master] = {"step": torch.tensor(float(step))} | moments
+            self.optimizer.state[master] = {"step": torch.tensor(float(step), device=master.device)} | moments
 
     def adam_steps(self) -> dict[str, int]:
         """As Engine says."""

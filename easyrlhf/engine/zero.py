@@ -132,7 +132,7 @@ class ZeroEngine(Engine):
         """Give Adam its state before its first step, which is when DeepSpeed can already save and load it."""
         for flat in self.flats:
             moments = {part: torch.zeros_like(flat) for part in MOMENTS}
-            self.zero.optimizer.state[flat] = {"step": torch.tensor(0.0)} | moments
+            self.zero.optimizer.state[flat] = {"step": torch.tensor(0.0, device=flat.device)} | moments
         if self.stage < 3:
             self.zero._lazy_init_hp_params_optimizer_state()
 
@@ -276,6 +276,7 @@ def compile_cpu_operator() -> None:
     A process at a time: one that is killed meanwhile leaves a lock of torch's, for which all later ones would wait.
     Raises InputError without a C++ compiler.
     """
+    import ninja
     from deepspeed.ops.op_builder import ShareMemCommBuilder
     from torch.utils.cpp_extension import get_cxx_compiler
 
@@ -284,6 +285,8 @@ def compile_cpu_operator() -> None:
             "--deepspeed: on a CPU, DeepSpeed compiles an operator, and there is no C++ compiler here; install g++, or "
             "use --deepspeed none, which also works on several processes"
         )
+    # The ninja of this environment, on the path or not: another version would compile everything anew.
+    os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", os.defpath)])
     builder = ShareMemCommBuilder()
     # A folder for each environment: those that share one compile anew whenever the other has.
     own = hashlib.blake2b(sys.prefix.encode(), digest_size=4).hexdigest()

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from easyrlhf.models.load import hidden_states, in_one_pass, logits_of
 from easyrlhf.models.prefix import Family, completion_states
 
-LOGITS_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
+LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
 
 def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -34,6 +34,18 @@ def token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: 
 
 
 @in_one_pass
+def answer_logprobs(
+    lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
+) -> Tensor:
+    """Log-probability of every completion token given its prompt and those before it; `share` as in completion_states.
+
+    returns  [n]  completion by completion, family by family
+    """
+    states = completion_states(lm, families, pad_id, device, share)
+    return logprobs_of(lm, states.hidden[states.before], states.targets, temperature)
+
+
+@in_one_pass
 def completion_logprobs(lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str) -> Tensor:
     """Log-probability of each completion given its prompt, summed over its tokens; `share` as in completion_states.
 
@@ -51,7 +63,7 @@ def logprobs_of(lm: nn.Module, states: Tensor, targets: Tensor, temperature: flo
     """
 
     def logprobs(rows: Tensor, ids: Tensor) -> Tensor:
-        return -F.cross_entropy(logits_of(lm, rows) / temperature, ids, reduction="none")
+        return -F.cross_entropy(tempered(lm, rows, temperature), ids, reduction="none")
 
     size = chunk_size(lm, states)
     if len(states) <= size:
@@ -72,15 +84,44 @@ def token_logprobs_and_entropies(
     input_ids, mask  [B, S]  right-padded; the mask counts no first token
     returns          [n], [n]  nats
     """
-    states, targets = predicting_states(lm, input_ids, mask), input_ids[:, 1:][mask[:, 1:].bool()]
+    targets = input_ids[:, 1:][mask[:, 1:].bool()]
+    return logprobs_and_entropies_of(lm, predicting_states(lm, input_ids, mask), targets, temperature)
+
+
+@torch.no_grad()
+@in_one_pass
+def answer_logprobs_and_entropies(
+    lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """answer_logprobs without gradient, and the entropies.
+
+    returns  [n], [n]  nats
+    """
+    states = completion_states(lm, families, pad_id, device, share)
+    return logprobs_and_entropies_of(lm, states.hidden[states.before], states.targets, temperature)
+
+
+def logprobs_and_entropies_of(
+    lm: nn.Module, states: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """As logprobs_of, and the entropy of the distribution that each state predicts.
+
+    states  [n, H]    targets  [n]    returns  [n], [n]  nats
+    """
     size = chunk_size(lm, states)
     logprobs, entropies = [], []
     for rows, ids in zip(states.split(size), targets.split(size), strict=True):
-        logits = logits_of(lm, rows) / temperature
+        logits = tempered(lm, rows, temperature)
         logprobs.append(-F.cross_entropy(logits, ids, reduction="none"))
         log_normaliser = logits.logsumexp(-1)
         entropies.append(log_normaliser - (torch.exp(logits - log_normaliser[:, None]) * logits).sum(-1))
     return torch.cat(logprobs), torch.cat(entropies)
+
+
+def tempered(lm: nn.Module, states: Tensor, temperature: float) -> Tensor:
+    """Logits divided by the temperature, which costs nothing at 1.  [n, V]"""
+    logits = logits_of(lm, states)
+    return logits if temperature == 1 else logits / temperature
 
 
 def chunk_size(lm: nn.Module, states: Tensor) -> int:

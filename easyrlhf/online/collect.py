@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from easyrlhf.data.batches import join
 from easyrlhf.engine import world
-from easyrlhf.engine.shares import passes
 from easyrlhf.engine.timer import Timer
 from easyrlhf.models.load import evaluating
-from easyrlhf.models.logprobs import token_logprobs, token_logprobs_and_entropies
+from easyrlhf.models.logprobs import answer_logprobs, answer_logprobs_and_entropies
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
+from easyrlhf.online.siblings import families_of, sibling_passes
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.dealt import DealtSampler
 from easyrlhf.rollout.sampler import HFSampler
@@ -26,23 +26,25 @@ class Models:
     policy     trained
     reference  frozen; None when it is the policy with its adapter off
     value      trained; None for methods without one
+    share      whether prompts are computed once for all of their completions, as in completion_states
     """
 
     policy: nn.Module
     reference: nn.Module | None
     value: ScalarModel | None
+    share: str = "off"
 
     @property
     def trained(self) -> list[nn.Module]:
         """The models that learn."""
         return [self.policy] if self.value is None else [self.policy, self.value]
 
-    def ref_logprobs(self, input_ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
-        """Log-probabilities of the counted tokens under the reference.  [n]"""
+    def ref_logprobs(self, *how: Any) -> Tensor:
+        """answer_logprobs under the reference.  [n]"""
         if self.reference is not None:
-            return token_logprobs(self.reference, input_ids, mask, temperature)
+            return answer_logprobs(self.reference, *how)
         with self.policy.disable_adapter():
-            return token_logprobs(self.policy, input_ids, mask, temperature)
+            return answer_logprobs(self.policy, *how)
 
 
 @torch.no_grad()
@@ -90,14 +92,14 @@ def score_tokens(
     """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding."""
     names = ["old_logprobs", "entropies", "ref_logprobs"] + ["values"] * (models.value is not None)
     scored = {name: torch.zeros_like(completion_mask) for name in names}
-    lengths = [len(row["prompt_ids"]) + len(ids) for row, ids in zip(rows, completions, strict=True)]
-    for group, counts in passes(lengths, micro_batch_tokens):
-        input_ids, mask = join([rows[i]["prompt_ids"] for i in group], [completions[i] for i in group], sampler.pad_id)
-        input_ids, mask = input_ids.to(completion_mask.device), mask.to(completion_mask.device)
-        found = [*token_logprobs_and_entropies(models.policy, input_ids, mask, sampler.temperature)]
-        found.append(models.ref_logprobs(input_ids, mask, sampler.temperature))
+    prompts, device = [row["prompt_ids"] for row in rows], completion_mask.device
+    for group, counts in sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, models.share):
+        part = [prompts[i] for i in group], [completions[i] for i in group]
+        how = families_of(*part), sampler.pad_id, device, models.share, sampler.temperature
+        found = [*answer_logprobs_and_entropies(models.policy, *how), models.ref_logprobs(*how)]
         if models.value is not None:
-            found.append(models.value.values(input_ids, mask))
+            input_ids, mask = join(*part, sampler.pad_id)
+            found.append(models.value.values(input_ids.to(device), mask.to(device)))
         counted = completion_mask[group].bool()
         for name, flat in zip(names, found, strict=True) if counts else ():
             scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())

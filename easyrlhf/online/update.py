@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from easyrlhf.config import OnlineConfig, PPOConfig
 from easyrlhf.data.batches import join
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.shares import Pass, passes
+from easyrlhf.engine.shares import Pass
 from easyrlhf.losses.ppo import ppo_value_loss
-from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.logprobs import answer_logprobs
+from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.methods import Method
 from easyrlhf.online.rollout import Rollout
+from easyrlhf.online.siblings import families_of, sibling_passes
 
 # metric → what its sum is divided by
 DENOMINATORS = {
@@ -35,23 +37,29 @@ DENOMINATORS = {
 
 @dataclass(frozen=True)
 class Forward:
-    """How a rollout goes through a model: in micro-batches under the token budget, right-padded."""
+    """How a rollout goes through a model: in micro-batches under the token budget.
+
+    share  whether completions of one prompt are kept together, and the prompt computed once: "auto", "on" or "off"
+    """
 
     pad_id: int
     micro_batch_tokens: int
+    share: str = "off"
 
     def passes(self, batch: Rollout) -> list[Pass]:
         """Rows of each micro-batch of this process."""
-        lengths = [
-            len(prompt) + length for prompt, length in zip(batch.prompt_ids, batch.lengths.tolist(), strict=True)
-        ]
-        return passes(lengths, self.micro_batch_tokens)
+        return sibling_passes(batch.prompt_ids, batch.lengths.tolist(), self.micro_batch_tokens, self.share)
 
-    def __call__(self, part: Rollout, model: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Apply a model to the part's sequences: its numbers for the completion tokens.  [n]"""
+    def logprobs(self, part: Rollout, lm: nn.Module, temperature: float) -> Tensor:
+        """Log-probabilities of the part's completion tokens under a language model.  [n]"""
+        families, device = families_of(part.prompt_ids, part.completions()), part.completion_mask.device
+        return answer_logprobs(lm, families, self.pad_id, device, self.share, temperature)
+
+    def values(self, part: Rollout, model: ScalarModel) -> Tensor:
+        """Values of the states that the part's completion tokens were chosen in.  [n]"""
         input_ids, mask = join(part.prompt_ids, part.completions(), self.pad_id)
         device = part.completion_mask.device
-        return model(input_ids.to(device), mask.to(device))
+        return model.values(input_ids.to(device), mask.to(device))
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class PolicyLearner:
 
         def surrogate(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
-            logprobs = self.forward(part, self.logprobs)
+            logprobs = self.forward.logprobs(part, self.engine.model, self.config.temperature)
             losses = self.method.loss(part, logprobs, self.config)
             loss = (losses * weights[group][part.completion_mask.bool()]).sum()
             sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *self.config.clip_limits)
@@ -117,10 +125,6 @@ class PolicyLearner:
             work += [(partial(mixed_in, one), counts) for one, counts in self.ptx(optimiser_step)]
         done, sums = self.engine.step(work, lambda one: one(), 1)
         return {**sums, **prefixed("policy", done), "policy_steps": 1, "ptx_steps": int(self.ptx is not None)}
-
-    def logprobs(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities of the counted tokens under the policy being trained.  [n]"""
-        return token_logprobs(self.engine.model, input_ids, mask, self.config.temperature)
 
     def learns_nothing(self, batch: Rollout) -> bool:
         """Whether the gradient is zero by construction: no advantage, no KL in the loss, nothing mixed in."""
@@ -141,7 +145,7 @@ class ValueLearner:
 
         def loss_sum(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
-            values = self.forward(part, self.engine.model.values)
+            values = self.forward.values(part, self.engine.model)
             old_values, returns = part.flat("values", "returns")
             clipped = (values.detach() - old_values).abs() > config.cliprange_value
             loss = ppo_value_loss(values, old_values, returns, config.cliprange_value).sum()

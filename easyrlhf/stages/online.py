@@ -127,7 +127,7 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
     config, method = run.config, method_of(run.config)
     models, reward_model = load_models(run, renderer, cast)
     updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
-    forward = Forward(renderer.pad_id, run.micro_batch_tokens)
+    forward = Forward(renderer.pad_id, run.micro_batch_tokens, models.share)
     settings = OptimiserSettings.of(config, (steps - first) * updates)
     engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
     mixed = ptx and PtxBatches(
@@ -170,7 +170,7 @@ def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, Scala
         return load_shared(run, renderer, cast.value_model)
     policy = common.load_trained_lm(run, renderer, config.model)
     value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
-    return Models(policy, load_reference(run, renderer), value), None
+    return Models(policy, load_reference(run, renderer), value, getattr(config, "share_prefix", "off")), None
 
 
 def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:

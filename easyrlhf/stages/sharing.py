@@ -49,7 +49,7 @@ def load_shared(run: Run, renderer: Renderer, value_model: str | None) -> tuple[
         backbone.add_like(VALUE, POLICY)
         view = backbone.view(VALUE, trained=True)
         value = ScalarModel(view, new_head(view, zero=True))
-    return Models(policy, None, value), reward
+    return Models(policy, None, value, getattr(config, "share_prefix", "off")), reward
 
 
 def adapter_with_head(backbone: SharedBackbone, name: str, folder: str, *, trained: bool) -> ScalarModel:

@@ -1,7 +1,8 @@
 """Batches: every row once, within the budget, in an order that a seed fixes."""
 
-from itertools import chain
+from itertools import chain, product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +24,30 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
 def test_micro_batches_by_hand():
     # longest first: 9 alone (2 · 9 > 12), then 4 4 4 fill 12, then 2 2 1
     assert micro_batches([4, 2, 9, 4, 1, 4, 2], 12) == [[2], [0, 3, 5], [1, 6, 4]]
+
+
+def test_padding_is_avoided_where_it_costs_more_than_another_pass():
+    # in one group 5 · 100 = 500 padded tokens; in two 2 · 100 + 3 · 20 = 260 and a pass of 64 more
+    assert micro_batches([100, 20, 100, 20, 20], 1000) == [[0, 2], [1, 3, 4]]
+    # in one group 3 · 40 = 120; in two 2 · 40 + 20 = 100 and 64
+    assert micro_batches([40, 20, 40], 1000) == [[0, 2, 1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_way_to_cut_the_sorted_rows_costs_less(seed):
+    lengths, budget = np.random.default_rng(seed).integers(1, 150, 9).tolist(), 400
+
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(group) * max(lengths[row] for row in group) + 64 for group in groups)
+
+    order, ways = sorted(range(9), key=lambda row: -lengths[row]), []
+    for cuts in product([False, True], repeat=8):
+        groups = [[order[0]]]
+        for row, cut in zip(order[1:], cuts, strict=True):
+            groups = [*groups, [row]] if cut else [*groups[:-1], [*groups[-1], row]]
+        if all(len(group) * lengths[group[0]] <= budget or len(group) == 1 for group in groups):
+            ways.append(cost(groups))
+    assert cost(micro_batches(lengths, budget)) == min(ways)
 
 
 def test_a_row_longer_than_the_budget_goes_alone():

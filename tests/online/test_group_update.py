@@ -7,6 +7,7 @@ import torch
 
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.engine.timer import Timer
+from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.update import Forward, PolicyLearner, Update
@@ -29,7 +30,7 @@ def group_rollout(tiny_lm, says, prompt_row, chatml_renderer):
     return policy, rollout
 
 
-def stepped(policy, rollout, config, budget: int) -> tuple[dict, list[dict]]:
+def stepped(policy, rollout, config, budget: int, share: str = "off") -> tuple[dict, list[dict]]:
     """Metrics and the gradients of every optimiser step, from the policy as it is."""
     state = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     engine, taken, method = PlainEngine(policy, SETTINGS), [], method_of(config)
@@ -40,7 +41,7 @@ def stepped(policy, rollout, config, budget: int) -> tuple[dict, list[dict]]:
         taken.append({name: grad.clone() for name, grad in grads.items() if grad is not None})
 
     engine.optimizer.register_step_pre_hook(keep)
-    update = Update([PolicyLearner(engine, method, config, Forward(0, budget))], config)
+    update = Update([PolicyLearner(engine, method, config, Forward(0, budget, share))], config)
     metrics = update(method.estimate(rollout, config, config.beta), 0)
     policy.load_state_dict(state)
     return metrics | {"rate": engine.scheduler.get_last_lr()[0]}, taken
@@ -68,6 +69,19 @@ def test_gradients_do_not_depend_on_the_micro_batches(group_rollout, grpo_config
     for name, grad in first[0].items():
         torch.testing.assert_close(second[0][name], grad, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
     assert max(grad.abs().max() for grad in first[0].values()) > 1e-3
+
+
+@pytest.mark.parametrize("budget", [10_000, 25])
+def test_gradients_are_the_same_with_prompts_computed_once(group_rollout, grpo_config, budget):
+    policy, rollout = group_rollout
+    known = {"batch_size": 12, "num_generations": 4, "beta": 0.2, "max_completion_length": 6, "num_mini_batches": 2}
+    config = grpo_config(**known)
+    apart, first = stepped(policy, rollout, config, budget)
+    assert enable_sharing(policy, 64)
+    together, second = stepped(policy, rollout, config, budget, "on")
+    assert together == pytest.approx(apart, rel=1e-3, abs=1e-5)
+    for name, grad in first[0].items():
+        torch.testing.assert_close(second[0][name], grad, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_a_step_without_advantages_is_left_out_and_counted_while_the_schedule_goes_on(group_rollout, grpo_config):
