@@ -42,7 +42,6 @@ REQUIRES = [
     "matplotlib>=3.10",
     "tensorboard>=2.20",
     'deepspeed>=0.18.6; sys_platform == "linux"',
-    'ninja>=1.11; sys_platform == "linux"',
 ]
 
 EXTRAS = {

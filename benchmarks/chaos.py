@@ -58,6 +58,7 @@ class Cell:
     folder: Path
     settings: dict
     twin: Path | None = None
+    command: room.Command | None = None  # at work, or the last one
     startup: float = 0.0
     pace: float = 0.0
     tail: float = 0.0
@@ -79,7 +80,8 @@ class Cell:
         self.sittings += 1
         home = self.folder / f"sitting-{self.sittings}"
         flags = self.settings | {"deepspeed": self.engine, "output_dir": run}
-        return room.start(home, self.stage, **flags)
+        self.command = room.start(home, self.stage, **flags)
+        return self.command
 
     def fault(self, text: str, command: room.Command) -> None:
         """Note what is not as it should be, and where its evidence lies."""
@@ -135,8 +137,9 @@ def torment(cell: Cell, cycles: int, draw: random.Random) -> None:
             continue
         if command.wait():
             cell.fault(f"ended with exit code {command.code} though nothing was done to it", command)
+        else:
+            compare(cell, run, command)
         look_for_orphans(cell, command)
-        compare(cell, run, command)
         run = None
 
 
@@ -268,9 +271,13 @@ def main(cycles: int, start: Path, output_dir: Path, stages: str, engines: str, 
     found = cells(start.absolute(), stages.split(","), engines.split(","), output_dir.absolute())
     for number, cell in enumerate(found):
         own = cycles * (number + 1) // len(found) - cycles * number // len(found)
-        if own:
+        if not own:
+            continue
+        try:
             run_twin(cell)
             torment(cell, own, random.Random(f"{seed} {cell.stage} {cell.engine}"))
+        finally:
+            cell.command.end()
     print("\n" + line(COLUMNS) + "\n" + line(["---"] * len(COLUMNS)))
     for cell in found:
         kills = [cell.kills[kind] for kind in (RANK, LAUNCHER, REQUEST)]

@@ -84,7 +84,7 @@ def joined(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]
 def is_loss(error: Exception) -> bool:
     """Whether an error of torch says that another process is gone or silent."""
     text = str(error).lower()
-    signs = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "broken pipe", "socket", "store")
+    signs = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "broken pipe", "socket", "tcpstore")
     return any(sign in text for sign in signs)
 
 

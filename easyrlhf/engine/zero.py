@@ -1,13 +1,8 @@
 """DeepSpeed ZeRO under the engine: optimiser, gradients and, at stage 3, weights lie in parts on the processes."""
 
 import copy
-import fcntl
-import hashlib
 import json
 import math
-import os
-import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -250,8 +245,8 @@ def initialised(model: nn.Module, config: dict[str, Any], optimiser: torch.optim
     """DeepSpeed's engine of a model, whose passes from now on go through it."""
     import deepspeed
 
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        compile_cpu_operator()
+    # On a CPU it would compile an operator first, which needs a compiler and half a minute, for inference alone.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed calls what torch has renamed, and torch says so for every call.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_init_required=False)
@@ -262,41 +257,12 @@ def initialised(model: nn.Module, config: dict[str, Any], optimiser: torch.optim
     for name, buffer in model.named_buffers():  # DeepSpeed rounds those of float32 as well, such as rotary frequencies
         buffer.data = buffers[name].to(buffer.device)
     if config["zero_optimization"]["stage"] == 3:
-        # Processes cut their logits into different numbers of chunks: the head is put together once for all of them.
-        output = plain_lm(getattr(model, "lm", model)).get_output_embeddings()
-        for parameter in output.parameters() if output is not None else ():
+        # Processes cut their logits into different numbers of chunks: heads are put together once for all of them.
+        heads = plain_lm(getattr(model, "lm", model)).get_output_embeddings(), getattr(model, "head", None)
+        for parameter in (parameter for head in heads if head is not None for parameter in head.parameters()):
             deepspeed.zero.register_external_parameter(engine.module, parameter)
     model.one_pass = lambda function: engine(function)
     return engine
-
-
-def compile_cpu_operator() -> None:
-    """Compile and load what DeepSpeed wants on a CPU; the first time on a machine this takes half a minute.
-
-    A process at a time: one that is killed meanwhile leaves a lock of torch's, for which all later ones would wait.
-    Raises InputError without a C++ compiler.
-    """
-    import ninja
-    from deepspeed.ops.op_builder import ShareMemCommBuilder
-    from torch.utils.cpp_extension import get_cxx_compiler
-
-    if shutil.which(get_cxx_compiler()) is None:
-        raise InputError(
-            "--deepspeed: on a CPU, DeepSpeed compiles an operator, and there is no C++ compiler here; install g++, or "
-            "use --deepspeed none, which also works on several processes"
-        )
-    # The ninja of this environment, on the path or not: another version would compile everything anew.
-    os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", os.defpath)])
-    builder = ShareMemCommBuilder()
-    # A folder for each environment: those that share one compile anew whenever the other has.
-    own = hashlib.blake2b(sys.prefix.encode(), digest_size=4).hexdigest()
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "easyrlhf" / "torch_extensions" / own))
-    folder = Path(os.environ["TORCH_EXTENSIONS_DIR"]) / builder.name
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".turn"), "w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        (folder / "lock").unlink(missing_ok=True)
-        builder.load(verbose=False)
 
 
 def emptied(model: nn.Module) -> nn.Module:
