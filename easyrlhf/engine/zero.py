@@ -172,6 +172,16 @@ class ZeroEngine(Engine):
         found = {part: safe_get_full_optimizer_state(parameter, part) for part in MOMENTS}
         return {MASTER: safe_get_full_fp32_param(parameter)} | found
 
+    def load(self, folder: Path) -> None:
+        """As Engine says."""
+        self.settle()
+        super().load(folder)
+
+    def settle(self) -> None:
+        """Let weights arrive that DeepSpeed has begun to fetch ahead: it gathers none that are on their way."""
+        if self.stage == 3:
+            self.deepspeed.empty_partition_cache()
+
     def restore(self, name: str, found: dict[str, Tensor], step: int) -> None:
         """As Engine says."""
         import deepspeed
@@ -222,6 +232,7 @@ class ZeroEngine(Engine):
             return
         import deepspeed
 
+        self.settle()
         own = dict(self.model.named_parameters())
         for name, parameter in self.empty.named_parameters():
             with deepspeed.zero.GatheredParameters([own[name]]):
