@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ LAUNCHED = "EASYRLHF_LAUNCHED"  # set in the processes that we start
 LOGS, SETTINGS = "logs", "settings.yaml"
 GRACE = 30.0  # seconds for the others to end by themselves after one failed or a stop was asked for twice
 POLL = 0.1
+PORT = 29500  # where processes of several nodes meet, unless told otherwise
 SHOWN_LINES = 30
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
@@ -96,23 +98,11 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
         placed = replace(config, nnodes=1, node_rank=0)  # by their environment, not by these
         (folder / SETTINGS).write_text(placed.to_yaml())
         command = [sys.executable, "-m", "easyrlhf.launched", target, type(config).__name__, str(folder)]
-        port = config.master_port or (free_port() if config.nnodes == 1 else 29500)
-        shared = {
-            "WORLD_SIZE": str(config.nnodes * plan.count),
-            "LOCAL_WORLD_SIZE": str(plan.count),
-            "MASTER_ADDR": config.master_addr or "127.0.0.1",
-            "MASTER_PORT": str(port),
-            LAUNCHED: "1",
-        }
-        if plan.gpus:
-            shared["CUDA_VISIBLE_DEVICES"] = plan.gpus
-        else:
-            shared |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-            shared.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(threads_each(plan.count))))
+        environment = os.environ | meeting(config, plan) | placement(plan)
         children = [
             subprocess.Popen(
                 command,
-                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(local)},
+                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(local)},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
@@ -126,6 +116,27 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
     return Path(config.output_dir)
 
 
+def meeting(config: Any, plan: Plan) -> dict[str, str]:
+    """What the processes must know of one another, in the variables that torch and other launchers use."""
+    port = config.master_port or (free_port() if config.nnodes == 1 else PORT)
+    return {
+        "WORLD_SIZE": str(config.nnodes * plan.count),
+        "LOCAL_WORLD_SIZE": str(plan.count),
+        "MASTER_ADDR": config.master_addr or "127.0.0.1",
+        "MASTER_PORT": str(port),
+        LAUNCHED: "1",
+    }
+
+
+def placement(plan: Plan) -> dict[str, str]:
+    """Where the processes compute; those on the CPU share its cores."""
+    if plan.gpus:
+        return {"CUDA_VISIBLE_DEVICES": plan.gpus}
+    threads = max(1, len(os.sched_getaffinity(0)) // plan.count)
+    on_cpu = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return on_cpu | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+
+
 def open_logs(stack: ExitStack, logs: Path, ranks: range) -> dict[int, TextIO | None]:
     """Where each process writes what it says, as long as the stack lasts; the main one has the terminal, hence None.
 
@@ -137,11 +148,6 @@ def open_logs(stack: ExitStack, logs: Path, ranks: range) -> dict[int, TextIO | 
     except OSError as error:
         place = logs.parent
         raise InputError(f"--output_dir {place}: cannot be written ({error.strerror}); give another folder") from error
-
-
-def threads_each(count: int) -> int:
-    """CPU threads for each of so many processes on this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // count)
 
 
 def die_with(parent: int) -> None:
@@ -191,7 +197,9 @@ def watch(children: list[subprocess.Popen]) -> Ended:
             if child.poll() is None:
                 child.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    ours = threading.current_thread() is threading.main_thread()  # the only thread that may set handlers
+    caught = (signal.SIGTERM, signal.SIGINT) if ours else ()
+    previous = {number: signal.signal(number, pass_on) for number in caught}
     try:
         while any(child.poll() is None for child in children):
             failed = first_failed(children) if failed is None else failed

@@ -61,6 +61,8 @@ def joined(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]
         os.environ |= own
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    else:
+        torch.cuda.set_device(device)
     patience = timedelta(seconds=timeout)
     try:
         store, number, count = next(iter(dist.rendezvous("env://", timeout=patience)))
