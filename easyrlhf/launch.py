@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,8 +100,10 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
         (folder / SETTINGS).write_text(placed.to_yaml())
         command = [sys.executable, "-m", "easyrlhf.launched", target, type(config).__name__, str(folder)]
         environment = os.environ | meeting(config, plan) | placement(plan)
-        children = [
-            subprocess.Popen(
+        children: list[subprocess.Popen] = []
+        asked = stack.enter_context(signals_passed_on(children))
+        for local, (rank, output) in enumerate(outputs.items()):
+            one = subprocess.Popen(
                 command,
                 env=environment | {"RANK": str(rank), "LOCAL_RANK": str(local)},
                 stdout=output,
@@ -108,9 +111,10 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
                 start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
                 preexec_fn=partial(die_with, os.getpid()),
             )
-            for local, (rank, output) in enumerate(outputs.items())
-        ]
-        ended = watch(children)
+            children.append(one)
+        for number in list(asked):  # they came while some were not there yet
+            send(children, number)
+        ended = watch(children, asked)
         if ended.code:
             raise failure(ended, first, folder, logs)
     return Path(config.output_dir)
@@ -178,43 +182,54 @@ class Ended:
         return self.codes[self.number]
 
 
-def watch(children: list[subprocess.Popen]) -> Ended:
-    """Wait for all; returns how they ended.
-
-    SIGTERM and SIGINT are passed on. After a failure, or a second signal, those that are left get a while to end by
-    themselves, then are killed.
-    """
-    ending: float | None = None
-    failed: int | None = None
+@contextmanager
+def signals_passed_on(children: list[subprocess.Popen]) -> Iterator[list[int]]:
+    """Pass SIGTERM and SIGINT on to the children for a while; yields the list of those that came."""
     asked: list[int] = []
 
     def pass_on(number: int, _frame: Any) -> None:
         asked.append(number)
-        send(number)
-
-    def send(number: int) -> None:
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
+        send(children, number)
 
     ours = threading.current_thread() is threading.main_thread()  # the only thread that may set handlers
     caught = (signal.SIGTERM, signal.SIGINT) if ours else ()
     previous = {number: signal.signal(number, pass_on) for number in caught}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def send(children: list[subprocess.Popen], number: int) -> None:
+    """Send a signal to those that still run."""
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(number)
+
+
+def watch(children: list[subprocess.Popen], asked: list[int]) -> Ended:
+    """Wait for all; returns how they ended.
+
+    After a failure, or a second signal, those that are left get a while to end by themselves, then are killed.
+
+    asked  the signals that were passed on; it grows
+    """
+    ending: float | None = None
+    failed: int | None = None
     try:
         while any(child.poll() is None for child in children):
             failed = first_failed(children) if failed is None else failed
             if ending is None and (failed is not None or len(asked) > 1):
                 ending = time.monotonic()
             if ending is not None and time.monotonic() - ending > GRACE:
-                send(signal.SIGKILL)
+                send(children, signal.SIGKILL)
             time.sleep(POLL)
     finally:
         for child in children:
             if child.poll() is None:
                 child.kill()
                 child.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     failed = first_failed(children) if failed is None else failed
     return Ended(failed or 0, tuple(child.returncode for child in children), tuple(asked))
 

@@ -154,12 +154,12 @@ def test_the_cache_of_the_last_token_is_that_on_paper(folder):
 def test_logits_are_those_of_completion_tokens_in_chunks(folder):
     """Logits, their softmax and the gradient of one of them: three times n x V float32, or of a chunk of them."""
     shape = Shape(folder(vocab_size=50_000), torch.float32)
-    few, many = Batch(1, 50, 50), Batch(20, 1, 4095)
+    few, many = Batch(1, 50, 50), Batch(2, 1, 4095)
     assert update_peak(shape, few, "logprobs", "cpu")["logits"] == 3 * 50 * 50_000 * 4
-    chunk = 2**28 // (4 * 50_000) * 50_000 * 4
+    chunk = 2**26 // (4 * 50_000) * 50_000 * 4
     assert 2 * chunk <= update_peak(shape, many, "logprobs", "cpu")["logits"] <= 4 * chunk
     larger = update_peak(shape, many, "logprobs", "cuda")["logits"]
-    assert larger == pytest.approx(4 * update_peak(shape, many, "logprobs", "cpu")["logits"], rel=0.01)
+    assert larger == pytest.approx(16 * update_peak(shape, many, "logprobs", "cpu")["logits"], rel=0.01)
 
 
 def test_a_deep_model_is_told_from_shallow_ones(folder, monkeypatch):

@@ -131,7 +131,8 @@ def test_a_row_that_is_too_long_has_no_score_and_says_why(rm, by_hand, tmp_path)
     long = turn("assistant", "red " * 40)
     rows = [{"prompt": ASK, "chosen": GOOD, "rejected": long}, {"prompt": ASK, "chosen": GOOD, "rejected": BAD}]
     [first, second], said = scored(rm, rows, tmp_path, "--max_length", "20")
-    assert first["chosen_score"] == second["chosen_score"] == pytest.approx(by_hand(chatml(*ASK, *GOOD)), abs=1e-4)
+    expected = pytest.approx(by_hand(chatml(*ASK, *GOOD)), abs=1e-4)
+    assert [first["chosen_score"], second["chosen_score"]] == [expected, expected]
     assert (first["rejected_score"], first["score_margin"]) == (None, None)
     tokens = len(AutoTokenizer.from_pretrained(rm.folder)(chatml(*ASK, *long))["input_ids"])
     assert first["score_note"] == f"{tokens} tokens, more than 20"
