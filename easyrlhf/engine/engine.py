@@ -98,12 +98,11 @@ class Engine(ABC):
             self.backward(loss if counts else 0.0 * loss, last=number == len(passes))
             total += loss.item() * counts
             sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
-        sums = world.summed_numbers(sums)
-        done = world.summed_numbers({"loss": total})
-        learning_rate = self.scheduler.get_last_lr()[0]
+        sums = world.summed_numbers({**sums, "loss": total})
+        done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
         done["grad_norm"] = self.update(done["loss"])
         self.scheduler.step()
-        return done | {"learning_rate": learning_rate}, sums
+        return done, sums
 
     @staticmethod
     def not_finite(loss: float, grad_norm: float | None = None) -> RunError:

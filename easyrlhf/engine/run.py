@@ -289,9 +289,10 @@ def zero_config(config) -> dict | None:
             f"--deepspeed {config.deepspeed}: cannot be used with --share_backbone, where two models are trained on "
             "one backbone; use --deepspeed none, which also works on several devices"
         )
-    if not asks_for_zero(config) and (config.deepspeed == "none" or world.size() == 1 or shared):
-        return None
-    return read_zero_config(config.deepspeed if asks_for_zero(config) else "zero2")
+    chosen = config.deepspeed
+    if chosen == "auto":
+        chosen = "zero2" if world.size() > 1 and not shared else "none"
+    return None if chosen == "none" else read_zero_config(chosen)
 
 
 @contextmanager

@@ -19,6 +19,14 @@ from easyrlhf.models.load import plain_lm
 
 PRESETS = Path(__file__).parent / "deepspeed"
 AUTO = "auto"
+OURS = {  # keys that the settings decide
+    "train_batch_size": "--batch_size decides it",
+    "train_micro_batch_size_per_gpu": "--micro_batch_tokens decides it",
+    "gradient_accumulation_steps": "it follows from --batch_size and --micro_batch_tokens",
+    "gradient_clipping": "--max_grad_norm decides it",
+    "optimizer": "the optimiser is AdamW with --learning_rate, --weight_decay and --adam_eps",
+    "scheduler": "--lr_scheduler and --warmup_ratio decide it",
+}
 
 
 def preset_names() -> list[str]:
@@ -58,16 +66,6 @@ def read_zero_config(deepspeed: str) -> dict[str, Any]:
         if key in config and config[key].get("enabled", AUTO) not in (AUTO, False):
             raise InputError(f'--deepspeed {file}: key {key}.enabled: --precision decides it; write "auto"')
     return config
-
-
-OURS = {
-    "train_batch_size": "--batch_size decides it",
-    "train_micro_batch_size_per_gpu": "--micro_batch_tokens decides it",
-    "gradient_accumulation_steps": "it follows from --batch_size and --micro_batch_tokens",
-    "gradient_clipping": "--max_grad_norm decides it",
-    "optimizer": "the optimiser is AdamW with --learning_rate, --weight_decay and --adam_eps",
-    "scheduler": "--lr_scheduler and --warmup_ratio decide it",
-}
 
 
 def filled(config: dict[str, Any], *, bf16: bool, max_grad_norm: float | None) -> dict[str, Any]:
