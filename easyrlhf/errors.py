@@ -15,6 +15,10 @@ class RunError(EasyRLHFError, RuntimeError):
     """The run failed after it had begun (NaN loss, a reward function that raised); exit code 1."""
 
 
+class ServiceError(RunError):
+    """What a run asks for numbers has failed, a reward source or a sampler; the run is saved before it ends."""
+
+
 class InputError(EasyRLHFError, ValueError):
     """A file, flag or folder the user gave cannot be used; raised before any training; exit code 2."""
 

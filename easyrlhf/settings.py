@@ -17,7 +17,8 @@ TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 # The order in which --help and args.yaml show the groups.
 DATA, REWARDS, ONLINE, PPO, GRPO = "Model and data", "Rewards", "Rollouts", "PPO", "GRPO"
 PREFERENCE, SAMPLING, OPTIMISATION, LORA, RUN = "Preference loss", "Sampling", "Optimisation", "LoRA", "Run"
-GROUPS = (DATA, PREFERENCE, REWARDS, ONLINE, PPO, GRPO, SAMPLING, OPTIMISATION, LORA, RUN)
+VLLM = "Sampling with vLLM"
+GROUPS = (DATA, PREFERENCE, REWARDS, ONLINE, PPO, GRPO, SAMPLING, VLLM, OPTIMISATION, LORA, RUN)
 
 
 class SettingError(ValueError):

@@ -15,6 +15,7 @@ COMMANDS = {
     ),
     "data": ("easyrlhf.cli.data:command", "Get, check, look at and convert training data."),
     "serve_reward": ("easyrlhf.cli.serve_reward:command", "Serve a trained reward model over HTTP."),
+    "vllm_serve": ("easyrlhf.cli.vllm_serve:command", "Start a vLLM server that samples for PPO or GRPO."),
     "fit": ("easyrlhf.cli.fit:command", "How much memory a stage needs, and what would make it fit."),
     "doctor": ("easyrlhf.cli.doctor:command", "Examine a reward model: should PPO lean on it?"),
     "report": ("easyrlhf.cli.report:command", "Write a run's report anew, or compare several runs on one page."),

@@ -17,6 +17,7 @@ from easyrlhf.config.preference import (
     RRHFConfig,
     SimPOConfig,
 )
+from easyrlhf.config.rollouts import VLLMServeConfig
 from easyrlhf.config.tools import (
     CheckConfig,
     DoctorConfig,
@@ -61,4 +62,5 @@ __all__ = [
     "ServeRewardConfig",
     "SimPOConfig",
     "TrainConfig",
+    "VLLMServeConfig",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from easyrlhf.config.rollouts import RolloutConfig
 from easyrlhf.config.shared import REWARD_FUNC, share_prefix
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import (
@@ -26,7 +27,7 @@ REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 
 
 @dataclass(kw_only=True, frozen=True)
-class OnlineConfig(TrainConfig):
+class OnlineConfig(RolloutConfig, TrainConfig):
     """What every stage that learns from its own samples can be told; PPO and GRPO add their own settings."""
 
     limit_name: ClassVar[str]  # the setting that bounds a completion

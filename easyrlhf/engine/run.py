@@ -38,7 +38,8 @@ SETTINGS_FILE = "args.yaml"
 FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "dry_run", "allow_incomplete"}
 FREE_TO_CHANGE |= {"log_steps", "report_to", "save_total_limit", "reward_timeout", "reward_workers", "reward_url"}
 FREE_TO_CHANGE |= {"stop_on_alarm", "devices", "nnodes", "node_rank", "master_addr", "master_port", "ddp_timeout"}
-FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens"}
+FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens", "vllm_host", "vllm_port", "vllm_timeout"}
+FREE_TO_CHANGE |= {"vllm_tensor_parallel_size", "vllm_gpu_memory_utilization"}
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl", "logs"}
 OUR_FILES = (
@@ -210,7 +211,7 @@ def open_run(config) -> Iterator[Run | None]:
     with StopRequest() as stop:
         try:
             with ExitStack() as stack:
-                stack.enter_context(world.joined(device, config.ddp_timeout, alone=asks_for_zero(config)))
+                stack.enter_context(world.joined(device, config.ddp_timeout, alone=wants_group(config)))
                 folder, found = world.on_main(lambda: entered(stack, config))
                 if found == "complete":
                     yield None
@@ -244,9 +245,10 @@ def out_of_memory_explained(run: Run) -> Iterator[None]:
     """Turn torch's error for a full memory into advice."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
         text = str(error)
         full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+        full = full or getattr(error, "errno", None) == errno.ENOMEM
         if isinstance(error, EasyRLHFError) or not full:
             raise
         found = RunError(
@@ -271,6 +273,12 @@ def full_disk_explained(run: Run) -> Iterator[None]:
         found = RunError(f"{error.filename or run.folder}: could not be written: {error.strerror}; make room there")
         found.shown_by = world.rank()
         raise found from error
+
+
+def wants_group(config) -> bool:
+    """Whether a process that is alone has to be a group of one, which DeepSpeed and a vLLM inside of it ask for."""
+    rollout = getattr(config, "rollout", "hf"), getattr(config, "vllm_mode", None)
+    return asks_for_zero(config) or rollout == ("vllm", "colocate")
 
 
 def asks_for_zero(config) -> bool:

@@ -38,7 +38,8 @@ def passes(lengths: list[int], budget: int) -> list[Pass]:
     return [(group, True) for group in mine] + [(shortest, False)] * (most - len(mine))
 
 
-def slice_of(count: int) -> slice:
-    """The consecutive rows, of so many, that this process takes."""
-    rank, size = world.rank(), world.size()
-    return slice(count * rank // size, count * (rank + 1) // size)
+def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> slice:
+    """The consecutive rows, of so many, that one of so many hands takes: by default this process, of all."""
+    hands = world.size() if hands is None else hands
+    hand = world.rank() if hand is None else hand
+    return slice(count * hand // hands, count * (hand + 1) // hands)

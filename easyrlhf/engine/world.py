@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 POLL = 0.05  # seconds between two looks at whether the main process is done
 _meeting_place: dist.Store | None = None
 _turns = 0
+_handed_over = False  # whether another library ends the group
 _by_itself = False  # while the main process does what the others wait for
 
 
@@ -77,10 +78,16 @@ def joined(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]
             raise
         raise lost(timeout, error) from error
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and not _handed_over:
             dist.destroy_process_group()
         for name in own:
             del os.environ[name]
+
+
+def hand_over() -> None:
+    """Leave it to another library to end the group of processes: vLLM does when it ends itself."""
+    global _handed_over
+    _handed_over = True
 
 
 def is_loss(error: Exception) -> bool:

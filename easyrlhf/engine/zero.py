@@ -63,7 +63,12 @@ def read_zero_config(deepspeed: str) -> dict[str, Any]:
                 "out"
             )
     for key in ("fp16", "bf16"):
-        if key in config and config[key].get("enabled", AUTO) not in (AUTO, False):
+        section = config.get(key, {})
+        if not isinstance(section, dict):
+            raise InputError(
+                f'--deepspeed {file}: key {key} is {json.dumps(section)}, but must be {{"enabled": "auto"}}'
+            )
+        if section.get("enabled", AUTO) not in (AUTO, False):
             raise InputError(f'--deepspeed {file}: key {key}.enabled: --precision decides it; write "auto"')
     return config
 

@@ -15,8 +15,7 @@ from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
 from easyrlhf.online.siblings import families_of, sibling_passes
 from easyrlhf.rewards.sources import Rewards
-from easyrlhf.rollout.dealt import DealtSampler
-from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.rollout.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Models:
 @torch.no_grad()
 def collect(
     models: Models,
-    sampler: HFSampler | DealtSampler,
+    sampler: Sampler,
     rewards: Rewards,
     rows: list[dict[str, Any]],
     keys: list[tuple[int, ...]],
@@ -86,7 +85,7 @@ def score_tokens(
     rows: list[dict[str, Any]],
     completions: list[list[int]],
     completion_mask: Tensor,
-    sampler: HFSampler | DealtSampler,
+    sampler: Sampler,
     micro_batch_tokens: int,
 ) -> dict[str, Tensor | None]:
     """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding."""

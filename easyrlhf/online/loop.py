@@ -15,16 +15,18 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.timer import Timer
+from easyrlhf.errors import ServiceError
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.course import Course
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import Method
-from easyrlhf.online.observe import evaluation_metrics, rollout_metrics, sample_rows
+from easyrlhf.online.observe import evaluation_metrics, importance_metrics, rollout_metrics, sample_rows
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
-from easyrlhf.rewards.sources import RewardError, Rewards
+from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.dealt import DealtSampler
+from easyrlhf.rollout.vllm import VLLMSampler
 
 TRAINING, EVALUATION = 0, 1  # first parts of sampling keys, after the seed
 SHOWN_PROMPTS = 8
@@ -40,7 +42,7 @@ class Online:
 
     models: Models
     engines: dict[str, Engine]
-    sampler: DealtSampler
+    sampler: DealtSampler | VLLMSampler
     rewards: Rewards
     renderer: Renderer
     method: Method
@@ -94,12 +96,16 @@ def fit(
             with timer("step"):
                 rollout, sampled = collect_or_save(run, online, prompts, timer, at)
                 rollout = online.method.estimate(rollout, config, at.kl_coef)
+                if config.rollout_ahead and run.step + 1 < total:
+                    begin_next(online, prompts, config, at)
                 with timer("update"):
                     updated = online.update(rollout, run.step)
+                online.sampler.updated()
             run.step += 1
-            metrics = updated | sampled | rollout_metrics(rollout, at.kl_coef) | pace_metrics(rollout, timer, at)
+            metrics = updated | sampled | pace_metrics(rollout, timer, at)
+            metrics |= rollout_metrics(rollout, at.kl_coef) | importance_metrics(rollout, config)
             at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics["objective/kl"])
-            with logged_if_rewards_fail(course, metrics, at):
+            with logged_if_services_fail(course, metrics, at):
                 if valid is not None and course.is_due(config.eval_steps):
                     metrics |= evaluate(run, online, valid)
                 if samples_due(run.step, total, config.num_sample_generations):
@@ -109,12 +115,18 @@ def fit(
     return course.metrics()
 
 
+def begin_next(online: Online, prompts: Dataset, config, at: Progress) -> None:
+    """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
+    rows, keys = prompt_batch(prompts, config, at.drawn)
+    online.sampler.begin([row["prompt_ids"] for row in rows], keys)
+
+
 @contextmanager
-def logged_if_rewards_fail(course: Course, metrics: dict[str, float], at: Progress) -> Iterator[None]:
-    """When a reward source fails after the update, log the step, save the run and let the error go on."""
+def logged_if_services_fail(course: Course, metrics: dict[str, float], at: Progress) -> Iterator[None]:
+    """When a reward source or a sampler fails after the update, log the step, save the run and let the error go on."""
     try:
         yield
-    except RewardError:
+    except ServiceError:
         course.log.log(course.run.step, metrics)
         course.run.save(course.engines, **asdict(at))
         raise
@@ -123,11 +135,11 @@ def logged_if_rewards_fail(course: Course, metrics: dict[str, float], at: Progre
 def collect_or_save(
     run: Run, online: Online, prompts: Dataset, timer: Timer, at: Progress
 ) -> tuple[Rollout, dict[str, float]]:
-    """Collect a step's rollout; when a reward source fails, save the run as it stands and let the error go on."""
+    """Collect a step's rollout; when a reward source or a sampler fails, save the run and let the error go on."""
     before = asdict(at)
     try:
         return collect_batch(run, online, prompts, timer, at)
-    except RewardError:
+    except ServiceError:
         run.save(online.engines, **before)
         raise
 

@@ -5,6 +5,7 @@ import json
 import torch
 from torch import Tensor
 
+from easyrlhf.config import OnlineConfig
 from easyrlhf.losses.ppo import explained_variance
 from easyrlhf.online.rollout import Rollout
 
@@ -39,6 +40,17 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     if rollout.values is not None:
         metrics["value/explained_variance"] = explained_variance(*rollout.flat("values", "returns")).item()
     return metrics
+
+
+def importance_metrics(rollout: Rollout, config: OnlineConfig) -> dict[str, float]:
+    """What the importance weights of a rollout say, where its samples are weighted."""
+    if not config.corrects_sampling:
+        return {}
+    weights = rollout.importance_weights(config)[rollout.completion_mask.bool()]
+    return {
+        "health/importance_mean": weights.mean().item(),
+        "health/importance_capped": (weights >= config.importance_cap).float().mean().item(),
+    }
 
 
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:

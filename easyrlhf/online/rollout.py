@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from easyrlhf.config import OnlineConfig
+from easyrlhf.losses.importance import importance_weights, off_policy_mask
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -74,6 +77,17 @@ class Rollout:
         """The numbers of these fields that stand on completion tokens, row by row, each [n]."""
         counted = self.completion_mask.bool()
         return [getattr(self, name)[counted] for name in names]
+
+    def importance_weights(self, config: OnlineConfig) -> Tensor:
+        """How much each token counts for having been drawn by a sampler that is not quite the policy.  [B, T]"""
+        numbers = self.old_logprobs, self.sampler_logprobs, self.completion_mask
+        return importance_weights(*numbers, config.importance_correction, config.importance_cap)
+
+    def near_policy(self, logprobs: Tensor, threshold: float) -> Tensor:
+        """off_policy_mask of the completion tokens for a policy with these log-probabilities of them.  [n]"""
+        sampled, advantages = self.flat("sampler_logprobs", "advantages")
+        rows = self.completion_mask.nonzero()[:, 0]
+        return off_policy_mask(sampled - logprobs, advantages, rows, threshold)
 
     def take(self, indices: list[int]) -> "Rollout":
         """The samples with these indices, in this order."""

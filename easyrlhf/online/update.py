@@ -24,6 +24,7 @@ DENOMINATORS = {
     "policy/approxkl_avg": "policy_tokens",
     "policy/clipfrac_avg": "policy_tokens",
     "val/ratio": "policy_tokens",
+    "policy/off_policy_masked": "policy_tokens",
     "val/clipfrac_avg": "value_tokens",
     "loss/policy_avg": "policy_steps",
     "loss/ptx_avg": "ptx_steps",
@@ -103,22 +104,28 @@ class PolicyLearner:
         """Step, unless nothing can be learned from this batch; returns sums of metrics."""
         if optimiser_step < self.first_step:
             return {}
-        weights = self.method.weigh(batch, tokens_per_step, self.config)
+        config = self.config
+        weights = self.method.weigh(batch, tokens_per_step, config)
+        if config.corrects_sampling:
+            weights = weights * batch.importance_weights(config)
         if self.learns_nothing(batch):
             self.engine.skip()
             return {"policy/skipped_steps": 1}
 
         def surrogate(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
-            logprobs = self.forward.logprobs(part, self.engine.model, self.config.temperature)
-            losses = self.method.loss(part, logprobs, self.config)
-            loss = (losses * weights[group][part.completion_mask.bool()]).sum()
-            sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *self.config.clip_limits)
+            logprobs = self.forward.logprobs(part, self.engine.model, config.temperature)
+            counted = weights[group][part.completion_mask.bool()]
+            sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *config.clip_limits)
+            if config.off_policy_mask_threshold is not None:
+                kept = part.near_policy(logprobs.detach(), config.off_policy_mask_threshold)
+                counted, sums["policy/off_policy_masked"] = counted * kept, (1 - kept).sum().item()
+            loss = (self.method.loss(part, logprobs, config) * counted).sum()
             return loss, sums | {"loss/policy_avg": loss.item()}
 
         def mixed_in(sft_loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, float]]:
             loss = sft_loss()
-            return self.config.ptx_coef * loss, {"loss/ptx_avg": loss.item()}
+            return config.ptx_coef * loss, {"loss/ptx_avg": loss.item()}
 
         work = [(partial(surrogate, group), counts) for group, counts in self.forward.passes(batch)]
         if self.ptx is not None:
@@ -181,7 +188,7 @@ def averages(sums: Counter) -> dict[str, float]:
     """Means over tokens or optimiser steps of everything the minibatches summed up."""
     metrics = {}
     for name, per in DENOMINATORS.items():
-        if sums[per]:
+        if sums[per] and name in sums:
             metrics[name] = sums[name] / sums[per]
     if "policy/skipped_steps" in sums:
         metrics["policy/skipped_steps"] = sums["policy/skipped_steps"]

@@ -244,6 +244,28 @@ METRICS: dict[str, Metric] = {
         "below 0.001 in float32, below 0.05 in bf16",
         high=0.05,
     ),
+    "health/importance_mean": Metric(
+        "Mean importance weight of the tokens that vLLM sampled, after truncation.",
+        ONLINE,
+        "near 1; 0.9 to 1.1",
+        low=0.9,
+        high=1.1,
+        format=".3f",
+    ),
+    "health/importance_capped": Metric(
+        "Share of tokens whose importance weight was cut to importance_cap.",
+        ONLINE,
+        "below 0.01",
+        high=0.01,
+        format=".4f",
+    ),
+    "policy/off_policy_masked": Metric(
+        "Share of tokens left out because their completion has left the policy behind; see off_policy_mask_threshold.",
+        ONLINE,
+        "below 0.1",
+        high=0.1,
+        format=".3f",
+    ),
     "health/equal_groups": Metric(
         "Share of prompts whose completions all score the same, which teaches nothing.",
         GRPO,

@@ -5,14 +5,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from easyrlhf.errors import RunError
+from easyrlhf.errors import ServiceError
 
 Row = dict[str, Any]
 OURS = ("prompts", "completions", "completion_ids")
 LARGEST = 3.4e38  # scores are kept in float32
 
 
-class RewardError(RunError):
+class RewardError(ServiceError):
     """A reward source failed, took too long, or returned something that is not one finite number per completion."""
 
 

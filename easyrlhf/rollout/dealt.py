@@ -23,6 +23,15 @@ class DealtSampler:
     engine: Engine
     sampler: HFSampler
 
+    def __enter__(self) -> "DealtSampler":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """There is nothing to let go of."""
+
+    def updated(self) -> None:
+        """The policy has changed: its weights are put together for every rollout anyway."""
+
     @property
     def pad_id(self) -> int:
         """The padding token."""

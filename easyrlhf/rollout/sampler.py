@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,20 @@ class Samples:
     completion_mask: Tensor
     logprobs: Tensor
     finished: Tensor
+
+
+class Sampler(Protocol):
+    """What samples: prompts in, completions out.
+
+    pad_id       the padding token
+    temperature  what logits are divided by
+    """
+
+    pad_id: int
+    temperature: float
+
+    def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
+        """Complete each prompt; its random numbers are drawn from its key."""
 
 
 class Step(NamedTuple):

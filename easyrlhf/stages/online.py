@@ -21,10 +21,9 @@ from easyrlhf.online.methods import method_of
 from easyrlhf.online.mixing import PtxBatches
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
-from easyrlhf.rollout.dealt import DealtSampler
-from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.stages import common
 from easyrlhf.stages.rewards import RewardCast, check_columns, check_head, check_rewards, load_rewards
+from easyrlhf.stages.rollouts import check_rollout, make_backend, make_sampler
 from easyrlhf.stages.sharing import apart, check_sharing, load_shared
 
 
@@ -51,6 +50,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
             return common.already_complete(config, console)
         renderer = common.prepare(run, console)
         cast = check_cast(config, renderer)
+        check_rollout(config, renderer)
         sources = {"train": config.train_data, "valid": config.valid_data}
         data = {name: common.read_data(run, renderer, "prompt", source, name) for name, source in sources.items()}
         if config.ptx_data:
@@ -64,12 +64,12 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         if config.dry_run:
             return Path(config.output_dir)
 
-        online = build(run, renderer, cast, data.get("ptx"), steps)
+        online = build(run, renderer, cast, data.get("ptx"), steps, console)
         state = run.begin(common.stage_info(run, renderer, data, cast.named(config)), online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0))
         log = common.open_log(run)
         valid = data["valid"] and data["valid"].rows
-        with online.rewards:
+        with online.rewards, online.sampler:
             metrics = fit(run, online, data["train"].rows, valid, log, console, at)
         save(run, online, renderer)
         return common.finish(run, console, metrics, log, "the policy loads with from_pretrained('{folder}')")
@@ -122,9 +122,10 @@ def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
     return Cast(value_model, rewards)
 
 
-def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int) -> Online:
+def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int, console: Console) -> Online:
     """Load the models and put the loop's parts together."""
     config, method = run.config, method_of(run.config)
+    backend = make_backend(run, renderer, console)
     models, reward_model = load_models(run, renderer, cast)
     updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
     forward = Forward(renderer.pad_id, run.micro_batch_tokens, models.share)
@@ -144,18 +145,10 @@ def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps
         settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
         engines["value"] = make_engine(models.value, settings, run.zero, run.dtype)
         learners.append(ValueLearner(engines["value"], config, forward))
-    sampler = HFSampler(
-        models.policy,
-        renderer.pad_id,
-        renderer.end_of_turn_id,
-        config.completion_limit,
-        config.temperature,
-        config.local_rollout_forward_batch_size,
-    )
     return Online(
         models=models,
         engines=engines,
-        sampler=DealtSampler(engines["policy"], sampler),
+        sampler=make_sampler(config, renderer, engines["policy"], backend),
         rewards=load_rewards(run, renderer, cast.rewards, reward_model),
         renderer=renderer,
         method=method,

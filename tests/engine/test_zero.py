@@ -47,6 +47,7 @@ def test_every_preset_is_what_its_name_says(name, stage, offloaded):
         ({"optimizer": {"type": "Adam"}}, 'key optimizer is {"type": "Adam"}, but the optimiser is AdamW'),
         ({"bf16": {"enabled": True}}, "key bf16.enabled: --precision decides it"),
         ({"fp16": {"enabled": True}}, "key fp16.enabled: --precision decides it"),
+        ({"bf16": True}, 'key bf16 is true, but must be {"enabled": "auto"}'),
         ({"zero_optimization": {"stage": 0}}, "key zero_optimization.stage must be 1, 2 or 3"),
         ({"zero_optimization": "zero3"}, "key zero_optimization.stage must be 1, 2 or 3"),
     ],

@@ -1,0 +1,151 @@
+"""A vLLM server as easyrlhf vllm_serve starts it: other devices sample while this program's train."""
+
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import requests
+from torch import nn
+
+from easyrlhf.engine import world
+from easyrlhf.errors import InputError, ServiceError
+from easyrlhf.rollout.vllm import Completion, SamplerLost, drawing
+from easyrlhf.rollout.weights import write_adapter, write_weights
+
+AT_ONCE = 256  # requests of a process that are under way together
+CONNECT = 10.0  # seconds to be let in
+LOOK = 1.0  # seconds between two looks at whether the server answers
+ADAPTER = "policy"
+
+
+class Server:
+    """A Backend over HTTP.
+
+    folder     where weights are handed over: the server reads them there
+    timeout    seconds to wait for an answer
+    lora_r     rank of the adapter that is trained; 0 when all weights are
+    tell       says a line to the user
+    stopping   whether the user has asked the run to stop
+    """
+
+    ranks = 1
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout: float,
+        folder: Path,
+        limit: int,
+        eos_id: int,
+        temperature: float,
+        lora_r: int,
+        tell: Callable[[str], None],
+        stopping: Callable[[], bool],
+    ):
+        self.url, self.timeout, self.folder = f"http://{host}:{port}", timeout, folder
+        self.lora_r, self.tell, self.stopping = lora_r, tell, stopping
+        self.drawing = drawing(limit, eos_id, temperature)
+        self.threads = ThreadPoolExecutor(AT_ONCE, "vllm")
+        self.version = ""
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of an answer, or its text; a body makes it a POST.
+
+        Raises SamplerLost when there is none, ServiceError when the request is refused.
+        """
+        method, url = "GET" if body is None else "POST", self.url + path
+        try:
+            # The server drops connections that are idle for seconds, even as the next request is on its way.
+            how = {"timeout": (CONNECT, self.timeout), "headers": {"Connection": "close"}}
+            answer = requests.request(method, url, json=body, **how)
+            if 400 <= answer.status_code < 500 and answer.status_code != 404:  # 404: an adapter that is not there
+                raise ServiceError(f"{url}: answers {answer.status_code}: {answer.text[:300]}")
+            answer.raise_for_status()
+            return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
+        except (requests.RequestException, ValueError) as error:
+            raise SamplerLost(f"{url}: {error}") from error
+
+    def model(self) -> dict[str, Any]:
+        """What the server says of the model it was started with."""
+        return self.ask("/v1/models")["data"][0]
+
+    def check(self, max_length: int) -> None:
+        """Wait for the server and raise InputError when it cannot do what the run needs."""
+        self.wait()
+        room = self.model()["max_model_len"]
+        if room < max_length:
+            raise InputError(
+                f"--vllm_port: the server at {self.url} takes {room} tokens, but prompts and completions have up to "
+                f"{max_length}; start it with the settings of this run: easyrlhf vllm_serve CONFIG"
+            )
+        try:
+            self.ask("/weight_info")
+        except SamplerLost as error:
+            raise InputError(
+                f"--vllm_port: the server at {self.url} lets nobody change its weights ({error}); start it with "
+                "easyrlhf vllm_serve CONFIG"
+            ) from error
+
+    def load(self, lm: nn.Module) -> None:
+        """As Backend says; the main process does it."""
+        self.version = world.on_main(lambda: self.hand_over(lm))
+
+    def hand_over(self, lm: nn.Module) -> str:
+        """Write the weights and let the server read them; returns the name they have there."""
+        version = uuid.uuid4().hex
+        place = str(self.folder.resolve())
+        if self.lora_r:
+            write_adapter(lm, self.folder)
+            self.ask("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": place, "load_inplace": True})
+        else:
+            write_weights(lm, self.folder)
+            self.ask("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": place}})
+        self.ask("/reset_prefix_cache", {})
+        self.ask("/update_weight_version", {"new_version": version})
+        return version
+
+    def complete(self, prompts: list[list[int]], seeds: list[int]) -> list[Completion]:
+        """As Backend says. A server that was started anew since load counts as lost."""
+        if not prompts:
+            return []
+        if (theirs := self.ask("/weight_info")["weight_version"]) != self.version:
+            raise SamplerLost(f"{self.url}: has weights {theirs}, not {self.version}")
+        model = ADAPTER if self.lora_r else self.model()["id"]
+        return list(self.threads.map(lambda prompt, seed: self.complete_one(model, prompt, seed), prompts, seeds))
+
+    def complete_one(self, model: str, prompt: list[int], seed: int) -> Completion:
+        """One completion: a request of several prompts would draw them all with one seed."""
+        body = {"model": model, "prompt": prompt, "seed": seed, **self.drawing}
+        body |= {"return_token_ids": True, "return_tokens_as_token_ids": True}
+        choice = self.ask("/v1/completions", body)["choices"][0]
+        return Completion(choice["token_ids"], choice["logprobs"]["token_logprobs"])
+
+    def wait(self) -> None:
+        """As Backend says."""
+        end, told = time.monotonic() + self.timeout, False
+        while True:
+            try:
+                self.ask("/health")
+                self.model()
+                break
+            except SamplerLost as error:
+                if time.monotonic() > end or self.stopping():
+                    raise ServiceError(
+                        f"the vLLM server at {self.url} did not answer for {self.timeout:g} seconds ({error}); start "
+                        "it with easyrlhf vllm_serve CONFIG, or raise --vllm_timeout"
+                    ) from error
+            if not told:
+                self.tell(f"the vLLM server at {self.url} does not answer; waiting up to {self.timeout:g} seconds")
+                told = True
+            time.sleep(LOOK)
+        if told:
+            self.tell(f"the vLLM server at {self.url} answers")
+
+    def close(self) -> None:
+        """As Backend says; the server goes on."""
+        self.threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,106 @@
+"""What an online stage samples with: checked before a model is loaded, made when the policy is there."""
+
+from importlib.util import find_spec
+
+from easyrlhf.config import OnlineConfig
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine import world
+from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.run import Run
+from easyrlhf.errors import InputError
+from easyrlhf.models.load import base_of, load_config
+from easyrlhf.report.console import Console
+from easyrlhf.rollout.dealt import DealtSampler
+from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.rollout.server import Server
+from easyrlhf.rollout.vllm import Backend, VLLMSampler, lora_room
+
+
+def check_rollout(config: OnlineConfig, renderer: Renderer) -> None:
+    """Raise InputError when the settings ask for a vLLM that cannot be had, or that cannot read the policy."""
+    if config.rollout == "hf":
+        return
+    check_model(config.model, renderer.tokenizer, config.trust_remote_code)
+    if config.lora_r:
+        lora_room(config.lora_r)
+    if config.vllm_mode == "colocate":
+        check_colocated(config)
+
+
+def check_model(model: str, tokenizer, trust_remote_code: bool) -> None:
+    """Raise InputError when vLLM cannot start from a policy's folder or hub id."""
+    way_out = f"easyrlhf export {model} --to full --output_dir FOLDER makes a folder it takes; or use --rollout hf"
+    if base_of(model) != model:
+        raise InputError(f"--model {model}: is an adapter alone, which vLLM does not start from; {way_out}")
+    rows = load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"--model {model}: its tokenizer has {len(tokenizer)} tokens and its weights {rows} embeddings, which "
+            f"vLLM does not take; {way_out}"
+        )
+
+
+def check_colocated(config: OnlineConfig) -> None:
+    """Raise InputError when vLLM is not installed, or cannot be cut over the run's processes as asked."""
+    if find_spec("vllm") is None:
+        raise InputError(
+            "--rollout vllm: vllm is not installed here; pip install 'easyrlhf[vllm]', or use --vllm_mode server with "
+            "a server elsewhere, or --rollout hf"
+        )
+    if world.size() % config.vllm_tensor_parallel_size:
+        raise InputError(
+            f"--vllm_tensor_parallel_size {config.vllm_tensor_parallel_size}: does not divide the {world.size()} "
+            "processes of this run; use a divisor, or --vllm_mode server"
+        )
+
+
+def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | None:
+    """The vLLM that the settings ask for, or None. Raises InputError when it cannot hold the policy."""
+    config = run.config
+    if config.rollout == "hf":
+        return None
+    how = {
+        "limit": config.completion_limit,
+        "eos_id": renderer.end_of_turn_id,
+        "temperature": config.temperature,
+        "lora_r": config.lora_r,
+    }
+    max_length = config.max_prompt_length + config.completion_limit
+    if config.vllm_mode == "server":
+        server = Server(
+            config.vllm_host,
+            config.vllm_port,
+            timeout=config.vllm_timeout,
+            folder=run.cache / "vllm",
+            tell=console.warn,
+            stopping=lambda: run.stop.requested,
+            **how,
+        )
+        world.on_main(lambda: server.check(max_length))
+        return server
+    from easyrlhf.rollout.colocated import Colocated
+
+    return Colocated(
+        config.model,
+        device=run.device,
+        dtype=run.dtype,
+        ranks=config.vllm_tensor_parallel_size,
+        memory=config.vllm_gpu_memory_utilization,
+        max_length=max_length,
+        trust_remote_code=config.trust_remote_code,
+        **how,
+    )
+
+
+def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backend: Backend | None):
+    """The sampler of the policy's completions: its own loop, or the vLLM that make_backend gave."""
+    ends = {"pad_id": renderer.pad_id, "eos_id": renderer.end_of_turn_id, "temperature": config.temperature}
+    if backend is not None:
+        return VLLMSampler(policy, backend, sync_interval=config.vllm_sync_interval, **ends)
+    hf = HFSampler(
+        policy.model,
+        max_new_tokens=config.completion_limit,
+        batch_size=config.local_rollout_forward_batch_size,
+        **ends,
+    )
+    return DealtSampler(policy, hf)
