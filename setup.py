@@ -45,7 +45,7 @@ REQUIRES = [
 ]
 
 EXTRAS = {
-    "vllm": ["vllm>=0.22"],
+    "vllm": ["vllm>=0.31"],
     "wandb": ["wandb>=0.22"],
     "quantization": ["bitsandbytes>=0.45.1"],
     "dev": [

@@ -31,6 +31,7 @@ def commands(page: str) -> list[list[str]]:
 def test_every_command_parses_up_to_the_call_of_its_stage(page, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr("easyrlhf.launch.start", lambda target, config: seen.append(target))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     stages = 0
     for program, *words in commands(page):

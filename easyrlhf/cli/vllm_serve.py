@@ -29,7 +29,7 @@ PAGE = HelpPage(
         ("Next", "ppo_train --config ppo.yaml --rollout vllm --vllm_mode server"),
     ],
     examples=[
-        "CUDA_VISIBLE_DEVICES=7 easyrlhf vllm_serve configs/ppo.yaml --vllm_gpu_memory_utilization 0.9",
+        "easyrlhf vllm_serve configs/ppo.yaml --vllm_gpu_memory_utilization 0.9",
         "easyrlhf vllm_serve configs/ppo.yaml --model outputs/sft --vllm_port 8001",
     ],
 )

@@ -46,4 +46,4 @@ def serve_command(config: OnlineConfig, model: str) -> list[str]:
         switches.append("--enable-lora")
         options |= {"max-loras": 1, "max-lora-rank": lora_room(config.lora_r)}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, *words, *switches]
+    return [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", model, *words, *switches]

@@ -1,0 +1,333 @@
+"""Online stages that sample with a vLLM server: here one that samples with this package's own loop.
+
+It knows nothing but what a run hands over, so that its log-probabilities are the policy's only when the newest weights
+have arrived.
+"""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from easyrlhf.cli.grpo import main as grpo_main
+from easyrlhf.cli.ppo import main as ppo_main
+from easyrlhf.config import PPOConfig, SFTConfig
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine import world
+from easyrlhf.errors import InputError
+from easyrlhf.rollout import server as client
+from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.settings import SettingError
+from easyrlhf.stages import rollouts
+from easyrlhf.stages.rollouts import check_rollout
+from easyrlhf.stages.sft import train_sft
+from easyrlhf.userfile import load_module
+
+fake = load_module(Path(__file__).parents[1] / "rollout" / "vllm_server.py")
+CLOCK = ("time/", "tokens_per_second")
+IMPORTANCE = {"health/importance_mean", "health/importance_capped"}
+SAME, OTHER = 1e-5, 1e-4  # mismatch of log-probabilities that rounding explains, and that it does not
+
+
+class Samples:
+    """A model as the server has it, with the weights that were handed over last."""
+
+    def __init__(self, folder: str):
+        self.folder, self.lock = folder, threading.Lock()
+        self.lm = AutoModelForCausalLM.from_pretrained(folder).eval()
+        self.taken = self.drawn = 0
+
+    def take(self, folder: Path) -> None:
+        """Read weights, or an adapter."""
+        with self.lock:
+            if (folder / "adapter_config.json").exists():
+                base = AutoModelForCausalLM.from_pretrained(self.folder)
+                self.lm = PeftModel.from_pretrained(base, folder).eval()
+            else:
+                (file,) = folder.glob("*")
+                self.lm.load_state_dict(load_file(file))
+            self.taken += 1
+
+    def __call__(self, body: dict) -> tuple[list[int], list[float]]:
+        """A completion by the plain softmax."""
+        with self.lock:
+            self.drawn += 1
+            (end,) = body["stop_token_ids"]
+            sampler = HFSampler(self.lm, 0, end, body["max_tokens"], body["temperature"], 1)
+            found = sampler.generate([body["prompt"]], [(body["seed"],)])
+        return found.completion_ids[0].tolist(), found.logprobs[0].tolist()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No curves, and short looks at a server that is gone."""
+    for name in ("plot_run", "write_report"):
+        monkeypatch.setattr(f"easyrlhf.stages.common.{name}", lambda *_, **__: None)
+    monkeypatch.setattr(client, "LOOK", 0.02)
+
+
+@pytest.fixture
+def vllm(chain):
+    """vllm() -> a server that has begun with the policy's first weights; `samples` is what it samples with."""
+
+    def make():
+        samples = Samples(chain.sft)
+        made = fake.VLLM(samples, samples.take)
+        made.samples = samples
+        return made
+
+    return make
+
+
+@pytest.fixture
+def run(data, chain, small_ppo, small_grpo, capsys):
+    """run(main, folder, port, **flags) -> (exit code, what went to stderr); 4 rollouts of 8."""
+
+    def command(main, folder: Path, port: int | None, **flags) -> tuple[int, str]:
+        settings = small_ppo if main is ppo_main else small_grpo
+        settings |= {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts, "output_dir": folder}
+        settings |= {"total_episodes": 32, "num_sample_generations": 0, "save_steps": 4}
+        if port is not None:
+            settings |= {"rollout": "vllm", "vllm_mode": "server", "vllm_port": port, "vllm_timeout": 20}
+        words = [word for name, value in (settings | flags).items() for word in (f"--{name}", str(value))]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        return end.value.code, capsys.readouterr().err
+
+    return command
+
+
+def numbers(folder: Path) -> list[dict]:
+    """The rows of metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(CLOCK)} for row in rows]
+
+
+def mismatches(folder: Path) -> list[float]:
+    return [row["health/sampler_mismatch"] for row in numbers(folder)]
+
+
+# --- whole runs
+
+
+@pytest.mark.parametrize("main, lora_r", [(ppo_main, 0), (grpo_main, 0), (grpo_main, 4)])
+def test_every_rollout_is_sampled_with_the_newest_weights(run, vllm, tmp_path, main, lora_r):
+    with vllm().served() as server:
+        code, errors = run(main, tmp_path / "run", server.port, lora_r=lora_r, learning_rate=1e-2)
+        assert code == 0, errors
+    rows = numbers(tmp_path / "run")
+    assert len(rows) == 4 and max(mismatches(tmp_path / "run")) < SAME
+    assert server.samples.taken == 4 and server.samples.drawn == 32
+    assert all(row["health/importance_mean"] == pytest.approx(1.0, abs=1e-4) for row in rows)
+    assert all(row["health/importance_capped"] == 0.0 for row in rows)
+    assert run(main, tmp_path / "hf", None, lora_r=lora_r, learning_rate=1e-2)[0] == 0
+    ours, theirs = (set().union(*numbers(tmp_path / name)) for name in ("run", "hf"))
+    assert ours == theirs | IMPORTANCE
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+@pytest.mark.parametrize("settings", [{"vllm_sync_interval": 2}, {"importance_correction": "off"}])
+def test_weights_that_are_not_handed_over_show_in_the_mismatch(run, vllm, tmp_path, settings):
+    with vllm().served() as server:
+        assert run(ppo_main, tmp_path / "run", server.port, learning_rate=1e-2, **settings)[0] == 0
+    found = mismatches(tmp_path / "run")
+    if "vllm_sync_interval" in settings:
+        assert server.samples.taken == 2
+        assert max(found[0], found[2]) < SAME and min(found[1], found[3]) > OTHER
+    else:
+        assert max(found) < SAME
+        assert not IMPORTANCE & set().union(*numbers(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("main", [ppo_main, grpo_main])
+def test_a_rollout_ahead_is_sampled_with_the_weights_of_one_update_ago(run, vllm, tmp_path, main):
+    masked = {"off_policy_mask_threshold": 1e-6} if main is grpo_main else {}
+    with vllm().served() as server:
+        code, errors = run(main, tmp_path / "run", server.port, rollout_ahead=1, learning_rate=1e-2, **masked)
+        assert code == 0, errors
+    rows, (first, *later) = numbers(tmp_path / "run"), mismatches(tmp_path / "run")
+    assert first < SAME and min(later) > OTHER
+    assert server.samples.drawn == 32  # each once
+    assert all(abs(row["health/importance_mean"] - 1) > 1e-6 for row in rows[1:])
+    assert all(0 <= row["health/importance_capped"] < 1 for row in rows)
+    for row in rows:
+        assert ("policy/off_policy_masked" in row) == bool(masked)
+    assert not masked or any(0 < row["policy/off_policy_masked"] < 1 for row in rows)
+
+
+def test_evaluations_between_steps_of_a_run_ahead_see_the_newest_weights(run, vllm, data, tmp_path):
+    with vllm().served() as server:
+        more = {"valid_data": data.prompts, "eval_steps": 1, "total_episodes": 16, "learning_rate": 1e-2}
+        assert run(ppo_main, tmp_path / "run", server.port, rollout_ahead=1, **more)[0] == 0
+    first, second = mismatches(tmp_path / "run")
+    assert first < SAME and second > OTHER
+    assert server.samples.taken == 3  # the first, and one for each evaluation
+    assert server.samples.drawn == 16 + 2 * 48
+
+
+# --- a server that goes away
+
+
+def test_a_server_that_goes_away_for_good_saves_the_run_which_continues_with_another(run, vllm, tmp_path):
+    folder, first = tmp_path / "run", vllm()
+
+    def complete(body):
+        if first.samples.drawn == 20:  # in the third rollout
+            first.dead = True
+        return first.samples(body)
+
+    first.complete = complete
+    with first.served():
+        code, errors = run(ppo_main, folder, first.port, vllm_timeout=0.3)
+    assert code == 1 and "Traceback" not in errors
+    assert f"the vLLM server at http://127.0.0.1:{first.port} did not answer for 0.3 seconds" in errors
+    assert f"Safe on disk: {folder}/checkpoints/step-2. The same command continues the run." in errors
+    assert len(numbers(folder)) == 2
+    with vllm().served() as second:
+        code, errors = run(ppo_main, folder, second.port)  # where it is may change
+        assert code == 0, errors
+        assert second.samples.drawn == 16
+    with vllm().served() as another:
+        assert run(ppo_main, tmp_path / "whole", another.port)[0] == 0
+    assert numbers(folder) == numbers(tmp_path / "whole")
+
+
+def test_a_server_that_is_started_anew_gets_the_weights_again_and_nothing_is_lost(run, vllm, tmp_path):
+    with vllm().served() as server:
+        fresh = server.samples.folder
+
+        def complete(body):
+            if server.samples.drawn == 12 and server.version != "as it was started":
+                server.version = "as it was started"  # and it has forgotten what it was given
+                server.samples.lm = AutoModelForCausalLM.from_pretrained(fresh).eval()
+            return server.samples(body)
+
+        server.complete = complete
+        code, errors = run(ppo_main, tmp_path / "run", server.port, learning_rate=1e-2)
+        assert code == 0, errors
+    assert server.samples.taken >= 4
+    assert [row["step"] for row in numbers(tmp_path / "run")] == [1, 2, 3, 4]
+    assert mismatches(tmp_path / "run")[2] < SAME
+
+
+@pytest.mark.xfail(strict=True, reason="a sampler that fails while the next rollout is begun ends the run unsaved")
+def test_a_server_that_goes_away_as_the_next_rollout_is_begun_saves_the_run(run, vllm, tmp_path):
+    folder, server = tmp_path / "run", vllm()
+    take = server.take
+
+    def last_but_one(where):
+        if server.samples.taken == 2:
+            server.dead = True
+        take(where)
+
+    server.take = last_but_one
+    with server.served():
+        code, errors = run(ppo_main, folder, server.port, rollout_ahead=1, vllm_timeout=0.3)
+    assert code == 1 and "did not answer for 0.3 seconds" in errors
+    assert f"Safe on disk: {folder}/checkpoints/step-2" in errors
+    with vllm().served() as second:
+        assert run(ppo_main, folder, second.port, rollout_ahead=1)[0] == 0
+    assert [row["step"] for row in numbers(folder)] == [1, 2, 3, 4]
+
+
+def test_a_server_with_too_little_room_is_refused_before_the_run(run, vllm, tmp_path):
+    server = vllm()
+    server.room = 45  # of 40 tokens for the prompt and 6 for the completion
+    with server.served():
+        code, errors = run(ppo_main, tmp_path / "run", server.port)
+    assert code == 2 and "takes 45 tokens, but prompts and completions have up to 46" in errors
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+# --- checks
+
+
+@pytest.fixture
+def settings(data, chain, tmp_path):
+    """settings(**changed) -> PPOConfig that asks for vLLM in the run's processes."""
+
+    def make(**changed) -> PPOConfig:
+        known = {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts, "rollout": "vllm"}
+        return PPOConfig(**known | {"output_dir": str(tmp_path / "out"), "devices": "cpu"} | changed)
+
+    return make
+
+
+@pytest.fixture
+def renderer(chain) -> Renderer:
+    return Renderer(AutoTokenizer.from_pretrained(chain.sft))
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """As if vllm were there."""
+    monkeypatch.setattr(rollouts, "find_spec", lambda name: name)
+
+
+def test_the_own_loop_needs_none_of_it(settings, renderer, monkeypatch):
+    monkeypatch.setattr(rollouts, "find_spec", lambda name: None)
+    check_rollout(settings(rollout="hf"), renderer)
+
+
+def test_settings_that_vllm_can_follow_pass(settings, renderer, installed, monkeypatch):
+    check_rollout(settings(), renderer)
+    check_rollout(settings(lora_r=512), renderer)
+    monkeypatch.setattr(world, "size", lambda: 4)
+    check_rollout(settings(vllm_tensor_parallel_size=2), renderer)
+
+
+def test_vllm_that_is_not_installed_is_named_with_the_ways_out(settings, renderer, monkeypatch):
+    monkeypatch.setattr(rollouts, "find_spec", lambda name: None)
+    with pytest.raises(InputError) as caught:
+        check_rollout(settings(), renderer)
+    for words in ("--rollout vllm", "not installed", "pip install 'easyrlhf[vllm]'", "--vllm_mode server", "hf"):
+        assert words in str(caught.value)
+    check_rollout(settings(vllm_mode="server"), renderer)  # it is elsewhere
+
+
+def test_a_size_that_does_not_divide_the_processes_is_named(settings, renderer, installed, monkeypatch):
+    monkeypatch.setattr(world, "size", lambda: 4)
+    message = r"--vllm_tensor_parallel_size 3: does not divide the 4 processes of this run; use a divisor, or --vllm_m"
+    with pytest.raises(InputError, match=message):
+        check_rollout(settings(vllm_tensor_parallel_size=3), renderer)
+    check_rollout(settings(vllm_tensor_parallel_size=3, vllm_mode="server"), renderer)  # the server's own devices
+
+
+def test_a_rank_that_vllm_has_no_room_for_is_named(settings, renderer, installed):
+    with pytest.raises(InputError, match=r"--lora_r 600: .*rank 512"):
+        check_rollout(settings(lora_r=600), renderer)
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_more_tokens_than_embeddings_are_named_with_the_way_out(settings, renderer, installed, mode, model_folder):
+    count = len(renderer.tokenizer)
+    folder = model_folder("small", vocab=count - 3)
+    with pytest.raises(InputError) as caught:
+        check_rollout(settings(model=str(folder), vllm_mode=mode), renderer)
+    assert f"--model {folder}: its tokenizer has {count} tokens and its weights {count - 3} embeddings" in str(
+        caught.value
+    )
+    assert f"easyrlhf export {folder} --to full" in str(caught.value) and "--rollout hf" in str(caught.value)
+
+
+def test_an_adapter_folder_is_named_with_the_way_out(data, chain, settings, renderer, installed, small, tmp_path):
+    adapter = tmp_path / "adapter"
+    more = {"lora_r": 4, "max_steps": 1}
+    train_sft(SFTConfig(model=chain.init, train_data=data.sft, output_dir=str(adapter), **small | more))
+    adapter = adapter if (adapter / "adapter_config.json").exists() else adapter / "adapter"
+    with pytest.raises(InputError) as caught:
+        check_rollout(settings(model=str(adapter), vllm_mode="server"), renderer)
+    assert f"--model {adapter}: is an adapter alone" in str(caught.value)
+    assert f"easyrlhf export {adapter} --to full" in str(caught.value) and "--rollout hf" in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", [{"rollout": "hf"}, {"rollout": "hf", "vllm_mode": "server"}, {}])
+def test_a_rollout_ahead_needs_a_server(settings, changed):
+    with pytest.raises(SettingError, match="rollout_ahead 1: .*rollout vllm and vllm_mode server, or leave it at 0"):
+        settings(rollout_ahead=1, **changed)
+    assert settings(rollout_ahead=1, vllm_mode="server").rollout_ahead == 1
