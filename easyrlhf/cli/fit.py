@@ -44,11 +44,10 @@ def page_of(stage: str) -> HelpPage:
 
 
 class FitCommand(SettingsCommand):
-    """Takes the flags of a stage, with its own meaning of --devices, and --deepspeed."""
+    """Takes the flags of a stage, with its own meaning of --devices and --deepspeed."""
 
     def __init__(self, stage: str):
         super().__init__(stage, CONFIGS[stage], "easyrlhf.tools.fitting.fit:fit", page_of(stage))
-        self.params.append(click.Option(["--deepspeed"], default=None))
 
     def prepare(self, config: str | None, **flags: Any) -> Job:
         """The call of the tool with the settings of the stage and its own."""

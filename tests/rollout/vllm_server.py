@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class VLLM:
     take       is called with the folder of weights or of an adapter while the request for it is answered
     answers    path → (body → answer), in place of what is said otherwise
     requests   (path, body) of all that came, body None for a GET
-    dead       drops every connection without a word
+    dead       drops every connection without a word, as an answer does that raises ConnectionError
     """
 
     def __init__(self, complete: Callable = echo, take: Callable[[Path], None] = lambda folder: None, room: int = 100):
@@ -40,6 +40,8 @@ class VLLM:
 
     def answer(self, path: str, body: dict | None) -> Answer:
         """What vLLM says."""
+        if self.dead:
+            raise ConnectionError
         if path in self.answers:
             return self.answers[path](body)
         if path == "/v1/completions":
@@ -71,17 +73,14 @@ class VLLM:
 
             def respond(self, body: dict | None):
                 vllm.requests.append((self.path, body))
-                if vllm.dead:
-                    return
-                status, found = vllm.answer(self.path, body)
-                if vllm.dead:
-                    return
-                text = json.dumps(found).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
+                with suppress(ConnectionError):  # of an answer that drops the connection, or of a client that has left
+                    status, found = vllm.answer(self.path, body)
+                    text = json.dumps(found).encode()
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(text)))
+                    self.end_headers()
+                    self.wfile.write(text)
 
             def log_message(self, *_):
                 pass

@@ -253,6 +253,27 @@ def test_rows_fill_the_budget_of_a_forward_pass(folder):
     assert batch_of(online, machine, 64) == Batch(4, 300, 100)
 
 
+@pytest.mark.parametrize("mode, share", [("colocate", 0.4), ("server", 0)])
+def test_a_vllm_in_the_run_takes_its_share_while_it_samples(folder, mode, share):
+    machine = Machine("cuda", 1, 8 * GIB)
+    config = config_of(PPOConfig, folder(), rollout="vllm", vllm_mode=mode, vllm_gpu_memory_utilization=0.4)
+    plan = plan_of(config, machine)
+    found = {phase.name: phase.on_device(plan.models, machine)["vLLM"] for phase in plan.phases}
+    assert found.pop("rollout") == pytest.approx(share * 8 * GIB)
+    assert set(found.values()) == {0}
+
+
+def test_less_vllm_is_advised_where_it_is_what_does_not_fit(folder):
+    machine = Machine("cuda", 1, 8 * GIB)
+    config = config_of(PPOConfig, folder(), rollout="vllm", vllm_gpu_memory_utilization=0.95)
+    assert not plan_of(config, machine).fits
+    assert [step.settings for step in changes.less_vllm(config, machine)] == [
+        {"vllm_gpu_memory_utilization": 0.2},
+        {"vllm_gpu_memory_utilization": 0.1},
+    ]
+    assert plan_of(replace(config, vllm_gpu_memory_utilization=0.2), machine).fits
+
+
 def test_ppo_holds_four_models_and_with_a_shared_backbone_one(folder):
     machine = Machine("cuda", 1, GIB)
     four = plan_of(config_of(PPOConfig, folder()), machine)

@@ -67,7 +67,7 @@ def begin(toy):
     def start(name: str, *words: str, steps: int) -> subprocess.Popen:
         given = ["--config", RECIPES / "toy_ppo.yaml", "--model", toy / "sft", "--reward_model", toy / "rm"]
         given += ["--output_dir", toy / name, "--max_steps", steps, "--value_warmup_steps", 0, "--save_steps", 1]
-        given += ["--valid_data", "none", "--num_sample_generations", 0]
+        given += ["--valid_data", "none", "--eval_steps", "none", "--num_sample_generations", 0]
         how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(program("ppo_train", *given, *words), **how)
 

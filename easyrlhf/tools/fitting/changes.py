@@ -42,10 +42,18 @@ def lower_micro_batch_tokens(config: TrainConfig, machine: Machine) -> Iterator[
 def decode_fewer(config: TrainConfig, machine: Machine) -> Iterator[Step]:
     """Fewer completions decoded together: the same result, slower."""
     name = "local_rollout_forward_batch_size"
-    rows = getattr(config, name, 0) // 2
+    rows = getattr(config, name, 0) // 2 if getattr(config, "rollout", "") == "hf" else 0
     while rows:
         yield Step(f"--{name} {rows}", {name: rows})
         rows //= 2
+
+
+def less_vllm(config: TrainConfig, machine: Machine) -> Iterator[Step]:
+    """A smaller share for a vLLM beside the training: the same result, slower."""
+    if (getattr(config, "rollout", ""), getattr(config, "vllm_mode", "")) == ("vllm", "colocate"):
+        for share in (0.2, 0.1):
+            if share < config.vllm_gpu_memory_utilization:
+                yield Step(f"--vllm_gpu_memory_utilization {share}", {"vllm_gpu_memory_utilization": share})
 
 
 def checkpoint(config: TrainConfig, machine: Machine) -> Iterator[Step]:
@@ -97,7 +105,7 @@ def more_devices(config: TrainConfig, machine: Machine) -> Iterator[Step]:
         count *= 2
 
 
-CHANGES = (lower_micro_batch_tokens, decode_fewer, checkpoint, bf16, lora, share, use_deepspeed)
+CHANGES = (lower_micro_batch_tokens, decode_fewer, less_vllm, checkpoint, bf16, lora, share, use_deepspeed)
 
 
 def cheapest(config: TrainConfig, machine: Machine, plan_of: Planner) -> list[str]:

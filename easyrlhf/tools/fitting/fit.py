@@ -9,15 +9,10 @@ from easyrlhf.config.tools import MACHINE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.tools.fitting.changes import cheapest
-from easyrlhf.tools.fitting.memory import KINDS, STATES, Machine, Plan
+from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, Plan
 from easyrlhf.tools.fitting.stage_memory import complete, plan_of, row_length
 
 GIB = 2**30
-ANSWERS = {
-    "sft": 1,
-    "kto": 1,
-    "rrhf": 4,
-}  # of one row in a forward pass; 2 for comparisons. RRHF has what its rows have
 
 
 def fit(config: TrainConfig, own: FitConfig) -> Plan:
@@ -86,11 +81,12 @@ def table(plan: Plan) -> list[str]:
     for model, held in plan.models.items():
         states = held.on_device(plan.machine)
         lines.append(row(model, [number(states[kind]) for kind in STATES]))
-    lines += ["", row("phase", [*KINDS, "in all"])]
+    kinds = [kind for kind in KINDS if kind != VLLM or any(kind in phase.working for phase in plan.phases)]
+    lines += ["", row("phase", [*kinds, "in all"])]
     for phase in plan.phases:
         found = phase.on_device(plan.models, plan.machine)
         mark = "  <- peak" if phase is plan.peak else ""
-        lines.append(row(phase.name, [number(found[kind]) for kind in KINDS] + [number(sum(found.values()))]) + mark)
+        lines.append(row(phase.name, [number(found[kind]) for kind in kinds] + [number(sum(found.values()))]) + mark)
     return lines
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 WEIGHTS, GRADIENTS, OPTIMISER = "weights", "gradients", "optimiser"
-ACTIVATIONS, LOGITS, KV_CACHE = "activations", "logits", "KV cache"
-KINDS = (WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, LOGITS, KV_CACHE)
+ACTIVATIONS, LOGITS, KV_CACHE, VLLM = "activations", "logits", "KV cache", "vLLM"
+KINDS = (WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, LOGITS, KV_CACHE, VLLM)
 
 FLOAT32 = 4
 MOMENTS = 2 * FLOAT32  # AdamW's two
