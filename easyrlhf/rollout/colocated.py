@@ -48,7 +48,10 @@ class Colocated:
     ):
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        from vllm import LLM
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise InputError(f"--rollout vllm: vllm cannot be used here: {error}; use --rollout hf") from error
 
         self.ranks, self.lora_r, self.sleeps = ranks, lora_r, device.type == "cuda"
         self.drawing = drawing(limit, eos_id, temperature)

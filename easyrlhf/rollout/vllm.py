@@ -86,14 +86,14 @@ class VLLMSampler:
         When vLLM is lost, it is waited for and given the weights again. Raises ServiceError when it does not come back,
         or fails again and again.
         """
-        parts = self.begun(keys) or self.insisted(lambda: self.own_part(prompts, keys))
+        parts = self.begun(keys) or self.insisted(self.own_part(prompts, keys))
         completions = [completion for part in parts[:: self.backend.ranks] for completion in part]
         return samples_of(completions, self.pad_id, self.eos_id, plain_lm(self.engine.model).device)
 
     def begin(self, prompts: list[list[int]], keys: list[Key]) -> None:
         """Begin in the background what generate will be asked for with these keys, with the weights of now."""
         self.insisted(lambda: None)
-        self.ahead = keys, self.background.submit(attempt, lambda: self.own_part(prompts, keys))
+        self.ahead = keys, self.background.submit(attempt, self.own_part(prompts, keys))
 
     def updated(self) -> None:
         """The policy has changed."""
@@ -129,11 +129,12 @@ class VLLMSampler:
             self.backend.load(lm)
         self.behind = 0
 
-    def own_part(self, prompts: list[list[int]], keys: list[Key]) -> list[Completion]:
-        """The completions of this process's share of the prompts. Raises SamplerLost."""
+    def own_part(self, prompts: list[list[int]], keys: list[Key]) -> Callable[[], list[Completion]]:
+        """The job of completing this process's share of the prompts, in any thread. It raises SamplerLost."""
         ranks = self.backend.ranks
         own = slice_of(len(prompts), world.size() // ranks, world.rank() // ranks)
-        return self.backend.complete(prompts[own], [seed_of(key) for key in keys[own]])
+        seeds = [seed_of(key) for key in keys[own]]
+        return lambda: self.backend.complete(prompts[own], seeds)
 
 
 class Lost(NamedTuple):

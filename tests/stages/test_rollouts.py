@@ -33,7 +33,7 @@ from easyrlhf.userfile import load_module
 fake = load_module(Path(__file__).parents[1] / "rollout" / "vllm_server.py")
 CLOCK = ("time/", "tokens_per_second")
 IMPORTANCE = {"health/importance_mean", "health/importance_capped"}
-RATE = 3e-3  # moves the policy in a step, and does not ruin it
+RATE = 1e-3  # moves the policy in a step, and does not ruin it
 SAME, OTHER = 1e-5, 1e-4  # mismatch of log-probabilities that rounding explains, and that it does not
 
 
