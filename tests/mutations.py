@@ -56,6 +56,9 @@ GROUPS, SHARED = "losses/test_grpo.py", "models/test_shared.py"
 TRL_GROUPS, GROUP_UPDATE = "online/test_trl_parity.py", "online/test_group_update.py"
 ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment.py", "offline/test_align_parity.py"
 
+IMPORTANCE, VLLM, VLLM_SERVER = "losses/test_importance.py", "rollout/test_vllm.py", "rollout/test_server.py"
+VLLM_WEIGHTS, VLLM_SERVE = "rollout/test_weights.py", "tools/test_vllm_serve.py"
+
 STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
 BY_ROW = (
     "(x - (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)) / "
@@ -315,6 +318,33 @@ BREAKS = [
     Break("models/prefix.py", "-torch.inf).triu(1)", "-torch.inf).triu(2)", PREFIX),
     Break("data/batches.py", "best + PASS", "best", BATCHES),
     Break("online/mixing.py", "return -token_logprobs", "return token_logprobs", UPDATE),
+    # sampling with vLLM
+    Break(
+        "losses/importance.py",
+        "(logprobs - sampler_logprobs) * mask",
+        "(sampler_logprobs - logprobs) * mask",
+        IMPORTANCE,
+    ),
+    Break("losses/importance.py", "log_ratios.sum(1, keepdim=True)", "log_ratios.mean(1, keepdim=True)", IMPORTANCE),
+    Break("losses/importance.py", ".clamp(max=cap) * mask", ".clamp(1 / cap, cap) * mask", IMPORTANCE),
+    Break("losses/importance.py", "> threshold", ">= threshold", IMPORTANCE),
+    Break("losses/importance.py", "far[rows] & (advantages < 0)", "far[rows] & (advantages <= 0)", IMPORTANCE),
+    Break("online/update.py", "weights = weights * batch.importance_weights(config)", "pass", UPDATE),
+    Break("online/update.py", "counted, sums[", "_, sums[", UPDATE),
+    Break("rollout/vllm.py", "self.behind += 1", "self.behind = 1", VLLM),
+    Break("rollout/vllm.py", "self.behind = self.sync_interval  # who", "pass  # who", VLLM),
+    Break("rollout/vllm.py", "self.ahead[1].exception()", "pass", VLLM),
+    Break("rollout/vllm.py", "parts[:: self.backend.ranks]", "parts", VLLM),
+    Break("rollout/vllm.py", "world.size() // ranks, world.rank() // ranks", "world.size(), world.rank()", VLLM),
+    Break("rollout/vllm.py", "self.ahead[0] != keys", "False", VLLM),
+    Break("rollout/vllm.py", "completion.ids[-1] == eos_id", "len(completion.ids) < ids.shape[1]", VLLM),
+    Break("rollout/server.py", '["weight_version"]) != self.version', '["weight_version"]) == ""', VLLM_SERVER),
+    Break("rollout/server.py", " and answer.status_code != 404:", ":", VLLM_SERVER),
+    Break("rollout/server.py", '"seed": seed', '"seed": 0', VLLM_SERVER),
+    Break("rollout/weights.py", "revert_weight_conversion(lm, lm.state_dict())", "lm.state_dict()", VLLM_WEIGHTS),
+    Break("rollout/weights.py", "shutil.rmtree(folder, ignore_errors=True)", "pass", VLLM_WEIGHTS),
+    Break("tools/vllm_serve.py", "os.environ | ALLOWED", "os.environ", VLLM_SERVE),
+    Break("cli/vllm_serve.py", "return GRPOConfig if keys & grpo else PPOConfig", "return PPOConfig", VLLM_SERVE),
     # rewards
     Break("rewards/sources.py", "scores + weight * raw[name]", "scores + raw[name]", SUMS),
     Break(

@@ -10,7 +10,7 @@ from torch import nn
 
 from easyrlhf.engine import world
 from easyrlhf.errors import InputError
-from easyrlhf.rollout.vllm import Completion, drawing, lora_room
+from easyrlhf.rollout.vllm import Completion, drawing, for_device, lora_room
 from easyrlhf.rollout.weights import named_weights, write_adapter
 
 SETTINGS = {
@@ -53,7 +53,7 @@ class Colocated:
         except ImportError as error:
             raise InputError(f"--rollout vllm: vllm cannot be used here: {error}; use --rollout hf") from error
 
-        self.ranks, self.lora_r, self.sleeps = ranks, lora_r, device.type == "cuda"
+        self.ranks, self.lora_r, self.sleeps = ranks, lora_r, device.type == "cuda"  # on a CPU it cannot
         self.drawing = drawing(limit, eos_id, temperature)
         self.adapter: Any = None
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": lora_room(lora_r)} if lora_r else {}
@@ -66,7 +66,7 @@ class Colocated:
                 gpu_memory_utilization=memory,
                 max_model_len=max_length,
                 enable_sleep_mode=self.sleeps,
-                enforce_eager=not self.sleeps,
+                **for_device(device),
                 generation_config="vllm",
                 logprobs_mode="processed_logprobs",
                 skip_tokenizer_init=True,

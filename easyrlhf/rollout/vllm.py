@@ -156,6 +156,14 @@ def reason_of(parts: list[Any]) -> str:
     return next((part.reason for part in parts if isinstance(part, Lost)), "")
 
 
+def for_device(device: torch.device) -> dict[str, Any]:
+    """Settings of vLLM's that depend on the kind of device.
+
+    On a CPU it cannot put the random numbers back of a sample whose prompt it has read in parts, so none may be.
+    """
+    return {} if device.type == "cuda" else {"enforce_eager": True, "enable_chunked_prefill": False}
+
+
 def drawing(limit: int, eos_id: int, temperature: float) -> dict[str, Any]:
     """What vLLM has to know to draw from the plain softmax at a temperature, and from nothing else."""
     return {

@@ -10,7 +10,7 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.engine.manifest import require_whole
 from easyrlhf.errors import InputError
-from easyrlhf.rollout.vllm import lora_room
+from easyrlhf.rollout.vllm import for_device, lora_room
 from easyrlhf.stages.rollouts import check_model
 
 ALLOWED = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}  # to change its weights
@@ -39,7 +39,7 @@ def serve_command(config: OnlineConfig, model: str) -> list[str]:
         "generation-config": "vllm",  # not the model's own, which may cut the distribution
         "logprobs-mode": "processed_logprobs",  # at the temperature of the draws
     }
-    switches = ["--enforce-eager"] if device.type == "cpu" else []
+    switches = [f"--{'' if on else 'no-'}{name.replace('_', '-')}" for name, on in for_device(device).items()]
     if config.trust_remote_code:
         switches.append("--trust-remote-code")
     if config.lora_r:

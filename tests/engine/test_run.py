@@ -1,5 +1,6 @@
 """What an output folder is to a run: new, unfinished, complete, taken, foreign."""
 
+import errno
 import json
 import os
 import signal
@@ -248,6 +249,25 @@ def test_a_full_disk_while_saving_is_a_run_error(config):
         run.begin(INFO, {})
         run.step = 1
         run.save({"model": FullDisk()})
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()], ids=["call", "heap"]
+)
+def test_memory_that_runs_out_is_a_run_error_with_advice(config, error):
+    with pytest.raises(RunError) as caught, open_run(replace(config, micro_batch_tokens=1000)) as run:
+        run.begin(INFO, {})
+        raise error
+    text = str(caught.value)
+    assert text.startswith(f"out of memory on cpu: {str(error) or 'MemoryError'}\n")
+    assert "--micro_batch_tokens 1000 tokens; try --micro_batch_tokens 500" in text
+    assert "easyrlhf fit sft --model m says what fits" in text and "No checkpoint had been written yet" in text
+
+
+def test_another_error_of_the_system_keeps_its_own_words(config):
+    with pytest.raises(PermissionError), open_run(config) as run:
+        run.begin(INFO, {})
+        raise OSError(errno.EACCES, "Permission denied")
 
 
 def test_an_output_dir_that_is_a_file_is_bad_input(config, tmp_path):

@@ -85,11 +85,11 @@ def rollout():
 
 @pytest.fixture(scope="module")
 def trl_weights(rollout, tmp_path_factory):
-    """trl_weights(mode, cap) -> what TRL's GRPO weights this rollout with: its own code, given the log-probabilities."""
+    """trl_weights(mode, cap) -> what TRL's own GRPO weights this rollout with, given its log-probabilities."""
     pytest.importorskip("trl", reason="the oracle is TRL")
     from datasets import Dataset
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
     core = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "a": 2}, unk_token="a"))

@@ -114,3 +114,31 @@ def test_completions_that_were_cut_off_teach_nothing_when_masked(group_rollout, 
         torch.testing.assert_close(found[1][name], grad)
     estimated = method_of(config).estimate(rollout, config, 0.0)
     assert not estimated.advantages[~rollout.finished].any()
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "reinforce++"])
+def test_tokens_of_another_sampler_are_weighted_by_hand(group_rollout, grpo_config, advantage):
+    policy, rollout = group_rollout
+    torch.manual_seed(4)
+    noise = 0.5 * torch.randn_like(rollout.old_logprobs) * rollout.completion_mask
+    rollout = replace(rollout, sampler_logprobs=rollout.old_logprobs - noise)
+    known = {"batch_size": 12, "num_generations": 4, "max_completion_length": 6, "advantage": advantage}
+    config = grpo_config(**known, beta=0.0, rollout="vllm", importance_cap=1.5, loss_type="dapo")
+    advantages = method_of(config).estimate(rollout, config, 0.0).advantages
+    loss = 0.0
+    for row, ids in enumerate(rollout.completions()):
+        prompt = rollout.prompt_ids[row]
+        logits = policy(input_ids=torch.tensor([prompt + ids]), use_cache=False).logits[0]
+        logprobs = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+        weights = noise[row, : len(ids)].exp().clamp(max=1.5)
+        loss = loss - (weights * advantages[row, : len(ids)] * logprobs).sum() / rollout.completion_mask.sum()
+    policy.zero_grad()
+    loss.backward()
+    expected = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+    policy.zero_grad()
+    assert (noise.exp() > 1.5).any() and (noise < -0.3).any()
+    _, (taken,) = stepped(policy, rollout, config, 25)
+    assert taken.keys() == expected.keys()
+    for name, grad in expected.items():
+        torch.testing.assert_close(taken[name], grad, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+    assert max(grad.abs().max() for grad in expected.values()) > 1e-3

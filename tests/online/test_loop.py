@@ -9,6 +9,7 @@ import torch
 from easyrlhf.offline.course import is_due
 from easyrlhf.online.loop import (
     Progress,
+    begin_next,
     collect_batch,
     collect_or_save,
     evaluate,
@@ -133,6 +134,16 @@ def test_a_reward_that_fails_saves_the_run_as_it_stood_before_the_step(grpo_conf
     with pytest.raises(RewardError, match="boom"):
         collect_or_save(run, online, list(range(9)), None, Progress(kl_coef=0.3, drawn=4))
     assert saved == [({"policy": 1}, {"kl_coef": 0.3, "drawn": 4})]
+
+
+def test_the_next_rollout_is_begun_with_what_will_be_asked_for(grpo_config):
+    config, prompts = grpo_config(batch_size=4), [{"prompt_ids": [number]} for number in range(3)]
+    begun, at = [], Progress(kl_coef=0.0, drawn=4)
+    online = SimpleNamespace(sampler=SimpleNamespace(begin=lambda *asked: begun.append(asked)))
+    begin_next(online, prompts, config, at)
+    rows, keys = prompt_batch(prompts, config, 4)
+    assert begun == [([row["prompt_ids"] for row in rows], keys)]
+    assert keys == [(42, 0, number) for number in range(4, 8)] and at.drawn == 4
 
 
 # --- groups

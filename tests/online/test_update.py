@@ -14,6 +14,7 @@ from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import PPO, estimate_ppo
 from easyrlhf.online.mixing import PtxBatches
+from easyrlhf.online.observe import importance_metrics
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner, averages, policy_metrics
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.sampler import HFSampler
@@ -191,6 +192,81 @@ def test_value_warm_up_leaves_the_policy_alone(bench):
     assert any(not torch.equal(p, value[name]) for name, p in bench.value.named_parameters())
     update(bench.rollout, 2)
     assert any(not torch.equal(p, policy[name]) for name, p in bench.policy.named_parameters())
+
+
+# --- samples of another policy
+
+VLLM = {"rollout": "vllm", "importance_cap": 1.3}
+
+
+def sampled_by_another(bench):
+    """The rollout as if its sampler had said a little else of every token."""
+    torch.manual_seed(4)
+    noise = 0.4 * torch.randn_like(bench.rollout.old_logprobs) * bench.rollout.completion_mask
+    return replace(bench.rollout, sampler_logprobs=bench.rollout.old_logprobs - noise)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "off"])
+def test_tokens_are_weighted_by_how_likely_they_are_to_the_policy(bench, level):
+    rollout = sampled_by_another(bench)
+    tokens, loss, seen = rollout.completion_mask.sum().item(), 0.0, []
+    for row, prompt in enumerate(PROMPTS):
+        ids = rollout.completions()[row]
+        logprobs = bench.full_logprobs(prompt + ids, len(prompt))
+        ratios = (rollout.old_logprobs - rollout.sampler_logprobs)[row, : len(ids)].exp()
+        ratios = {"token": ratios, "sequence": ratios.prod().expand(len(ids)), "off": torch.ones(len(ids))}[level]
+        seen += ratios.tolist()
+        loss = loss - (ratios.clamp(max=1.3) * rollout.advantages[row, : len(ids)] * logprobs).sum() / tokens
+    assert level == "off" or min(seen) < 0.9 < 1.3 < max(seen)
+    expected = bench.grads(bench.policy, loss)
+    bench.update(importance_correction=level, **VLLM)(rollout, step=0)
+    assert_same(bench.taken["policy"][0], expected)
+
+
+def test_samples_of_the_own_loop_are_not_weighted(bench):
+    for rollout in (bench.rollout, sampled_by_another(bench)):
+        state = {key: t.clone() for key, t in bench.policy.state_dict().items()}
+        bench.update()(rollout, step=0)
+        bench.policy.load_state_dict(state)
+    first, second = bench.taken["policy"]
+    assert_same(second, first)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 1000])
+def test_what_the_policy_has_left_behind_is_not_avoided_any_further(bench, micro_batch_tokens):
+    # completions 0 and 2 have fallen by a nat a token since they were sampled, 1 and 3 by nothing
+    signs = torch.arange(4)[:, None] + torch.arange(bench.rollout.advantages.shape[1])
+    advantages = torch.where(signs % 2 == 0, -1.5, 0.7) * bench.rollout.completion_mask
+    fallen = T([1.0, 0.0, 1.0, 0.0])[:, None] * bench.rollout.completion_mask
+    sampled = bench.rollout.old_logprobs + fallen
+    rollout = replace(bench.rollout, sampler_logprobs=sampled, advantages=advantages)
+    tokens, loss, left_out = rollout.completion_mask.sum().item(), 0.0, 0
+    for row, prompt in enumerate(PROMPTS):
+        ids = rollout.completions()[row]
+        own = advantages[row, : len(ids)]
+        kept = (own >= 0) | (row % 2 == 1)
+        left_out += (~kept).sum().item()
+        logprobs = bench.full_logprobs(prompt + ids, len(prompt))
+        loss = loss - (kept * own * logprobs).sum() / tokens
+    assert 0 < left_out < tokens
+    expected = bench.grads(bench.policy, loss)
+    changed = {"off_policy_mask_threshold": 0.5, "importance_correction": "off", "rollout": "vllm"}
+    metrics = bench.update(micro_batch_tokens, **changed)(rollout, step=0)
+    assert_same(bench.taken["policy"][0], expected)
+    assert metrics["policy/off_policy_masked"] == pytest.approx(left_out / tokens, rel=1e-6)
+
+
+def test_the_weights_of_a_rollout_are_told(hand_rollout, ppo_config):
+    # ratios 1, e^0.1, 1 | e^0.2, 1, cut at 1.2: (3 + 1.105171 + 1.2) / 5
+    found = importance_metrics(hand_rollout, ppo_config(rollout="vllm", importance_cap=1.2))
+    assert found == pytest.approx({"health/importance_mean": 1.061034, "health/importance_capped": 0.2}, abs=1e-6)
+    # the whole completions': e^0.1 three times, e^0.2 twice
+    whole = ppo_config(rollout="vllm", importance_correction="sequence", importance_cap=3.0)
+    found = importance_metrics(hand_rollout, whole)
+    mean = (3 * 1.105171 + 2 * 1.221403) / 5
+    assert found == pytest.approx({"health/importance_mean": mean, "health/importance_capped": 0.0}, abs=1e-6)
+    assert importance_metrics(hand_rollout, ppo_config()) == {}
+    assert importance_metrics(hand_rollout, ppo_config(rollout="vllm", importance_correction="off")) == {}
 
 
 # --- demonstrations mixed in

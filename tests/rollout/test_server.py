@@ -151,7 +151,7 @@ def test_a_server_that_was_started_anew_counts_as_lost(backend, tiny_lm):
         server.load(tiny_lm())
         port = vllm.port
     with fake.VLLM().served(port) as anew:
-        with pytest.raises(SamplerLost, match="has weights as it was started, not [0-9a-f]{32}"):
+        with pytest.raises(SamplerLost, match=r"has weights as it was started, not [0-9a-f]{32}"):
             server.complete([[5]], [1])
         assert not anew.asked("/v1/completions")
         server.load(tiny_lm())
@@ -265,7 +265,9 @@ def test_a_server_that_can_do_it_passes(backend):
 def test_a_server_with_too_little_room_is_bad_input(backend):
     with (
         fake.VLLM(room=39).served() as vllm,
-        pytest.raises(InputError, match=r"--vllm_port: the server at http\S+ takes 39 tokens, but .* up to 40; .*serve"),
+        pytest.raises(
+            InputError, match=r"--vllm_port: the server at http\S+ takes 39 tokens, but .* up to 40; .*serve"
+        ),
     ):
         backend(vllm.port).check(40)
 

@@ -334,6 +334,6 @@ def test_an_adapter_folder_is_named_with_the_way_out(data, chain, settings, rend
 
 @pytest.mark.parametrize("changed", [{"rollout": "hf"}, {"rollout": "hf", "vllm_mode": "server"}, {}])
 def test_a_rollout_ahead_needs_a_server(settings, changed):
-    with pytest.raises(SettingError, match="rollout_ahead 1: .*rollout vllm and vllm_mode server, or leave it at 0"):
+    with pytest.raises(SettingError, match=r"rollout_ahead 1: .*rollout vllm and vllm_mode server, or leave it at 0"):
         settings(rollout_ahead=1, **changed)
     assert settings(rollout_ahead=1, vllm_mode="server").rollout_ahead == 1

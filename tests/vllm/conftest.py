@@ -99,7 +99,7 @@ class Serving:
     @property
     def flags(self) -> list[str]:
         """What a run is told to sample there."""
-        return ["--rollout", "vllm", "--vllm_mode", "server", "--vllm_port", str(self.port)]
+        return ["--rollout", "vllm", "--vllm_mode", "server", "--vllm_port", str(self.port), "--vllm_timeout", "120"]
 
     def start(self) -> None:
         """Start it; runs wait until it answers."""

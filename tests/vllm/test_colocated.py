@@ -101,3 +101,10 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_company(vllm, lm):
     alone = [vllm.complete([prompt], [seed])[0] for prompt, seed in zip(PROMPTS, [1, 2, 3, 4], strict=True)]
     assert [one.ids for one in together] == [one.ids for one in alone]
     assert together[0].ids != together[3].ids  # the same prompt, other seeds
+
+
+def test_more_prompt_tokens_than_are_read_at_once(vllm, lm):
+    vllm.load(lm)
+    prompts = [[5 + (row * 7 + place * place) % 50 for place in range(39)] for row in range(300)]
+    completions = vllm.complete(prompts, list(range(300)))
+    assert completions[-1] == vllm.complete(prompts[-1:], [299])[0]
