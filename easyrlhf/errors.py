@@ -19,6 +19,12 @@ class ServiceError(RunError):
     """What a run asks for numbers has failed, a reward source or a sampler; the run is saved before it ends."""
 
 
+class ServiceStopped(ServiceError):
+    """The run was asked to stop while it waited for what it asks; it is saved; exit code 3."""
+
+    exit_code = 3
+
+
 class InputError(EasyRLHFError, ValueError):
     """A file, flag or folder the user gave cannot be used; raised before any training; exit code 2."""
 

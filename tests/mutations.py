@@ -433,7 +433,7 @@ def run_tests(tests: Iterable[str], folder: Path) -> int:
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         os.chdir(folder)
-        sys.path.insert(0, str(folder))
+        sys.path[0] = str(folder)  # in place of this script's folder, whose vllm/ would pass for the library
         import pytest
 
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]

@@ -235,7 +235,7 @@ def entered(stack: ExitStack, config) -> tuple[Path, str]:
 
 def further(error: RunError, text: str) -> RunError:
     """The error with one more line."""
-    found = RunError(f"{error}\n{text}")
+    found = type(error)(f"{error}\n{text}")
     found.shown_by = error.shown_by
     return found
 

@@ -94,10 +94,11 @@ def fit(
         while run.step < total:
             timer = Timer()
             with timer("step"):
-                rollout, sampled = collect_or_save(run, online, prompts, timer, at)
+                with saved_if_services_fail(run, online, at):
+                    rollout, sampled = collect_batch(run, online, prompts, timer, at)
+                    if config.rollout_ahead and run.step + 1 < total:
+                        begin_next(online, prompts, config, at)
                 rollout = online.method.estimate(rollout, config, at.kl_coef)
-                if config.rollout_ahead and run.step + 1 < total:
-                    begin_next(online, prompts, config, at)
                 with timer("update"):
                     updated = online.update(rollout, run.step)
                 online.sampler.updated()
@@ -132,13 +133,12 @@ def logged_if_services_fail(course: Course, metrics: dict[str, float], at: Progr
         raise
 
 
-def collect_or_save(
-    run: Run, online: Online, prompts: Dataset, timer: Timer, at: Progress
-) -> tuple[Rollout, dict[str, float]]:
-    """Collect a step's rollout; when a reward source or a sampler fails, save the run and let the error go on."""
+@contextmanager
+def saved_if_services_fail(run: Run, online: Online, at: Progress) -> Iterator[None]:
+    """When a reward source or a sampler fails before the update, save the run as it stood, and let the error go on."""
     before = asdict(at)
     try:
-        return collect_batch(run, online, prompts, timer, at)
+        yield
     except ServiceError:
         run.save(online.engines, **before)
         raise

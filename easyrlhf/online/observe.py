@@ -31,7 +31,7 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         "health/eos_rate": rollout.finished.float().mean().item(),
         "health/repetition": sum(map(repetition, rollout.completions())) / len(rollout),
         "health/reward_length_correlation": correlation(rollout.scores, lengths.float()),
-        "health/sampler_mismatch": mismatch.mean().item(),
+        "health/sampler_mismatch": mismatch.nanmean().item(),
     }
     for name, scores in rollout.source_scores.items():
         if len(applying := scores[~scores.isnan()]):

@@ -83,11 +83,19 @@ class Rollout:
         numbers = self.old_logprobs, self.sampler_logprobs, self.completion_mask
         return importance_weights(*numbers, config.importance_correction, config.importance_cap)
 
-    def near_policy(self, logprobs: Tensor, threshold: float) -> Tensor:
-        """off_policy_mask of the completion tokens for a policy with these log-probabilities of them.  [n]"""
+    def near_policy(self, logprobs: Tensor, threshold: float) -> tuple["Rollout", float]:
+        """The rollout without the advantages of what the policy has left behind, and how many tokens those are.
+
+        The KL of these tokens still counts: only their advantage is not to be trusted.
+
+        logprobs   [n]  of the completion tokens under the policy
+        threshold  as in off_policy_mask
+        """
         sampled, advantages = self.flat("sampler_logprobs", "advantages")
         rows = self.completion_mask.nonzero()[:, 0]
-        return off_policy_mask(sampled - logprobs, advantages, rows, threshold)
+        kept = off_policy_mask(sampled - logprobs, advantages, rows, threshold)
+        near = self.advantages.masked_scatter(self.completion_mask.bool(), advantages * kept)
+        return replace(self, advantages=near), (1 - kept).sum().item()
 
     def take(self, indices: list[int]) -> "Rollout":
         """The samples with these indices, in this order."""

@@ -118,8 +118,8 @@ class PolicyLearner:
             counted = weights[group][part.completion_mask.bool()]
             sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *config.clip_limits)
             if config.off_policy_mask_threshold is not None:
-                kept = part.near_policy(logprobs.detach(), config.off_policy_mask_threshold)
-                counted, sums["policy/off_policy_masked"] = counted * kept, (1 - kept).sum().item()
+                part, left_out = part.near_policy(logprobs.detach(), config.off_policy_mask_threshold)
+                sums["policy/off_policy_masked"] = left_out
             loss = (self.method.loss(part, logprobs, config) * counted).sum()
             return loss, sums | {"loss/policy_avg": loss.item()}
 

@@ -11,7 +11,7 @@ import requests
 from torch import nn
 
 from easyrlhf.engine import world
-from easyrlhf.errors import InputError, ServiceError
+from easyrlhf.errors import InputError, ServiceError, ServiceStopped
 from easyrlhf.rollout.vllm import Completion, SamplerLost, drawing
 from easyrlhf.rollout.weights import write_adapter, write_weights
 
@@ -71,13 +71,19 @@ class Server:
             raise SamplerLost(f"{url}: {error}") from error
 
     def model(self) -> dict[str, Any]:
-        """What the server says of the model it was started with."""
-        return self.ask("/v1/models")["data"][0]
+        """What the server says of the model it was started with. Raises InputError when it is no vLLM server."""
+        try:
+            known = self.ask("/v1/models")["data"][0]
+            return {"id": known["id"], "room": known["max_model_len"]}
+        except (KeyError, IndexError, TypeError) as error:
+            raise InputError(
+                f"--vllm_port: what answers at {self.url} is no vLLM server; start one with easyrlhf vllm_serve CONFIG"
+            ) from error
 
     def check(self, max_length: int) -> None:
         """Wait for the server and raise InputError when it cannot do what the run needs."""
         self.wait()
-        room = self.model()["max_model_len"]
+        room = self.model()["room"]
         if room < max_length:
             raise InputError(
                 f"--vllm_port: the server at {self.url} takes {room} tokens, but prompts and completions have up to "
@@ -134,7 +140,9 @@ class Server:
                 self.model()
                 break
             except SamplerLost as error:
-                if time.monotonic() > end or self.stopping():
+                if self.stopping():
+                    raise ServiceStopped(f"stopped while the vLLM server at {self.url} did not answer") from error
+                if time.monotonic() > end:
                     raise ServiceError(
                         f"the vLLM server at {self.url} did not answer for {self.timeout:g} seconds ({error}); start "
                         "it with easyrlhf vllm_serve CONFIG, or raise --vllm_timeout"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import nan
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ class Completion(NamedTuple):
     """A completion through its end-of-turn token, and the log-probabilities its tokens were drawn with."""
 
     ids: list[int]
-    logprobs: list[float]
+    logprobs: list[float | None]  # None: not a number that JSON has
 
 
 class SamplerLost(ServiceError):
@@ -191,12 +192,12 @@ def seed_of(key: Key) -> int:
 
 
 def samples_of(completions: list[Completion], pad_id: int, eos_id: int, device: torch.device) -> Samples:
-    """Completions as tensors on a device."""
+    """Completions as tensors on a device; log-probabilities that are not known are nan."""
     ids = pad_right([completion.ids for completion in completions], pad_id)
     lengths = torch.tensor([len(completion.ids) for completion in completions])
     logprobs = torch.zeros(ids.shape)
     for row, completion in zip(logprobs, completions, strict=True):
-        row[: len(completion.logprobs)] = torch.tensor(completion.logprobs)
+        row[: len(completion.logprobs)] = torch.tensor([nan if one is None else one for one in completion.logprobs])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).float()
     finished = torch.tensor([completion.ids[-1] == eos_id for completion in completions])
     return Samples(*(tensor.to(device) for tensor in (ids, mask, logprobs, finished)))

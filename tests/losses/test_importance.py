@@ -188,3 +188,17 @@ def test_the_mask_of_nothing_is_nothing():
 def test_completions_that_the_policy_has_come_to_like_are_kept():
     found = off_policy_mask(T([-5.0, -5.0]), T([-1.0, 1.0]), T([0, 0]), 0.1)
     assert found.tolist() == [1, 1]
+
+
+def test_what_the_sampler_does_not_know_weighs_nothing():
+    sampler, mask = torch.tensor([[-1.0, torch.nan, -2.0]]), torch.ones(1, 3)
+    own = torch.tensor([[-1.0, -5.0, -1.5]])
+    by_token = importance_weights(own, sampler, mask, "token", 10.0)
+    torch.testing.assert_close(by_token, torch.tensor([[1.0, 1.0, math.exp(0.5)]]))
+    whole = importance_weights(own, sampler, mask, "sequence", 10.0)
+    torch.testing.assert_close(whole, torch.full((1, 3), math.exp(0.5)))
+    rows = torch.tensor([0, 0, 0])
+    fallen = torch.tensor([0.9, torch.nan, 0.9])  # 1.8 over three tokens
+    advantages = -torch.ones(3)
+    assert off_policy_mask(fallen, advantages, rows, 0.5).tolist() == [0, 0, 0]
+    assert off_policy_mask(fallen, advantages, rows, 0.7).tolist() == [1, 1, 1]

@@ -11,12 +11,12 @@ from easyrlhf.online.loop import (
     Progress,
     begin_next,
     collect_batch,
-    collect_or_save,
     evaluate,
     next_kl_coef,
     planned_steps,
     prompt_batch,
     samples_due,
+    saved_if_services_fail,
 )
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.rewards.sources import RewardError
@@ -131,8 +131,9 @@ def test_a_reward_that_fails_saves_the_run_as_it_stood_before_the_step(grpo_conf
     config = grpo_config(dynamic_sampling=3)
     run = SimpleNamespace(config=config, save=lambda engines, **state: saved.append((engines, state)))
     online = SimpleNamespace(collect=fails_at_the_second, engines={"policy": 1})
-    with pytest.raises(RewardError, match="boom"):
-        collect_or_save(run, online, list(range(9)), None, Progress(kl_coef=0.3, drawn=4))
+    at = Progress(kl_coef=0.3, drawn=4)
+    with pytest.raises(RewardError, match="boom"), saved_if_services_fail(run, online, at):
+        collect_batch(run, online, list(range(9)), None, at)
     assert saved == [({"policy": 1}, {"kl_coef": 0.3, "drawn": 4})]
 
 

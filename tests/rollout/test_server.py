@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import tensor as T
 
-from easyrlhf.errors import InputError, ServiceError
+from easyrlhf.errors import InputError, ServiceError, ServiceStopped
 from easyrlhf.models.load import add_lora
 from easyrlhf.rollout import server as client
 from easyrlhf.rollout.server import Server
@@ -249,9 +249,10 @@ def test_waiting_ends_after_the_timeout_with_the_address_and_the_way_out(backend
 
 def test_waiting_ends_at_once_when_the_run_is_asked_to_stop(backend, free_port):
     begun = time.monotonic()
-    with pytest.raises(ServiceError, match="vllm_serve"):
+    with pytest.raises(ServiceStopped, match="stopped while the vLLM server at .* did not answer") as caught:
         backend(free_port, timeout=60.0, stopping=lambda: True).wait()
     assert time.monotonic() - begun < 5
+    assert caught.value.exit_code == 3
 
 
 # --- before the run
@@ -276,4 +277,12 @@ def test_a_server_that_lets_nobody_change_its_weights_is_bad_input(backend):
     with fake.VLLM().served() as vllm:
         vllm.answers["/weight_info"] = lambda body: (404, {})
         with pytest.raises(InputError, match=r"--vllm_port: .*lets nobody change its weights .*404.*vllm_serve CONFIG"):
+            backend(vllm.port).check(40)
+
+
+@pytest.mark.parametrize("answer", [[], {"data": []}, {"data": [{"id": "other"}]}, "hello"])
+def test_what_is_no_vllm_server_is_bad_input(backend, answer):
+    with fake.VLLM().served() as vllm:
+        vllm.answers["/v1/models"] = lambda body: (200, answer)
+        with pytest.raises(InputError, match=r"--vllm_port: what answers at http\S+ is no vLLM server; .*vllm_serve"):
             backend(vllm.port).check(40)

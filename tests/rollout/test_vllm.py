@@ -132,6 +132,13 @@ def test_completions_keep_their_order_and_are_padded():
     assert samples.completion_mask.dtype == samples.logprobs.dtype == torch.float32
 
 
+def test_a_log_probability_that_vllm_does_not_know_is_not_a_number():
+    completions = [Completion([5, END], [None, -0.5]), Completion([END], [-1.0])]
+    samples = samples_of(completions, PAD, END, torch.device("cpu"))
+    assert samples.logprobs.isnan().tolist() == [[True, False], [False, False]]
+    assert samples.logprobs[:, 0].tolist()[1] == -1.0 and samples.logprobs[0, 1] == -0.5
+
+
 def test_a_rollout_is_what_the_backend_says_of_its_prompts():
     samples = sampler_of(Backend()).generate(PROMPTS, KEYS)
     assert samples.completion_ids.tolist() == [[11, 100, END], [12, 100, END], [14, 100, END]]

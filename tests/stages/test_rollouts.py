@@ -220,7 +220,6 @@ def test_a_server_that_goes_away_or_is_started_anew_costs_no_number(run, vllm, t
     assert numbers(folder) == numbers(tmp_path / "whole")
 
 
-@pytest.mark.xfail(strict=True, reason="a sampler that fails while the next rollout is begun ends the run unsaved")
 def test_a_server_that_goes_away_as_the_next_rollout_is_begun_saves_the_run(run, vllm, tmp_path, clock_runs_fast):
     folder, server = tmp_path / "run", vllm()
 

@@ -76,8 +76,9 @@ def test_a_run_of_ppo_on_the_cpu(on_cpu):
     assert words[0] == sys.executable
     start = words.index("-m")
     assert words[start : start + 4] == ["-m", "vllm.entrypoints.cli.main", "serve", "outputs/sft"]
-    expected = COMMON | {"--dtype": "float32", "--max-model-len": "46", "--enforce-eager": True}
-    assert options(words) == expected
+    expected = {"--dtype": "float32", "--max-model-len": "46"}
+    expected |= {"--enforce-eager": True, "--no-enable-chunked-prefill": True}
+    assert options(words) == COMMON | expected
 
 
 def test_a_run_of_grpo_with_places_of_its_own_on_a_gpu(monkeypatch):
