@@ -249,7 +249,7 @@ def test_waiting_ends_after_the_timeout_with_the_address_and_the_way_out(backend
 
 def test_waiting_ends_at_once_when_the_run_is_asked_to_stop(backend, free_port):
     begun = time.monotonic()
-    with pytest.raises(ServiceStopped, match="stopped while the vLLM server at .* did not answer") as caught:
+    with pytest.raises(ServiceStopped, match=r"stopped while the vLLM server at .* did not answer") as caught:
         backend(free_port, timeout=60.0, stopping=lambda: True).wait()
     assert time.monotonic() - begun < 5
     assert caught.value.exit_code == 3
