@@ -213,6 +213,12 @@ class TrainConfig(Settings):
         group=RUN,
         low=1,
     )
+    reuse_memory: bool = opt(
+        True,
+        "On a CPU, keep freed memory for the next step instead of giving it back to the system each time. With glibc "
+        "alone, and not where MALLOC_* or GLIBC_TUNABLES is set.",
+        group=RUN,
+    )
     seed: int = opt(
         42,
         "Seed of everything random: data order, new weights, dropout, sampling.",

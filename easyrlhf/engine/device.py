@@ -1,10 +1,15 @@
 """Where and in which precision a run computes."""
 
+import ctypes
 import os
 
 import torch
 
 from easyrlhf.errors import InputError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_KEPT = 2**25  # bytes of the largest block that is kept; larger ones would leave large holes behind
+ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")  # beginnings of names: the user chose how to allocate
 
 
 def pick_device(devices: str | None) -> torch.device:
@@ -49,3 +54,17 @@ def choose_threads(device: torch.device, parameters: int) -> None:
     """
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and parameters < 10_000_000:
         torch.set_num_threads(1)
+
+
+def reuse_memory(device: torch.device) -> None:
+    """Keep what this process frees for its next step, unless the environment says how memory is allocated.
+
+    Left alone, glibc gives what a step frees back to the system; the next one then waits until the system has cleared
+    it anew. It is set for the whole process, and does nothing on a GPU or with another C library.
+    """
+    if device.type != "cpu" or any(name.startswith(ALLOCATOR_VARIABLES) for name in os.environ):
+        return
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "gnu_get_libc_version"):
+        c_library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        c_library.mallopt(M_TRIM_THRESHOLD, -1)  # never

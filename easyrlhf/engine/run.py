@@ -25,7 +25,7 @@ from easyrlhf.engine.checkpoint import (
     remove_checkpoints_after,
     save_checkpoint,
 )
-from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens
+from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.manifest import STAGE_FILE, make_folder, read_stage, write_stage
 from easyrlhf.engine.signals import StopRequest
@@ -39,7 +39,7 @@ FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "dry_run", "allow_incompl
 FREE_TO_CHANGE |= {"log_steps", "report_to", "save_total_limit", "reward_timeout", "reward_workers", "reward_url"}
 FREE_TO_CHANGE |= {"stop_on_alarm", "devices", "nnodes", "node_rank", "master_addr", "master_port", "ddp_timeout"}
 FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens", "vllm_host", "vllm_port", "vllm_timeout"}
-FREE_TO_CHANGE |= {"vllm_mode", "vllm_tensor_parallel_size", "vllm_gpu_memory_utilization"}
+FREE_TO_CHANGE |= {"vllm_mode", "vllm_tensor_parallel_size", "vllm_gpu_memory_utilization", "reuse_memory"}
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl", "logs"}
 OUR_FILES = (
@@ -62,6 +62,8 @@ class Run:
     def __init__(self, config, folder: Path, stop: StopRequest):
         self.config, self.folder, self.stop = config, folder, stop
         self.device = pick_device(config.devices)
+        if config.reuse_memory:
+            reuse_memory(self.device)
         self.dtype = pick_dtype(config.precision, self.device)
         self.micro_batch_tokens = pick_micro_batch_tokens(config.micro_batch_tokens, self.device)
         self.started = time.monotonic()  # the clock may be set while a run goes on

@@ -1,4 +1,9 @@
-"""Where a run computes, on a machine with and without a GPU."""
+"""Where a run computes, on a machine with and without a GPU, and how it holds memory."""
+
+import ctypes
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -7,6 +12,21 @@ from easyrlhf.engine import device
 from easyrlhf.errors import InputError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+STEPS, TENSORS, MIB = 5, 8, 16
+PAGE_FAULTS = f"""
+import resource, sys, torch
+from easyrlhf.engine.device import reuse_memory
+
+for device in sys.argv[1:]:
+    reuse_memory(torch.device(device))
+for step in range(2 + {STEPS}):
+    if step == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones({MIB} * 2**18) for _ in range({TENSORS})]
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
@@ -44,3 +64,23 @@ def test_small_models_get_one_thread_unless_the_user_chose(monkeypatch):
     assert chosen == []
     device.choose_threads(CPU, 1000)
     assert chosen == [1]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="the C library is not glibc")
+@pytest.mark.parametrize(
+    ("devices", "variables", "kept"),
+    [
+        (["cpu"], {}, True),
+        ([], {}, False),
+        (["cuda"], {}, False),
+        (["cpu"], {"MALLOC_MMAP_THRESHOLD_": "65536"}, False),
+        (["cpu"], {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}, False),
+    ],
+)
+def test_freed_memory_is_kept_for_the_next_step_on_a_cpu_unless_the_user_chose(devices, variables, kept):
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    command = [sys.executable, "-c", PAGE_FAULTS, *devices]
+    done = subprocess.run(command, env=own | variables, capture_output=True, text=True, check=True)
+    # Memory that has to be asked for anew costs a fault a page, and pages are of 2 MiB at most.
+    a_step = TENSORS * MIB // 2
+    assert (int(done.stdout) < a_step) if kept else (int(done.stdout) >= (STEPS - 1) * a_step), done.stdout
