@@ -21,6 +21,7 @@ from easyrlhf.online.methods import method_of
 from easyrlhf.online.mixing import PtxBatches
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
+from easyrlhf.rollout.vllm import Backend
 from easyrlhf.stages import common
 from easyrlhf.stages.rewards import RewardCast, check_columns, check_head, check_rewards, load_rewards
 from easyrlhf.stages.rollouts import check_rollout, make_backend, make_sampler
@@ -64,7 +65,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         if config.dry_run:
             return Path(config.output_dir)
 
-        online = build(run, renderer, cast, data.get("ptx"), steps, console)
+        online = build(run, renderer, cast, data.get("ptx"), steps, make_backend(run, renderer, console))
         state = run.begin(common.stage_info(run, renderer, data, cast.named(config)), online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0))
         log = common.open_log(run)
@@ -122,10 +123,14 @@ def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
     return Cast(value_model, rewards)
 
 
-def build(run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int, console: Console) -> Online:
-    """Load the models and put the loop's parts together."""
+def build(
+    run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int, backend: Backend | None = None
+) -> Online:
+    """Load the models and put the loop's parts together.
+
+    backend  the vLLM to sample with; None for our own loop
+    """
     config, method = run.config, method_of(run.config)
-    backend = make_backend(run, renderer, console)
     models, reward_model = load_models(run, renderer, cast)
     updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
     forward = Forward(renderer.pad_id, run.micro_batch_tokens, models.share)
