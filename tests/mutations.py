@@ -312,7 +312,7 @@ BREAKS = [
     Break("online/update.py", "ptx_coef * loss", "loss", UPDATE),
     Break("online/update.py", "optimiser_step < self.first_step", "optimiser_step < 0", UPDATE),
     Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
-    Break("online/update.py", "self.engine.model, self.config.temperature)", "self.engine.model, 1.0)", UPDATE),
+    Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
     Break("online/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
     Break("online/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
     Break("models/prefix.py", "-torch.inf).triu(1)", "-torch.inf).triu(2)", PREFIX),
@@ -321,8 +321,8 @@ BREAKS = [
     # sampling with vLLM
     Break(
         "losses/importance.py",
-        "(logprobs - sampler_logprobs) * mask",
-        "(sampler_logprobs - logprobs) * mask",
+        "(logprobs - sampler_logprobs).nan",
+        "(sampler_logprobs - logprobs).nan",
         IMPORTANCE,
     ),
     Break("losses/importance.py", "log_ratios.sum(1, keepdim=True)", "log_ratios.mean(1, keepdim=True)", IMPORTANCE),
@@ -330,7 +330,7 @@ BREAKS = [
     Break("losses/importance.py", "> threshold", ">= threshold", IMPORTANCE),
     Break("losses/importance.py", "far[rows] & (advantages < 0)", "far[rows] & (advantages <= 0)", IMPORTANCE),
     Break("online/update.py", "weights = weights * batch.importance_weights(config)", "pass", UPDATE),
-    Break("online/update.py", "counted, sums[", "_, sums[", UPDATE),
+    Break("online/update.py", "part, left_out =", "_, left_out =", UPDATE),
     Break("rollout/vllm.py", "self.behind += 1", "self.behind = 1", VLLM),
     Break("rollout/vllm.py", "self.behind = self.sync_interval  # who", "pass  # who", VLLM),
     Break("rollout/vllm.py", "self.ahead[1].exception()", "pass", VLLM),
