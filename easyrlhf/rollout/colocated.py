@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from easyrlhf.engine import world
+from easyrlhf.engine.device import dtype_name
 from easyrlhf.errors import InputError
 from easyrlhf.rollout.vllm import Completion, drawing, for_device, lora_room
 from easyrlhf.rollout.weights import named_weights, write_adapter
@@ -60,7 +61,7 @@ class Colocated:
         try:
             self.llm = LLM(
                 model,
-                dtype=str(dtype).removeprefix("torch."),
+                dtype=dtype_name(dtype),
                 distributed_executor_backend="external_launcher",
                 tensor_parallel_size=ranks,
                 gpu_memory_utilization=memory,
