@@ -38,7 +38,7 @@ MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", 
 LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py", "engine/test_engine.py"
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
-PREFIX = "models/test_prefix.py"
+PREFIX, ATTENTION = "models/test_prefix.py", "models/test_attention.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "online/test_siblings.py"
@@ -315,7 +315,15 @@ BREAKS = [
     Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
     Break("online/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
     Break("online/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
-    Break("models/prefix.py", "-torch.inf).triu(1)", "-torch.inf).triu(2)", PREFIX),
+    Break("models/attention.py", "dtype=torch.bool).tril()", "dtype=torch.bool)", ATTENTION),
+    Break(
+        "models/attention.py",
+        "unflatten(1, (-1, of_one_key))",
+        "unflatten(1, (of_one_key, -1)).transpose(1, 2)",
+        ATTENTION,
+    ),
+    Break("models/attention.py", "mask is not None and mask.dtype == torch.bool", "mask is not None", ATTENTION),
+    Break("models/attention.py", "query.shape[2] == key.shape[2] and", "", ATTENTION),
     Break("data/batches.py", "best + PASS", "best", BATCHES),
     Break("online/mixing.py", "return -token_logprobs", "return token_logprobs", UPDATE),
     # sampling with vLLM

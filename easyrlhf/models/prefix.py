@@ -12,17 +12,16 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from easyrlhf.data.batches import pad_right
+from easyrlhf.models.attention import attention
 from easyrlhf.models.load import backbone, evaluating, hidden_states, plain_lm
 
 Family = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
 
 SHARING = "sdpa_sharing_prefixes"  # the name of our attention in transformers
 WORTH = 0.97  # share of the cost from which on sharing is worth it
-BY_HAND = 512  # tokens of a row up to which attention in bf16 on a CPU is computed by hand
 PROBE: list[Family] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
 
 
@@ -91,51 +90,25 @@ def places(lengths: list[int], start: int, device: torch.device) -> tuple[Tensor
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ) -> tuple[Tensor, None]:
-    """Attention of transformers' sdpa; in a pass that has a `layout`, of flat prompts and completions.
+    """Attention; in a pass that has a `layout`, of flat prompts and completions.
 
     query, key, value  [1, heads, L, d] with a layout; any batch without one
     returns            [1, L, heads, d], None
     """
     layout: Layout | None = kwargs.pop("layout", None)
     if layout is None:
-        whole_rows = attention_mask is None and query.shape[2] == key.shape[2] > 1
-        if whole_rows and slow_in_sdpa(query) and kwargs.get("is_causal", True) is not False:
-            return attend_by_hand(query, key, value, **kwargs)
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return attention(module, query, key, value, attention_mask, **kwargs)
     kwargs.pop("is_causal", None)
     flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [L, heads, d] each
 
     (rows, counted), (own_rows, own_counted) = layout.prompt_places, layout.completion_places
     q, k, v = (tensor[rows].transpose(1, 2) for tensor in flat)  # [B, heads, P, d]
-    prompts = sdpa_attention_forward(module, q, k, v, None, is_causal=True, **kwargs)[0]
+    prompts = attention(module, q, k, v, None, is_causal=True, **kwargs)[0]
 
     own_q, own_k, own_v = (tensor[own_rows].transpose(1, 2) for tensor in flat)  # [N, heads, C, d]
     k, v = (torch.cat([a[layout.parents], b], dim=2) for a, b in ((k, own_k), (v, own_v)))
-    completions = sdpa_attention_forward(module, own_q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0]
+    completions = attention(module, own_q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0]
     return torch.cat([prompts[counted], completions[own_counted]])[None], None
-
-
-def slow_in_sdpa(query: Tensor) -> bool:
-    """Whether torch's attention takes about twice as long as its products: bf16 on a CPU, of short rows."""
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= BY_HAND
-
-
-def attend_by_hand(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None = None, dropout: float = 0.0, **_
-) -> tuple[Tensor, None]:
-    """Causal attention as two products and a softmax, which sums in float32.
-
-    query, key, value  [B, heads, S, d]; keys and values may have fewer heads, each for several of the queries'
-    returns            [B, S, heads, d], None
-    """
-    groups, shape = query.shape[1] // key.shape[1], query.shape
-    key, value = (tensor.repeat_interleave(groups, dim=1) if groups > 1 else tensor for tensor in (key, value))
-    query, key, value = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    ahead = query.new_full((shape[2], shape[2]), -torch.inf).triu(1)
-    scale = shape[3] ** -0.5 if scaling is None else scaling
-    scores = torch.baddbmm(ahead.expand(len(query), -1, -1), query, key.transpose(1, 2), alpha=scale)
-    weights = torch.nn.functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
-    return (weights @ value).unflatten(0, shape[:2]).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(SHARING, attend)

@@ -1,8 +1,5 @@
 """Prompts computed once for several completions: the numbers and gradients of every completion behind its own copy."""
 
-import itertools
-import math
-
 import pytest
 import torch
 from torch import tensor as T
@@ -150,34 +147,3 @@ def test_auto_shares_where_it_saves(sharing_lm, prompt, completions, shared):
     tokens = prompt + sum(completions), len(completions) * (prompt + max(completions))
     states = completion_states(lm, [family], 0, CPU, "auto")
     assert states.hidden.shape[0] == tokens[not shared]
-
-
-# --- attention by hand
-
-
-@pytest.mark.parametrize("heads", [4, 2, 1], ids=["all heads", "two for four", "one for four"])
-def test_attention_by_hand_is_causal_attention(heads):
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(2, number, 5, 8, generator=generator, dtype=torch.float64) for number in (4, heads, heads)
-    )
-    found = prefix.attend_by_hand(query, key, value, scaling=0.3)[0]
-    for row, head, here in itertools.product(range(2), range(4), range(5)):
-        own = head // (4 // heads)
-        scores = [0.3 * sum((query[row, head, here] * key[row, own, there]).tolist()) for there in range(here + 1)]
-        weights = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
-        expected = sum(weight * value[row, own, there] for there, weight in enumerate(weights))
-        torch.testing.assert_close(found[row, here, head], expected, rtol=0, atol=1e-12)
-
-
-def test_a_bf16_model_on_a_cpu_attends_by_hand_and_says_the_same(tiny_lm, monkeypatch):
-    lm, calls = tiny_lm(dtype=torch.bfloat16), []
-    ids = T([[5, 6, 7, 8, 9, 10]])
-    with torch.no_grad():
-        expected = lm(input_ids=ids, use_cache=False).logits.float()
-        assert enable_sharing(lm, max_length=64)
-        original = prefix.attend_by_hand
-        monkeypatch.setattr(prefix, "attend_by_hand", lambda *a, **k: calls.append(1) or original(*a, **k))
-        found = lm(input_ids=ids, use_cache=False).logits.float()
-    assert calls
-    assert (found - expected).norm() <= 0.02 * expected.norm()  # bf16 keeps 8 bits

@@ -1,0 +1,53 @@
+"""Attention of queries to keys: transformers' sdpa, or two products and a softmax where those are faster."""
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+BY_HAND = 512  # queries of a row up to which attention in bf16 on a CPU is computed by hand
+UNKNOWN_BY_HAND = ("softcap", "position_bias", "cache")  # what sdpa may be told besides
+
+
+def attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs
+) -> tuple[Tensor, None]:
+    """What transformers' sdpa attention returns for these arguments.
+
+    query       [B, heads, S, d]
+    key, value  [B, heads, T, d]  they may have fewer heads, each for several of the queries'
+    mask        [B, 1, S, T]      True where a query looks at a key; without one it looks at its own and all before
+    returns     [B, S, heads, d], None
+    """
+    if slow_in_sdpa(query) and all(kwargs.get(name) is None for name in UNKNOWN_BY_HAND):
+        whole_rows = mask is None and query.shape[2] == key.shape[2] and kwargs.get("is_causal") is not False
+        if whole_rows:
+            mask = query.new_ones(query.shape[2], query.shape[2], dtype=torch.bool).tril()
+        if mask is not None and mask.dtype == torch.bool:
+            return attend_by_hand(query, key, value, mask, kwargs.get("scaling"), kwargs.get("dropout", 0.0)), None
+    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+
+def slow_in_sdpa(query: Tensor) -> bool:
+    """Whether torch's attention takes about twice as long as its products: bf16 on a CPU, of few queries a row."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= BY_HAND
+
+
+def attend_by_hand(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Attention as two products and a softmax, which sums in float32; arguments as in `attention`.
+
+    returns  [B, S, heads, d]
+    """
+    batch, heads, length, size = query.shape
+    of_one_key = heads // key.shape[1]
+    query = query.unflatten(1, (-1, of_one_key)).flatten(2, 3).flatten(0, 1)  # [B · key heads, of one key · S, d]
+    key, value = key.flatten(0, 1), value.flatten(0, 1)
+    # the lowest number, not minus infinity: a query that looks at no key, in padding, must not become NaN
+    elsewhere = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    elsewhere = elsewhere.expand(batch, heads, length, -1).reshape(len(query), query.shape[1], -1)
+    scale = size**-0.5 if scaling is None else scaling
+    scores = torch.baddbmm(elsewhere, query, key.transpose(1, 2), alpha=scale)
+    weights = torch.nn.functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    states = (weights @ value).unflatten(1, (of_one_key, length))  # [B · key heads, of one key, S, d]
+    return states.reshape(batch, heads, length, size).transpose(1, 2).contiguous()
