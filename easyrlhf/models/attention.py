@@ -1,7 +1,8 @@
-"""Attention of queries to keys: transformers' sdpa, or two products and a softmax where those are faster."""
+"""Attention of queries to keys: transformers' sdpa, or what is faster than it on a device."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 BY_HAND = 512  # queries of a row up to which attention in bf16 on a CPU is computed by hand
@@ -51,3 +52,23 @@ def attend_by_hand(
     weights = torch.nn.functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
     states = (weights @ value).unflatten(1, (of_one_key, length))  # [B · key heads, of one key, S, d]
     return states.reshape(batch, heads, length, size).transpose(1, 2).contiguous()
+
+
+def packs_rows(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether attention of rows that lie one behind the other has a kernel here: a GPU from Ampere on, in half."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def attend_packed(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float | None) -> Tensor:
+    """Causal attention of each row to itself, by the kernel for rows of various lengths.
+
+    query       [L, heads, d]  row behind row
+    key, value  [L, heads, d]  they may have fewer heads, each for several of the queries'
+    lengths     of the rows; their sum is L
+    returns     [L, heads, d]
+    """
+    ends = torch.tensor([0, *lengths], device=query.device).cumsum(0, dtype=torch.int32)
+    longest, fewer_keys = max(lengths), query.shape[1] != key.shape[1]
+    how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": fewer_keys}
+    return varlen_attn(query, key, value, ends, ends, longest, longest, **how)

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from easyrlhf.models.load import hidden_states, in_one_pass, logits_of
-from easyrlhf.models.prefix import Family, completion_states
+from easyrlhf.models.load import in_one_pass, logits_of
+from easyrlhf.models.prefix import Family, completion_states, row_states
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
@@ -18,7 +18,8 @@ def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
     returns          [n, H]  n = mask.sum(), row by row
     """
     before = mask[:, 1:].bool()
-    return hidden_states(lm, input_ids)[:, :-1][before]
+    lengths = (torch.arange(1, mask.shape[1], device=mask.device) * before).amax(1)  # no state is read of a last token
+    return row_states(lm, input_ids, lengths)[:, :-1][before]
 
 
 @in_one_pass
@@ -72,20 +73,6 @@ def logprobs_of(lm: nn.Module, states: Tensor, targets: Tensor, temperature: flo
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(logprobs, rows, ids, use_reentrant=False) for rows, ids in chunks])
     return torch.cat([logprobs(rows, ids) for rows, ids in chunks])
-
-
-@torch.no_grad()
-@in_one_pass
-def token_logprobs_and_entropies(
-    lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """token_logprobs without gradient, and the entropy of the distribution each token was drawn from.
-
-    input_ids, mask  [B, S]  right-padded; the mask counts no first token
-    returns          [n], [n]  nats
-    """
-    targets = input_ids[:, 1:][mask[:, 1:].bool()]
-    return logprobs_and_entropies_of(lm, predicting_states(lm, input_ids, mask), targets, temperature)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from easyrlhf.data.batches import pad_right
-from easyrlhf.models.attention import attention
+from easyrlhf.models.attention import attend_packed, attention, packs_rows
 from easyrlhf.models.load import backbone, evaluating, hidden_states, plain_lm
 
 Family = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
@@ -46,6 +46,8 @@ class States:
 @dataclass(frozen=True)
 class Layout:
     """Where the tokens of B prompts and their N completions lie in one flat row: prompts first, then completions.
+
+    Rows that share nothing are prompts without completions.
 
     prompts      lengths of the prompts      [B]
     completions  lengths of the completions  [N]
@@ -99,16 +101,31 @@ def attend(
     if layout is None:
         return attention(module, query, key, value, attention_mask, **kwargs)
     kwargs.pop("is_causal", None)
-    flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [L, heads, d] each
+    flat = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    states = attend_prompts(module, *flat, layout, **kwargs)
+    if layout.completions:
+        states = torch.cat([states, attend_completions(module, *flat, layout, **kwargs)])
+    return states[None], None
 
-    (rows, counted), (own_rows, own_counted) = layout.prompt_places, layout.completion_places
-    q, k, v = (tensor[rows].transpose(1, 2) for tensor in flat)  # [B, heads, P, d]
-    prompts = attention(module, q, k, v, None, is_causal=True, **kwargs)[0]
 
-    own_q, own_k, own_v = (tensor[own_rows].transpose(1, 2) for tensor in flat)  # [N, heads, C, d]
-    k, v = (torch.cat([a[layout.parents], b], dim=2) for a, b in ((k, own_k), (v, own_v)))
-    completions = attention(module, own_q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0]
-    return torch.cat([prompts[counted], completions[own_counted]])[None], None
+def attend_prompts(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
+    """Prompts look at themselves.  [L, heads, d] each → [sum of the prompts, heads, d]"""
+    if packs_rows(query.device, query.dtype) and not kwargs.get("dropout"):
+        total = sum(layout.prompts)
+        return attend_packed(query[:total], key[:total], value[:total], layout.prompts, kwargs.get("scaling"))
+    rows, counted = layout.prompt_places
+    q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))  # [B, heads, P, d]
+    return attention(module, q, k, v, None, is_causal=True, **kwargs)[0][counted]
+
+
+def attend_completions(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs
+) -> Tensor:
+    """Completions look at their prompts and themselves.  [L, heads, d] each → [sum of the completions, heads, d]"""
+    rows, counted = layout.completion_places
+    seen = torch.cat([layout.prompt_places[0][layout.parents], rows], dim=1)  # [N, P + C]
+    q, k, v = (tensor[places].transpose(1, 2) for tensor, places in ((query, rows), (key, seen), (value, seen)))
+    return attention(module, q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0][counted]
 
 
 AttentionInterface.register(SHARING, attend)
@@ -177,11 +194,29 @@ def worth_sharing(lm: nn.Module, families: list[Family]) -> bool:
     return sum(prompts) + sum(completions) + attention / token < WORTH * apart
 
 
+def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Last hidden states of right-padded rows; those of padding are undefined.
+
+    Where attention has a kernel for it, rows lie one behind the other in the pass, and padding costs nothing.
+
+    input_ids  [B, S]
+    lengths    [B]     tokens of each row that count
+    returns    [B, S, H]
+    """
+    able = packs_rows(input_ids.device, plain_lm(lm).dtype) and plain_lm(lm).config._attn_implementation == SHARING
+    if not able or lengths.sum() > WORTH * input_ids.numel():
+        return hidden_states(lm, input_ids)
+    counted = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
+    rows = [ids[real].tolist() for ids, real in zip(input_ids, counted, strict=True)]
+    packed = flat_states(lm, rows, [range(len(row)) for row in rows], Layout(list(map(len, rows)), [], lengths[:0]))
+    return packed.new_zeros(*input_ids.shape, packed.shape[1]).masked_scatter(counted[..., None], packed)
+
+
 def states_apart(lm: nn.Module, families: list[Family], pad_id: int, device: torch.device) -> States:
     """Each completion in a row of its own, behind a copy of its prompt."""
     rows = [(prompt, ids) for prompt, completions in families for ids in completions]
-    input_ids = pad_right([prompt + ids for prompt, ids in rows], pad_id).to(device)
-    hidden = hidden_states(lm, input_ids)
+    lengths = torch.tensor([len(prompt) + len(ids) for prompt, ids in rows], device=device)
+    hidden = row_states(lm, pad_right([prompt + ids for prompt, ids in rows], pad_id).to(device), lengths)
     starts = [number * hidden.shape[1] + len(prompt) for number, (prompt, _) in enumerate(rows)]
     return states_of(hidden.flatten(0, 1), [ids for _, ids in rows], starts, [start - 1 for start in starts])
 
@@ -197,16 +232,22 @@ def states_together(lm: nn.Module, families: list[Family], device: torch.device)
         range(len(prompts[parent]), len(prompts[parent]) + len(ids))
         for parent, ids in zip(parents, completions, strict=True)
     ]
-    hidden = backbone(lm)(
-        input_ids=torch.tensor([list(chain(*prompts, *completions))], device=device),
+    hidden = flat_states(lm, prompts + completions, positions, layout)
+    ends = list(accumulate(map(len, prompts + completions)))
+    starts = ends[len(prompts) - 1 : -1]
+    return states_of(hidden, completions, starts, [ends[parent] - 1 for parent in parents])
+
+
+def flat_states(lm: nn.Module, parts: list[list[int]], positions: list[range], layout: Layout) -> Tensor:
+    """Last hidden states of parts that lie one behind the other in a single row.  [L, H]"""
+    device = layout.parents.device
+    return backbone(lm)(
+        input_ids=torch.tensor([list(chain(*parts))], device=device),
         position_ids=torch.tensor([list(chain(*positions))], device=device),
         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),  # 4-d: transformers makes no other
         use_cache=False,
         layout=layout,
     ).last_hidden_state[0]
-    ends = list(accumulate(map(len, prompts + completions)))
-    starts = ends[len(prompts) - 1 : -1]
-    return states_of(hidden, completions, starts, [ends[parent] - 1 for parent in parents])
 
 
 def states_of(hidden: Tensor, completions: list[list[int]], starts: list[int], prompt_ends: list[int]) -> States:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import hidden_states, in_one_pass, plain_lm
+from easyrlhf.models.load import in_one_pass, plain_lm
 from easyrlhf.models.logprobs import predicting_states
-from easyrlhf.models.prefix import Family, completion_states
+from easyrlhf.models.prefix import Family, completion_states, row_states
 
 HEAD_FILE = "value_head.safetensors"
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"
@@ -40,7 +40,7 @@ class ScalarModel(nn.Module):
         lengths    [B]     tokens of each row
         returns    [B]     float32
         """
-        hidden = hidden_states(self.lm, input_ids)
+        hidden = row_states(self.lm, input_ids, lengths)
         last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
         return self.read(last)
 

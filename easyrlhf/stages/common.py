@@ -137,8 +137,8 @@ def load_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -
     config = run.config
     lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run)).to(run.device)
     share = getattr(config, "share_prefix", "off")
-    in_bf16_on_cpu = run.device.type == "cpu" and run.dtype == torch.bfloat16  # where our attention is faster as well
-    able = (share != "off" or in_bf16_on_cpu) and enable_sharing(lm, config.max_length)
+    faster = run.dtype == torch.bfloat16  # our attention, whether or not prompts are shared
+    able = (share != "off" or faster) and enable_sharing(lm, config.max_length)
     if share == "on" and not able:
         raise InputError(
             f"--share_prefix on: {path} ({type(lm).__name__} with {lm.config._attn_implementation} attention) cannot "

@@ -18,7 +18,7 @@ class EchoLM(nn.Module):
         self.embedding, self.output = nn.Embedding(100, 1), nn.Linear(1, 2, bias=False)
         self.output.weight.data = torch.tensor([[0.0], [3.0]]).clamp(min=1).log()
         self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(hidden_size=1))
-        self.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32
 
     @property
     def base_model(self):

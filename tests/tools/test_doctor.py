@@ -80,8 +80,12 @@ def test_a_model_that_counts_words_is_told_so(rm, tmp_path, monkeypatch):
 
 
 def test_a_model_that_sees_padding_is_caught(rm, tmp_path, monkeypatch):
-    honest = value_head.hidden_states
-    monkeypatch.setattr(value_head, "hidden_states", lambda lm, ids: honest(lm, ids) * (1 + 1e-3 * ids.shape[1]))
+    honest = value_head.row_states
+
+    def spoilt(lm, ids, lengths):
+        return honest(lm, ids, lengths) * (1 + 1e-3 * ids.shape[1])
+
+    monkeypatch.setattr(value_head, "row_states", spoilt)
     monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
     done = run(rm.folder, "--valid_data", rm.one, "--output_dir", str(tmp_path), "--devices", "cpu")
     assert done.exit_code == 0, done.output

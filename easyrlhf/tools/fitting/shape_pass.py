@@ -337,9 +337,7 @@ def read_logprobs(lm: nn.Module, families: list[Family]) -> Tensor:
 
 def read_entropies(lm: nn.Module, families: list[Family]) -> Tensor:
     """Log-probabilities and entropies of completion tokens."""
-    prompt, completions = families[0]
-    mask = torch.zeros(len(families), len(prompt) + len(completions[0]), dtype=torch.bool)
-    return logprobs.token_logprobs_and_entropies(lm, mask.long(), mask)[0]
+    return logprobs.answer_logprobs_and_entropies(lm, families, 0, CPU, "off")[0]
 
 
 def read_scores(model: ScalarModel, families: list[Family]) -> Tensor:
