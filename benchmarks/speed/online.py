@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from easyrlhf.config import GRPOConfig, PPOConfig
 from speed import ours, world
-from speed.measure import Options, how, require_equal
+from speed.measure import Options, require_equal
 from speed.results import Result
 from speed.rewards import reward
 from speed.settings import LEARNING_RATE, common
@@ -43,7 +43,7 @@ class Folders:
         classifier.save_pretrained(self.classifier)
 
 
-def config_of(config_class, folders: Folders, precision: str, **settings):
+def config_of(config_class, options: Options, folders: Folders, precision: str, **settings):
     """Our settings."""
     return config_class(
         train_data="rows",
@@ -51,7 +51,7 @@ def config_of(config_class, folders: Folders, precision: str, **settings):
         output_dir=f"{folders.policy}-ours",
         learning_rate=LEARNING_RATE,
         precision=precision,
-        devices="cpu",
+        devices=options.devices,
         report_to="none",
         num_sample_generations=0,
         **settings,
@@ -61,19 +61,19 @@ def config_of(config_class, folders: Folders, precision: str, **settings):
 # --- PPO
 
 
-def ppo_side(folders: Folders, rows: list[dict], precision: str) -> ours.OnlineSide:
+def ppo_side(options: Options, folders: Folders, rows: list[dict], precision: str) -> ours.OnlineSide:
     """Our PPO."""
     settings = {"reward_model": folders.reward, "response_length": LIMIT, "batch_size": EPISODES}
-    return ours.OnlineSide(config_of(PPOConfig, folders, precision, **settings), rows)
+    return ours.OnlineSide(config_of(PPOConfig, options, folders, precision, **settings), rows)
 
 
-def ppo_peer(folders: Folders, rows: list[dict], steps: int, *, bf16: bool):
+def ppo_peer(options: Options, folders: Folders, rows: list[dict], steps: int, *, bf16: bool):
     """PPOTrainer with the same models, prompts and settings."""
     from trl.experimental.ppo import PPOConfig as TRLConfig
     from trl.experimental.ppo import PPOTrainer
 
     args = TRLConfig(
-        **common(f"{folders.policy}-trl", bf16=bf16),
+        **common(options.device, f"{folders.policy}-trl", bf16=bf16),
         per_device_train_batch_size=EPISODES,
         gradient_accumulation_steps=1,
         total_episodes=EPISODES * steps,
@@ -111,7 +111,7 @@ def check_ppo(side: ours.OnlineSide, trainer, precision: str) -> None:
     from trl.experimental.utils import get_reward
 
     rollout, pad = side.rollout(), world.PAD
-    prompts = torch.tensor(rollout.prompt_ids)
+    prompts = torch.tensor(rollout.prompt_ids, device=rollout.completion_ids.device)
     ids = torch.cat([prompts, rollout.completion_ids.masked_fill(rollout.completion_mask == 0, pad)], 1)
     mask = rollout.completion_mask.bool()
     logits = forward(trainer.model.policy, ids, pad).logits[:, PROMPT - 1 : -1].float()
@@ -127,8 +127,8 @@ def check_ppo(side: ours.OnlineSide, trainer, precision: str) -> None:
 def ppo_against(folders: Folders, options: Options, what: str, precision: str, bf16: bool, target: float) -> Result:
     """PPO by turns, both sides sampling their own answers."""
     rows = world.prompts(options.shape, EPISODES * 4, PROMPT)
-    side = ppo_side(folders, rows, precision)
-    trainer = ppo_peer(folders, rows, options.pairs + 1, bf16=bf16)
+    side = ppo_side(options, folders, rows, precision)
+    trainer = ppo_peer(options, folders, rows, options.pairs + 1, bf16=bf16)
     check_ppo(side, trainer, precision)
     theirs = lengths_of(trainer)
     turns = Turns(side.step, lambda: EPISODES)
@@ -137,7 +137,7 @@ def ppo_against(folders: Folders, options: Options, what: str, precision: str, b
     peer = "bf16" if bf16 else "float32"
     note = f"answers of {mean(side.lengths):.0f} and {mean(theirs):.0f} of {LIMIT} tokens"
     what = f"{what}, against PPOTrainer in {peer}"
-    return Result(what, "samples/s", **turns.paired.as_result(), target=target, note=note, **how(precision))
+    return Result(what, "samples/s", **turns.paired.as_result(), target=target, note=note, **options.how(precision))
 
 
 def lengths_of(trainer) -> list[float]:
@@ -163,9 +163,9 @@ def ending(options: Options) -> Folders:
 
 
 def p1(options: Options) -> list[Result]:
-    """Answers that end, we in bf16, the peer in whichever of its two is better."""
-    what = "PPO, answers that end"
-    results = [ppo_against(ending(options), options, what, "bf16", bf16, 2.7) for bf16 in (True, False)]
+    """Answers that end, we in bf16, the peer in whichever is better, on a GPU in bf16 too."""
+    what, peers = "PPO, answers that end", (True,) if options.on_gpu else (True, False)
+    results = [ppo_against(ending(options), options, what, "bf16", bf16, 2.7) for bf16 in peers]
     return [min(results, key=lambda result: result.ratio)]
 
 
@@ -175,9 +175,9 @@ def p2(options: Options) -> list[Result]:
 
 
 def p3(options: Options) -> list[Result]:
-    """Answers of full length, float32."""
-    folders = Folders(options.shape, NEVER)
-    return [ppo_against(folders, options, "PPO, answers of full length", "float32", False, 1.35)]
+    """Answers of full length."""
+    folders, precision = Folders(options.shape, NEVER), options.precision
+    return [ppo_against(folders, options, "PPO, answers of full length", precision, precision == "bf16", 1.35)]
 
 
 # --- GRPO
@@ -188,23 +188,24 @@ def o1(options: Options) -> list[Result]:
     folders, steps = Folders(options.shape, NEVER), options.pairs + 1
     rows = world.prompts(options.shape, PROMPTS * steps, 2 * GROUP_LIMIT)
     settings = {"reward_funcs": f"{REWARD}:reward", "max_completion_length": GROUP_LIMIT, "num_generations": GROUP}
-    side = ours.OnlineSide(config_of(GRPOConfig, folders, "float32", batch_size=GROUP * PROMPTS, **settings), rows)
-    trainer = grpo_peer(folders, rows, steps)
-    check_grpo(side, trainer)
+    settings |= {"batch_size": GROUP * PROMPTS}
+    side = ours.OnlineSide(config_of(GRPOConfig, options, folders, options.precision, **settings), rows)
+    trainer = grpo_peer(options, folders, rows, steps)
+    check_grpo(side, trainer, options.precision)
     turns = Turns(side.step, lambda: GROUP * PROMPTS)
     trainer.add_callback(turns)
     trainer.train()
     what = f"GRPO step, G={GROUP}, prompt:completion 2:1, against GRPOTrainer"
-    return [Result(what, "samples/s", **turns.paired.as_result(), target=2.0, **how("float32"))]
+    return [Result(what, "samples/s", **turns.paired.as_result(), target=2.0, **options.how(options.precision))]
 
 
-def grpo_peer(folders: Folders, rows: list[dict], steps: int):
+def grpo_peer(options: Options, folders: Folders, rows: list[dict], steps: int):
     """GRPOTrainer with the same model, prompts, rewards and settings."""
     from trl import GRPOConfig as TRLConfig
     from trl import GRPOTrainer
 
     args = TRLConfig(
-        **common(f"{folders.policy}-trl"),
+        **common(options.device, f"{folders.policy}-trl", bf16=options.precision == "bf16"),
         per_device_train_batch_size=GROUP * PROMPTS,
         num_generations=GROUP,
         max_completion_length=GROUP_LIMIT,
@@ -220,10 +221,11 @@ def grpo_peer(folders: Folders, rows: list[dict], steps: int):
 
 
 @torch.no_grad()
-def check_grpo(side: ours.OnlineSide, trainer) -> None:
+def check_grpo(side: ours.OnlineSide, trainer, precision: str) -> None:
     """Raise unless the peer's policy says of our samples what ours says."""
     rollout = side.rollout()
-    ids = torch.cat([torch.tensor(rollout.prompt_ids), rollout.completion_ids], 1)
+    prompts = torch.tensor(rollout.prompt_ids, device=rollout.completion_ids.device)
+    ids = torch.cat([prompts, rollout.completion_ids], 1)
     width = rollout.completion_ids.shape[1]
     theirs = trainer._get_per_token_logps_and_entropies(trainer.model, ids, torch.ones_like(ids), width)[0]
-    require_equal("old_logprobs", rollout.old_logprobs.norm().item(), theirs.norm().item(), "float32")
+    require_equal("old_logprobs", rollout.old_logprobs.norm().item(), theirs.norm().item(), precision)

@@ -134,7 +134,7 @@ class Sampling:
 
 def draw_tokens(logits: Tensor) -> Tensor:
     """One sampling step.  [b]"""
-    return draw(logits, torch.rand(len(logits), dtype=torch.float64), 1.0)[0]
+    return draw(logits, torch.rand(len(logits), dtype=torch.float64, device=logits.device), 1.0)[0]
 
 
 def first(rows, count: int) -> list[Row]:

@@ -1,5 +1,6 @@
-"""TRL's side of the offline measures: its trainers with the flags that make them fastest on a CPU."""
+"""TRL's side of the offline measures: its trainers with the flags that make them fastest."""
 
+import gc
 from collections.abc import Callable
 
 from datasets import Dataset
@@ -7,7 +8,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer import Trainer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from speed.settings import common
 from speed.turns import Turns
 from speed.world import words
 
@@ -64,11 +64,10 @@ def kto(folder: str, rows: list[dict], **settings) -> KTOTrainer:
 
 def make(trainer_class, config_class, model, data: Dataset, folder: str, settings: dict) -> Trainer:
     """A trainer that says how many real tokens it computed in each step, and how many with padding."""
+    gc.collect()  # the trainer before this one is held by cycles, and its weights with it
     trainer = trainer_class(
         model=model,
-        args=config_class(
-            **common(f"{folder}-trl", remove_unused_columns=False, **settings)
-        ),  # lengths are for grouping
+        args=config_class(**settings),
         train_dataset=data,
         processing_class=AutoTokenizer.from_pretrained(folder),
     )
@@ -78,7 +77,10 @@ def make(trainer_class, config_class, model, data: Dataset, folder: str, setting
 
 
 class TokenCount:
-    """Real and padded tokens of what went through a trainer's compute_loss."""
+    """Real and padded tokens of what went through a trainer's compute_loss.
+
+    They stay where they are counted until somebody asks: to read them earlier would make a GPU's step wait.
+    """
 
     def __init__(self):
         self.step = self.real = self.padded = 0
@@ -88,7 +90,7 @@ class TokenCount:
 
         def counted(model, inputs, *args, **kwargs):
             padded = inputs["input_ids"].numel()
-            real = inputs["attention_mask"].sum().item() if "attention_mask" in inputs else padded  # packed: no padding
+            real = inputs["attention_mask"].sum() if "attention_mask" in inputs else padded  # packed: no padding
             self.step, self.real, self.padded = self.step + real, self.real + real, self.padded + padded
             return compute_loss(model, inputs, *args, **kwargs)
 
@@ -97,12 +99,12 @@ class TokenCount:
     def take(self) -> int:
         """Real tokens since the last time."""
         taken, self.step = self.step, 0
-        return taken
+        return int(taken)
 
     @property
     def fill(self) -> float:
         """Share of real tokens in everything computed."""
-        return self.real / self.padded
+        return int(self.real) / self.padded
 
 
 def loss_and_norm(trainer: Trainer, features: list[dict], change: Callable[[dict], dict] = lambda inputs: inputs):

@@ -21,7 +21,9 @@ class Result:
     cpu_ratio     the same median by the CPU time of the process, which what else the machine does hardly moves
     ours, theirs  absolute figures, in `unit`
     fill          share of real tokens in what the peer computed
+    threads       of the CPU; None on a GPU
     utilisation   of the matrix product's speed, measured in the same process
+    memory        GiB of the GPU that a step takes beyond what is held between the steps, ours and theirs
     judged        the number that the target is about: ratio, ours or utilisation
     at_most       whether the target is an upper limit
     note          what a reader must know besides, such as the mean length of the answers
@@ -35,10 +37,11 @@ class Result:
     ratio: float | None = None
     spread: tuple[float, float] | None = None
     cpu_ratio: float | None = None
-    threads: int = 1
+    threads: int | None = 1
     dtype: str = "float32"
     fill: float | None = None
     utilisation: float | None = None
+    memory: tuple[float, float] | None = None
     judged: str = "ratio"
     at_most: bool = False
     note: str = ""
@@ -61,5 +64,8 @@ def cells(name: str, result: Result) -> list[str]:
     target = f"{'≤' if result.at_most else '≥'} {result.target:g}{unit}"
     shares = ["" if share is None else f"{share:.2f}" for share in (result.fill, result.utilisation)]
     what = result.what + (f"; {result.note}" if result.note else "")
+    if result.memory:
+        what += "; a step takes {:.2f} and {:.2f} GiB".format(*result.memory)
+    threads = "" if result.threads is None else str(result.threads)
     met = "yes" if result.met else "NO"
-    return [name, what, ratio, by_cpu, *figures, str(result.threads), result.dtype, *shares, target, met]
+    return [name, what, ratio, by_cpu, *figures, threads, result.dtype, *shares, target, met]

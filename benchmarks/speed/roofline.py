@@ -9,30 +9,52 @@ import torch.nn.functional as F
 
 from easyrlhf.config import SFTConfig
 from speed import ours, world
-from speed.measure import Options, how
+from speed.measure import Options
 from speed.results import Result
 from speed.settings import LEARNING_RATE
 from speed.turns import timed
 
-ROWS, LENGTH, SIDE = 8, 256, 2048
+ROWS, LENGTH = 8, 256
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is what a device can do
 
 
 def flops(size: world.Size, rows: int, length: int) -> float:
-    """Floating-point operations of a forward and backward pass over rows of one length; no first token is learned.
+    """Floating-point operations of a forward and backward pass over rows of one length; no first token is learned."""
+    return operations(size, rows * length, rows * length**2 / 2, rows * (length - 1))
 
-    Forward: 2 for each weight of trunk and head a token goes through, and 2·H·S a layer for causal attention.
+
+def operations(size: world.Size, tokens: int, seen: float, learned: int) -> float:
+    """Floating-point operations of a forward and backward pass, twice the forward one's.
+
+    Forward: 2 for each weight of trunk and head a token goes through, and 4·H a layer for each token it looks at.
+
+    tokens   that go through the trunk
+    seen     tokens that each of them looks at, summed: S² / 2 for a row of S
+    learned  tokens that go through the head of the vocabulary
     """
-    tokens, learned = rows * length, rows * (length - 1)
     trunk = 2 * size.trunk * tokens
     head = 2 * size.vocabulary * size.hidden * learned
-    attention = 2 * size.layers * size.hidden * length * tokens
+    attention = 4 * size.layers * size.hidden * seen
     return 3.0 * (trunk + head + attention)
 
 
-def product_speed(dtype: torch.dtype) -> float:
+def row_flops(size: world.Size, row: ours.Row, *, head: bool) -> float:
+    """Of the passes over a demonstration, or over a comparison whose prompt is computed once for both answers.
+
+    head  whether the tokens of a comparison's answers go through the head of the vocabulary
+    """
+    if "chosen_ids" not in row:
+        return flops(size, 1, row["length"])
+    prompt, answers = len(row["prompt_ids"]), [len(row["chosen_ids"]), len(row["rejected_ids"])]
+    seen = prompt**2 / 2 + sum(answer * (prompt + answer / 2) for answer in answers)
+    return operations(size, prompt + sum(answers), seen, sum(answers) if head else 0)
+
+
+def product_speed(dtype: torch.dtype, device: torch.device) -> float:
     """Floating-point operations a second of a product of square matrices, the best of ten."""
-    a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
-    laps = [timed(lambda: F.linear(a, b) is None or 2 * SIDE**3) for _ in range(10)]
+    side = SIDES[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    laps = [timed(lambda: F.linear(a, b) is None or 2 * side**3) for _ in range(10)]
     return max(lap.rate for lap in laps)
 
 
@@ -41,12 +63,13 @@ def utilisation(options: Options, precision: str, target: float) -> list[Result]
     rows = world.demonstrations(options.shape, [LENGTH] * ROWS)
     with tempfile.TemporaryDirectory() as scratch:
         folder = world.make_model(Path(scratch) / "model", options.shape)
-        common = {"devices": "cpu", "report_to": "none", "learning_rate": LEARNING_RATE, "precision": precision}
-        side = ours.OfflineSide(SFTConfig(train_data="rows", model=folder, output_dir=f"{folder}-ours", **common), rows)
+        told = {"train_data": "rows", "model": folder, "output_dir": f"{folder}-ours", "devices": options.devices}
+        told |= {"report_to": "none", "learning_rate": LEARNING_RATE, "precision": precision}
+        side = ours.OfflineSide(SFTConfig(**told), rows)
         rows = ours.first(side.rows, ROWS)
     work, found = flops(options.shape, ROWS, LENGTH), []
     for number in range(options.pairs + 1):
-        peak = product_speed(side.run.dtype)
+        peak = product_speed(side.run.dtype, side.run.device)
         lap = timed(lambda: side.forward_and_backward(rows) is not None or work)
         if number:  # the first one warms up
             found.append((lap.rate, peak))
@@ -59,7 +82,7 @@ def utilisation(options: Options, precision: str, target: float) -> list[Result]
             *(speeds[0], target, speeds[1]),
             utilisation=share,
             judged="utilisation",
-            **how(precision),
+            **options.how(precision),
         )
     ]
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speed import ours, world
-from speed.measure import Options, how, require_equal
+from speed.measure import DTYPES, Options, require_equal
 from speed.results import Result
 from speed.turns import by_turns
 
@@ -21,30 +21,36 @@ def g1(options: Options) -> list[Result]:
     with tempfile.TemporaryDirectory() as scratch:
         logit = world.ending_at(USEFUL, LIMIT, options.shape.vocabulary)
         folder = world.make_model(Path(scratch) / "model", options.shape, logit)
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[options.precision]).to(options.device)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [row["prompt_ids"] for row in world.prompts(options.shape, ROWS, PROMPT)]
-    ids, found = torch.tensor(prompts), {"ours": [], "theirs": []}
+    ids, found = torch.tensor(prompts, device=options.device), {"ours": [], "theirs": []}
     sampling = ours.Sampling(lm, tokenizer, LIMIT, ROWS, 1.0)
-
-    def generate(**settings) -> torch.Tensor:
-        return lm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT, **settings)[:, PROMPT:]
+    settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": LIMIT}
+    settings |= {"do_sample": True, "top_k": 0, "temperature": 1.0}
 
     def our_step() -> float:
         found["ours"].append(sampling.generate(prompts).completion_mask.sum().item())
         return found["ours"][-1]
 
     def their_step() -> float:
-        found["theirs"].append(useful(generate(do_sample=True, top_k=0, temperature=1.0)))
+        found["theirs"].append(useful(lm.generate(ids, **settings)[:, PROMPT:]))
         return found["theirs"][-1]
 
-    greedy = ours.Sampling(lm, tokenizer, LIMIT, ROWS, 0.0).generate(prompts)
-    theirs = generate(do_sample=False)
-    require_equal("sum of greedy tokens", greedy.completion_ids.sum().item(), theirs.sum().item(), "float32")
+    check(lm, ids, sampling.generate(prompts), options.precision)
     paired = by_turns(our_step, their_step, 2 * options.pairs)
     note = "useful {:.2f} and {:.2f}".format(*(mean(tokens) / ROWS / LIMIT for tokens in found.values()))
     what = f"rollout of {ROWS} answers, against generate()"
-    return [Result(what, "tokens/s", **paired.as_result(), target=2.0, note=note, **how("float32"))]
+    return [Result(what, "tokens/s", **paired.as_result(), target=2.0, note=note, **options.how(options.precision))]
+
+
+@torch.no_grad()
+def check(lm, prompt_ids: torch.Tensor, samples: ours.Samples, precision: str) -> None:
+    """Raise unless the model says of whole conversations what our sampler said, token by token, of its answers."""
+    answers, mask = samples.completion_ids, samples.completion_mask.bool()
+    logits = lm(torch.cat([prompt_ids, answers], 1)).logits[:, prompt_ids.shape[1] - 1 : -1].float()
+    theirs = logits.log_softmax(-1).gather(2, answers[..., None]).squeeze(-1)
+    require_equal("logprobs", samples.logprobs[mask].norm().item(), theirs[mask].norm().item(), precision)
 
 
 def useful(answers: torch.Tensor) -> int:
@@ -55,8 +61,8 @@ def useful(answers: torch.Tensor) -> int:
 
 @torch.no_grad()
 def g2(options: Options) -> list[Result]:
-    """Drawing one token for each of 32 rows from 32,768."""
-    logits = torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    """Drawing one token for each of 32 rows from 32,768; from float32 everywhere, as sampling does."""
+    logits = torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(0)).to(options.device)
 
     def ours_step() -> float:
         for _ in range(DRAWS):
@@ -70,4 +76,4 @@ def g2(options: Options) -> list[Result]:
 
     paired = by_turns(ours_step, their_step, 4 * options.pairs)
     what = f"drawing {ROWS} tokens of {VOCABULARY:,}, against torch.multinomial"
-    return [Result(what, "draws/s", **paired.as_result(), target=4.0, **how("float32"))]
+    return [Result(what, "draws/s", **paired.as_result(), target=4.0, **options.how("float32"))]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+import torch
 from transformers import TrainerCallback
 
 WARM_UP = 1  # pairs at the start that do not count
@@ -16,11 +17,13 @@ class Lap:
 
     seconds      by the clock on the wall
     cpu_seconds  of this process alone: what others had of the machine is not in it
+    memory       bytes that the step took on the GPU beyond what was held before it; None without a GPU
     """
 
     units: float
     seconds: float
     cpu_seconds: float
+    memory: int | None = None
 
     @property
     def rate(self) -> float:
@@ -34,14 +37,26 @@ class Lap:
 
 
 class Clock:
-    """Both times since it was made."""
+    """Both times since it was made. A GPU, which works on after a call returns, is waited for before they are read."""
 
     def __init__(self):
+        self.held = 0
+        if wait_for_gpu():
+            torch.cuda.reset_peak_memory_stats()
+            self.held = torch.cuda.memory_allocated()
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def lap(self, units: float) -> Lap:
         """What was done since, and how long it took."""
-        return Lap(units, time.perf_counter() - self.started, time.process_time() - self.cpu_started)
+        memory = torch.cuda.max_memory_allocated() - self.held if wait_for_gpu() else None
+        return Lap(units, time.perf_counter() - self.started, time.process_time() - self.cpu_started, memory)
+
+
+def wait_for_gpu() -> bool:
+    """Wait until the GPU has done all it was told; False when this process computes on none."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return torch.cuda.is_initialized()
 
 
 @dataclass(frozen=True)
@@ -57,10 +72,17 @@ class Paired:
         return [getattr(ours, rate) / getattr(theirs, rate) for ours, theirs in pairs]
 
     def as_result(self, scale: float = 1.0) -> dict:
-        """The fields of a Result that follow from the pairs; rates are multiplied by `scale`."""
+        """The fields of a Result that follow from the pairs; rates are multiplied by `scale`.
+
+        On a GPU memory takes the place of the ratio of CPU times, which says nothing there.
+        """
         rates = {side: median(lap.rate for lap in getattr(self, side)[WARM_UP:]) * scale for side in ("ours", "theirs")}
-        ratios, by_cpu = self.ratios(), median(self.ratios("cpu_rate"))
-        return rates | {"ratio": median(ratios), "spread": (min(ratios), max(ratios)), "cpu_ratio": by_cpu}
+        ratios = self.ratios()
+        found = rates | {"ratio": median(ratios), "spread": (min(ratios), max(ratios))}
+        if self.ours[-1].memory is None:
+            return found | {"cpu_ratio": median(self.ratios("cpu_rate"))}
+        taken = (median(lap.memory for lap in side[WARM_UP:]) / 2**30 for side in (self.ours, self.theirs))
+        return found | {"memory": tuple(taken)}
 
 
 def timed(step: Callable[[], float]) -> Lap:

@@ -36,7 +36,13 @@ class Size:
         return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.intermediate)
 
 
-SIZES = {"m9": Size(256, 6, 672, 8192), "60m": Size(512, 14, 1408, 16384), "m9_32k": Size(256, 6, 672, 32768)}
+SIZES = {
+    "m9": Size(256, 6, 672, 8192),
+    "60m": Size(512, 14, 1408, 16384),
+    "0.5b": Size(896, 24, 4864, 151_936),
+    "1.5b": Size(1536, 28, 8960, 151_936),
+    "m9_32k": Size(256, 6, 672, 32768),
+}
 
 
 def tokenizer_of(size: Size) -> PreTrainedTokenizerFast:
@@ -126,8 +132,11 @@ def demonstrations(size: Size, row_lengths: list[int]) -> list[dict]:
     return [{"input_ids": draw(n), "loss_mask": [0] + [1] * (n - 1), "length": n} for n in row_lengths]
 
 
-def comparisons(size: Size, count: int, total: int, share: float, spread: float = 0.3) -> list[dict]:
-    """Rows of rm_train and dpo_train: prompt and answer of `total` tokens on average, `share` of them the prompt."""
+def comparisons(size: Size, count: int, total: int, share: float, spread: float) -> list[dict]:
+    """Rows of rm_train and dpo_train: prompt and answer of `total` tokens on average, `share` of them the prompt.
+
+    spread  how far each part may be from its mean length, as a share of it
+    """
     draw, rows = Words(size), []
     for _ in range(count):
         prompt, chosen, rejected = (
@@ -140,13 +149,13 @@ def comparisons(size: Size, count: int, total: int, share: float, spread: float 
     return rows
 
 
-def feedback(size: Size, count: int, total: int, share: float, group: int) -> list[dict]:
+def feedback(size: Size, count: int, total: int, share: float, group: int, spread: float) -> list[dict]:
     """Rows of kto_train: one answer of each comparison, liked and disliked in turn.
 
     group  rows of a batch of the peer, who estimates KL with the answer of the row before within it; so do we
     """
     rows = []
-    for number, pair in enumerate(comparisons(size, count, total, share)):
+    for number, pair in enumerate(comparisons(size, count, total, share, spread)):
         first = number - number % group
         other = number - 1 if number > first else min(first + group, count) - 1
         row = {"prompt_ids": pair["prompt_ids"], "completion_ids": pair["chosen_ids"], "other": other}

@@ -1,6 +1,7 @@
 """The speed benchmarks: their arithmetic by hand, and one of them whole on a tiny model."""
 
 import importlib
+from dataclasses import replace
 
 import click
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import run
 import torch
 from click.testing import CliRunner
-from speed import measure, measures, offline, peers, results, roofline, sampling, world
+from speed import measure, measures, offline, ours, peers, results, roofline, sampling, world
 from speed.turns import Lap, Paired, Turns, by_turns
 from transformers import AutoModelForCausalLM
 
@@ -75,6 +76,27 @@ def test_the_operations_of_a_step_are_those_counted_by_hand():
     assert roofline.flops(size, rows=1, length=2) == 3 * (2 * 34 * 2 + 2 * 10 * 1 + 8 * 2)
 
 
+def test_a_prompt_of_two_answers_is_counted_once():
+    size = world.Size(hidden=2, layers=1, intermediate=3, vocabulary=5)  # 34 weights of the trunk
+    row = {"prompt_ids": [1] * 4, "chosen_ids": [1] * 2, "rejected_ids": [1] * 3, "length": 7}
+    # 9 tokens, which look at 4²/2, 2·(4 + 1) and 3·(4 + 1.5) = 34.5 tokens; the answers' 5 are learned
+    assert roofline.row_flops(size, row, head=True) == 3 * (2 * 34 * 9 + 2 * 10 * 5 + 4 * 2 * 34.5)
+    assert roofline.row_flops(size, row, head=False) == 3 * (2 * 34 * 9 + 4 * 2 * 34.5)
+    demonstration = {"input_ids": [1, 1], "length": 2}
+    assert roofline.row_flops(size, demonstration, head=True) == 3 * (2 * 34 * 2 + 2 * 10 * 1 + 8 * 2)
+
+
+def test_flat_lengths_are_all_the_mean():
+    flat, skewed = measure.Options(lengths="flat"), measure.Options()
+    rows = world.comparisons(TINY, 5, 100, 0.8, flat.spread)
+    assert {tuple(len(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")) for row in rows} == {
+        (80, 20, 20)
+    }
+    assert {len(row["prompt_ids"]) for row in world.comparisons(TINY, 50, 100, 0.8, skewed.spread)} > {60, 100}
+    assert set(world.lengths(9, 160, 512, skewed=flat.skewed)) == {160}
+    assert len(set(world.lengths(9, 160, 512, skewed=skewed.skewed))) > 5
+
+
 def test_answers_end_where_they_were_meant_to():
     limit, vocabulary = 64, 8192
     logit = world.ending_at(0.4, limit, vocabulary)
@@ -97,7 +119,7 @@ def test_texts_are_read_back_as_the_ids_they_were_made_of():
 
 
 def test_another_answer_for_the_kl_is_of_the_same_group_of_rows():
-    others = [row["other"] for row in world.feedback(TINY, 7, 40, 0.5, group=4)]
+    others = [row["other"] for row in world.feedback(TINY, 7, 40, 0.5, group=4, spread=0.3)]
     assert others == [3, 0, 1, 2, 6, 4, 5]
 
 
@@ -122,6 +144,17 @@ def test_useful_tokens_end_with_the_end_of_turn():
     assert sampling.useful(torch.tensor([[9, end, 0, 0], [9, 9, 9, 9], [end, 0, 0, 0]])) == 2 + 4 + 1
 
 
+def test_a_sampler_that_says_what_the_model_does_not_is_not_timed(tmp_path):
+    lm = AutoModelForCausalLM.from_pretrained(world.make_model(tmp_path / "model", TINY, eos_logit=3.0))
+    prompts = [row["prompt_ids"] for row in world.prompts(TINY, 5, 8)]
+    samples = ours.Sampling(lm, world.tokenizer_of(TINY), 20, 5, 1.0).generate(prompts)
+    assert samples.completion_mask.sum() > 5  # more than one token each
+    sampling.check(lm, torch.tensor(prompts), samples, "float32")
+    wrong = replace(samples, completion_ids=samples.completion_ids.roll(1, 0))
+    with pytest.raises(click.ClickException, match="logprobs"):
+        sampling.check(lm, torch.tensor(prompts), wrong, "float32")
+
+
 def test_sides_that_differ_are_not_timed():
     measure.require_equal("loss", 1.00001, 1.0, "float32")
     with pytest.raises(click.ClickException, match=r"loss is 1\.01 here and 1 there"):
@@ -136,11 +169,15 @@ def test_every_measure_is_there(name):
     assert callable(getattr(importlib.import_module(f"speed.{module}"), function))
 
 
-def test_the_reward_model_is_measured_from_end_to_end(monkeypatch):
+@pytest.mark.parametrize("lengths", ["skewed", "flat"])
+def test_the_reward_model_is_measured_from_end_to_end(monkeypatch, lengths):
     monkeypatch.setitem(world.SIZES, "m9", TINY)
-    (result,) = offline.r1(measure.Options(pairs=1))
+    monkeypatch.setitem(roofline.SIDES, "cpu", 512)
+    (result,) = offline.r1(measure.Options(pairs=1, lengths=lengths))
     assert result.ratio == pytest.approx(result.ours / result.theirs)
-    assert 0.5 < result.fill <= 1
+    assert 0.5 < result.fill < 1 if lengths == "skewed" else result.fill == 1  # nothing is padded
+    assert 0 < result.utilisation < 1
+    assert result.what.endswith(f"; {lengths} lengths")
 
 
 def test_an_unknown_measure_and_a_missing_peer_are_named(tmp_path):
