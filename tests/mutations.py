@@ -38,7 +38,7 @@ MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", 
 LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py", "engine/test_engine.py"
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
-PREFIX, ATTENTION = "models/test_prefix.py", "models/test_attention.py"
+PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "online/test_siblings.py"
@@ -58,6 +58,7 @@ ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment
 
 IMPORTANCE, VLLM, VLLM_SERVER = "losses/test_importance.py", "rollout/test_vllm.py", "rollout/test_server.py"
 VLLM_WEIGHTS, VLLM_SERVE = "rollout/test_weights.py", "tools/test_vllm_serve.py"
+VLLM_TRANSFER = "rollout/test_transfer.py"
 
 STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
 BY_ROW = (
@@ -120,7 +121,12 @@ BREAKS = [
     Break("losses/preference.py", "logsigmoid(chosen - rejected", "logsigmoid(rejected - chosen", PAIRS),
     Break("losses/preference.py", "(chosen + rejected) ** 2", "(chosen - rejected) ** 2", PAIRS),
     # what is read off a model
-    Break("models/logprobs.py", "(lm, input_ids)[:, :-1][before]", "(lm, input_ids)[:, 1:][before]", LOGPROBS),
+    Break(
+        "models/logprobs.py",
+        "(lm, input_ids, lengths)[:, :-1][before]",
+        "(lm, input_ids, lengths)[:, 1:][before]",
+        LOGPROBS,
+    ),
     Break("models/logprobs.py", "if temperature == 1 else logits / temperature", "", LOGPROBS),
     Break("models/logprobs.py", "log_normaliser - (torch", "log_normaliser + (torch", LOGPROBS),
     Break(
@@ -134,12 +140,12 @@ BREAKS = [
     Break(
         "models/value_head.py",
         "self.read(predicting_states(self.lm, input_ids, mask))",
-        "self.read(hidden_states(self.lm, input_ids)[mask.bool()])",
+        "self.read(row_states(self.lm, input_ids, mask.sum(1))[mask.bool()])",
         READS,
     ),
     # prompts computed once
     Break("models/prefix.py", "device=counted.device).tril()", "device=counted.device)", PREFIX),
-    Break("models/prefix.py", "a[layout.parents], b]", "a[layout.parents * 0], b]", PREFIX),
+    Break("models/prefix.py", "[0][layout.parents], rows]", "[0][layout.parents * 0], rows]", PREFIX),
     Break("models/prefix.py", "before += [prompt_end,", "before += [start,", PREFIX),
     Break("models/prefix.py", "ids in zip(parents, completions", "ids in zip([0] * len(parents), completions", PREFIX),
     Break("models/prefix.py", "window < max_length", "window > max_length", PREFIX),
@@ -315,6 +321,16 @@ BREAKS = [
     Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
     Break("online/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
     Break("online/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
+    Break("models/attention.py", "[0, *lengths]", "[1, *lengths]", PACKING),
+    Break("models/attention.py", "(-1, 0)", "(-1, -1)", PACKING),
+    Break(
+        "models/prefix.py",
+        "query[:total], key[:total], value[:total]",
+        "query[:total], key[:total], key[:total]",
+        PACKING,
+    ),
+    Break("models/prefix.py", "masked_scatter(counted", "masked_scatter(~counted", PACKING),
+    Break("models/logprobs.py", "torch.arange(1, mask.shape[1]", "torch.arange(0, mask.shape[1] - 1", PACKING),
     Break("models/attention.py", "dtype=torch.bool).tril()", "dtype=torch.bool)", ATTENTION),
     Break(
         "models/attention.py",
@@ -346,9 +362,16 @@ BREAKS = [
     Break("rollout/vllm.py", "world.size() // ranks, world.rank() // ranks", "world.size(), world.rank()", VLLM),
     Break("rollout/vllm.py", "self.ahead[0] != keys", "False", VLLM),
     Break("rollout/vllm.py", "completion.ids[-1] == eos_id", "len(completion.ids) < ids.shape[1]", VLLM),
-    Break("rollout/server.py", '["weight_version"]) != self.version', '["weight_version"]) == ""', VLLM_SERVER),
+    Break("rollout/server.py", "theirs := self.weight_version()) != self", 'theirs := "") == self', VLLM_SERVER),
     Break("rollout/server.py", " and answer.status_code != 404:", ":", VLLM_SERVER),
     Break("rollout/server.py", '"seed": seed', '"seed": 0', VLLM_SERVER),
+    Break("rollout/server.py", "self.link.closed or self.weight_version() != self.version", "False", VLLM_TRANSFER),
+    Break("rollout/transfer.py", "            self.errors.put(error)\n", "", VLLM_TRANSFER),
+    Break("rollout/transfer.py", "self.engine.model_update_group.destroy()", "pass", VLLM_TRANSFER),
+    Break("rollout/transfer.py", "size = 1 + self", "size = self", VLLM_TRANSFER),
+    Break(
+        "rollout/transfer.py", "        self.weights.pairs = []\n\n    def watched", "\n    def watched", VLLM_TRANSFER
+    ),
     Break("rollout/weights.py", "revert_weight_conversion(lm, lm.state_dict())", "lm.state_dict()", VLLM_WEIGHTS),
     Break("rollout/weights.py", "shutil.rmtree(folder, ignore_errors=True)", "pass", VLLM_WEIGHTS),
     Break("tools/vllm_serve.py", "os.environ | ALLOWED", "os.environ", VLLM_SERVE),

@@ -231,7 +231,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "vllm_importance_sampling_mode": Translation(("importance_correction",), "token, sequence or off; weights are cut"),
     "vllm_importance_sampling_cap": Translation(("importance_cap",), ""),
     "vllm_importance_sampling_clip_max": Translation(("importance_cap",), ""),
-    "vllm_sync_backend": Translation((), "weights go through memory, or a folder; NCCL is " + LATER),
+    "vllm_sync_backend": Translation(("vllm_weight_transfer",), "files or nccl, for a server"),
     "vllm_enable_sleep": Translation((), "a colocated vLLM always sleeps while the run trains"),
     "vllm_num_engines": Translation((), "one server; a colocated vLLM is in every process"),
     "async_train": Translation(("rollout_ahead",), "with vllm_mode server"),

@@ -12,6 +12,7 @@ from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig, VLLMServeConfig
 from easyrlhf.settings import read_yaml
 
 UNREAD = {"train_data": "none"}  # the stage wants it, and no row is read here
+SERVED = {"rollout": "vllm", "vllm_mode": "server"}  # which the run may be told by its own flags
 
 PAGE = HelpPage(
     summary="Start a vLLM server that samples for ppo_train or grpo_train --rollout vllm --vllm_mode server.",
@@ -43,8 +44,8 @@ class ServeCommand(SettingsCommand):
         if config is None:
             raise click.UsageError("give the YAML file of the run to serve: easyrlhf vllm_serve configs/ppo.yaml")
         given = {name: value for name, value in flags.items() if value is not None}
-        stage = stage_of(config)
-        return job(self.target, build_config(stage, config, UNREAD | given, click.get_current_context().command_path))
+        known = UNREAD | SERVED | given
+        return job(self.target, build_config(stage_of(config), config, known, click.get_current_context().command_path))
 
 
 def stage_of(path: str) -> type[OnlineConfig]:

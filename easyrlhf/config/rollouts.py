@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import DATA, VLLM, SettingError, Settings, opt
 
 
@@ -31,6 +32,13 @@ class VLLMPlace(Settings):
         above=0,
         below=1,
     )
+    vllm_weight_transfer: str = opt(
+        "files",
+        "How all weights get to a vLLM server. files: through a folder that both see. nccl: from the run's first GPU "
+        "to the server's; both have to be told.",
+        group=VLLM,
+        choices=("files", "nccl"),
+    )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -49,7 +57,7 @@ class VLLMServeConfig(VLLMPlace):
 
 
 @dataclass(kw_only=True, frozen=True)
-class RolloutConfig(VLLMPlace):
+class RolloutConfig(VLLMPlace, TrainConfig):
     """How the answers of a rollout are sampled."""
 
     rollout: str = opt(
@@ -113,7 +121,20 @@ class RolloutConfig(VLLMPlace):
 
     def _check(self) -> None:
         super()._check()
-        if self.rollout_ahead and (self.rollout, self.vllm_mode) != ("vllm", "server"):
+        served = (self.rollout, self.vllm_mode) == ("vllm", "server")
+        if self.vllm_weight_transfer == "nccl" and not served:
+            raise SettingError(
+                "vllm_weight_transfer",
+                "vllm_weight_transfer nccl: is a way to a server; give rollout vllm and vllm_mode server, or leave it "
+                "at files",
+            )
+        if self.vllm_weight_transfer == "nccl" and self.lora_r:
+            raise SettingError(
+                "vllm_weight_transfer",
+                f"vllm_weight_transfer nccl: sends all weights, but with lora_r {self.lora_r} the server gets the "
+                "adapter alone, in a folder; leave it at files",
+            )
+        if self.rollout_ahead and not served:
             raise SettingError(
                 "rollout_ahead",
                 f"rollout_ahead {self.rollout_ahead}: needs something that samples while this program trains; give "

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import torch
 from torch import nn
 
 from easyrlhf.engine import world
 from easyrlhf.errors import InputError, ServiceError, ServiceStopped
+from easyrlhf.rollout.transfer import Link
 from easyrlhf.rollout.vllm import Completion, SamplerLost, drawing
 from easyrlhf.rollout.weights import write_adapter, write_weights
 
@@ -27,6 +29,7 @@ class Server:
     folder     where weights are handed over: the server reads them there
     timeout    seconds to wait for an answer
     lora_r     rank of the adapter that is trained; 0 when all weights are
+    nccl       device that NCCL sends all weights from; None: they go through the folder
     tell       says a line to the user
     stopping   whether the user has asked the run to stop
     """
@@ -44,14 +47,17 @@ class Server:
         eos_id: int,
         temperature: float,
         lora_r: int,
+        nccl: torch.device | None,
         tell: Callable[[str], None],
         stopping: Callable[[], bool],
     ):
         self.url, self.timeout, self.folder = f"http://{host}:{port}", timeout, folder
+        self.place, self.nccl = (host, port), nccl
         self.lora_r, self.tell, self.stopping = lora_r, tell, stopping
         self.drawing = drawing(limit, eos_id, temperature)
         self.threads = ThreadPoolExecutor(AT_ONCE, "vllm")
         self.version = ""
+        self.link: Link | None = None
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of an answer, or its text; a body makes it a POST.
@@ -90,36 +96,76 @@ class Server:
                 f"{max_length}; start it with the settings of this run: easyrlhf vllm_serve CONFIG"
             )
         try:
-            self.ask("/weight_info")
+            self.weight_version()
         except SamplerLost as error:
             raise InputError(
                 f"--vllm_port: the server at {self.url} lets nobody change its weights ({error}); start it with "
                 "easyrlhf vllm_serve CONFIG"
             ) from error
+        if self.nccl is not None:
+            self.check_link()
+
+    def check_link(self) -> None:
+        """Join with the server by NCCL. Raises InputError when it does not."""
+        try:
+            self.join()
+        except ServiceError as error:
+            raise InputError(
+                f"--vllm_weight_transfer nccl: the server at {self.url} does not join ({error}); start it with the "
+                "same setting, on GPUs that the run does not use, or use files"
+            ) from error
+        self.version = self.name_weights()
 
     def load(self, lm: nn.Module) -> None:
         """As Backend says; the main process does it."""
         self.version = world.on_main(lambda: self.hand_over(lm))
 
     def hand_over(self, lm: nn.Module) -> str:
-        """Write the weights and let the server read them; returns the name they have there."""
-        version = uuid.uuid4().hex
+        """Let the server take the weights; returns the name they have there."""
         place = str(self.folder.resolve())
         if self.lora_r:
             write_adapter(lm, self.folder)
             self.ask("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": place, "load_inplace": True})
+        elif self.nccl is not None:
+            self.send(lm)
         else:
             write_weights(lm, self.folder)
             self.ask("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": place}})
         self.ask("/reset_prefix_cache", {})
+        return self.name_weights()
+
+    def name_weights(self) -> str:
+        """Give the server's weights a new name; one that is started anew does not know it."""
+        version = uuid.uuid4().hex
         self.ask("/update_weight_version", {"new_version": version})
         return version
+
+    def weight_version(self) -> str:
+        """The name of the server's weights."""
+        return self.ask("/weight_info")["weight_version"]
+
+    def send(self, lm: nn.Module) -> None:
+        """Send all weights by NCCL; a server that was started anew is joined with anew."""
+        if self.link is None or self.link.closed or self.weight_version() != self.version:
+            self.join()
+        self.link.send(lm)
+
+    def join(self) -> None:
+        """Have a link to the server, in place of the one before."""
+        self.part()
+        host, port = self.place
+        self.link = Link(host, port, ask=self.ask, timeout=self.timeout, device=self.nccl)
+
+    def part(self) -> None:
+        """Give up the link, if there is one."""
+        if self.link is not None:
+            self.link.close()
 
     def complete(self, prompts: list[list[int]], seeds: list[int]) -> list[Completion]:
         """As Backend says. A server that was started anew since load counts as lost."""
         if not prompts:
             return []
-        if (theirs := self.ask("/weight_info")["weight_version"]) != self.version:
+        if (theirs := self.weight_version()) != self.version:
             raise SamplerLost(f"{self.url}: has weights {theirs}, not {self.version}")
         model = ADAPTER if self.lora_r else self.model()["id"]
         return list(self.threads.map(lambda prompt, seed: self.complete_one(model, prompt, seed), prompts, seeds))
@@ -156,4 +202,5 @@ class Server:
 
     def close(self) -> None:
         """As Backend says; the server goes on."""
+        self.part()
         self.threads.shutdown(wait=False, cancel_futures=True)

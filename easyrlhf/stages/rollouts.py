@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
+from easyrlhf.engine.device import pick_device
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError
@@ -25,6 +26,8 @@ def check_rollout(config: OnlineConfig, renderer: Renderer) -> None:
         lora_room(config.lora_r)
     if config.vllm_mode == "colocate":
         check_colocated(config)
+    if config.vllm_weight_transfer == "nccl":
+        check_nccl(config)
 
 
 def check_model(model: str, tokenizer, trust_remote_code: bool) -> None:
@@ -54,6 +57,20 @@ def check_colocated(config: OnlineConfig) -> None:
         )
 
 
+def check_nccl(config: OnlineConfig) -> None:
+    """Raise InputError when the run has not what it takes to send weights by NCCL."""
+    if find_spec("vllm") is None:
+        raise InputError(
+            "--vllm_weight_transfer nccl: vllm is not installed here, which sends the weights; pip install "
+            "'easyrlhf[vllm]', or use --vllm_weight_transfer files"
+        )
+    if (device := pick_device(config.devices)).type != "cuda":
+        raise InputError(
+            f"--vllm_weight_transfer nccl: sends from GPU to GPU, but the run is on the {device.type.upper()}; use "
+            "--vllm_weight_transfer files"
+        )
+
+
 def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | None:
     """The vLLM that the settings ask for, or None. Raises InputError when it cannot hold the policy."""
     config = run.config
@@ -72,6 +89,7 @@ def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | No
             config.vllm_port,
             timeout=config.vllm_timeout,
             folder=run.cache / "vllm",
+            nccl=run.device if config.vllm_weight_transfer == "nccl" else None,
             tell=console.warn,
             stopping=lambda: run.stop.requested,
             **how,

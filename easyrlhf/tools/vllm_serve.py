@@ -1,5 +1,6 @@
 """easyrlhf vllm_serve: `vllm serve`, told what an online run needs of it."""
 
+import json
 import os
 import sys
 from importlib.util import find_spec
@@ -45,5 +46,7 @@ def serve_command(config: OnlineConfig, model: str) -> list[str]:
     if config.lora_r:
         switches.append("--enable-lora")
         options |= {"max-loras": 1, "max-lora-rank": lora_room(config.lora_r)}
+    if config.vllm_weight_transfer == "nccl":
+        options["weight-transfer-config"] = json.dumps({"backend": "nccl"})
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", model, *words, *switches]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from easyrlhf.rollout.server import Server
+
 
 @pytest.fixture(scope="session")
 def chi_square() -> Callable[[Counter, dict, int], tuple[float, float]]:
@@ -23,3 +25,22 @@ def chi_square() -> Callable[[Counter, dict, int], tuple[float, float]]:
         return sum((seen - expected) ** 2 / expected for seen, expected in cells), bound
 
     return of
+
+
+@pytest.fixture
+def backend(tmp_path):
+    """backend(port, **changed) -> Server that hands over in tmp_path/weights; `told` holds its lines."""
+    made = []
+
+    def make(port: int, **changed) -> Server:
+        told: list[str] = []
+        known = {"timeout": 20.0, "folder": tmp_path / "weights", "limit": 5, "eos_id": 2, "temperature": 0.7}
+        known |= {"lora_r": 0, "nccl": None, "tell": told.append, "stopping": lambda: False}
+        one = Server("127.0.0.1", port, **known | changed)
+        one.told = told
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()

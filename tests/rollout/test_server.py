@@ -29,25 +29,6 @@ def short_looks(monkeypatch):
 
 
 @pytest.fixture
-def backend(tmp_path):
-    """backend(port, **changed) -> Server that hands over in tmp_path/weights; `told` holds its lines."""
-    made = []
-
-    def make(port: int, **changed) -> Server:
-        told: list[str] = []
-        known = {"timeout": 20.0, "folder": tmp_path / "weights", "limit": 5, "eos_id": 2, "temperature": 0.7}
-        known |= {"lora_r": 0, "tell": told.append, "stopping": lambda: False}
-        one = Server("127.0.0.1", port, **known | changed)
-        one.told = told
-        made.append(one)
-        return one
-
-    yield make
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
 def free_port() -> int:
     """Nobody listens there."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -56,6 +56,7 @@ class VLLM:
         known = {
             "/v1/models": {"data": [{"id": MODEL, "max_model_len": self.room}]},
             "/weight_info": {"weight_version": self.version},
+            "/get_world_size": {"world_size": 2},
         }
         return 200, known.get(path, {})
 

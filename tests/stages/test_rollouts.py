@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -336,3 +337,39 @@ def test_a_rollout_ahead_needs_a_server(settings, changed):
     with pytest.raises(SettingError, match=r"rollout_ahead 1: .*rollout vllm and vllm_mode server, or leave it at 0"):
         settings(rollout_ahead=1, **changed)
     assert settings(rollout_ahead=1, vllm_mode="server").rollout_ahead == 1
+
+
+@pytest.mark.parametrize("changed", [{"rollout": "hf", "vllm_mode": "server"}, {"vllm_mode": "colocate"}])
+def test_nccl_needs_a_server(settings, changed):
+    message = r"vllm_weight_transfer nccl: is a way to a server; give rollout vllm and vllm_mode server, or .* files"
+    with pytest.raises(SettingError, match=message) as caught:
+        settings(vllm_weight_transfer="nccl", **changed)
+    assert caught.value.setting == "vllm_weight_transfer"
+
+
+def test_nccl_is_not_for_adapters(settings):
+    with pytest.raises(SettingError, match=r"vllm_weight_transfer nccl: .*lora_r 8 .*folder; leave it at files"):
+        settings(vllm_weight_transfer="nccl", vllm_mode="server", lora_r=8)
+
+
+def test_nccl_needs_vllm_and_a_gpu_here(settings, renderer, installed, monkeypatch):
+    config = settings(vllm_weight_transfer="nccl", vllm_mode="server")
+    with pytest.raises(InputError, match=r"nccl: .*the run is on the CPU; use --vllm_weight_transfer files"):
+        check_rollout(config, renderer)
+    monkeypatch.setattr(rollouts, "pick_device", lambda devices: torch.device("cuda", 0))
+    check_rollout(config, renderer)
+    monkeypatch.setattr(rollouts, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"nccl: vllm is not installed here.*pip install 'easyrlhf\[vllm\]', or .* files"
+    ):
+        check_rollout(config, renderer)
+
+
+@pytest.mark.parametrize("way, sends", [("nccl", True), ("files", False)])
+def test_the_server_is_told_the_way_of_the_weights(settings, renderer, monkeypatch, tmp_path, way, sends):
+    monkeypatch.setattr(rollouts.Server, "check", lambda server, length: None)
+    run = SimpleNamespace(config=settings(vllm_weight_transfer=way, vllm_mode="server").resolved())
+    run.cache, run.device = tmp_path, torch.device("cuda", 3)
+    server = rollouts.make_backend(run, renderer, SimpleNamespace(warn=print))
+    assert server.nccl == (run.device if sends else None)
+    server.close()

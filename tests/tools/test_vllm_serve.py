@@ -1,5 +1,6 @@
 """easyrlhf vllm_serve: the words it hands to vLLM for the file of a run, and what it refuses before."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -112,6 +113,12 @@ def test_an_adapter_gets_its_room(on_cpu, r, room):
     assert "--enable-lora" not in options(serve_command(ppo(), "m"))
 
 
+def test_weights_by_nccl_need_a_server_that_waits_for_them(on_cpu):
+    found = options(serve_command(ppo(rollout="vllm", vllm_mode="server", vllm_weight_transfer="nccl"), "m"))
+    assert json.loads(found["--weight-transfer-config"]) == {"backend": "nccl"}
+    assert "--weight-transfer-config" not in options(serve_command(ppo(), "m"))
+
+
 # --- the command
 
 
@@ -138,6 +145,15 @@ def test_flags_beat_the_file(executed, model_folder, tmp_path):
     words = executed[0][1]
     assert words[words.index("serve") + 1] == str(folder)
     assert (options(words)["--port"], options(words)["--host"]) == ("8003", "10.0.0.7")
+
+
+@pytest.mark.parametrize(
+    "text, flags", [("vllm_weight_transfer: nccl\n", []), ("", ["--vllm_weight_transfer", "nccl"])]
+)
+def test_a_run_that_is_told_of_the_server_by_flags_alone(executed, model_folder, tmp_path, text, flags):
+    done = run(file_of(tmp_path, f"model: {model_folder()}\ntrain_data: x.jsonl\n{text}"), *flags)
+    assert done.exit_code == 0, done.output
+    assert "nccl" in options(executed[0][1])["--weight-transfer-config"]
 
 
 def test_a_file_with_keys_of_grpo_is_one_of_grpo(executed, model_folder, tmp_path):

@@ -61,15 +61,25 @@ def toy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def begin(toy):
-    """Starts a short PPO on the toy world with more settings, into a folder beside the models."""
+def short(toy):
+    """The words of a short PPO on the toy world with more settings, into a folder beside the models."""
 
-    def start(name: str, *words: str, steps: int) -> subprocess.Popen:
+    def words_of(name: str, *words: str, steps: int) -> list[str]:
         given = ["--config", RECIPES / "toy_ppo.yaml", "--model", toy / "sft", "--reward_model", toy / "rm"]
         given += ["--output_dir", toy / name, "--max_steps", steps, "--value_warmup_steps", 0, "--save_steps", 1]
         given += ["--valid_data", "none", "--eval_steps", "none", "--num_sample_generations", 0]
+        return [str(word) for word in (*given, *words)]
+
+    return words_of
+
+
+@pytest.fixture(scope="session")
+def begin(short):
+    """Starts such a PPO."""
+
+    def start(name: str, *words: str, steps: int) -> subprocess.Popen:
         how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(program("ppo_train", *given, *words), **how)
+        return subprocess.Popen(program("ppo_train", *short(name, *words, steps=steps)), **how)
 
     return start
 

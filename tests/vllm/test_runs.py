@@ -40,6 +40,17 @@ def test_an_adapter_is_handed_over_as_such(ppo, layout, request):
     assert steps[-1]["objective/kl"] > 0.5
 
 
+def test_the_adapter_of_a_policy_that_shares_its_backbone_is_handed_over(ppo, toy):
+    (toy / "long.py").write_text(
+        "def tokens(completions, **columns):\n    return [len(str(one)) for one in completions]\n"
+    )
+    words = ("--rollout", "vllm", "--share_backbone", "--lora_r", "8", "--learning_rate", "1e-2")
+    words += ("--reward_model", "none", "--reward_funcs", f"{toy}/long.py:tokens")
+    steps = ppo("shared", *words, steps=3)
+    assert all(step["health/sampler_mismatch"] < EXACT for step in steps)
+    assert steps[-1]["objective/kl"] > 0.5
+
+
 def test_ppo_reaches_the_score_that_it_reaches_with_our_own_loop(ppo):
     ends = {}
     for rollout in ("hf", "vllm"):
