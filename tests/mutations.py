@@ -321,7 +321,7 @@ BREAKS = [
     Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
     Break("online/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
     Break("online/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
-    Break("models/attention.py", "[0, *lengths]", "[1, *lengths]", PACKING),
+    Break("models/prefix.py", "[0, *accumulate(", "[1, *accumulate(", PACKING),
     Break("models/attention.py", "(-1, 0)", "(-1, -1)", PACKING),
     Break(
         "models/prefix.py",

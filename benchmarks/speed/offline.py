@@ -1,7 +1,6 @@
 """S1, S2, R1, R2, D1, K1: the stages that learn from fixed data, beside TRL's trainers."""
 
 import tempfile
-from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from easyrlhf.config import DPOConfig, KTOConfig, RMConfig, SFTConfig
 from easyrlhf.tools.exporting.classifier import as_classifier
 from speed import ours, peers, roofline, world
 from speed.measure import Options, require_equal
-from speed.results import Result
+from speed.results import Result, best_of
 from speed.settings import LEARNING_RATE, common
 
 CONFIGS = {"sft": SFTConfig, "rm": RMConfig, "dpo": DPOConfig, "kto": KTOConfig}
@@ -81,11 +80,6 @@ class Case:
     def product_speed(self) -> float:
         """Floating-point operations a second of a matrix product."""
         return roofline.product_speed(self.side.run.dtype, self.side.run.device)
-
-
-def best_of(results: Iterable[Result]) -> Result:
-    """The result against the peer's best settings."""
-    return min(results, key=lambda result: result.ratio)
 
 
 def sft_case(options: Options, precision: str) -> Case:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from easyrlhf.config import GRPOConfig, PPOConfig
 from speed import ours, world
 from speed.measure import Options, require_equal
-from speed.results import Result
+from speed.results import Result, best_of
 from speed.rewards import reward
 from speed.settings import LEARNING_RATE, common
 from speed.turns import Turns
@@ -166,7 +166,7 @@ def p1(options: Options) -> list[Result]:
     """Answers that end, we in bf16, the peer in whichever is better, on a GPU in bf16 too."""
     what, peers = "PPO, answers that end", (True,) if options.on_gpu else (True, False)
     results = [ppo_against(ending(options), options, what, "bf16", bf16, 2.7) for bf16 in peers]
-    return [min(results, key=lambda result: result.ratio)]
+    return [best_of(results)]
 
 
 def p2(options: Options) -> list[Result]:

@@ -1,5 +1,6 @@
 """What a measure found, and the table of all that was found. Loads no torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -51,6 +52,11 @@ class Result:
         """Whether the target is met."""
         value = getattr(self, self.judged)
         return value <= self.target if self.at_most else value >= self.target
+
+
+def best_of(results: Iterable[Result]) -> Result:
+    """The result against the peer's best settings."""
+    return min(results, key=lambda result: result.ratio)
 
 
 def cells(name: str, result: Result) -> list[str]:

@@ -60,15 +60,16 @@ def packs_rows(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def attend_packed(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scaling: float | None) -> Tensor:
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None
+) -> Tensor:
     """Causal attention of each row to itself, by the kernel for rows of various lengths.
 
     query       [L, heads, d]  row behind row
     key, value  [L, heads, d]  they may have fewer heads, each for several of the queries'
-    lengths     of the rows; their sum is L
+    ends        [B + 1]        int32: 0, and where each row ends
+    longest     tokens of the longest row
     returns     [L, heads, d]
     """
-    ends = torch.tensor([0, *lengths], device=query.device).cumsum(0, dtype=torch.int32)
-    longest, fewer_keys = max(lengths), query.shape[1] != key.shape[1]
-    how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": fewer_keys}
+    how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": query.shape[1] != key.shape[1]}
     return varlen_attn(query, key, value, ends, ends, longest, longest, **how)

@@ -21,7 +21,7 @@ from easyrlhf.models.load import backbone, evaluating, hidden_states, plain_lm
 Family = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
 
 SHARING = "sdpa_sharing_prefixes"  # the name of our attention in transformers
-WORTH = 0.97  # share of the cost from which on sharing is worth it
+WORTH = 0.97  # share of the cost from which on sharing prompts, or packing rows, is worth it
 PROBE: list[Family] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
 
 
@@ -62,6 +62,11 @@ class Layout:
     def prompt_places(self) -> tuple[Tensor, Tensor]:
         """Places of prompt tokens in the flat row, padded with any, and the mask of those that count: both [B, P]."""
         return places(self.prompts, 0, self.parents.device)
+
+    @cached_property
+    def prompt_ends(self) -> Tensor:
+        """0, and where each prompt ends in the flat row.  [B + 1] int32"""
+        return torch.tensor([0, *accumulate(self.prompts)], dtype=torch.int32, device=self.parents.device)
 
     @cached_property
     def completion_places(self) -> tuple[Tensor, Tensor]:
@@ -111,8 +116,9 @@ def attend(
 def attend_prompts(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
     """Prompts look at themselves.  [L, heads, d] each → [sum of the prompts, heads, d]"""
     if packs_rows(query.device, query.dtype) and not kwargs.get("dropout"):
-        total = sum(layout.prompts)
-        return attend_packed(query[:total], key[:total], value[:total], layout.prompts, kwargs.get("scaling"))
+        total, longest = sum(layout.prompts), max(layout.prompts)
+        flat = query[:total], key[:total], value[:total]
+        return attend_packed(*flat, layout.prompt_ends, longest, kwargs.get("scaling"))
     rows, counted = layout.prompt_places
     q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))  # [B, heads, P, d]
     return attention(module, q, k, v, None, is_causal=True, **kwargs)[0][counted]
@@ -206,9 +212,10 @@ def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
     able = packs_rows(input_ids.device, plain_lm(lm).dtype) and plain_lm(lm).config._attn_implementation == SHARING
     if not able or lengths.sum() > WORTH * input_ids.numel():
         return hidden_states(lm, input_ids)
-    counted = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
-    rows = [ids[real].tolist() for ids, real in zip(input_ids, counted, strict=True)]
-    packed = flat_states(lm, rows, [range(len(row)) for row in rows], Layout(list(map(len, rows)), [], lengths[:0]))
+    steps = torch.arange(input_ids.shape[1], device=input_ids.device)
+    counted = steps < lengths[:, None]
+    layout = Layout(lengths.tolist(), [], lengths[:0])
+    packed = flat_states(lm, input_ids[counted], steps.expand_as(input_ids)[counted], layout)
     return packed.new_zeros(*input_ids.shape, packed.shape[1]).masked_scatter(counted[..., None], packed)
 
 
@@ -232,19 +239,23 @@ def states_together(lm: nn.Module, families: list[Family], device: torch.device)
         range(len(prompts[parent]), len(prompts[parent]) + len(ids))
         for parent, ids in zip(parents, completions, strict=True)
     ]
-    hidden = flat_states(lm, prompts + completions, positions, layout)
+    ids, steps = (torch.tensor(list(chain(*parts)), device=device) for parts in (prompts + completions, positions))
+    hidden = flat_states(lm, ids, steps, layout)
     ends = list(accumulate(map(len, prompts + completions)))
     starts = ends[len(prompts) - 1 : -1]
     return states_of(hidden, completions, starts, [ends[parent] - 1 for parent in parents])
 
 
-def flat_states(lm: nn.Module, parts: list[list[int]], positions: list[range], layout: Layout) -> Tensor:
-    """Last hidden states of parts that lie one behind the other in a single row.  [L, H]"""
-    device = layout.parents.device
+def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+    """Last hidden states of tokens in a single row, whose attention the layout tells.
+
+    ids, positions  [L]
+    returns         [L, H]
+    """
     return backbone(lm)(
-        input_ids=torch.tensor([list(chain(*parts))], device=device),
-        position_ids=torch.tensor([list(chain(*positions))], device=device),
-        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),  # 4-d: transformers makes no other
+        input_ids=ids[None],
+        position_ids=positions[None],
+        attention_mask=ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # 4-d: transformers makes no other
         use_cache=False,
         layout=layout,
     ).last_hidden_state[0]
