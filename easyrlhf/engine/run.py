@@ -370,7 +370,13 @@ def remove_ours(folder: Path) -> None:
 
 def what_is_safe(config) -> str:
     """One sentence on what a failed run leaves behind and how to go on."""
-    if newest := next(reversed(list_checkpoints(Path(config.output_dir))), None):
+    folder = Path(config.output_dir)
+    try:
+        newest = next(reversed(list_checkpoints(folder)), None)
+    except OSError as error:  # a process without memory cannot even read a folder, and has to say what happened to it
+        kept = f"what is in {folder / CHECKPOINTS}, which could not be listed: {error.strerror}"
+        return f"Safe on disk: {kept}. {how_to_go_on(config)}"
+    if newest:
         return f"Safe on disk: {newest}. {how_to_go_on(config)}"
     return "No checkpoint had been written yet; the same command starts from the beginning."
 

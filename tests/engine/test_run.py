@@ -239,6 +239,18 @@ def test_a_failure_says_what_is_safe(config):
     assert "step-2" in str(caught.value)
 
 
+def test_a_failure_is_said_where_not_even_the_checkpoints_can_be_listed(config, monkeypatch):
+    def fail(folder):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory", str(folder))
+
+    with pytest.raises(RunError) as caught, open_run(config):
+        monkeypatch.setattr("easyrlhf.engine.run.list_checkpoints", fail)
+        raise MemoryError
+    assert str(caught.value).startswith("out of memory on cpu: MemoryError\n")
+    kept = f"{out(config)}/checkpoints, which could not be listed: Cannot allocate memory"
+    assert f"Safe on disk: what is in {kept}. The same command" in str(caught.value)
+
+
 def test_a_full_disk_while_saving_is_a_run_error(config):
     class FullDisk(Numbers):
         def save(self, folder):
