@@ -58,7 +58,7 @@ ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment
 
 IMPORTANCE, VLLM, VLLM_SERVER = "losses/test_importance.py", "rollout/test_vllm.py", "rollout/test_server.py"
 VLLM_WEIGHTS, VLLM_SERVE = "rollout/test_weights.py", "tools/test_vllm_serve.py"
-VLLM_TRANSFER = "rollout/test_transfer.py"
+VLLM_TRANSFER, BLOCKED = "rollout/test_transfer.py", "rollout/test_blocked.py"
 
 STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
 BY_ROW = (
@@ -214,6 +214,15 @@ BREAKS = [
     ),
     Break("rollout/sampler.py", "self.batch_size - len(running)", "0 if len(running) else self.batch_size", SAMPLER),
     Break("rollout/sampler.py", "with evaluating(self.lm):", "if True:", SAMPLER),
+    Break("rollout/sampler.py", "with blocked_weights(self.lm):", "if True:", BLOCKED),
+    Break("rollout/blocked.py", 'vars(layer).pop("forward", None)', "pass", BLOCKED),
+    Break("rollout/blocked.py", "bias=layer.bias", "bias=None", BLOCKED),
+    Break("rollout/blocked.py", "numel() >= SMALLEST", "numel() > SMALLEST", BLOCKED),
+    Break("rollout/blocked.py", "<= MOST else []", "< MOST else []", BLOCKED),
+    Break("rollout/blocked.py", "type(layer) is nn.Linear", "isinstance(layer, nn.Linear)", BLOCKED),
+    Break("rollout/blocked.py", 'layer.weight.device.type == "cpu" and', "", BLOCKED),
+    Break("rollout/blocked.py", "bool((found - exact)", "bool(0 * (found - exact)", BLOCKED),
+    Break("tools/fitting/stage_memory.py", ' * (machine.kind == "cpu")', "", "tools/test_fit.py"),
     Break("rollout/draw.py", "logits / (temperature or 1.0)", "logits", DRAW),
     Break(
         "rollout/draw.py",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from easyrlhf.models.load import evaluating, plain_lm
+from easyrlhf.rollout.blocked import blocked_weights
 from easyrlhf.rollout.draw import draw
 from easyrlhf.rollout.running import Running, prefill
 
@@ -88,10 +89,11 @@ class HFSampler:
         shape = len(prompts), self.max_new_tokens
         ids, lengths = torch.full(shape, self.pad_id), torch.zeros(len(prompts), dtype=torch.long)
         logprobs = torch.zeros(shape, dtype=torch.promote_types(plain_lm(self.lm).dtype, torch.float32))
-        for step in self._steps(prompts, keys):
-            ids[step.rows, step.places] = step.tokens
-            logprobs[step.rows, step.places] = step.logprobs
-            lengths[step.rows] = step.places + 1
+        with blocked_weights(self.lm):
+            for step in self._steps(prompts, keys):
+                ids[step.rows, step.places] = step.tokens
+                logprobs[step.rows, step.places] = step.logprobs
+                lengths[step.rows] = step.places + 1
         longest, device = int(lengths.max()), plain_lm(self.lm).device
         finished = ids.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos_id
         mask = (torch.arange(longest) < lengths[:, None]).float()

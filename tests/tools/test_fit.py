@@ -263,6 +263,19 @@ def test_a_vllm_in_the_run_takes_its_share_while_it_samples(folder, mode, share)
     assert set(found.values()) == {0}
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_cpu_samples_with_copies_of_its_linear_layers(kind, folder, monkeypatch):
+    monkeypatch.setattr(
+        "easyrlhf.rollout.blocked.SMALLEST", 16 * 32
+    )  # the MLP's and the head's: the others are smaller
+    machine = Machine(kind, 1, 8 * GIB)
+    plan = plan_of(config_of(PPOConfig, folder(), precision="float32"), machine)
+    found = {phase.name: phase.on_device(plan.models, machine)["weights"] for phase in plan.phases}
+    copies = 4 * (2 * MLP + HEAD)
+    assert found.pop("rollout") - (copies if kind == "cpu" else 0) in found.values()
+    assert len(set(found.values())) == 1
+
+
 def test_less_vllm_is_advised_where_it_is_what_does_not_fit(folder):
     machine = Machine("cuda", 1, 8 * GIB)
     config = config_of(PPOConfig, folder(), rollout="vllm", vllm_gpu_memory_utilization=0.95)

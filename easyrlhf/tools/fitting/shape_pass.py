@@ -26,6 +26,7 @@ from easyrlhf.models import logprobs
 from easyrlhf.models.load import add_lora, backbone, disable_dropout, load_config, plain_lm
 from easyrlhf.models.prefix import Family, completion_states
 from easyrlhf.models.value_head import ScalarModel, new_head
+from easyrlhf.rollout.blocked import blockable
 from easyrlhf.rollout.sampler import draw
 from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes, Held
 
@@ -191,6 +192,12 @@ def count_held(shape: Shape, role: str) -> Held:
         largest_part=max(sum(tensor.nbytes for tensor in tensors_of(part)) for part in parts),
         largest_trained=max((p.numel() for p in trained), default=0),
     )
+
+
+@lru_cache(maxsize=64)
+def copied_weights(shape: Shape) -> float:
+    """Bytes of the copies of its weights that a model on a CPU samples with."""
+    return sum(layer.weight.nbytes for layer in blockable(make_model(shape)))
 
 
 # --- passes

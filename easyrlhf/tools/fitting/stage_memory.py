@@ -9,7 +9,7 @@ from easyrlhf.config import OnlineConfig, ReferenceConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
 from easyrlhf.models.classifier import is_classifier
 from easyrlhf.stages.common import check_positions
-from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, Machine, Phase, Plan
+from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Machine, Phase, Plan
 from easyrlhf.tools.fitting.shape_pass import (
     FROZEN,
     SCORER,
@@ -17,6 +17,7 @@ from easyrlhf.tools.fitting.shape_pass import (
     TRAINED_SCORER,
     Batch,
     Shape,
+    copied_weights,
     count_held,
     decoding_peak,
     scoring_peak,
@@ -133,6 +134,7 @@ def online_plan(config: OnlineConfig, machine: Machine) -> Plan:
     decoded = min(config.local_rollout_forward_batch_size, here)
     if config.rollout == "hf":
         sampled = decoding_peak(trained, decoded, config.max_prompt_length, config.completion_limit)
+        sampled = {**sampled, WEIGHTS: copied_weights(trained) * (machine.kind == "cpu")}
     else:  # a colocated vLLM takes the share it is given while it samples, and nothing while it sleeps
         sampled = {VLLM: config.vllm_gpu_memory_utilization * machine.memory * (config.vllm_mode == "colocate")}
     passes = [scoring_peak(trained, batch, "entropies", machine.kind)]
