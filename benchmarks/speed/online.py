@@ -121,7 +121,8 @@ def check_ppo(side: ours.OnlineSide, trainer, precision: str) -> None:
     theirs = {"old_logprobs": logprobs[mask], "values": values[mask]}
     for name, found in theirs.items():
         require_equal(name, getattr(rollout, name)[mask].norm().item(), found.norm().item(), precision)
-    require_equal("scores", rollout.source_scores["reward_model"].norm().item(), scores.norm().item(), precision)
+    found = rollout.source_scores["reward_model"]  # as few as there are rows, of a random head, and so near zero
+    require_equal("scores", found.norm().item(), scores.norm().item(), precision, lost=4)
 
 
 def ppo_against(folders: Folders, options: Options, what: str, precision: str, bf16: bool, target: float) -> Result:
