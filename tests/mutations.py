@@ -220,6 +220,7 @@ BREAKS = [
     Break("rollout/blocked.py", "numel() >= SMALLEST", "numel() > SMALLEST", BLOCKED),
     Break("rollout/blocked.py", "<= MOST else []", "< MOST else []", BLOCKED),
     Break("rollout/blocked.py", "type(layer) is nn.Linear", "isinstance(layer, nn.Linear)", BLOCKED),
+    Break("rollout/blocked.py", ' and "forward" not in vars(layer)', "", BLOCKED),
     Break("rollout/blocked.py", 'layer.weight.device.type == "cpu" and', "", BLOCKED),
     Break("rollout/blocked.py", "bool((found - exact)", "bool(0 * (found - exact)", BLOCKED),
     Break(

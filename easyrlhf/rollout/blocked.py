@@ -33,12 +33,12 @@ def blocked_weights(lm: nn.Module) -> Iterator[None]:
 
 
 def blockable(lm: nn.Module) -> list[nn.Linear]:
-    """The linear layers whose weights are worth a copy; none when the copies would take too much memory."""
-    layers = [
-        layer
-        for layer in lm.modules()
-        if type(layer) is nn.Linear and layer.weight.dtype in TYPES and layer.weight.numel() >= SMALLEST
-    ]
+    """The linear layers whose weights are worth a copy; none when the copies would take too much memory.
+
+    Layers that somebody else, such as accelerate's hooks, has given a forward of their own are left alone.
+    """
+    plain = [layer for layer in lm.modules() if type(layer) is nn.Linear and "forward" not in vars(layer)]
+    layers = [layer for layer in plain if layer.weight.dtype in TYPES and layer.weight.numel() >= SMALLEST]
     return layers if sum(layer.weight.nbytes for layer in layers) <= MOST else []
 
 

@@ -97,8 +97,9 @@ def test_only_large_weights_of_these_types_have_copies_and_no_more_of_them_than_
     class Own(nn.Linear):
         """Whoever makes a class of it computes otherwise."""
 
-    large, least = nn.Linear(512, 512), nn.Linear(256, 256)
-    others = nn.Linear(256, 255), nn.Linear(512, 512, dtype=torch.float64), Own(512, 512), nn.Embedding(512, 512)
+    large, least, hooked = nn.Linear(512, 512), nn.Linear(256, 256), nn.Linear(512, 512)
+    hooked.forward = hooked.forward
+    others = nn.Linear(256, 255), nn.Linear(512, 512, dtype=torch.float64), Own(512, 512), hooked
     lm = nn.ModuleList([large, *others, least])
     assert blockable(lm) == [large, least]
     monkeypatch.setattr(blocked, "MOST", 4 * (512**2 + 256**2))
