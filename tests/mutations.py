@@ -41,7 +41,7 @@ ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
-DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "online/test_siblings.py"
+DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "engine/test_siblings.py"
 COLLECT = "online/test_collect.py::test_every_number_stands_beside_its_token"
 READS = f"{HEAD}::test_scores_are_read_at_the_last_token_and_values_one_before_each_token"
 STEPS = f"{ENGINE}::test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors"
@@ -139,8 +139,8 @@ BREAKS = [
     Break("models/value_head.py", "lengths - 1]", "-1]", READS),
     Break(
         "models/value_head.py",
-        "self.read(predicting_states(self.lm, input_ids, mask))",
-        "self.read(row_states(self.lm, input_ids, mask.sum(1))[mask.bool()])",
+        "self.read(states.hidden[states.before])",
+        "self.read(states.hidden[states.before + 1])",
         READS,
     ),
     # prompts computed once
@@ -334,8 +334,11 @@ BREAKS = [
     Break("online/update.py", "optimiser_step < self.first_step", "optimiser_step < 0", UPDATE),
     Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
     Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
-    Break("online/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
-    Break("online/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
+    Break("models/prefix.py", "if len(completions) == len(prompts):", "if not completions:", PREFIX),
+    Break("models/prefix.py", 'share if can_share(lm) else "off"', "share", PREFIX),
+    Break("online/loop.py", "if size == 1 or config.learns_values:", "if size == 1:", ONLINE_LOOP),
+    Break("engine/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
+    Break("engine/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
     Break("models/prefix.py", "[0, *accumulate(", "[1, *accumulate(", PACKING),
     Break("models/attention.py", "(-1, 0)", "(-1, -1)", PACKING),
     Break(
@@ -429,11 +432,11 @@ BREAKS = [
     ),
     Break("online/update.py", "not self.method.kl_in_loss(self.config) and", "", GROUP_UPDATE),
     Break("online/update.py", "            self.engine.skip()\n", "", GROUP_UPDATE),
-    Break("online/loop.py", "for _ in range(config.group_size)]", "for _ in range(1)]", ONLINE_LOOP),
+    Break("online/loop.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
     Break(
         "online/loop.py",
-        "(~groups_that_differ(both, config.group_size))",
-        "groups_that_differ(both, config.group_size)",
+        "(~groups_that_differ(both, size))",
+        "groups_that_differ(both, size)",
         ONLINE_LOOP,
     ),
     Break("online/loop.py", "at.drawn += config.batch_size", "at.drawn += 1", ONLINE_LOOP),

@@ -28,6 +28,7 @@ MEASURES = {
     "P1": Measure("online:p1", threads=(1, 2), needs_ppo_peer=True),
     "P2": Measure("online:p2", needs_ppo_peer=True, on_gpu=False),
     "P3": Measure("online:p3", needs_ppo_peer=True),
+    "P4": Measure("online:p4", needs_ppo_peer=True),
     "R1": Measure("offline:r1"),
     "R2": Measure("offline:r2"),
     "S1": Measure("offline:s1", on_gpu=False),

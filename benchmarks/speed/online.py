@@ -1,4 +1,4 @@
-"""P1, P2, P3, O1: the stages that learn from their own samples, beside TRL's trainers.
+"""P1, P2, P3, P4, O1: the stages that learn from their own samples, beside TRL's trainers.
 
 PPO's peer is PPOTrainer of trl 1.12.0, which must stand before the installed TRL on the path.
 """
@@ -16,10 +16,12 @@ from speed import ours, world
 from speed.measure import Options, require_equal
 from speed.results import Result, best_of
 from speed.rewards import reward
+from speed.roofline import faster_precision
 from speed.settings import LEARNING_RATE, common
 from speed.turns import Turns
 
 PROMPT, LIMIT, SHARE, EPISODES = 64, 64, 0.4, 16  # tokens, tokens, mean length of an answer over the limit, a rollout's
+SIBLINGS = 4  # P4: answers to a prompt
 NEVER = -20.0  # logit of an end of turn that no answer reaches
 GROUP, PROMPTS, GROUP_LIMIT = 8, 4, 32  # O1: completions of a prompt, prompts of a step, tokens of a completion
 REWARD = Path(__file__).with_name("rewards.py")
@@ -61,9 +63,12 @@ def config_of(config_class, options: Options, folders: Folders, precision: str, 
 # --- PPO
 
 
-def ppo_side(options: Options, folders: Folders, rows: list[dict], precision: str) -> ours.OnlineSide:
-    """Our PPO."""
+def ppo_side(
+    options: Options, folders: Folders, rows: list[dict], precision: str, siblings: int = 1
+) -> ours.OnlineSide:
+    """Our PPO, with so many answers to a prompt."""
     settings = {"reward_model": folders.reward, "response_length": LIMIT, "batch_size": EPISODES}
+    settings |= {"num_generations": siblings}
     return ours.OnlineSide(config_of(PPOConfig, options, folders, precision, **settings), rows)
 
 
@@ -125,11 +130,14 @@ def check_ppo(side: ours.OnlineSide, trainer, precision: str) -> None:
     require_equal("scores", found.norm().item(), scores.norm().item(), precision, lost=4)
 
 
-def ppo_against(folders: Folders, options: Options, what: str, precision: str, bf16: bool, target: float) -> Result:
-    """PPO by turns, both sides sampling their own answers."""
-    rows = world.prompts(options.shape, EPISODES * 4, PROMPT)
-    side = ppo_side(options, folders, rows, precision)
-    trainer = ppo_peer(options, folders, rows, options.pairs + 1, bf16=bf16)
+def ppo_against(
+    folders: Folders, options: Options, what: str, precision: str, bf16: bool, target: float, siblings: int = 1
+) -> Result:
+    """PPO by turns, both sides sampling their own answers, so many to a prompt; the peer reads it once for each."""
+    rows = world.prompts(options.shape, EPISODES * 4 // siblings, PROMPT)
+    side = ppo_side(options, folders, rows, precision, siblings)
+    repeated = [row for row in rows for _ in range(siblings)]
+    trainer = ppo_peer(options, folders, repeated, options.pairs + 1, bf16=bf16)
     check_ppo(side, trainer, precision)
     theirs = lengths_of(trainer)
     turns = Turns(side.step, lambda: EPISODES)
@@ -164,10 +172,14 @@ def ending(options: Options) -> Folders:
 
 
 def p1(options: Options) -> list[Result]:
-    """Answers that end, we in bf16, the peer in whichever is better, on a GPU in bf16 too."""
-    what, peers = "PPO, answers that end", (True,) if options.on_gpu else (True, False)
-    results = [ppo_against(ending(options), options, what, "bf16", bf16, 2.7) for bf16 in peers]
-    return [best_of(results)]
+    """Answers that end, each side in its faster precision."""
+    return [in_the_faster_precision(options, "PPO, answers that end", 2.7)]
+
+
+def in_the_faster_precision(options: Options, what: str, target: float, **how) -> Result:
+    """PPO of answers that end, we in the type whose products are faster here, the peer in whichever is better."""
+    precision, peers = faster_precision(options), (True,) if options.on_gpu else (True, False)
+    return best_of(ppo_against(ending(options), options, what, precision, bf16, target, **how) for bf16 in peers)
 
 
 def p2(options: Options) -> list[Result]:
@@ -179,6 +191,12 @@ def p3(options: Options) -> list[Result]:
     """Answers of full length."""
     folders, precision = Folders(options.shape, NEVER), options.precision
     return [ppo_against(folders, options, "PPO, answers of full length", precision, precision == "bf16", 1.35)]
+
+
+def p4(options: Options) -> list[Result]:
+    """Answers that end, several to a prompt."""
+    what = f"PPO, answers that end, {SIBLINGS} to a prompt"
+    return [in_the_faster_precision(options, what, 2.7, siblings=SIBLINGS)]
 
 
 # --- GRPO

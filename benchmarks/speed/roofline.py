@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from easyrlhf.config import SFTConfig
 from speed import ours, world
-from speed.measure import Options
+from speed.measure import DTYPES, Options
 from speed.results import Result
 from speed.settings import LEARNING_RATE
 from speed.turns import timed
@@ -56,6 +56,14 @@ def product_speed(dtype: torch.dtype, device: torch.device) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     laps = [timed(lambda: F.linear(a, b) is None or 2 * side**3) for _ in range(10)]
     return max(lap.rate for lap in laps)
+
+
+def faster_precision(options: Options) -> str:
+    """The precision whose products are faster: bf16 on a GPU and on processors that have it, else float32."""
+    if options.on_gpu:
+        return "bf16"
+    speeds = {name: product_speed(getattr(torch, dtype), torch.device("cpu")) for name, dtype in DTYPES.items()}
+    return max(speeds, key=speeds.get)
 
 
 def utilisation(options: Options, precision: str, target: float) -> list[Result]:

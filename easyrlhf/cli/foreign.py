@@ -207,7 +207,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "pref_beta": Translation(("beta",), ""),
     "pref_loss": Translation(("loss_type",), "ipo, kto, orpo and simpo are commands of their own"),
     "pref_ftx": Translation(("rpo_alpha",), "for DPO; cpo_alpha for CPO and SimPO"),
-    "n_samples_per_prompt": Translation(("num_generations",), "of grpo_train; ppo_train samples once"),
+    "n_samples_per_prompt": Translation(("num_generations",), ""),
     "orpo_alpha": Translation(("beta",), "the odds-ratio loss's weight"),
     "orpo_lambda": Translation(("beta",), "the odds-ratio loss's weight"),
     "gamma_beta_ratio": Translation(("simpo_gamma",), "gamma itself, not its ratio to beta"),

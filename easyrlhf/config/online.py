@@ -118,10 +118,19 @@ class OnlineConfig(RolloutConfig, TrainConfig):
 
     batch_size: int = opt(
         64,
-        "Completions per rollout, over all devices; divisible by num_mini_batches. 64 to 512 is usual.",
+        "Completions per rollout, over all devices; divisible by num_generations and num_mini_batches. 64 to 512 is "
+        "usual.",
         group=ONLINE,
         low=1,
     )
+    num_generations: int = opt(
+        1,
+        "Completions per prompt in a rollout. A prompt is computed once for all of them, which makes several cheaper "
+        "than as many prompts, and the rollout less varied.",
+        group=ONLINE,
+        low=1,
+    )
+    share_prefix: str = share_prefix()
     total_episodes: int | None = opt(
         None, "Completions to sample in the whole run.", group=ONLINE, low=1, shown="epochs x prompts"
     )
@@ -164,11 +173,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     )
 
     @property
-    def group_size(self) -> int:
-        """Completions per prompt in a rollout."""
-        return 1
-
-    @property
     def resamples(self) -> int:
         """Rollouts that may be added to a step's first to fill it with groups that teach something."""
         return 0
@@ -198,6 +202,12 @@ class OnlineConfig(RolloutConfig, TrainConfig):
 
     def _check(self) -> None:
         super()._check()
+        if self.batch_size % self.num_generations:
+            raise SettingError(
+                "batch_size",
+                f"batch_size {self.batch_size}: counts completions, {self.num_generations} (num_generations) for each "
+                f"prompt; use a multiple of {self.num_generations}",
+            )
         if self.batch_size % self.num_mini_batches:
             divisors = ", ".join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)
             raise SettingError(
@@ -422,17 +432,10 @@ class GRPOConfig(OnlineConfig):
         group=GRPO,
         choices=("grpo", "rloo", "reinforce++"),
     )
-    share_prefix: str = share_prefix()
     num_generations: int = opt(
         8,
         "Completions per prompt, one group. More tell good from bad more surely and cost as much more sampling.",
         group=GRPO,
-        low=1,
-    )
-    batch_size: int = opt(
-        64,
-        "Completions per rollout, over all devices; divisible by num_generations and num_mini_batches.",
-        group=ONLINE,
         low=1,
     )
     beta: float = opt(
@@ -498,11 +501,6 @@ class GRPOConfig(OnlineConfig):
     max_completion_length: int = opt(256, "Longest completion to sample, in tokens.", group=SAMPLING, low=1)
 
     @property
-    def group_size(self) -> int:
-        """Completions per prompt in a rollout."""
-        return self.num_generations
-
-    @property
     def resamples(self) -> int:
         """Rollouts that may be added to a step's first to fill it with groups that teach something."""
         return self.dynamic_sampling
@@ -519,12 +517,6 @@ class GRPOConfig(OnlineConfig):
 
     def _check(self) -> None:
         super()._check()
-        if self.batch_size % self.num_generations:
-            raise SettingError(
-                "batch_size",
-                f"batch_size {self.batch_size}: counts completions, {self.num_generations} (num_generations) for each "
-                f"prompt; use a multiple of {self.num_generations}",
-            )
         if self.num_generations == 1 and self.advantage != "reinforce++":
             raise SettingError(
                 "num_generations",

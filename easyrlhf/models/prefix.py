@@ -156,6 +156,16 @@ def enable_sharing(lm: nn.Module, max_length: int) -> bool:
     return False
 
 
+def can_share(lm: nn.Module) -> bool:
+    """Whether enable_sharing was called for a model, and was true."""
+    return plain_lm(lm).config._attn_implementation == SHARING
+
+
+def sharing_of(lm: nn.Module, share: str) -> str:
+    """How a model is to share prompts: as the setting says, but "off" for one that cannot."""
+    return share if can_share(lm) else "off"
+
+
 @torch.no_grad()
 def same_both_ways(lm: nn.Module) -> bool:
     """Whether a model's states are the same with prompts shared and apart."""
@@ -180,7 +190,7 @@ def completion_states(lm: nn.Module, families: list[Family], pad_id: int, device
            was not called, or was false, has them computed apart
     """
     together = share == "on" or (share == "auto" and worth_sharing(lm, families))
-    if together and plain_lm(lm).config._attn_implementation == SHARING:
+    if together and can_share(lm):
         return states_together(lm, families, device)
     return states_apart(lm, families, pad_id, device)
 
@@ -193,6 +203,8 @@ def worth_sharing(lm: nn.Module, families: list[Family]) -> bool:
     """
     prompts = [len(prompt) for prompt, _ in families]
     completions = [len(ids) for _, own in families for ids in own]
+    if len(completions) == len(prompts):
+        return False
     longest = max(len(prompt) + len(ids) for prompt, own in families for ids in own)
     p, c, token = max(prompts), max(completions), 3 * plain_lm(lm).config.get_text_config().hidden_size
     apart = len(completions) * (longest + longest**2 / 2 / token)
@@ -209,7 +221,7 @@ def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
     lengths    [B]     tokens of each row that count
     returns    [B, S, H]
     """
-    able = packs_rows(input_ids.device, plain_lm(lm).dtype) and plain_lm(lm).config._attn_implementation == SHARING
+    able = packs_rows(input_ids.device, plain_lm(lm).dtype) and can_share(lm)
     if not able or lengths.sum() > WORTH * input_ids.numel():
         return hidden_states(lm, input_ids)
     steps = torch.arange(input_ids.shape[1], device=input_ids.device)

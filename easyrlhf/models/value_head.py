@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import in_one_pass, plain_lm
-from easyrlhf.models.logprobs import predicting_states
 from easyrlhf.models.prefix import Family, completion_states, row_states
 
 HEAD_FILE = "value_head.safetensors"
@@ -54,13 +53,14 @@ class ScalarModel(nn.Module):
         return self.read(states.hidden[states.last])
 
     @in_one_pass
-    def values(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Value of the state each counted token was chosen in: read one position before the token.
+    def completion_values(self, families: list[Family], pad_id: int, share: str) -> Tensor:
+        """Value of the state each completion token was chosen in: read one position before the token.
 
-        input_ids, mask  [B, S]  right-padded; the mask counts no first token
-        returns          [n]     float32, n = mask.sum(), row by row
+        share    as in completion_states
+        returns  [n]  float32, completion by completion, family by family
         """
-        return self.read(predicting_states(self.lm, input_ids, mask))
+        states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
+        return self.read(states.hidden[states.before])
 
     def read(self, hidden: Tensor) -> Tensor:
         """What the head says of hidden states [n, H], in float32 whatever its weights are kept in.  [n]"""

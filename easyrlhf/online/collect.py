@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.data.batches import join
 from easyrlhf.engine import world
+from easyrlhf.engine.siblings import families_of, sibling_passes
 from easyrlhf.engine.timer import Timer
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import answer_logprobs, answer_logprobs_and_entropies
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
-from easyrlhf.online.siblings import families_of, sibling_passes
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.sampler import Sampler
 
@@ -94,11 +93,11 @@ def score_tokens(
     prompts, device = [row["prompt_ids"] for row in rows], completion_mask.device
     for group, counts in sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, models.share):
         part = [prompts[i] for i in group], [completions[i] for i in group]
-        how = families_of(*part), sampler.pad_id, device, models.share, sampler.temperature
+        families = families_of(*part)
+        how = families, sampler.pad_id, device, models.share, sampler.temperature
         found = [*answer_logprobs_and_entropies(models.policy, *how), models.ref_logprobs(*how)]
         if models.value is not None:
-            input_ids, mask = join(*part, sampler.pad_id)
-            found.append(models.value.values(input_ids.to(device), mask.to(device)))
+            found.append(models.value.completion_values(families, sampler.pad_id, models.share))
         counted = completion_mask[group].bool()
         for name, flat in zip(names, found, strict=True) if counts else ():
             scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())

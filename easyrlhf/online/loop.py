@@ -67,7 +67,7 @@ class Progress:
 
 def planned_steps(config, prompts: int) -> int:
     """Rollouts of a run over this many prompts."""
-    steps = math.ceil((config.total_episodes or config.epochs * prompts * config.group_size) / config.batch_size)
+    steps = math.ceil((config.total_episodes or config.epochs * prompts * config.num_generations) / config.batch_size)
     return min(steps, config.max_steps or steps)
 
 
@@ -152,7 +152,7 @@ def collect_batch(
     As long as some groups score all the same, and so teach nothing, and the settings allow, another rollout is sampled
     on the next prompts, and its groups that differ take their places (Yu et al. 2025, eq. 11).
     """
-    config = run.config
+    config, size = run.config, run.config.num_generations
 
     def draw() -> Rollout:
         rows, keys = prompt_batch(prompts, config, at.drawn)
@@ -161,15 +161,15 @@ def collect_batch(
 
     rollout = draw()
     for _ in range(config.resamples):
-        if groups_that_differ(rollout, config.group_size).all():
+        if groups_that_differ(rollout, size).all():
             break
         both = concatenate(rollout, draw())
-        groups = torch.arange(len(both)).view(-1, config.group_size)
-        order = (~groups_that_differ(both, config.group_size)).int().argsort(stable=True)
+        groups = torch.arange(len(both)).view(-1, size)
+        order = (~groups_that_differ(both, size)).int().argsort(stable=True)
         rollout = both.take(groups[order.cpu()].flatten()[: config.batch_size].tolist())
-    if config.group_size == 1:
+    if size == 1 or config.learns_values:  # beside values, completions that score the same teach as well
         return rollout, {}
-    return rollout, {"health/equal_groups": 1 - groups_that_differ(rollout, config.group_size).float().mean().item()}
+    return rollout, {"health/equal_groups": 1 - groups_that_differ(rollout, size).float().mean().item()}
 
 
 def groups_that_differ(rollout: Rollout, group_size: int) -> Tensor:
@@ -185,8 +185,9 @@ def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, A
 
     drawn  completions before it
     """
-    numbers = range(drawn // config.group_size, (drawn + config.batch_size) // config.group_size)
-    rows = [prompts[row] for row in endless_order(len(prompts), config.seed, numbers) for _ in range(config.group_size)]
+    size = config.num_generations
+    numbers = range(drawn // size, (drawn + config.batch_size) // size)
+    rows = [prompts[row] for row in endless_order(len(prompts), config.seed, numbers) for _ in range(size)]
     return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
 
 

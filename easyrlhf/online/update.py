@@ -9,15 +9,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from easyrlhf.config import OnlineConfig, PPOConfig
-from easyrlhf.data.batches import join
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.shares import Pass
+from easyrlhf.engine.siblings import families_of, sibling_passes
 from easyrlhf.losses.ppo import ppo_value_loss
 from easyrlhf.models.logprobs import answer_logprobs
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.methods import Method
 from easyrlhf.online.rollout import Rollout
-from easyrlhf.online.siblings import families_of, sibling_passes
 
 # metric → what its sum is divided by
 DENOMINATORS = {
@@ -58,9 +57,7 @@ class Forward:
 
     def values(self, part: Rollout, model: ScalarModel) -> Tensor:
         """Values of the states that the part's completion tokens were chosen in.  [n]"""
-        input_ids, mask = join(part.prompt_ids, part.completions(), self.pad_id)
-        device = part.completion_mask.device
-        return model.values(input_ids.to(device), mask.to(device))
+        return model.completion_values(families_of(part.prompt_ids, part.completions()), self.pad_id, self.share)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The trained reward model as a source."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,8 @@ from easyrlhf.data.batches import pad_right
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
-from easyrlhf.engine.shares import passes
+from easyrlhf.engine.shares import Pass, passes
+from easyrlhf.engine.siblings import families_of, sibling_passes
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.batch import Row
 
@@ -21,6 +23,8 @@ class RewardModel:
 
     renderer  the reward model's own
     same      whether the policy writes exactly the reward model's tokens; else texts are rendered anew
+    share     whether a prompt is computed once for its completions, as in completion_states; not where texts are
+              rendered anew
     """
 
     model: ScalarModel
@@ -28,6 +32,7 @@ class RewardModel:
     policy_renderer: Renderer
     same: bool
     micro_batch_tokens: int
+    share: str = "off"
     name: str = "reward_model"
 
     def __call__(self, rows: list[Row], completions: list[list[int]], finished: Tensor) -> list[float]:
@@ -37,30 +42,60 @@ class RewardModel:
         completions  token ids through the end-of-turn token
         finished     [B]
         """
-        ids = self.sequences(rows, completions, finished.tolist())
-        return score_sequences(self.model, ids, self.renderer.pad_id, self.micro_batch_tokens)
-
-    def sequences(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:
-        """Prompt + completion in the reward model's tokens."""
+        how = self.renderer.pad_id, self.micro_batch_tokens
         if self.same:
-            return [row["prompt_ids"] + ids for row, ids in zip(rows, completions, strict=True)]
+            prompts = [row["prompt_ids"] for row in rows]
+            return score_completions(self.model, prompts, completions, *how, self.share)
+        return score_sequences(self.model, self.rendered(rows, completions, finished.tolist()), *how)
+
+    def rendered(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:
+        """Prompt + completion in the reward model's tokens."""
         return [
             rendered(self.renderer, json.loads(row["prompt"]), self.policy_renderer.decode(ids), ended)
             for row, ids, ended in zip(rows, completions, finished, strict=True)
         ]
 
 
-@torch.no_grad()
+def score_completions(
+    model: ScalarModel,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    pad_id: int,
+    micro_batch_tokens: int,
+    share: str,
+) -> list[float]:
+    """The score of each completion behind its prompt, read at its last token; each process computes its share of them.
+
+    share  as in completion_states
+    """
+
+    def score(group: list[int]) -> Tensor:
+        families = families_of([prompts[index] for index in group], [completions[index] for index in group])
+        return model.completion_scores(families, pad_id, share)
+
+    return scored(sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, share), score, len(prompts))
+
+
 def score_sequences(
     model: ScalarModel, sequences: list[list[int]], pad_id: int, micro_batch_tokens: int
 ) -> list[float]:
     """The score of each sequence of token ids, read at its last token; each process computes its share of them."""
     device = model.head.weight.device
-    scores = torch.zeros(len(sequences))
-    for group, counts in passes([len(ids) for ids in sequences], micro_batch_tokens):
+
+    def score(group: list[int]) -> Tensor:
         batch = [sequences[index] for index in group]
         lengths = torch.tensor([len(ids) for ids in batch], device=device)
-        found = model.scores(pad_right(batch, pad_id).to(device), lengths)
+        return model.scores(pad_right(batch, pad_id).to(device), lengths)
+
+    return scored(passes([len(ids) for ids in sequences], micro_batch_tokens), score, len(sequences))
+
+
+@torch.no_grad()
+def scored(micro_batches: list[Pass], score: Callable[[list[int]], Tensor], count: int) -> list[float]:
+    """The scores of so many rows, of which the micro-batches of all processes hold the indices."""
+    scores = torch.zeros(count)
+    for group, counts in micro_batches:
+        found = score(group)
         if counts:
             scores[group] = found.cpu()
     return world.summed(scores).tolist()

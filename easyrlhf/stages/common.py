@@ -130,22 +130,26 @@ def how_to_load(run: Run) -> dict:
 
 
 def load_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> PreTrainedModel:
-    """A causal language model on the run's device, able to share prompts where the settings ask for that.
-
-    Raises InputError when they insist on it and the model cannot.
-    """
-    config = run.config
+    """A causal language model on the run's device, with our attention. Raises InputError as attend_our_way does."""
     lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run)).to(run.device)
-    share = getattr(config, "share_prefix", "off")
-    faster = run.dtype == torch.bfloat16  # our attention, whether or not prompts are shared
-    able = (share != "off" or faster) and enable_sharing(lm, config.max_length)
+    attend_our_way(run, lm, path)
+    return lm
+
+
+def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
+    """Make a model able to share prompts where the settings ask for that, and to attend faster where it can.
+
+    Raises InputError when they insist on sharing and the model, which is the one of this path, cannot.
+    """
+    share = getattr(run.config, "share_prefix", "off")
+    faster = run.dtype == torch.bfloat16  # whether or not prompts are shared
+    able = (share != "off" or faster) and enable_sharing(lm, run.config.max_length)
     if share == "on" and not able:
         raise InputError(
             f"--share_prefix on: {path} ({type(lm).__name__} with {lm.config._attn_implementation} attention) cannot "
             "compute a prompt once for several answers; that needs sdpa attention to everything before. Use "
             "--share_prefix auto"
         )
-    return lm
 
 
 def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> nn.Module:

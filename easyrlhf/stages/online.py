@@ -14,6 +14,7 @@ from easyrlhf.engine.run import Run, open_run
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
 from easyrlhf.online.loop import Online, Progress, fit, planned_steps
@@ -168,7 +169,7 @@ def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, Scala
         return load_shared(run, renderer, cast.value_model)
     policy = common.load_trained_lm(run, renderer, config.model)
     value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
-    return Models(policy, load_reference(run, renderer), value, getattr(config, "share_prefix", "off")), None
+    return Models(policy, load_reference(run, renderer), value, sharing_of(policy, config.share_prefix)), None
 
 
 def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:

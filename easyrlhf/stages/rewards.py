@@ -14,6 +14,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config
+from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.rewards.functions import Function, check_parameters, load_functions, required_columns, takes_any_column
 from easyrlhf.rewards.server import check_server
@@ -96,10 +97,13 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardCast, model: ScalarMo
         if model is None:
             model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **common.how_to_load(run))
             model = model.to(run.device).eval().requires_grad_(False)
+            common.attend_our_way(run, model.lm, config.reward_model)
         check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
         if run.zero and not config.share_backbone:
             spread_frozen(model, run.zero, run.dtype)
-        sources.append(RewardModel(model, cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens))
+        share = sharing_of(model.lm, config.share_prefix)
+        how = cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens, share
+        sources.append(RewardModel(model, *how))
     specs, limit = split_list(config.reward_funcs), config.reward_timeout
     names = [spec.rpartition(":")[2] for spec in specs]
     if config.reward_workers:

@@ -8,6 +8,7 @@ from easyrlhf.engine.manifest import read_stage
 from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.shared import POLICY, REWARD, VALUE, AdapterView, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
@@ -49,7 +50,7 @@ def load_shared(run: Run, renderer: Renderer, value_model: str | None) -> tuple[
         backbone.add_like(VALUE, POLICY)
         view = backbone.view(VALUE, trained=True)
         value = ScalarModel(view, new_head(view, zero=True))
-    return Models(policy, None, value, getattr(config, "share_prefix", "off")), reward
+    return Models(policy, None, value, sharing_of(policy, config.share_prefix)), reward
 
 
 def adapter_with_head(backbone: SharedBackbone, name: str, folder: str, *, trained: bool) -> ScalarModel:

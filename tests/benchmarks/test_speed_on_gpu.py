@@ -103,16 +103,29 @@ def test_a_measure_of_bf16_is_one_everywhere(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options, p1, p3",
-    [(GPU, [("bf16", True)], ("bf16", True)), (CPU, [("bf16", True), ("bf16", False)], ("float32", False))],
+    "options, faster, p1, p3",
+    [
+        (GPU, None, [("bf16", True)], ("bf16", True)),
+        (CPU, torch.bfloat16, [("bf16", True), ("bf16", False)], ("float32", False)),
+        (CPU, torch.float32, [("float32", True), ("float32", False)], ("float32", False)),
+    ],
 )
-def test_ppo_and_its_peer_are_both_in_bf16_on_a_gpu(monkeypatch, options, p1, p3):
+def test_ppo_and_its_peer_are_each_in_their_faster_precision(monkeypatch, options, faster, p1, p3):
     asked = []
+    monkeypatch.setattr(roofline, "product_speed", lambda dtype, device: 2.0 if dtype == faster else 1.0)
     monkeypatch.setattr(online, "Folders", lambda *_: None)
-    monkeypatch.setattr(online, "ppo_against", lambda *told: asked.append(told[3:5]) or SimpleNamespace(ratio=1.0))
+
+    def ppo_against(folders, options, what, precision, bf16, target, **how):
+        asked.append((precision, bf16, *how.values()))
+        return SimpleNamespace(ratio=1.0)
+
+    monkeypatch.setattr(online, "ppo_against", ppo_against)
     online.p1(options)
     online.p3(options)
     assert asked == [*p1, p3]
+    asked.clear()
+    online.p4(options)
+    assert asked == [(*one, 4) for one in p1]
 
 
 def test_on_a_gpu_a_peer_may_take_its_batch_at_once():
@@ -183,7 +196,7 @@ def test_measures_of_the_cpu_are_refused_on_a_gpu(monkeypatch, started):
     refused = invoke("--device", "cuda", "--only", "R1,U1")
     assert refused.exit_code == 2 and not started
     assert "--only U1: is measured on a CPU" in refused.output
-    assert "P1, P3, R1, R2, S2, D1, K1, O1, G1, G2, U2, M1" in refused.output
+    assert "P1, P3, P4, R1, R2, S2, D1, K1, O1, G1, G2, U2, M1" in refused.output
 
 
 def test_what_is_asked_for_reaches_the_process_of_a_measure(monkeypatch, started):
@@ -205,7 +218,7 @@ def test_on_a_gpu_all_its_measures_are_made_once_by_default(monkeypatch, started
     monkeypatch.setattr(run, "places", lambda *_: [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert invoke("--device", "cuda").exit_code == 0
-    assert ",".join(command[3] for command, _ in started) == "P1,P3,R1,R2,S2,D1,K1,O1,G1,G2,U2,M1"
+    assert ",".join(command[3] for command, _ in started) == "P1,P3,P4,R1,R2,S2,D1,K1,O1,G1,G2,U2,M1"
     assert {environment["CUDA_VISIBLE_DEVICES"] for _, environment in started} == {"0"}
 
 

@@ -217,6 +217,14 @@ def test_grpo_settings_that_contradict_each_other_are_refused(wrong, message):
     assert message in str(caught.value)
 
 
+def test_ppo_takes_whole_groups_of_completions():
+    assert PPOConfig(train_data="a").num_generations == 1
+    assert PPOConfig(train_data="a", batch_size=12, num_generations=4).share_prefix == "auto"
+    with pytest.raises(SettingError) as caught:
+        PPOConfig(train_data="a", batch_size=12, num_generations=8)
+    assert "batch_size 12: counts completions, 8 (num_generations) for each prompt; use a multiple" in str(caught.value)
+
+
 def test_the_defaults_of_grpo_are_trls():
     from trl import GRPOConfig as Theirs
 

@@ -65,7 +65,7 @@ def stages(data, chain) -> dict[str, dict]:
         "ppo lora": {"stage": "ppo", "lora_r": 4} | ppo,
         "ppo minibatches": {"stage": "ppo"}
         | ppo
-        | {"num_mini_batches": 3, "num_ppo_epochs": 2, "whiten_rewards": True},
+        | {"num_mini_batches": 3, "num_ppo_epochs": 2, "num_generations": 3, "whiten_rewards": True},
         "grpo": {"stage": "grpo"} | grpo,
     }
 

@@ -7,7 +7,7 @@ from torch import tensor as T
 from easyrlhf.models import prefix
 from easyrlhf.models.load import disable_dropout
 from easyrlhf.models.logprobs import completion_logprobs
-from easyrlhf.models.prefix import completion_states, enable_sharing
+from easyrlhf.models.prefix import completion_states, enable_sharing, sharing_of, worth_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 CPU = torch.device("cpu")
@@ -76,6 +76,39 @@ def test_scores_are_read_at_each_completions_last_token(sharing_lm, share):
     assert model.completion_scores(FAMILIES, 0, share).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("share", ["on", "auto", "off"])
+@pytest.mark.parametrize("family", KINDS)
+def test_values_and_gradients_are_those_of_every_row_alone(sharing_lm, family, share):
+    model = ScalarModel(lm := sharing_lm(family), new_head(lm))
+    found = model.completion_values(FAMILIES, 0, share)
+    weights = torch.linspace(-1, 2, len(found))
+    (weights * found).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    expected = torch.cat(
+        [
+            model.head(lm.base_model(input_ids=T([prompt + ids])).last_hidden_state[0, len(prompt) - 1 : -1].float())
+            for prompt, completions in FAMILIES
+            for ids in completions
+        ]
+    ).squeeze(1)
+    (weights * expected).sum().backward()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)  # the head is in float32
+    assert expected.std() > 0.1
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            scale = parameter.grad.abs().max().item()
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=0, atol=2e-6 * scale + 1e-12)
+
+
+def test_where_nobody_has_siblings_rows_go_as_ever(sharing_lm):
+    """A flat row would save the padding, and cost more than that."""
+    lm = sharing_lm("llama")
+    alike, mixed = [([5, 6], [[7]]), ([8], [[9] * 30])], [([5, 6] * 9, [[7], [8]]), ([8] * 9, [[9] * 8])]
+    assert not worth_sharing(lm, alike)
+    assert worth_sharing(lm, mixed)
+
+
 @torch.no_grad()
 def test_states_that_predict_a_completion_begin_with_its_prompts_last(sharing_lm):
     lm = sharing_lm("gpt2")
@@ -103,6 +136,12 @@ def test_a_model_that_can_share_is_otherwise_the_same(tiny_lm, sharing_lm, famil
 def test_the_attention_of_a_model_that_can_share_is_not_written_down(sharing_lm, tmp_path):
     sharing_lm("llama").save_pretrained(tmp_path)
     assert prefix.SHARING not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("share", ["auto", "on", "off"])
+def test_a_model_that_cannot_share_is_asked_for_nothing(tiny_lm, sharing_lm, share):
+    assert sharing_of(sharing_lm("llama"), share) == share
+    assert sharing_of(tiny_lm("llama"), share) == "off"
 
 
 @pytest.mark.parametrize("family", ["bloom", "falcon", "gemma2"])

@@ -10,6 +10,7 @@ from easyrlhf.models.shared import POLICY, VALUE, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 IDS, MASK = T([[5, 6, 7, 8], [9, 10, 11, 3]]), T([[0, 1, 1, 1], [0, 0, 1, 1]])
+FAMILIES = [([5], [[6, 7, 8]]), ([9, 10], [[11, 3]])]  # the same rows
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target": "all-linear"}
 
 
@@ -55,7 +56,7 @@ def test_a_view_has_its_own_parameters_alone_and_gradients_stay_apart(parts):
     token_logprobs(policy, IDS, MASK).sum().backward()
     assert all(p.grad is not None for p in policy.parameters())
     assert all(p.grad is None for p in value.parameters())
-    scalar.values(IDS, MASK).sum().backward()
+    scalar.completion_values(FAMILIES, 0, "off").sum().backward()
     assert all(p.grad is not None for p in value.parameters())
     base = [p for name, p in backbone.lora_lm.named_parameters() if "lora" not in name]
     assert base and all(p.grad is None for p in base)

@@ -6,6 +6,7 @@ from torch import tensor as T
 
 from easyrlhf.engine.timer import Timer
 from easyrlhf.models.load import add_lora
+from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.rewards.sources import Rewards
@@ -113,3 +114,24 @@ def test_the_time_of_sampling_and_scoring_is_kept_apart(tiny_lm, prompt_row, say
     collect(models, sampler, rewards, [prompt_row([5, 6])], [(0, 0)], 30, timer)
     assert set(timer.seconds) == {"rollout", "score"}
     assert min(timer.seconds.values()) > 0
+
+
+def test_what_is_collected_is_the_same_with_prompts_shared(tiny_lm, says, prompt_row, chatml_renderer):
+    rows = [prompt_row(prompt) for prompt in ([5, 6, 7, 8, 9], [8], [9, 10]) for _ in range(4)]
+    rewards = Rewards([says([1.0] * 12)], [1.0], None, 0.0, chatml_renderer)
+    found = {}
+    for share in ("on", "off"):
+        policy, reference = tiny_lm(seed=0, vocab=20), tiny_lm(seed=1, vocab=20)
+        if share == "on":
+            assert enable_sharing(policy, 64) and enable_sharing(reference, 64)
+        sampler = HFSampler(policy, 0, 12, 6, 1.0, 12)
+        value = ScalarModel(tiny_lm(seed=2, vocab=20), new_head(policy))
+        torch.nn.init.ones_(value.head.weight)
+        assert share == "off" or enable_sharing(value.lm, 64)
+        models = Models(policy, reference, value, share)
+        found[share] = collect(models, sampler, rewards, rows, [(1, n) for n in range(12)], 40, Timer())
+    assert torch.equal(found["on"].completion_ids, found["off"].completion_ids)
+    for name in ("old_logprobs", "ref_logprobs", "entropies", "values"):
+        ours, theirs = (getattr(found[share], name) for share in ("on", "off"))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-6)
+        assert theirs.abs().max() > 0.5

@@ -60,6 +60,7 @@ def test_a_step_has_the_same_prompts_and_keys_whenever_it_is_asked_for(ppo_confi
         ({"total_episodes": 17}, 3),
         ({"max_steps": 5}, 5),
         ({"total_episodes": 17, "max_steps": 5}, 3),
+        ({"num_generations": 4}, 50),  # 400 completions
     ],
 )
 def test_planned_steps_by_hand(ppo_config, settings, expected):
@@ -170,11 +171,13 @@ def rollout_of(groups: list[list[float]]) -> Rollout:
     )
 
 
-def test_every_prompt_stands_for_a_group_and_every_completion_has_its_own_key(grpo_config):
-    rows, keys = prompt_batch(list(range(5)), grpo_config(batch_size=6), 6)
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_every_prompt_stands_for_a_group_and_every_completion_has_its_own_key(grpo_config, ppo_config, method):
+    config = grpo_config(batch_size=6) if method == "grpo" else ppo_config(batch_size=6, num_generations=2)
+    rows, keys = prompt_batch(list(range(5)), config, 6)
     assert rows[::2] == rows[1::2] and len(set(rows)) == 3
     assert keys == [(42, 0, number) for number in range(6, 12)]
-    first, _ = prompt_batch(list(range(5)), grpo_config(batch_size=6), 0)
+    first, _ = prompt_batch(list(range(5)), config, 0)
     assert len(set(first) | set(rows)) == 5  # five prompts in two rollouts of three: one epoch and one more
 
 
@@ -194,6 +197,12 @@ def test_equal_groups_are_counted(grpo_config):
     rollout, metrics, at, _ = collected(grpo_config(), rollout_of([[1.0, 1.0], [1.0, 2.0]]))
     assert metrics == {"health/equal_groups": 0.5}
     assert len(rollout) == 4 and at.drawn == 4
+
+
+def test_ppo_does_not_count_equal_groups(ppo_config):
+    """A value model tells what each completion earned beyond what was expected, whatever its siblings did."""
+    _, metrics, at, _ = collected(ppo_config(batch_size=4, num_generations=2), rollout_of([[1.0, 1.0], [1.0, 2.0]]))
+    assert metrics == {} and at.drawn == 4
 
 
 def test_dynamic_sampling_fills_the_batch_with_groups_that_differ(grpo_config):

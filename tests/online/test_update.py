@@ -10,6 +10,7 @@ from torch import tensor as T
 from easyrlhf.data.batches import epoch_order
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.engine.timer import Timer
+from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import PPO, estimate_ppo
@@ -28,24 +29,24 @@ SETTINGS = OptimiserSettings(1e-3, "constant", 0.0, 0.0, 1e-5, 1e9, 10)
 class Bench:
     """A policy, a value model and one rollout of them."""
 
-    def __init__(self, tiny_lm, rewards, prompt_row, config):
+    def __init__(self, tiny_lm, rewards, prompt_row, config, prompts=PROMPTS):
         torch.manual_seed(0)
         self.policy, reference, lm = (tiny_lm(seed=seed, vocab=20) for seed in (0, 1, 2))
         self.value, self.config = ScalarModel(lm, new_head(lm)), config
         models = Models(self.policy, reference, self.value)
         sampler = HFSampler(self.policy, 0, END, 6, config.temperature, 4)
-        rows = [prompt_row(prompt) for prompt in PROMPTS]
-        rollout = collect(models, sampler, rewards, rows, [(1, n) for n in range(4)], 40, Timer())
+        rows = [prompt_row(prompt) for prompt in prompts]
+        rollout = collect(models, sampler, rewards, rows, [(1, n) for n in range(len(rows))], 40, Timer())
         self.rollout = estimate_ppo(rollout, config, config.kl_coef)
         assert len(set(self.rollout.lengths.tolist())) > 2
         self.taken: dict[str, list[dict]] = {"policy": [], "value": []}
 
-    def update(self, micro_batch_tokens=40, ptx=None, **changed) -> Update:
+    def update(self, micro_batch_tokens=40, ptx=None, share="off", **changed) -> Update:
         """An update whose optimiser steps' gradients are kept in `taken`."""
         engines = {"policy": PlainEngine(self.policy, SETTINGS), "value": PlainEngine(self.value, SETTINGS)}
         for name, engine in engines.items():
             engine.optimizer.register_step_pre_hook(lambda *_, name=name, engine=engine: self.keep(name, engine))
-        config, forward = replace(self.config, **changed), Forward(0, micro_batch_tokens)
+        config, forward = replace(self.config, **changed), Forward(0, micro_batch_tokens, share)
         first_step = config.value_warmup_steps * config.passes * config.num_mini_batches
         policy = PolicyLearner(engines["policy"], PPO, config, forward, first_step, ptx)
         return Update([policy, ValueLearner(engines["value"], config, forward)], config)
@@ -132,6 +133,25 @@ def test_gradients_do_not_depend_on_the_micro_batches(bench, mini_batches):
         assert metrics == pytest.approx(runs[0][0], rel=1e-3, abs=1e-5)
         for name in ("policy", "value"):
             assert_same(taken[name][0], runs[0][1][name][0])
+
+
+@pytest.mark.parametrize("mini_batches", [1, 3])
+def test_gradients_do_not_depend_on_whether_prompts_are_shared(
+    tiny_lm, prompt_row, says, chatml_renderer, ppo_config, mini_batches
+):
+    """Six completions of two prompts: computed apart, and each prompt once for its own."""
+    prompts, scores = [[5, 6, 7, 8, 9]] * 3 + [[8]] * 3, [1.0, -1.0, 0.5, 2.0, 0.0, -2.0]
+    config = ppo_config(batch_size=6, num_generations=3, num_mini_batches=mini_batches)
+    found = {}
+    for share in ("off", "on"):
+        rewards = Rewards([says(scores)], [1.0], None, 0.0, chatml_renderer)
+        bench = Bench(tiny_lm, rewards, prompt_row, config, prompts)
+        assert share == "off" or (enable_sharing(bench.policy, 64) and enable_sharing(bench.value.lm, 64))
+        metrics = bench.update(share=share)(bench.rollout, step=0)
+        found[share] = metrics, bench.taken
+    assert found["on"][0] == pytest.approx(found["off"][0], rel=1e-3, abs=1e-5)
+    for name in ("policy", "value"):
+        assert_same(found["on"][1][name][0], found["off"][1][name][0])
 
 
 def test_every_row_is_in_one_minibatch_of_every_epoch(bench):

@@ -99,9 +99,10 @@ class World:
     def values(self, folder: str | Path) -> np.ndarray:
         """A saved value model's value of the state before every token of every completion.  [P, Y, T]"""
         lm = AutoModelForCausalLM.from_pretrained(folder)
-        ids, mask = self.sequences()
+        mask = self.sequences()[1]
+        families = [([2 + prompt], [list(y) for y in self.completions]) for prompt in range(len(WORDS))]
         values = torch.zeros(mask[:, 1:].shape)
-        values[mask[:, 1:].bool()] = ScalarModel(lm, load_head(str(folder), lm)).values(ids, mask)
+        values[mask[:, 1:].bool()] = ScalarModel(lm, load_head(str(folder), lm)).completion_values(families, 0, "off")
         return values.view(len(WORDS), -1, self.length).double().numpy()
 
     @torch.no_grad()

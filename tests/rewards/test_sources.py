@@ -10,6 +10,7 @@ from torch import nn
 from torch import tensor as T
 
 from easyrlhf.data.render import Renderer
+from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.sources import RewardError, RewardFunction, RewardModel
 
@@ -217,6 +218,19 @@ def test_a_reward_model_scores_prompt_and_completion_at_its_last_token(
     assert len(set(scores)) == 3
 
 
+@pytest.mark.parametrize("share", ["on", "off"])
+@pytest.mark.parametrize("budget", [30, 10_000])
+def test_a_reward_model_scores_several_answers_of_a_prompt(scorer, chatml_renderer, prompt_row, answer, budget, share):
+    assert enable_sharing(scorer.lm, 64)
+    prompts = [[5, 6, 7, 8, 9, 10], [8], [5, 6, 7, 8, 9, 10], [8], [11]]
+    ids = [answer(text) for text in ("blue", "a green sky", "why", "it is", "no")]
+    source = RewardModel(scorer, chatml_renderer, chatml_renderer, True, budget, share)
+    scores = source([prompt_row(prompt) for prompt in prompts], ids, T([True] * 5))
+    expected = [score_alone(scorer, prompt + tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
+    assert scores == pytest.approx(expected, abs=1e-5)
+    assert len({round(score, 4) for score in scores}) == 5
+
+
 @pytest.fixture
 def other_tokenizer():
     """A policy's tokenizer with other ids, a BOS-less template and another end of turn."""
@@ -252,7 +266,7 @@ def test_a_policy_of_another_tokenizer_is_read_in_the_reward_models_own_tokens(
     )
     expected = tokenizer(text, add_special_tokens=False)["input_ids"]
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
-    assert source.sequences([row], [ids], [ended]) == [expected]
+    assert source.rendered([row], [ids], [ended]) == [expected]
     scores = source([row], [ids], T([ended]))
     assert scores == pytest.approx([score_alone(scorer, expected)], abs=1e-5)
 
@@ -265,7 +279,7 @@ def test_white_space_around_the_answer_of_a_conversation_is_not_part_of_it(
     row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
     ids = other_tokenizer(" It is blue.\n", add_special_tokens=False)["input_ids"] + [policy.end_of_turn_id]
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
-    text = tokenizer.decode(source.sequences([row], [ids], [True])[0])
+    text = tokenizer.decode(source.rendered([row], [ids], [True])[0])
     assert text.endswith("<|im_start|>assistant\nIt is blue.<|im_end|>")
 
 
@@ -275,7 +289,7 @@ def test_a_text_prompt_of_another_tokenizer_goes_on_as_text(scorer, tokenizer, c
     ids = other_tokenizer(" blue", add_special_tokens=False)["input_ids"]
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
     prompt, completion = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("The sky is", " blue"))
-    assert source.sequences([row, row], [[*ids, policy.end_of_turn_id], ids], [True, False]) == [
+    assert source.rendered([row, row], [[*ids, policy.end_of_turn_id], ids], [True, False]) == [
         [*prompt, *completion, END],
         [*prompt, *completion],
     ]
@@ -285,6 +299,6 @@ def test_an_answer_without_a_single_word_is_scored(scorer, tokenizer, chatml_ren
     policy = Renderer(other_tokenizer)
     row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
-    ids = source.sequences([row], [[policy.end_of_turn_id]], [True])[0]
+    ids = source.rendered([row], [[policy.end_of_turn_id]], [True])[0]
     assert ids[-1] == END
     assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n<|im_end|>")
