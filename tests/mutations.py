@@ -337,6 +337,13 @@ BREAKS = [
     Break("models/prefix.py", "if len(completions) == len(prompts):", "if not completions:", PREFIX),
     Break("models/prefix.py", 'share if can_share(lm) else "off"', "share", PREFIX),
     Break("online/loop.py", "if size == 1 or config.learns_values:", "if size == 1:", ONLINE_LOOP),
+    Break(
+        "online/update.py",
+        "order[:, None] * size + np.arange(size)",
+        "order[:, None] + np.arange(size) * len(order)",
+        UPDATE,
+    ),
+    Break("online/update.py", "        size = 1\n", "        pass\n", UPDATE),
     Break("engine/siblings.py", "room -= lengths[row]", "pass", SIBLINGS),
     Break("engine/siblings.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
     Break("models/prefix.py", "[0, *accumulate(", "[1, *accumulate(", PACKING),

@@ -135,7 +135,10 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         None, "Completions to sample in the whole run.", group=ONLINE, low=1, shown="epochs x prompts"
     )
     num_mini_batches: int = opt(
-        1, "Optimiser steps per pass: the rollout is split into so many parts.", group=ONLINE, low=1
+        1,
+        "Optimiser steps per pass: the rollout is split into so many parts, by prompts where that is even.",
+        group=ONLINE,
+        low=1,
     )
 
     temperature: float = opt(

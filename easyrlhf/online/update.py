@@ -72,13 +72,25 @@ class Update:
         config, sums = self.config, Counter()
         tokens_per_step = rollout.learned.sum().item() / config.num_mini_batches
         for epoch in range(config.passes):
-            order = np.random.default_rng((config.seed, step, epoch)).permutation(len(rollout))
-            for number, indices in enumerate(np.split(order, config.num_mini_batches)):
-                batch = rollout.take(indices.tolist())
+            for number, rows in enumerate(mini_batches(config, len(rollout), step, epoch)):
+                batch = rollout.take(rows)
                 optimiser_step = (step * config.passes + epoch) * config.num_mini_batches + number
                 for learner in self.learners:
                     sums.update(learner(batch, tokens_per_step, optimiser_step))
         return averages(sums)
+
+
+def mini_batches(config: OnlineConfig, count: int, step: int, epoch: int) -> list[list[int]]:
+    """Rows of each minibatch, of `count` in all, in an order that every epoch of every step has for itself.
+
+    Completions of a prompt stay together, so that it is computed once for them, where the prompts can be split evenly.
+    """
+    size = config.num_generations
+    if count // size % config.num_mini_batches:
+        size = 1
+    order = np.random.default_rng((config.seed, step, epoch)).permutation(count // size)
+    rows = order[:, None] * size + np.arange(size)
+    return [part.flatten().tolist() for part in np.split(rows, config.num_mini_batches)]
 
 
 @dataclass(frozen=True)

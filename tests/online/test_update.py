@@ -16,7 +16,15 @@ from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import PPO, estimate_ppo
 from easyrlhf.online.mixing import PtxBatches
 from easyrlhf.online.observe import importance_metrics
-from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner, averages, policy_metrics
+from easyrlhf.online.update import (
+    Forward,
+    PolicyLearner,
+    Update,
+    ValueLearner,
+    averages,
+    mini_batches,
+    policy_metrics,
+)
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.sampler import HFSampler
 
@@ -169,6 +177,24 @@ def test_every_row_is_in_one_minibatch_of_every_epoch(bench):
     epochs = [seen[i][1] + seen[i + 1][1] for i in (0, 2, 4)]
     assert [sorted(rows) for rows in epochs] == [prompts] * 3
     assert len({tuple(rows) for rows in epochs}) > 1
+
+
+def test_completions_of_a_prompt_stay_together_in_a_minibatch(ppo_config):
+    config = ppo_config(batch_size=12, num_generations=3, num_mini_batches=2)
+    seen = set()
+    for epoch in range(8):
+        parts = mini_batches(config, 12, step=1, epoch=epoch)
+        assert [len(rows) for rows in parts] == [6, 6]
+        families = [tuple(rows[start : start + 3]) for rows in parts for start in (0, 3)]
+        assert sorted(families) == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 10, 11)]
+        seen.add(tuple(families))
+    assert len(seen) > 4  # each epoch has an order of its own
+
+
+def test_prompts_that_cannot_be_split_evenly_are_split_by_their_completions(ppo_config):
+    parts = mini_batches(ppo_config(batch_size=12, num_generations=4, num_mini_batches=2), 12, step=0, epoch=0)
+    assert [len(rows) for rows in parts] == [6, 6]
+    assert sorted(parts[0] + parts[1]) == list(range(12))
 
 
 def test_later_epochs_move_the_ratio_and_are_clipped(bench):
