@@ -46,9 +46,9 @@ class RewardModel:
         if self.same:
             prompts = [row["prompt_ids"] for row in rows]
             return score_completions(self.model, prompts, completions, *how, self.share)
-        return score_sequences(self.model, self.rendered(rows, completions, finished.tolist()), *how)
+        return score_sequences(self.model, self.in_own_tokens(rows, completions, finished.tolist()), *how)
 
-    def rendered(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:
+    def in_own_tokens(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:
         """Prompt + completion in the reward model's tokens."""
         return [
             rendered(self.renderer, json.loads(row["prompt"]), self.policy_renderer.decode(ids), ended)

@@ -266,7 +266,7 @@ def test_a_policy_of_another_tokenizer_is_read_in_the_reward_models_own_tokens(
     )
     expected = tokenizer(text, add_special_tokens=False)["input_ids"]
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
-    assert source.rendered([row], [ids], [ended]) == [expected]
+    assert source.in_own_tokens([row], [ids], [ended]) == [expected]
     scores = source([row], [ids], T([ended]))
     assert scores == pytest.approx([score_alone(scorer, expected)], abs=1e-5)
 
@@ -279,7 +279,7 @@ def test_white_space_around_the_answer_of_a_conversation_is_not_part_of_it(
     row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
     ids = other_tokenizer(" It is blue.\n", add_special_tokens=False)["input_ids"] + [policy.end_of_turn_id]
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
-    text = tokenizer.decode(source.rendered([row], [ids], [True])[0])
+    text = tokenizer.decode(source.in_own_tokens([row], [ids], [True])[0])
     assert text.endswith("<|im_start|>assistant\nIt is blue.<|im_end|>")
 
 
@@ -289,7 +289,7 @@ def test_a_text_prompt_of_another_tokenizer_goes_on_as_text(scorer, tokenizer, c
     ids = other_tokenizer(" blue", add_special_tokens=False)["input_ids"]
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
     prompt, completion = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("The sky is", " blue"))
-    assert source.rendered([row, row], [[*ids, policy.end_of_turn_id], ids], [True, False]) == [
+    assert source.in_own_tokens([row, row], [[*ids, policy.end_of_turn_id], ids], [True, False]) == [
         [*prompt, *completion, END],
         [*prompt, *completion],
     ]
@@ -299,6 +299,6 @@ def test_an_answer_without_a_single_word_is_scored(scorer, tokenizer, chatml_ren
     policy = Renderer(other_tokenizer)
     row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
     source = RewardModel(scorer, chatml_renderer, policy, False, 1000)
-    ids = source.rendered([row], [[policy.end_of_turn_id]], [True])[0]
+    ids = source.in_own_tokens([row], [[policy.end_of_turn_id]], [True])[0]
     assert ids[-1] == END
     assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n<|im_end|>")
