@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv-vllm, with vLLM and what it goes with, and runs the tests that sample with it. About 25 minutes on 2 cores.
+# Makes .venv-vllm, with vLLM and what it goes with, and runs the tests that sample with it. About 35 minutes on 2 cores.
 #
 #   scripts/test_vllm.sh                              on the CPU, with a build of vLLM for it
 #   VLLM=vllm==0.31.0 scripts/test_vllm.sh            on a GPU
