@@ -4,7 +4,9 @@ Flags (`--kl_coef 0.1`), YAML keys (`kl_coef: 0.1`) and keyword arguments (`PPOC
 from these dataclasses and all pass through `Settings.__post_init__`, which converts types and checks limits.
 """
 
-from easyrlhf.config.online import GRPOConfig, OnlineConfig, PPOConfig
+from easyrlhf.config.grpo import GRPOConfig
+from easyrlhf.config.online import OnlineConfig
+from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import (
     CPOConfig,
     DPOConfig,
