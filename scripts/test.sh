@@ -15,4 +15,4 @@ fi
 # One thread per process: the tests' models are so small that threads would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export PATH="$PWD/.venv/bin:$PATH"
-exec python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -19,6 +19,11 @@ SENTENCES = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: begun last, one of them would keep a single worker busy while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def build_tokenizer(vocab_size: int, eos: str = "<|im_end|>"):
     """A byte-level BPE tokenizer with the ChatML template; pad and end-of-turn are tokens of their own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -1,37 +1,20 @@
-"""Breaks the package on purpose, one line at a time, and demands that the tests notice.
+"""Deliberate breaks of the package, one line each, and the tests that have to notice."""
 
-`python tests/mutations.py` prints a table and exits with 1 when a break goes unnoticed; give a word to run only the
-breaks whose file or text has it. The breaks are made in a temporary copy. The libraries are imported once, and every
-test run is a fork of this process.
-"""
-
-import os
-import shutil
-import signal
-import sys
-import tempfile
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-PASSED, FAILED = 0, 1  # exit codes of pytest
 
 
 @dataclass(frozen=True)
 class Break:
-    """Replace `old`, which stands in the file exactly once, by `new`; one of `tests` must fail."""
+    """Replace `old`, which stands in the file exactly once, by `new`; one of the tests must fail.
+
+    file   below easyrlhf/
+    tests  paths below tests/, with spaces between
+    """
 
     file: str
     old: str
     new: str
     tests: str
-
-    @property
-    def test_ids(self) -> list[str]:
-        """Paths of the tests, below tests/."""
-        return [f"tests/{test}" for test in self.tests.split()]
 
 
 MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", "ppo", "preference"))
@@ -42,6 +25,10 @@ PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "a
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "engine/test_siblings.py"
+GREEDY = f"{SAMPLER}::test_temperature_0_is_greedy_search_token_for_token"
+SAMPLES = f"{SAMPLER}::test_samples_do_not_depend_on_batch_size_order_or_company"
+ONCE = f"{SAMPLER}::test_a_prompt_is_read_once_for_all_of_its_samples"
+DEMONSTRATIONS = f"{UPDATE}::test_demonstrations_add_ptx_coef_times_their_mean_gradient"
 COLLECT = "online/test_collect.py::test_every_number_stands_beside_its_token"
 READS = f"{HEAD}::test_scores_are_read_at_the_last_token_and_values_one_before_each_token"
 STEPS = f"{ENGINE}::test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors"
@@ -186,34 +173,47 @@ BREAKS = [
         "rollout/sampler.py",
         "default_rng(key).random(self.max_new_tokens) for key in keys",
         "default_rng(n).random(self.max_new_tokens) for n in range(len(keys))",
-        SAMPLER,
+        SAMPLES,
     ),
     Break(
         "rollout/sampler.py",
         "uniforms[running.rows, running.drawn]",
         "uniforms[torch.arange(len(running)), running.drawn]",
-        SAMPLER,
+        SAMPLES,
     ),
     Break(
         "rollout/sampler.py",
         "running.drawn + 1 == self.max_new_tokens",
         "running.drawn + 2 == self.max_new_tokens",
-        SAMPLER,
+        GREEDY,
     ),
-    Break("rollout/sampler.py", "(tokens == self.eos_id) |", "(tokens == self.eos_id) & False |", SAMPLER),
-    Break("rollout/sampler.py", "= step.places + 1", "= step.places.clamp(min=1)", SAMPLER),
+    Break("rollout/sampler.py", "(tokens == self.eos_id) |", "(tokens == self.eos_id) & False |", GREEDY),
+    Break("rollout/sampler.py", "= step.places + 1", "= step.places.clamp(min=1)", GREEDY),
     Break(
         "rollout/sampler.py",
         "ids.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos_id",
         "lengths < self.max_new_tokens",
-        SAMPLER,
+        f"{SAMPLER}::test_an_end_of_turn_as_the_very_last_token_is_finished",
     ),
-    Break("rollout/sampler.py", "ids[:, :longest], mask", "ids, mask", SAMPLER),
     Break(
-        "rollout/sampler.py", "torch.promote_types(plain_lm(self.lm).dtype, torch.float32)", "torch.float32", SAMPLER
+        "rollout/sampler.py",
+        "ids[:, :longest], mask",
+        "ids, mask",
+        f"{SAMPLER}::test_the_tensors_are_as_wide_as_the_longest_completion",
     ),
-    Break("rollout/sampler.py", "self.batch_size - len(running)", "0 if len(running) else self.batch_size", SAMPLER),
-    Break("rollout/sampler.py", "with evaluating(self.lm):", "if True:", SAMPLER),
+    Break("rollout/sampler.py", "torch.promote_types(plain_lm(self.lm).dtype, torch.float32)", "torch.float32", GREEDY),
+    Break(
+        "rollout/sampler.py",
+        "self.batch_size - len(running)",
+        "0 if len(running) else self.batch_size",
+        f"{SAMPLER}::test_the_next_prompt_takes_the_place_of_what_has_ended",
+    ),
+    Break(
+        "rollout/sampler.py",
+        "with evaluating(self.lm):",
+        "if True:",
+        f"{SAMPLER}::test_sampling_drops_nothing_and_gives_the_training_mode_back",
+    ),
     Break("rollout/sampler.py", "with blocked_weights(self.lm):", "if True:", BLOCKED),
     Break("rollout/blocked.py", 'vars(layer).pop("forward", None)', "pass", BLOCKED),
     Break("rollout/blocked.py", "bias=layer.bias", "bias=None", BLOCKED),
@@ -234,9 +234,14 @@ BREAKS = [
         "rollout/draw.py",
         "torch.searchsorted(ends, threshold, right=True)",
         "torch.searchsorted(ends, threshold)",
-        DRAW,
+        f"{DRAW}::test_tokens_without_probability_are_never_drawn",
     ),
-    Break("rollout/draw.py", ".clamp(0, BELOW_ONE)", "", DRAW),
+    Break(
+        "rollout/draw.py",
+        ".clamp(0, BELOW_ONE)",
+        "",
+        f"{DRAW}::test_a_draw_between_two_blocks_is_of_neither_one_s_impossible_tokens",
+    ),
     Break("rollout/draw.py", "uniforms * ends[:, -1:]", "uniforms", DRAW),
     Break("rollout/draw.py", " * (tokens < size)", "", DRAW),
     Break("rollout/draw.py", "probabilities[:, whole:].sum(-1, keepdim=True)", "0 * probabilities[:, :1]", DRAW),
@@ -247,35 +252,33 @@ BREAKS = [
         DRAW,
     ),
     Break("rollout/draw.py", "logits.argmax(-1) if temperature == 0 else", "", DRAW),
-    Break("rollout/running.py", "tuple(prompt), []", "(row,), []", SAMPLER),
-    Break("rollout/running.py", "Newcomer(row, prompt, cache, place)", "Newcomer(row, prompt, cache, 0)", SAMPLER),
-    Break("rollout/running.py", "PREFILL_TOKENS):", "10**9):", SAMPLER),
-    Break("rollout/running.py", "[:-1] for number in group]", " for number in group]", SAMPLER),
-    Break(
-        "rollout/running.py", "position_ids=self.columns - starts", "position_ids=self.columns - 0 * starts", SAMPLER
-    ),
-    Break("rollout/running.py", ">= starts).long()", ">= 0 * starts).long()", SAMPLER),
-    Break("rollout/running.py", "torch.promote_types(logits.dtype, torch.float32)", "torch.float32", SAMPLER),
+    Break("rollout/running.py", "tuple(prompt), []", "(row,), []", ONCE),
+    Break("rollout/running.py", "Newcomer(row, prompt, cache, place)", "Newcomer(row, prompt, cache, 0)", GREEDY),
+    Break("rollout/running.py", "PREFILL_TOKENS):", "10**9):", f"{SAMPLER}::test_long_prompts_are_read_some_at_a_time"),
+    Break("rollout/running.py", "[:-1] for number in group]", " for number in group]", ONCE),
+    Break("rollout/running.py", "position_ids=self.columns - starts", "position_ids=self.columns - 0 * starts", GREEDY),
+    Break("rollout/running.py", ">= starts).long()", ">= 0 * starts).long()", GREEDY),
+    Break("rollout/running.py", "torch.promote_types(logits.dtype, torch.float32)", "torch.float32", GREEDY),
     Break(
         "rollout/running.py",
         "self.cache.move(slots[free], free)",
         "self.cache.move(slots[free].flip(0), free)",
-        SAMPLER,
+        GREEDY,
     ),
     Break(
         "rollout/running.py",
         "self.starts[slots], self.tokens[slots]",
         "self.starts[:stay], self.tokens[slots]",
-        SAMPLER,
+        GREEDY,
     ),
-    Break("rollout/running.py", "self.rows[slots], self.drawn[slots]", "self.rows[slots], self.drawn[:stay]", SAMPLER),
-    Break("rollout/running.py", "self.starts - unused,", "self.starts,", SAMPLER),
-    Break("rollout/cache.py", "start = self.columns - keys.shape[1]", "start = 0", f"{SAMPLER} {CACHE}"),
+    Break("rollout/running.py", "self.rows[slots], self.drawn[slots]", "self.rows[slots], self.drawn[:stay]", GREEDY),
+    Break("rollout/running.py", "self.starts - unused,", "self.starts,", GREEDY),
+    Break("rollout/cache.py", "start = self.columns - keys.shape[1]", "start = 0", f"{GREEDY} {CACHE}"),
     Break(
         "rollout/cache.py",
         "tensor.shape[1], room, tensor.shape[3])",
         "tensor.shape[1], room, tensor.shape[3]) / 0",
-        SAMPLER,
+        GREEDY,
     ),
     Break("rollout/cache.py", "columns + CHUNK)", "columns)", CACHE),
     Break(
@@ -328,9 +331,14 @@ BREAKS = [
         'logprobs.detach(), part.flat("advantages")[0], *config',
         UPDATE,
     ),
-    Break("online/update.py", "ppo_value_loss(values, old_values,", "ppo_value_loss(values, values.detach(),", UPDATE),
+    Break(
+        "online/update.py",
+        "ppo_value_loss(values, old_values,",
+        "ppo_value_loss(values, values.detach(),",
+        f"{UPDATE}::test_the_value_models_loss_is_clipped_around_what_it_said_when_sampling",
+    ),
     Break("online/update.py", "batch.completion_mask.sum().item())", "len(batch))", UPDATE),
-    Break("online/update.py", "ptx_coef * loss", "loss", UPDATE),
+    Break("online/update.py", "ptx_coef * loss", "loss", DEMONSTRATIONS),
     Break("online/update.py", "optimiser_step < self.first_step", "optimiser_step < 0", UPDATE),
     Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
     Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
@@ -366,7 +374,12 @@ BREAKS = [
     Break("models/attention.py", "mask is not None and mask.dtype == torch.bool", "mask is not None", ATTENTION),
     Break("models/attention.py", "query.shape[2] == key.shape[2] and", "", ATTENTION),
     Break("data/batches.py", "best + PASS", "best", BATCHES),
-    Break("online/mixing.py", "return -token_logprobs", "return token_logprobs", UPDATE),
+    Break(
+        "online/mixing.py",
+        "return -token_logprobs",
+        "return token_logprobs",
+        DEMONSTRATIONS,
+    ),
     # sampling with vLLM
     Break(
         "losses/importance.py",
@@ -378,8 +391,18 @@ BREAKS = [
     Break("losses/importance.py", ".clamp(max=cap) * mask", ".clamp(1 / cap, cap) * mask", IMPORTANCE),
     Break("losses/importance.py", "> threshold", ">= threshold", IMPORTANCE),
     Break("losses/importance.py", "far[rows] & (advantages < 0)", "far[rows] & (advantages <= 0)", IMPORTANCE),
-    Break("online/update.py", "weights = weights * batch.importance_weights(config)", "pass", UPDATE),
-    Break("online/update.py", "part, left_out =", "_, left_out =", UPDATE),
+    Break(
+        "online/update.py",
+        "weights = weights * batch.importance_weights(config)",
+        "pass",
+        f"{UPDATE}::test_tokens_are_weighted_by_how_likely_they_are_to_the_policy",
+    ),
+    Break(
+        "online/update.py",
+        "part, left_out =",
+        "_, left_out =",
+        f"{UPDATE}::test_what_the_policy_has_left_behind_is_not_avoided_any_further",
+    ),
     Break("rollout/vllm.py", "self.behind += 1", "self.behind = 1", VLLM),
     Break("rollout/vllm.py", "self.behind = self.sync_interval  # who", "pass  # who", VLLM),
     Break("rollout/vllm.py", "self.ahead[1].exception()", "pass", VLLM),
@@ -478,80 +501,3 @@ BREAKS = [
     Break("tools/exporting/full.py", "if not (ours - theirs).abs().max() <=", "if 1e9 <=", "tools/test_export.py"),
     Break("report/winrates.py", "np.asarray(labels) - 0.5", "np.asarray(labels)", "report/test_winrates.py"),
 ]
-
-
-def run_tests(tests: Iterable[str], folder: Path) -> int:
-    """Exit code of pytest on these tests, in a fork that works in the folder and imports its package."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(300)  # a break may loop for ever
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        os.chdir(folder)
-        sys.path[0] = str(folder)  # in place of this script's folder, whose vllm/ would pass for the library
-        import pytest
-
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
-        os._exit(int(pytest.main([*options, *dict.fromkeys(tests)])))
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def copy_project(folder: Path) -> None:
-    """The package, its tests and the settings of pytest."""
-    for name in ("easyrlhf", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-
-
-def try_break(one: Break, folder: Path) -> str:
-    """Break the copy, run the tests, mend it; returns "noticed" or what went wrong."""
-    file = folder / "easyrlhf" / one.file
-    text = file.read_text(encoding="utf-8")
-    if text.count(one.old) != 1:
-        return f"OUTDATED: the old text stands there {text.count(one.old)} times"
-    file.write_text(text.replace(one.old, one.new), encoding="utf-8")
-    try:
-        code = run_tests(one.test_ids, folder)
-    finally:
-        file.write_text(text, encoding="utf-8")
-    return {FAILED: "noticed", PASSED: "SURVIVED"}.get(code, f"BROKEN: pytest ended with {code}")
-
-
-def import_libraries() -> None:
-    """Everything slow that the tests import; nothing of the package."""
-    import datasets  # noqa: F401
-    import hypothesis  # noqa: F401
-    import peft  # noqa: F401
-    import pytest  # noqa: F401
-    import torch
-    import transformers.models.auto.modeling_auto  # noqa: F401
-
-    torch.set_num_threads(1)  # threads do not survive a fork
-
-
-def main(word: str = "") -> int:
-    """Run the unbroken copy, then every break; returns the exit code."""
-    sys.dont_write_bytecode = True  # a file broken and mended within a second looks unchanged to a bytecode cache
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import_libraries()
-    breaks = [one for one in BREAKS if any(word in text for text in (one.file, one.old, one.new))]
-    started, bad = time.time(), 0
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        copy_project(folder)
-        code = run_tests((test for one in breaks for test in one.test_ids), folder)
-        print(f"{'the unbroken copy':60} {'passes' if code == PASSED else f'FAILS: pytest ended with {code}'}")
-        if code != PASSED:
-            return 1
-        for one in breaks:
-            outcome = try_break(one, folder)
-            bad += outcome != "noticed"
-            print(f"{one.file:22} {one.old[:36]!r:>40} → {one.new[:36]!r:40} {outcome}", flush=True)
-    print(f"{len(breaks)} breaks, {len(breaks) - bad} noticed, {time.time() - started:.0f} s")
-    return 1 if bad else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,36 @@
+"""A copy of the project to break, and a process that runs its tests over and over."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A copy of the package, its tests and the settings of pytest."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("easyrlhf", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_tests(project) -> Iterator[Callable[[str], int]]:
+    """Runs tests of the copy, named by their paths below tests/ with spaces between; gives pytest's exit code."""
+    server = [sys.executable, str(Path(__file__).with_name("pytest_server.py")), str(project)]
+    with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run(tests: str) -> int:
+            process.stdin.write(f"{tests}\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield run
+        process.stdin.close()

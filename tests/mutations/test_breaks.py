@@ -1,0 +1,28 @@
+"""The tests themselves are tested: every deliberate break of the package must turn one of them red."""
+
+from pathlib import Path
+
+import pytest
+
+from easyrlhf.userfile import load_module
+
+BREAKS = load_module(Path(__file__).with_name("breaks.py")).BREAKS
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_unbroken_copy_passes(run_tests):
+    tests = dict.fromkeys(test for one in BREAKS for test in one.tests.split())
+    assert run_tests(" ".join(tests)) == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("one", BREAKS, ids=lambda one: one.file)
+def test_every_break_is_noticed(project, run_tests, one):
+    file = project / "easyrlhf" / one.file
+    text = file.read_text(encoding="utf-8")
+    assert text.count(one.old) == 1
+    file.write_text(text.replace(one.old, one.new), encoding="utf-8")
+    try:
+        assert run_tests(one.tests) == pytest.ExitCode.TESTS_FAILED
+    finally:
+        file.write_text(text, encoding="utf-8")
