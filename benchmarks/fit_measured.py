@@ -3,8 +3,9 @@
     python benchmarks/fit_measured.py --output_dir outputs/fit_measured
 
 Two random Llamas, of 9M and 100M parameters, go through two optimiser steps (or rollouts) of each stage: in full, with
-LoRA, with gradient checkpointing, in bf16. The bytes of all live tensors are counted as operations make and drop them;
-the peak is taken from the first pass of training to the last optimiser step. Rows are as long as the settings allow.
+LoRA, with gradient checkpointing, in bf16; online also with eight answers that share a long prompt. The bytes of all
+live tensors are counted as operations make and drop them; the peak is taken from the first pass of training to the last
+optimiser step. Rows are as long as the settings allow.
 """
 
 import json
@@ -43,7 +44,9 @@ WAYS = {
     "bf16": {"precision": "bf16"},
     "LoRA, bf16, checkpointing": {"lora_r": 16, "precision": "bf16", "gradient_checkpointing": True},
     "shared": {"lora_r": 16, "share_backbone": True},
+    "8 answers": {"num_generations": 8},
 }
+ONLINE_WAYS = "shared", "8 answers"
 TRAIN = {
     "sft": sft.train_sft,
     "rm": rm.train_rm,
@@ -55,6 +58,7 @@ TRAIN = {
 ANSWERS = {"sft": 1, "kto": 1, "ppo": 1, "grpo": 1}
 WORDS = "red blue green black white brown grey pink"
 QUESTION, PROMPT = "red", WORDS  # of the offline and of the online stages
+LONG = " ".join([WORDS] * 20)  # the prompt of eight answers
 ANSWER, OTHER = " ".join([WORDS] * 12), " ".join([WORDS] * 11 + ["red"] * 8)
 
 
@@ -75,7 +79,7 @@ def main(output_dir: Path, sizes: tuple, stages: tuple, ways: tuple, one: bool):
             make_models(output_dir / size, size)
         for stage in stages or TRAIN:
             for way in ways or WAYS:
-                if way == "shared" and stage not in ("ppo", "grpo"):
+                if way in ONLINE_WAYS and stage not in ("ppo", "grpo"):
                     continue
                 command = [sys.executable, __file__, "--output_dir", output_dir, "--one"]
                 command += ["--size", size, "--stage", stage, "--way", way]
@@ -89,7 +93,7 @@ def main(output_dir: Path, sizes: tuple, stages: tuple, ways: tuple, one: bool):
 def compare(folder: Path, size: str, stage: str, way: str) -> tuple[float, int]:
     """Predicted and measured peak bytes of one case."""
     folder = folder / size
-    config = CONFIGS[stage](**settings(folder, stage) | WAYS[way])
+    config = CONFIGS[stage](**settings(folder, stage, way) | WAYS[way])
     plan = plan_of(complete(config), Machine("cpu", 1, 2**40))
     counter, peaks = TensorBytes(), []
 
@@ -114,10 +118,12 @@ def compare(folder: Path, size: str, stage: str, way: str) -> tuple[float, int]:
     return plan.needed, max(peaks)
 
 
-def settings(folder: Path, stage: str) -> dict:
+def settings(folder: Path, stage: str, way: str = "full") -> dict:
     """Settings of a stage whose rows are all as long as they allow, two micro-batches of them a step."""
     renderer = Renderer(load_tokenizer(str(folder / "base")))
-    turn = {"role": "user", "content": PROMPT if stage in ("ppo", "grpo") else QUESTION}
+    long = way == "8 answers"
+    online = LONG if long else PROMPT
+    turn = {"role": "user", "content": online if stage in ("ppo", "grpo") else QUESTION}
     prompt = len(renderer.prompt_ids([turn]))
     longest = prompt + max(
         len(renderer.completion_ids([turn], [{"role": "assistant", "content": text}])) for text in (ANSWER, OTHER)
@@ -136,6 +142,9 @@ def settings(folder: Path, stage: str) -> dict:
     if stage in ("ppo", "grpo"):
         common |= {"reward_model": str(folder / "reward"), "num_sample_generations": 0}
         common |= {"local_rollout_forward_batch_size": 16}
+    if long:
+        common |= {"train_data": str(folder / f"{stage}_long.jsonl"), "micro_batch_tokens": prompt + 8 * 64}
+        return common | {"batch_size": 16}
     return common | {"batch_size": 2 * rows}
 
 
@@ -150,8 +159,9 @@ def make_models(folder: Path, size: str) -> None:
         {"prompt": question, "completion": other, "label": False},
     ]
     rows = {"sft": [{"messages": question + answer}] * 2, "rm": [pair] * 2, "dpo": [pair] * 2, "kto": labelled}
-    prompt = {"prompt": [{"role": "user", "content": PROMPT}]}
-    rows |= {"ppo": [prompt] * 2, "grpo": [prompt] * 2}
+    for name, text in (("", PROMPT), ("_long", LONG)):
+        prompt = {"prompt": [{"role": "user", "content": text}]}
+        rows |= {f"ppo{name}": [prompt] * 2, f"grpo{name}": [prompt] * 2}
     for name, few in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few * 64))
     scripts = Path(sys.executable).parent

@@ -11,7 +11,7 @@ from itertools import accumulate, chain
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from easyrlhf.data.batches import pad_right
@@ -145,15 +145,19 @@ def enable_sharing(lm: nn.Module, max_length: int) -> bool:
     attention kernels, windows shorter than the rows, or attention of their own kind are not.
     """
     plain = plain_lm(lm)
-    config = plain.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if plain.config._attn_implementation != "sdpa" or (window and window < max_length):
+    if plain.config._attn_implementation != "sdpa" or not sees_all(plain.config, max_length):
         return False
     plain.set_attn_implementation(SHARING)
     if same_both_ways(lm):
         return True
     plain.set_attn_implementation("sdpa")
     return False
+
+
+def sees_all(config: PreTrainedConfig, max_length: int) -> bool:
+    """Whether a model's last token looks at all before it in a row this long, no window in between."""
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    return not window or window >= max_length
 
 
 def can_share(lm: nn.Module) -> bool:

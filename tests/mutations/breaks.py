@@ -29,6 +29,7 @@ GREEDY = f"{SAMPLER}::test_temperature_0_is_greedy_search_token_for_token"
 SAMPLES = f"{SAMPLER}::test_samples_do_not_depend_on_batch_size_order_or_company"
 ONCE = f"{SAMPLER}::test_a_prompt_is_read_once_for_all_of_its_samples"
 DEMONSTRATIONS = f"{UPDATE}::test_demonstrations_add_ptx_coef_times_their_mean_gradient"
+TOGETHER = "tools/test_fit.py::test_answers_to_a_prompt_are_counted_together_and_apart"
 COLLECT = "online/test_collect.py::test_every_number_stands_beside_its_token"
 READS = f"{HEAD}::test_scores_are_read_at_the_last_token_and_values_one_before_each_token"
 STEPS = f"{ENGINE}::test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors"
@@ -135,7 +136,7 @@ BREAKS = [
     Break("models/prefix.py", "[0][layout.parents], rows]", "[0][layout.parents * 0], rows]", PREFIX),
     Break("models/prefix.py", "before += [prompt_end,", "before += [start,", PREFIX),
     Break("models/prefix.py", "ids in zip(parents, completions", "ids in zip([0] * len(parents), completions", PREFIX),
-    Break("models/prefix.py", "window < max_length", "window > max_length", PREFIX),
+    Break("models/prefix.py", "window >= max_length", "window <= max_length", PREFIX),
     Break("models/prefix.py", "< WORTH * apart", "> WORTH * apart", PREFIX),
     # the optimiser step
     Break("engine/engine.py", "loss = loss_sum / count", "loss = loss_sum / count / 2", STEPS),
@@ -229,6 +230,8 @@ BREAKS = [
         "",
         "tools/test_fit.py::test_a_cpu_samples_with_copies_of_its_linear_layers",
     ),
+    Break("tools/fitting/stage_memory.py", "together < 2 or not may_share(config)", "together < 2", TOGETHER),
+    Break("tools/fitting/stage_memory.py", "config.num_generations, rows, (budget", "rows, (budget", TOGETHER),
     Break("rollout/draw.py", "logits / (temperature or 1.0)", "logits", DRAW),
     Break(
         "rollout/draw.py",

@@ -24,7 +24,7 @@ from easyrlhf.engine.engine import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
 from easyrlhf.models.load import add_lora, backbone, disable_dropout, load_config, plain_lm
-from easyrlhf.models.prefix import Family, completion_states
+from easyrlhf.models.prefix import SHARING, Family
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rollout.blocked import blockable
 from easyrlhf.rollout.sampler import draw
@@ -62,12 +62,12 @@ class Shape:
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of live tensors by kind, beyond those of `held`, and remembers the peak of every section.
 
-    counted  how many entries of a mask are 1, which tensors without numbers cannot tell
+    A mask, whose numbers are not known, is taken to count all of its entries: rows of one length have no padding.
     """
 
-    def __init__(self, held: list[Tensor], vocabulary: int, counted: int = 0):
+    def __init__(self, held: list[Tensor], vocabulary: int):
         super().__init__()
-        self.vocabulary, self.counted = vocabulary, counted
+        self.vocabulary = vocabulary
         self.seen = {tensor.untyped_storage()._cdata for tensor in held}
         self.now, self.peaks = Counter(), [Counter()]
 
@@ -78,18 +78,12 @@ class LiveBytes(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             return False if args[0].dtype == torch.bool else 1.0
         if func is torch.ops.aten.index.Tensor:
-            args = (args[0], [place for index in args[1] for place in self.places(index)])
+            args = (args[0], [place for index in args[1] for place in places_of(index)])
         result = func(*args, **(kwargs or {}))
         for item in tree_iter(result):
             if isinstance(item, Tensor):
                 self.note(item)
         return result
-
-    def places(self, index: Tensor | None) -> list[Tensor | None]:
-        """The index itself; in place of a mask, as many rows as it counts."""
-        if index is None or index.dtype != torch.bool:
-            return [index]
-        return [torch.empty(self.counted, dtype=torch.long) for _ in range(index.ndim)]
 
     def note(self, tensor: Tensor) -> None:
         """Count the tensor's storage once, until it is freed."""
@@ -112,6 +106,13 @@ class LiveBytes(TorchDispatchMode):
     def begin(self) -> None:
         """Begin a new section, whose peak is its own."""
         self.peaks.append(Counter(self.now))
+
+
+def places_of(index: Tensor | None) -> list[Tensor | None]:
+    """The index itself; in place of a mask, the places of all of its entries."""
+    if index is None or index.dtype != torch.bool:
+        return [index]
+    return [torch.empty(index.numel(), dtype=torch.long) for _ in range(index.ndim)]
 
 
 # --- models
@@ -205,23 +206,22 @@ def copied_weights(shape: Shape) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: prompts with so many completions each, all prompts of one length and all completions of one."""
+    """A micro-batch: prompts with so many completions each, all prompts of one length and all completions of one.
+
+    share  "on" where a prompt is computed once for its completions, else "off"
+    """
 
     prompts: int
     prompt_tokens: int
     completion_tokens: int
     completions: int = 1
+    share: str = "off"
 
     @property
     def families(self) -> list[Family]:
         """As the program's own code takes it."""
         completions = [[0] * self.completion_tokens] * self.completions
         return [([0] * self.prompt_tokens, completions)] * self.prompts
-
-    @property
-    def counted(self) -> int:
-        """Completion tokens in all."""
-        return self.prompts * self.completions * self.completion_tokens
 
 
 @lru_cache(maxsize=256)
@@ -233,7 +233,7 @@ def update_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
     """
 
     def run(lm: nn.Module) -> list[Counter]:
-        model = with_head(lm.train(), reads)
+        model = prepared(lm.train(), batch, reads)
         masters = [master_of(parameter) for parameter in model.parameters() if parameter.requires_grad]
         for master in masters:
             master.grad = torch.empty_like(master)  # of the micro-batch before
@@ -246,7 +246,7 @@ def update_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
                     states.register_hook(lambda grad: live.begin())
 
             plain_lm(lm).get_input_embeddings().register_forward_hook(mark)
-            READERS[reads](model, batch.families).sum().backward()
+            READERS[reads](model, batch).sum().backward()
         return live.peaks
 
     return deep_peak(shape, run, device)
@@ -258,9 +258,9 @@ def scoring_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
 
     @torch.no_grad()
     def run(lm: nn.Module) -> list[Counter]:
-        model = with_head(lm.eval(), reads)
-        with LiveBytes(tensors_of(model), vocabulary_of(lm), batch.counted) as live:
-            READERS[reads](model, batch.families)
+        model = prepared(lm.eval(), batch, reads)
+        with LiveBytes(tensors_of(model), vocabulary_of(lm)) as live:
+            READERS[reads](model, batch)
         return live.peaks
 
     return deep_peak(shape, run, device)
@@ -325,8 +325,10 @@ def chunks_of(device: str) -> Iterator[None]:
 # --- what a pass reads off a model
 
 
-def with_head(lm: nn.Module, reads: str) -> nn.Module:
-    """The model, as a ScalarModel where a head reads it."""
+def prepared(lm: nn.Module, batch: Batch, reads: str) -> nn.Module:
+    """The model as a stage has it for such batches, and as a ScalarModel where a head reads it."""
+    if batch.share == "on":
+        plain_lm(lm).set_attn_implementation(SHARING)
     if reads not in ("scores", "values"):
         return lm
     return ScalarModel(lm, new_head(lm))
@@ -337,25 +339,24 @@ def vocabulary_of(lm: nn.Module) -> int:
     return plain_lm(lm).get_input_embeddings().weight.shape[0]
 
 
-def read_logprobs(lm: nn.Module, families: list[Family]) -> Tensor:
+def read_logprobs(lm: nn.Module, batch: Batch) -> Tensor:
     """Log-probabilities of completions."""
-    return logprobs.completion_logprobs(lm, families, 0, CPU, "off")
+    return logprobs.completion_logprobs(lm, batch.families, 0, CPU, batch.share)
 
 
-def read_entropies(lm: nn.Module, families: list[Family]) -> Tensor:
+def read_entropies(lm: nn.Module, batch: Batch) -> Tensor:
     """Log-probabilities and entropies of completion tokens."""
-    return logprobs.answer_logprobs_and_entropies(lm, families, 0, CPU, "off")[0]
+    return logprobs.answer_logprobs_and_entropies(lm, batch.families, 0, CPU, batch.share)[0]
 
 
-def read_scores(model: ScalarModel, families: list[Family]) -> Tensor:
+def read_scores(model: ScalarModel, batch: Batch) -> Tensor:
     """Scores of completions."""
-    return model.completion_scores(families, 0, "off")
+    return model.completion_scores(batch.families, 0, batch.share)
 
 
-def read_values(model: ScalarModel, families: list[Family]) -> Tensor:
+def read_values(model: ScalarModel, batch: Batch) -> Tensor:
     """Values of the states that completion tokens were chosen in."""
-    states = completion_states(model.lm, families, 0, CPU, "off")
-    return model.head(states.hidden[states.before].float()).squeeze(-1)
+    return model.completion_values(batch.families, 0, batch.share)
 
 
 READERS = {"logprobs": read_logprobs, "entropies": read_entropies, "scores": read_scores, "values": read_values}

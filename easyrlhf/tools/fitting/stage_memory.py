@@ -8,8 +8,10 @@ import torch
 from easyrlhf.config import OnlineConfig, ReferenceConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
 from easyrlhf.models.classifier import is_classifier
+from easyrlhf.models.load import load_config
+from easyrlhf.models.prefix import sees_all
 from easyrlhf.stages.common import check_positions
-from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Machine, Phase, Plan
+from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, Phase, Plan
 from easyrlhf.tools.fitting.shape_pass import (
     FROZEN,
     SCORER,
@@ -62,6 +64,33 @@ def batch_of(config: TrainConfig, machine: Machine, rows: int) -> Batch:
     completion = config.completion_limit if isinstance(config, OnlineConfig) else length - 1
     completion = min(completion, length - 1)
     return Batch(prompts, length - completion, completion, answers(config))
+
+
+def batches_of(config: OnlineConfig, machine: Machine, rows: int) -> list[Batch]:
+    """The micro-batches of at most so many rows that may take most: of rows apart, and of answers that share a prompt.
+
+    Keys and values of a shared prompt are kept once for each of its answers, though its tokens count once.
+    """
+    apart = batch_of(config, machine, rows)
+    prompt, answer = config.max_prompt_length, config.completion_limit
+    budget = pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind))
+    together = min(config.num_generations, rows, (budget - prompt) // answer)
+    if together < 2 or not may_share(config):
+        return [apart]
+    prompts = min(rows // together, max(1, budget // (prompt + together * answer)))
+    return [apart, Batch(prompts, prompt, answer, together, share="on")]
+
+
+def may_share(config: OnlineConfig) -> bool:
+    """Whether the policy is of a kind that can compute a prompt once for its answers, as far as its settings tell."""
+    model = load_config(config.model, trust_remote_code=config.trust_remote_code)
+    asked = config.share_prefix != "off" and config.attn_implementation in (None, "sdpa")
+    return asked and sees_all(model, row_length(config))
+
+
+def largest(workings: list[Bytes]) -> Bytes:
+    """The one that takes most in all."""
+    return max(workings, key=lambda working: sum(working.values()))
 
 
 # --- plans
@@ -130,27 +159,27 @@ def online_plan(config: OnlineConfig, machine: Machine) -> Plan:
     every, learning = tuple(models), tuple(name for name in ("policy", "value model") if name in models)
 
     here = -(-config.batch_size // machine.count)
-    batch = batch_of(config, machine, here)
     decoded = min(config.local_rollout_forward_batch_size, here)
     if config.rollout == "hf":
         sampled = decoding_peak(trained, decoded, config.max_prompt_length, config.completion_limit)
         sampled = {**sampled, WEIGHTS: copied_weights(trained) * (machine.kind == "cpu")}
     else:  # a colocated vLLM takes the share it is given while it samples, and nothing while it sleeps
         sampled = {VLLM: config.vllm_gpu_memory_utilization * machine.memory * (config.vllm_mode == "colocate")}
-    passes = [scoring_peak(trained, batch, "entropies", machine.kind)]
-    passes += [
-        scoring_peak(shape, batch, "values" if name == "value model" else "scores", machine.kind)
-        for name, shape in scorers.items()
+    reads = {"value model": "values", "reward model": "scores"}
+    scoring = [(trained, "entropies"), *((shape, reads[name]) for name, shape in scorers.items())]
+    passes = [
+        scoring_peak(shape, batch, read, machine.kind)
+        for batch in batches_of(config, machine, here)
+        for shape, read in scoring
     ]
-    largest = max(passes, key=lambda working: sum(working.values()))
     phases = [
         Phase("rollout", every, learning, working=sampled, gathered=("policy",)),
-        Phase("scoring", every, learning, working=largest),
+        Phase("scoring", every, learning, working=largest(passes)),
     ]
-    part = batch_of(config, machine, -(-here // config.num_mini_batches))
+    parts = batches_of(config, machine, -(-here // config.num_mini_batches))
     for name in learning:
-        shape, reads = (trained, "logprobs") if name == "policy" else (scorers[name], "values")
-        working = update_peak(shape, part, reads, machine.kind)
+        shape, read = (trained, "logprobs") if name == "policy" else (scorers[name], "values")
+        working = largest([update_peak(shape, part, read, machine.kind) for part in parts])
         phases += update_phases(name, f"{name} ", every, learning, models, working, machine)
     return Plan(models, phases, machine)
 
