@@ -37,6 +37,7 @@ MODELS = {
 }
 HEADS = {"9M": 4, "100M": 10}
 TOKENS = {"9M": 1000, "100M": 500}  # of a micro-batch, about
+TOGETHER = "8 answers"
 WAYS = {
     "full": {},
     "LoRA": {"lora_r": 16},
@@ -44,9 +45,9 @@ WAYS = {
     "bf16": {"precision": "bf16"},
     "LoRA, bf16, checkpointing": {"lora_r": 16, "precision": "bf16", "gradient_checkpointing": True},
     "shared": {"lora_r": 16, "share_backbone": True},
-    "8 answers": {"num_generations": 8},
+    TOGETHER: {"num_generations": 8},
 }
-ONLINE_WAYS = "shared", "8 answers"
+ONLINE_WAYS = "shared", TOGETHER
 TRAIN = {
     "sft": sft.train_sft,
     "rm": rm.train_rm,
@@ -121,9 +122,8 @@ def compare(folder: Path, size: str, stage: str, way: str) -> tuple[float, int]:
 def settings(folder: Path, stage: str, way: str = "full") -> dict:
     """Settings of a stage whose rows are all as long as they allow, two micro-batches of them a step."""
     renderer = Renderer(load_tokenizer(str(folder / "base")))
-    long = way == "8 answers"
-    online = LONG if long else PROMPT
-    turn = {"role": "user", "content": online if stage in ("ppo", "grpo") else QUESTION}
+    question = QUESTION if stage not in ("ppo", "grpo") else LONG if way == TOGETHER else PROMPT
+    turn = {"role": "user", "content": question}
     prompt = len(renderer.prompt_ids([turn]))
     longest = prompt + max(
         len(renderer.completion_ids([turn], [{"role": "assistant", "content": text}])) for text in (ANSWER, OTHER)
@@ -131,10 +131,13 @@ def settings(folder: Path, stage: str, way: str = "full") -> dict:
     if stage in ("ppo", "grpo"):
         longest = prompt + 64
     answers = ANSWERS.get(stage, 2)
-    rows = TOKENS[folder.name] // (longest * answers)
+    data, rows = stage, TOKENS[folder.name] // (longest * answers)
+    tokens = rows * longest * answers
+    if way == TOGETHER:  # a prompt with all of its answers
+        data, rows, tokens = f"{stage}_long", 8, prompt + 8 * 64
     common = {"model": str(folder / "base"), "output_dir": str(folder / stage), "overwrite": True, "max_steps": 2}
     common |= {"devices": "cpu", "report_to": "none", "max_length": longest, "max_prompt_length": prompt}
-    common |= {"micro_batch_tokens": rows * longest * answers, "train_data": str(folder / f"{stage}.jsonl")}
+    common |= {"micro_batch_tokens": tokens, "train_data": str(folder / f"{data}.jsonl")}
     if stage == "ppo":
         common |= {"response_length": 64, "num_ppo_epochs": 1}
     if stage == "grpo":
@@ -142,9 +145,6 @@ def settings(folder: Path, stage: str, way: str = "full") -> dict:
     if stage in ("ppo", "grpo"):
         common |= {"reward_model": str(folder / "reward"), "num_sample_generations": 0}
         common |= {"local_rollout_forward_batch_size": 16}
-    if long:
-        common |= {"train_data": str(folder / f"{stage}_long.jsonl"), "micro_batch_tokens": prompt + 8 * 64}
-        return common | {"batch_size": 16}
     return common | {"batch_size": 2 * rows}
 
 

@@ -18,7 +18,7 @@ import torch
 import transformers.models.auto.modeling_auto  # noqa: F401
 
 PATIENCE = 500  # seconds until a run is ended: a break may loop for ever
-OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
+OPTIONS = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
 
 
 def exit_code(tests: list[str]) -> int:

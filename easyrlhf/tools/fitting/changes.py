@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from easyrlhf.config import OnlineConfig, TrainConfig
-from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
+from easyrlhf.engine.device import pick_dtype
 from easyrlhf.tools.fitting.memory import SHARDED, Machine, Plan
-from easyrlhf.tools.fitting.stage_memory import answers, row_length
+from easyrlhf.tools.fitting.stage_memory import answers, row_length, token_budget
 
 GIB = 2**30
 WORTH = 0.99  # a change must leave at most this share of the peak
@@ -32,7 +32,7 @@ class Step:
 
 def lower_micro_batch_tokens(config: TrainConfig, machine: Machine) -> Iterator[Step]:
     """Fewer tokens in a forward pass, down to those of one row: the same result, a little slower."""
-    tokens = pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind))
+    tokens = token_budget(config, machine)
     fewest = row_length(config) * answers(config)
     while tokens > fewest:
         tokens = max(tokens // 2, fewest)

@@ -6,11 +6,11 @@ import torch
 
 from easyrlhf.config import FitConfig, TrainConfig
 from easyrlhf.config.tools import MACHINE
-from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens
+from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
 from easyrlhf.tools.fitting.changes import cheapest
 from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, Plan
-from easyrlhf.tools.fitting.stage_memory import complete, plan_of, row_length
+from easyrlhf.tools.fitting.stage_memory import complete, plan_of, row_length, token_budget
 
 GIB = 2**30
 
@@ -57,13 +57,12 @@ def memory_of(device: torch.device) -> int:
 def heading(config: TrainConfig, machine: Machine) -> list[str]:
     """What the numbers are of."""
     device = torch.device(machine.kind)
-    tokens = pick_micro_batch_tokens(config.micro_batch_tokens, device)
     what = "GPU" if machine.kind == "cuda" else "CPU"
     split = "" if machine.deepspeed == "none" else f", {machine.deepspeed}"
     return [
         f"{config.stage}_train on {machine.count} {what}{'s' if machine.count > 1 else ''} of "
         f"{machine.memory / GIB:,.0f} GiB{split}, in {dtype_name(pick_dtype(config.precision, device))}",
-        f"{tokens:,} tokens in a forward pass, rows of up to {row_length(config):,} tokens",
+        f"{token_budget(config, machine):,} tokens in a forward pass, rows of up to {row_length(config):,} tokens",
     ]
 
 

@@ -55,9 +55,14 @@ def answers(config: TrainConfig) -> int:
     return 1 if isinstance(config, OnlineConfig) else ANSWERS.get(config.stage, 2)
 
 
+def token_budget(config: TrainConfig, machine: Machine) -> int:
+    """Tokens of a forward pass on this machine."""
+    return pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind))
+
+
 def batch_of(config: TrainConfig, machine: Machine, rows: int) -> Batch:
     """The largest micro-batch of at most so many rows: rows of the same length that fill the budget of tokens."""
-    budget = pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind)) // answers(config)
+    budget = token_budget(config, machine) // answers(config)
     longest = row_length(config)
     prompts = min(rows, max(1, -(-budget // longest)))
     length = min(longest, budget // prompts) if budget > longest else longest
@@ -73,19 +78,19 @@ def batches_of(config: OnlineConfig, machine: Machine, rows: int) -> list[Batch]
     """
     apart = batch_of(config, machine, rows)
     prompt, answer = config.max_prompt_length, config.completion_limit
-    budget = pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind))
+    budget = token_budget(config, machine)
     together = min(config.num_generations, rows, (budget - prompt) // answer)
     if together < 2 or not may_share(config):
         return [apart]
-    prompts = min(rows // together, max(1, budget // (prompt + together * answer)))
+    prompts = min(rows // together, budget // (prompt + together * answer))
     return [apart, Batch(prompts, prompt, answer, together, share="on")]
 
 
 def may_share(config: OnlineConfig) -> bool:
     """Whether the policy is of a kind that can compute a prompt once for its answers, as far as its settings tell."""
-    model = load_config(config.model, trust_remote_code=config.trust_remote_code)
-    asked = config.share_prefix != "off" and config.attn_implementation in (None, "sdpa")
-    return asked and sees_all(model, row_length(config))
+    if config.share_prefix == "off" or config.attn_implementation not in (None, "sdpa"):
+        return False
+    return sees_all(load_config(config.model, trust_remote_code=config.trust_remote_code), row_length(config))
 
 
 def largest(workings: list[Bytes]) -> Bytes:
