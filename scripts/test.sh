@@ -2,7 +2,7 @@
 # Installs what the tests need (once), then runs them.
 #
 #   scripts/test.sh                      the quick ones
-#   scripts/test.sh --all                all of them; those that need a GPU skip themselves without one
+#   scripts/test.sh --all                all of them; those that need a GPU or a real model skip themselves without one
 #   scripts/test.sh tests/cli -k yaml    any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
