@@ -10,6 +10,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 from easyrlhf.data.hub import require_hub_id
 from easyrlhf.data.templates import CHAT_TEMPLATES, CONTROL_TOKENS
 from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import below, tokenizer_folder
 
 __all__ = ["CHAT_TEMPLATES", "load_tokenizer", "tokenizer_fingerprint"]
 
@@ -31,7 +32,7 @@ PAD_TOKENS = (
 def load_tokenizer(
     path: str, *, chat_template: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder or hub id, made ready for training.
+    """The tokenizer of a folder or hub id, made ready for training; an adapter without one has that of its base.
 
     chat_template  `chatml`, `hh`, `llama3` or a Jinja file; takes the place of the folder's own.
                    Without it and without one in the folder, conversations cannot be rendered.
@@ -40,7 +41,9 @@ def load_tokenizer(
     tokens may have been added, so compare `len(tokenizer)` with the model's embedding rows.
     Raises InputError when the path cannot be reached or the template cannot be used.
     """
-    tokenizer = _from_pretrained(path, trust_remote_code)
+    holder = tokenizer_folder(path)
+    with below(path, holder):
+        tokenizer = _from_pretrained(holder, trust_remote_code)
     if chat_template is not None:
         _set_template(tokenizer, chat_template)
     end_of_turn = find_end_of_turn(tokenizer, path) if tokenizer.chat_template else None

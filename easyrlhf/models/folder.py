@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.models.adapters import quietly
 from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.load import evaluating, load_causal_lm
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
@@ -35,8 +36,9 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     try:
         draft.mkdir(parents=True)
         if hasattr(lm, "merge_and_unload"):
-            lm.save_pretrained(draft / "adapter")
-            lm = lm.merge_and_unload()
+            with quietly():
+                lm.save_pretrained(draft / "adapter")
+                lm = lm.merge_and_unload()
         if lm.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
         lm.save_pretrained(draft)

@@ -1,6 +1,5 @@
 """Causal language models and LoRA adapters: loading them, and finding their parts."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from easyrlhf.data.hub import require_hub_id
 from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import base_of, below, is_adapter, is_classifier_adapter, merge_adapter, quietly, root_of
 
 transformers_logging.disable_progress_bar()
 logging.getLogger("peft").setLevel(logging.ERROR)
@@ -27,11 +27,17 @@ def load_config(path: str, *, trust_remote_code: bool = False):
 
     Raises InputError when there is none, or when it cannot be reached.
     """
-    base = base_of(path)
-    if not Path(base).expanduser().exists():
-        require_hub_id(base, "config.json", "give a folder with a config.json, or a hub id such as Qwen/Qwen2.5-0.5B")
+    base = root_of(path)
+    with below(path, base):
+        return read_config(base, trust_remote_code)
+
+
+def read_config(path: str, trust_remote_code: bool):
+    """The configuration of a folder or hub id that is no adapter. Raises InputError."""
+    if not Path(path).expanduser().exists():
+        require_hub_id(path, "config.json", "give a folder with a config.json, or a hub id such as Qwen/Qwen2.5-0.5B")
     try:
-        return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -46,14 +52,6 @@ def positions_of(path: str, *, trust_remote_code: bool = False) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def base_of(path: str) -> str:
-    """The folder whose weights a path stands for: an adapter folder's base model, else the path itself."""
-    adapter_config = Path(path) / "adapter_config.json"
-    if adapter_config.exists() and not (Path(path) / "config.json").exists():
-        return json.loads(adapter_config.read_text())["base_model_name_or_path"]
-    return path
-
-
 def load_causal_lm(
     path: str,
     tokenizer,
@@ -66,31 +64,15 @@ def load_causal_lm(
     """Load a causal language model whose special tokens are the tokenizer's.
 
     An adapter folder is merged into its base model. The embeddings grow when the tokenizer has more
-    tokens than they have rows. Dropout is set to 0 unless asked for.
+    tokens than they have rows. Every weight may be trained. Dropout is set to 0 unless asked for.
     Raises InputError when the weights cannot be read, or the logits are not a plain function of the last hidden state.
     """
     load_config(path, trust_remote_code=trust_remote_code)
-    try:
-        lm, loading = AutoModelForCausalLM.from_pretrained(
-            base_of(path),
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise InputError(
-            f"{path}: its weights lack {', '.join(missing[:3])} ({len(missing)} in all), which would be random; "
-            "restore the folder, or train it again"
-        )
+    how = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+    lm = read_weights(path, **how)
     if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
-        lm.resize_token_embeddings(len(tokenizer))
-    if base_of(path) != path:
-        from peft import PeftModel
-
-        lm = PeftModel.from_pretrained(lm, path).merge_and_unload()
+        with quietly():
+            lm.resize_token_embeddings(len(tokenizer))
     for settings in (lm.config, lm.generation_config):
         settings.pad_token_id = tokenizer.pad_token_id
         settings.eos_token_id = tokenizer.eos_token_id
@@ -98,6 +80,31 @@ def load_causal_lm(
     if not dropout:
         disable_dropout(lm)
     check_head(lm, path)
+    return lm
+
+
+def read_weights(path: str, **how) -> PreTrainedModel:
+    """The model of a folder or hub id as its files have it, adapters merged into what they were trained on.
+
+    Raises InputError for weights that are missing or cannot be read.
+    """
+    if is_adapter(path):
+        if is_classifier_adapter(path):
+            raise InputError(
+                f"{path}: is an adapter of a sequence classifier (task_type in adapter_config.json), which scores "
+                "answers and writes none; give a language model"
+            )
+        base = base_of(path)
+        return merge_adapter(read_weights(base, **how), path, name=f"its base model {base}")
+    try:
+        lm, loading = AutoModelForCausalLM.from_pretrained(path, **how, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise InputError(
+            f"{path}: its weights lack {', '.join(missing[:3])} ({len(missing)} in all), which would be random; "
+            "restore the folder, or train it again"
+        )
     return lm
 
 
@@ -136,7 +143,8 @@ def add_lora(lm: PreTrainedModel, *, r: int, alpha: int, dropout: float, target:
     modules = target if target == "all-linear" else [name.strip() for name in target.split(",")]
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, task_type="CAUSAL_LM")
     try:
-        return get_peft_model(lm, config)
+        with quietly():
+            return get_peft_model(lm, config)
     except ValueError as error:
         raise InputError(f"--lora_target {target}: {error}") from error
 

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from easyrlhf.models.adapters import quietly
+
 POLICY, REWARD, VALUE = "default", "reward", "value"
 
 
@@ -28,11 +30,13 @@ class SharedBackbone:
 
     def load(self, folder: str | Path, adapter: str) -> None:
         """Load an adapter folder under a new name."""
-        self.lora_lm.load_adapter(str(folder), adapter_name=adapter, is_trainable=True)
+        with quietly():
+            self.lora_lm.load_adapter(str(folder), adapter_name=adapter, is_trainable=True)
 
     def add_like(self, adapter: str, other: str) -> None:
         """Add a fresh adapter of the same shape as another one."""
-        self.lora_lm.add_adapter(adapter, copy(self.lora_lm.peft_config[other]))
+        with quietly():
+            self.lora_lm.add_adapter(adapter, copy(self.lora_lm.peft_config[other]))
 
     def activate(self, adapter: str) -> None:
         """Let this adapter, and no other, take part in the next forward pass."""
@@ -90,6 +94,7 @@ def standalone(view: AdapterView, lm: PreTrainedModel) -> nn.Module:
     """The view's adapter on a fresh copy of the language model below it, apart from the shared one."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    alone = get_peft_model(lm, copy(view.lora_lm.peft_config[view.adapter]))
-    set_peft_model_state_dict(alone, get_peft_model_state_dict(view.lora_lm, adapter_name=view.adapter))
+    with quietly():
+        alone = get_peft_model(lm, copy(view.lora_lm.peft_config[view.adapter]))
+        set_peft_model_state_dict(alone, get_peft_model_state_dict(view.lora_lm, adapter_name=view.adapter))
     return alone

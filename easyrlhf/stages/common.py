@@ -19,6 +19,7 @@ from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import quietly
 from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import add_lora, load_causal_lm, load_config, positions_of
 from easyrlhf.models.prefix import enable_sharing
@@ -157,7 +158,8 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
     config = run.config
     lm = load_lm(run, renderer, path, dropout=dropout)
     if config.gradient_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with quietly():  # newer transformers call it activation_checkpointing_enable
+            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora_r:
         lm = add_lora(
             lm,

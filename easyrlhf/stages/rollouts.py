@@ -9,7 +9,8 @@ from easyrlhf.engine.device import pick_device
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import base_of, load_config
+from easyrlhf.models.adapters import is_adapter
+from easyrlhf.models.load import load_config
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.dealt import DealtSampler
 from easyrlhf.rollout.sampler import HFSampler
@@ -33,7 +34,7 @@ def check_rollout(config: OnlineConfig, renderer: Renderer) -> None:
 def check_model(model: str, tokenizer, trust_remote_code: bool) -> None:
     """Raise InputError when vLLM cannot start from a policy's folder or hub id."""
     way_out = f"easyrlhf export {model} --to full --output_dir FOLDER makes a folder it takes; or use --rollout hf"
-    if base_of(model) != model:
+    if is_adapter(model):
         raise InputError(f"--model {model}: is an adapter alone, which vLLM does not start from; {way_out}")
     rows = load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
     if len(tokenizer) > rows:

@@ -1,9 +1,7 @@
 """The language model that chat and generate sample from, with the reward model that judges it."""
 
-import warnings
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from easyrlhf.config import PolicyConfig
@@ -12,8 +10,9 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype
 from easyrlhf.engine.manifest import require_whole
 from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import merge_adapter
 from easyrlhf.models.classifier import is_classifier
-from easyrlhf.models.load import base_of, load_causal_lm
+from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.value_head import HEAD_FILE
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.scoring import longest
@@ -28,11 +27,6 @@ def read_renderer(config: PolicyConfig, flag: str = "--model") -> Renderer:
     """
     path = config.model
     require_whole(flag, path, allow_incomplete=config.allow_incomplete)
-    if base_of(path) != path and not any(Path(path).glob("tokenizer*")):
-        raise InputError(
-            f"{flag} {path}: is an adapter without a tokenizer; give --model {base_of(path)} --adapter {path}, or in "
-            "place of the former the folder of its base model"
-        )
     tokenizer = load_tokenizer(path, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code)
     scores = is_classifier(path, trust_remote_code=config.trust_remote_code)
     if scores or (Path(path) / HEAD_FILE).exists():
@@ -80,14 +74,7 @@ def load_sampler(config: PolicyConfig, renderer: Renderer, batch_size: int) -> H
 
 def with_adapter(lm: PreTrainedModel, adapter: str, model: str) -> PreTrainedModel:
     """The model with an adapter merged into it. Raises InputError when the two do not belong together."""
-    from peft import PeftModel
-
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys")
-            return PeftModel.from_pretrained(lm, adapter).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UserWarning) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"--adapter {adapter}: does not fit --model {model} ({reason[:200]}); give the model it was trained on"
-        ) from error
+        return merge_adapter(lm, adapter, name=f"--model {model}")
+    except InputError as error:
+        raise InputError(f"--adapter {error}") from error

@@ -40,6 +40,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+ADAPTERS = "models/test_adapters.py"
 GROUPS, SHARED = "losses/test_grpo.py", "models/test_shared.py"
 TRL_GROUPS, GROUP_UPDATE = "online/test_trl_parity.py", "online/test_group_update.py"
 ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment.py", "offline/test_align_parity.py"
@@ -496,6 +497,15 @@ BREAKS = [
         ALIGN_PARITY,
     ),
     Break("stages/align.py", '- rows[0]["sft_share"] * chosen.logprobs.sum()', "", ALIGN_PARITY),
+    # adapter folders
+    Break("models/adapters.py", "return merged.requires_grad_(True)", "return merged", ADAPTERS),
+    Break("models/adapters.py", "and beside.exists() else base", "and False else base", ADAPTERS),
+    Break(
+        "models/load.py",
+        "merge_adapter(read_weights(base, **how)",
+        "merge_adapter(read_weights(root_of(path), **how)",
+        ADAPTERS,
+    ),
     # around the stages
     Break("engine/manifest.py", "if checksum(file) != then:", "if False:", "engine/test_manifest.py"),
     Break("tools/output.py", "os.truncate(self.part, self.bytes)", "pass", GOES_ON),

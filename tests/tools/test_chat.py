@@ -245,12 +245,13 @@ def test_an_adapter_of_another_model_is_refused(sft, tiny_lm, tmp_path):
         assert f"{name}: does not fit --model {sft}" in done.stderr
 
 
-def test_an_adapter_alone_is_told_its_flag(sft, tiny_lm, tmp_path):
+def test_an_adapter_whose_base_is_not_there_is_named_with_it(sft, tiny_lm, tmp_path):
     lora = get_peft_model(tiny_lm("llama"), LoraConfig(r=4, target_modules="all-linear"))
     lora.peft_config["default"].base_model_name_or_path = "some/base"
     lora.save_pretrained(tmp_path / "adapter")
     done = talk(tmp_path / "adapter", ["Say red."], code=2)
-    assert f"give --model some/base --adapter {tmp_path / 'adapter'}" in done.stderr
+    assert f"{tmp_path / 'adapter'}: is an adapter whose base model" in done.stderr
+    assert "cannot be used: some/base: " in done.stderr
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.manifest import read_stage, write_stage
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.models.adapters import base_of
 from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.folder import probe, probe_ids
-from easyrlhf.models.load import base_of, load_causal_lm
+from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
@@ -43,8 +44,7 @@ def export_full(config: ExportConfig, folder: Path) -> None:
             f"with {HEAD_FILE}"
         )
     base = base_of(config.model)
-    holder = config.model if any(Path(config.model).glob("tokenizer*")) else base
-    tokenizer = load_tokenizer(holder, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     dtype = stored_dtype(config)
     lm = load_causal_lm(config.model, tokenizer, dtype=dtype, trust_remote_code=config.trust_remote_code).eval()
     ids = probe_ids(Renderer(tokenizer))

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from easyrlhf.engine.engine import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
+from easyrlhf.models.adapters import quietly
 from easyrlhf.models.load import add_lora, backbone, disable_dropout, load_config, plain_lm
 from easyrlhf.models.prefix import SHARING, Family
 from easyrlhf.models.value_head import ScalarModel, new_head
@@ -135,7 +136,8 @@ def make_model(shape: Shape, depth: int = 0) -> nn.Module:
         if not shape.dropout:
             disable_dropout(lm)
         if shape.gradient_checkpointing:
-            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            with quietly():  # newer transformers call it activation_checkpointing_enable
+                lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if shape.lora_r:
             lm = add_lora(lm, r=shape.lora_r, alpha=32, dropout=shape.lora_dropout, target=shape.lora_target)
     return lm
