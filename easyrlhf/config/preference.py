@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.shared import DEFAULT_MODEL, share_prefix
+from easyrlhf.config.shared import DEFAULT_MODEL, examine_rows, share_prefix
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import DATA, OPTIMISATION, PREFERENCE, SettingError, opt
 
@@ -40,6 +40,9 @@ class RMConfig(PreferenceConfig):
         "Weight of a penalty on the squared sum of a pair's two scores, which keeps scores around 0; 0.01 is usual.",
         group=OPTIMISATION,
         low=0,
+    )
+    examine_rows: int = examine_rows(
+        "the doctor looks at in the end; 0 leaves it out, and easyrlhf doctor can follow.", 0
     )
 
 

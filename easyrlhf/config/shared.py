@@ -52,6 +52,11 @@ def trust_remote_code() -> Any:
     return opt(False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN)
 
 
+def examine_rows(help: str, low: int) -> Any:
+    """The setting `examine_rows`."""
+    return opt(64, f"Held-out pairs, spread over valid_data, that {help}", group=RUN, low=low)
+
+
 def share_prefix() -> Any:
     """The setting `share_prefix`."""
     return opt(

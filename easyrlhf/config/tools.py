@@ -4,7 +4,7 @@ import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.shared import on_bad_row, row_field, row_format, row_transform, trust_remote_code
+from easyrlhf.config.shared import examine_rows, on_bad_row, row_field, row_format, row_transform, trust_remote_code
 from easyrlhf.settings import DATA, RUN, SettingError, Settings, opt
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)
@@ -214,6 +214,7 @@ class DoctorConfig(ScoringConfig):
         low=2,
         shown="that of its training, else 1024",
     )
+    examine_rows: int = examine_rows("probes and invariance are measured on; accuracy is, on all.", 1)
     on_bad_row: str = on_bad_row()
     allow_incomplete: bool = opt(False, "Examine a model whose own run did not finish.", group=RUN)
 

@@ -1,7 +1,7 @@
 """What held-out pairs do not tell of a reward model: whether it scores the answer alone, and what fools it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,25 +14,37 @@ from easyrlhf.models.load import evaluating, plain_lm
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.model import score_sequences
 
-PROMPTS = 64  # that the probes are put to
-COMPLETIONS = 64  # that are scored again in other company
+PARTS = 12  # of an examination: scores alone and in 5 kinds of company; of both answers and of 4 probes
 MORE_PADDING = 33  # columns; odd, so that no kernel's tile fits by chance
 REPEATS, JOINED = 20, 4
 MARK, OTHER = "SENTINEL", "ANSWER"
 
 
-def examine(model: ScalarModel, renderer: Renderer, rows: Dataset, budget: int, dtype: torch.dtype) -> dict:
+def examine(
+    model: ScalarModel,
+    renderer: Renderer,
+    rows: Dataset,
+    budget: int,
+    dtype: torch.dtype,
+    *,
+    most: int,
+    advance: Callable[[], None] = lambda: None,
+) -> dict:
     """Invariance and probes of a reward model on comparison rows.
 
     rows     as load_tokens gives them
     budget   tokens of one forward pass
     dtype    of the forward pass: decides how equal scores must be
+    most     rows to look at, spread over all: the probes are put to their prompts, half of them are scored again in
+             other company
+    advance  called after each of PARTS parts
     returns  {"invariance": …, "probes": …}, see invariance and probes
     """
+    sequences = sampled_sequences(rows, most)
     with evaluating(model):
         return {
-            "invariance": invariance(model, sampled_sequences(rows), renderer, budget, dtype),
-            "probes": probes(model, renderer, rows, budget),
+            "invariance": invariance(model, sequences, renderer, budget, dtype, advance),
+            "probes": probes(model, renderer, rows, budget, most, advance),
         }
 
 
@@ -41,15 +53,20 @@ def spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
-def sampled_sequences(rows: Dataset) -> list[list[int]]:
-    """Prompt with answer of a sample of rows, COMPLETIONS at most, chosen and rejected in turn."""
-    sample = [rows[i] for i in spread(len(rows), COMPLETIONS // 2)]
+def sampled_sequences(rows: Dataset, most: int) -> list[list[int]]:
+    """Prompt with answer of a sample of rows, chosen and rejected in turn: `most` at most, but of one row at least."""
+    sample = [rows[i] for i in spread(len(rows), max(1, most // 2))]
     return [row["prompt_ids"] + row[f"{side}_ids"] for row in sample for side in ("chosen", "rejected")]
 
 
 @torch.no_grad()
 def invariance(
-    model: ScalarModel, sequences: list[list[int]], renderer: Renderer, budget: int, dtype: torch.dtype
+    model: ScalarModel,
+    sequences: list[list[int]],
+    renderer: Renderer,
+    budget: int,
+    dtype: torch.dtype,
+    advance: Callable[[], None] = lambda: None,
 ) -> dict:
     """Score the same sequences alone, and again with other padding, in other batches, at other places.
 
@@ -60,16 +77,22 @@ def invariance(
     padded = min(width + MORE_PADDING, positions(model) or width + MORE_PADDING)
     size = max(2, min(len(sequences), budget // padded))
     pad, end = renderer.pad_id, renderer.end_of_turn_id
-    alone = batch_scores(model, sequences, 1, 0, pad)
+
+    def scores(sequences: list[list[int]], *how: int) -> torch.Tensor:
+        found = batch_scores(model, sequences, *how)
+        advance()
+        return found
+
+    alone = scores(sequences, 1, 0, pad)
     variants = {
-        "more padding": batch_scores(model, sequences, size, padded, pad),
-        "another padding token": batch_scores(model, sequences, size, padded, end),
-        "batches of 2": batch_scores(model, sequences, 2, 0, pad),
-        f"batches of {size}": batch_scores(model, sequences, size, 0, pad),
-        "another place in the batch": batch_scores(model, sequences[::-1], size, 0, pad).flip(0),
+        "more padding": scores(sequences, size, padded, pad),
+        "another padding token": scores(sequences, size, padded, end),
+        "batches of 2": scores(sequences, 2, 0, pad),
+        f"batches of {size}": scores(sequences, size, 0, pad),
+        "another place in the batch": scores(sequences[::-1], size, 0, pad).flip(0),
     }
     scale = alone.abs().clamp(min=1)
-    differences = {name: ((scores - alone).abs() / scale).max().item() for name, scores in variants.items()}
+    differences = {name: ((found - alone).abs() / scale).max().item() for name, found in variants.items()}
     return {
         "n": len(sequences),
         "limit": TOLERANCE[dtype],
@@ -96,21 +119,31 @@ def positions(model: ScalarModel) -> int | None:
     return getattr(plain_lm(model.lm).config.get_text_config(), "max_position_embeddings", None)
 
 
-def probes(model: ScalarModel, renderer: Renderer, rows: Dataset, budget: int) -> dict:
-    """Scores of answers that no reader would prefer, to a sample of held-out prompts.
+def probes(
+    model: ScalarModel,
+    renderer: Renderer,
+    rows: Dataset,
+    budget: int,
+    most: int,
+    advance: Callable[[], None] = lambda: None,
+) -> dict:
+    """Scores of answers that no reader would prefer, to at most `most` of the held-out prompts.
 
     returns  {"n": prompts, "chosen", "rejected": mean scores of their answers,
               "answers": [{"name", "score": mean, "over_chosen", "over_rejected": mean differences,
                            "above_chosen": share of prompts where it scores above the chosen answer}]}
     """
-    sample = [rows[i] for i in spread(len(rows), PROMPTS)]
-    made = list(probe_answers(renderer, sample))
+    sample = [rows[i] for i in spread(len(rows), most)]
     room = positions(model)
-    sequences = [row["prompt_ids"] + row[f"{side}_ids"] for side in ("chosen", "rejected") for row in sample]
-    for _, answers in made:
-        sequences += [cut(row["prompt_ids"], ids, room) for row, ids in zip(sample, answers, strict=True)]
-    scores = np.array(score_sequences(model, sequences, renderer.pad_id, budget)).reshape(-1, len(sample))
-    chosen, rejected = scores[:2]
+
+    def scores(answers: list[list[int]]) -> np.ndarray:
+        sequences = [cut(row["prompt_ids"], ids, room) for row, ids in zip(sample, answers, strict=True)]
+        found = np.array(score_sequences(model, sequences, renderer.pad_id, budget))
+        advance()
+        return found
+
+    chosen, rejected = (scores([row[f"{side}_ids"] for row in sample]) for side in ("chosen", "rejected"))
+    made = [(name, scores(answers)) for name, answers in probe_answers(renderer, sample)]
     return {
         "n": len(sample),
         "chosen": float(chosen.mean()),
@@ -123,7 +156,7 @@ def probes(model: ScalarModel, renderer: Renderer, rows: Dataset, budget: int) -
                 "over_rejected": float((own - rejected).mean()),
                 "above_chosen": float((own > chosen).mean()),
             }
-            for (name, _), own in zip(made, scores[2:], strict=True)
+            for name, own in made
         ],
     }
 

@@ -19,10 +19,11 @@ from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_of
+from easyrlhf.report.console import Console, Progress
 from easyrlhf.report.doctor import write_examination
 from easyrlhf.report.plots import RM_EVAL_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.rewards.examine import examine
+from easyrlhf.rewards.examine import PARTS, examine
 from easyrlhf.stages import common
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
@@ -46,7 +47,7 @@ def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
     model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
     probes = probe(model, probe_ids(renderer))
     prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype)
-    if run.config.valid_data:
+    if run.config.valid_data and run.config.examine_rows:
         examine_whole(run, model, renderer)
     return {"probes": probes}
 
@@ -55,7 +56,10 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     """Write doctor.json: what the last evaluation measured, and what `easyrlhf doctor` looks at besides."""
     rows = Dataset.from_file(str(run.cache / "valid.arrow"))
     measured = json.loads((run.folder / RM_EVAL_FILE).read_text())
-    measured |= examine(model, renderer, rows, run.micro_batch_tokens, run.dtype)
+    most, console = run.config.examine_rows, Console(run.config.stage)
+    console.note(f"the doctor looks at {min(most, len(rows)):,} of {len(rows):,} held-out pairs (--examine_rows)")
+    with Progress(console, PARTS, 0, "part", ("", "")) as bar:
+        measured |= examine(model, renderer, rows, run.micro_batch_tokens, run.dtype, most=most, advance=bar.advance)
     write_examination(run.folder, str(run.folder), run.config.valid_data, dtype_name(run.dtype), measured)
 
 

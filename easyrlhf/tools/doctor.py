@@ -15,11 +15,13 @@ from easyrlhf.errors import InputError
 from easyrlhf.report.doctor import PAGE_FILE, doctor_lines, write_examination, write_page
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.rewards.examine import examine, positions
+from easyrlhf.rewards.examine import PARTS, examine, positions
 from easyrlhf.rewards.model import score_sequences
+from easyrlhf.tools.comparing.journal import progress
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
 LENGTH = 1024
+AT_ONCE = 256  # answers whose lengths are sorted into forward passes
 
 
 def examine_reward_model(config: DoctorConfig) -> Path:
@@ -35,7 +37,9 @@ def examine_reward_model(config: DoctorConfig) -> Path:
         rows = read_pairs(config, scorer.renderer, length, Path(scratch))
         dtype = pick_dtype(config.precision, pick_device(config.devices))
         measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:])
-        measured |= examine(scorer.model, scorer.renderer, rows, scorer.micro_batch_tokens, dtype)
+        how = scorer.model, scorer.renderer, rows, scorer.micro_batch_tokens, dtype
+        with progress("part", PARTS, 0) as advance:
+            measured |= examine(*how, most=config.examine_rows, advance=advance)
     found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
     write_page(folder, found)
     print("\n".join([*doctor_lines(found), "", f"{folder / DOCTOR_FILE}", f"{folder / PAGE_FILE}"]))
@@ -80,7 +84,12 @@ def scores_and_lengths(config: DoctorConfig, scorer: Scorer, rows: Dataset) -> t
     """Scores of chosen and rejected, then their completion tokens, each [N]. Raises InputError for NaN."""
     answers = [rows["chosen_ids"][:], rows["rejected_ids"][:]]
     sequences = [p + ids for side in answers for p, ids in zip(rows["prompt_ids"], side, strict=True)]
-    scores = score_sequences(scorer.model, sequences, scorer.renderer.pad_id, scorer.micro_batch_tokens)
+    scores = []
+    with progress("answer", len(sequences), 0) as advance:
+        for start in range(0, len(sequences), AT_ONCE):
+            some = sequences[start : start + AT_ONCE]
+            scores += score_sequences(scorer.model, some, scorer.renderer.pad_id, scorer.micro_batch_tokens)
+            advance(len(some))
     chosen, rejected = np.array(scores).reshape(2, -1)
     broken = np.flatnonzero(~np.isfinite(chosen + rejected))
     if broken.size:

@@ -9,10 +9,11 @@ import torch
 from click.testing import CliRunner
 
 from easyrlhf.cli import doctor
-from easyrlhf.config import DoctorConfig
+from easyrlhf.config import DoctorConfig, RMConfig
 from easyrlhf.errors import InputError
 from easyrlhf.models import value_head
 from easyrlhf.models.value_head import ScalarModel
+from easyrlhf.stages.rm import train_rm
 from easyrlhf.tools.doctor import examine_reward_model
 
 PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " red"}
@@ -55,6 +56,30 @@ def test_rm_train_ends_with_the_same_examination(rm, tmp_path):
         assert ours[name] == theirs[name]
     assert ours["probes"]["answers"][1]["score"] == pytest.approx(theirs["probes"]["answers"][1]["score"], abs=1e-4)
     assert ours["ece"] == pytest.approx(theirs["ece"], abs=1e-6)
+
+
+def test_how_many_pairs_it_looks_at_is_a_setting(rm, tmp_path):
+    done = run(rm.folder, "--valid_data", rm.one, "--output_dir", str(tmp_path), "--examine_rows", "6")
+    assert done.exit_code == 0, done.output
+    found = examined(tmp_path)
+    assert (found["n"], found["probes"]["n"], found["invariance"]["n"]) == (40, 6, 6)
+
+
+def test_rm_train_says_how_many_pairs_the_doctor_looks_at(rm, tmp_path, capsys):
+    settings = {
+        "model": f"{rm.root}/init",
+        "train_data": rm.train,
+        "valid_data": rm.one,
+        "max_steps": 1,
+        "save_steps": 0,
+    }
+    settings |= {"max_length": 64, "max_prompt_length": 40, "devices": "cpu", "report_to": "none", "eval_steps": 0}
+    train_rm(RMConfig(**settings, output_dir=str(tmp_path / "some"), examine_rows=6))
+    assert "the doctor looks at 6 of 40 held-out pairs (--examine_rows)\n" in capsys.readouterr().out
+    assert examined(tmp_path / "some")["probes"]["n"] == 6
+    train_rm(RMConfig(**settings, output_dir=str(tmp_path / "none"), examine_rows=0))
+    assert "the doctor" not in capsys.readouterr().out
+    assert not (tmp_path / "none" / "doctor.json").exists() and (tmp_path / "none" / "rm_eval.json").exists()
 
 
 def test_the_report_of_rm_train_shows_the_verdict_and_the_pictures(rm):

@@ -12,6 +12,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import CHAT_TEMPLATES
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rewards.examine import (
+    PARTS,
     Questions,
     cut,
     examine,
@@ -60,13 +61,22 @@ def rows(chatml_renderer):
 
 
 def same(model, rows, renderer, dtype=torch.float32) -> dict:
-    return invariance(model, sampled_sequences(rows), renderer, 4000, dtype)
+    return invariance(model, sampled_sequences(rows, 64), renderer, 4000, dtype)
 
 
 def test_a_sample_is_spread_over_all_rows():
     assert spread(5, 64) == [0, 1, 2, 3, 4]
     assert spread(1000, 5) == [0, 249, 499, 749, 999]
     assert len(spread(70, 64)) == 64
+
+
+def test_it_looks_at_as_many_rows_as_it_is_told_and_says_how_far_it_is(rows, chatml_renderer):
+    model, how, parts = RuleModel(last_token), (chatml_renderer, rows(40), 4000, torch.float32), []
+    found = examine(model, *how, most=8, advance=lambda: parts.append(1))
+    assert found["probes"]["n"] == 8  # prompts
+    assert found["invariance"]["n"] == 8  # both answers of 4 of the pairs
+    assert len(parts) == PARTS
+    assert examine(model, *how, most=1)["invariance"]["n"] == 2
 
 
 def test_a_causal_model_scores_the_same_in_any_company(rows, tiny_lm, tokenizer, chatml_renderer):
@@ -102,7 +112,7 @@ def test_whatever_leaks_into_the_score_is_caught(rows, chatml_renderer, leak, ca
 
 
 def test_a_place_that_only_another_order_gives_is_tried(rows, chatml_renderer):
-    last = sampled_sequences(rows(40))[-1]
+    last = sampled_sequences(rows(40), 64)[-1]
 
     def rule(ids, lengths):
         leads = len(ids) > 2 and ids[0, : len(last)].tolist() == last
@@ -115,7 +125,7 @@ def test_a_place_that_only_another_order_gives_is_tried(rows, chatml_renderer):
 def test_dropout_is_off_while_it_looks(rows, tiny_lm, tokenizer, chatml_renderer):
     lm = tiny_lm(vocab=len(tokenizer), attention_dropout=0.5, max_position_embeddings=512)
     model = ScalarModel(lm, new_head(lm)).train()
-    found = examine(model, chatml_renderer, rows(6), 500, torch.float32)
+    found = examine(model, chatml_renderer, rows(6), 500, torch.float32, most=64)
     assert found["invariance"]["largest"] < 1e-4
     assert model.training
 
@@ -131,7 +141,7 @@ def test_differences_are_relative_to_large_scores_and_bf16_is_allowed_more(rows,
 def test_padding_stays_within_the_places_of_the_model(rows, tiny_lm, tokenizer, chatml_renderer):
     """GPT-2 has an embedding for each of 40 places, and no more."""
     sample = rows(12)
-    longest = max(map(len, sampled_sequences(sample)))
+    longest = max(map(len, sampled_sequences(sample, 64)))
     lm = tiny_lm("gpt2", vocab=len(tokenizer), n_positions=longest + 2)
     assert same(ScalarModel(lm, new_head(lm)), sample, chatml_renderer)["largest"] < 1e-4
 
@@ -141,7 +151,7 @@ def test_padding_stays_within_the_places_of_the_model(rows, tiny_lm, tokenizer, 
 
 def test_probes_are_compared_with_the_chosen_and_the_rejected_answers(rows, chatml_renderer):
     sample = rows(10)
-    found = probes(RuleModel(lambda ids, lengths: lengths), chatml_renderer, sample, 2000)
+    found = probes(RuleModel(lambda ids, lengths: lengths), chatml_renderer, sample, 2000, 64)
     prompts = [len(ids) for ids in sample["prompt_ids"]]
     chosen = [p + len(ids) for p, ids in zip(prompts, sample["chosen_ids"], strict=True)]
     rejected = [p + len(ids) for p, ids in zip(prompts, sample["rejected_ids"], strict=True)]
@@ -213,6 +223,6 @@ def test_answers_that_are_too_long_lose_their_middle():
 
 def test_long_probes_fit_into_the_places_of_the_model(rows, tiny_lm, tokenizer, chatml_renderer):
     sample = rows(6)
-    lm = tiny_lm("gpt2", vocab=len(tokenizer), n_positions=max(map(len, sampled_sequences(sample))) + 2)
-    found = examine(ScalarModel(lm, new_head(lm)).train(), chatml_renderer, sample, 500, torch.float32)
+    lm = tiny_lm("gpt2", vocab=len(tokenizer), n_positions=max(map(len, sampled_sequences(sample, 64))) + 2)
+    found = examine(ScalarModel(lm, new_head(lm)).train(), chatml_renderer, sample, 500, torch.float32, most=64)
     assert len(found["probes"]["answers"]) == 4
