@@ -28,7 +28,7 @@ from easyrlhf.cli.running import Job, job
 def command(files: tuple[str, ...], output: str, **settings) -> Job:
     """Write rows of any format in TRL's, which every stage and TRL itself reads.
 
-    Goes in: .jsonl, .jsonl.gz, .json, .parquet, folders or hub dataset ids, in any format of data/README.md.
+    Goes in: .jsonl, .json, .csv, .tsv, .parquet, .arrow, folders or hub dataset ids, in any format of data/README.md.
 
     Comes out: a .jsonl file of demonstrations (prompt, completion), comparisons (prompt, chosen, rejected), rankings
     (prompt, completions, scores), feedback (prompt, completion, label) or prompts. Strings stay strings, messages stay

@@ -55,8 +55,8 @@ class LookConfig(Settings):
 
     train_data: str = opt(
         MISSING,
-        "The rows to look at: .jsonl, .jsonl.gz, .json, .parquet, a folder or a hub dataset id; several separated by "
-        "commas. Given as the first words, it needs no flag.",
+        "The rows to look at: .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder (folder@split) or a hub dataset "
+        "id; several separated by commas. Given as the first words, it needs no flag.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,

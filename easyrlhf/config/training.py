@@ -26,8 +26,9 @@ class TrainConfig(Settings):
     )
     train_data: str = opt(
         MISSING,
-        "Rows to train on: .jsonl, .jsonl.gz, .json, .parquet, a folder or a hub dataset id; several separated by "
-        "commas, each perhaps with a weight: path=0.3 uses 30 % of its rows. Every row format is in data/README.md.",
+        "Rows to train on: .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder (folder@split) or a hub dataset id; "
+        "several separated by commas, each perhaps with a weight: path=0.3 uses 30 % of its rows. Every row format is "
+        "in data/README.md.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,

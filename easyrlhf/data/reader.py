@@ -56,6 +56,7 @@ def read_records(
     _require_kind(source, name, kind)
     ledger.files.append(source.name)
     ledger.formats.append(expected or name)
+    ledger.notes += source.notes
     read, faults, first_fault = 0, 0, ""
     for raw in source.read():
         ledger.read += 1

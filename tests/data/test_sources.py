@@ -89,12 +89,12 @@ def test_a_whole_surrogate_pair_is_text(tmp_path):
     "name, content, said",
     [
         ("x.jsonl", b"", "the file is empty"),
-        ("x.json", b'{"prompt": "a"}', "expected one JSON list of rows, found dict"),
+        ("x.json", b'{"prompt": "a"}', "expected one JSON list of rows, found one object with keys prompt"),
         ("x.json", b'{"prompt": "a"}\n{"prompt": "b"}', "to be named .jsonl"),
         ("x.jsonl.gz", b"not packed", "damaged or not gzip"),
         ("x.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 999, mtime=0)[:-20], "damaged or not gzip"),
         ("x.parquet", b"PAR1 broken", "not a readable parquet file"),
-        ("x.csv", b"a,b", "unknown kind of file; use one of .jsonl, .jsonl.gz, .json, .parquet"),
+        ("x.rows", b"a,b", "unknown kind of file; use one of .jsonl, .ndjson, .json, .csv, .tsv (also packed, as"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, name, content, said):
@@ -129,7 +129,7 @@ def test_a_folder_without_data_and_a_folder_with_train_and_test_are_refused(tmp_
         open_sources(str(tmp_path))
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text('{"prompt": "a"}\n')
-    with pytest.raises(InputError, match=r"several splits \(test, train\); name the file"):
+    with pytest.raises(InputError, match=r"several splits \(test, train\); choose one as .*@train, or name"):
         open_sources(str(tmp_path))
 
 

@@ -47,6 +47,10 @@ ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment
 
 IMPORTANCE, VLLM, VLLM_SERVER = "losses/test_importance.py", "rollout/test_vllm.py", "rollout/test_server.py"
 VLLM_WEIGHTS, VLLM_SERVE = "rollout/test_weights.py", "tools/test_vllm_serve.py"
+FILES, FOLDERS = "data/test_files.py", "data/test_folders.py"
+CUT = "test_a_cut_arrow_stream_is_damaged_even_at_the_border_of_a_batch"
+CSV = "test_a_csv_row_stands_at_its_first_line_whatever_its_cells_hold"
+TWICE = "test_a_key_that_stands_twice_is_a_fault_of_its_row"
 VLLM_TRANSFER, BLOCKED = "rollout/test_transfer.py", "rollout/test_blocked.py"
 
 STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
@@ -520,4 +524,11 @@ BREAKS = [
     Break("tools/scoring.py", "(ids if finished else ids[:-1])", "ids", "tools/test_score.py"),
     Break("tools/exporting/full.py", "if not (ours - theirs).abs().max() <=", "if 1e9 <=", "tools/test_export.py"),
     Break("report/winrates.py", "np.asarray(labels) - 0.5", "np.asarray(labels)", "report/test_winrates.py"),
+    # files and folders of rows
+    Break("data/files.py", "if file.read() != END_OF_STREAM:", "if False:", f"{FILES}::{CUT}"),
+    Break("data/files.py", "{table.line_num + 1}", "{table.line_num}", f"{FILES}::{CSV}"),
+    Break("data/decoding.py", "        raise KeyTwice(_twice(pairs))", "        pass", f"{FILES}::{TWICE}"),
+    Break("data/folders.py", "if len(splits) > 1:", "if len(splits) > 9:", FOLDERS),
+    Break("data/folders.py", "if number not in files", "if number < 0", FOLDERS),
+    Break("data/folders.py", "followlinks=True", "followlinks=False", FOLDERS),
 ]

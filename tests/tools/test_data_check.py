@@ -18,7 +18,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking.findings import findings, first_of, later_copies
+from easyrlhf.tools.checking.findings import findings, first_of, later_copies, percent
 from easyrlhf.tools.checking.page import histogram, limit_rows
 from easyrlhf.tools.checking.rows import STAGE_KINDS, Places, read_split
 from easyrlhf.tools.checking.table import CHECKS
@@ -578,3 +578,11 @@ def test_the_page_of_the_docs_has_every_check_with_its_threshold():
     for name, check in CHECKS.items():
         above = f" above {100 * check.threshold:g} %" if check.threshold else ""
         assert rows[name] == check.severity + above + (", warning with skip" if check.stops else ""), name
+
+
+@pytest.mark.parametrize(
+    "share, says",
+    [(1, "100 %"), (0.9999, "99.9 %"), (0.994, "99.4 %"), (0.985, "98 %"), (0.25, "25 %"), (0.00031, "0.031 %")],
+)
+def test_a_share_is_written_without_powers_of_ten(share, says):
+    assert percent(share) == says

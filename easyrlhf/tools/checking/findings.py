@@ -1,5 +1,6 @@
 """From what was read of the data to the findings of `easyrlhf data check`."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -34,7 +35,13 @@ class Finding:
         says = CHECKS[self.check].says
         if not self.total:
             return f"{self.split}: {says}"
-        return f"{self.split}: {self.count:,} of {self.total:,} {says} ({100 * self.share:.2g} %){self.detail}"
+        return f"{self.split}: {self.count:,} of {self.total:,} {says} ({percent(self.share)}){self.detail}"
+
+
+def percent(share: float) -> str:
+    """`0.031 %`, `25 %`, `99.9 %`: two digits, and 100 % only for all."""
+    value = 100 * share
+    return f"{value:.2g} %" if value < 99 else f"{math.floor(10 * value) / 10:g} %"
 
 
 def findings(config: CheckConfig, train: Split, valid: Split | None) -> list[Finding]:
