@@ -130,12 +130,36 @@ def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: must hold lines of the form 'setting: value'")
     found: dict[str, tuple[Any, str]] = {}
+    twice: list[str] = []
     for key, _ in node.value:
         place = f"{path}:{key.start_mark.line + 1}"
         if key.value in found:
-            raise ValueError(f"{place}: '{key.value}' was set before, at {found[key.value][1]}; keep one of the two")
+            twice.append(f"{place}: '{key.value}' was set before, at {found[key.value][1]}; keep one of the two")
         found[key.value] = (values.get(key.value), place)
+    if twice:
+        raise ValueError("\n".join(twice))
     return found
+
+
+def yaml_places(path: str | Path) -> dict[str, str]:
+    """Where the keys of a YAML file stand, those of blocks too: "block.key" or "list[0].key" -> "file:line"."""
+    import yaml
+
+    def walk(node: Any, name: str) -> None:
+        if name:
+            places[name] = f"{path}:{node.start_mark.line + 1}"
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = f"{name}.{key.value}" if name else str(key.value)
+                walk(value, inner)
+                places[inner] = f"{path}:{key.start_mark.line + 1}"
+        elif isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                walk(item, f"{name}[{i}]")
+
+    places: dict[str, str] = {}
+    walk(yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader), "")
+    return places
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -171,14 +195,30 @@ class Settings:
     def from_yaml(cls, path: str | Path) -> Self:
         """Read settings from a YAML file; ValueError names the file and the key."""
         values = read_yaml(path)
-        for name, (_, place) in values.items():
-            if name not in {f.name for f in fields(cls)}:
-                raise SettingError(name, f"{place}: unknown key '{name}'")
+        unknown = [name for name in values if name not in {f.name for f in fields(cls)}]
+        if unknown:
+            raise SettingError(unknown[0], "\n".join(f"{values[name][1]}: unknown key '{name}'" for name in unknown))
+        given = {name: value for name, (value, _) in values.items()}
+        wrong = cls.wrong_values(given)
         try:
-            return cls(**{name: value for name, (value, _) in values.items()})
+            if not wrong:
+                return cls(**given)
         except SettingError as error:
-            place = values[error.setting][1] if error.setting in values else path
-            raise SettingError(error.setting, f"{place}: {error}") from None
+            wrong = [error]
+        placed = [f"{values[e.setting][1] if e.setting in values else path}: {e}" for e in wrong]
+        raise SettingError(wrong[0].setting, "\n".join(placed))
+
+    @classmethod
+    def wrong_values(cls, values: dict[str, Any]) -> list[SettingError]:
+        """What is wrong with each value by itself; the constructor raises the first alone, or what several break."""
+        wrong = []
+        for setting in fields(cls):
+            try:
+                if setting.name in values and (value := convert(setting, values[setting.name])) is not None:
+                    check_limits(setting, value)
+            except SettingError as error:
+                wrong.append(error)
+        return wrong
 
     @classmethod
     def default_text(cls, setting: Field) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli.foreign import FOREIGN
 from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.peers import FOREIGN
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md"))

@@ -4,6 +4,8 @@ Precedence: default of the dataclass < YAML file < flag. Types and limits are th
 work, so a value means the same wherever it comes from.
 """
 
+import re
+import sys
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -11,9 +13,9 @@ import click
 
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.running import Job, job, run_and_exit
-from easyrlhf.cli.unknown import explain_unknown
+from easyrlhf.cli.unknown import explain_unknown, is_foreign_block, unfold
 from easyrlhf.config import TrainConfig
-from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind
+from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind, yaml_places
 
 START = "easyrlhf.launch:start"  # a training stage runs in as many processes as its settings ask for
 
@@ -58,15 +60,23 @@ class SettingsCommand(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            typed = _as_typed(error.option_name, words)
-            message = explain_unknown(typed, self.config_class, ctx.command_path)
-            raise click.UsageError(message) from None
+            raise click.UsageError(self.explain_flags(error.option_name, words, ctx)) from None
         for name, value in ctx.params.items():
             if isinstance(value, str) and value.startswith("--"):
                 raise click.UsageError(f"--{name} needs a value, but {value} follows it")
         if ctx.args:
             raise click.UsageError(_explain_stray(ctx.args[0], words, self.config_class))
         return rest
+
+    def explain_flags(self, first: str, words: list[str], ctx: click.Context) -> str:
+        """A line for every flag that does not exist; `first` is the one that click found."""
+        known = {name for option in self.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+        typed = [_as_typed(first, words)]
+        typed += [flag for word in words if (flag := word.split("=")[0]).startswith("--") and flag not in known]
+        return "\n".join(
+            explain_unknown(flag, self.config_class, ctx.command_path, _value_after(flag, words))
+            for flag in dict.fromkeys(typed)
+        )
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Our page in place of click's."""
@@ -115,21 +125,41 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
         keys = read_yaml(path) if path else {}
     except ValueError as error:
         raise click.UsageError(f"--config {error}") from None
-    names = {f.name for f in fields(config_class)}
-    if unknown := [
-        f"{place}: {explain_unknown(key, config_class, command)}"
-        for key, (_, place) in keys.items()
-        if key not in names
-    ]:
-        raise click.UsageError("\n".join(unknown))
-    values = {name: value for name, (value, _) in keys.items()} | flags
-    for setting in fields(config_class):
-        if setting.default is MISSING and values.get(setting.name) is None:
-            raise click.UsageError(f"--{setting.name} is required. {setting.metadata['help']}")
+    unknown = _unknown_keys(config_class, path, {key: value for key, (value, _) in keys.items()})
+    problems = [f"{place}: {explain_unknown(key, config_class, command, value)}" for key, value, place in unknown]
+    blocks = {re.split(r"[.\[]", key)[0] for key, _, _ in unknown}
+    values = {name: value for name, (value, _) in keys.items() if name not in blocks} | flags
+    missing = [f for f in fields(config_class) if f.default is MISSING and values.get(f.name) is None]
+    values = {name: value for name, value in values.items() if name not in {f.name for f in missing}}
+    problems += [_placed(error, flags, keys) for error in config_class.wrong_values(values)]
+    problems.sort(key=lambda problem: _line(problem, path))
+    if not unknown:  # which may hold it under another name
+        problems += [f"--{f.name} is required. {f.metadata['help']}" for f in missing]
+    if problems:
+        raise click.UsageError("\n".join(problems))
     try:
         return config_class(**values)
     except SettingError as error:
         raise click.UsageError(_placed(error, flags, keys)) from None
+
+
+def _unknown_keys(config_class: type[Settings], path: str | None, keys: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """(key, value, "file:line") of all that is no setting, block by block."""
+    names = {f.name for f in fields(config_class)}
+    unknown = [
+        inner
+        for key, value in keys.items()
+        if key not in names or is_foreign_block(key, value)
+        for inner in unfold(key, value)
+    ]
+    places = yaml_places(path) if path and unknown else {}
+    return [(key, value, places[key]) for key, value in unknown]
+
+
+def _line(problem: str, path: str | None) -> int:
+    """The line of the file that a message begins with; those of flags come after all lines."""
+    found = re.match(rf"{re.escape(str(path))}:(\d+): ", problem)
+    return int(found[1]) if found else sys.maxsize
 
 
 def _placed(error: SettingError, flags: dict[str, Any], keys: dict[str, tuple[Any, str]]) -> str:
@@ -144,6 +174,15 @@ def _as_typed(option: str, words: list[str]) -> str:
     if not option.startswith("--"):
         option = next((word for word in words if word.startswith(option)), option)
     return option.split("=")[0]
+
+
+def _value_after(flag: str, words: list[str]) -> Any:
+    """What follows a flag, behind its = or as the next word; True where nothing does."""
+    given = next((word for word in words if word.split("=")[0] == flag), flag)
+    if "=" in given:
+        return given.split("=", 1)[1]
+    following = words[words.index(given) + 1 :][:1] if given in words else []
+    return following[0] if following and not following[0].startswith("--") else True
 
 
 def _explain_stray(stray: str, words: list[str], config_class: type[Settings]) -> str:

@@ -1,9 +1,11 @@
 """What to say about a flag or YAML key that does not exist: which one was probably meant."""
 
 import difflib
-from dataclasses import fields
+import re
+from collections.abc import Iterator
+from dataclasses import Field, fields
+from typing import Any
 
-from easyrlhf.cli.foreign import FOREIGN, TWINS
 from easyrlhf.config import (
     CPOConfig,
     DPOConfig,
@@ -17,7 +19,9 @@ from easyrlhf.config import (
     SFTConfig,
     SimPOConfig,
 )
-from easyrlhf.settings import Settings
+from easyrlhf.config.peers import FOREIGN, TWINS, methods, translation
+from easyrlhf.config.peers.datasets import read_data_set
+from easyrlhf.settings import SettingError, Settings, convert
 
 STAGES: tuple[type[Settings], ...] = (
     SFTConfig,
@@ -32,37 +36,93 @@ STAGES: tuple[type[Settings], ...] = (
     CPOConfig,
     RRHFConfig,
 )
+CLOSE = 0.8  # below that a name is another word, and a guess would mislead
+DESTROYS = ("overwrite",)  # never offered: who did not write it does not want it
+UNTOLD: Any = object()  # a value that is not known
 
 
-def explain_unknown(typed: str, config_class: type[Settings], command: str) -> str:
-    """What was meant by `typed`, a flag with its dashes or a YAML key without.
+def unfold(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The settings inside of a YAML value, as (block.key, value) and (list[0].key, value).
 
-    In turn: our name in another spelling, another system's name, another stage's, the nearest one.
+    What is explained as a whole stays whole: names of the table, entries of `datasets`.
     """
-    name = typed.lstrip("-").replace("-", "_").lower()
-    dash = "--" if typed.startswith("-") else ""
+    path = _path(key)
+    whole = path in FOREIGN or path.startswith("datasets")
+    if isinstance(value, dict) and value and not whole:
+        for name, inner in value.items():
+            yield from unfold(f"{key}.{name}", inner)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for i, item in enumerate(value):
+            yield from unfold(f"{key}[{i}]", item)
+    else:
+        yield key, value
+
+
+def is_foreign_block(key: str, value: Any) -> bool:
+    """Whether the value of a key of ours is another program's block of that name, such as verl's reward_model."""
+    return isinstance(value, dict) and any(_path(name) in FOREIGN for name, _ in unfold(key, value))
+
+
+def explain_unknown(typed: str, config_class: type[Settings], command: str, value: Any = UNTOLD) -> str:
+    """What was meant by `typed`, a flag with its dashes or a YAML key without; in a block it is block.key.
+
+    In turn: our name in another spelling, another system's name, another stage's, the nearest one that can have the
+    value.
+    """
+    path, dash = _path(typed), "--" if typed.startswith("-") else ""
+    start = f"unknown {'flag' if dash else 'key'} {typed}: "
+    return start + (_meaning(path, config_class, command, value, dash) or f"{command} --help lists all settings")
+
+
+def _path(typed: str) -> str:
+    return re.sub(r"\[\d+\]", "", typed.lstrip("-").replace("-", "_").lower())
+
+
+def _meaning(path: str, config_class: type[Settings], command: str, value: Any, dash: str) -> str | None:
+    """The words after the colon; None when nothing is known of the name."""
+    name = path.rpartition(".")[2]
     known = [f.name for f in fields(config_class)]
     if dash:
         known += ["config", "version", "help"]
         known += [f"no_{f.name}" for f in fields(config_class) if f.type is bool]
-    start = f"unknown {'flag' if dash else 'key'} {typed}: "
-    if name in known:
-        return f"{start}it is spelled {dash}{name} here, with underscores"
-    if name in FOREIGN:
-        return start + _translate(name, known, dash)
+    if path in known:
+        return f"it is spelled {dash}{path} here, with underscores"
+    if path in methods.KEYS:
+        return methods.explain_method(path, None if value is UNTOLD else value, command.split()[-1])
+    if path == "datasets" and isinstance(value, dict):
+        return f"here it is {read_data_set(value)}"
+    if name in known and path not in FOREIGN:
+        return f"here it is {dash}{name}, outside of any block"
+    if found := translation(path):
+        return _translate(found.ours, found.note, known, dash)
     if twins := [f"{dash}{twin}" for twin in _twins(name) if twin in known]:
-        return f"{start}here it is {twins[0]}"
+        return f"here it is {twins[0]}"
     if stages := _stages_with(name):
-        return f"{start}it is a setting of {stages}, not of {command}"
-    if near := difflib.get_close_matches(name, known, 1):
-        return f"{start}did you mean {dash}{near[0]}?"
-    return f"{start}{command} --help lists all settings"
+        return f"it is a setting of {stages}, not of {command}"
+    near = _near(name, config_class, known, value)
+    return f"did you mean {dash}{near}?" if near else None
 
 
-def _translate(name: str, known: list[str], dash: str) -> str:
-    ours, note = FOREIGN[name]
-    if here := [dash + n for one in ours for n in (one, *_twins(one)) if n in known]:
-        return f"here it is {' and '.join(here)}" + (f" ({note})" if note else "")
+def _near(name: str, config_class: type[Settings], known: list[str], value: Any) -> str | None:
+    """The nearest name of ours that can have the value; None when none is near."""
+    settings = {f.name: f for f in fields(config_class)}
+    likely = [one for one in known if one.startswith("no_") <= name.startswith("no_")]
+    close = difflib.get_close_matches(name, likely, 3, CLOSE)
+    able = [one for one in close if one not in DESTROYS and (one not in settings or _takes(settings[one], value))]
+    return able[0] if able else None
+
+
+def _takes(setting: Field, value: Any) -> bool:
+    try:
+        return value is UNTOLD or convert(setting, value) is not UNTOLD
+    except SettingError:
+        return False
+
+
+def _translate(ours: tuple[str, ...], note: str, known: list[str], dash: str) -> str:
+    here = [dash + n for one in ours for n in (one, *_twins(one)) if n in known]
+    if here:
+        return f"here it is {' and '.join(dict.fromkeys(here))}" + (f" ({note})" if note else "")
     if ours:
         return f"that is {dash}{ours[0]}, a setting of {_stages_with(ours[0])}"
     return note

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from easyrlhf.config.rollouts import RolloutConfig
-from easyrlhf.config.shared import REWARD_FUNC, share_prefix
+from easyrlhf.config.shared import REWARD_FUNC, file_form, share_prefix
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import (
     DATA,
@@ -243,7 +243,8 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     def _check_rewards(self) -> None:
         for name in split_list(self.reward_funcs):
             if not REWARD_FUNC.fullmatch(name):
-                raise SettingError("reward_funcs", f"reward_funcs {name}: must look like file.py:function")
+                hint = file_form(name)
+                raise SettingError("reward_funcs", f"reward_funcs {name}: must look like file.py:function{hint}")
         for url in split_list(self.reward_url):
             if not REWARD_URL.fullmatch(url):
                 raise SettingError("reward_url", f"reward_url {url}: must look like http://host:port or https://…")

@@ -6,7 +6,16 @@ from typing import Any
 from easyrlhf.settings import DATA, OPTIMISATION, RUN, opt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 REWARD_FUNC = re.compile(r"[^,:]+\.py:[A-Za-z_]\w*")
+
+
+def file_form(function: str) -> str:
+    """The end of a message about a function that was named as python imports it: "; write a/b.py:fn" for a.b.fn."""
+    module, _, name = function.replace(":", ".").rpartition(".")
+    if name == "py" or not DOTTED.fullmatch(f"{module}.{name}"):
+        return ""
+    return f"; write {module.replace('.', '/')}.py:{name}"
 
 
 def row_format(help: str = "Row format, when recognising it is not wanted.") -> Any:

@@ -4,7 +4,7 @@ import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.shared import REWARD_FUNC, on_bad_row, row_field, row_format, row_transform
+from easyrlhf.config.shared import REWARD_FUNC, file_form, on_bad_row, row_field, row_format, row_transform
 from easyrlhf.config.tools import ScoringConfig
 from easyrlhf.settings import DATA, REWARDS, RUN, SAMPLING, SettingError, opt, split_list
 
@@ -385,10 +385,14 @@ class CompareConfig(ScoringConfig):
         if not any(judges):
             raise SettingError("judge", "judge: nothing judges; give reward_model, reward_funcs, judge or judge_url")
         if self.judge is not None and not REWARD_FUNC.fullmatch(self.judge):
-            raise SettingError("judge", f"judge {self.judge}: must name a function, such as judge.py:fn")
+            raise SettingError(
+                "judge", f"judge {self.judge}: must name a function, such as judge.py:fn{file_form(self.judge)}"
+            )
         for spec in split_list(self.reward_funcs):
             if not REWARD_FUNC.fullmatch(spec):
-                raise SettingError("reward_funcs", f"reward_funcs {spec}: must name a function, such as rewards.py:fn")
+                raise SettingError(
+                    "reward_funcs", f"reward_funcs {spec}: must name a function, such as rewards.py:fn{file_form(spec)}"
+                )
         if self.judge_url is not None and not JUDGE_URL.fullmatch(self.judge_url):
             raise SettingError(  # what was given may hold a key: it is not repeated
                 "judge_url",

@@ -28,6 +28,8 @@ OURS = {  # keys that the settings decide
     "scheduler": "--lr_scheduler and --warmup_ratio decide it",
 }
 
+OUR_KINDS = {"optimizer": ("AdamW",), "scheduler": ("WarmupLR", "WarmupDecayLR")}  # whose values must all be "auto"
+
 
 def preset_names() -> list[str]:
     """The configurations that come with the package."""
@@ -37,7 +39,8 @@ def preset_names() -> list[str]:
 def read_zero_config(deepspeed: str) -> dict[str, Any]:
     """The DeepSpeed configuration of --deepspeed: a preset's name, or a file. Raises InputError; imports nothing.
 
-    What the settings decide (batch sizes, precision, clipping, optimiser, schedule) must be "auto" or left out.
+    What the settings decide (batch sizes, precision, clipping, optimiser, schedule) must be "auto" or left out; AdamW
+    and a warm-up with all values "auto" say just that.
     """
     file = PRESETS / f"{deepspeed}.json"
     if not file.exists():
@@ -57,7 +60,7 @@ def read_zero_config(deepspeed: str) -> dict[str, Any]:
             f"--deepspeed {file}: key zero_optimization.stage must be 1, 2 or 3; without ZeRO use --deepspeed none"
         )
     for key, setting in OURS.items():
-        if config.get(key, AUTO) != AUTO:
+        if config.get(key, AUTO) != AUTO and not says_what_we_do(key, config[key]):
             raise InputError(
                 f'--deepspeed {file}: key {key} is {json.dumps(config[key])}, but {setting}; write "auto", or leave it '
                 "out"
@@ -71,6 +74,17 @@ def read_zero_config(deepspeed: str) -> dict[str, Any]:
         if section.get("enabled", AUTO) not in (AUTO, False):
             raise InputError(f'--deepspeed {file}: key {key}.enabled: --precision decides it; write "auto"')
     return config
+
+
+def says_what_we_do(key: str, section: Any) -> bool:
+    """Whether the block of an optimiser or a schedule asks for ours, and leaves every value to the settings."""
+    return (
+        isinstance(section, dict)
+        and section.keys() <= {"type", "params"}
+        and section.get("type") in OUR_KINDS.get(key, ())
+        and isinstance(params := section.get("params", {}), dict)
+        and all(value == AUTO for value in params.values())
+    )
 
 
 def filled(config: dict[str, Any], *, bf16: bool, max_grad_norm: float | None) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """What is said about names that do not exist here."""
 
 import re
+from collections import Counter
 from dataclasses import fields
 
 import pytest
 
-from easyrlhf.cli.foreign import FOREIGN, SAME_THING, WITH_A_NOTE
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.cli.unknown import STAGES, explain_unknown
+from easyrlhf.config import SFTConfig
+from easyrlhf.config.peers import FOREIGN
+from easyrlhf.config.peers.absent import REASONS
+from easyrlhf.config.peers.nested import NESTED
+from easyrlhf.config.peers.renamed import SAME_THING, WITH_A_NOTE
 
 OURS = {f.name for config in STAGES for f in fields(config)}
 
@@ -22,31 +27,28 @@ def test_every_name_without_a_counterpart_has_an_explanation():
 
 def test_no_foreign_name_hides_one_of_ours_or_is_listed_twice():
     assert set(FOREIGN) & OURS == set()
-    assert set(SAME_THING) & set(WITH_A_NOTE) == set()
+    named = Counter([*SAME_THING, *WITH_A_NOTE, *NESTED, *(name for _, names in REASONS for name in names.split())])
+    assert [name for name, count in named.items() if count > 1] == []
 
 
 def test_settings_named_in_explanations_exist():
     words = {w for t in FOREIGN.values() for w in re.findall(r"\b[a-z]+_[a-z_]+\b", t.note)}
-    known = OURS | {f"{config.stage}_train" for config in STAGES} | {"flash_attention_2"}
+    known = OURS | {f"{config.stage}_train" for config in STAGES} | {"flash_attention_2", "dataset_info", "low_var_kl"}
     assert words - known == set()
 
 
-@pytest.mark.parametrize("theirs", sorted(FOREIGN))
-def test_a_foreign_name_is_answered_as_flag_and_as_key(stages, yaml_file, theirs):
-    ours, note = FOREIGN[theirs]
-    having = [config.stage for config in STAGES if set(ours) & {f.name for f in fields(config)}]
-    stage = "ppo" if "ppo" in having or not having else having[0]
-    flag = stages.error(stage, "--train_data", "a", f"--{theirs}", "1")
-    key = stages.error(stage, "--config", yaml_file(f"{theirs}: 1\n"))
-    assert flag.startswith(f"unknown flag --{theirs}: ")
-    assert key.startswith(f"settings.yaml:1: unknown key {theirs}: ")
-    here = [
-        name for name in ours if name in {f.name for config in STAGES if config.stage == stage for f in fields(config)}
-    ]
-    for name in here:
-        assert f"--{name}" in flag
-        assert re.search(rf"(?<!-)\b{name}\b", key)
-    assert note in flag and note in key
+@pytest.mark.parametrize("config", STAGES)
+def test_every_foreign_name_is_answered_as_flag_and_as_key(config):
+    own = {f.name for f in fields(config)}
+    for theirs, (ours, note) in FOREIGN.items():
+        flag = explain_unknown(f"--{theirs}", config, f"{config.stage}_train")
+        key = explain_unknown(theirs, config, f"{config.stage}_train")
+        assert flag.startswith(f"unknown flag --{theirs}: ") and key.startswith(f"unknown key {theirs}: ")
+        assert "lists all settings" not in flag and "did you mean" not in key
+        for name in own & set(ours):
+            assert f"--{name}" in flag and re.search(rf"(?<!-)\b{name}\b", key)
+        if own & set(ours) or not ours:
+            assert note in flag and note in key
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,6 @@ def test_a_foreign_name_is_answered_as_flag_and_as_key(stages, yaml_file, theirs
         ("orpo", "--orpo_alpha", "unknown flag --orpo_alpha: here it is --beta (the odds-ratio loss's weight)"),
         ("sft", "--learning_rat", "unknown flag --learning_rat: did you mean --learning_rate?"),
         ("ppo", "--cliprang", "unknown flag --cliprang: did you mean --cliprange?"),
-        ("sft", "--no_overwrit", "unknown flag --no_overwrit: did you mean --no_overwrite?"),
         ("sft", "--confg", "unknown flag --confg: did you mean --config?"),
         ("sft", "--xyzzy", "unknown flag --xyzzy: sft_train --help lists all settings"),
         ("sft", "--output-dir", "unknown flag --output-dir: it is spelled --output_dir here, with"),
@@ -103,3 +104,122 @@ def test_a_key_of_another_stage_is_told_apart_from_a_typo(stages, yaml_file):
 )
 def test_what_other_stages_call_a_setting_is_translated(stages, stage, flag, expected):
     assert expected in stages.error(stage, "--train_data", "a", flag, "1")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--adapter_x", "--overwrite_caches", "--overwrit", "--max_sample", "--multi_turn_lr_scheduler"],
+)
+def test_a_name_that_is_near_to_nothing_gets_no_guess(stages, flag):
+    assert stages.error("ppo", "--train_data", "a", flag, "1") == (
+        f"unknown flag {flag}: ppo_train --help lists all settings"
+    )
+
+
+@pytest.mark.parametrize(
+    "given, guess",
+    [
+        (("--dry_ru",), "did you mean --dry_run?"),
+        (("--dry_ru", "somewhere"), "sft_train --help lists all settings"),  # a switch takes no word
+        (("--overwrit",), "sft_train --help lists all settings"),  # never offered: it empties output_dir
+        (("--no_overwrit",), "did you mean --no_overwrite?"),
+        (("--learning_rat", "fast"), "sft_train --help lists all settings"),
+        (("--epoch=3",), "did you mean --epochs?"),
+    ],
+)
+def test_a_guess_can_have_the_value(stages, given, guess):
+    assert stages.error("sft", "--train_data", "a", *given).endswith(f": {guess}")
+
+
+def test_every_flag_that_does_not_exist_is_answered_at_once(stages):
+    assert stages.error(
+        "sft", "--run_name", "x", "--train_data", "a", "--learning_rat=1", "--do_train"
+    ).splitlines() == [
+        "unknown flag --run_name: curves are named by output_dir; a tracker's further settings are its own environment "
+        "variables",
+        "unknown flag --learning_rat: did you mean --learning_rate?",
+        "unknown flag --do_train: it needs no telling: what is set decides it",
+    ]
+
+
+def test_a_name_is_given_once_where_two_of_ours_are_one_here(stages):
+    assert stages.error("kto", "--train_data", "a", "--rl_beta", "0.1").startswith(
+        "unknown flag --rl_beta: here it is --beta (PPO's"
+    )
+
+
+@pytest.mark.parametrize(
+    "stage, line, answer",
+    [
+        ("sft", "stage: dpo", "stage dpo is the command dpo_train"),
+        ("dpo", "rl: KTO", "rl KTO is the command kto_train"),
+        ("dpo", "rlhf_type: dpo", "that is the command itself, dpo_train; leave the setting out"),
+        ("ppo", "advantage_estimator: rloo", "advantage_estimator rloo is the command grpo_train with advantage rloo"),
+        ("sft", "stage: pt", "each method is a command of its own, such as dpo_train; pt is none of them"),
+    ],
+)
+def test_a_method_is_answered_with_its_command(stages, yaml_file, stage, line, answer):
+    path = yaml_file(f"train_data: a\n{line}\n")
+    assert stages.error(stage, "--config", path) == f"settings.yaml:2: unknown key {line.split(':')[0]}: {answer}"
+
+
+def test_blocks_are_walked_and_all_that_is_wrong_with_a_file_comes_in_the_order_of_its_lines(stages, yaml_file):
+    path = yaml_file(
+        "epochs: many\n"
+        "trl:\n  beta: 0.1\n  use_vllm: true\n  xyz: {a: 1}\n"
+        "reward_model:\n  model: {path: rm}\n"
+        "seed: -1\n"
+        "algorithm: {kl_ctrl: {kl_coef: 0.001}}\n"
+    )
+    assert stages.error("ppo", "--config", path, "--batch_size", "0").splitlines() == [
+        "settings.yaml:1: epochs many: takes a whole number",
+        "settings.yaml:3: unknown key trl.beta: here it is kl_coef",
+        "settings.yaml:4: unknown key trl.use_vllm: here it is rollout (write rollout vllm)",
+        "settings.yaml:5: unknown key trl.xyz.a: ppo_train --help lists all settings",
+        "settings.yaml:7: unknown key reward_model.model.path: here it is reward_model",
+        "settings.yaml:8: seed -1: must be 0 or more",
+        "settings.yaml:9: unknown key algorithm.kl_ctrl.kl_coef: here it is kl_coef",
+        "--batch_size 0: must be 1 or more",
+    ]
+
+
+def test_a_setting_of_ours_inside_of_a_block_is_sent_to_the_top(stages, yaml_file):
+    path = yaml_file("train_data: a\ntrl:\n  beta: 0.1\n")
+    assert stages.error("grpo", "--config", path) == (
+        "settings.yaml:3: unknown key trl.beta: here it is beta, outside of any block"
+    )
+
+
+def test_data_sets_of_axolotl_are_answered_from_what_they_hold(stages, yaml_file):
+    path = yaml_file(
+        "datasets:\n"
+        "- path: Intel/orca_dpo_pairs\n  name: main\n  split: train[:5%]\n  type: chatml.intel\n"
+        "- path: org/chats\n  split: train\n  type: chat_template.default\n  field_messages: talk\n"
+        "  field_chosen: good\n  message_property_mappings: {role: from, content: value}\n  roles_to_train: [gpt]\n"
+        "- {path: json, data_files: [a.jsonl, b.jsonl], type: {field_prompt: q, field_chosen: chosen}}\n"
+        "- path: rows.jsonl\n  split: train\n  type: jeopardy\n"
+        "dataset_prepared_path:\n"
+    )
+    start = "settings.yaml:{}: unknown key datasets[{}]: here it is train_data "
+    assert stages.error("dpo", "--config", path).splitlines() == [
+        start.format(2, 0) + "Intel/orca_dpo_pairs:main@train[:5%], format chatml.intel",
+        start.format(6, 1) + "org/chats, format chat_template.default, field chosen=good,conversations=talk; "
+        "roles_to_train: loss falls on assistant turns alone",
+        start.format(13, 2) + "a.jsonl,b.jsonl, field prompt=q",
+        start.format(14, 3) + "rows.jsonl; type: jeopardy is no row format here; rows are recognised by their keys, "
+        "else see field and transform",
+        "settings.yaml:17: unknown key dataset_prepared_path: tokenised rows are not cached; they are made anew by "
+        "every run",
+    ]
+
+
+def test_what_repeats_and_what_is_wrong_in_python_is_listed_too(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text("train_data: a\nepochs: 0\nseed: x\n")
+    with pytest.raises(ValueError) as caught:
+        SFTConfig.from_yaml(file)
+    assert str(caught.value) == f"{file}:2: epochs 0: must be 1 or more\n{file}:3: seed x: takes a whole number"
+    file.write_text("seed: 1\nseed: 2\nepochs: 1\nepochs: 2\n")
+    with pytest.raises(ValueError) as caught:
+        SFTConfig.from_yaml(file)
+    assert [line.split("'")[1] for line in str(caught.value).splitlines()] == ["seed", "epochs"]

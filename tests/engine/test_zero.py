@@ -45,6 +45,16 @@ def test_every_preset_is_what_its_name_says(name, stage, offloaded):
         ({"train_batch_size": 8}, "key train_batch_size is 8, but --batch_size decides it"),
         ({"gradient_clipping": 0.5}, "key gradient_clipping is 0.5, but --max_grad_norm decides it"),
         ({"optimizer": {"type": "Adam"}}, 'key optimizer is {"type": "Adam"}, but the optimiser is AdamW'),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}},
+            '"params": {"lr": 1e-05}}, but the optimiser is Ada',
+        ),
+        ({"optimizer": {"type": "AdamW", "params": ["auto"]}}, "but the optimiser is AdamW with --learning_rate"),
+        ({"scheduler": {"type": "OneCycle", "params": {}}}, "but --lr_scheduler and --warmup_ratio decide it"),
+        (
+            {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 10, "warmup_min_lr": "auto"}}},
+            "but --lr_scheduler and --warmup_ratio decide it",
+        ),
         ({"bf16": {"enabled": True}}, "key bf16.enabled: --precision decides it"),
         ({"fp16": {"enabled": True}}, "key fp16.enabled: --precision decides it"),
         ({"bf16": True}, 'key bf16 is true, but must be {"enabled": "auto"}'),
@@ -68,6 +78,16 @@ def test_auto_and_what_tunes_zero_are_ones_own(tmp_path):
     assert found["wall_clock_breakdown"] is True
     assert (found["gradient_accumulation_steps"], found["gradient_clipping"]) == (1, 0.3)
     assert (found["bf16"], found["data_types"]) == ({"enabled": True}, {"grad_accum_dtype": "fp32"})
+
+
+@pytest.mark.parametrize("schedule", ["WarmupLR", "WarmupDecayLR"])
+def test_an_optimiser_and_a_schedule_that_are_ours_in_every_value_are_accepted_and_left_to_the_settings(
+    tmp_path, schedule
+):
+    adamw = {"type": "AdamW", "params": dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")}
+    warmup = {"type": schedule, "params": dict.fromkeys(("warmup_min_lr", "warmup_max_lr", "warmup_num_steps"), "auto")}
+    config = read_zero_config(own(tmp_path, optimizer=adamw, scheduler=warmup))
+    assert filled(config, bf16=False, max_grad_norm=1.0).keys() & {"optimizer", "scheduler"} == set()
 
 
 def test_a_frozen_model_offloads_no_optimiser():

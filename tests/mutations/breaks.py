@@ -53,6 +53,10 @@ CSV = "test_a_csv_row_stands_at_its_first_line_whatever_its_cells_hold"
 TWICE = "test_a_key_that_stands_twice_is_a_fault_of_its_row"
 VLLM_TRANSFER, BLOCKED = "rollout/test_transfer.py", "rollout/test_blocked.py"
 
+UNKNOWN = "cli/test_unknown.py"
+GUESS = f"{UNKNOWN}::test_a_guess_can_have_the_value"
+NO_GUESS = f"{UNKNOWN}::test_a_name_that_is_near_to_nothing_gets_no_guess"
+
 STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
 BY_ROW = (
     "(x - (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)) / "
@@ -438,6 +442,38 @@ BREAKS = [
     Break("rollout/weights.py", "revert_weight_conversion(lm, lm.state_dict())", "lm.state_dict()", VLLM_WEIGHTS),
     Break("rollout/weights.py", "shutil.rmtree(folder, ignore_errors=True)", "pass", VLLM_WEIGHTS),
     Break("tools/vllm_serve.py", "os.environ | ALLOWED", "os.environ", VLLM_SERVE),
+    # names that do not exist, and files with several faults
+    Break("cli/unknown.py", "CLOSE = 0.8", "CLOSE = 0.6", NO_GUESS),
+    Break(
+        "cli/unknown.py",
+        "one not in DESTROYS and (",
+        "(",
+        GUESS,
+    ),
+    Break(
+        "cli/unknown.py",
+        "return value is UNTOLD or convert",
+        "return True or convert",
+        GUESS,
+    ),
+    Break(
+        "cli/unknown.py",
+        "' and '.join(dict.fromkeys(here))",
+        "' and '.join(here)",
+        f"{UNKNOWN}::test_a_name_is_given_once_where_two_of_ours_are_one_here",
+    ),
+    Break(
+        "cli/options.py",
+        "problems.sort(key=",
+        "sorted(problems, key=",
+        f"{UNKNOWN}::test_blocks_are_walked_and_all_that_is_wrong_with_a_file_comes_in_the_order_of_its_lines",
+    ),
+    Break(
+        "engine/zero.py",
+        "and all(value == AUTO for value in params.values())",
+        "",
+        "engine/test_zero.py::test_what_the_settings_decide_is_refused_with_the_key_and_the_flag",
+    ),
     Break("cli/vllm_serve.py", "return GRPOConfig if keys & grpo else PPOConfig", "return PPOConfig", VLLM_SERVE),
     # rewards
     Break("rewards/sources.py", "scores + weight * raw[name]", "scores + raw[name]", SUMS),

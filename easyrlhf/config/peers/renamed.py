@@ -1,18 +1,6 @@
-"""Names that other systems use for our settings, so that a habit from there finds an answer here.
+"""Settings that other programs have under another name."""
 
-They are those of TRL and transformers, ms-swift, OpenRLHF, LLaMA-Factory, axolotl, verl and
-DeepSpeed-Chat.
-"""
-
-from typing import NamedTuple
-
-
-class Translation(NamedTuple):
-    """Our names for a foreign setting (none when this version lacks it), and what differs."""
-
-    ours: tuple[str, ...]
-    note: str
-
+from easyrlhf.config.peers.translation import Translation
 
 BATCH = (
     "batch_size counts examples per optimiser step over all devices; micro_batch_tokens bounds a "
@@ -27,7 +15,16 @@ PLAIN = (
 )
 KEYS = "as in field prompt=question,chosen=good; a text with {key} in it is built"
 SHARES = "each file may end with its weight, as in a.jsonl,b.jsonl=0.3"
-LATER = "not in this version"
+ADAPTER = "a folder that holds an adapter is given like any other; it is merged first"
+KERNEL = "such as flash_attention_2, sdpa or eager"
+HUB_DATA = "the hub's data sets are written name:config@split"
+PER_EPOCH = "it counts optimiser steps; left out, 10 times a run"
+HELD_OUT = "held-out rows come in a file of their own, split by prompt"
+ROLLOUT = (
+    "batch_size counts the completions of a rollout, over all devices, and num_mini_batches the optimiser steps it is "
+    "split into"
+)
+OVERLONG = "so many tokens before the limit the punishment begins"
 
 # The same thing under two names of ours, as each stage keeps those of its own field.
 TWINS = (
@@ -50,9 +47,8 @@ SAME_THING: dict[str, str] = {
     "sft_model_path": "model",
     "train_file": "train_data",
     "data_path": "train_data",
-    "dataset": "train_data",
-    "dataset_name": "train_data",
-    "datasets": "train_data",
+    "train_files": "train_data",
+    "train_dataset": "train_data",
     "prompt_data": "train_data",
     "val_dataset": "valid_data",
     "eval_dataset": "valid_data",
@@ -62,7 +58,14 @@ SAME_THING: dict[str, str] = {
     "save_path": "output_dir",
     "output_path": "output_dir",
     "out_dir": "output_dir",
+    "exp_name": "output_dir",
+    "val_files": "valid_data",
     "template": "chat_template",
+    "chat_template_path": "chat_template",
+    "chat_template_jinja": "chat_template",
+    "tokenizer_chat_template": "chat_template",
+    "ckpt_path": "output_dir",
+    "default_local_dir": "output_dir",
     # optimisation
     "num_train_epochs": "epochs",
     "num_epochs": "epochs",
@@ -70,6 +73,12 @@ SAME_THING: dict[str, str] = {
     "num_episodes": "total_episodes",
     "max_train_steps": "max_steps",
     "lr": "learning_rate",
+    "actor_weight_decay": "weight_decay",
+    "grad_clip": "max_grad_norm",
+    "data_seed": "seed",
+    "lr_warmup_steps_ratio": "warmup_ratio",
+    "total_training_steps": "max_steps",
+    "total_epochs": "epochs",
     "actor_learning_rate": "learning_rate",
     "critic_learning_rate": "value_learning_rate",
     "lr_scheduler_type": "lr_scheduler",
@@ -83,6 +92,9 @@ SAME_THING: dict[str, str] = {
     # LoRA
     "lora_target_modules": "lora_target",
     "target_modules": "lora_target",
+    "lora_module_name": "lora_target",
+    "actor_lora_module_name": "lora_target",
+    "critic_lora_module_name": "lora_target",
     # PPO
     "reward_pretrain": "reward_model",
     "reward_model_path": "reward_model",
@@ -124,43 +136,84 @@ SAME_THING: dict[str, str] = {
     "critic_warmup": "value_warmup_steps",
     "pretrain_data": "ptx_data",
     "ptx_dataset": "ptx_data",
+    "unsupervised_dataset_name": "ptx_data",
+    "rl_adapter_ref_model": "ref_model",
+    "ref_model_adapters": "ref_model",
+    "max_prompt_seq_len": "max_prompt_length",
+    "rloo_k": "num_generations",
+    "overlong_filter": "mask_truncated_completions",
+    "max_resample_times": "dynamic_sampling",
     # preference losses
     "dpo_beta": "beta",
     "ipo_beta": "beta",
     "kto_beta": "beta",
     "tau": "beta",
+    "dpo_label_smoothing": "label_smoothing",
+    "nll_loss_coef": "rpo_alpha",
     "kto_desirable_weight": "desirable_weight",
+    "kto_chosen_weight": "desirable_weight",
+    "kto_rejected_weight": "undesirable_weight",
     "kto_undesirable_weight": "undesirable_weight",
     "rrhf_alpha": "rrhf_weight",
     # run
     "logging_steps": "log_steps",
     "eval_interval": "eval_steps",
     "max_ckpt_num": "save_total_limit",
-    "overwrite_output_dir": "overwrite",
     "resume_from_checkpoint": "resume",
     "load_checkpoint": "resume",
+    "auto_resume_from_checkpoints": "resume",
+    "resume_mode": "resume",
+    "save_freq": "save_steps",
+    "test_freq": "eval_steps",
+    "max_actor_ckpt_to_keep": "save_total_limit",
+    "vllm_gpu_util": "vllm_gpu_memory_utilization",
     "gpu_ids": "devices",
     "device": "devices",
 }
 
 WITH_A_NOTE: dict[str, Translation] = {
-    "per_device_train_batch_size": Translation(("batch_size", "micro_batch_tokens"), BATCH),
-    "per_gpu_train_batch_size": Translation(("batch_size", "micro_batch_tokens"), BATCH),
-    "train_batch_size": Translation(("batch_size", "micro_batch_tokens"), BATCH),
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size",
+            "per_gpu_train_batch_size",
+            "per_device_training_batch_size",
+            "train_batch_size",
+            "micro_batch_size",
+            "gradient_accumulation_steps",
+        ),
+        Translation(("batch_size", "micro_batch_tokens"), BATCH),
+    ),
     "micro_train_batch_size": Translation(("micro_batch_tokens",), BATCH),
     "mini_batch_size": Translation(("num_mini_batches", "batch_size"), BATCH),
-    "gradient_accumulation_steps": Translation(("batch_size", "micro_batch_tokens"), BATCH),
-    "per_device_eval_batch_size": Translation(
-        ("micro_batch_tokens",), "evaluation uses the same token budget as training"
+    **dict.fromkeys(
+        ("per_device_eval_batch_size", "eval_batch_size"),
+        Translation(("micro_batch_tokens",), "evaluation uses the same token budget as training"),
     ),
+    **dict.fromkeys(
+        ("train_max_tokens_per_gpu", "ppo_max_token_len_per_gpu"),
+        Translation(("micro_batch_tokens",), "tokens of a forward pass on a device"),
+    ),
+    **dict.fromkeys(
+        ("steps_per_generation", "generation_batch_size"), Translation(("batch_size", "num_mini_batches"), ROLLOUT)
+    ),
+    **dict.fromkeys(
+        ("dataset", "dataset_name"), Translation(("train_data",), "paths and hub ids, separated by commas")
+    ),
+    **dict.fromkeys(("dataset_config", "dataset_train_split", "train_split"), Translation(("train_data",), HUB_DATA)),
+    **dict.fromkeys(("dataset_test_split", "eval_split"), Translation(("valid_data",), HUB_DATA)),
+    "datasets": Translation(
+        ("train_data",), "a comma list of paths and hub ids; format and field say how rows are read"
+    ),
+    "test_datasets": Translation(("valid_data",), "a comma list of paths and hub ids"),
     "rollout_batch_size": Translation(
         ("batch_size",), "batch_size counts the completions of one rollout, over all devices"
     ),
     "ppo_mini_batch_size": Translation(
         ("num_mini_batches",), "it counts the parts a rollout is split into, not their size"
     ),
-    "micro_rollout_batch_size": Translation(
-        ("local_rollout_forward_batch_size",), "it counts completions decoded together on a device"
+    **dict.fromkeys(
+        ("micro_rollout_batch_size", "per_device_generation_batch_size"),
+        Translation(("local_rollout_forward_batch_size",), "it counts completions decoded together on a device"),
     ),
     "warmup_steps": Translation(("warmup_ratio",), "it is a share of all steps: 0.03 is 3 %"),
     "num_warmup_steps": Translation(("warmup_ratio",), "it is a share of all steps: 0.03 is 3 %"),
@@ -171,14 +224,25 @@ WITH_A_NOTE: dict[str, Translation] = {
     "max_len": Translation(("max_length",), LENGTH),
     "sequence_len": Translation(("max_length",), LENGTH),
     "model_max_length": Translation(("max_length",), LENGTH),
+    **dict.fromkeys(
+        ("vllm_max_model_len", "vllm_max_model_length", "vllm_maxlen", "max_model_len"),
+        Translation(("max_length",), LENGTH),
+    ),
     "prompt_max_len": Translation(("max_prompt_length",), "in tokens"),
-    "truncation_strategy": Translation(
-        ("overlength",), "drop counts and keeps aside what is too long, truncate cuts prompts"
+    **dict.fromkeys(
+        ("truncation_strategy", "excess_length_strategy"),
+        Translation(("overlength",), "drop counts and keeps aside what is too long, truncate cuts prompts"),
     ),
     "max_new_tokens": Translation(("response_length",), SAMPLED),
     "generate_max_len": Translation(("response_length",), SAMPLED),
     "max_answer_seq_len": Translation(("response_length",), SAMPLED),
-    "lora_rank": Translation(("lora_r",), LORA),
+    **dict.fromkeys(("lora_rank", "lora_dim", "actor_lora_dim", "critic_lora_dim"), Translation(("lora_r",), LORA)),
+    "adapter": Translation(("lora_r",), f"a rank switches LoRA on; {LORA}"),
+    "lora_target_linear": Translation(("lora_target",), "all-linear is the default"),
+    **dict.fromkeys(
+        ("adapter_name_or_path", "lora_model_dir", "adapters", "adapter_folder", "resume_from_adapter"),
+        Translation(("model",), ADAPTER),
+    ),
     "use_peft": Translation(("lora_r",), f"a rank switches LoRA on; {LORA}"),
     "use_lora": Translation(("lora_r",), f"a rank switches LoRA on; {LORA}"),
     "tuner_type": Translation(("lora_r",), f"a rank switches LoRA on; {LORA}"),
@@ -191,17 +255,40 @@ WITH_A_NOTE: dict[str, Translation] = {
     "param_dtype": Translation(("precision",), "auto, float32 or bf16"),
     "use_cpu": Translation(("devices",), "write devices cpu"),
     "no_cuda": Translation(("devices",), "write devices cpu"),
-    "flash_attn": Translation(("attn_implementation",), "such as flash_attention_2"),
-    "use_flash_attn": Translation(("attn_implementation",), "such as flash_attention_2"),
+    **dict.fromkeys(
+        (
+            "flash_attn",
+            "use_flash_attn",
+            "flash_attention",
+            "sdp_attention",
+            "eager_attention",
+            "xformers_attention",
+            "flex_attention",
+        ),
+        Translation(("attn_implementation",), KERNEL),
+    ),
+    "bfloat16": Translation(("precision",), "write precision bf16"),
     "use_wandb": Translation(("report_to",), "write report_to wandb"),
     **dict.fromkeys(
-        ("columns", "prompt_key", "input_key", "output_key", "chosen_key", "rejected_key", "label_key"),
+        (
+            "dataset_text_field",
+            "columns",
+            "prompt_key",
+            "input_key",
+            "output_key",
+            "chosen_key",
+            "rejected_key",
+            "label_key",
+        ),
         Translation(("field",), KEYS),
     ),
     "prompt_format": Translation(("field",), KEYS),
     **dict.fromkeys(("prompt_data_probs", "interleave_prob", "interleave_probs"), Translation(("train_data",), SHARES)),
     "dataset_format": Translation(("format",), "it is recognised when left out"),
-    "val_size": Translation(("valid_data",), "held-out rows come in a file of their own, split by prompt"),
+    **dict.fromkeys(
+        ("val_size", "val_set_size", "split_dataset_ratio", "test_size", "val_split"),
+        Translation(("valid_data",), HELD_OUT),
+    ),
     "kl_penalty": Translation(("kl_estimator",), "k1 or k3; kl_coef is its weight"),
     "rl_beta": Translation(("kl_coef", "beta"), "PPO's weight of KL is kl_coef; in the other methods it is beta"),
     "pref_beta": Translation(("beta",), ""),
@@ -211,7 +298,6 @@ WITH_A_NOTE: dict[str, Translation] = {
     "orpo_alpha": Translation(("beta",), "the odds-ratio loss's weight"),
     "orpo_lambda": Translation(("beta",), "the odds-ratio loss's weight"),
     "gamma_beta_ratio": Translation(("simpo_gamma",), "gamma itself, not its ratio to beta"),
-    "rlhf_type": Translation((), "each method is a command of its own, such as dpo_train"),
     "zero_stage": Translation(("deepspeed",), "write deepspeed zero2 or zero3"),
     "deepspeed_config": Translation(("deepspeed",), "a file's path, or zero2, zero3, zero2_offload, zero3_offload"),
     "num_gpus": Translation(("devices",), "their indices: devices 0,1,2,3"),
@@ -235,21 +321,30 @@ WITH_A_NOTE: dict[str, Translation] = {
     "vllm_enable_sleep": Translation((), "a colocated vLLM always sleeps while the run trains"),
     "vllm_num_engines": Translation((), "one server; a colocated vLLM is in every process"),
     "async_train": Translation(("rollout_ahead",), "with vllm_mode server"),
-    "load_in_4bit": Translation((), "quantised training is " + LATER),
-    "quantization_bit": Translation((), "quantised training is " + LATER),
-    "packing": Translation((), "rows are grouped by length, which wastes little; packing is " + LATER),
     "top_p": Translation(("temperature",), PLAIN),
     "top_k": Translation(("temperature",), PLAIN),
     "repetition_penalty": Translation(("temperature",), PLAIN),
+    "overwrite_output_dir": Translation(
+        ("overwrite",), "it empties output_dir first; the same command goes on without it"
+    ),
+    "evals_per_epoch": Translation(("eval_steps",), PER_EPOCH),
+    "saves_per_epoch": Translation(("save_steps",), PER_EPOCH),
+    "log_completions": Translation(("num_sample_generations",), "so often in a run a sample is printed"),
+    **dict.fromkeys(
+        ("soft_cache_length", "overlong_buffer_len", "soft_max_length"), Translation(("soft_punish_cache",), OVERLONG)
+    ),
+    **dict.fromkeys(
+        ("dynamic_sample", "dynamic_filtering"),
+        Translation(("dynamic_sampling",), "how many times a step; 0 for never"),
+    ),
+    "eps_clip_low_high": Translation(("epsilon", "epsilon_high"), "a setting each"),
+    "greater_is_better": Translation(("keep_best",), "whether higher is better is known"),
+    "kl_in_reward": Translation(("advantage",), "grpo pays KL in the loss, rloo and reinforce++ in the reward"),
+    "ipo": Translation((), "IPO is a command of its own: ipo_train"),
     "save_strategy": Translation(("save_steps",), "checkpoints come every so many steps"),
     "eval_strategy": Translation(("eval_steps",), "evaluation comes every so many steps"),
     "evaluation_strategy": Translation(("eval_steps",), "evaluation comes every so many steps"),
     "load_best_model_at_end": Translation(("keep_best",), "give it the metric, such as eval/loss"),
     "metric_for_best_model": Translation(("keep_best",), "whether higher is better is known"),
     "logging_dir": Translation(("output_dir",), "TensorBoard files are in output_dir/runs"),
-}
-
-FOREIGN: dict[str, Translation] = {
-    **{theirs: Translation((ours,), "") for theirs, ours in SAME_THING.items()},
-    **WITH_A_NOTE,
 }
