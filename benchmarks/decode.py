@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from easyrlhf.rollout.draw import draw
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 VOCABULARY, PAD, END, LONGEST = 8192, 0, 1, 64
@@ -79,7 +80,7 @@ def model(ends: float) -> LlamaForCausalLM:
 def ours(lm: LlamaForCausalLM, prompts: list[list[int]]) -> int:
     """Sample with easyrlhf; returns the useful tokens."""
     keys = [(0, number) for number in range(len(prompts))]
-    return int(HFSampler(lm, PAD, END, LONGEST, 1.0, BATCH).generate(prompts, keys).completion_mask.sum())
+    return int(HFSampler(lm, PAD, Ending((END,)), LONGEST, 1.0, BATCH).generate(prompts, keys).completion_mask.sum())
 
 
 def theirs(lm: LlamaForCausalLM, prompts: list[list[int]]) -> int:

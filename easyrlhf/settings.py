@@ -36,8 +36,9 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     """Declare a setting: a dataclass field that carries its help text, group and limits.
 
     `more` may hold: `choices` (tuple of str), `low`/`high` (inclusive limits), `above`/`below`
-    (exclusive limits), `many` (comma list: a YAML list is joined), `metavar` (how --help names the
-    value), `shown` (how --help shows the default; `{cls.…}` is filled in from the config class).
+    (exclusive limits), `many` (comma list: a YAML list is joined), `exact` (texts in which white space
+    counts: nothing is stripped, see split_texts), `metavar` (how --help names the value), `shown` (how
+    --help shows the default; `{cls.…}` is filled in from the config class).
     """
     return field(default=default, metadata={"help": help, "group": group, **more})
 
@@ -57,11 +58,12 @@ def convert(setting: Field, value: Any) -> Any:
     name, (kind, optional) = setting.name, setting_kind(setting)
     if optional and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
         return None
+    exact = setting.metadata.get("exact", False)
     if setting.metadata.get("many") and isinstance(value, list | tuple):
-        value = ",".join(str(item) for item in value)
+        value = ",".join(escaped(str(item)) if exact else str(item) for item in value)
     if value is None or not isinstance(value, str | bool | int | float | os.PathLike):
         raise SettingError(name, f"{name} {value!r}: takes {_kind_words(setting)}")
-    text = str(value).strip()
+    text = str(value) if exact else str(value).strip()
     if kind is bool and text.lower() in TRUTH:
         return TRUTH[text.lower()]
     if kind is str and text and not isinstance(value, bool):
@@ -106,6 +108,31 @@ def check_limits(setting: Field, value: Any) -> None:
 def split_list(value: str | None) -> tuple[str, ...]:
     """The items of a comma list; () for None."""
     return tuple(item.strip() for item in value.split(",") if item.strip()) if value else ()
+
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", ",": ",", "\\": "\\"}
+
+
+def split_texts(value: str | None) -> tuple[str, ...]:
+    r"""The items of a comma list of texts as they are, with \n, \t, \r, \, and \\ in them; () for None."""
+    if value is None:
+        return ()
+    items, place = [""], 0
+    while place < len(value):
+        if value[place] == "\\" and value[place + 1 : place + 2] in ESCAPES:
+            place += 1
+            items[-1] += ESCAPES[value[place]]
+        elif value[place] == ",":
+            items.append("")
+        else:
+            items[-1] += value[place]
+        place += 1
+    return tuple(items)
+
+
+def escaped(text: str) -> str:
+    """A text as split_texts reads it."""
+    return text.replace("\\", "\\\\").replace(",", "\\,")
 
 
 def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:

@@ -22,6 +22,7 @@ from easyrlhf.online.rollout import unpad
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import Chart, interval_bars
 from easyrlhf.report.plots import charts
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler, Samples
 from easyrlhf.userfile import load_module
 
@@ -83,7 +84,7 @@ def read(path: Path) -> list[dict]:
 
 def sample(lm, renderer: Renderer, prompts: list, seed: int, temperature: float) -> Samples:
     """One answer to every prompt; temperature 0 is greedy."""
-    sampler = HFSampler(lm, renderer.pad_id, renderer.end_of_turn_id, RESPONSE_LENGTH, temperature, batch_size=128)
+    sampler = HFSampler(lm, renderer.pad_id, Ending.of(renderer), RESPONSE_LENGTH, temperature, batch_size=128)
     keys = [(seed, 2, number) for number in range(len(prompts))]
     return sampler.generate([renderer.prompt_ids(prompt) for prompt in prompts], keys)
 

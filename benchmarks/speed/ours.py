@@ -20,6 +20,7 @@ from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Row, train_step
 from easyrlhf.online.loop import Progress, collect_batch
 from easyrlhf.report.console import Console
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler, Samples, draw
 from easyrlhf.stages import online
 from easyrlhf.stages.align import comparing, dpo_losses, kto_task, stage_of
@@ -123,7 +124,7 @@ class Sampling:
     """The sampler of the online stages around a language model."""
 
     def __init__(self, lm, tokenizer, limit: int, batch_size: int, temperature: float):
-        ids = tokenizer.pad_token_id, tokenizer.eos_token_id
+        ids = tokenizer.pad_token_id, Ending((tokenizer.eos_token_id,))
         self.sampler, self.calls = HFSampler(lm.eval(), *ids, limit, temperature, batch_size), 0
 
     def generate(self, prompts: list[list[int]]) -> Samples:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from easyrlhf.config.rollouts import RolloutConfig
-from easyrlhf.config.shared import REWARD_FUNC, file_form, share_prefix
+from easyrlhf.config.shared import REWARD_FUNC, check_stop, file_form, share_prefix, stop, stop_finishes
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import (
     DATA,
@@ -19,6 +19,7 @@ from easyrlhf.settings import (
     SettingError,
     opt,
     split_list,
+    split_texts,
 )
 
 REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
@@ -145,6 +146,8 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=SAMPLING,
         above=0,
     )
+    stop: str | None = stop()
+    stop_finishes: bool = stop_finishes()
     local_rollout_forward_batch_size: int = opt(
         64,
         "Completions decoded together on a device. Lower it when sampling runs out of memory.",
@@ -177,6 +180,11 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     def resamples(self) -> int:
         """Rollouts that may be added to a step's first to fill it with groups that teach something."""
         return 0
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Texts that end a completion."""
+        return split_texts(self.stop)
 
     @property
     def completion_limit(self) -> int:
@@ -230,12 +238,14 @@ class OnlineConfig(RolloutConfig, TrainConfig):
                 f"lora_dropout {self.lora_dropout:g}: the policy is compared with itself before the update, and "
                 "dropout makes that two policies; leave it at 0",
             )
-        longest = self.max_prompt_length + self.completion_limit
+        check_stop(self.stop, self.stop_finishes)
+        longest = self.max_prompt_length + self.completion_limit + self.stop_finishes
         if longest > self.max_length:
             raise SettingError(
                 self.limit_name,
                 f"{self.limit_name} {self.completion_limit}: with max_prompt_length "
-                f"{self.max_prompt_length} it exceeds max_length {self.max_length}; use "
+                f"{self.max_prompt_length}{' and an end that stop_finishes adds' * self.stop_finishes} it exceeds "
+                f"max_length {self.max_length}; use "
                 f"max_length {longest}, or shorter prompts or responses",
             )
         self._check_rewards()

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from easyrlhf.settings import DATA, OPTIMISATION, RUN, opt
+from easyrlhf.settings import DATA, OPTIMISATION, RUN, SAMPLING, SettingError, opt, split_texts
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -74,3 +74,33 @@ def share_prefix() -> Any:
         group=OPTIMISATION,
         choices=("auto", "on", "off"),
     )
+
+
+def stop() -> Any:
+    """The setting `stop`."""
+    return opt(
+        None,
+        "Texts that end an answer as soon as it holds one, whatever tokens that is made of; the text stays its last "
+        "words. \\n, \\t, \\, and \\\\ are what they look like; spaces count.",
+        group=SAMPLING,
+        metavar="TEXT[,…]",
+        many=True,
+        exact=True,
+    )
+
+
+def stop_finishes() -> Any:
+    """The setting `stop_finishes`."""
+    return opt(
+        False,
+        "Count an answer that a stop text ended as finished; without it, as one that was cut off.",
+        group=SAMPLING,
+    )
+
+
+def check_stop(stop: str | None, finishes: bool) -> None:
+    """Raise SettingError unless every stop text is one, and stop_finishes has any."""
+    if stop is not None and not all(split_texts(stop)):
+        raise SettingError("stop", f"stop {stop!r}: has an empty text, which every answer holds; leave it out")
+    if finishes and stop is None:
+        raise SettingError("stop_finishes", "stop_finishes: belongs to stop, which is not given")

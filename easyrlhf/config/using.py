@@ -4,9 +4,19 @@ import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.shared import REWARD_FUNC, file_form, on_bad_row, row_field, row_format, row_transform
+from easyrlhf.config.shared import (
+    REWARD_FUNC,
+    check_stop,
+    file_form,
+    on_bad_row,
+    row_field,
+    row_format,
+    row_transform,
+    stop,
+    stop_finishes,
+)
 from easyrlhf.config.tools import ScoringConfig
-from easyrlhf.settings import DATA, REWARDS, RUN, SAMPLING, SettingError, opt, split_list
+from easyrlhf.settings import DATA, REWARDS, RUN, SAMPLING, SettingError, opt, split_list, split_texts
 
 JUDGE_URL = re.compile(r"https?://[^\s,/@?#]+(/[^\s@?#]*)?")
 VARIABLE = re.compile(r"[A-Za-z_]\w*")
@@ -49,11 +59,29 @@ class PolicyConfig(ScoringConfig):
     temperature: float = opt(
         1.0, "Softmax temperature; 0 takes the likeliest token, always.", group=SAMPLING, low=0, high=100
     )
+    top_p: float = opt(
+        1.0, "Draw from the likeliest tokens that have this probability together.", group=SAMPLING, above=0, high=1
+    )
+    top_k: int = opt(0, "Draw from so many of the likeliest tokens; 0 from all.", group=SAMPLING, low=0)
+    repetition_penalty: float = opt(
+        1.0,
+        "Make tokens that prompt or answer hold already less likely, as transformers does; 1.05 to 1.2 is usual.",
+        group=SAMPLING,
+        above=0,
+    )
+    stop: str | None = stop()
+    stop_finishes: bool = stop_finishes()
     seed: int = opt(42, "Seed of the answers.", group=RUN, low=0, below=2**32)
     allow_incomplete: bool = opt(False, "Take models whose own run did not finish.", group=RUN)
 
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Texts that end an answer."""
+        return split_texts(self.stop)
+
     def _check(self) -> None:
         super()._check()
+        check_stop(self.stop, self.stop_finishes)
         if self.max_length is not None and self.max_new_tokens >= self.max_length:
             raise SettingError(
                 "max_new_tokens",

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerFast
 
@@ -21,11 +22,15 @@ class Renderer:
     has when answers are sampled. Special tokens in the text of a message are encoded as text:
     only the template writes control tokens. Plain strings are tokenised as they are.
 
+    ends   ids that end an answer of the model, as ends_of finds them; without it the end-of-turn token alone
+    stops  texts that end a sampled answer: decode cuts behind the first of them
     notes  counts of what was done out of the ordinary, by text
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, ends: Iterable[int] = (), stops: tuple[str, ...] = ()):
         self.tokenizer = tokenizer
+        self.ends = tuple(dict.fromkeys([tokenizer.eos_token_id, *ends]))
+        self.stops = stops
         self.end_of_turn_id: int = tokenizer.eos_token_id
         self.end_of_turn: str = tokenizer.eos_token
         self.pad_id: int = tokenizer.pad_token_id
@@ -77,9 +82,14 @@ class Renderer:
         return prompt_ids + ids, [0] * len(prompt_ids) + mask
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids without special and end-of-turn tokens."""
-        kept = [int(i) for i in ids if i != self.end_of_turn_id]
-        return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The text of ids without special tokens and those that end an answer, up to the first stop text's end."""
+        kept = [int(i) for i in ids if i not in self.ends]
+        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text[: min((found + len(stop) for stop in self.stops if (found := text.find(stop)) >= 0), default=None)]
+
+    def ended(self, ids: list[int]) -> list[int]:
+        """The ids of a finished answer with an end: one that a stop text finished gets its end-of-turn token."""
+        return ids if ids[-1] in self.ends else [*ids, self.end_of_turn_id]
 
     def date_dependent(self) -> bool:
         """Whether the template writes today's date, so that the same row differs tomorrow."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,18 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from easyrlhf.data.hub import require_hub_id
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import base_of, below, is_adapter, is_classifier_adapter, merge_adapter, quietly, root_of
+from easyrlhf.models.vocabulary import end_ids, spare_ids
 
 transformers_logging.disable_progress_bar()
 logging.getLogger("peft").setLevel(logging.ERROR)
+
+NO_CHANCE = -1e9  # a logit, finite, so that entropies of what it stands in are numbers
 
 
 def load_config(path: str, *, trust_remote_code: bool = False):
@@ -52,6 +55,18 @@ def positions_of(path: str, *, trust_remote_code: bool = False) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def ends_of(path: str, tokenizer, *, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """The ids that end an answer of a folder's or hub id's model, as end_ids says. Reads no weights."""
+    config = load_config(path, trust_remote_code=trust_remote_code).get_text_config()
+    named = configured = getattr(config, "eos_token_id", None)
+    root = root_of(path)
+    folder = Path(root).expanduser()
+    if not folder.is_dir() or (folder / "generation_config.json").exists():
+        with suppress(OSError, ValueError, TypeError):  # transformers' own loading passes over one it cannot read, too
+            named = GenerationConfig.from_pretrained(folder if folder.is_dir() else root).eos_token_id
+    return end_ids(named, configured, tokenizer)
+
+
 def load_causal_lm(
     path: str,
     tokenizer,
@@ -73,10 +88,14 @@ def load_causal_lm(
     if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
         with quietly():
             lm.resize_token_embeddings(len(tokenizer))
+    configured = getattr(lm.config.get_text_config(), "eos_token_id", None)
+    ends = end_ids(lm.generation_config.eos_token_id, configured, tokenizer)
     for settings in (lm.config, lm.generation_config):
         settings.pad_token_id = tokenizer.pad_token_id
         settings.eos_token_id = tokenizer.eos_token_id
         settings.bos_token_id = tokenizer.bos_token_id
+    if len(ends) > 1:
+        lm.generation_config.eos_token_id = list(ends)
     if not dropout:
         disable_dropout(lm)
     check_head(lm, path)
@@ -205,7 +224,23 @@ def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         logits = logits / scaling
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
         logits = torch.tanh(logits / cap) * cap
-    return logits
+    return without_spare(lm, logits)
+
+
+def leave_out_spare(lm: nn.Module, tokenizer) -> None:
+    """Let logits_of, and what samples, take ids without a token out of the model's distribution.
+
+    A prompt holds none of them and an answer must not: other models may have fewer rows, and no text shows them.
+    """
+    spare = spare_ids(tokenizer, plain_lm(lm).get_output_embeddings().weight.shape[0])
+    if spare:
+        plain_lm(lm).spare_ids = torch.tensor(spare)
+
+
+def without_spare(lm: nn.Module, logits: torch.Tensor) -> torch.Tensor:
+    """Logits [..., V], changed in place, that give no chance to the ids that leave_out_spare has found."""
+    spare = getattr(plain_lm(lm), "spare_ids", None)
+    return logits if spare is None else logits.index_fill_(-1, spare.to(logits.device), NO_CHANCE)
 
 
 @torch.no_grad()

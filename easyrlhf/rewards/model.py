@@ -45,7 +45,9 @@ class RewardModel:
         how = self.renderer.pad_id, self.micro_batch_tokens
         if self.same:
             prompts = [row["prompt_ids"] for row in rows]
-            return score_completions(self.model, prompts, completions, *how, self.share)
+            ended = zip(completions, finished.tolist(), strict=True)
+            whole = [self.policy_renderer.ended(ids) if end else ids for ids, end in ended]
+            return score_completions(self.model, prompts, whole, *how, self.share)
         return score_sequences(self.model, self.in_own_tokens(rows, completions, finished.tolist()), *how)
 
     def in_own_tokens(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:

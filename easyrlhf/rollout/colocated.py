@@ -11,6 +11,7 @@ from torch import nn
 from easyrlhf.engine import world
 from easyrlhf.engine.device import dtype_name
 from easyrlhf.errors import InputError
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.vllm import Completion, drawing, for_device, lora_room
 from easyrlhf.rollout.weights import named_weights, write_adapter
 
@@ -42,7 +43,8 @@ class Colocated:
         memory: float,
         max_length: int,
         limit: int,
-        eos_id: int,
+        ending: Ending,
+        spare: list[int],
         temperature: float,
         lora_r: int,
         trust_remote_code: bool,
@@ -55,7 +57,10 @@ class Colocated:
             raise InputError(f"--rollout vllm: vllm cannot be used here: {error}; use --rollout hf") from error
 
         self.ranks, self.lora_r, self.sleeps = ranks, lora_r, device.type == "cuda"  # on a CPU it cannot
-        self.drawing = drawing(limit, eos_id, temperature)
+        self.drawing = drawing(limit, ending, spare, temperature)
+        self.drawing["detokenize"] = bool(ending.texts)
+        if spare:
+            self.drawing["logit_bias"] = {int(i): bias for i, bias in self.drawing["logit_bias"].items()}
         self.adapter: Any = None
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": lora_room(lora_r)} if lora_r else {}
         try:
@@ -70,7 +75,7 @@ class Colocated:
                 **for_device(device),
                 generation_config="vllm",
                 logprobs_mode="processed_logprobs",
-                skip_tokenizer_init=True,
+                skip_tokenizer_init=not ending.texts,  # a text is found in what it decodes
                 disable_log_stats=True,
                 trust_remote_code=trust_remote_code,
                 **adapters,
@@ -116,7 +121,7 @@ class Colocated:
         if self.sleeps:
             self.llm.wake_up()
         asked = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-        how = [SamplingParams(**self.drawing, seed=seed, detokenize=False) for seed in seeds]
+        how = [SamplingParams(**self.drawing, seed=seed) for seed in seeds]
         outputs = [
             output.outputs[0] for output in self.llm.generate(asked, how, use_tqdm=False, lora_request=self.adapter)
         ]

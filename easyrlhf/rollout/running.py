@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from easyrlhf.data.batches import micro_batches, pad_right
-from easyrlhf.models.load import backbone, plain_lm
+from easyrlhf.models.load import backbone, plain_lm, without_spare
 from easyrlhf.rollout.cache import CHUNK, Slots
 
 PREFILL_TOKENS = 1024  # of one forward pass over prompts; more make it no faster, on a CPU they make it slower
@@ -90,7 +90,7 @@ class Running:
             logits_to_keep=1,
         ).logits[:, -1]
         self.columns += 1
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return without_spare(lm, logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def go_on(self, tokens: Tensor, ended: Tensor) -> None:
         """Append a token to every sample, and let those that have ended leave.

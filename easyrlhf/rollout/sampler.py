@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from easyrlhf.models.load import evaluating, plain_lm
 from easyrlhf.rollout.blocked import blocked_weights
 from easyrlhf.rollout.draw import draw
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.running import Running, prefill
+from easyrlhf.rollout.shape import NO_SHAPE, Shape
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,9 @@ class Samples:
     """Completions of a list of prompts, in its order.
 
     completion_ids   [B, T]  right-padded; T is the longest completion
-    completion_mask  [B, T]  1 through the end-of-turn token
+    completion_mask  [B, T]  1 through the token that ended it
     logprobs         [B, T]  of the tokens as they were drawn; 0 on padding
-    finished         [B]     whether the completion has its end-of-turn token
+    finished         [B]     whether the completion came to an end by itself
     """
 
     completion_ids: Tensor
@@ -70,18 +72,20 @@ class HFSampler:
     lm              any whose cache holds keys and values of all tokens; those with recurrent states are not such
     max_new_tokens  at least 1
     batch_size      completions decoded at a time; as one ends, the next prompt takes its place
+    shape           what is drawn from in place of the model's own distribution
     """
 
     lm: nn.Module
     pad_id: int
-    eos_id: int
+    ending: Ending
     max_new_tokens: int
     temperature: float
     batch_size: int
+    shape: Shape = NO_SHAPE
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
-        """Complete each prompt until its end-of-turn token or max_new_tokens.
+        """Complete each prompt until its answer ends or has max_new_tokens.
 
         prompts  token ids; one that stands there several times is read once
         keys     what each sample's random numbers are drawn from, e.g. (seed, step, prompt, sample); integers >= 0
@@ -95,7 +99,8 @@ class HFSampler:
                 logprobs[step.rows, step.places] = step.logprobs
                 lengths[step.rows] = step.places + 1
         longest, device = int(lengths.max()), plain_lm(self.lm).device
-        finished = ids.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos_id
+        said = zip(ids.tolist(), lengths.tolist(), strict=True)
+        finished = torch.tensor([self.ending.finished(row[:length]) for row, length in said])
         mask = (torch.arange(longest) < lengths[:, None]).float()
         return Samples(*(t.to(device) for t in (ids[:, :longest], mask, logprobs[:, :longest], finished)))
 
@@ -108,6 +113,7 @@ class HFSampler:
     def _steps(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Iterator[Step]:
         """Draw one token after another for as many prompts at a time as fit."""
         uniforms = torch.tensor(np.stack([np.random.default_rng(key).random(self.max_new_tokens) for key in keys]))
+        said: list[list[int]] = [[] for _ in prompts]
         with evaluating(self.lm):
             waiting, running = prefill(self.lm, prompts), Running()
             while True:
@@ -115,9 +121,15 @@ class HFSampler:
                     running.join(newcomers)
                 if not len(running):
                     return
-                logits = running.logits(self.lm)
-                drawn = draw(logits, uniforms[running.rows, running.drawn].to(logits.device), self.temperature)
+                logits, temperature, rows = running.logits(self.lm), self.temperature, running.rows.tolist()
+                if self.shape.changes:
+                    logits = self.shape(logits, [prompts[row] + said[row] for row in rows], temperature)
+                    temperature = 1.0 if temperature else 0.0  # it is in the logits already
+                drawn = draw(logits, uniforms[running.rows, running.drawn].to(logits.device), temperature)
                 tokens, logprobs = (tensor.cpu() for tensor in drawn)
-                ended = (tokens == self.eos_id) | (running.drawn + 1 == self.max_new_tokens)
+                ended = self.ending.by_token(tokens) | (running.drawn + 1 == self.max_new_tokens)
+                for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+                    said[row].append(token)
+                    ended[place] |= self.ending.by_text(said[row])
                 yield Step(running.rows, running.drawn, tokens, logprobs)
                 running.go_on(tokens, ended)

@@ -13,6 +13,7 @@ from torch import nn
 
 from easyrlhf.engine import world
 from easyrlhf.errors import InputError, ServiceError, ServiceStopped
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.transfer import Link
 from easyrlhf.rollout.vllm import Completion, SamplerLost, drawing
 from easyrlhf.rollout.weights import write_adapter, write_weights
@@ -44,7 +45,8 @@ class Server:
         timeout: float,
         folder: Path,
         limit: int,
-        eos_id: int,
+        ending: Ending,
+        spare: list[int],
         temperature: float,
         lora_r: int,
         nccl: torch.device | None,
@@ -54,7 +56,7 @@ class Server:
         self.url, self.timeout, self.folder = f"http://{host}:{port}", timeout, folder
         self.place, self.nccl = (host, port), nccl
         self.lora_r, self.tell, self.stopping = lora_r, tell, stopping
-        self.drawing = drawing(limit, eos_id, temperature)
+        self.drawing = drawing(limit, ending, spare, temperature)
         self.threads = ThreadPoolExecutor(AT_ONCE, "vllm")
         self.version = ""
         self.link: Link | None = None

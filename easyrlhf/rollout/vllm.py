@@ -15,6 +15,7 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.shares import slice_of
 from easyrlhf.errors import InputError, ServiceError
 from easyrlhf.models.load import plain_lm
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import Samples
 
 Key = tuple[int, ...]
@@ -23,7 +24,7 @@ ATTEMPTS = 3  # at a rollout, while vLLM is there again each time and fails agai
 
 
 class Completion(NamedTuple):
-    """A completion through its end-of-turn token, and the log-probabilities its tokens were drawn with."""
+    """A completion through the token that ended it, and the log-probabilities its tokens were drawn with."""
 
     ids: list[int]
     logprobs: list[float | None]  # None: not a number that JSON has
@@ -65,10 +66,10 @@ class VLLMSampler:
     """
 
     def __init__(
-        self, engine: Engine, backend: Backend, *, pad_id: int, eos_id: int, temperature: float, sync_interval: int
+        self, engine: Engine, backend: Backend, *, pad_id: int, ending: Ending, temperature: float, sync_interval: int
     ):
         self.engine, self.backend = engine, backend
-        self.pad_id, self.eos_id, self.temperature = pad_id, eos_id, temperature
+        self.pad_id, self.ending, self.temperature = pad_id, ending, temperature
         self.sync_interval = sync_interval
         self.behind = sync_interval  # updates that vLLM has not seen; at first, none of the weights
         self.background = ThreadPoolExecutor(1, "rollout")
@@ -89,7 +90,7 @@ class VLLMSampler:
         """
         parts = self.begun(keys) or self.insisted(self.own_part(prompts, keys))
         completions = [completion for part in parts[:: self.backend.ranks] for completion in part]
-        return samples_of(completions, self.pad_id, self.eos_id, plain_lm(self.engine.model).device)
+        return samples_of(completions, self.pad_id, self.ending, plain_lm(self.engine.model).device)
 
     def begin(self, prompts: list[list[int]], keys: list[Key]) -> None:
         """Begin in the background what generate will be asked for with these keys, with the weights of now."""
@@ -165,17 +166,26 @@ def for_device(device: torch.device) -> dict[str, Any]:
     return {} if device.type == "cuda" else {"enforce_eager": True, "enable_chunked_prefill": False}
 
 
-def drawing(limit: int, eos_id: int, temperature: float) -> dict[str, Any]:
-    """What vLLM has to know to draw from the plain softmax at a temperature, and from nothing else."""
-    return {
+def drawing(limit: int, ending: Ending, spare: list[int], temperature: float) -> dict[str, Any]:
+    """What vLLM has to know to draw from the plain softmax at a temperature, over the ids that are tokens.
+
+    spare  ids without a token: a logit less by 100, which is the most there is, is none, and vLLM's log-probabilities
+           are those after it
+    """
+    how = {
         "temperature": temperature,
         "top_p": 1.0,
         "top_k": -1,
         "max_tokens": limit,
         "logprobs": 0,  # those of the drawn token alone
-        "stop_token_ids": [eos_id],
+        "stop_token_ids": list(ending.ids),
         "ignore_eos": True,  # the model's own idea of it may be another
     }
+    if spare:
+        how["logit_bias"] = {str(i): -100.0 for i in spare}
+    if ending.texts:  # vLLM may find them a little later than samples_of, never to be longer than needed
+        how |= {"stop": list(ending.texts), "include_stop_str_in_output": True}
+    return how
 
 
 def lora_room(r: int) -> int:
@@ -191,13 +201,15 @@ def seed_of(key: Key) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def samples_of(completions: list[Completion], pad_id: int, eos_id: int, device: torch.device) -> Samples:
+def samples_of(completions: list[Completion], pad_id: int, ending: Ending, device: torch.device) -> Samples:
     """Completions as tensors on a device; log-probabilities that are not known are nan."""
+    if ending.texts:
+        completions = [Completion(ids := ending.cut(one.ids), one.logprobs[: len(ids)]) for one in completions]
     ids = pad_right([completion.ids for completion in completions], pad_id)
     lengths = torch.tensor([len(completion.ids) for completion in completions])
     logprobs = torch.zeros(ids.shape)
     for row, completion in zip(logprobs, completions, strict=True):
         row[: len(completion.logprobs)] = torch.tensor([nan if one is None else one for one in completion.logprobs])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).float()
-    finished = torch.tensor([completion.ids[-1] == eos_id for completion in completions])
+    finished = torch.tensor([ending.finished(completion.ids) for completion in completions])
     return Samples(*(tensor.to(device) for tensor in (ids, mask, logprobs, finished)))

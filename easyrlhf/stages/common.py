@@ -21,7 +21,7 @@ from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.folder import save_lm
-from easyrlhf.models.load import add_lora, load_causal_lm, load_config, positions_of
+from easyrlhf.models.load import add_lora, ends_of, load_causal_lm, load_config, positions_of
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.console import Console
@@ -45,7 +45,8 @@ def prepare(run: Run, console: Console) -> Renderer:
     tokenizer = load_tokenizer(
         config.model, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
-    renderer = Renderer(tokenizer)
+    ends = ends_of(config.model, tokenizer, trust_remote_code=config.trust_remote_code)
+    renderer = Renderer(tokenizer, ends, config.stop_texts if isinstance(config, OnlineConfig) else ())
     if renderer.date_dependent():
         console.warn(
             "the chat template writes today's date into every prompt: runs on other days see other prompts. "

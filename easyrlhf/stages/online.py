@@ -14,6 +14,7 @@ from easyrlhf.engine.run import Run, open_run
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.load import leave_out_spare
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
@@ -166,10 +167,15 @@ def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, Scala
     """Policy, reference and value model; with a shared backbone the reward model as well."""
     config = run.config
     if config.share_backbone:
-        return load_shared(run, renderer, cast.value_model)
+        models, reward_model = load_shared(run, renderer, cast.value_model)
+        leave_out_spare(models.policy, renderer.tokenizer)
+        return models, reward_model
     policy = common.load_trained_lm(run, renderer, config.model)
     value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
-    return Models(policy, load_reference(run, renderer), value, sharing_of(policy, config.share_prefix)), None
+    reference = load_reference(run, renderer)
+    for lm in filter(None, (policy, reference)):
+        leave_out_spare(lm, renderer.tokenizer)
+    return Models(policy, reference, value, sharing_of(policy, config.share_prefix)), None
 
 
 def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:

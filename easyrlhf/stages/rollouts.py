@@ -11,8 +11,10 @@ from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import load_config
+from easyrlhf.models.vocabulary import spare_ids
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.dealt import DealtSampler
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.server import Server
 from easyrlhf.rollout.vllm import Backend, VLLMSampler, lora_room
@@ -36,12 +38,17 @@ def check_model(model: str, tokenizer, trust_remote_code: bool) -> None:
     way_out = f"easyrlhf export {model} --to full --output_dir FOLDER makes a folder it takes; or use --rollout hf"
     if is_adapter(model):
         raise InputError(f"--model {model}: is an adapter alone, which vLLM does not start from; {way_out}")
-    rows = load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
+    rows = rows_of(model, trust_remote_code)
     if len(tokenizer) > rows:
         raise InputError(
             f"--model {model}: its tokenizer has {len(tokenizer)} tokens and its weights {rows} embeddings, which "
             f"vLLM does not take; {way_out}"
         )
+
+
+def rows_of(model: str, trust_remote_code: bool) -> int:
+    """Ids that a model's output has a row for; reads no weights."""
+    return load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
 
 
 def check_colocated(config: OnlineConfig) -> None:
@@ -79,7 +86,8 @@ def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | No
         return None
     how = {
         "limit": config.completion_limit,
-        "eos_id": renderer.end_of_turn_id,
+        "ending": Ending.of(renderer, config.stop_finishes),
+        "spare": spare_ids(renderer.tokenizer, rows_of(config.model, config.trust_remote_code)),
         "temperature": config.temperature,
         "lora_r": config.lora_r,
     }
@@ -113,7 +121,8 @@ def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | No
 
 def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backend: Backend | None):
     """The sampler of the policy's completions: its own loop, or the vLLM that make_backend gave."""
-    ends = {"pad_id": renderer.pad_id, "eos_id": renderer.end_of_turn_id, "temperature": config.temperature}
+    ending = Ending.of(renderer, config.stop_finishes)
+    ends = {"pad_id": renderer.pad_id, "ending": ending, "temperature": config.temperature}
     if backend is not None:
         return VLLMSampler(policy, backend, sync_interval=config.vllm_sync_interval, **ends)
     hf = HFSampler(

@@ -112,8 +112,8 @@ class Chat:
             self.console.warn(str(error))
             return
         drawn, said = self.stream(ids)
-        finished = drawn[-1:] == [self.renderer.end_of_turn_id]
-        if not finished:
+        finished = bool(drawn) and self.sampler.ending.finished(drawn)
+        if not (finished or self.sampler.ending.by_text(drawn)):
             cut = f"cut off after {len(drawn)} tokens: --max_new_tokens"
             self.console.note(f"({cut if len(drawn) == self.config.max_new_tokens else 'stopped'})")
         if not drawn:

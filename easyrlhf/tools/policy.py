@@ -12,9 +12,11 @@ from easyrlhf.engine.manifest import require_whole
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import merge_adapter
 from easyrlhf.models.classifier import is_classifier
-from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.load import ends_of, leave_out_spare, load_causal_lm
 from easyrlhf.models.value_head import HEAD_FILE
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.rollout.shape import Shape
 from easyrlhf.tools.scoring import longest
 
 
@@ -39,7 +41,7 @@ def read_renderer(config: PolicyConfig, flag: str = "--model") -> Renderer:
             f"--adapter {config.adapter}: has no adapter_config.json; give a folder that peft wrote, such as "
             "outputs/sft/adapter"
         )
-    return Renderer(tokenizer)
+    return Renderer(tokenizer, ends_of(path, tokenizer, trust_remote_code=config.trust_remote_code), config.stop_texts)
 
 
 def room_for_prompt(config: PolicyConfig) -> int | None:
@@ -65,11 +67,12 @@ def load_sampler(config: PolicyConfig, renderer: Renderer, batch_size: int) -> H
     )
     if config.adapter:
         lm = with_adapter(lm, config.adapter, config.model)
+    leave_out_spare(lm, renderer.tokenizer)
     lm = lm.to(device).eval().requires_grad_(False)
     choose_threads(device, sum(p.numel() for p in lm.parameters()))
-    return HFSampler(
-        lm, renderer.pad_id, renderer.end_of_turn_id, config.max_new_tokens, config.temperature, batch_size
-    )
+    ending = Ending.of(renderer, config.stop_finishes)
+    shape = Shape(config.top_p, config.top_k, config.repetition_penalty)
+    return HFSampler(lm, renderer.pad_id, ending, config.max_new_tokens, config.temperature, batch_size, shape)
 
 
 def with_adapter(lm: PreTrainedModel, adapter: str, model: str) -> PreTrainedModel:

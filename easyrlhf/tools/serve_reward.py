@@ -17,7 +17,7 @@ from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.errors import InputError
 from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
-from easyrlhf.models.load import load_config
+from easyrlhf.models.load import ends_of, load_config
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.rewards.model import rendered, score_sequences
 
@@ -65,6 +65,7 @@ class Scorer:
             ids = list_of(body, "completion_ids", length=len(prompts))
             if not all(is_ids(one, len(self.renderer.tokenizer)) for one in ids):
                 raise BadRequest("completion_ids: must hold a list of at least one token id for each prompt")
+            ids = [self.renderer.ended(one) if end else one for one, end in zip(ids, finished, strict=True)]
             return [self.renderer.prompt_ids(prompt) + one for prompt, one in zip(prompts, ids, strict=True)]
         rows = zip(prompts, completions, finished, strict=True)
         return [rendered(self.renderer, prompt, text_of(completion), bool(ended)) for prompt, completion, ended in rows]
@@ -201,4 +202,5 @@ def load_scorer(config: ScoringConfig) -> Scorer:
     check_probes(model, read_stage(folder).get("probes", []), folder, dtype)
     choose_threads(device, sum(p.numel() for p in model.parameters()))
     tokens = pick_micro_batch_tokens(config.micro_batch_tokens, device)
-    return Scorer(model, Renderer(tokenizer), tokens, tokenizer_fingerprint(tokenizer))
+    ends = ends_of(folder, tokenizer, trust_remote_code=trust)
+    return Scorer(model, Renderer(tokenizer, ends), tokens, tokenizer_fingerprint(tokenizer))

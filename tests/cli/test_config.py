@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.cli.unknown import STAGES
-from easyrlhf.config import GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.settings import GROUPS, SettingError, split_list
+from easyrlhf.config import GenerateConfig, GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.settings import GROUPS, SettingError, read_yaml, split_list
 
 ALL = (*STAGES, InitConfig)
 
@@ -248,3 +248,42 @@ def test_which_dpo_losses_are_smoothed_is_what_the_losses_say():
     choices = DPOConfig.__dataclass_fields__["loss_type"].metadata["choices"]
     assert DPOConfig.smoothed == SMOOTHED
     assert set(choices) == {*DPO_LOSSES, "aot"}
+
+
+@pytest.mark.parametrize(
+    "given, texts",
+    [
+        ("</answer>", ("</answer>",)),
+        ("</answer>,\\nUser:", ("</answer>", "\nUser:")),
+        (" END,b ", (" END", "b ")),  # spaces count
+        ("\\boxed\\,\\\\n,\n", ("\\boxed,\\n", "\n")),
+        (["a,b", "\n\n", " \\n"], ("a,b", "\n\n", " \\n")),  # a list in YAML or Python: as they are
+        (None, ()),
+    ],
+)
+def test_stop_texts_are_what_was_written(given, texts):
+    assert PPOConfig(train_data="rows.jsonl", stop=given).stop_texts == texts
+    assert GenerateConfig(model="m", prompts="p.jsonl", output="o.jsonl", stop=given).stop_texts == texts
+
+
+def test_stop_texts_survive_args_yaml(tmp_path):
+    config = PPOConfig(train_data="rows.jsonl", stop=[" a,b\n", "\\"])
+    (tmp_path / "args.yaml").write_text(config.to_yaml())
+    assert PPOConfig(**{k: v for k, (v, _) in read_yaml(tmp_path / "args.yaml").items()}).stop_texts == (" a,b\n", "\\")
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"stop": "a,,b"}, "stop 'a,,b': has an empty text, which every answer holds; leave it out"),
+        ({"stop_finishes": True}, "stop_finishes: belongs to stop, which is not given"),
+        (
+            {"stop": "x", "stop_finishes": True, "response_length": 512},
+            "response_length 512: with max_prompt_length 512 and an end that stop_finishes adds it exceeds max_length",
+        ),
+    ],
+)
+def test_stop_texts_that_cannot_be_are_refused(wrong, message):
+    with pytest.raises(SettingError) as caught:
+        PPOConfig(train_data="rows.jsonl", **wrong)
+    assert message in str(caught.value)

@@ -25,6 +25,8 @@ PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "a
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "engine/test_siblings.py"
+ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
+STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
 GREEDY = f"{SAMPLER}::test_temperature_0_is_greedy_search_token_for_token"
 SAMPLES = f"{SAMPLER}::test_samples_do_not_depend_on_batch_size_order_or_company"
 ONCE = f"{SAMPLER}::test_a_prompt_is_read_once_for_all_of_its_samples"
@@ -204,12 +206,26 @@ BREAKS = [
         "running.drawn + 2 == self.max_new_tokens",
         GREEDY,
     ),
-    Break("rollout/sampler.py", "(tokens == self.eos_id) |", "(tokens == self.eos_id) & False |", GREEDY),
+    Break("rollout/sampler.py", "self.ending.by_token(tokens) |", "self.ending.by_token(tokens) & False |", GREEDY),
+    Break("rollout/sampler.py", "ended[place] |= self.ending.by_text(said[row])", "pass", ENDING),
+    Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
+    Break("rollout/ending.py", "ids[-1] in self.ids or", "ids[-1] == self.ids[0] or", ENDING),
+    Break("rollout/ending.py", "(self.finishes and self.by_text(ids))", "self.by_text(ids)", ENDING),
+    Break("rollout/ending.py", "if width >= len(ids) or len(text.encode()) > most + MARGIN:", "if True:", ENDING),
+    Break("rollout/vllm.py", '"stop_token_ids": list(ending.ids)', '"stop_token_ids": [ending.ids[0]]', ENDING),
+    Break("rollout/vllm.py", "ids := ending.cut(one.ids)", "ids := one.ids", ENDING),
+    Break("rollout/running.py", "return without_spare(lm, logits.to(", "return (logits.to(", VOCABULARY),
+    Break("models/load.py", "return without_spare(lm, logits)", "return logits", VOCABULARY),
+    Break("models/load.py", "    if len(ends) > 1:", "    if False:", VOCABULARY),
+    Break("models/vocabulary.py", "named == configured and", "named == configured and False and", VOCABULARY),
+    Break("data/render.py", "found + len(stop) for stop", "found for stop", ENDING),
+    Break("data/render.py", "i not in self.ends]", "i != self.end_of_turn_id]", ENDING),
+    Break("data/render.py", "ids if ids[-1] in self.ends else", "ids if True else", STOPPED),
     Break("rollout/sampler.py", "= step.places + 1", "= step.places.clamp(min=1)", GREEDY),
     Break(
         "rollout/sampler.py",
-        "ids.gather(1, lengths[:, None] - 1).squeeze(1) == self.eos_id",
-        "lengths < self.max_new_tokens",
+        "self.ending.finished(row[:length])",
+        "length < self.max_new_tokens",
         f"{SAMPLER}::test_an_end_of_turn_as_the_very_last_token_is_finished",
     ),
     Break(
@@ -428,7 +444,7 @@ BREAKS = [
     Break("rollout/vllm.py", "parts[:: self.backend.ranks]", "parts", VLLM),
     Break("rollout/vllm.py", "world.size() // ranks, world.rank() // ranks", "world.size(), world.rank()", VLLM),
     Break("rollout/vllm.py", "self.ahead[0] != keys", "False", VLLM),
-    Break("rollout/vllm.py", "completion.ids[-1] == eos_id", "len(completion.ids) < ids.shape[1]", VLLM),
+    Break("rollout/vllm.py", "ending.finished(completion.ids)", "len(completion.ids) < ids.shape[1]", VLLM),
     Break("rollout/server.py", "theirs := self.weight_version()) != self", 'theirs := "") == self', VLLM_SERVER),
     Break("rollout/server.py", " and answer.status_code != 404:", ":", VLLM_SERVER),
     Break("rollout/server.py", '"seed": seed', '"seed": 0', VLLM_SERVER),

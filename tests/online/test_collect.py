@@ -10,6 +10,7 @@ from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
@@ -24,7 +25,7 @@ def gather(prompt_row, says, chatml_renderer):
     """gather(models, temperature, micro_batch_tokens) -> a rollout of four completions of at most 8 tokens."""
 
     def run(models, temperature=1.0, micro_batch_tokens=30):
-        sampler = HFSampler(models.policy, 0, END, 8, temperature, 3)
+        sampler = HFSampler(models.policy, 0, Ending((END,)), 8, temperature, 3)
         rewards = Rewards([says(SCORES)], [1.0], None, 0.0, chatml_renderer)
         rows = [prompt_row(prompt) for prompt in PROMPTS]
         return collect(models, sampler, rewards, rows, KEYS, micro_batch_tokens, Timer())
@@ -110,7 +111,7 @@ def test_the_dropout_of_an_adapter_does_not_reach_what_is_collected(tiny_lm, gat
 def test_the_time_of_sampling_and_scoring_is_kept_apart(tiny_lm, prompt_row, says, chatml_renderer):
     models, timer = cast(tiny_lm), Timer()
     rewards = Rewards([says([0.0])], [1.0], None, 0.0, chatml_renderer)
-    sampler = HFSampler(models.policy, 0, 2, 4, 1.0, 3)
+    sampler = HFSampler(models.policy, 0, Ending((2,)), 4, 1.0, 3)
     collect(models, sampler, rewards, [prompt_row([5, 6])], [(0, 0)], 30, timer)
     assert set(timer.seconds) == {"rollout", "score"}
     assert min(timer.seconds.values()) > 0
@@ -124,7 +125,7 @@ def test_what_is_collected_is_the_same_with_prompts_shared(tiny_lm, says, prompt
         policy, reference = tiny_lm(seed=0, vocab=20), tiny_lm(seed=1, vocab=20)
         if share == "on":
             assert enable_sharing(policy, 64) and enable_sharing(reference, 64)
-        sampler = HFSampler(policy, 0, 12, 6, 1.0, 12)
+        sampler = HFSampler(policy, 0, Ending((12,)), 6, 1.0, 12)
         value = ScalarModel(tiny_lm(seed=2, vocab=20), new_head(policy))
         torch.nn.init.ones_(value.head.weight)
         assert share == "off" or enable_sharing(value.lm, 64)

@@ -12,6 +12,7 @@ from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.update import Forward, PolicyLearner, Update
 from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 END = 12  # a token these models do say, so that completions differ in length
@@ -24,7 +25,7 @@ def group_rollout(tiny_lm, says, prompt_row, chatml_renderer):
     policy, reference = tiny_lm(seed=0, vocab=20), tiny_lm(seed=1, vocab=20)
     rewards = Rewards([says([1.0, -1.0, 0.5, 2.0] * 2 + [3.0] * 4)], [1.0], None, 0.0, chatml_renderer)
     rows = [prompt_row(prompt) for prompt in ([5, 6, 7], [8], [9, 10]) for _ in range(4)]
-    sampler = HFSampler(policy, 0, END, 6, 1.0, 12)
+    sampler = HFSampler(policy, 0, Ending((END,)), 6, 1.0, 12)
     rollout = collect(Models(policy, reference, None), sampler, rewards, rows, [(1, n) for n in range(12)], 40, Timer())
     assert 0 < rollout.finished.sum() < 12
     return policy, rollout

@@ -26,6 +26,7 @@ from easyrlhf.online.update import (
     policy_metrics,
 )
 from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 END = 12  # a token these models do say, so that completions differ in length
@@ -42,7 +43,7 @@ class Bench:
         self.policy, reference, lm = (tiny_lm(seed=seed, vocab=20) for seed in (0, 1, 2))
         self.value, self.config = ScalarModel(lm, new_head(lm)), config
         models = Models(self.policy, reference, self.value)
-        sampler = HFSampler(self.policy, 0, END, 6, config.temperature, 4)
+        sampler = HFSampler(self.policy, 0, Ending((END,)), 6, config.temperature, 4)
         rows = [prompt_row(prompt) for prompt in prompts]
         rollout = collect(models, sampler, rewards, rows, [(1, n) for n in range(len(rows))], 40, Timer())
         self.rollout = estimate_ppo(rollout, config, config.kl_coef)

@@ -302,3 +302,14 @@ def test_an_answer_without_a_single_word_is_scored(scorer, tokenizer, chatml_ren
     ids = source.in_own_tokens([row], [[policy.end_of_turn_id]], [True])[0]
     assert ids[-1] == END
     assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n<|im_end|>")
+
+
+def test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not(scorer, chatml_renderer, tokenizer):
+    """At the end-of-turn token; where another token of the model's ended it, at that, and cut off at its last."""
+    policy = Renderer(tokenizer, (7,), stops=("blue",))
+    row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
+    blue = tokenizer("It is blue", add_special_tokens=False)["input_ids"]
+    source = RewardModel(scorer, chatml_renderer, policy, True, 1000)
+    scores = source([row] * 4, [blue, blue, [*blue, 7], [*blue, END]], T([True, False, True, True]))
+    read = [[*blue, END], blue, [*blue, 7], [*blue, END]]
+    assert scores == pytest.approx([score_alone(scorer, row["prompt_ids"] + ids) for ids in read], abs=1e-5)

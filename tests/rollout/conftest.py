@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.server import Server
 
 
@@ -34,7 +35,14 @@ def backend(tmp_path):
 
     def make(port: int, **changed) -> Server:
         told: list[str] = []
-        known = {"timeout": 20.0, "folder": tmp_path / "weights", "limit": 5, "eos_id": 2, "temperature": 0.7}
+        known = {
+            "timeout": 20.0,
+            "folder": tmp_path / "weights",
+            "limit": 5,
+            "ending": Ending((2,)),
+            "spare": [],
+            "temperature": 0.7,
+        }
         known |= {"lora_r": 0, "nccl": None, "tell": told.append, "stopping": lambda: False}
         one = Server("127.0.0.1", port, **known | changed)
         one.told = told

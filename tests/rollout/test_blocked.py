@@ -9,6 +9,7 @@ from easyrlhf.models.load import add_lora
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.rollout import blocked
 from easyrlhf.rollout.blocked import blockable, blocked_weights
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
@@ -62,7 +63,7 @@ def test_rollouts_follow_the_weights_and_leave_the_model_as_it_was(lora, small, 
     lm = tiny_lm(eos_token_id=None)
     if lora:
         lm = add_lora(lm, r=2, alpha=2, dropout=0.0, target="all-linear").eval()
-    sampler = HFSampler(lm, 0, 10_000, 8, 1.0, 3)
+    sampler = HFSampler(lm, 0, Ending((10_000,)), 8, 1.0, 3)
 
     def check():
         """That the model says of the samples what the sampler said."""

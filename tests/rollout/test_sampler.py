@@ -11,6 +11,7 @@ from torch import tensor as T
 from easyrlhf.models.load import add_lora
 from easyrlhf.models.shared import POLICY, SharedBackbone
 from easyrlhf.rollout import cache, running
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16], [17, 18, 19, 20, 21, 22, 23, 24], [25], [26, 27, 28]]
@@ -19,7 +20,7 @@ WIDTH, PAD, NEVER = 12, 0, 10_000
 
 
 def sampler(lm, *, eos=NEVER, temperature=1.0, batch_size=7, width=WIDTH) -> HFSampler:
-    return HFSampler(lm, PAD, eos, width, temperature, batch_size)
+    return HFSampler(lm, PAD, Ending((eos,)), width, temperature, batch_size)
 
 
 def rows_of(samples) -> list[list[int]]:

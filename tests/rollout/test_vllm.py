@@ -11,9 +11,11 @@ import torch
 
 from easyrlhf.engine import world
 from easyrlhf.errors import InputError, ServiceError
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.vllm import Completion, SamplerLost, VLLMSampler, lora_room, samples_of, seed_of
 
 PAD, END = 9, 2
+ENDING = Ending((END,))
 PROMPTS = [[11], [12, 13], [14]]
 KEYS = [(7, 0, number) for number in range(3)]
 OTHERS = [(7, 1, number) for number in range(3)]
@@ -74,7 +76,7 @@ class Backend:
 
 
 def sampler_of(backend: Backend, sync_interval: int = 1) -> VLLMSampler:
-    return VLLMSampler(Policy(), backend, pad_id=PAD, eos_id=END, temperature=1.0, sync_interval=sync_interval)
+    return VLLMSampler(Policy(), backend, pad_id=PAD, ending=ENDING, temperature=1.0, sync_interval=sync_interval)
 
 
 def update(sampler: VLLMSampler) -> None:
@@ -124,7 +126,7 @@ def test_completions_keep_their_order_and_are_padded():
         Completion([END], [-4.0]),
         Completion([6, 7, END], [-0.25, -0.5, -0.75]),  # ends with the last token it may have
     ]
-    samples = samples_of(completions, PAD, END, torch.device("cpu"))
+    samples = samples_of(completions, PAD, ENDING, torch.device("cpu"))
     assert samples.completion_ids.tolist() == [[5, END, PAD], [5, 6, 7], [END, PAD, PAD], [6, 7, END]]
     assert samples.completion_mask.tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]]
     assert samples.logprobs.tolist() == [[-0.5, -1.5, 0], [-1, -2, -3], [-4, 0, 0], [-0.25, -0.5, -0.75]]
@@ -134,7 +136,7 @@ def test_completions_keep_their_order_and_are_padded():
 
 def test_a_log_probability_that_vllm_does_not_know_is_not_a_number():
     completions = [Completion([5, END], [None, -0.5]), Completion([END], [-1.0])]
-    samples = samples_of(completions, PAD, END, torch.device("cpu"))
+    samples = samples_of(completions, PAD, ENDING, torch.device("cpu"))
     assert samples.logprobs.isnan().tolist() == [[True, False], [False, False]]
     assert samples.logprobs[:, 0].tolist()[1] == -1.0 and samples.logprobs[0, 1] == -0.5
 

@@ -24,6 +24,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
 from easyrlhf.errors import InputError
 from easyrlhf.rollout import server as client
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.settings import SettingError
 from easyrlhf.stages import rollouts
@@ -62,7 +63,7 @@ class Samples:
         with self.lock:
             self.drawn += 1
             (end,) = body["stop_token_ids"]
-            sampler = HFSampler(self.lm, 0, end, body["max_tokens"], body["temperature"], 1)
+            sampler = HFSampler(self.lm, 0, Ending((end,)), body["max_tokens"], body["temperature"], 1)
             found = sampler.generate([body["prompt"]], [(body["seed"],)])
         return found.completion_ids[0].tolist(), found.logprobs[0].tolist()
 

@@ -16,6 +16,7 @@ from easyrlhf.cli import chat as command_line
 from easyrlhf.config import SFTConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools import chat
@@ -205,7 +206,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(sft, greedy, seen, 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_streamed_tokens_are_those_that_generate_draws(tiny_lm, temperature):
-    sampler = HFSampler(tiny_lm(dtype=torch.float64), 0, 30, 12, temperature, 4)
+    sampler = HFSampler(tiny_lm(dtype=torch.float64), 0, Ending((30,)), 12, temperature, 4)
     prompts, keys = [[5, 6, 7], [8], [9, 10], [11, 12]], [(0, i) for i in range(4)]
     samples = sampler.generate(prompts, keys)
     for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):

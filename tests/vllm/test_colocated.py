@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from easyrlhf.engine import world
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.vllm import seed_of
 
@@ -40,7 +41,14 @@ def vllm(lm):
     from easyrlhf.rollout.colocated import Colocated
 
     how = {"device": torch.device("cpu"), "dtype": torch.float32, "ranks": 1, "memory": 0.3, "max_length": 64}
-    how |= {"limit": LIMIT, "eos_id": END, "temperature": T, "lora_r": 0, "trust_remote_code": False}
+    how |= {
+        "limit": LIMIT,
+        "ending": Ending((END,)),
+        "spare": [],
+        "temperature": T,
+        "lora_r": 0,
+        "trust_remote_code": False,
+    }
     with world.joined(torch.device("cpu"), 60, alone=True):
         colocated = Colocated(lm.folder, **how)
         colocated.load(lm)
@@ -49,7 +57,7 @@ def vllm(lm):
 
 def greedy(lm) -> list[list[int]]:
     """What our own loop takes to be likeliest."""
-    samples = HFSampler(lm, PAD, END, LIMIT, 0, 4).generate(PROMPTS, [(n,) for n in range(len(PROMPTS))])
+    samples = HFSampler(lm, PAD, Ending((END,)), LIMIT, 0, 4).generate(PROMPTS, [(n,) for n in range(len(PROMPTS))])
     lengths = samples.completion_mask.sum(1).long().tolist()
     return [row[:length] for row, length in zip(samples.completion_ids.tolist(), lengths, strict=True)]
 
