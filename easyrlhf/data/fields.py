@@ -2,13 +2,25 @@
 
 import difflib
 import math
+import re
 from typing import Any
 
 from easyrlhf.data.faults import ContentFault, StructuralFault
+from easyrlhf.data.messages import THOUGHT_KEYS, is_empty, kind_of, messages
 from easyrlhf.data.records import Messages
 
 NO_PROMPT = "no prompt before the answer"
-ROLES = ("system", "user", "assistant", "tool", "developer")
+LABELS = ("label", "kto_tag")
+QUESTION_NAMES = frozenset(
+    ("query", "question", "problem", "instruction", "input", "context", "user", "human", "request", "post", "prompt")
+)
+# Keys that say something about a row, and hold neither question nor answer.
+ABOUT_A_ROW = re.compile(
+    r"(^|_)(id|ids|uuid|hash|source|dataset|subset|split|category|categories|topic|domain|type|kind|lang|language|model|"
+    r"models|annotator|author|date|time|timestamp|url|path|file|license|reason|rationale|explanation|comment|notes?)$",
+    re.I,
+)
+LIKED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 
 
 def need(row: dict, key: str) -> Any:
@@ -27,22 +39,25 @@ def keys_of(row: dict) -> str:
     return "keys " + ", ".join(map(str, row)) if row else "no key at all"
 
 
-def columns(row: dict, *used: str) -> dict[str, Any]:
-    """What a row holds beside the keys that were used."""
-    return {key: value for key, value in row.items() if key not in used}
+def may_ask(row: dict, *besides: str) -> list[str]:
+    """Keys of a row, beside these, whose text could be its question, the likelier ones first."""
+    texts = {k: v.strip() for k, v in row.items() if k not in besides and isinstance(v, str) and v.strip()}
+    named = [key for key in texts if key.lower() in QUESTION_NAMES]
+    wordy = [key for key, value in texts.items() if " " in value and not ABOUT_A_ROW.search(key)]
+    return named + [key for key in wordy if key not in named]
 
 
 def text(value: Any, key: str) -> str:
     """A string."""
     if not isinstance(value, str):
-        raise StructuralFault(f"key '{key}': expected a string, found {_kind(value)}")
+        raise StructuralFault(f"key '{key}': expected a string, found {kind_of(value)}")
     return value
 
 
 def items(value: Any, key: str) -> list:
     """A list of anything."""
     if not isinstance(value, list):
-        raise StructuralFault(f"key '{key}': expected a list, found {_kind(value)}")
+        raise StructuralFault(f"key '{key}': expected a list, found {kind_of(value)}")
     return value
 
 
@@ -55,34 +70,34 @@ def objects(value: Any, key: str, *names: str) -> list[tuple]:
     return found
 
 
-def messages(value: Any, key: str, role_key: str = "role", content_key: str = "content"):
-    """A list of turns as Messages; turns may name their two fields differently."""
-    if not isinstance(value, list):
-        raise StructuralFault(f"key '{key}': expected a list of messages, found {_kind(value)}")
-    return [_turn(turn, f"{key}[{i}]", role_key, content_key) for i, turn in enumerate(value)]
-
-
-def turns(value: Any, key: str) -> Messages:
-    """A list of turns as Messages, whether they have `role` and `content` or ShareGPT's `from` and `value`."""
-    sharegpt = isinstance(value, list) and any(isinstance(turn, dict) and "from" in turn for turn in value[:1])
-    return messages(value, key, *(("from", "value") if sharegpt else ()))
-
-
 def asked(row: dict, question: str) -> Messages:
-    """A question as a user turn, behind the row's `system` text where it has one."""
+    """A question as a user turn, behind the earlier questions and answers in the row's `history`."""
     if not question.strip():
         raise ContentFault(NO_PROMPT)
-    return [*system_turn(row), {"role": "user", "content": question}]
+    return [*earlier_turns(row), {"role": "user", "content": question}]
 
 
-def system_turn(row: dict) -> Messages:
-    """The row's `system` text as a turn; none when it is missing or empty."""
-    return [{"role": "system", "content": text(row["system"], "system")}] if row.get("system") else []
+def earlier_turns(row: dict) -> Messages:
+    """The turns of `history`, a list of questions with their answers."""
+    turns: Messages = []
+    for i, pair in enumerate(items(row.get("history") or [], "history")):
+        if len(items(pair, f"history[{i}]")) != 2:
+            raise StructuralFault(f"key 'history[{i}]': expected a question and its answer, found {len(pair)} items")
+        question, answer = (text(item, f"history[{i}]") for item in pair)
+        turns += [{"role": "user", "content": question}, *said(answer)]
+    return turns
 
 
-def said(answer: str) -> Messages:
-    """An answer as an assistant turn."""
-    return [{"role": "assistant", "content": answer}]
+def said(answer: str, thought: str = "") -> Messages:
+    """An answer as an assistant turn, perhaps with the thoughts that led to it."""
+    return [{"role": "assistant", "content": answer} | ({"reasoning_content": thought} if thought else {})]
+
+
+def answered(row: dict, *keys: str) -> Messages:
+    """The one answer of a row, under the first of these keys that it has, with the row's thoughts where there are."""
+    key = next((key for key in keys if row.get(key) is not None), keys[0])
+    thoughts = [text(row[name], name) for name in THOUGHT_KEYS if row.get(name)]
+    return said(text(need(row, key), key), thoughts[0] if thoughts else "")
 
 
 def instructed(row: dict) -> Messages:
@@ -102,27 +117,14 @@ def last_answer(turns: Messages) -> tuple[Messages, Messages]:
     return turns[:-1], turns[-1:]
 
 
-def _turn(turn: Any, key: str, role_key: str, content_key: str) -> dict[str, str]:
-    _check_object(turn, key, role_key, content_key)
-    role = text(turn[role_key], f"{key}.{role_key}")
-    role = TURN_NAMES.get(role, role)
-    if role not in ROLES:
-        raise StructuralFault(f"key '{key}.{role_key}': unknown role '{role}'; expected one of {', '.join(ROLES)}")
-    return {"role": role, "content": text(turn[content_key], f"{key}.{content_key}")}
-
-
 def _check_object(value: Any, key: str, *names: str) -> None:
     """Raise unless the value is an object that has all these keys, none of them null."""
     if not isinstance(value, dict):
         wanted = " and ".join(f"'{name}'" for name in names)
-        raise StructuralFault(f"key '{key}': expected an object with {wanted}, found {_kind(value)}")
+        raise StructuralFault(f"key '{key}': expected an object with {wanted}, found {kind_of(value)}")
     for name in names:
         if value.get(name) is None:
             raise StructuralFault(f"key '{key}': missing key '{name}'; found {keys_of(value)}")
-
-
-# how ShareGPT's many exporters call the two sides
-TURN_NAMES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 
 
 def text_or_messages(value: Any, key: str) -> str | Messages:
@@ -131,7 +133,7 @@ def text_or_messages(value: Any, key: str) -> str | Messages:
         return text(value, key)
     if isinstance(value, list):
         return messages(value, key)
-    raise StructuralFault(f"key '{key}': expected a string or messages, found {_kind(value)}")
+    raise StructuralFault(f"key '{key}': expected a string or messages, found {kind_of(value)}")
 
 
 def same_form(prompt: str | Messages, completion: str | Messages, key: str) -> None:
@@ -145,29 +147,41 @@ def same_form(prompt: str | Messages, completion: str | Messages, key: str) -> N
 def number(value: Any, key: str) -> float:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise StructuralFault(f"key '{key}': expected a number, found {_kind(value)}")
+        raise StructuralFault(f"key '{key}': expected a number, found {kind_of(value)}")
     if (isinstance(value, int) and abs(value) > 10**15) or not math.isfinite(value):
         raise StructuralFault(f"key '{key}': expected a finite number, found {str(value)[:30]}")
     return float(value)
 
 
-def boolean(value: Any, key: str) -> bool:
-    """true or false; 0 and 1 are not taken for them."""
-    if not isinstance(value, bool):
-        raise StructuralFault(f"key '{key}': expected true or false, found {_kind(value)}")
-    return value
+def label(row: dict) -> bool:
+    """Whether the row's answer was liked: true or false, 1 or 0, or these as texts."""
+    key = next((name for name in LABELS if row.get(name) is not None), LABELS[0])
+    value = need(row, key)
+    if not is_label(value):
+        raise StructuralFault(f"key '{key}': expected true or false (or 1, 0), found {kind_of(value)}")
+    return LIKED[value.strip().lower() if isinstance(value, str) else value]
+
+
+def is_label(value: Any) -> bool:
+    """Whether a value says that an answer was liked, or that it was not."""
+    return not isinstance(value, list | dict) and (value.strip().lower() if isinstance(value, str) else value) in LIKED
 
 
 def check_prompt(prompt: str | Messages) -> None:
     """A prompt says something, and does not end with the answer."""
-    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-        raise ContentFault(NO_PROMPT)
+    check_question(prompt)
     if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
         raise StructuralFault("the prompt ends with an assistant turn; expected a user turn")
 
 
+def check_question(prompt: str | Messages) -> None:
+    """A prompt says something; it may end with an answer that has begun."""
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        raise ContentFault(NO_PROMPT)
+
+
 def check_completion(completion: str | Messages, key: str) -> None:
-    """A completion starts and ends with the assistant, and no assistant turn is blank."""
+    """A completion starts and ends with the assistant, and its last turn says something."""
     if isinstance(completion, str):
         if not completion.strip():
             raise ContentFault("empty completion")
@@ -181,16 +195,5 @@ def check_completion(completion: str | Messages, key: str) -> None:
         )
     if completion[-1]["role"] != "assistant":
         raise ContentFault("no assistant turn at the end")
-    if not all(t["content"].strip() for t in completion if t["role"] == "assistant"):
+    if is_empty(completion[-1]):
         raise ContentFault("empty completion")
-
-
-def _kind(value: Any) -> str:
-    """A value's kind in the words of JSON, with a short look at it."""
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
-    names |= {list: "a list", dict: "an object"}
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else shown[:40] + "…"
-    return f"{names.get(type(value), type(value).__name__)} ({shown})"

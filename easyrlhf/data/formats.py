@@ -3,11 +3,14 @@
 import difflib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from easyrlhf.data import comparisons, conversations, hh, rankings
 from easyrlhf.data.axolotl import SPELLINGS
+from easyrlhf.data.fields import is_label, may_ask
+from easyrlhf.data.keys import NAMED, Row, complete, fates, unused_in_turns
+from easyrlhf.data.messages import role_of, unfolded
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.errors import InputError
 
@@ -22,24 +25,69 @@ class Format:
     record     the kind of record it becomes
     recognise  row -> whether it is written this way (looking at keys first); None for a layout that cannot be told
                apart from another one, which --format must name
-    parse      (row, place, notes) -> record; raises StructuralFault or ContentFault
+    parse      (row, notes) -> record; raises StructuralFault or ContentFault
+    asks       the keys that are wholly in the prompt; others are passed on where prompts are read
+    ask        like parse, where prompts are read and the row may end before the answer
     """
 
     keys: str
     record: type
     recognise: Callable[[dict], bool] | None
-    parse: Callable[[dict, str, Counter], Record]
+    parse: Callable[[dict, Counter], Record]
+    asks: tuple[str, ...] = ()
+    ask: Callable[[dict, Counter], Record] | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A row as it was read.
+
+    record  what it says, with its columns
+    fates   what became of each of its keys (data/keys.py)
+    unused  keys of the row and of its turns (`messages[].id`) of which the record holds nothing, or a column alone
+    """
+
+    record: Record
+    fates: dict[str, str]
+    unused: list[str]
+
+
+def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None = None) -> Reading:
+    """Read a row of this format, with everything that it says.
+
+    kind   of records that are wanted; for "prompt" the record is a Prompt, and what the row answers stays a column
+    notes  counts of what was done out of the ordinary
+    Raises StructuralFault, which names the key, and ContentFault.
+    """
+    form, prompts = FORMATS[name], kind == "prompt"
+    seen = Row(unfolded_row(row))
+    record = (form.ask if prompts and form.ask else form.parse)(seen, notes)
+    record = record.as_prompt() if prompts else record
+    found = fates(seen, record, form.asks, form.record is Demonstration, prompts)
+    record = replace(complete(record, seen, found, notes), place=place)
+    named = [key for key, fate in found.items() if fate == NAMED]
+    return Reading(record, found, named + unused_in_turns(dict(seen), seen.looked_at))
+
+
+def unfolded_row(row: dict) -> dict:
+    """The row with messages in the places of strings that hold them as JSON."""
+    return {key: unfolded(value) if key in UNFOLDED else value for key, value in row.items()}
+
+
+UNFOLDED = ("messages", "conversations", "prompt", "completion", "chosen", "rejected", "rejected_messages")
 
 
 def recognise(row: Any) -> str | None:
     """The name of the format a row is written in, or None."""
     if not isinstance(row, dict):
         return None
+    row = unfolded_row(row)
     return next((name for name, form in FORMATS.items() if form.recognise and form.recognise(row)), None)
 
 
 def variant(name: str, row: dict) -> str:
     """A format's name and the form of this row: rows of one file must agree on both."""
+    row = unfolded_row(row)
     keyed = [key for key in ("prompt", "chosen", "rejected") if key in row]
     if name not in ("preference", "prompt_completion", "unpaired", "ranking", "prompt") or not keyed:
         return name
@@ -79,16 +127,21 @@ def _rejects(row: dict) -> bool:
     return "rejected_response" in row or "rejected_messages" in row
 
 
-def _liked(row: dict, key: str) -> bool:
+def _liked(row: dict, key: str, *answers: str) -> bool:
     """Whether a row has a single answer with a label, to the question in this key."""
-    return key in row and "prompt" not in row and "completion" in row and isinstance(row.get("label"), bool)
+    answered = any(answer in row for answer in answers or ("completion",))
+    return key in row and "prompt" not in row and answered and _labelled(row)
+
+
+def _labelled(row: dict) -> bool:
+    """Whether a row says if its answer was liked; LLaMA-Factory's key means nothing else, whatever its value."""
+    return "kto_tag" in row or is_label(row.get("label"))
 
 
 def _unanswered(row: dict) -> bool:
     """Whether a row's messages are a conversation in which the assistant has not spoken."""
-    turns = _list(row, "messages")
-    names = ("assistant", "gpt", "chatgpt", "model")
-    return bool(turns) and not any(isinstance(t, dict) and t.get("role", t.get("from")) in names for t in turns)
+    turns = _list(row, comparisons.conversation_key(row))
+    return bool(turns) and not any(role_of(turn) == "assistant" for turn in turns)
 
 
 def _list(row: dict, key: str) -> list:
@@ -96,6 +149,9 @@ def _list(row: dict, key: str) -> list:
 
 
 # The order decides: the first recogniser that agrees names the row's format.
+PAIR = ("chosen", "rejected", "margin")
+CONVERSATION = ("messages", "conversations")
+WHOLE = ("messages", "sharegpt", "messages_prompt")  # formats whose rows may stand in one file: all are read alike
 FORMATS: dict[str, Format] = {
     "hh": Format(
         "chosen, rejected: transcripts with '\\n\\nHuman:' and '\\n\\nAssistant:'",
@@ -108,6 +164,7 @@ FORMATS: dict[str, Format] = {
         Comparison,
         lambda row: isinstance(row.get("prompt"), str) and bool(_list(row, "chosen") and _list(row, "rejected")),
         comparisons.parse_ultra,
+        asks=("prompt",),
     ),
     "messages_pairs": Format(
         "messages: list of {role, content} or {from, value}, up to the answer; chosen, rejected: string or one turn "
@@ -115,23 +172,27 @@ FORMATS: dict[str, Format] = {
         Comparison,
         lambda row: (
             "prompt" not in row
-            and ("messages" in row or "conversations" in row)
+            and comparisons.has_conversation(row)
             and any(isinstance(row.get(key), str | dict) for key in ("chosen", "rejected"))
         ),
         comparisons.parse_messages_pairs,
+        asks=CONVERSATION,
     ),
     "swift": Format(
         "messages: list of {role, content} with the chosen answer, or query, response [, history]; rejected_response: "
-        "string, or rejected_messages [, margin]",
+        "string or messages, or rejected_messages [, margin]",
         Comparison,
-        lambda row: ("messages" in row or "query" in row) and _rejects(row),
+        lambda row: (comparisons.has_conversation(row) or "query" in row) and _rejects(row),
         comparisons.parse_swift,
+        asks=(*CONVERSATION, "query"),
+        ask=conversations.parse_conversation_prompt,
     ),
     "intel": Format(
         "question, chosen, rejected [, system] [, margin]: strings",
         Comparison,
         lambda row: _texts(row) and "question" in row,
-        comparisons.parse_intel,
+        comparisons.asking("question"),
+        asks=("question",),
     ),
     "argilla": Format(
         "instruction [, input] [, system]; chosen and rejected, or chosen_response and rejected_response: strings "
@@ -139,24 +200,28 @@ FORMATS: dict[str, Format] = {
         Comparison,
         lambda row: (_texts(row) and "instruction" in row) or "chosen_response" in row or "rejected_response" in row,
         comparisons.parse_argilla,
+        asks=("instruction", "input", "prompt", "question", "query"),
     ),
     "icr": Format(
         "input, chosen, rejected [, system] [, margin]: strings",
         Comparison,
         lambda row: _texts(row) and "input" in row,
-        comparisons.parse_icr,
+        comparisons.asking("input"),
+        asks=("input",),
     ),
     "preference": Format(
         "chosen, rejected [, prompt] [, margin]: strings or messages",
         Comparison,
         lambda row: "chosen" in row or "rejected" in row,
         comparisons.parse_preference,
+        asks=("prompt",),
     ),
     "prompt_pairs": Format(
         "prompt, chosen, rejected [, system] [, margin]: strings that become messages",
         Comparison,
         None,
-        comparisons.parse_prompt_pairs,
+        comparisons.asking("prompt"),
+        asks=("prompt",),
     ),
     "ranking": Format(
         "prompt; completions: list of strings or of messages; scores (higher is better) or ranks (1 is best): numbers",
@@ -165,95 +230,119 @@ FORMATS: dict[str, Format] = {
             isinstance(row.get("completions"), list) and "prompt" in row and ("scores" in row or "ranks" in row)
         ),
         rankings.parse_ranking,
+        asks=("prompt",),
     ),
     "nectar": Format(
-        "prompt: transcript as in hh; answers: list of {answer, rank} (1 is best)",
+        "prompt: a question, or a transcript as in hh; answers: list of {answer, rank} (1 is best)",
         Ranking,
         lambda row: "prompt" in row and any(isinstance(a, dict) and "rank" in a for a in _list(row, "answers")),
         rankings.parse_nectar,
+        asks=("prompt",),
     ),
     "ultrafeedback": Format(
         "instruction; completions: list of {response, overall_score}",
         Ranking,
         lambda row: "instruction" in row and isinstance(row.get("completions"), list),
         rankings.parse_ultrafeedback,
+        asks=("instruction",),
     ),
     "argilla_kto": Format(
-        "instruction, completion [, system]: strings; label: true or false",
+        "instruction [, input] [, system]; completion, or output: strings; label: true or false",
         Feedback,
-        lambda row: _liked(row, "instruction"),
-        conversations.answer_to("instruction"),
+        lambda row: _liked(row, "instruction", "completion", "output"),
+        conversations.parse_argilla_kto,
+        asks=("instruction", "input"),
     ),
     "intel_kto": Format(
         "question, completion [, system]: strings; label: true or false",
         Feedback,
         lambda row: _liked(row, "question"),
         conversations.answer_to("question"),
+        asks=("question",),
     ),
     "argilla_chat_kto": Format(
         "completion: a whole conversation; label: true or false",
         Feedback,
         lambda row: _liked(row, "completion") and isinstance(row["completion"], list),
-        conversations.labelled("completion"),
+        conversations.parse_labelled_chat,
     ),
     "unpaired": Format(
         "prompt, completion: strings or messages; label: true or false",
         Feedback,
-        lambda row: "completion" in row and isinstance(row.get("label"), bool),
+        lambda row: "completion" in row and _labelled(row),
         conversations.parse_unpaired,
+        asks=("prompt",),
     ),
     "prompt_pairs_kto": Format(
         "prompt, completion [, system]: strings that become messages; label: true or false",
         Feedback,
         None,
         conversations.answer_to("prompt"),
+        asks=("prompt",),
     ),
     "swift_kto": Format(
-        "messages: list of {role, content}; label: true or false",
+        "messages, or conversations: list of turns; or query, response [, history]; label: true or false",
         Feedback,
-        lambda row: "messages" in row and isinstance(row.get("label"), bool),
-        conversations.labelled("messages"),
+        lambda row: (comparisons.has_conversation(row) or ("query" in row and "response" in row)) and _labelled(row),
+        conversations.parse_swift_kto,
+        asks=(*CONVERSATION, "query"),
+        ask=conversations.parse_conversation_prompt,
     ),
     "prompt_completion": Format(
         "prompt, completion: strings or messages",
         Demonstration,
         lambda row: "completion" in row,
         conversations.parse_prompt_completion,
+        asks=("prompt",),
     ),
     "messages_prompt": Format(
         "messages: list of {role, content} that ends before the answer (recognised when the assistant never speaks)",
         Prompt,
         _unanswered,
         conversations.parse_messages_prompt,
+        asks=CONVERSATION,
     ),
     "messages": Format(
         "messages: list of {role, content}",
         Demonstration,
         lambda row: "messages" in row,
-        conversations.parse_messages,
+        conversations.parse_conversation,
+        asks=CONVERSATION,
+        ask=conversations.parse_conversation_prompt,
     ),
     "sharegpt": Format(
         "conversations: list of {from, value} (ShareGPT, SlimOrca)",
         Demonstration,
         lambda row: "conversations" in row,
-        conversations.parse_sharegpt,
+        conversations.parse_conversation,
+        asks=CONVERSATION,
+        ask=conversations.parse_conversation_prompt,
     ),
     "query_response": Format(
         "query, response [, system]: strings [, history: list of [question, answer]]",
         Demonstration,
         lambda row: "query" in row and "response" in row,
         conversations.parse_query_response,
+        asks=("query",),
     ),
     "alpaca": Format(
-        "instruction, output [, input] [, system]: strings",
+        "instruction, output [, input] [, system] [, history]: strings",
         Demonstration,
         lambda row: "instruction" in row,
         conversations.parse_alpaca,
+        asks=("instruction", "input"),
     ),
     "prompt": Format(
         "prompt: string or messages, and any other columns",
         Prompt,
         lambda row: "prompt" in row,
         conversations.parse_prompt,
+        asks=("prompt",),
+    ),
+    "text": Format(
+        "text: a string, all of which is learned",
+        Demonstration,
+        lambda row: "text" in row and not may_ask(row, "text"),
+        conversations.parse_text,
     ),
 }

@@ -1,4 +1,7 @@
-"""Row formats of rankings: each parser takes (row, place, notes) and gives a Ranking."""
+"""Row formats of rankings: each parser takes (row, notes) and gives a Ranking.
+
+What every format reads alike (system texts, tools, columns) is added by data/formats.py.
+"""
 
 from collections import Counter
 
@@ -7,7 +10,7 @@ from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.records import Ranking
 
 
-def parse_ranking(row: dict, place: str, notes: Counter) -> Ranking:
+def parse_ranking(row: dict, notes: Counter) -> Ranking:
     """A prompt, its answers, and their scores or their ranks."""
     prompt = fields.text_or_messages(fields.need(row, "prompt"), "prompt")
     completions = [
@@ -24,12 +27,13 @@ def parse_ranking(row: dict, place: str, notes: Counter) -> Ranking:
             f"key '{key}': expected one number for each of the {len(completions)} completions, found {len(numbers)}"
         )
     scores = [-rank for rank in numbers] if key == "ranks" else numbers
-    return _ranking(prompt, completions, scores, fields.columns(row, "prompt", "completions", *given), place)
+    return _ranking(prompt, completions, scores)
 
 
-def parse_nectar(row: dict, place: str, notes: Counter) -> Ranking:
-    """Nectar: a transcript that asks for an answer, and answers with ranks (1 is best)."""
-    turns = hh.read_turns(fields.text(fields.need(row, "prompt"), "prompt"), "prompt")
+def parse_nectar(row: dict, notes: Counter) -> Ranking:
+    """Nectar: a question or a transcript that asks for an answer, and answers with ranks (1 is best)."""
+    question = fields.text(fields.need(row, "prompt"), "prompt")
+    turns = hh.read_turns(question, "prompt") if hh.is_transcript(question) else fields.asked({}, question)
     if turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()
     prompt = hh.join_turns(turns)
@@ -37,21 +41,19 @@ def parse_nectar(row: dict, place: str, notes: Counter) -> Ranking:
     answers = fields.objects(fields.need(row, "answers"), "answers", "answer", "rank")
     texts = [fields.text(answer, f"answers[{i}].answer") for i, (answer, _) in enumerate(answers)]
     scores = [-fields.number(rank, f"answers[{i}].rank") for i, (_, rank) in enumerate(answers)]
-    return _ranking(prompt, list(map(fields.said, texts)), scores, fields.columns(row, "prompt", "answers"), place)
+    return _ranking(prompt, list(map(fields.said, texts)), scores)
 
 
-def parse_ultrafeedback(row: dict, place: str, notes: Counter) -> Ranking:
+def parse_ultrafeedback(row: dict, notes: Counter) -> Ranking:
     """UltraFeedback: an instruction, and responses with overall scores."""
-    prompt = fields.asked({}, fields.text(fields.need(row, "instruction"), "instruction"))
+    prompt = fields.asked(row, fields.text(fields.need(row, "instruction"), "instruction"))
     answers = fields.objects(fields.need(row, "completions"), "completions", "response", "overall_score")
     texts = [fields.text(answer, f"completions[{i}].response") for i, (answer, _) in enumerate(answers)]
     scores = [fields.number(score, f"completions[{i}].overall_score") for i, (_, score) in enumerate(answers)]
-    return _ranking(
-        prompt, list(map(fields.said, texts)), scores, fields.columns(row, "instruction", "completions"), place
-    )
+    return _ranking(prompt, list(map(fields.said, texts)), scores)
 
 
-def _ranking(prompt, completions: list, scores: list[float], columns: dict, place: str) -> Ranking:
+def _ranking(prompt, completions: list, scores: list[float]) -> Ranking:
     fields.check_prompt(prompt)
     for i, completion in enumerate(completions):
         fields.same_form(prompt, completion, f"completions[{i}]")
@@ -62,4 +64,4 @@ def _ranking(prompt, completions: list, scores: list[float], columns: dict, plac
         raise ContentFault("all ties")
     if all(completion == completions[0] for completion in completions):
         raise ContentFault("all completions equal")
-    return Ranking(prompt, completions, scores, columns, place)
+    return Ranking(prompt, completions, scores)

@@ -6,16 +6,20 @@ from itertools import islice
 from typing import Any
 
 from easyrlhf.data.faults import ContentFault, StructuralFault
-from easyrlhf.data.fields import keys_of
-from easyrlhf.data.formats import FORMATS, recognise, require_format, table, variant
+from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
+from easyrlhf.data.formats import FORMATS, WHOLE, Reading, read_row, recognise, require_format, table, variant
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.sources import RawRow, Source
 from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
 
 LOOK_AT = 10  # rows from which a file's format is recognised
-TOLERATED = 0.01  # share of a file's rows that may have a content fault
+# Shares of a file's rows that may have a content fault: equal answers are common in real comparisons, and harmless.
+TOLERATED = 0.01
+TOLERATED_EQUAL = 0.05
+EQUALS = ("chosen equals rejected", "all completions equal", "all ties")
 BROKEN = "unreadable row"
+IMPLICIT_TEXT = "preference, standard, implicit prompt"
 KINDS: dict[str, type] = {
     "demonstration": Demonstration,
     "comparison": Comparison,
@@ -43,21 +47,21 @@ REASONS: dict[tuple[type, str], str] = {
 
 
 def read_records(
-    source: Source, kind: str, ledger: Ledger, *, format: str | None, on_bad_row: str
+    source: Source, kind: str | None, ledger: Ledger, *, format: str | None, on_bad_row: str
 ) -> Iterator[tuple[Record, Any]]:
     """The usable records of one source, each with the row it came from.
 
-    kind        one of KINDS: what each record is, or can be turned into by as_kind
+    kind        one of KINDS: what each record is, or can be turned into by as_kind; None: whatever the source holds
     format      a name that require_format takes, or None to recognise it from the first rows
     on_bad_row  "stop" raises InputError at a structural fault, and at the end of the source when
-                more than 1 % of its rows had a content fault; "skip" drops and counts them all
+                too many of its rows had a content fault (see `tolerated`); "skip" drops and counts them all
     """
-    name, expected = _format_of(source, format and require_format(format, kind))
+    name, expected = _format_of(source, format and require_format(format, kind), kind)
     _require_kind(source, name, kind)
     ledger.files.append(source.name)
     ledger.formats.append(expected or name)
     ledger.notes += source.notes
-    read, faults, first_fault = 0, 0, ""
+    read, faults, first = 0, Counter(), {}
     for raw in source.read():
         ledger.read += 1
         if raw.dropped:
@@ -65,21 +69,43 @@ def read_records(
             continue
         read += 1
         try:
-            record = _parse(raw, name, expected, ledger.notes)
+            found = _parse(raw, name, expected, ledger.notes, kind)
         except StructuralFault as fault:
             if on_bad_row == "stop":
                 raise InputError(f"{raw.place}: {fault} (--on_bad_row skip drops such rows)") from fault
             ledger.drop(BROKEN, raw.place, raw.value, str(fault))
         except ContentFault as fault:
-            faults += 1
-            first_fault = first_fault or f"{raw.place}: {fault.reason}"
+            faults[fault.reason] += 1
+            first.setdefault(tolerated(fault.reason), f"{raw.place}: {fault.reason}")
             ledger.drop(fault.reason, raw.place, raw.value)
         else:
-            yield record, raw.value
-    if on_bad_row == "stop" and faults > TOLERATED * read:
+            ledger.leave_unused(source.name, found.unused)
+            yield found.record, raw.value
+    if on_bad_row == "stop":
+        _check_faults(faults, first, read)
+
+
+def tolerated(reason: str) -> float:
+    """The share of a file's rows that may be dropped for this and like reasons."""
+    return TOLERATED_EQUAL if reason in EQUALS else TOLERATED
+
+
+def too_many(faults: Counter, read: int) -> float | None:
+    """The tolerated share that the faults of a file exceed; None where they are few."""
+    for share in (TOLERATED, TOLERATED_EQUAL):
+        if sum(count for reason, count in faults.items() if tolerated(reason) == share) > share * read:
+            return share
+    return None
+
+
+def _check_faults(faults: Counter, first: dict[float, str], read: int) -> None:
+    """Raise InputError when more rows than are tolerated had a content fault."""
+    share = too_many(faults, read)
+    if share is not None:
+        many = sum(count for reason, count in faults.items() if tolerated(reason) == share)
         raise InputError(
-            f"{first_fault}; {faults:,} of {read:,} rows of this file have such faults, more than "
-            f"{TOLERATED:.0%}; correct them, or drop them with --on_bad_row skip"
+            f"{first[share]}; {many:,} of {read:,} rows of this file have such faults, more than "
+            f"{share:.0%}; correct them, or drop them with --on_bad_row skip"
         )
 
 
@@ -97,23 +123,23 @@ def as_kind(record: Record, kind: str) -> list[Record]:
     return convert(record) if convert else [record]
 
 
-def _parse(raw: RawRow, name: str, expected: str | None, notes: Counter) -> Record:
+def _parse(raw: RawRow, name: str, expected: str | None, notes: Counter, kind: str | None) -> Reading:
     if raw.fault:
         raise StructuralFault(raw.fault)
     if not isinstance(raw.value, dict):
         raise StructuralFault(f"expected a JSON object, found {type(raw.value).__name__}")
-    record = FORMATS[name].parse(raw.value, raw.place, notes)
+    found = read_row(name, raw.value, raw.place, notes, kind)
     if expected is not None:
-        found = _variant_of(raw.value)
-        if found != expected:
+        form = _variant_of(raw.value)
+        if form != expected and not (form in WHOLE and expected in WHOLE):
             raise StructuralFault(
-                f"mixed formats: this row reads as '{found}' ({keys_of(raw.value)}), the first "
+                f"mixed formats: this row reads as '{form}' ({keys_of(raw.value)}), the first "
                 f"rows of the file as '{expected}'; split the file, or choose with --format"
             )
-    return record
+    return found
 
 
-def _format_of(source: Source, forced: str | None) -> tuple[str, str | None]:
+def _format_of(source: Source, forced: str | None, kind: str | None = None) -> tuple[str, str | None]:
     """The format's name, and the variant that all rows must have (None when forced)."""
     first = list(islice((row for row in source.read() if not row.dropped), LOOK_AT))
     if not first:
@@ -124,7 +150,14 @@ def _format_of(source: Source, forced: str | None) -> tuple[str, str | None]:
     variants = Counter(v for row in first if (v := _variant_of(row.value)) is not None)
     if variants:
         expected = variants.most_common(1)[0][0]
-        return expected.split(",")[0], expected
+        named = next(row for row in first if _variant_of(row.value) == expected)
+        if expected == IMPLICIT_TEXT:
+            _require_no_question(named)
+        if expected in WHOLE:
+            answered = next((v for v in variants if v in WHOLE and v != "messages_prompt"), None)
+            expected = answered or ("messages" if kind == "prompt" else expected)
+            return expected, expected
+        return recognise(named.value), expected
     place, seen = first[0].place, first[0].value
     if first[0].fault:
         raise InputError(f"{place}: {first[0].fault}")
@@ -135,16 +168,34 @@ def _format_of(source: Source, forced: str | None) -> tuple[str, str | None]:
     )
 
 
+def _require_no_question(raw: RawRow) -> None:
+    """Raise InputError where a prompt would be guessed from two answers although another column may hold it."""
+    if asking := may_ask(raw.value, "chosen", "rejected"):
+        raise InputError(
+            f"{raw.place}: no prompt among the {keys_of(raw.value)}: the words that both answers begin with would be "
+            f"taken for it, but '{asking[0]}' may hold the question. Name it with --field prompt={asking[0]} (and "
+            "--format prompt_pairs where its texts are to become messages), or choose --format preference to begin "
+            "both answers with their prompt"
+        )
+
+
 def _variant_of(row: Any) -> str | None:
     name = recognise(row)
     return None if name is None else variant(name, row)
 
 
-def _require_kind(source: Source, name: str, kind: str) -> None:
+def _require_kind(source: Source, name: str, kind: str | None) -> None:
     """Stop when the file holds records of another kind than the stage reads."""
     record = FORMATS[name].record
-    if kind == "prompt" or record is KINDS[kind] or (record, kind) in CONVERSIONS:
+    if kind == "prompt" and name == "text":
+        raise InputError(
+            f"{source.name}: holds texts without a prompt (format text), which are for sft_train; where the texts are "
+            "prompts, name them with --field prompt=text"
+        )
+    if kind in ("prompt", None) or record is KINDS[kind] or (record, kind) in CONVERSIONS:
         return
+    if kind == "feedback":
+        _require_label(source)
     wanted = [f"  {n}: {f.keys}" for n, f in FORMATS.items() if f.record is KINDS[kind]]
     keys = next((keys_of(r.value) for r in source.read() if isinstance(r.value, dict)), "")
     reason = REASONS.get((record, kind))
@@ -152,6 +203,16 @@ def _require_kind(source: Source, name: str, kind: str) -> None:
         f"{source.name}: holds {plural(record)} (format {name}, found {keys}), which are for {READ_BY[record]}; "
         f"this stage needs {plural(KINDS[kind])}{f' ({reason})' if reason else ''}:\n" + "\n".join(wanted)
     )
+
+
+def _require_label(source: Source) -> None:
+    """Raise InputError for a row whose label is why it was not taken for feedback."""
+    for raw in islice(source.read(), LOOK_AT):
+        if isinstance(raw.value, dict) and any(raw.value.get(key) is not None for key in LABELS):
+            try:
+                label(raw.value)
+            except StructuralFault as fault:
+                raise InputError(f"{raw.place}: {fault}") from fault
 
 
 def plural(record: type) -> str:

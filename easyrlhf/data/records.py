@@ -1,19 +1,25 @@
 """What a row of data means, whatever file and format it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
-Messages = list[dict[str, str]]  # [{"role": "user", "content": "…"}, …]
+Message = dict[str, Any]  # {"role": "user", "content": "…"}; data/messages.py says what else it may hold
+Messages = list[Message]
+Columns = dict[str, Any]  # a row's other fields; `tools` and `chat_template_kwargs` are for the chat template too
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question without an answer; `columns` are the row's other fields, for reward functions."""
+    """A question without an answer; `columns` are the row's other fields, for reward functions.
+
+    answers  names of the columns that hold the answers which the row had
+    """
 
     prompt: Messages | str
-    columns: dict[str, Any]
-    place: str  # "file:line", or "file:row 3" where a file has no lines
+    columns: Columns = field(default_factory=dict)
+    place: str = ""  # "file:line", or "file:row 3" where a file has no lines
+    answers: tuple[str, ...] = ()
 
     def as_prompt(self) -> "Prompt":
         """The record itself."""
@@ -30,8 +36,8 @@ class Demonstration:
 
     prompt: Messages | str
     completion: Messages | str
-    columns: dict[str, Any]
-    place: str
+    columns: Columns = field(default_factory=dict)
+    place: str = ""
 
     def as_prompt(self) -> Prompt:
         """Everything up to the last assistant turn, which is the one to be sampled again."""
@@ -53,9 +59,9 @@ class Comparison:
     prompt: Messages | str
     chosen: Messages | str
     rejected: Messages | str
-    margin: float | None
-    columns: dict[str, Any]
-    place: str
+    margin: float | None = None
+    columns: Columns = field(default_factory=dict)
+    place: str = ""
     weight: float = 1.0
 
     def as_prompt(self) -> Prompt:
@@ -83,8 +89,8 @@ class Ranking:
     prompt: Messages | str
     completions: list[Messages | str]
     scores: list[float]
-    columns: dict[str, Any]
-    place: str
+    columns: Columns = field(default_factory=dict)
+    place: str = ""
 
     def as_prompt(self) -> Prompt:
         """The prompt that all answers share."""
@@ -105,8 +111,8 @@ class Feedback:
     prompt: Messages | str
     completion: Messages | str
     label: bool
-    columns: dict[str, Any]
-    place: str
+    columns: Columns = field(default_factory=dict)
+    place: str = ""
 
     def as_prompt(self) -> Prompt:
         """The prompt that was answered."""

@@ -4,7 +4,8 @@ import json
 import math
 from array import array
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class DataSummary:
     dropped  reason -> rows       notes  what was done to rows that were kept -> rows
     lengths  column -> p50, p90, p99, max in tokens, over the token rows
     sha256   of the token rows, in order
+    unused   file -> keys of its rows that nothing was made of -> rows that have them
     """
 
     name: str
@@ -35,6 +37,7 @@ class DataSummary:
     notes: dict[str, int]
     lengths: dict[str, dict[str, int]]
     sha256: str
+    unused: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """For the console: the balance, with lengths where there are tokens, then what was noted."""
@@ -46,7 +49,8 @@ class DataSummary:
         if self.lengths:
             parts.append("lengths " + " ".join(f"{key} {value:,}" for key, value in self.lengths["length"].items()))
         first = " · ".join([*parts, ", ".join(dict.fromkeys(self.formats))])
-        return [f"{self.name}: {line}" for line in (first, *(f"{n:,} {note}" for note, n in self.notes.items()))]
+        noted = [f"{n:,} {note}" for note, n in self.notes.items()]
+        return [f"{self.name}: {line}" for line in (first, *noted, *unused_lines(self.unused))]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -67,6 +71,7 @@ class Ledger:
         self.notes: Counter = Counter()
         self.converted: dict[tuple[str, str], Counter] = {}
         self.lengths: dict[str, array] = {}
+        self.unused: dict[str, Counter] = {}
         self.bad_rows = bad_rows
         self._forget_earlier_run()
 
@@ -100,6 +105,11 @@ class Ledger:
             for column, length in lengths.items():
                 self.lengths.setdefault(column, array("l")).append(length)
 
+    def leave_unused(self, file: str, keys: list[str]) -> None:
+        """Note keys of a row, or of its turns, of which nothing is made."""
+        if keys:
+            self.unused.setdefault(file, Counter()).update(keys)
+
     def convert(self, origin: str, target: str, rows: int) -> None:
         """Note that a row of a file, of one kind of records, became so many of another kind."""
         self.converted.setdefault((origin, target), Counter()).update(used=1, made=rows)
@@ -118,7 +128,17 @@ class Ledger:
             notes=converted | {note: count for note, count in self.notes.items() if count},
             lengths={column: _percentiles(values) for column, values in self.lengths.items()},
             sha256=sha256,
+            unused={file: dict(keys) for file, keys in self.unused.items()},
         )
+
+
+def unused_lines(unused: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for each file that has keys of which nothing is made."""
+    return [
+        f"{file}: keys not used: "
+        + ", ".join(f"{key} ({rows:,} {'row' if rows == 1 else 'rows'})" for key, rows in keys.items())
+        for file, keys in unused.items()
+    ]
 
 
 def quantile(values: array, share: float) -> int:

@@ -115,7 +115,7 @@ class Run:
     def mark_begun(self) -> None:
         """Check the folder once more, and write what says that the run is under way. Raises InputError."""
         known = read_stage(self.folder)
-        if self.checkpoint and known.get("data") != self.info["data"]:
+        if self.checkpoint and not same_rows(known.get("data", {}), self.info["data"]):
             raise InputError(
                 f"{self.folder}: the rows of --train_data or --valid_data have changed since this run started; "
                 "put them back, give another --output_dir, or start anew with --overwrite"
@@ -367,6 +367,12 @@ def remove_ours(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def same_rows(known: dict, found: dict) -> bool:
+    """Whether two accounts of data, name → summary, are of the same token rows in the same order."""
+    digests = [{name: part["sha256"] for name, part in account.items()} for account in (known, found)]
+    return digests[0] == digests[1]
 
 
 def what_is_safe(config) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jsonlines
 
 from easyrlhf.data.formats import recognise, require_format
 from easyrlhf.data.reader import KINDS, as_kind, kind_of, plural, read_records
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Ranking, Record
+from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.sources import Source, open_sources
 from easyrlhf.data.summary import DataSummary, Ledger
 from easyrlhf.errors import InputError
@@ -90,7 +91,7 @@ def converted(
 ) -> Iterator[dict[str, Any]]:
     """The rows to write for one source; raises InputError for one that would not be read again as what it is."""
     for record, _ in read_records(source, kind, ledger, format=format, on_bad_row=on_bad_row):
-        rows = [trl_row(one, TARGETS[kind]) for one in as_kind(record, kind)]
+        rows = [trl_row(one) for one in as_kind(record, kind)]
         ledger.used += 1
         ledger.rows += len(rows)
         if not isinstance(record, KINDS[kind]) and kind != "prompt":
@@ -98,15 +99,21 @@ def converted(
         yield from rows
 
 
-def trl_row(record: Record, target: str) -> dict[str, Any]:
+def trl_row(record: Record) -> dict[str, Any]:
     """A record as a row of TRL's: strings stay strings, messages messages, and other columns come last.
 
+    Turns that are switched off say so by `weight`. A prompt's row loses the answers that it was given beside it.
     Raises InputError when a column has the name of a key, or makes the row look like one of another format.
     """
+    target = next(TARGETS[kind] for kind, one in KINDS.items() if isinstance(record, one))
     row: dict[str, Any] = {"prompt": record.prompt}
     match record:
+        case Prompt():
+            record = replace(record, columns={k: v for k, v in record.columns.items() if k not in record.answers})
+        case Demonstration(prompt=""):
+            row, target = {"text": record.completion}, "text"
         case Demonstration():
-            row |= {"completion": record.completion}
+            row |= {"completion": switched(record.completion)}
         case Comparison():
             row |= {"chosen": record.chosen, "rejected": record.rejected}
             row |= {} if record.margin is None else {"margin": record.margin}
@@ -123,6 +130,16 @@ def trl_row(record: Record, target: str) -> dict[str, Any]:
             "names with --field, or leave them out with --transform"
         )
     return row
+
+
+def switched(completion: str | Messages) -> str | Messages:
+    """A completion whose turns that are not learned have the weight 0."""
+    if isinstance(completion, str):
+        return completion
+    kept = [{key: value for key, value in turn.items() if key != "learned"} for turn in completion]
+    return [
+        turn | ({} if was.get("learned", True) else {"weight": 0}) for turn, was in zip(kept, completion, strict=True)
+    ]
 
 
 def _dumps(value: Any) -> str:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.config import ScoreConfig
-from easyrlhf.data import fields
-from easyrlhf.data.faults import StructuralFault
-from easyrlhf.data.formats import recognise, require_format
-from easyrlhf.data.reader import BROKEN, read_records
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record
+from easyrlhf.data.formats import require_format
+from easyrlhf.data.reader import read_records
+from easyrlhf.data.records import Comparison, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.sources import RawRow, Source, open_sources
+from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import Ledger
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
@@ -105,7 +103,7 @@ def items(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> Iterator[I
     for source in open_sources(config.data, field=config.field, transform=config.transform):
         if source.weight != 1:
             raise InputError(f"{source.name}={source.weight:g}: every row is scored once; leave the weight out")
-        for record, row in read(source, ledger, config):
+        for record, row in read_records(source, None, ledger, format=config.format, on_bad_row=config.on_bad_row):
             check_columns(config, record, row)
             try:
                 yield Item(row, record, [sequence(renderer, *answer) for answer in answers_of(record)])
@@ -113,35 +111,6 @@ def items(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> Iterator[I
                 if config.on_bad_row == "stop":
                     raise InputError(f"{record.place}: {error}") from error
                 ledger.drop("not renderable", record.place, row, str(error))
-
-
-def read(source: Source, ledger: Ledger, config: ScoreConfig) -> Iterator[tuple[Record, dict]]:
-    """The records of a source with their rows; a row with a `text` alone is an answer to nothing. Raises InputError."""
-    first = next((raw for raw in source.read() if not raw.dropped), None)
-    plain = first and isinstance(first.value, dict) and "text" in first.value and recognise(first.value) is None
-    if config.format or not plain:
-        yield from read_records(source, "prompt", ledger, format=config.format, on_bad_row=config.on_bad_row)
-        return
-    ledger.files.append(source.name)
-    ledger.formats.append("text")
-    for raw in source.read():
-        ledger.read += 1
-        if raw.dropped:
-            ledger.drop(raw.dropped, raw.place, raw.value)
-            continue
-        try:
-            yield Demonstration("", text_of(raw), {}, raw.place), raw.value
-        except StructuralFault as fault:
-            if config.on_bad_row == "stop":
-                raise InputError(f"{raw.place}: {fault} (--on_bad_row skip drops such rows)") from fault
-            ledger.drop(BROKEN, raw.place, raw.value, str(fault))
-
-
-def text_of(raw: RawRow) -> str:
-    """The `text` of a row. Raises StructuralFault."""
-    if raw.fault or not isinstance(raw.value, dict):
-        raise StructuralFault(raw.fault or f"expected a JSON object, found {type(raw.value).__name__}")
-    return fields.text(fields.need(raw.value, "text"), "text")
 
 
 def answers_of(record: Record) -> list[tuple[Messages | str, Messages | str, bool]]:

@@ -9,7 +9,7 @@ import pytest
 
 from easyrlhf.data.axolotl import SPELLINGS
 from easyrlhf.data.faults import ContentFault, StructuralFault
-from easyrlhf.data.formats import FORMATS, recognise, require_format, variant
+from easyrlhf.data.formats import FORMATS, read_row, recognise, require_format, variant
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
 from easyrlhf.errors import InputError
 
@@ -27,7 +27,7 @@ def assistant(text: str) -> dict:
 
 
 def parse(row: dict, name: str | None = None):
-    return FORMATS[name or recognise(row)].parse(row, "file:1", Counter())
+    return read_row(name or recognise(row), row, "file:1", Counter()).record
 
 
 def samples() -> list[tuple[str, dict]]:
@@ -69,6 +69,7 @@ RECORDS = [
     demonstration([BRIEF, user("Name a colour.")], [assistant("Blue.")]),
     demonstration([BRIEF, user("Hi")], [assistant("Hello!"), *ASKED, *BLUE]),
     demonstration([user("Translate into French.\ncat")], [assistant("chat")]),
+    demonstration("", "The sky is blue."),
     comparison(SKY, [assistant("It is blue.")], [assistant("It is green.")], 2.0),
     comparison(SKY, [assistant("It is blue.")], [assistant("It is green.")]),
     comparison("The sky is", " blue.", " green."),
@@ -142,9 +143,9 @@ def test_an_implicit_text_prompt_ends_before_the_word_where_the_answers_part(cho
 def test_turns_after_the_last_answer_are_left_out_and_counted():
     notes = Counter()
     row = {"messages": [user("Hi"), assistant("Hello!"), user("Bye")]}
-    record = FORMATS["messages"].parse(row, "file:1", notes)
+    record = read_row("messages", row, "file:1", notes).record
     assert record.completion == [assistant("Hello!")]
-    assert notes == {"rows with turns after the last answer, left out": 1}
+    assert +notes == {"rows with turns after the last answer, left out": 1}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_a_nectar_prompt_of_several_turns_is_joined_as_in_hh():
     text = "\n\nHuman: a\n\nHuman: b\n\nAssistant: c\n\nHuman: d\n\nAssistant: "
     row = {"prompt": text, "answers": [{"answer": "e", "rank": 2.0}, {"answer": "f", "rank": 1.0}]}
     notes = Counter()
-    record = FORMATS["nectar"].parse(row, "file:1", notes)
+    record = read_row("nectar", row, "file:1", notes).record
     assert record.prompt == [user("a\n\nb"), assistant("c"), user("d")]
     assert notes == {"rows with consecutive turns of one role joined": 1}
 
@@ -225,13 +226,13 @@ STRUCTURAL = [
     ({"messages": [user("Hi"), "Hello"]}, "key 'messages[1]': expected an object with 'role'"),
     ({"messages": [{"role": "user"}]}, "key 'messages[0]': missing key 'content'; found keys role"),
     (
-        {"messages": [{"role": "user", "content": ["Hi"]}]},
-        "key 'messages[0].content': expected a s",
+        {"messages": [{"role": "user", "content": [3]}]},
+        "key 'messages[0].content[0]': expected a part such as {'type': 'text', …}, found a number (3)",
     ),
     ({"messages": [{"role": "narrator", "content": "Hi"}]}, "unknown role 'narrator'"),
-    ({"conversations": [user("Hi")]}, "key 'conversations[0]': missing key 'from'"),
+    ({"conversations": [{"value": "Hi"}]}, "key 'conversations[0]': missing key 'from'; found keys value"),
     ({"instruction": "Hi"}, "missing key 'output'"),
-    ({"prompt": [*SKY, assistant("It")]}, "the prompt ends with an assistant turn"),
+    ({"prompt": [*SKY, assistant("It")], "completion": [assistant("is")]}, "the prompt ends with an assistant turn"),
     ({"prompt": SKY, "completion": [*SKY, assistant("b")]}, "the first turn is the user's"),
     ({"prompt": "a", "completions": ["b", "c"], "scores": [1]}, "one number for each of the 2 completions, found 1"),
     ({"prompt": "a", "completions": ["b", "c"], "scores": 1}, "key 'scores': expected a list, found a number"),
@@ -252,13 +253,12 @@ STRUCTURAL = [
     ),
     ({"messages": SKY, "chosen": {"role": "assistant"}, "rejected": "c"}, "key 'chosen[0]': missing key 'content'"),
     ({"messages": [*SKY, assistant("b")], "chosen": "b", "rejected": "c"}, "the prompt ends with an assistant turn"),
-    ({"messages": [*SKY, assistant("b")], "rejected_response": ["c"]}, "key 'rejected_response': expected a string"),
+    ({"messages": [*SKY, assistant("b")], "rejected_response": ["c"]}, "key 'rejected_response[0]': expected an obj"),
     (
         {"query": "a", "response": "b", "history": [["c"]]},
         "key 'history[0]': expected a question and its answer, found 1",
     ),
     ({"query": "a", "response": "b", "history": "c"}, "key 'history': expected a list, found a string"),
-    ({"prompt": "a", "answers": [{"answer": "b", "rank": 1}]}, "key 'prompt': expected a transcript"),
     (
         {"prompt": "\n\nHuman: a", "answers": [{"answer": "b", "rank": 1}, {"rank": 2}]},
         "key 'answers[1]': missing key 'answer'; found keys rank",
@@ -332,14 +332,26 @@ def test_a_row_that_teaches_nothing_is_a_content_fault(row, reason):
 
 
 def test_what_is_no_object_or_has_no_known_key_is_not_recognised():
-    assert [recognise(row) for row in ([], "a", None, {}, {"text": "a"})] == [None] * 5
+    assert [recognise(row) for row in ([], "a", None, {}, {"texts": "a"})] == [None] * 5
 
 
-def test_a_label_that_is_not_a_boolean_does_not_make_feedback():
-    row = {"prompt": "a", "completion": "b", "label": 1}
+@pytest.mark.parametrize(
+    "said, liked", [(1, True), (0, False), (1.0, True), ("true", True), ("False", False), (" 0", False)]
+)
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+def test_a_label_may_be_written_as_a_number_or_a_text(said, liked, key):
+    row = {"prompt": "a", "completion": "b", key: said}
+    assert parse(row) == feedback("a", "b", liked)
+
+
+@pytest.mark.parametrize("said", [2, -1, 0.5, "good", ["true"]])
+def test_any_other_label_is_no_label(said):
+    row = {"prompt": "a", "completion": "b", "label": said}
     assert recognise(row) == "prompt_completion"
-    with pytest.raises(StructuralFault, match="key 'label': expected true or false"):
+    with pytest.raises(StructuralFault, match=r"key 'label': expected true or false \(or 1, 0\), found "):
         parse(row, "unpaired")
+    with pytest.raises(StructuralFault, match="key 'kto_tag': expected true or false"):
+        parse({"prompt": "a", "completion": "b", "kto_tag": said})
 
 
 def test_forms_of_one_format_are_told_apart():

@@ -185,10 +185,11 @@ def test_prompts_come_from_any_record_with_their_columns(load, write):
     rows = [pair(1, source="x"), pair(1, source="x")]
     data = load(write("x.jsonl", rows), "prompt")
     assert [json.loads(row["prompt"]) for row in data.rows] == ["Question 1?"] * 2  # kept twice
-    assert json.loads(data.rows[0]["columns"]) == {"source": "x"}
+    assert json.loads(data.rows[0]["columns"]) == {"source": "x", "chosen": " yes 1", "rejected": " no 1"}
     turns = [user("Hi"), assistant("Hello!"), user("A colour?"), assistant("Blue.")]
     data = load(write("y.jsonl", [{"messages": turns}]), "prompt")
     assert json.loads(data.rows[0]["prompt"]) == turns[:3]
+    assert json.loads(data.rows[0]["columns"]) == {"completion": turns[3:]}
     assert data.rows[0]["length"] == len(data.rows[0]["prompt_ids"])
 
 
@@ -226,17 +227,22 @@ def test_few_content_faults_are_dropped_counted_and_kept_for_the_user(load, writ
 
 
 @pytest.mark.parametrize("rows", [5, 299])
-def test_more_than_one_percent_of_content_faults_stops_at_the_first(load, write, rows):
+@pytest.mark.parametrize("fault, percent", [("empty completion", 1), ("chosen equals rejected", 5)])
+def test_more_content_faults_than_are_tolerated_stop_at_the_first(load, write, rows, fault, percent):
     data = [pair(i) for i in range(rows)]
-    for number in range(1, 1 + max(1, rows // 100 + 1)):
-        data[number]["chosen"] = data[number]["rejected"]
+    most = rows * percent // 100
+    for number in range(1, 1 + most):
+        data[number]["chosen"] = " " if fault.startswith("empty") else data[number]["rejected"]
+    assert load(write("x.jsonl", data), "comparison").summary.dropped == ({fault: most} if most else {})
+    data[1 + most]["chosen"] = " " if fault.startswith("empty") else data[1 + most]["rejected"]
     path = write("x.jsonl", data)
     with pytest.raises(InputError) as error:
         load(path, "comparison")
-    assert str(error.value).startswith(f"{path}:2: chosen equals rejected; ")
+    assert str(error.value).startswith(f"{path}:2: {fault}; {most + 1} of {rows} rows")
+    assert f"more than {percent}%" in str(error.value)
     assert "--on_bad_row skip" in str(error.value)
     summary = load(path, "comparison", on_bad_row="skip").summary
-    assert summary.read == rows == summary.used + summary.dropped["chosen equals rejected"]
+    assert summary.read == rows == summary.used + summary.dropped[fault]
 
 
 def test_the_one_percent_are_counted_file_by_file(load, write):
@@ -319,8 +325,8 @@ def test_comparisons_are_demonstrations_of_their_chosen_answer_and_this_is_said(
 
 
 def test_unknown_rows_are_answered_with_all_formats(load, write):
-    with pytest.raises(InputError, match=r"x\.jsonl:1: no known format; found keys text;(.|\n)*hh:"):
-        load(write("x.jsonl", [{"text": "a"}]), "comparison")
+    with pytest.raises(InputError, match=r"x\.jsonl:1: no known format; found keys texts;(.|\n)*hh:"):
+        load(write("x.jsonl", [{"texts": "a"}]), "comparison")
     with pytest.raises(InputError, match="did you mean 'preference'"):
         load(write("x.jsonl", [pair(1)]), "comparison", format="preferences")
 

@@ -159,7 +159,7 @@ def test_clean_rows_pass(tmp_path, capsys):
 def test_more_than_one_row_in_a_hundred_dropped_for_its_content_stops_a_stage(
     tmp_path, chatml_renderer, faults, severity
 ):
-    rows = [good(number) for number in range(100 - faults)] + [pair("Equal?", "a", "a")] * faults
+    rows = [good(number) for number in range(100 - faults)] + [pair("Empty?", "a", " ")] * faults
     path = write(tmp_path / "x.jsonl", rows)
     assert severities(checked(path)).get("dropped_for_content") == severity
     how = {"max_length": 99, "max_prompt_length": 98, "cache_dir": tmp_path}

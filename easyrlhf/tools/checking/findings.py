@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from easyrlhf.config import CheckConfig
-from easyrlhf.data.reader import TOLERATED as FAULTS_TOLERATED
+from easyrlhf.data.reader import too_many
 from easyrlhf.tools.checking.rows import EXAMPLES, Split
 from easyrlhf.tools.checking.table import CHECKS, MILDER
 
@@ -79,8 +79,8 @@ def counted(split: Split) -> Iterator[Finding]:
 def dropped_for_content(split: Split) -> Iterator[Finding]:
     """Files of which a stage would drop so many rows that it stops instead."""
     for file in split.files:
-        if file.faults > FAULTS_TOLERATED * file.read:
-            yield Finding("dropped_for_content", split.name, file.faults, file.read, (file.name,))
+        if too_many(file.faults, file.read) is not None:
+            yield Finding("dropped_for_content", split.name, file.faults.total(), file.read, (file.name,))
 
 
 def repeated(split: Split) -> Iterator[Finding]:

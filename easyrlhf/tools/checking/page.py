@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from easyrlhf.config import CheckConfig
+from easyrlhf.data.summary import unused_lines
 from easyrlhf.errors import InputError
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import MUTED, SERIES, Chart
@@ -60,7 +61,8 @@ def balance_line(split: Split) -> str:
 def note_lines(split: Split) -> list[str]:
     """What is neither right nor wrong: different prompts, what the reader did to rows."""
     lines = [f"{split.name}: {len(np.unique(np.asarray(split.prompts))):,} different prompts"] if split.usable else []
-    return lines + [f"{split.name}: {count:,} {note}" for note, count in split.ledger.notes.items() if count]
+    lines += [f"{split.name}: {count:,} {note}" for note, count in split.ledger.notes.items() if count]
+    return lines + [f"{split.name}: {line}" for line in unused_lines(split.ledger.unused)]
 
 
 def unit(config: CheckConfig) -> str:
@@ -70,7 +72,10 @@ def unit(config: CheckConfig) -> str:
 
 def file_rows(split: Split) -> list[tuple[str, ...]]:
     """A row for each file."""
-    return [(file.name, file.format or "not recognised", f"{file.read:,}", f"{file.faults:,}") for file in split.files]
+    return [
+        (file.name, file.format or "not recognised", f"{file.read:,}", f"{file.faults.total():,}")
+        for file in split.files
+    ]
 
 
 def length_rows(split: Split) -> list[tuple[str, ...]]:

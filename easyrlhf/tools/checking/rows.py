@@ -149,7 +149,7 @@ class File:
     name: str
     format: str = ""
     read: int = 0
-    faults: int = 0  # readable rows that are dropped for their content
+    faults: Counter = field(default_factory=Counter)  # reason -> readable rows that are dropped for their content
     stopped: str = ""
 
 
@@ -228,7 +228,7 @@ def read_source(split: Split, source: Source, format: str | None, tokens: Any) -
         split.found.add("unreadable_file", source.name, file.stopped)
     file.format = ledger.formats[known] if len(ledger.formats) > known else ""
     file.read = ledger.read - read
-    file.faults = sum(count for reason, count in (ledger.dropped - dropped).items() if reason not in NO_CONTENT_FAULT)
+    file.faults = Counter({r: n for r, n in (ledger.dropped - dropped).items() if r not in NO_CONTENT_FAULT})
 
 
 def take_record(split: Split, record: Record, tokens: Any) -> None:

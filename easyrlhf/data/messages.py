@@ -1,0 +1,321 @@
+"""Reading the turns of a conversation, in every spelling, into one normal form.
+
+A message has a role and a content (a string), and where its row has them: `reasoning_content`, `tool_calls` (as
+OpenAI writes them, with arguments as an object), `tool_call_id`, `name`; and `learned`: False on a turn that its row
+switches off. Templates get all of it but the last.
+"""
+
+import ast
+import json
+from typing import Any
+
+from easyrlhf.data.faults import StructuralFault
+from easyrlhf.data.records import Message, Messages
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+CALL = "assistant's tool call"  # the turns of ShareGPT dialects that hold a call as JSON
+ROLE_NAMES: dict[str, str] = {
+    **dict.fromkeys(("human", "prompter", "usr"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "chatbot", "ai", "bing", "bard", "claude"), "assistant"),
+    **dict.fromkeys(
+        (
+            *("observation", "observations", "tool_response", "tool_result", "tool_results", "tool_output"),
+            *("function", "function_response", "function_result", "ipython"),
+        ),
+        "tool",
+    ),
+    **dict.fromkeys(("function_call", "function_calls", "tool_call", "tool_calls"), CALL),
+}
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value")
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+SWITCHES = ("weight", "loss_weight", "train", "training", "trainable", "loss", "learn")
+# Switches in a form that is not read: refused by name, since a turn would be learned that is not to be.
+FOREIGN_SWITCHES = ("train_detail", "training_detail", "mask", "masked", "loss_mask", "ignore", "skip")
+MEDIA = tuple(
+    f"{prefix}{kind}{ending}"
+    for kind in ("image", "video", "audio")
+    for ending in ("", "s", "_url", "_urls", "_path", "_paths")
+    for prefix in ("", "_")
+)
+PARTS = ("text", "input_text", "output_text")  # types of parts of a content that are text
+# Every key of a message that is used or refused by name; others are named as not used.
+MESSAGE_KEYS = frozenset(
+    (
+        *(*ROLE_KEYS, *CONTENT_KEYS, *THOUGHT_KEYS, *SWITCHES, *FOREIGN_SWITCHES, *MEDIA),
+        *("tool_calls", "function_call", "tool_call_id", "name", "refusal", "tools", "functions"),
+    )
+)
+ON = {True: True, False: False, "true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
+def messages(value: Any, key: str) -> Messages:
+    """A list of turns in the normal form. Raises StructuralFault, with the key and the place in it."""
+    if not isinstance(value, list):
+        raise StructuralFault(f"key '{key}': expected a list of messages, found {kind_of(value)}")
+    turns: Messages = []
+    for i, item in enumerate(value):
+        turn = _turn(item, f"{key}[{i}]")
+        if turn.pop(CALL, False) and turns and turns[-1]["role"] == "assistant":
+            turns[-1] = _with_calls(turns[-1], turn)
+        else:
+            turns.append(turn)
+    return turns
+
+
+def role_of(turn: Any) -> str | None:
+    """The role of a turn as the normal form has it; None for what is no turn or has a role that is not known."""
+    found = _first(turn, ROLE_KEYS) if isinstance(turn, dict) else None
+    if not isinstance(found, str):
+        return None
+    role = ROLE_NAMES.get(found.strip().lower(), found.strip().lower())
+    return "assistant" if role == CALL else role if role in ROLES else None
+
+
+def unfolded(value: Any) -> Any:
+    """The messages that a string holds as JSON, or as Python writes them; any other value as it is."""
+    if not (isinstance(value, str) and value.lstrip()[:1] == "[" and value.lstrip()[1:].lstrip()[:1] == "{"):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and found and all(role_of(turn) and _first(turn, TURN_TEXTS) for turn in found):
+            return found
+    return value
+
+
+TURN_TEXTS = (*CONTENT_KEYS, "tool_calls", "function_call")
+
+
+def switched_off(turns: Messages) -> bool:
+    """Whether one of the turns is not to be learned."""
+    return any(turn.get("learned") is False for turn in turns)
+
+
+def is_empty(turn: Message) -> bool:
+    """Whether a turn says nothing: no text, no thought, no call."""
+    return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
+
+
+def content_of(value: Any, key: str) -> tuple[str, str]:
+    """The text of a content, a string or typed parts whose texts are joined, and the thoughts among the parts."""
+    if isinstance(value, str):
+        return value, ""
+    if not isinstance(value, list):
+        raise StructuralFault(f"key '{key}': expected a string or a list of text parts, found {kind_of(value)}")
+    texts: dict[str, list[str]] = {"text": [], "thinking": []}
+    for i, part in enumerate(value):
+        kind, text = _part(part, f"{key}[{i}]")
+        texts[kind].append(text)
+    return "".join(texts["text"]), "".join(texts["thinking"])
+
+
+def _part(part: Any, key: str) -> tuple[str, str]:
+    """("text" or "thinking", its text) of one part of a content."""
+    if isinstance(part, str):
+        return "text", part
+    if not isinstance(part, dict):
+        raise StructuralFault(f"key '{key}': expected a part such as {{'type': 'text', …}}, found {kind_of(part)}")
+    kind = part.get("type") or ("text" if "text" in part else None)
+    name = "thinking" if kind in ("thinking", "reasoning") else "text"
+    if name == "text" and kind not in PARTS:
+        raise StructuralFault(
+            f"key '{key}': a part of type {kind!r}; easyrlhf trains on text, so parts hold text alone"
+        )
+    text = part.get(kind, part.get("text")) if name == "thinking" else part.get("text")
+    if not isinstance(text, str):
+        raise StructuralFault(f"key '{key}': expected a string in this part of type {kind!r}, found {kind_of(text)}")
+    return name, text
+
+
+def _turn(turn: Any, key: str) -> Message:
+    """One turn. A turn that is a call alone is marked with CALL: it belongs to the assistant's turn before it."""
+    if not isinstance(turn, dict):
+        raise StructuralFault(f"key '{key}': expected an object with 'role' and 'content', found {kind_of(turn)}")
+    role_key = _key(turn, ROLE_KEYS, key)
+    found = turn[role_key]
+    if not isinstance(found, str):
+        raise StructuralFault(f"key '{key}.{role_key}': expected a string, found {kind_of(found)}")
+    role = ROLE_NAMES.get(found.strip().lower(), found.strip().lower())
+    if role not in (*ROLES, CALL):
+        known = ", ".join((*ROLES, *ROLE_NAMES))
+        raise StructuralFault(f"key '{key}.{role_key}': unknown role '{found}'; expected one of {known}")
+    refuse_media(turn, f"{key}.")
+    _refuse_unread(turn, key)
+    if role == CALL:
+        return _call_turn(turn, key)
+    thought, calls = _thought(turn, key), _calls(turn, key)
+    content, thinking = _content(turn, key, optional=bool(calls or thought))
+    thought = thought or thinking
+    made: Message = {"role": role, "content": content}
+    made |= {"reasoning_content": thought} if thought else {}
+    made |= {"tool_calls": calls} if calls else {}
+    if (calls or thought) and role != "assistant":
+        raise StructuralFault(
+            f"key '{key}': a {role} turn with {'tool calls' if calls else 'thoughts'}; only assistants"
+        )
+    for name in ("tool_call_id", "name"):
+        if turn.get(name) is not None:
+            made[name] = _string(turn[name], f"{key}.{name}")
+    return made | _learned(turn, role, key)
+
+
+def _content(turn: dict, key: str, optional: bool) -> tuple[str, str]:
+    """The content's text and the thoughts in it; null or missing is none where calls or thoughts stand beside it."""
+    content_key = next((name for name in CONTENT_KEYS if turn.get(name) is not None), None)
+    if content_key is not None:
+        return content_of(turn[content_key], f"{key}.{content_key}")
+    if optional:
+        return "", ""
+    if turn.get("refusal") is not None:
+        raise StructuralFault(f"key '{key}.refusal': is not read; write the refusal as this turn's 'content'")
+    if present := [name for name in CONTENT_KEYS if name in turn]:
+        raise StructuralFault(
+            f"key '{key}.{present[0]}' is null; expected a text: only an assistant's turn with 'tool_calls' has none"
+        )
+    wanted = CONTENT_KEYS[ROLE_KEYS.index(_key(turn, ROLE_KEYS, key))]
+    raise StructuralFault(f"key '{key}': missing key '{wanted}'; found keys {', '.join(map(str, turn))}")
+
+
+def _thought(turn: dict, key: str) -> str:
+    """The turn's thoughts, under whichever name."""
+    found = [name for name in THOUGHT_KEYS if turn.get(name)]
+    texts = [_string(turn[name], f"{key}.{name}") for name in found]
+    if len(set(texts)) > 1:
+        raise StructuralFault(f"key '{key}': holds thoughts as {' and as '.join(found)}; keep one")
+    return texts[0] if texts else ""
+
+
+def _calls(turn: dict, key: str) -> list[dict]:
+    """`tool_calls`, or the single `function_call` of OpenAI's earlier form."""
+    calls, legacy = turn.get("tool_calls"), turn.get("function_call")
+    if calls and legacy:
+        raise StructuralFault(f"key '{key}': holds tool_calls and function_call; keep one")
+    name = "tool_calls" if calls else "function_call"
+    return _read_calls(calls or legacy, f"{key}.{name}") if calls or legacy else []
+
+
+def _call_turn(turn: dict, key: str) -> Message:
+    """A turn whose content is one call or several, as JSON."""
+    content_key = _key(turn, CONTENT_KEYS, key)
+    calls = _read_calls(turn[content_key], f"{key}.{content_key}")
+    return {"role": "assistant", "content": "", "tool_calls": calls, CALL: True} | _learned(turn, "assistant", key)
+
+
+def _with_calls(turn: Message, call: Message) -> Message:
+    """An assistant's turn with the calls that follow it."""
+    if turn.get("learned") != call.get("learned"):
+        raise StructuralFault("an assistant's text and its call are one turn, but one of them alone is switched off")
+    return turn | {"tool_calls": [*turn.get("tool_calls", []), *call["tool_calls"]]}
+
+
+def _read_calls(value: Any, key: str) -> list[dict]:
+    value = from_json(value, key, 'a call, as in {"name": …, "arguments": {…}}')
+    if not isinstance(value, list):
+        return [_call(value, key)]
+    return [_call(call, f"{key}[{i}]") for i, call in enumerate(value)]
+
+
+def _call(call: Any, key: str) -> dict:
+    """One call in OpenAI's form, its arguments as an object."""
+    call = from_json(call, key, "a call")
+    function = call.get("function", call) if isinstance(call, dict) else None
+    function = from_json(function, key, "a function") if isinstance(function, str) else function
+    if not (isinstance(function, dict) and isinstance(function.get("name"), str)):
+        raise StructuralFault(f"key '{key}': expected a call with the function's 'name', found {kind_of(call)}")
+    arguments = function.get("arguments", function.get("parameters"))
+    arguments = {} if arguments in (None, "") else from_json(arguments, f"{key}.arguments", "an object of arguments")
+    if not isinstance(arguments, dict):
+        raise StructuralFault(f"key '{key}.arguments': expected an object or its JSON, found {kind_of(arguments)}")
+    made: dict = {"type": "function"}
+    if call.get("id") is not None:
+        made["id"] = _string(call["id"], f"{key}.id")
+    return made | {"function": {"name": function["name"], "arguments": arguments}}
+
+
+def _learned(turn: dict, role: str, key: str) -> dict[str, bool]:
+    """{"learned": False} for a turn that is switched off."""
+    off = False
+    for name in SWITCHES:
+        if turn.get(name) is None:
+            continue
+        value = turn[name].strip().lower() if isinstance(turn[name], str) else turn[name]
+        if isinstance(value, list | dict) or value not in ON:
+            raise StructuralFault(
+                f"key '{key}.{name}': expected true or false (or 1, 0), found {kind_of(turn[name])}: a turn is learned "
+                "or it is not"
+            )
+        if ON[value] and role != "assistant":
+            raise StructuralFault(
+                f"key '{key}.{name}': asks to learn a turn of the {role}'s; only the assistant's are learned"
+            )
+        off |= not ON[value]
+    return {"learned": False} if off and role == "assistant" else {}
+
+
+def _refuse_unread(turn: dict, key: str) -> None:
+    """Raise for keys that would change what is learned, in a form that is not read."""
+    for name in FOREIGN_SWITCHES:
+        if turn.get(name):
+            raise StructuralFault(
+                f"key '{key}.{name}': is not read; switch whole turns off with 'weight': 0 (or train, loss: false)"
+            )
+    for name in ("tools", "functions"):
+        if turn.get(name):
+            raise StructuralFault(f"key '{key}.{name}': tools stand in the row's own key 'tools', not in a turn")
+
+
+def refuse_media(holder: dict, prefix: str = "") -> None:
+    """Raise for images, videos and sounds, in a row or in one of its turns."""
+    for name in MEDIA:
+        if holder.get(name) not in (None, "", [], {}):
+            raise StructuralFault(
+                f"key '{prefix}{name}': holds {kind_of(holder[name])}, but easyrlhf trains on text: what it shows "
+                f"would be lost. Leave such rows out, or take the key out with --field {name}= to train on text alone"
+            )
+
+
+def from_json(value: Any, key: str, wanted: str) -> Any:
+    """The value, decoded where it is a JSON string."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise StructuralFault(f"key '{key}': expected {wanted}, found {kind_of(value)}, which is not JSON") from error
+
+
+def kind_of(value: Any) -> str:
+    """A value's kind in the words of JSON, with a short look at it."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    names |= {list: "a list", dict: "an object"}
+    shown = repr(value)
+    shown = shown if len(shown) <= 40 else shown[:40] + "…"
+    return f"{names.get(type(value), type(value).__name__)} ({shown})"
+
+
+def _key(turn: dict, names: tuple[str, ...], key: str) -> str:
+    """The name under which a turn has the value, of those it may have."""
+    found = next((name for name in names if turn.get(name) is not None), None)
+    if found is None:
+        null = next((name for name in names if name in turn), None)
+        if null:
+            raise StructuralFault(f"key '{key}.{null}' is null; expected a value")
+        other = ROLE_KEYS if names == CONTENT_KEYS else CONTENT_KEYS
+        place = next((i for i, name in enumerate(other) if turn.get(name) is not None), 0)
+        raise StructuralFault(f"key '{key}': missing key '{names[place]}'; found keys {', '.join(map(str, turn))}")
+    return found
+
+
+def _first(turn: Any, names: tuple[str, ...]) -> Any:
+    return next((turn[name] for name in names if isinstance(turn, dict) and turn.get(name) is not None), None)
+
+
+def _string(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise StructuralFault(f"key '{key}': expected a string, found {kind_of(value)}")
+    return value
