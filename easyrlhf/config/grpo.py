@@ -79,8 +79,8 @@ class GRPOConfig(OnlineConfig):
     )
     dynamic_sampling: int = opt(
         0,
-        "Sample again, up to so many times a step, while groups whose completions all score the same leave the batch "
-        "short (DAPO); 0 for never.",
+        "Sample again, up to so many times a step, while groups whose completions no reward tells apart leave the "
+        "batch short (DAPO); 0 for never.",
         group=GRPO,
         low=0,
     )

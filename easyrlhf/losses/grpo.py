@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from easyrlhf.losses.kl import kl_k3
+from easyrlhf.losses.masked import deviations
 from easyrlhf.losses.ppo import ppo_policy_loss
 
 EPSILON = 1e-4  # added to standard deviations, as in TRL
@@ -16,9 +17,9 @@ def spread(scores: Tensor, dim: int | None = None) -> Tensor:
     returns  the dimension kept with size 1, or all of them when dim is None
     """
     dims = tuple(range(scores.ndim)) if dim is None else dim
-    count = (~scores.isnan()).sum(dims, keepdim=True)
-    squares = (scores - scores.nanmean(dims, keepdim=True)).square().nansum(dims, keepdim=True)
-    return (squares / (count - 1).clamp(min=1)).sqrt()
+    counted = ~scores.isnan()
+    squares = deviations(scores, counted, dim).square().sum(dims, keepdim=True)
+    return (squares / (counted.sum(dims, keepdim=True) - 1).clamp(min=1)).sqrt()
 
 
 def group_advantages(scores: Tensor, group_size: int, scale_rewards: str) -> Tensor:
@@ -29,10 +30,10 @@ def group_advantages(scores: Tensor, group_size: int, scale_rewards: str) -> Ten
     returns        [B]
     """
     groups = scores.view(-1, group_size)
-    advantages = groups - groups.nanmean(1, keepdim=True)
+    advantages = deviations(groups, ~groups.isnan(), 1)
     if scale_rewards != "none":
         advantages = advantages / (spread(groups, 1 if scale_rewards == "group" else None) + EPSILON)
-    return advantages.flatten().nan_to_num(0.0)
+    return advantages.flatten()
 
 
 def gdpo_advantages(scores: Tensor, weights: Tensor, group_size: int) -> Tensor:
@@ -45,10 +46,9 @@ def gdpo_advantages(scores: Tensor, weights: Tensor, group_size: int) -> Tensor:
     returns  [B]
     """
     groups = scores.view(len(weights), -1, group_size)
-    each = (groups - groups.nanmean(2, keepdim=True)) / (spread(groups, 2) + EPSILON)
-    total = (each.flatten(1) * weights[:, None]).nansum(0)
-    total[scores.isnan().all(0)] = torch.nan
-    return ((total - total.nanmean()) / (spread(total) + EPSILON)).nan_to_num(0.0)
+    each = deviations(groups, ~groups.isnan(), 2) / (spread(groups, 2) + EPSILON)
+    total = (each.flatten(1) * weights[:, None]).sum(0)  # its mean over the batch is 0, as that of every group is
+    return total / (spread(total.masked_fill(scores.isnan().all(0), torch.nan)) + EPSILON)
 
 
 def rloo_advantages(scores: Tensor, group_size: int) -> Tensor:
@@ -58,8 +58,9 @@ def rloo_advantages(scores: Tensor, group_size: int) -> Tensor:
     returns  [B]
     """
     groups = scores.view(-1, group_size)
-    others = (~groups.isnan()).sum(1, keepdim=True) - 1
-    return (groups - (groups.nansum(1, keepdim=True) - groups) / others).flatten().nan_to_num(0.0)
+    count = (~groups.isnan()).sum(1, keepdim=True)
+    # the others' mean is further away than the group's, which the score itself is part of
+    return (deviations(groups, ~groups.isnan(), 1) * count / (count - 1).clamp(min=1)).flatten()
 
 
 def grpo_policy_loss(

@@ -149,10 +149,13 @@ def collect_batch(
 ) -> tuple[Rollout, dict[str, float]]:
     """A step's rollout and what sampling it again says.
 
-    As long as some groups score all the same, and so teach nothing, and the settings allow, another rollout is sampled
-    on the next prompts, and its groups that differ take their places (Yu et al. 2025, eq. 11).
+    As long as some groups get no advantage, and the settings allow, another rollout is sampled on the next prompts, and
+    its groups that get one take their places (Yu et al. 2025, eq. 11).
     """
     config, size = run.config, run.config.num_generations
+
+    def teaches(drawn: Rollout) -> Tensor:
+        return online.method.groups_that_teach(drawn, config, at.kl_coef)
 
     def draw() -> Rollout:
         rows, keys = prompt_batch(prompts, config, at.drawn)
@@ -161,21 +164,17 @@ def collect_batch(
 
     rollout = draw()
     for _ in range(config.resamples):
-        if groups_that_differ(rollout, size).all():
+        kept = teaches(rollout)
+        if kept.all():
             break
         both = concatenate(rollout, draw())
+        wanted = torch.cat([kept, teaches(both)[len(kept) :]])
         groups = torch.arange(len(both)).view(-1, size)
-        order = (~groups_that_differ(both, size)).int().argsort(stable=True)
+        order = (~wanted).int().argsort(stable=True)
         rollout = both.take(groups[order.cpu()].flatten()[: config.batch_size].tolist())
-    if size == 1 or config.learns_values:  # beside values, completions that score the same teach as well
+    if not online.method.in_groups:
         return rollout, {}
-    return rollout, {"health/equal_groups": 1 - groups_that_differ(rollout, size).float().mean().item()}
-
-
-def groups_that_differ(rollout: Rollout, group_size: int) -> Tensor:
-    """Whether the scores of each group of completions differ at all.  [B / group_size]"""
-    scores = rollout.scores.view(-1, group_size)
-    return (scores - scores[:, :1]).abs().amax(1) > 0
+    return rollout, {"health/equal_groups": 1 - teaches(rollout).float().mean().item()}
 
 
 def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:

@@ -27,15 +27,26 @@ class Method:
     estimate  (rollout, settings, kl_coef) → rollout with kl, advantages, and what else its losses need
     loss      (part of a rollout, log-probabilities of its tokens [n], settings) → the loss of each token [n]
     weigh     (rows of one optimiser step, tokens of the rollout per step, settings) → weight of each token [B, T]
+    in_groups whether a completion is compared with the others of its prompt, and with nothing else
     """
 
     estimate: Callable[[Rollout, OnlineConfig, float], Rollout]
     loss: Callable[[Rollout, Tensor, OnlineConfig], Tensor]
     weigh: Callable[[Rollout, float, OnlineConfig], Tensor]
+    in_groups: bool = True
 
     def kl_in_loss(self, config: OnlineConfig) -> bool:
         """Whether the loss has a gradient where every advantage is 0."""
         return self.loss is grpo_loss and config.beta > 0
+
+    def groups_that_teach(self, rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Tensor:
+        """Whether any completion of each group gets an advantage.  [B / num_generations]
+
+        It is the estimate that says so: all the method compares counts, such as each reward by itself in GDPO and the
+        KL in the scores of RLOO. Where completions are compared with the whole batch, all groups teach or none.
+        """
+        teaches = self.estimate(rollout, config, kl_coef).has_advantage.view(-1, config.num_generations).any(1)
+        return teaches if self.in_groups else teaches.any().expand(len(teaches))
 
 
 def method_of(config: OnlineConfig) -> Method:
@@ -65,9 +76,10 @@ def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
     if config.multi_objective_aggregation == "sum_then_normalize":
         advantages = group_advantages(rollout.scores, config.num_generations, config.scale_rewards)
     else:
-        penalty = -config.missing_eos_penalty * (~rollout.finished).float()
-        scores = torch.stack([*rollout.source_scores.values(), penalty])
-        weights = torch.tensor([*config.reward_weight_values, 1.0], device=scores.device)
+        # the penalty is a weight: as a score it would be standardised, and its size lost
+        cut_off = -(~rollout.finished).float()
+        scores = torch.stack([*rollout.source_scores.values(), cut_off])
+        weights = torch.tensor([*config.reward_weight_values, config.missing_eos_penalty], device=scores.device)
         advantages = gdpo_advantages(scores, weights, config.num_generations)
     return with_advantages(rollout, advantages, config)
 
@@ -140,9 +152,9 @@ def as_loss_type(batch: Rollout, rollout_tokens: float, config: GRPOConfig) -> T
     return token_weights(batch.learned, config.loss_type, rollout_tokens, config.completion_limit)
 
 
-PPO = Method(estimate_ppo, clipped_loss, each_token)
+PPO = Method(estimate_ppo, clipped_loss, each_token, in_groups=False)
 GROUP_METHODS = {
     "grpo": Method(estimate_grpo, grpo_loss, as_loss_type),
     "rloo": Method(estimate_rloo, rloo_loss, each_completion),
-    "reinforce++": Method(estimate_reinforce, clipped_loss, each_token),
+    "reinforce++": Method(estimate_reinforce, clipped_loss, each_token, in_groups=False),
 }

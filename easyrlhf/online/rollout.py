@@ -60,6 +60,11 @@ class Rollout:
         return self.completion_mask if self.loss_mask is None else self.loss_mask
 
     @property
+    def has_advantage(self) -> Tensor:
+        """Whether a completion is better or worse than what it is compared with; of an estimated rollout.  [B]"""
+        return self.advantages.any(1)
+
+    @property
     def log_ratios(self) -> Tensor:
         """log policy − log reference, summed over each completion, nats.  [B]"""
         return ((self.old_logprobs - self.ref_logprobs) * self.completion_mask).sum(1)

@@ -144,7 +144,7 @@ class PolicyLearner:
 
     def learns_nothing(self, batch: Rollout) -> bool:
         """Whether the gradient is zero by construction: no advantage, no KL in the loss, nothing mixed in."""
-        return self.ptx is None and not self.method.kl_in_loss(self.config) and not batch.advantages.any()
+        return self.ptx is None and not self.method.kl_in_loss(self.config) and not batch.has_advantage.any()
 
 
 @dataclass(frozen=True)

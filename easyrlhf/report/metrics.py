@@ -267,14 +267,17 @@ METRICS: dict[str, Metric] = {
         format=".3f",
     ),
     "health/equal_groups": Metric(
-        "Share of prompts whose completions all score the same, which teaches nothing.",
+        "Share of prompts whose completions all get advantage 0: no reward tells them apart.",
         GRPO,
         "below 0.5",
         high=0.5,
         format=".3f",
     ),
     "policy/skipped_steps": Metric(
-        "Updates of the step left out because every advantage was 0.", GRPO, "0", format=".0f"
+        "Updates of the policy left out because every advantage was 0 and nothing else was to be learned.",
+        ONLINE,
+        "0",
+        format=".0f",
     ),
     "reward/<name>/mean": Metric("Mean of this reward source alone, unweighted.", ONLINE, format="+.3f"),
     "reward/<name>/std": Metric(

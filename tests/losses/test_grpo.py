@@ -41,6 +41,49 @@ def test_a_group_that_scores_all_the_same_has_no_advantage():
     assert group_advantages(T([2.0, 2.0, 2.0, 0.0, 0.0, 3.0]), 3, "group")[:3].tolist() == [0.0, 0.0, 0.0]
 
 
+ESTIMATORS = {
+    "group": lambda scores, size: group_advantages(scores, size, "group"),
+    "batch": lambda scores, size: group_advantages(scores, size, "batch"),
+    "none": lambda scores, size: group_advantages(scores, size, "none"),
+    "gdpo": lambda scores, size: gdpo_advantages(scores[None], scores.new_ones(1), size),
+    "two of gdpo": lambda scores, size: gdpo_advantages(
+        torch.stack([scores, 3 * scores]), scores.new_tensor([0.3, 0.7]), size
+    ),
+    "rloo": rloo_advantages,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("score", [0.1, 0.35, 0.7, 1.1, 1000.3, -3e-7])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_equal_scores_have_no_advantage_at_all(estimator, score, dtype):
+    """The mean of eight times 0.7 is not 0.7 in float32, and what is left over was divided by a spread of as much."""
+    for size in range(2, 17):
+        equal = torch.full((size,), score, dtype=dtype)
+        found = ESTIMATORS[estimator](torch.cat([equal, equal]), size)
+        assert found.tolist() == [0.0] * (2 * size), size
+        # beside a group that differs
+        other = torch.arange(size).to(dtype) + 0.5
+        found = ESTIMATORS[estimator](torch.cat([equal, other]), size)
+        assert found[:size].tolist() == [0.0] * size, size
+        assert found[size:].any() and found.dtype == dtype
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_scores_that_differ_by_rounding_alone_are_equal_and_those_that_differ_by_more_are_not(estimator):
+    noise = 1 + T([0.0, 3e-7, -2e-7, 5e-7])
+    assert ESTIMATORS[estimator](noise * 5.3, 4).tolist() == [0.0] * 4
+    assert ESTIMATORS[estimator](noise * -1000.3, 4).tolist() == [0.0] * 4
+    assert (ESTIMATORS[estimator](T([1000.3, 1000.31, 1000.3, 1000.31]), 4).abs() > 4e-3).all()
+
+
+def test_large_scores_that_differ_by_little_keep_their_digits():
+    scores = T([1000.3] * 7 + [1000.31])
+    step = scores[7].item() - 1000.2999877929688  # the floats nearest to 1000.31 and 1000.3
+    expected = [-step / 8] * 7 + [step * 7 / 8]
+    assert group_advantages(scores, 8, "none").tolist() == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_score_that_does_not_apply_is_left_out_of_its_group():
     # the mean of 1 and 5 is 3; nan has no advantage
     assert group_advantages(T([1.0, NAN, 5.0]), 3, "none").tolist() == [-2.0, 0.0, 2.0]

@@ -59,6 +59,24 @@ def test_a_constant_is_not_divided_by_zero(whiten):
     assert standardize(torch.full((2, 3), 7.0), torch.ones(2, 3)).abs().max().item() == 0.0
 
 
+@pytest.mark.parametrize("value", [0.1, 0.35, 0.7, 1.1, 2.3, 1000.3, -3e-7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_numbers_are_standardised_to_zero_and_not_scaled(value, dtype):
+    mask = T([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1]], dtype=dtype)
+    x = torch.full((4, 3), value, dtype=dtype) * mask
+    assert standardize(x, mask).tolist() == [[0.0] * 3] * 4
+    assert standardize(x.where(mask.bool(), T(JUNK, dtype=dtype)), mask).tolist() == [[0.0] * 3] * 4
+    assert torch.equal(scale(x, mask), x)
+
+
+def test_numbers_that_differ_by_rounding_alone_are_equal():
+    ones = torch.ones(3)
+    assert standardize(T([0.7, 0.7000001, 0.6999999]), ones).tolist() == [0.0, 0.0, 0.0]
+    # 0.01 of 1000 is no rounding: mean .005, deviations ±.005, std .005
+    found = standardize(T([1000.3, 1000.31, 1000.31, 1000.3]), torch.ones(4))
+    assert found.tolist() == pytest.approx([-1.0, 1.0, 1.0, -1.0], abs=1e-2)
+
+
 @pytest.mark.parametrize("whiten", [standardize, scale])
 def test_appended_padding_changes_nothing(whiten):
     torch.manual_seed(0)

@@ -59,7 +59,7 @@ UNKNOWN = "cli/test_unknown.py"
 GUESS = f"{UNKNOWN}::test_a_guess_can_have_the_value"
 NO_GUESS = f"{UNKNOWN}::test_a_name_that_is_near_to_nothing_gets_no_guess"
 
-STANDARDIZED = "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8) * mask"
+STANDARDIZED = "deviations(x, mask.bool()) / (masked_std(x, mask) + 1e-8)"
 BY_ROW = (
     "(x - (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)) / "
     "((x * mask).std(-1, keepdim=True) + 1e-8) * mask"
@@ -78,8 +78,8 @@ BREAKS = [
     Break("losses/masked.py", "mask.sum().clamp(min=1)", "mask.numel()", MASKED),
     Break("losses/masked.py", STANDARDIZED, "x / (masked_std(x, mask) + 1e-8) * mask", MASKED),
     Break("losses/masked.py", STANDARDIZED, BY_ROW, MASKED),
-    Break("losses/masked.py", STANDARDIZED, STANDARDIZED.removesuffix(" * mask"), MASKED),
-    Break("losses/masked.py", "return x / (masked_std", "return (x - masked_mean(x, mask)) / (masked_std", MASKED),
+    Break("losses/masked.py", STANDARDIZED, "(x - masked_mean(x, mask)) / (masked_std(x, mask) + 1e-8)", MASKED),
+    Break("losses/masked.py", "return x / torch.where", "return deviations(x, mask.bool()) / torch.where", MASKED),
     # KL
     Break("losses/kl.py", "return logprobs - ref_logprobs", "return ref_logprobs - logprobs", KL),
     Break("losses/kl.py", "log_ratio = ref_logprobs - logprobs", "log_ratio = logprobs - ref_logprobs", KL),
@@ -379,7 +379,7 @@ BREAKS = [
     Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
     Break("models/prefix.py", "if len(completions) == len(prompts):", "if not completions:", PREFIX),
     Break("models/prefix.py", 'share if can_share(lm) else "off"', "share", PREFIX),
-    Break("online/loop.py", "if size == 1 or config.learns_values:", "if size == 1:", ONLINE_LOOP),
+    Break("online/loop.py", "if not online.method.in_groups:", "if False:", ONLINE_LOOP),
     Break(
         "online/update.py",
         "order[:, None] * size + np.arange(size)",
@@ -500,17 +500,36 @@ BREAKS = [
         PENALTY,
     ),
     Break("rewards/sources.py", "(~finished).float()", "finished.float()", PENALTY),
+    # equal scores
+    Break("losses/masked.py", "above = (x - least).masked_fill", "above = x.masked_fill", GROUPS),
+    Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least < 0 * ROUNDING", MASKED),
+    Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least <= 1e3 * ROUNDING", MASKED),
+    Break("losses/masked.py", "std + 1e-8, 1.0)", "std + 1e-8, 1e-8)", MASKED),
+    Break("losses/grpo.py", "return total / (spread", "return (total - total.mean()) / (spread", GROUPS),
+    Break("online/methods.py", "if self.in_groups else teaches.any().expand(len(teaches))", "", ONLINE_LOOP),
+    Break("online/loop.py", "torch.cat([kept, teaches(both)[len(kept) :]])", "teaches(both)", ONLINE_LOOP),
+    Break("online/update.py", "and not batch.has_advantage.any()", "and False", "stages/test_no_signal.py"),
     # groups
-    Break("losses/grpo.py", "groups - groups.nanmean(1, keepdim=True)", "groups - groups.nanmean()", GROUPS),
-    Break("losses/grpo.py", "(count - 1).clamp(min=1)", "count", GROUPS),
+    Break(
+        "losses/grpo.py",
+        "advantages = deviations(groups, ~groups.isnan(), 1)",
+        "advantages = deviations(groups, ~groups.isnan())",
+        GROUPS,
+    ),
+    Break(
+        "losses/grpo.py",
+        "(counted.sum(dims, keepdim=True) - 1).clamp(min=1)",
+        "counted.sum(dims, keepdim=True)",
+        GROUPS,
+    ),
     Break("losses/grpo.py", '1 if scale_rewards == "group" else None', "None", GROUPS),
     Break(
         "losses/grpo.py",
-        "(groups.nansum(1, keepdim=True) - groups) / others",
-        "groups.nanmean(1, keepdim=True)",
+        " * count / (count - 1).clamp(min=1)",
+        "",
         GROUPS,
     ),
-    Break("losses/grpo.py", "(each.flatten(1) * weights[:, None]).nansum(0)", "each.flatten(1).nansum(0)", GROUPS),
+    Break("losses/grpo.py", "(each.flatten(1) * weights[:, None]).sum(0)", "each.flatten(1).sum(0)", GROUPS),
     Break("losses/grpo.py", "kl * (logprobs - old_logprobs).exp() if", "kl if", GROUPS),
     Break("losses/grpo.py", "kl_k3(logprobs, ref_logprobs)", "kl_k3(ref_logprobs, logprobs)", GROUPS),
     Break("losses/grpo.py", "mask.sum(1, keepdim=True).clamp(min=1) / len(mask)", "mask.sum()", GROUPS),
@@ -519,8 +538,13 @@ BREAKS = [
     Break("online/methods.py", "rollout.scores - kl_coef * rollout.log_ratios", "rollout.scores", TRL_GROUPS),
     Break("online/methods.py", "advantages=advantages * learned", "advantages=advantages * mask", GROUP_UPDATE),
     Break("online/methods.py", "mask * rollout.finished[:, None] if", "mask if", f"{TRL_GROUPS} {GROUP_UPDATE}"),
-    Break("online/methods.py", "[*config.reward_weight_values, 1.0]", "[1.0] * len(scores)", TRL_GROUPS),
-    Break("online/methods.py", "-config.missing_eos_penalty * (~", "config.missing_eos_penalty * (~", TRL_GROUPS),
+    Break(
+        "online/methods.py",
+        "[*config.reward_weight_values, config.missing_eos_penalty]",
+        "[1.0] * len(scores)",
+        TRL_GROUPS,
+    ),
+    Break("online/methods.py", "-(~rollout.finished)", "(~rollout.finished)", TRL_GROUPS),
     Break(
         "online/methods.py",
         '"rloo": Method(estimate_rloo, rloo_loss, each_completion)',
@@ -532,8 +556,8 @@ BREAKS = [
     Break("online/loop.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
     Break(
         "online/loop.py",
-        "(~groups_that_differ(both, size))",
-        "groups_that_differ(both, size)",
+        "(~wanted).int()",
+        "wanted.int()",
         ONLINE_LOOP,
     ),
     Break("online/loop.py", "at.drawn += config.batch_size", "at.drawn += 1", ONLINE_LOOP),

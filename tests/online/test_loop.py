@@ -18,6 +18,7 @@ from easyrlhf.online.loop import (
     samples_due,
     saved_if_services_fail,
 )
+from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.rewards.sources import RewardError
 
@@ -131,7 +132,7 @@ def test_a_reward_that_fails_saves_the_run_as_it_stood_before_the_step(grpo_conf
 
     config = grpo_config(dynamic_sampling=3)
     run = SimpleNamespace(config=config, save=lambda engines, **state: saved.append((engines, state)))
-    online = SimpleNamespace(collect=fails_at_the_second, engines={"policy": 1})
+    online = SimpleNamespace(collect=fails_at_the_second, engines={"policy": 1}, method=method_of(config))
     at = Progress(kl_coef=0.3, drawn=4)
     with pytest.raises(RewardError, match="boom"), saved_if_services_fail(run, online, at):
         collect_batch(run, online, list(range(9)), None, at)
@@ -189,7 +190,8 @@ def collected(config, *rollouts) -> tuple[Rollout, dict, Progress, list]:
         asked.append(keys)
         return coming.pop(0)
 
-    rollout, metrics = collect_batch(SimpleNamespace(config=config), SimpleNamespace(collect=collect), [1, 2], None, at)
+    online = SimpleNamespace(collect=collect, method=method_of(config))
+    rollout, metrics = collect_batch(SimpleNamespace(config=config), online, [1, 2], None, at)
     return rollout, metrics, at, asked
 
 
@@ -221,6 +223,50 @@ def test_dynamic_sampling_gives_up_after_so_many_rollouts_and_keeps_the_size(grp
     rollout, metrics, at, _ = collected(grpo_config(dynamic_sampling=2), *dull)
     assert len(rollout) == 4 and at.drawn == 12
     assert metrics == {"health/equal_groups": 1.0}
+
+
+def test_a_group_differs_in_gdpo_where_any_reward_does(grpo_config):
+    """[2, 0, 2, 0] + 2 · [0, 1, 0, 1] is 2 for all, yet each reward by itself, and so their sum, tells them apart."""
+    one = replace(
+        rollout_of([[2.0, 2.0, 2.0, 2.0]]),
+        source_scores={"a": torch.tensor([2.0, 0.0, 2.0, 0.0]), "b": torch.tensor([0.0, 1.0, 0.0, 1.0])},
+    )
+    known = {"num_generations": 4, "reward_funcs": "a.py:b", "reward_weights": "1,2", "dynamic_sampling": 3}
+    gdpo = grpo_config(**known, multi_objective_aggregation="normalize_then_sum")
+    _, metrics, at, _ = collected(gdpo, one)
+    assert metrics == {"health/equal_groups": 0.0} and at.drawn == 4
+    _, metrics, at, _ = collected(grpo_config(**known), one, one, one, one)
+    assert metrics == {"health/equal_groups": 1.0} and at.drawn == 16
+
+
+def test_groups_are_no_matter_where_completions_are_compared_with_the_batch(grpo_config):
+    known = {"advantage": "reinforce++", "dynamic_sampling": 3}
+    groups = [[30.0, 30.0], [17.0, 17.0]]
+    rollout, metrics, at, _ = collected(grpo_config(**known), rollout_of(groups))
+    assert metrics == {} and at.drawn == 4 and rollout.scores.tolist() == [30.0, 30.0, 17.0, 17.0]
+    # the mean of the batch, 2, is no reason to sample a group again
+    assert collected(grpo_config(**known), rollout_of([[1.0, 3.0], [2.0, 2.0]]))[2].drawn == 4
+    # a batch that scores all the same is replaced by one that does not
+    dull, better = rollout_of([[1.0, 1.0], [1.0, 1.0]]), rollout_of([[2.0, 2.0], [3.0, 3.0]])
+    rollout, metrics, at, _ = collected(grpo_config(**known), dull, dull, better)
+    assert metrics == {} and at.drawn == 12 and rollout.scores.tolist() == [2.0, 2.0, 3.0, 3.0]
+
+
+def test_completions_of_one_score_differ_in_rloo_by_their_kl(grpo_config):
+    one = replace(rollout_of([[1.0, 1.0], [1.0, 1.0]]), ref_logprobs=torch.tensor([[0.5], [0.7], [0.5], [0.5]]))
+    config = grpo_config(advantage="rloo", beta=0.1)
+    coming, at = [one], Progress(kl_coef=0.1)
+    online = SimpleNamespace(collect=lambda *_: coming.pop(), method=method_of(config))
+    _, metrics = collect_batch(SimpleNamespace(config=config), online, [1, 2], None, at)
+    assert metrics == {"health/equal_groups": 0.5}
+
+
+def test_groups_whose_only_good_answer_was_cut_off_are_equal_when_that_is_masked(grpo_config):
+    one = rollout_of([[0.0, 1.0], [1.0, 1.0]])
+    cut = replace(one, finished=torch.tensor([False, False, True, True]))
+    _, metrics, _, _ = collected(grpo_config(mask_truncated_completions=True), cut)
+    assert metrics == {"health/equal_groups": 1.0}
+    assert collected(grpo_config(), cut)[1] == {"health/equal_groups": 0.5}
 
 
 def test_rollouts_of_different_widths_are_padded_when_they_are_joined(hand_rollout):

@@ -183,11 +183,39 @@ def test_reinforce_sums_what_is_still_to_come_and_standardises_over_the_batch(ha
     assert rollout.flat("advantages")[0].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-def test_the_missing_eos_penalty_counts_as_one_more_reward_of_gdpo(rollout):
+def test_the_missing_eos_penalty_is_the_weight_of_one_more_reward_of_gdpo(rollout):
     settings = config(multi_objective_aggregation="normalize_then_sum", missing_eos_penalty=2.0)
-    penalty = -2.0 * (~rollout.finished).double()
-    as_source = replace(rollout, source_scores={**rollout.source_scores, "end": penalty})
-    three = {"reward_funcs": "a.py:first,a.py:second,a.py:end", "reward_weights": "1,0.5,1"}
+    cut_off = -(~rollout.finished).double()
+    as_source = replace(rollout, source_scores={**rollout.source_scores, "end": cut_off})
+    three = {"reward_funcs": "a.py:first,a.py:second,a.py:end", "reward_weights": "1,0.5,2"}
     expected = config(multi_objective_aggregation="normalize_then_sum", **three)
     found = method_of(settings).estimate(rollout, settings, 0.0).advantages
     torch.testing.assert_close(found, method_of(expected).estimate(as_source, expected, 0.0).advantages)
+
+
+@pytest.mark.parametrize(
+    "penalty, expected",
+    [(0.0, [1.16, -1.16, 0.39, -0.39]), (0.01, [1.17, -1.15, 0.38, -0.40]), (100.0, [0.88, 0.85, -0.86, -0.87])],
+)
+def test_a_small_missing_eos_penalty_stays_small_in_gdpo(penalty, expected):
+    """Scores 3 0 2 1 alone: deviations 1.5, -1.5, .5, -.5 over their spread 1.29. The last two are cut off."""
+    settings = config(
+        multi_objective_aggregation="normalize_then_sum", missing_eos_penalty=penalty, reward_funcs="a.py:first",
+        reward_weights=None, batch_size=4,
+    )  # fmt: skip
+    some = torch.ones(4, 1)
+    rollout = Rollout(
+        rows=[{}] * 4,
+        completion_ids=some.long(),
+        completion_mask=some,
+        finished=torch.tensor([True, True, False, False]),
+        sampler_logprobs=some,
+        old_logprobs=some,
+        ref_logprobs=some,
+        entropies=some,
+        values=None,
+        scores=some[:, 0],
+        source_scores={"first": torch.tensor([3.0, 0.0, 2.0, 1.0])},
+    )
+    found = method_of(settings).estimate(rollout, settings, 0.0).advantages[:, 0]
+    assert found.tolist() == pytest.approx(expected, abs=6e-3)
