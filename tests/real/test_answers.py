@@ -5,7 +5,8 @@ import torch
 from transformers import AutoTokenizer
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.load import ends_of, load_causal_lm
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 pytestmark = pytest.mark.real
@@ -53,10 +54,10 @@ def test_the_model_is_the_one_of_the_wheel(real_model, real_lm, plain_answers):
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_greedy_answers_are_those_of_generate(real_model, real_tokenizer, plain_answers, batch_size):
-    renderer = Renderer(real_tokenizer)
+    renderer = Renderer(real_tokenizer, ends_of(real_model, real_tokenizer))
     lm = load_causal_lm(real_model, real_tokenizer, dtype=torch.float32)
     prompts = [renderer.prompt_ids(turns(question)) for question in QUESTIONS]
-    sampler = HFSampler(lm, renderer.pad_id, renderer.end_of_turn_id, LONGEST, 0.0, batch_size)
+    sampler = HFSampler(lm, renderer.pad_id, Ending.of(renderer), LONGEST, 0.0, batch_size)
     samples = sampler.generate(prompts, [(0, number) for number in range(len(prompts))])
     kept = [ids[mask.bool()] for ids, mask in zip(samples.completion_ids, samples.completion_mask, strict=True)]
     assert [real_tokenizer.decode(ids) for ids in kept] == plain_answers
