@@ -38,7 +38,8 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     `more` may hold: `choices` (tuple of str), `low`/`high` (inclusive limits), `above`/`below`
     (exclusive limits), `many` (comma list: a YAML list is joined), `exact` (texts in which white space
     counts: nothing is stripped, see split_texts), `metavar` (how --help names the value), `shown` (how
-    --help shows the default; `{cls.…}` is filled in from the config class).
+    --help shows the default; `{cls.…}` is filled in from the config class),
+    `wrong` (a function that says what is wrong with a value, or None; of a comma list, with each item).
     """
     return field(default=default, metadata={"help": help, "group": group, **more})
 
@@ -91,6 +92,9 @@ def check_limits(setting: Field, value: Any) -> None:
         near = difflib.get_close_matches(str(value), limits["choices"], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise SettingError(name, f"{name} {value}: must be one of {', '.join(limits['choices'])}{hint}")
+    for item in split_list(value) if limits.get("many") and "wrong" in limits else [value]:
+        if "wrong" in limits and (wrong := limits["wrong"](item)):
+            raise SettingError(name, f"{name} {item}: {wrong}")
     if not isinstance(value, int | float):
         return
     if not math.isfinite(value):

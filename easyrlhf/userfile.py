@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from easyrlhf.config.shared import wrong_function
 from easyrlhf.errors import InputError
 
 Function = Callable[..., Any]
@@ -21,6 +22,8 @@ def find_function(flag: str, spec: str, modules: dict[str, ModuleType]) -> Funct
     flag  the setting, for messages
     Raises InputError when the file or the function is not there, or when the file raises.
     """
+    if wrong := wrong_function(spec):
+        raise InputError(f"{flag} {spec}: {wrong}")
     path, _, name = spec.rpartition(":")
     if not Path(path).is_file():
         raise InputError(f"{flag} {spec}: there is no file {path}")

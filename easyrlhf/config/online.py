@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from easyrlhf.config.rollouts import RolloutConfig
-from easyrlhf.config.shared import REWARD_FUNC, check_stop, file_form, share_prefix, stop, stop_finishes
+from easyrlhf.config.shared import check_stop, share_prefix, stop, stop_finishes, wrong_function
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import (
     DATA,
@@ -68,6 +68,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
+        wrong=wrong_function,
     )
     reward_url: str | None = opt(
         None,
@@ -251,10 +252,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         self._check_rewards()
 
     def _check_rewards(self) -> None:
-        for name in split_list(self.reward_funcs):
-            if not REWARD_FUNC.fullmatch(name):
-                hint = file_form(name)
-                raise SettingError("reward_funcs", f"reward_funcs {name}: must look like file.py:function{hint}")
         for url in split_list(self.reward_url):
             if not REWARD_URL.fullmatch(url):
                 raise SettingError("reward_url", f"reward_url {url}: must look like http://host:port or https://…")

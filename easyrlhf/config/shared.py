@@ -6,16 +6,18 @@ from typing import Any
 from easyrlhf.settings import DATA, OPTIMISATION, RUN, SAMPLING, SettingError, opt, split_texts
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-REWARD_FUNC = re.compile(r"[^,:]+\.py:[A-Za-z_]\w*")
+FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
+# rewards.fn, pkg.rewards.fn, rewards:fn, rewards.py::fn, rewards.py:fn()
+OTHER_FORMS = re.compile(r"(?P<file>[\w./~-]*?[\w~-])(\.py)?(\.|::?)(?P<name>(?!py$)[A-Za-z_]\w*)(\(\))?")
 
 
-def file_form(function: str) -> str:
-    """The end of a message about a function that was named as python imports it: "; write a/b.py:fn" for a.b.fn."""
-    module, _, name = function.replace(":", ".").rpartition(".")
-    if name == "py" or not DOTTED.fullmatch(f"{module}.{name}"):
-        return ""
-    return f"; write {module.replace('.', '/')}.py:{name}"
+def wrong_function(function: str) -> str | None:
+    """What is wrong with the name of a python function, and the right form where it can be guessed; None if nothing."""
+    if FUNCTION.fullmatch(function):
+        return None
+    meant = OTHER_FORMS.fullmatch(function)
+    file = meant and (meant["file"] if "/" in meant["file"] else meant["file"].replace(".", "/"))
+    return "must look like file.py:function" + (f"; write {file}.py:{meant['name']}" if meant else "")
 
 
 def row_format(help: str = "Row format, when recognising it is not wanted.") -> Any:
@@ -43,6 +45,7 @@ def row_transform() -> Any:
         "it; --field comes after it.",
         group=DATA,
         metavar="FILE.py:FN",
+        wrong=wrong_function,
     )
 
 

@@ -5,15 +5,14 @@ from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
 from easyrlhf.config.shared import (
-    REWARD_FUNC,
     check_stop,
-    file_form,
     on_bad_row,
     row_field,
     row_format,
     row_transform,
     stop,
     stop_finishes,
+    wrong_function,
 )
 from easyrlhf.config.tools import ScoringConfig
 from easyrlhf.settings import DATA, REWARDS, RUN, SAMPLING, SettingError, opt, split_list, split_texts
@@ -332,6 +331,7 @@ class CompareConfig(ScoringConfig):
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
+        wrong=wrong_function,
     )
     reward_timeout: float = opt(
         600.0,
@@ -346,6 +346,7 @@ class CompareConfig(ScoringConfig):
         "the chance from 0 to 1 that A is better. It sees each pair in both orders.",
         group=REWARDS,
         metavar="FILE.py:FN",
+        wrong=wrong_function,
     )
     judge_url: str | None = opt(
         None,
@@ -412,15 +413,6 @@ class CompareConfig(ScoringConfig):
                 raise SettingError(name, f"{name} {getattr(self, name)}: {rule}")
         if not any(judges):
             raise SettingError("judge", "judge: nothing judges; give reward_model, reward_funcs, judge or judge_url")
-        if self.judge is not None and not REWARD_FUNC.fullmatch(self.judge):
-            raise SettingError(
-                "judge", f"judge {self.judge}: must name a function, such as judge.py:fn{file_form(self.judge)}"
-            )
-        for spec in split_list(self.reward_funcs):
-            if not REWARD_FUNC.fullmatch(spec):
-                raise SettingError(
-                    "reward_funcs", f"reward_funcs {spec}: must name a function, such as rewards.py:fn{file_form(spec)}"
-                )
         if self.judge_url is not None and not JUDGE_URL.fullmatch(self.judge_url):
             raise SettingError(  # what was given may hold a key: it is not repeated
                 "judge_url",

@@ -5,11 +5,12 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from easyrlhf.data.changes import Changes
+from easyrlhf.data.changes import MISSING, Changes, lookup
 from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.files import check_file, other_kind, reader_of
 from easyrlhf.data.folders import is_in_folder, open_folder
@@ -81,18 +82,31 @@ def _weighed(name: str) -> tuple[str, float]:
 
 def _changed(read: Callable[[], Iterator[RawRow]], changes: Changes) -> Iterator[RawRow]:
     """The rows after --transform and --field; all that are made of one row have its place."""
+
+    @cache
+    def optional(key: str) -> bool:
+        return any(lookup(row, key) is not MISSING for row in _transformed(read, changes))
+
     for raw in read():
         if raw.fault or not isinstance(raw.value, dict):
             yield raw
             continue
         try:
-            rows = changes.apply(raw.value)
+            rows = changes.apply(raw.value, optional)
         except StructuralFault as fault:
             yield RawRow(raw.place, raw.value, str(fault))
             continue
         yield from (RawRow(raw.place, row) for row in rows)
         if not rows:
             yield RawRow(raw.place, raw.value, dropped=BY_TRANSFORM)
+
+
+def _transformed(read: Callable[[], Iterator[RawRow]], changes: Changes) -> Iterator[dict]:
+    """All rows after --transform alone; a row that --field cannot read a key of may stand among others that have it."""
+    for raw in read():
+        if not raw.fault and isinstance(raw.value, dict):
+            with suppress(StructuralFault):
+                yield from changes.transformed(raw.value)
 
 
 def _open_one(name: str) -> list[Source]:

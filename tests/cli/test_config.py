@@ -69,11 +69,19 @@ def test_every_stage_refuses(config, wrong, message):
             {"reward_funcs": "rewards.short"},
             "reward_funcs rewards.short: must look like",
         ),
+        ({"reward_funcs": "a.py:f,b.py"}, "reward_funcs b.py: must look like file.py:function"),
+        (
+            {"reward_funcs": "a.py:f,rewards.fn"},
+            "reward_funcs rewards.fn: must look like file.py:function; write rewards.py:fn",
+        ),
+        (
+            {"transform": "rows.fix"},
+            "transform rows.fix: must look like file.py:function; write rows.py:fix",
+        ),
         (
             {"reward_funcs": "pkg.rewards.fn"},
             "reward_funcs pkg.rewards.fn: must look like file.py:function; write pkg/rewards.py:fn",
         ),
-        ({"reward_funcs": "a.py:f,b.py"}, "reward_funcs b.py: must look like file.py:function"),
         ({"reward_weights": "1,2"}, "reward_weights 1,2: 2 for 1 reward sources"),
         (
             {"reward_model": "r", "reward_funcs": "a.py:f", "reward_weights": "1"},

@@ -4,6 +4,7 @@ import pytest
 
 from easyrlhf.data.changes import Changes
 from easyrlhf.data.faults import StructuralFault
+from easyrlhf.data.sources import open_sources
 from easyrlhf.errors import InputError
 
 ROW = {"question": "How?", "good": "So.", "bad": "No.", "n": 3, "two words": "x", "tags": ["a"]}
@@ -29,6 +30,45 @@ def test_a_text_is_filled_with_keys_that_stay():
     } | {key: ROW[key] for key in ("question", "bad", "n", "two words", "tags")}
     assert named("prompt={{{question}}} {{}}")["prompt"] == "{How?} {}"
     assert named("prompt={question}{good}")["prompt"] == "How?So."
+
+
+NESTED = {"a": {"b": "in", "c.d": "dot"}, "a.b": "literal", "turns": [{"text": "one"}, {"text": "two"}], "n": None}
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("prompt=a.b", "literal"),
+        ("prompt=a.c.d", "dot"),
+        ("prompt=turns.0.text", "one"),
+        ("prompt=turns.-1.text", "two"),
+        ("prompt=turns.1", {"text": "two"}),
+        ("prompt={a.b}: {turns.1.text}", "literal: two"),
+        ("prompt={n}x", "x"),
+        ("prompt=n", None),
+    ],
+)
+def test_a_path_leads_into_a_row_and_a_key_with_a_dot_goes_before_it(field, value):
+    (row,) = Changes.parse(field).apply(NESTED)
+    kept = {key: inside for key, inside in NESTED.items() if key != field.removeprefix("prompt=")}
+    assert row == kept | {"prompt": value}
+
+
+@pytest.mark.parametrize("path", ["turns.2.text", "turns.text", "a.b.c", "a.x", ".a", "a.", "turns.9999999999"])
+def test_a_path_that_leads_nowhere_is_named(path):
+    with pytest.raises(StructuralFault, match=f"the row has no key '{path}'; found keys a, a.b, turns, n"):
+        Changes.parse(f"prompt={path}").apply(NESTED)
+
+
+def test_a_key_of_a_text_is_empty_where_it_is_null_or_only_other_rows_have_it(write):
+    rows = [{"q": "1"}, {"q": "2", "system": None}, {"q": "3", "system": "S"}]
+    (source,) = open_sources(write("x.jsonl", rows), field="prompt={system}|{q}")
+    assert [row.value["prompt"] for row in source.read()] == ["|1", "|2", "S|3"]
+    (source,) = open_sources(write("x.jsonl", rows), field="prompt={sytem}|{q}")
+    assert [row.fault for row in source.read()] == [
+        "--field prompt={sytem}|{q}: the row has no key 'sytem'; found keys q",
+        *["--field prompt={sytem}|{q}: the row has no key 'sytem'; found keys q, system"] * 2,
+    ]
 
 
 def test_nothing_is_changed_without_settings():
@@ -121,6 +161,13 @@ def test_what_a_function_does_wrong_is_a_fault_of_the_row(transform, body, said)
     [
         ("nowhere.py:fn", "--transform nowhere.py:fn: there is no file nowhere.py"),
         ("mine.py:other", "mine.py has no function other; it has fn"),
+        ("mine.fn", "--transform mine.fn: must look like file.py:function; write mine.py:fn"),
+        ("a.mine.fn", "write a/mine.py:fn"),
+        ("../mine.fn()", "write ../mine.py:fn"),
+        ("mine:fn", "write mine.py:fn"),
+        ("mine.py::fn", "write mine.py:fn"),
+        ("mine.py.fn", "write mine.py:fn"),
+        ("mine.py", "--transform mine.py: must look like file.py:function"),
         ("broken.py:fn", "importing broken.py raised ZeroDivisionError: division by zero"),
     ],
 )
@@ -131,3 +178,49 @@ def test_a_function_that_is_not_there_is_refused_before_any_row_is_read(tmp_path
     with pytest.raises(InputError) as error:
         Changes.parse(None, spec)
     assert said in str(error.value)
+
+
+FACTORY = """
+def factory(cfg, *args, **kwargs):
+    def transform_fn(row, tokenizer=None):
+        return {"prompt": row["question"] + str(cfg.sequence_len), "question": "kept"}
+    return GIVES
+"""
+
+
+@pytest.mark.parametrize(
+    "gives, row",
+    [
+        ("transform_fn", {**ROW, "prompt": "How?None", "question": "kept"}),
+        (
+            'transform_fn, {"remove_columns": ["question", "good", "bad", "n", "two words"]}',
+            {"tags": ["a"], "prompt": "How?None", "question": "kept"},
+        ),
+        ('transform_fn, {"remove_columns": "tags"}', {**ROW, "prompt": "How?None", "question": "kept"}),
+        ("lambda row: None", None),
+    ],
+)
+def test_a_factory_of_axolotls_is_called_and_its_function_used(tmp_path, gives, row):
+    (tmp_path / "mine.py").write_text(FACTORY.replace("GIVES", gives))
+    expected = [] if row is None else [{k: v for k, v in row.items() if "tags" not in gives or k != "tags"}]
+    assert Changes.parse(None, f"{tmp_path}/mine.py:factory").apply(ROW) == expected
+
+
+@pytest.mark.parametrize(
+    "gives, said",
+    [
+        ("None", "it gave None; it must give the function of a row, alone or with"),
+        ('transform_fn, {"batched": True}', "'batched': True}); it must give"),
+        ("1 / 0", "mine.py:factory: raised ZeroDivisionError: division by zero (mine.py:5) when it was called with"),
+    ],
+)
+def test_a_factory_that_makes_no_function_is_refused_before_any_row_is_read(tmp_path, gives, said):
+    (tmp_path / "mine.py").write_text(FACTORY.replace("GIVES", gives))
+    with pytest.raises(InputError) as error:
+        Changes.parse(None, f"{tmp_path}/mine.py:factory")
+    assert said in str(error.value)
+
+
+def test_a_function_that_gives_a_function_is_told_the_name_of_the_parameter(transform):
+    with pytest.raises(StructuralFault, match=r"gave a function; .* is to be called cfg"):
+        transform("return lambda row: row").apply(ROW)

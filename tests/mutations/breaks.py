@@ -49,7 +49,7 @@ ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment
 
 IMPORTANCE, VLLM, VLLM_SERVER = "losses/test_importance.py", "rollout/test_vllm.py", "rollout/test_server.py"
 VLLM_WEIGHTS, VLLM_SERVE = "rollout/test_weights.py", "tools/test_vllm_serve.py"
-FILES, FOLDERS = "data/test_files.py", "data/test_folders.py"
+FILES, FOLDERS, CHANGES = "data/test_files.py", "data/test_folders.py", "data/test_changes.py"
 CUT = "test_a_cut_arrow_stream_is_damaged_even_at_the_border_of_a_batch"
 CSV = "test_a_csv_row_stands_at_its_first_line_whatever_its_cells_hold"
 TWICE = "test_a_key_that_stands_twice_is_a_fault_of_its_row"
@@ -606,5 +606,13 @@ BREAKS = [
     Break("data/decoding.py", "        raise KeyTwice(_twice(pairs))", "        pass", f"{FILES}::{TWICE}"),
     Break("data/folders.py", "if len(splits) > 1:", "if len(splits) > 9:", FOLDERS),
     Break("data/folders.py", "if number not in files", "if number < 0", FOLDERS),
+    Break(
+        "data/changes.py",
+        "if found is MISSING:\n            found = lookup",
+        "if True:\n            found = lookup",
+        CHANGES,
+    ),
+    Break("data/changes.py", "if key not in removed", "if True", CHANGES),
+    Break("data/changes.py", "(value is MISSING and optional(key))", "value is MISSING", CHANGES),
     Break("data/folders.py", "followlinks=True", "followlinks=False", FOLDERS),
 ]
