@@ -6,6 +6,7 @@ from typing import Any
 
 from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.messages import (
+    EMPTY,
     MEDIA,
     MESSAGE_KEYS,
     SWITCHES,
@@ -25,6 +26,11 @@ THINKING = "enable_thinking"
 HISTORY = "history"
 # What a row may hold beside the texts that its format names, and what is made of it where there are turns.
 CONTEXT = (*SYSTEM, *TOOLS, *ARGUMENTS, THINKING)
+# Keys that hold a row's answers, or say something of them.
+ANSWERS = (
+    *("completion", "response", "output", "chosen", "rejected", "chosen_response", "rejected_response"),
+    *("rejected_messages", "completions", "answers", "scores", "ranks", "margin", "label", "kto_tag"),
+)
 USED, PASSED, REFUSED, NAMED = "used", "passed", "refused", "named"
 TWO_SYSTEMS = "rows with a system key beside a system turn of their own, which is kept"
 
@@ -56,20 +62,20 @@ def fates(row: Row, record: Record, asks: tuple[str, ...], demonstrates: bool, p
     """
     plain = isinstance(record.prompt, str)
 
-    def fate(key: str) -> str:
+    def fate(key: str, value: Any) -> str:
         if key in row.looked_at and (key in asks or key == HISTORY):
             return USED
-        if key in MEDIA:
-            return REFUSED
-        if key in CONTEXT:
-            return REFUSED if plain else USED
+        if key in CONTEXT and not plain:
+            return USED
         if key in row.looked_at:
             return PASSED if prompts else USED
-        if key == HISTORY or (key in THOUGHT_KEYS and demonstrates and not prompts):
+        turns = key == HISTORY and isinstance(value, list)
+        thoughts = key in THOUGHT_KEYS and demonstrates and not prompts
+        if (key in MEDIA or key in CONTEXT or turns or thoughts) and value not in EMPTY:
             return REFUSED
         return PASSED if prompts else NAMED
 
-    return {key: fate(key) for key in row}
+    return {key: fate(key, value) for key, value in row.items()}
 
 
 def complete(record: Record, row: Row, found: dict[str, str], notes: Counter) -> Record:
@@ -83,11 +89,11 @@ def complete(record: Record, row: Row, found: dict[str, str], notes: Counter) ->
         if fate == REFUSED:
             _refuse(key, values[key])
     _refuse_switches(record, values)
-    columns = {key: values[key] for key, fate in found.items() if fate != USED and key not in CONTEXT}
+    columns = {key: values[key] for key, fate in found.items() if fate in (PASSED, NAMED)}
     plain = isinstance(record.prompt, str)
     columns |= {} if plain else template_columns(values)
     if isinstance(record, Prompt):  # it may bring an answer of its own
-        held = tuple(key for key, fate in found.items() if fate == PASSED and key in row.looked_at)
+        held = tuple(key for key, fate in found.items() if fate == PASSED and key in ANSWERS)
         record = replace(record, columns=columns | record.columns, answers=(*held, *record.answers))
     else:
         record = replace(record, columns=columns)
@@ -155,8 +161,6 @@ def _with_system(prompt: Messages, text: str, notes: Counter) -> Messages:
 
 def _refuse(key: str, value: Any) -> None:
     """Raise for a key that says something which this row has no place for."""
-    if value in (None, "", [], {}) or (key == HISTORY and not isinstance(value, list)):
-        return
     refuse_media({key: value})
     if key == HISTORY:
         raise StructuralFault(

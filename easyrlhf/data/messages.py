@@ -38,6 +38,7 @@ MEDIA = tuple(
     for ending in ("", "s", "_url", "_urls", "_path", "_paths")
     for prefix in ("", "_")
 )
+EMPTY = (None, "", [], {})
 PARTS = ("text", "input_text", "output_text")  # types of parts of a content that are text
 # Every key of a message that is used or refused by name; others are named as not used.
 MESSAGE_KEYS = frozenset(
@@ -81,9 +82,13 @@ def unfolded(value: Any) -> Any:
             found = read(value.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(found, list) and found and all(role_of(turn) and _first(turn, TURN_TEXTS) for turn in found):
+        if isinstance(found, list) and found and all(map(_looks_like_a_turn, found)):
             return found
     return value
+
+
+def _looks_like_a_turn(value: Any) -> bool:
+    return role_of(value) is not None and any(value.get(name) is not None for name in TURN_TEXTS)
 
 
 TURN_TEXTS = (*CONTENT_KEYS, "tool_calls", "function_call")
@@ -270,7 +275,7 @@ def _refuse_unread(turn: dict, key: str) -> None:
 def refuse_media(holder: dict, prefix: str = "") -> None:
     """Raise for images, videos and sounds, in a row or in one of its turns."""
     for name in MEDIA:
-        if holder.get(name) not in (None, "", [], {}):
+        if holder.get(name) not in EMPTY:
             raise StructuralFault(
                 f"key '{prefix}{name}': holds {kind_of(holder[name])}, but easyrlhf trains on text: what it shows "
                 f"would be lost. Leave such rows out, or take the key out with --field {name}= to train on text alone"

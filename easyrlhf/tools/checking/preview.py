@@ -14,7 +14,7 @@ from easyrlhf.data.formats import require_format
 from easyrlhf.data.reader import as_kind, read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.summary import Ledger
+from easyrlhf.data.summary import Ledger, unused_lines
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.rows import STAGE_KINDS, sources_of
@@ -83,17 +83,19 @@ def preview_rows(config: PreviewConfig) -> None:
         require_format(config.format, kind)
     sources_of(config, config.train_data)
     renderer = load_renderer(config)
-    chosen = list(wanted(config, kind))
+    ledger = WaitingLedger()
+    chosen = list(wanted(config, kind, ledger))
     colours = sys.stdout.isatty()
     show = rich_printer() if colours else print_plain
     show_legend(config, kind, show, RICH_MARKS if colours else PLAIN_MARKS)
+    for line in unused_lines(ledger.unused):
+        show(line)
     for seen in chosen:
         show_row(config, kind, renderer, seen, show)
 
 
-def wanted(config: PreviewConfig, kind: str) -> Iterator[Seen]:
+def wanted(config: PreviewConfig, kind: str, ledger: WaitingLedger) -> Iterator[Seen]:
     """The rows of the settings; InputError when the data have fewer."""
-    ledger = WaitingLedger()
     rows = dropwhile(lambda seen: seen.number < config.row, all_rows(config, kind, ledger))
     first = next(rows, None)
     if first is None:
