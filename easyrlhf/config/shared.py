@@ -29,7 +29,8 @@ def row_field() -> Any:
     """The setting `field`."""
     return opt(
         None,
-        "Keys under other names: prompt=question,chosen=good moves them; name='a text with {key}' builds a string. "
+        "Keys under other names: prompt=question,chosen=good moves them; name='a text with {key}' builds a string; "
+        "name= takes a key out. "
         "Done before the format is recognised.",
         group=DATA,
         metavar="NAME=KEY[,…]",

@@ -21,7 +21,10 @@ NEXT_FIELD = re.compile(r",\s*(?=\w+=)")  # a comma inside of a text is none bet
 
 @dataclass(frozen=True)
 class Field:
-    """One `target=value` of --field: a key of the row to be moved, or a text in which `{key}` stands for values."""
+    """One `target=value` of --field: a key of the row to be moved, or a text in which `{key}` stands for values.
+
+    With an empty value the target itself is taken out of the row.
+    """
 
     target: str
     value: str
@@ -30,9 +33,10 @@ class Field:
     def parse(cls, item: str) -> "Field":
         """Read one item. Raises InputError when it is not of that form."""
         target, equals, value = (part.strip() for part in item.partition("="))
-        if not (target and equals and value):
+        if not (target and equals):
             raise InputError(
-                f"--field {item}: expected name=key, such as prompt=question, or name='a text with {{key}}'"
+                f"--field {item}: expected name=key, such as prompt=question, name='a text with {{key}}', or name= to "
+                "take a key out"
             )
         found = cls(target, value)
         found.text_keys()
@@ -152,8 +156,8 @@ class Changes:
 
     def _named(self, row: dict, optional: Callable[[str], bool]) -> dict:
         """A key that is named moves; keys in braces stay, and so does what a path leads into."""
-        values = {item.target: item.read(row, optional) for item in self.fields}
-        moved = {item.value for item in self.fields if not item.is_text}
+        values = {item.target: item.read(row, optional) for item in self.fields if item.value}
+        moved = {item.value or item.target for item in self.fields if not item.is_text}
         return {key: value for key, value in row.items() if key not in moved} | values
 
 

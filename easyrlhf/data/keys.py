@@ -173,8 +173,8 @@ def _refuse(key: str, value: Any) -> None:
         )
     raise StructuralFault(
         f"key '{key}': has no place beside a prompt that is plain text. Give messages (--format prompt_pairs makes "
-        f"turns of strings), write it into the text with --field 'prompt={{{key}}} {{prompt}}', or take the key out "
-        f"with --field {key}="
+        f"turns of strings), write it into the text with --field 'prompt={{{key}}} {{prompt}},{key}=', or take the key "
+        f"out with --field {key}="
     )
 
 

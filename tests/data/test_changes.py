@@ -71,6 +71,13 @@ def test_a_key_of_a_text_is_empty_where_it_is_null_or_only_other_rows_have_it(wr
     ]
 
 
+def test_a_key_without_a_value_is_taken_out_once_texts_are_filled():
+    (row,) = Changes.parse("images=,prompt={system} {q},system=,none=").apply(
+        {"q": "a", "system": "S", "images": ["x"]}
+    )
+    assert row == {"q": "a", "prompt": "S a"}
+
+
 def test_nothing_is_changed_without_settings():
     assert not Changes.parse(None, None)
 
@@ -94,7 +101,6 @@ def test_a_row_that_a_field_does_not_fit_is_a_structural_fault(fields, said):
     [
         ("prompt", "--field prompt: expected name=key"),
         ("=question", "--field =question: expected name=key"),
-        ("prompt=", "--field prompt=: expected name=key"),
         ("prompt=a {question", "expected '}' before end of string; write {{ and }} for braces that are text"),
         ("prompt=a {}", "braces hold the name of a key"),
         ("prompt={n:>5}", "braces hold the name of a key"),
