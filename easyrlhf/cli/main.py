@@ -19,6 +19,7 @@ COMMANDS = {
     "fit": ("easyrlhf.cli.fit:command", "How much memory a stage needs, and what would make it fit."),
     "doctor": ("easyrlhf.cli.doctor:command", "Examine a reward model: should PPO lean on it?"),
     "report": ("easyrlhf.cli.report:command", "Write a run's report anew, or compare several runs on one page."),
+    "rollouts": ("easyrlhf.cli.rollouts:command", "What an online run sampled: the worst, the best, the longest."),
     "export": ("easyrlhf.cli.export:command", "Merge, split or convert a model for other programs."),
     "chat": ("easyrlhf.cli.chat:command", "Talk to a model."),
     "generate": ("easyrlhf.cli.generate:command", "Answer a file of prompts: all samples, or the best."),

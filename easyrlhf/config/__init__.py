@@ -32,7 +32,7 @@ from easyrlhf.config.tools import (
     ServeRewardConfig,
 )
 from easyrlhf.config.training import SFTConfig, TrainConfig
-from easyrlhf.config.using import ChatConfig, CompareConfig, GenerateConfig, PolicyConfig, ScoreConfig
+from easyrlhf.config.using import ChatConfig, CompareConfig, GenerateConfig, PolicyConfig, RolloutsConfig, ScoreConfig
 
 __all__ = [
     "CPOConfig",
@@ -58,6 +58,7 @@ __all__ = [
     "RMConfig",
     "RRHFConfig",
     "ReferenceConfig",
+    "RolloutsConfig",
     "SFTConfig",
     "ScoreConfig",
     "ScoringConfig",

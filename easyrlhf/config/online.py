@@ -15,6 +15,7 @@ from easyrlhf.settings import (
     ONLINE,
     OPTIMISATION,
     REWARDS,
+    RUN,
     SAMPLING,
     SettingError,
     opt,
@@ -162,6 +163,14 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         low=0,
     )
 
+    log_rollouts: int = opt(
+        8,
+        "Completions of each step to keep in rollouts.jsonl, with every reward, advantage and KL, spread over the "
+        "rollout; 0 for none. easyrlhf rollouts and report.html show them.",
+        group=RUN,
+        low=0,
+    )
+    log_rollout_ids: bool = opt(False, "Keep their token ids as well.", group=RUN)
     max_steps: int | None = opt(
         None,
         "Stop after this many rollouts even when total_episodes is not reached; for short trials.",

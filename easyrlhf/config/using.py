@@ -15,9 +15,10 @@ from easyrlhf.config.shared import (
     wrong_function,
 )
 from easyrlhf.config.tools import ScoringConfig
-from easyrlhf.settings import DATA, REWARDS, RUN, SAMPLING, SettingError, opt, split_list, split_texts
+from easyrlhf.settings import DATA, REWARDS, RUN, SAMPLING, SettingError, Settings, opt, split_list, split_texts
 
 JUDGE_URL = re.compile(r"https?://[^\s,/@?#]+(/[^\s@?#]*)?")
+ORDERS = ("worst", "best", "longest", "furthest")
 VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -429,6 +430,35 @@ class CompareConfig(ScoringConfig):
                 f"max_new_tokens {self.max_new_tokens}: must be less than max_length {self.max_length}, or no prompt "
                 "fits; lower it or raise max_length",
             )
+
+
+@dataclass(kw_only=True, frozen=True)
+class RolloutsConfig(Settings):
+    """Settings of `easyrlhf rollouts`: a look at what an online run sampled."""
+
+    stage: ClassVar[str] = "rollouts"
+
+    run: str = opt(MISSING, "The output folder of ppo_train or grpo_train.", group=DATA, metavar="DIR")
+    step: int | None = opt(
+        None, "Only this step.", group=DATA, low=1, shown="the last one; every step where others pick"
+    )
+    worst: int | None = opt(None, "So many completions with the lowest score.", group=DATA, low=1)
+    best: int | None = opt(None, "So many completions with the highest score.", group=DATA, low=1)
+    longest: int | None = opt(None, "So many of the longest completions.", group=DATA, low=1)
+    furthest: int | None = opt(
+        None, "So many completions that have become likeliest beside the reference, by KL.", group=DATA, low=1
+    )
+    json: bool = opt(False, "Print the rows as they are, one JSON object a line.", group=RUN)
+
+    @property
+    def order(self) -> tuple[str | None, int]:
+        """What rows are picked by, and how many; no word and 0 for all."""
+        return next(((name, count) for name in ORDERS if (count := getattr(self, name))), (None, 0))
+
+    def _check(self) -> None:
+        super()._check()
+        if len(given := [name for name in ORDERS if getattr(self, name)]) > 1:
+            raise SettingError(given[1], f"{given[1]} {getattr(self, given[1])}: {given[0]} picks already; give one")
 
 
 def _check_rows_file(name: str, file: str) -> None:

@@ -40,12 +40,13 @@ FREE_TO_CHANGE |= {"log_steps", "report_to", "save_total_limit", "reward_timeout
 FREE_TO_CHANGE |= {"stop_on_alarm", "devices", "nnodes", "node_rank", "master_addr", "master_port", "ddp_timeout"}
 FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens", "vllm_host", "vllm_port", "vllm_timeout", "vllm_weight_transfer"}
 FREE_TO_CHANGE |= {"vllm_mode", "vllm_tensor_parallel_size", "vllm_gpu_memory_utilization", "reuse_memory"}
+FREE_TO_CHANGE |= {"log_rollouts", "log_rollout_ids"}
 FREE_TO_CHANGE |= {"examine_rows"}
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl", "logs"}
 OUR_FILES = (
-    f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl rm_eval.json doctor.json report.html "
-    "README.md plots runs adapter value_model .final config.json generation_config.json "
+    f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics.jsonl samples.jsonl rollouts.jsonl rm_eval.json doctor.json "
+    "report.html README.md plots runs adapter value_model .final config.json generation_config.json "
     "value_head.safetensors model*.safetensors model.safetensors.index.json tokenizer* special_tokens_map.json "
     "vocab.json merges.txt added_tokens.json chat_template.jinja"
 ).split()

@@ -19,6 +19,7 @@ from easyrlhf.errors import ServiceError
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.course import Course
 from easyrlhf.online.collect import Models, collect
+from easyrlhf.online.kept import kept_rows
 from easyrlhf.online.methods import Method
 from easyrlhf.online.observe import evaluation_metrics, importance_metrics, rollout_metrics, sample_rows
 from easyrlhf.online.rollout import Rollout, concatenate
@@ -105,6 +106,7 @@ def fit(
             run.step += 1
             metrics = updated | sampled | pace_metrics(rollout, timer, at)
             metrics |= rollout_metrics(rollout, at.kl_coef) | importance_metrics(rollout, config)
+            log.rollouts(run.step, kept(rollout, online, config, at.kl_coef))
             at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics["objective/kl"])
             with logged_if_services_fail(course, metrics, at):
                 if valid is not None and course.is_due(config.eval_steps):
@@ -114,6 +116,11 @@ def fit(
             course.end_step(metrics, **asdict(at))
     run.take_best(online.engines)
     return course.metrics()
+
+
+def kept(rollout: Rollout, online: Online, config, kl_coef: float) -> list[dict[str, Any]]:
+    """The rows of rollouts.jsonl for a step."""
+    return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
 
 
 def begin_next(online: Online, prompts: Dataset, config, at: Progress) -> None:

@@ -104,7 +104,7 @@ class Rollout:
 
     def take(self, indices: list[int]) -> "Rollout":
         """The samples with these indices, in this order."""
-        index = torch.tensor(indices, device=self.completion_ids.device)
+        index = torch.tensor(indices, dtype=torch.long, device=self.completion_ids.device)
         changed = {
             field.name: getattr(self, field.name)[index]
             for field in fields(self)

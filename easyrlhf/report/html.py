@@ -11,9 +11,17 @@ from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versi
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
 from easyrlhf.report.metrics import ALIGN_TITLES, show
 from easyrlhf.report.plots import RM_EVAL_FILE, charts, examination_of
+from easyrlhf.report.rollouts import ROLLOUTS_FILE, marks, pick, prompt_text, stored_rows
 
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
+MOST_ROLLOUTS, MOST_CHARACTERS = 4, 3000  # of each kind, and of each text
+STANDING_OUT = {
+    "worst": "The lowest scores",
+    "best": "The highest scores",
+    "longest": "The longest answers",
+    "furthest": "The furthest from the reference, by KL",
+}
 KEY_NUMBERS: dict[str, tuple[tuple[str, str], ...]] = {
     "sft": (
         ("training loss", "loss"),
@@ -68,6 +76,7 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> 
         *_examination(folder, stage),
         *_charts(folder, stage),
         *_samples(read_rows(folder / SAMPLES_FILE)),
+        *_rollouts(folder, rows),
         *_background(settings, info),
     ]
     html = blocks.page(
@@ -154,6 +163,27 @@ def _samples(rows: list[dict]) -> list[str]:
     items = before_and_after(rows)
     note = "The same prompt early and late in training, where it was sampled more than once."
     return [blocks.section("Samples", blocks.samples(items), note=note)] if items else []
+
+
+def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
+    """What stands out among the completions that the last steps kept: a bounded number of bounded texts."""
+    since = rows[-RECENT]["step"] if len(rows) >= RECENT else 0
+    recent_rows, folds = [row for row in stored_rows(folder / ROLLOUTS_FILE) if row["step"] >= since], []
+    for order, title in STANDING_OUT.items():
+        found = pick(recent_rows, order, MOST_ROLLOUTS)
+        items = [
+            (shortened(prompt_text(row)), [(f"step {row['step']}", shortened(row["completion"]), marks(row))])
+            for row in found
+        ]
+        folds += [blocks.fold(title, blocks.samples(items))] if items else []
+    note = f"From the last {RECENT} steps; all that was kept is in {ROLLOUTS_FILE}: easyrlhf rollouts {folder.name}"
+    return [blocks.section("Rollouts", *folds, note=note)] if folds else []
+
+
+def shortened(text: str) -> str:
+    """A text with its middle left out where it is long."""
+    left_out, half = len(text) - MOST_CHARACTERS, MOST_CHARACTERS // 2
+    return f"{text[:half]} […{left_out:,} characters…] {text[-half:]}" if left_out > 0 else text
 
 
 def _background(settings: dict, info: RunInfo) -> list[str]:

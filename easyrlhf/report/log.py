@@ -1,4 +1,4 @@
-"""metrics.jsonl and samples.jsonl of a stage folder, mirrored to TensorBoard or wandb."""
+"""metrics.jsonl, samples.jsonl and rollouts.jsonl of a stage folder, mirrored to TensorBoard or wandb."""
 
 import importlib.metadata
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from easyrlhf.errors import InputError
 from easyrlhf.report.metrics import metric
+from easyrlhf.report.rollouts import ROLLOUTS_FILE
 
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 
@@ -41,7 +42,7 @@ class MetricsLog:
     One JSON object a step, flushed: {"step": n, "loss": 0.25, …}. Numbers keep every digit (what is
     read back is the same float). JSON has no NaN or infinity: they are written as null.
 
-    last_step  0 starts empty; n > 0 continues a run and cuts both files back to step <= n first
+    last_step  0 starts empty; n > 0 continues a run and cuts the files back to step <= n first
     report_to  tensorboard (folder/runs), wandb, or none; InputError when wandb is not installed
     """
 
@@ -49,11 +50,11 @@ class MetricsLog:
         check_report_to(report_to)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS_FILE, SAMPLES_FILE):
+        for name in (METRICS_FILE, SAMPLES_FILE, ROLLOUTS_FILE):
             cut_back(folder / name, last_step)
         self._path = folder / METRICS_FILE
         self._metrics = _append(self._path)
-        self._samples_path = folder / SAMPLES_FILE
+        self._samples_path, self._rollouts_path = folder / SAMPLES_FILE, folder / ROLLOUTS_FILE
         self._mirror = MIRRORS[report_to](folder, last_step)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -77,6 +78,12 @@ class MetricsLog:
         with _append(self._samples_path) as file:
             file.writelines(_line({"step": step} | row) for row in rows)
 
+    def rollouts(self, step: int, rows: list[dict]) -> None:
+        """Append what is kept of the step's rollout, once a step."""
+        if rows:
+            with _append(self._rollouts_path) as file:
+                file.writelines(_line({"step": step} | row) for row in rows)
+
     def close(self) -> None:
         """Flush and close everything."""
         self._metrics.close()
@@ -97,6 +104,9 @@ class SilentLog(MetricsLog):
         return []
 
     def samples(self, step: int, rows: list[dict]) -> None:
+        """Keep nothing."""
+
+    def rollouts(self, step: int, rows: list[dict]) -> None:
         """Keep nothing."""
 
     def close(self) -> None:

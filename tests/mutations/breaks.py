@@ -25,6 +25,7 @@ PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "a
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "engine/test_siblings.py"
+KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
 STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
 GREEDY = f"{SAMPLER}::test_temperature_0_is_greedy_search_token_for_token"
@@ -209,6 +210,12 @@ BREAKS = [
     Break("rollout/sampler.py", "self.ending.by_token(tokens) |", "self.ending.by_token(tokens) & False |", GREEDY),
     Break("rollout/sampler.py", "ended[place] |= self.ending.by_text(said[row])", "pass", ENDING),
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
+    Break("online/kept.py", "number * len(rollout) // size", "number", KEPT),
+    Break("online/kept.py", "part.kl.sum(1)", "part.kl.mean(1)", KEPT),
+    Break("online/kept.py", "advantages[mask.bool()]", "advantages", KEPT),
+    Break("report/rollouts.py", "(rank(row), -number, row)", "(rank(row), number, row)", ROLLOUTS),
+    Break("report/log.py", "(METRICS_FILE, SAMPLES_FILE, ROLLOUTS_FILE)", "(METRICS_FILE, SAMPLES_FILE)", ROLLOUTS),
+    Break("report/html.py", 'if row["step"] >= since]', "]", ROLLOUTS),
     Break("rollout/ending.py", "ids[-1] in self.ids or", "ids[-1] == self.ids[0] or", ENDING),
     Break("rollout/ending.py", "(self.finishes and self.by_text(ids))", "self.by_text(ids)", ENDING),
     Break("rollout/ending.py", "if width >= len(ids) or len(text.encode()) > most + MARGIN:", "if True:", ENDING),

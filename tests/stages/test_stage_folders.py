@@ -101,6 +101,20 @@ def test_the_report_pictures_samples_and_metrics_are_there(lora_ppo):
     assert {row["step"] for row in samples} == {0, 1, 2}
 
 
+def test_rollouts_hold_every_completion_that_a_step_learned_from(lora_ppo):
+    """All eight: their means are those of metrics.jsonl."""
+    rows, kept = (
+        [json.loads(line) for line in (lora_ppo / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("metrics", "rollouts")
+    )
+    assert [(row["step"], row["place"]) for row in kept] == [(step, place) for step in (1, 2) for place in range(8)]
+    for logged in rows:
+        own = [row for row in kept if row["step"] == logged["step"]]
+        assert sum(row["score"] for row in own) / 8 == pytest.approx(logged["objective/scores"], rel=1e-5)
+        assert sum(row["kl"] for row in own) / 8 == pytest.approx(logged["objective/kl"], rel=1e-4, abs=1e-6)
+        assert sum(row["length"] for row in own) / 8 == logged["length/completion_mean"]
+
+
 def test_a_changed_head_is_noticed_by_whoever_loads_it(chain, data, small_ppo, tmp_path):
     import shutil
 

@@ -1,0 +1,57 @@
+"""What rollouts.jsonl keeps of a rollout: some of its completions, with the numbers that the update used."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from easyrlhf.online.rollout import Rollout
+
+
+def kept_rows(
+    rollout: Rollout, kl_coef: float, count: int, decode: Callable[[list[int]], str], with_ids: bool
+) -> list[dict[str, Any]]:
+    """Rows for `count` completions of an estimated rollout, or all if it has fewer; docs/online.md explains the keys.
+
+    A number that is not known is None: the reward of a source that does not apply, the KL without a reference.
+
+    decode    ids → text
+    with_ids  whether token ids are in them
+    """
+    size = min(count, len(rollout))
+    places = [number * len(rollout) // size for number in range(size)]
+    part = rollout.take(places)
+    kl = [None] * size if part.kl is None else part.kl.sum(1).tolist()
+    sources = {name: scores.tolist() for name, scores in part.source_scores.items()}
+    rows = []
+    for number, (place, ids, score) in enumerate(zip(places, part.completions(), part.scores.tolist(), strict=True)):
+        row = part.rows[number]
+        kept = {
+            "place": place,
+            "prompt": json.loads(row["prompt"]),
+            "completion": decode(ids),
+            "finished": part.finished[number].item(),
+            "length": len(ids),
+            "rewards": {
+                name: None if math.isnan(scores[number]) else scores[number] for name, scores in sources.items()
+            },
+            "score": score,
+            "kl": kl[number],
+            "total": score - kl_coef * (kl[number] or 0.0),
+            "advantage": advantage(part.advantages[number], part.completion_mask[number]),
+            "columns": json.loads(row["columns"]),
+        }
+        rows.append(kept | ({"prompt_ids": row["prompt_ids"], "completion_ids": ids} if with_ids else {}))
+    return rows
+
+
+def advantage(advantages: Tensor, mask: Tensor) -> float:
+    """The mean of a completion's advantages [T] over its tokens; exactly theirs where they are all the same."""
+    return advantages[mask.bool()].double().mean().item()
+
+
+def known(number: float) -> float | None:
+    """The number, or None where it is nan."""
+    return None if math.isnan(number) else number

@@ -1,0 +1,58 @@
+"""easyrlhf rollouts: what an online run sampled, and what was thought of it; docs/online.md."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from easyrlhf.config import RolloutsConfig
+from easyrlhf.engine.manifest import read_stage
+from easyrlhf.errors import InputError
+from easyrlhf.report.console import one_line
+from easyrlhf.report.rollouts import ROLLOUTS_FILE, Row, last_step, marks, pick, prompt_text, stored_rows
+
+
+def rollouts(config: RolloutsConfig) -> None:
+    """Print rows of a run's rollouts.jsonl: of one step, or those that stand out.
+
+    Raises InputError for a folder without such a file, or a step that is not in it.
+    """
+    path = Path(config.run) / ROLLOUTS_FILE
+    last = last_step(path)
+    if last is None:
+        raise InputError(f"{config.run}: {reason(Path(config.run), path)}")
+    rows = list(chosen(config, path, last))
+    if not rows:
+        raise InputError(f"--step {config.step}: {nothing(config, path)}")
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False) if config.json else "\n".join(lines(row)))
+
+
+def reason(folder: Path, path: Path) -> str:
+    """Why there is nothing to show of a folder."""
+    stage = read_stage(folder).get("stage")
+    if stage not in ("ppo", "grpo"):
+        return "is not the output folder of an online run; give the --output_dir of ppo_train or grpo_train"
+    what = f"{ROLLOUTS_FILE} is empty" if path.exists() else f"has no {ROLLOUTS_FILE}"
+    return f"{what}; the run has logged no step yet, or was told --log_rollouts 0"
+
+
+def chosen(config: RolloutsConfig, path: Path, last: int) -> Iterator[Row]:
+    """The rows to show: without a word about which, all of the last step."""
+    order, count = config.order
+    step = last if config.step is None and order is None else config.step
+    rows = (row for row in stored_rows(path) if step is None or row["step"] == step)
+    yield from rows if order is None else pick(rows, order, count)
+
+
+def nothing(config: RolloutsConfig, path: Path) -> str:
+    """Why a step has no row, and which steps have."""
+    steps = [row["step"] for row in stored_rows(path)]
+    what = "has no completion with a KL" if config.step in steps else f"is not in {path}"
+    return f"{what}, which has steps {min(steps)} to {max(steps)}"
+
+
+def lines(row: Row) -> Iterator[str]:
+    """A row for people, safe for a terminal."""
+    yield f"step {row['step']} · {row['place']} · {marks(row)}"
+    yield f"  ┌ {one_line(prompt_text(row))}"
+    yield f"  └ {one_line(row['completion'])}"
