@@ -78,8 +78,8 @@ REASONS: tuple[tuple[str, str], ...] = (
     (
         "the end-of-turn token comes from the chat template, and padding is never the end of a sequence",
         """
-        special_tokens tokens eos_token pad_token bos_token unk_token pad_token_id eos_token_id stop_token
-        stop_token_id add_eot_token end_of_conversation_token eot_tokens resize_vocab add_tokens
+        special_tokens tokens eos_token pad_token bos_token unk_token pad_token_id eos_token_id
+        add_eot_token end_of_conversation_token eot_tokens resize_vocab add_tokens
         add_special_tokens added_tokens_overrides split_special_tokens new_special_tokens num_padding_at_beginning
         pad_to_multiple_of pad_to_sequence_len label_pad_token_id padding_value padding_side truncation_side
         truncation_mode

@@ -324,6 +324,12 @@ WITH_A_NOTE: dict[str, Translation] = {
     "vllm_enable_sleep": Translation((), "a colocated vLLM always sleeps while the run trains"),
     "vllm_num_engines": Translation((), "one server; a colocated vLLM is in every process"),
     "async_train": Translation(("rollout_ahead",), "with vllm_mode server"),
+    **dict.fromkeys(
+        ("stop_token", "stop_token_id"),
+        Translation(
+            ("stop",), "for texts; the ends that the template or generation_config.json names end answers anyway"
+        ),
+    ),
     "top_p": Translation(("temperature",), PLAIN),
     "top_k": Translation(("temperature",), PLAIN),
     "repetition_penalty": Translation(("temperature",), PLAIN),
