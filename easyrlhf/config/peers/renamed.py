@@ -327,7 +327,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     **dict.fromkeys(
         ("stop_token", "stop_token_id"),
         Translation(
-            ("stop",), "for texts; the ends that the template or generation_config.json names end answers anyway"
+            ("stop",), "for texts; what the chat template or the model's own settings name ends answers anyway"
         ),
     ),
     "top_p": Translation(("temperature",), PLAIN),
