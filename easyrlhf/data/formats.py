@@ -71,7 +71,8 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
 
 def unfolded_row(row: dict) -> dict:
     """The row with messages in the places of strings that hold them as JSON."""
-    return {key: unfolded(value) if key in UNFOLDED else value for key, value in row.items()}
+    found = {key: unfolded(row[key]) for key in UNFOLDED if isinstance(row.get(key), str)}
+    return row | found if found else row
 
 
 UNFOLDED = ("messages", "conversations", "prompt", "completion", "chosen", "rejected", "rejected_messages")

@@ -7,6 +7,7 @@ switches off. Templates get all of it but the last.
 
 import ast
 import json
+import re
 from typing import Any
 
 from easyrlhf.data.faults import StructuralFault
@@ -32,13 +33,14 @@ THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "though
 SWITCHES = ("weight", "loss_weight", "train", "training", "trainable", "loss", "learn")
 # Switches in a form that is not read: refused by name, since a turn would be learned that is not to be.
 FOREIGN_SWITCHES = ("train_detail", "training_detail", "mask", "masked", "loss_mask", "ignore", "skip")
-MEDIA = tuple(
+MEDIA = frozenset(
     f"{prefix}{kind}{ending}"
     for kind in ("image", "video", "audio")
     for ending in ("", "s", "_url", "_urls", "_path", "_paths")
     for prefix in ("", "_")
 )
 EMPTY = (None, "", [], {})
+A_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 PARTS = ("text", "input_text", "output_text")  # types of parts of a content that are text
 # Every key of a message that is used or refused by name; others are named as not used.
 MESSAGE_KEYS = frozenset(
@@ -75,7 +77,7 @@ def role_of(turn: Any) -> str | None:
 
 def unfolded(value: Any) -> Any:
     """The messages that a string holds as JSON, or as Python writes them; any other value as it is."""
-    if not (isinstance(value, str) and value.lstrip()[:1] == "[" and value.lstrip()[1:].lstrip()[:1] == "{"):
+    if not (isinstance(value, str) and A_LIST_OF_OBJECTS.match(value)):
         return value
     for read in (json.loads, ast.literal_eval):
         try:
@@ -274,8 +276,8 @@ def _refuse_unread(turn: dict, key: str) -> None:
 
 def refuse_media(holder: dict, prefix: str = "") -> None:
     """Raise for images, videos and sounds, in a row or in one of its turns."""
-    for name in MEDIA:
-        if holder.get(name) not in EMPTY:
+    for name in sorted(MEDIA.intersection(holder)):
+        if holder[name] not in EMPTY:
             raise StructuralFault(
                 f"key '{prefix}{name}': holds {kind_of(holder[name])}, but easyrlhf trains on text: what it shows "
                 f"would be lost. Leave such rows out, or take the key out with --field {name}= to train on text alone"

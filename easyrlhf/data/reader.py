@@ -41,6 +41,7 @@ CONVERSIONS: dict[tuple[type, str], Callable[[Record], list[Record]]] = {
     (Comparison, "feedback"): lambda record: record.as_feedbacks(),
     (Ranking, "comparison"): lambda record: record.as_comparisons(),
 }
+RECORD_KEYS = ("prompt", "completion", "chosen", "rejected")
 REASONS: dict[tuple[type, str], str] = {
     (Ranking, "feedback"): "a ranking does not say which answers are liked: give each answer a row with its label",
 }
@@ -162,10 +163,21 @@ def _format_of(source: Source, forced: str | None, kind: str | None = None) -> t
     if first[0].fault:
         raise InputError(f"{place}: {first[0].fault}")
     found = keys_of(seen) if isinstance(seen, dict) else f"a {type(seen).__name__}"
+    hint = _fields_for(seen, kind) if isinstance(seen, dict) else ""
     raise InputError(
         f"{place}: no known format; found {found}; expected one of\n{table()}\n"
-        "(or name the keys with --field, or choose with --format)"
+        f"(or name the keys with --field{hint and f', such as {hint}'}, or choose with --format)"
     )
+
+
+def _fields_for(row: dict, kind: str | None) -> str:
+    """A --field that may make a row of this kind of records of an unknown one: a guess to begin from, "" for none."""
+    answers = {"comparison": ("chosen", "rejected"), "prompt": (), "ranking": (), None: ()}.get(kind, ("completion",))
+    texts = may_ask(row, *RECORD_KEYS)
+    targets = [name for name in ("prompt", *answers) if name not in row]
+    if not targets or len(texts) < len(targets):
+        return ""
+    return "--field " + ",".join(f"{target}={key}" for target, key in zip(targets, texts, strict=False))
 
 
 def _require_no_question(raw: RawRow) -> None:
@@ -197,11 +209,14 @@ def _require_kind(source: Source, name: str, kind: str | None) -> None:
     if kind == "feedback":
         _require_label(source)
     wanted = [f"  {n}: {f.keys}" for n, f in FORMATS.items() if f.record is KINDS[kind]]
-    keys = next((keys_of(r.value) for r in source.read() if isinstance(r.value, dict)), "")
+    row = next((r.value for r in source.read() if isinstance(r.value, dict)), {})
     reason = REASONS.get((record, kind))
+    if record is Prompt and (fields := _fields_for(row, kind)):
+        reason = f"where other keys hold the answers, name them, as in {fields}"
     raise InputError(
-        f"{source.name}: holds {plural(record)} (format {name}, found {keys}), which are for {READ_BY[record]}; "
-        f"this stage needs {plural(KINDS[kind])}{f' ({reason})' if reason else ''}:\n" + "\n".join(wanted)
+        f"{source.name}: holds {plural(record)} (format {name}, found {keys_of(row)}), which are for "
+        f"{READ_BY[record]}; this stage needs {plural(KINDS[kind])}{f' ({reason})' if reason else ''}:\n"
+        + "\n".join(wanted)
     )
 
 

@@ -12,7 +12,11 @@ from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.formats import FORMATS, read_row, recognise, unfolded_row
 from easyrlhf.data.keys import turns_in
 from easyrlhf.data.messages import MESSAGE_KEYS
-from easyrlhf.data.records import Comparison, Demonstration, Prompt
+from easyrlhf.data.reader import read_records
+from easyrlhf.data.records import Demonstration, Prompt
+from easyrlhf.data.sources import open_sources
+from easyrlhf.data.summary import Ledger
+from easyrlhf.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
@@ -202,28 +206,59 @@ def test_every_key_of_fuzzed_rows_is_used_passed_refused_or_named():
     assert min(outcomes[what] for what in ("used", "passed", "refused", "named")) > 100
 
 
-def test_no_meaning_is_read_into_the_words_that_two_answers_share_when_a_question_may_stand_elsewhere(tmp_path):
-    from easyrlhf.data.reader import read_records
-    from easyrlhf.data.sources import open_sources
-    from easyrlhf.data.summary import Ledger
-    from easyrlhf.errors import InputError
+@pytest.fixture
+def read(tmp_path):
+    """read(row, kind) -> the records of a file with this row."""
 
-    def read(row: dict, **how):
+    def _read(row: dict, kind: str = "comparison", **how):
         file = tmp_path / "x.jsonl"
         file.write_text(json.dumps(row) + "\n")
         [source] = open_sources(str(file))
         settings = {"format": None, "on_bad_row": "stop"} | how
-        return [r for r, _ in read_records(source, "comparison", Ledger("train", tmp_path / "bad.jsonl"), **settings)]
+        return [r for r, _ in read_records(source, kind, Ledger("train", tmp_path / "bad.jsonl"), **settings)]
 
-    pair = {"chosen": "I like red.", "rejected": "I like blue."}
-    for key, text in [
-        ("query", "Which?"),
-        ("context", "Which?"),
-        ("problem", "2+2"),
-        ("what_was_asked", "Which colour?"),
-    ]:
-        with pytest.raises(InputError, match=rf"no prompt among the keys .*--field prompt={key}"):
-            read({key: text, **pair})
-    assert isinstance(read({"query": "Which?", **pair}, format="preference")[0], Comparison)
-    for more in ({}, {"source": "some forum"}, {"id": "a b"}, {"score": 3}, {"tag": "x"}):
-        assert read({**more, **pair})[0].prompt == "I like"
+    return _read
+
+
+PAIR = {"chosen": "I like red.", "rejected": "I like blue."}
+
+
+@pytest.mark.parametrize(
+    "key, text", [("query", "Which?"), ("context", "Which?"), ("problem", "2+2"), ("what_was_asked", "Which colour?")]
+)
+def test_a_prompt_is_not_guessed_from_two_answers_when_a_question_may_stand_elsewhere(read, key, text):
+    with pytest.raises(InputError, match=rf"no prompt among the keys .*--field prompt={key}"):
+        read({key: text, **PAIR})
+    assert read({key: text, **PAIR}, format="preference")[0].prompt == "I like"
+
+
+def test_keys_about_a_row_hold_no_question(read):
+    for more in ({}, {"source": "some forum"}, {"id": "a b"}, {"score": 3}, {"tag": "x"}, {"chosen_model": "a b"}):
+        assert read({**more, **PAIR})[0].prompt == "I like"
+
+
+@pytest.mark.parametrize(
+    "row, kind, hint",
+    [
+        (
+            {"question": "Which?", "answer": "The red one."},
+            "demonstration",
+            "such as --field prompt=question,completion=answer",
+        ),
+        ({"problem": "2+2", "solution": "It is 4."}, "prompt", "such as --field prompt=problem, or choose"),
+        (
+            {"prompt": "Which one?", "response_0": "It is red.", "response_1": "It is blue.", "better_response_id": 0},
+            "comparison",
+            "name them, as in --field chosen=response_0,rejected=response_1",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "label": 2},
+            "feedback",
+            "x.jsonl:1: key 'label': expected true or false",
+        ),
+        ({"text": "The sky is blue."}, "prompt", "holds texts without a prompt .*--field prompt=text"),
+    ],
+)
+def test_rows_that_cannot_be_read_are_answered_with_a_way_out(read, row, kind, hint):
+    with pytest.raises(InputError, match=hint):
+        read(row, kind)

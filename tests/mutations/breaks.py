@@ -66,7 +66,22 @@ BY_ROW = (
     "((x * mask).std(-1, keepdim=True) + 1e-8) * mask"
 )
 
+MESSAGES, KEYS = "data/test_messages.py", "data/test_keys.py"
+
 BREAKS = [
+    # rows as people have them
+    Break("data/messages.py", "off |= not ON[value]", "off |= False", MESSAGES),
+    Break("data/messages.py", 'made |= {"reasoning_content": thought} if thought else {}', "pass", MESSAGES),
+    Break("data/messages.py", "if turn.pop(CALL, False) and turns", "if turn.pop(CALL, False) and False", MESSAGES),
+    Break("data/messages.py", "for read in (json.loads, ast.literal_eval):", "for read in (json.loads,):", MESSAGES),
+    Break("data/keys.py", "            return REFUSED\n", "            return NAMED\n", KEYS),
+    Break("data/keys.py", "kwargs.setdefault(THINKING, row[THINKING])", "pass", KEYS),
+    Break("data/keys.py", 'return [{"role": "system", "content": text}, *prompt]', "return prompt", KEYS),
+    Break("data/conversations.py", "notes[OPENED] += first > answers[0]", "pass", MESSAGES),
+    Break("data/conversations.py", 'turn | ({"learned": False} if off else {})', "turn", MESSAGES),
+    Break("data/fields.py", '[{"role": "user", "content": question}, *said(answer)]', "said(answer)", KEYS),
+    Break("data/reader.py", "TOLERATED_EQUAL = 0.05", "TOLERATED_EQUAL = 0.01", "data/test_load_tokens.py"),
+    Break("data/reader.py", 'if asking := may_ask(raw.value, "chosen", "rejected"):', "if asking := []:", KEYS),
     # the doctor
     Break(
         "stages/rm.py",

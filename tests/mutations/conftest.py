@@ -18,6 +18,9 @@ def project(tmp_path_factory) -> Path:
     for name in ("easyrlhf", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
+    for page in ("data/README.md", "docs/data.md"):  # tests read their samples and tables
+        (folder / page).parent.mkdir()
+        shutil.copy(ROOT / page, folder / page)
     return folder
 
 
