@@ -5,6 +5,7 @@ library (PyYAML when a file is read or written).
 """
 
 import difflib
+import json
 import math
 import os
 import types
@@ -36,10 +37,11 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     """Declare a setting: a dataclass field that carries its help text, group and limits.
 
     `more` may hold: `choices` (tuple of str), `low`/`high` (inclusive limits), `above`/`below`
-    (exclusive limits), `many` (comma list: a YAML list is joined), `exact` (texts in which white space
-    counts: nothing is stripped, see split_texts), `metavar` (how --help names the value), `shown` (how
-    --help shows the default; `{cls.…}` is filled in from the config class),
-    `wrong` (a function that says what is wrong with a value, or None; of a comma list, with each item).
+    (exclusive limits), `many` (comma list: a YAML list is joined), `mapping` (JSON object: a YAML
+    mapping becomes one), `exact` (texts in which white space counts: nothing is stripped, see
+    split_texts), `metavar` (how --help names the value), `shown` (how --help shows the default;
+    `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
+    value, or None; of a comma list, with each item).
     """
     return field(default=default, metadata={"help": help, "group": group, **more})
 
@@ -62,11 +64,15 @@ def convert(setting: Field, value: Any) -> Any:
     exact = setting.metadata.get("exact", False)
     if setting.metadata.get("many") and isinstance(value, list | tuple):
         value = ",".join(escaped(str(item)) if exact else str(item) for item in value)
+    if setting.metadata.get("mapping") and isinstance(value, dict):
+        value = json.dumps(value)
     if value is None or not isinstance(value, str | bool | int | float | os.PathLike):
         raise SettingError(name, f"{name} {value!r}: takes {_kind_words(setting)}")
     text = str(value) if exact else str(value).strip()
     if kind is bool and text.lower() in TRUTH:
         return TRUTH[text.lower()]
+    if isinstance(value, bool) and text.lower() in setting.metadata.get("choices", ()):
+        return text.lower()
     if kind is str and text and not isinstance(value, bool):
         return text
     if kind in (int, float) and not isinstance(value, bool):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from easyrlhf.config.rendering import continue_final_message
 from easyrlhf.config.rollouts import RolloutConfig
 from easyrlhf.config.shared import check_stop, share_prefix, stop, stop_finishes, wrong_function
 from easyrlhf.config.training import TrainConfig
@@ -53,6 +54,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         metavar="DIR|HUB_ID",
         shown="model",
     )
+    continue_final_message: bool = continue_final_message()
 
     reward_model: str | None = opt(
         None,

@@ -4,7 +4,22 @@ import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.shared import examine_rows, on_bad_row, row_field, row_format, row_transform, trust_remote_code
+from easyrlhf.config.rendering import (
+    chat_template_kwargs,
+    continue_final_message,
+    enable_thinking,
+    fold_system,
+    learned_answers,
+    template_kwargs,
+)
+from easyrlhf.config.shared import (
+    examine_rows,
+    on_bad_row,
+    row_field,
+    row_format,
+    row_transform,
+    trust_remote_code,
+)
 from easyrlhf.settings import DATA, RUN, SettingError, Settings, opt
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)
@@ -84,9 +99,17 @@ class LookConfig(Settings):
         metavar="NAME|FILE",
         shown="the model's own",
     )
+    chat_template_kwargs: str | None = chat_template_kwargs()
+    enable_thinking: str | None = enable_thinking()
+    fold_system: bool | None = fold_system()
+    continue_final_message: bool = continue_final_message()
+    learn: str = learned_answers()
     max_length: int = opt(1024, "Longest sequence in tokens that the stage will accept.", group=DATA, low=2)
     max_prompt_length: int = opt(512, "Longest prompt in tokens that the stage will accept.", group=DATA, low=1)
     trust_remote_code: bool = trust_remote_code()
+
+    def _check(self) -> None:
+        template_kwargs(self)
 
 
 @dataclass(kw_only=True, frozen=True)

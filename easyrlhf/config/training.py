@@ -4,7 +4,20 @@ import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.shared import DEFAULT_MODEL, row_field, row_format, row_transform, trust_remote_code
+from easyrlhf.config.rendering import (
+    chat_template_kwargs,
+    enable_thinking,
+    fold_system,
+    learned_answers,
+    template_kwargs,
+)
+from easyrlhf.config.shared import (
+    DEFAULT_MODEL,
+    row_field,
+    row_format,
+    row_transform,
+    trust_remote_code,
+)
 from easyrlhf.settings import DATA, LORA, OPTIMISATION, RUN, SettingError, Settings, opt
 
 DEVICES = re.compile(r"cpu(:\d+)?|\d+(,\d+)*")
@@ -60,6 +73,9 @@ class TrainConfig(Settings):
         metavar="NAME|FILE",
         shown="the model's own",
     )
+    chat_template_kwargs: str | None = chat_template_kwargs()
+    enable_thinking: str | None = enable_thinking()
+    fold_system: bool | None = fold_system()
     max_length: int = opt(
         1024,
         "Longest sequence in tokens, prompt and completion together. Memory grows with it.",
@@ -287,6 +303,7 @@ class TrainConfig(Settings):
     )
 
     def _check(self) -> None:
+        template_kwargs(self)
         if self.max_prompt_length >= self.max_length:
             raise SettingError(
                 "max_prompt_length",
@@ -344,3 +361,5 @@ class SFTConfig(TrainConfig):
     stage: ClassVar[str] = "sft"
     learning_rate_full: ClassVar[float] = 2e-5
     learning_rate_lora: ClassVar[float] = 2e-4
+
+    learn: str = learned_answers()

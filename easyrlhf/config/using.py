@@ -4,6 +4,13 @@ import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
+from easyrlhf.config.rendering import (
+    chat_template_kwargs,
+    continue_final_message,
+    enable_thinking,
+    fold_system,
+    template_kwargs,
+)
 from easyrlhf.config.shared import (
     check_stop,
     on_bad_row,
@@ -48,6 +55,10 @@ class PolicyConfig(ScoringConfig):
         metavar="NAME|FILE",
         shown="the model's own",
     )
+    chat_template_kwargs: str | None = chat_template_kwargs()
+    enable_thinking: str | None = enable_thinking()
+    fold_system: bool | None = fold_system()
+    continue_final_message: bool = continue_final_message()
     max_length: int | None = opt(
         None,
         "Most tokens of prompt and answer together.",
@@ -82,6 +93,7 @@ class PolicyConfig(ScoringConfig):
     def _check(self) -> None:
         super()._check()
         check_stop(self.stop, self.stop_finishes)
+        template_kwargs(self)
         if self.max_length is not None and self.max_new_tokens >= self.max_length:
             raise SettingError(
                 "max_new_tokens",
@@ -237,6 +249,9 @@ class ScoreConfig(ScoringConfig):
     format: str | None = row_format()
     field: str | None = row_field()
     transform: str | None = row_transform()
+    chat_template_kwargs: str | None = chat_template_kwargs("the reward model's own")
+    enable_thinking: str | None = enable_thinking("the reward model's own")
+    fold_system: bool | None = fold_system("the reward model's own, else off")
     max_length: int | None = opt(
         None,
         "Longest sequence in tokens, prompt and answer together; longer ones get the score null and a note.",
@@ -250,6 +265,7 @@ class ScoreConfig(ScoringConfig):
 
     def _check(self) -> None:
         super()._check()
+        template_kwargs(self)
         if self.prompt is not None and self.completion is None:
             raise SettingError("prompt", "prompt: give completion too, the answer to be scored")
         if self.completion is not None and self.prompt is None:
@@ -303,6 +319,10 @@ class CompareConfig(ScoringConfig):
         group=DATA,
         metavar="NAME|FILE",
     )
+    chat_template_kwargs: str | None = chat_template_kwargs("each model's own")
+    enable_thinking: str | None = enable_thinking("each model's own")
+    fold_system: bool | None = fold_system("each model's own, else off")
+    continue_final_message: bool = continue_final_message()
     max_length: int | None = opt(
         None,
         "Most tokens of prompt and answer together.",
@@ -398,6 +418,7 @@ class CompareConfig(ScoringConfig):
 
     def _check(self) -> None:
         super()._check()
+        template_kwargs(self)
         paths, judges = self.paths, (self.reward_model, self.reward_funcs, self.judge, self.judge_url)
         twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
         rules = (

@@ -6,80 +6,153 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerFast
 
+from easyrlhf.data.chat import SYSTEM, Rendering, Template, opens, template_arguments
+from easyrlhf.data.encode import CLOSE, OPEN, Encoder
+from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
 
-# Put around special-token text in a message while it is rendered. Unicode keeps these two code
-# points for such inner uses, they are never text; a message that holds them loses them.
-OPEN, CLOSE = "\ufdd0", "\ufdd1"
-LAST_ONLY = "rows learned from their last answer only (the chat template rewrites earlier turns)"
+__all__ = ["APART", "CLOSE", "OPEN", "Renderer", "Rendering", "template_arguments"]
+
+APART = "rows whose answers became an example each (the chat template rewrites earlier turns)"
+TAG = re.compile(r"[<\[][^<>\[\]\s]+[>\]]")  # such as <think> and [THINK]
+MARK = "SENTINEL"
+
+
+class NotContinued(InputError):
+    """The template writes an answer otherwise than as the continuation of its prompt."""
 
 
 class Renderer:
     """Renders and tokenises for one tokenizer, as `load_tokenizer` returns it.
 
     Prompts and completions are tokenised apart, so that a prompt's ids in training are those it
-    has when answers are sampled. Special tokens in the text of a message are encoded as text:
-    only the template writes control tokens. Plain strings are tokenised as they are.
+    has when answers are sampled. Where the template does not render an answer as the continuation of
+    its prompt, the whole is tokenised, and the prompt is what it has in common with the prompt's own
+    ids. Special tokens in the text of a message are encoded as text: only the template writes control
+    tokens. Plain strings are tokenised as they are.
+
+    `arguments` is what the row tells the template beside the turns (see template_arguments).
 
     ends   ids that end an answer of the model, as ends_of finds them; without it the end-of-turn token alone
     stops  texts that end a sampled answer: decode cuts behind the first of them
     notes  counts of what was done out of the ordinary, by text
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, ends: Iterable[int] = (), stops: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        ends: Iterable[int] = (),
+        stops: tuple[str, ...] = (),
+        rendering: Rendering | None = None,
+    ):
         self.tokenizer = tokenizer
         self.ends = tuple(dict.fromkeys([tokenizer.eos_token_id, *ends]))
         self.stops = stops
+        self.rendering = rendering or Rendering()
         self.end_of_turn_id: int = tokenizer.eos_token_id
         self.end_of_turn: str = tokenizer.eos_token
         self.pad_id: int = tokenizer.pad_token_id
         self.notes: Counter = Counter()
-        added = tokenizer.added_tokens_decoder.values()
-        special = {t.content for t in added if t.special} | {self.end_of_turn}
-        self._specials = tuple(sorted(special, key=len, reverse=True))
-        self._special = re.compile("|".join(map(re.escape, self._specials)))
+        self.encoder = Encoder(tokenizer)
+        self.template = Template(self.encoder, self.rendering)
         self._end = re.compile(f"(?<!{OPEN}){re.escape(self.end_of_turn)}")
-        self._newline = self._plain("\n")
-        self._adds_space = self._plain("a") != self._plain("\na")[len(self._newline) :]
-        self._last_opening: tuple[list, str] = [], ""
-        self._text_prefix = self._find_text_prefix()
 
-    def prompt_ids(self, prompt: Messages | str) -> list[int]:
-        """Ids of a prompt, ready to be answered: with the generation prompt, one BOS at most."""
-        if isinstance(prompt, str):
-            ids = self._text_prefix + self._plain(prompt)
-        else:
-            ids = self._encode(self._opening(prompt))
-        bos = self.tokenizer.bos_token_id
-        while bos is not None and ids[:2] == [bos, bos]:
-            del ids[0]
-        return ids
+    def prompt_ids(self, prompt: Messages | str, arguments: dict | None = None) -> list[int]:
+        """Ids of a prompt, ready to be answered: with the generation prompt, one BOS at most.
 
-    def completion_ids(self, prompt: Messages | str, completion: Messages | str) -> list[int]:
-        """Ids of a completion up to and including its end-of-turn token.
-
-        A completion of several turns is rendered whole, other roles' turns included.
-        Raises InputError when the template does not continue the prompt's rendering.
+        Raises InputError for a prompt that ends with an assistant turn, unless the settings let answers continue it.
         """
-        return self._completion(prompt, completion)[0]
+        if isinstance(prompt, str):
+            return self.encoder.one_bos(self.encoder.text_prefix + self.encoder.plain(prompt))
+        if not opens(prompt):
+            return self.encoder.whole(self.template.opening(prompt, arguments))
+        if not self.rendering.continue_final_message:
+            raise InputError(
+                "the prompt ends with an assistant turn; expected a user turn, or --continue_final_message, with which "
+                "the answer continues that turn"
+            )
+        return self.encoder.whole(self.template.open_answer(prompt, arguments))
 
-    def conversation(self, prompt: Messages | str, completion: Messages | str) -> tuple[list[int], list[int]]:
-        """Ids of prompt and completion [S], and the loss mask [S].
+    def answers(
+        self, prompt: Messages | str, completions: list[Messages | str], arguments: dict | None = None
+    ) -> tuple[list[int], list[list[int]]]:
+        """Ids of a prompt and of each of its completions, up to and including the end-of-turn token.
 
-        The mask is 1 on the completion's assistant turns, each with its end-of-turn token. When
-        the template rewrites earlier turns once later ones follow, only the last answer counts.
+        All completions have the one prompt: its own rendering, or where the template does not continue that, the
+        shortest that it has in common with any prompt and completion. A completion of several turns is rendered
+        whole, other roles' turns included. Raises InputError when the prompt itself is rendered otherwise.
         """
         try:
-            ids, mask = self._completion(prompt, completion)
-        except InputError:
-            if isinstance(completion, str) or len(completion) == 1:
+            found = [self._completion(prompt, completion, arguments)[0] for completion in completions]
+            return self.prompt_ids(prompt, arguments), found
+        except NotContinued:
+            wholes = [self._whole(prompt + self._to_last_answer(one), arguments) for one in completions]
+            start = min(self._start(prompt, one, arguments) for one in completions)
+            return wholes[0][:start], [ids[start:] for ids in wholes]
+
+    def completion_ids(
+        self, prompt: Messages | str, completion: Messages | str, arguments: dict | None = None
+    ) -> list[int]:
+        """Ids of a completion alone, as answers has them."""
+        return self.answers(prompt, [completion], arguments)[1][0]
+
+    def sequence(
+        self,
+        prompt: Messages | str,
+        completion: Messages | str,
+        finished: bool = True,
+        arguments: dict | None = None,
+    ) -> list[int]:
+        """Ids of prompt and completion as one text, for a score; without the end-of-turn token where it was cut off."""
+        try:
+            ids = self._completion(prompt, completion, arguments)[0]
+            ids = self.prompt_ids(prompt, arguments) + ids
+        except NotContinued:
+            ids = self._whole(prompt + self._to_last_answer(completion), arguments)
+        return ids if finished else ids[:-1]
+
+    def examples(
+        self, prompt: Messages | str, completion: Messages | str, arguments: dict | None = None
+    ) -> list[tuple[list[int], list[int]]]:
+        """What a demonstration teaches, as conversation gives it: one example, or one for each answer.
+
+        Each answer is an example of its own where the template rewrites earlier turns once later ones follow. With the
+        setting learn = last, the last answer alone is learned. Turns with `learned: False` are context. Raises
+        ContentFault when no turn is left to learn from.
+        """
+        if isinstance(completion, str):
+            return [self.conversation(prompt, completion)]
+        learned = [i for i, turn in enumerate(completion) if turn["role"] == "assistant" and turn.get("learned", True)]
+        if not learned:
+            raise ContentFault("no turn to learn from")
+        last = learned[-1]
+        apart = [(prompt + completion[:i], completion[i : i + 1], arguments) for i in learned]
+        if self.rendering.learn == "last":
+            return [self.conversation(*apart[-1])]
+        try:
+            return [self.conversation(prompt, completion[: last + 1], arguments)]
+        except NotContinued:
+            if not last:
                 raise
-            prompt, completion = prompt + completion[:-1], completion[-1:]
-            ids, mask = self._completion(prompt, completion)
-            self.notes[LAST_ONLY] += 1
-        prompt_ids = self.prompt_ids(prompt)
-        return prompt_ids + ids, [0] * len(prompt_ids) + mask
+        found = [self.conversation(*one) for one in apart]
+        self.notes[APART] += len(found) > 1
+        return found
+
+    def conversation(
+        self, prompt: Messages | str, completion: Messages | str, arguments: dict | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Ids of prompt and completion [S], and the loss mask [S].
+
+        The mask is 1 on the completion's assistant turns that are learned, each with its end-of-turn token. Raises
+        NotContinued when the template rewrites earlier turns once later ones follow.
+        """
+        try:
+            ids, mask = self._completion(prompt, completion, arguments)
+            prompt_ids = self.prompt_ids(prompt, arguments)
+            return prompt_ids + ids, [0] * len(prompt_ids) + mask
+        except NotContinued:
+            return self._masked(prompt, completion, arguments)
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids without special tokens and those that end an answer, up to the first stop text's end."""
@@ -98,123 +171,146 @@ class Renderer:
         turns = [{"role": "user", "content": "Hello"}]
         own = self.tokenizer.get_chat_template()
         clock = "{{% macro strftime_now(format) %}}{}{{% endmacro %}}"  # stands before the real one
-        first, second = (self._render(turns, True, chat_template=clock.format(day) + own) for day in (1, 2))
+        first, second = (
+            self.template.text(turns, answer_next=True, chat_template=clock.format(day) + own) for day in (1, 2)
+        )
         return first != second
 
-    def _completion(self, prompt, completion) -> tuple[list[int], list[int]]:
-        """Ids after the prompt, and 1 for those that are the assistant's."""
+    # --- answers that continue the rendering of their prompt
+
+    def _completion(self, prompt, completion, arguments) -> tuple[list[int], list[int]]:
+        """Ids after the prompt, and 1 for those that are learned. Raises NotContinued."""
         if isinstance(prompt, str):
-            ids = self._ended(self._plain_after(completion))
+            ids = self._ended(self.encoder.plain_after(completion))
             return ids, [1] * len(ids)
         ids: list[int] = []
         mask: list[int] = []
-        for text, continues, learned in self._segments(prompt, completion):
-            new = self._encode(text, continues)
+        for text, continues, learned in self._segments(prompt, completion, arguments):
+            new = self.encoder.encode(text, continues)
             ids += new
             mask += [int(learned)] * len(new)
         if ids[-1:] != [self.end_of_turn_id]:  # a template without an end-of-turn token
             ids, mask = [*ids, self.end_of_turn_id], [*mask, 1]
         return ids, mask
 
-    def _segments(self, prompt: Messages, completion: Messages) -> list[tuple[str, bool, bool]]:
+    def _segments(self, prompt: Messages, completion: Messages, arguments) -> list[tuple[str, bool, bool]]:
         """The rendered completion in pieces: assistant text and what stands between.
 
         Each piece is (text, whether it goes on from plain text, whether it is learned).
         """
         turns = prompt + completion
-        full = self._render(turns)
-        pieces, position = [], self._continues(full, prompt)
+        full = self.template.text(turns, arguments)
+        pieces, position = [], self._continues(full, prompt, arguments)
         for i in range(len(prompt), len(turns)):
             if turns[i]["role"] != "assistant":
                 continue
-            start = self._continues(full, turns[:i]) if i > len(prompt) else position
-            upto = full if i + 1 == len(turns) else self._render(turns[: i + 1])
+            start = self._continues(full, turns[:i], arguments) if i > len(prompt) else position
+            upto = full if i + 1 == len(turns) else self.template.text(turns[: i + 1], arguments)
             end = self._end.search(upto, start)
             stop = end.end() if end else len(upto)
             if full[start:stop] != upto[start:stop]:
-                raise self._not_a_prefix()
-            pieces += [(position, start, False), (start, stop, True)]
+                raise self._not_continued(turns)
+            pieces += [(position, start, False), (start, stop, turns[i].get("learned", True))]
             position = stop
         return [
-            (full[start:stop], not full.endswith(self._specials, 0, start), learned)
+            (full[start:stop], not full.endswith(self.encoder.specials, 0, start), learned)
             for start, stop, learned in pieces
             if start < stop
         ]
 
-    def _continues(self, full: str, turns: Messages) -> int:
+    def _continues(self, full: str, turns: Messages, arguments) -> int:
         """Where an answer to these turns begins in the rendering of more turns."""
-        opening = self._opening(turns)
+        opening = self.template.opening(turns, arguments)
         if not full.startswith(opening):
-            raise self._not_a_prefix()
+            raise self._not_continued(turns)
         return len(opening)
 
-    def _opening(self, turns: Messages) -> str:
-        """The rendering up to where an answer begins; kept, since both answers of a pair ask."""
-        key = [(turn["role"], turn["content"]) for turn in turns]
-        if key != self._last_opening[0]:
-            self._last_opening = key, self._render(turns, answer_next=True)
-        return self._last_opening[1]
+    # --- answers that do not: thinking templates, and those that rewrite earlier turns
 
-    def _not_a_prefix(self) -> InputError:
-        return InputError(
-            "the chat template does not render an answer as the continuation of its prompt; "
-            "give another with --chat_template chatml|hh|llama3|PATH"
-        )
+    def _whole(self, turns: Messages, arguments) -> list[int]:
+        """Ids of a conversation through the end-of-turn token of its last answer."""
+        ids = self.encoder.whole(self.template.text(turns, arguments))
+        stop = self._stop(ids, turns[:-1], arguments)
+        return ids[:stop] if stop else [*ids, self.end_of_turn_id]
 
-    def _render(self, turns: Messages, answer_next: bool = False, **how) -> str:
-        """The template's text; special tokens inside messages are marked with OPEN and CLOSE."""
-        if not self.tokenizer.chat_template:
-            raise InputError(
-                "a conversation needs a chat template and this tokenizer has none; "
-                "give one with --chat_template chatml|hh|llama3|PATH"
-            )
-        marked = [{**turn, "content": self._mark(turn["content"])} for turn in turns]
-        try:
-            return self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=answer_next, **how)
-        except Exception as error:  # a template is a program: it may fail in any way
-            roles = ", ".join(turn["role"] for turn in turns)
-            raise InputError(f"the chat template refuses this conversation ({error}); its roles: {roles}") from error
+    def _masked(self, prompt: Messages, completion: Messages, arguments) -> tuple[list[int], list[int]]:
+        """What conversation gives, from the ids of the whole. Raises NotContinued."""
+        turns = prompt + completion
+        ids = self._whole(turns, arguments)
+        mask = [0] * len(ids)
+        for i in range(len(prompt), len(turns)):
+            if turns[i]["role"] != "assistant":
+                continue
+            start, stop = self._start(turns[:i], turns[i : i + 1], arguments), len(ids)
+            if i + 1 < len(turns):
+                upto = self._whole(turns[: i + 1], arguments)
+                stop = len(upto) - (self._stop(upto, turns[:i], arguments) is None)
+                if ids[:stop] != upto[:stop]:
+                    raise self._not_continued(turns)
+            if turns[i].get("learned", True):
+                mask[start:stop] = [1] * (stop - start)
+        return ids, mask
 
-    def _mark(self, content: str) -> str:
-        content = content.replace(OPEN, "").replace(CLOSE, "")
-        return self._special.sub(rf"{OPEN}\g<0>{CLOSE}", content)
+    def _stop(self, ids: list[int], before: Messages, arguments) -> int | None:
+        """Where in a rendering the turn ends that follows others: behind the first end-of-turn token not theirs.
 
-    def _encode(self, text: str, continues: bool = False) -> list[int]:
-        """Ids of rendered text; what is between OPEN and CLOSE never becomes a special token.
-
-        continues  the text goes on from plain text, not from the start or a special token
+        Messages cannot forge one, so these tokens can be counted. None where the template writes none.
         """
-        if OPEN not in text:
-            return self._plain_after(text) if continues else self._plain(text)
-        ids: list[int] = []
-        for i, piece in enumerate(re.split(f"{OPEN}(.*?){CLOSE}", text, flags=re.S)):
-            piece = piece.replace(OPEN, "").replace(CLOSE, "")
-            if piece:
-                encode = self._plain_after if continues or ids else self._plain
-                ids += encode(piece, split_special_tokens=bool(i % 2))
-        return ids
+        ends = [i + 1 for i, token in enumerate(ids) if token == self.end_of_turn_id]
+        earlier = self.encoder.whole(self.template.opening(before, arguments)).count(self.end_of_turn_id)
+        return ends[earlier] if earlier < len(ends) else None
 
-    def _plain(self, text: str, **how) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False, **how)["input_ids"]
+    def _start(self, prompt: Messages, completion: Messages, arguments) -> int:
+        """How many tokens the rendering of prompt and completion begins with as the prompt's own does.
 
-    def _plain_after(self, text: str, **how) -> list[int]:
-        """Ids of text that continues other text: without the space some tokenizers put first."""
-        if self._adds_space:
-            ids = self._plain("\n" + text, **how)
-            if ids[: len(self._newline)] == self._newline:
-                return ids[len(self._newline) :]
-        return self._plain(text, **how)
+        A tag such as <think> is not parted. Raises NotContinued when these are not all the turns of the prompt.
+        """
+        opening = self.template.opening(prompt, arguments)
+        whole = self.template.text(prompt + self._to_last_answer(completion), arguments)
+        same = common(opening, whole)
+        if self._misplaced(prompt, completion, arguments, opening, whole, same):
+            raise self._not_continued(prompt)
+        ids, own = self.encoder.whole(whole), self.encoder.whole(opening)
+        parted = next((tag.start() for tag in TAG.finditer(opening) if tag.start() < same < tag.end()), None)
+        if parted is not None:
+            own = own[: common(own, self.encoder.whole(opening[:parted]))]
+        return common(own, ids)
 
-    def _find_text_prefix(self) -> list[int]:
-        """What the tokenizer puts before a text, such as BOS; what it puts after is left out."""
-        with_special, plain = self.tokenizer("a")["input_ids"], self._plain("a")
-        if with_special == plain:
-            return []
-        starts = range(len(with_special) - len(plain) + 1)
-        return next(with_special[:i] for i in starts if with_special[i:][: len(plain)] == plain)
+    def _misplaced(self, prompt, completion, arguments, opening: str, whole: str, same: int) -> bool:
+        """Whether the template writes the prompt's turns otherwise once they are answered.
+
+        Of a completion of several turns only what people said is asked for: earlier answers may be rewritten.
+        """
+        if len(completion) > 1:
+            said = [
+                self.encoder.marked(turn["content"]).strip() for turn in prompt if turn["role"] in ("user", *SYSTEM)
+            ]
+            return any(text in opening and text not in whole for text in said)
+        marked = [*prompt[:-1], {**prompt[-1], "content": MARK}]
+        closing = self.template.text(marked, arguments, answer_next=True).rpartition(MARK)[2]
+        return opening.endswith(closing) and same < len(opening) - len(closing)
+
+    def _to_last_answer(self, completion: Messages) -> Messages:
+        last = max(i for i, turn in enumerate(completion) if turn["role"] == "assistant")
+        return completion[: last + 1]
+
+    def _not_continued(self, turns: Messages) -> NotContinued:
+        fold = any(turn["role"] in SYSTEM for turn in turns) and not self.rendering.fold_system
+        return NotContinued(
+            "the chat template does not render an answer as the continuation of its prompt: once an answer follows, it "
+            "writes the turns before it otherwise; "
+            + ("--fold_system puts a system turn into the first user turn, or " if fold else "")
+            + "give another template with --chat_template chatml|hh|llama3|PATH"
+        )
 
     def _ended(self, ids: list[int]) -> list[int]:
         """A text completion cut after its first end-of-turn token, or given one."""
         if self.end_of_turn_id in ids:
             return ids[: ids.index(self.end_of_turn_id) + 1]
         return [*ids, self.end_of_turn_id]
+
+
+def common(one, other) -> int:
+    """How many items two sequences begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

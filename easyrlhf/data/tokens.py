@@ -14,6 +14,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from easyrlhf.data.chat import arguments_for
+from easyrlhf.data.dropped import note_dropped
+from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.formats import require_format
 from easyrlhf.data.lengths import TOLERATED, Limits
 from easyrlhf.data.partners import add_partners
@@ -155,7 +158,10 @@ def _token_rows(
             ledger.leave_out()
             continue
         try:
-            tokens = [encode(one, renderer) | {SOURCE: name} for one in as_kind(record, kind)]
+            tokens = [row | {SOURCE: name} for one in as_kind(record, kind) for row in encode(one, renderer)]
+        except ContentFault as fault:
+            ledger.drop(fault.reason, record.place, row)
+            continue
         except InputError as error:
             if on_bad_row == "stop":
                 raise InputError(f"{record.place}: {error}") from error
@@ -182,16 +188,17 @@ def _note(record: Record, rows: list[dict[str, Any]], kind: str, ledger: Ledger)
         ledger.notes += Counter(DESIRABLE if row["label"] else UNDESIRABLE for row in rows)
 
 
-def _encode_demonstration(record: Demonstration, renderer: Renderer) -> dict[str, Any]:
-    ids, mask = renderer.conversation(record.prompt, record.completion)
-    return {"input_ids": ids, "loss_mask": mask, "length": len(ids)}
+def _encode_demonstration(record: Demonstration, renderer: Renderer) -> list[dict[str, Any]]:
+    arguments = _arguments(record, renderer, [record.completion])
+    examples = renderer.examples(record.prompt, record.completion, arguments)
+    return [{"input_ids": ids, "loss_mask": mask, "length": len(ids)} for ids, mask in examples]
 
 
-def _encode_comparison(record: Comparison, renderer: Renderer) -> dict[str, Any]:
-    prompt = renderer.prompt_ids(record.prompt)
-    chosen = renderer.completion_ids(record.prompt, record.chosen)
-    rejected = renderer.completion_ids(record.prompt, record.rejected)
-    return {
+def _encode_comparison(record: Comparison, renderer: Renderer) -> list[dict[str, Any]]:
+    answers = [record.chosen, record.rejected]
+    arguments = _arguments(record, renderer, answers)
+    prompt, (chosen, rejected) = renderer.answers(record.prompt, answers, arguments)
+    row = {
         "prompt_ids": prompt,
         "chosen_ids": chosen,
         "rejected_ids": rejected,
@@ -199,40 +206,54 @@ def _encode_comparison(record: Comparison, renderer: Renderer) -> dict[str, Any]
         "weight": record.weight,
         "length": len(prompt) + max(len(chosen), len(rejected)),
     }
+    return [row]
 
 
-def _encode_ranking(record: Ranking, renderer: Renderer) -> dict[str, Any]:
-    prompt = renderer.prompt_ids(record.prompt)
-    completions = [renderer.completion_ids(record.prompt, completion) for completion in record.completions]
-    return {
+def _encode_ranking(record: Ranking, renderer: Renderer) -> list[dict[str, Any]]:
+    arguments = _arguments(record, renderer, record.completions)
+    prompt, completions = renderer.answers(record.prompt, record.completions, arguments)
+    row = {
         "prompt_ids": prompt,
         "completions_ids": completions,
         "scores": record.scores,
         "length": len(prompt) + max(map(len, completions)),
     }
+    return [row]
 
 
-def _encode_feedback(record: Feedback, renderer: Renderer) -> dict[str, Any]:
-    prompt = renderer.prompt_ids(record.prompt)
-    completion = renderer.completion_ids(record.prompt, record.completion)
-    return {
+def _encode_feedback(record: Feedback, renderer: Renderer) -> list[dict[str, Any]]:
+    arguments = _arguments(record, renderer, [record.completion])
+    prompt, [completion] = renderer.answers(record.prompt, [record.completion], arguments)
+    row = {
         "prompt_ids": prompt,
         "completion_ids": completion,
         "label": record.label,
         "length": len(prompt) + len(completion),
     }
+    return [row]
 
 
-def _encode_prompt(record: Prompt, renderer: Renderer) -> dict[str, Any]:
-    ids = renderer.prompt_ids(record.prompt)
-    return {
+def _encode_prompt(record: Prompt, renderer: Renderer) -> list[dict[str, Any]]:
+    ids = renderer.prompt_ids(record.prompt, _arguments(record, renderer, [[]]))
+    row = {
         "prompt_ids": ids,
         "prompt": json.dumps(record.prompt),
         "columns": json.dumps(record.columns, default=str),
         "length": len(ids),
     }
+    return [row]
 
 
+def _arguments(record: Record, renderer: Renderer, answers: list) -> dict[str, Any] | None:
+    """What the record tells the chat template; what the template drops of its conversations is noted."""
+    arguments = arguments_for(record.prompt, record.columns)
+    if arguments is not None:
+        note_dropped(renderer, [record.prompt + answer for answer in answers], arguments)
+    return arguments
+
+
+# kind → (record, renderer) → its token rows: one, but for demonstrations whose answers are learned apart. They raise
+# InputError where the template refuses, ContentFault where there is nothing to learn.
 ENCODERS = {
     "demonstration": _encode_demonstration,
     "comparison": _encode_comparison,

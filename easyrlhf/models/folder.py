@@ -82,7 +82,7 @@ def probe_ids(renderer) -> list[list[int]]:
     pairs: list = list(PROBES)
     if renderer.tokenizer.chat_template:
         pairs = [([{"role": "user", "content": q}], [{"role": "assistant", "content": a}]) for q, a in PROBES]
-    return [renderer.prompt_ids(prompt) + renderer.completion_ids(prompt, answer) for prompt, answer in pairs]
+    return [renderer.sequence(*pair) for pair in pairs]
 
 
 @torch.no_grad()

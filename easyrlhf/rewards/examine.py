@@ -136,13 +136,14 @@ def probes(
     sample = [rows[i] for i in spread(len(rows), most)]
     room = positions(model)
 
-    def scores(answers: list[list[int]]) -> np.ndarray:
-        sequences = [cut(row["prompt_ids"], ids, room) for row, ids in zip(sample, answers, strict=True)]
+    def scores(pairs: list[tuple[list[int], list[int]]]) -> np.ndarray:
+        sequences = [cut(prompt, ids, room) for prompt, ids in pairs]
         found = np.array(score_sequences(model, sequences, renderer.pad_id, budget))
         advance()
         return found
 
-    chosen, rejected = (scores([row[f"{side}_ids"] for row in sample]) for side in ("chosen", "rejected"))
+    sides = ("chosen", "rejected")
+    chosen, rejected = (scores([(row["prompt_ids"], row[f"{side}_ids"]) for row in sample]) for side in sides)
     made = [(name, scores(answers)) for name, answers in probe_answers(renderer, sample)]
     return {
         "n": len(sample),
@@ -161,8 +162,8 @@ def probes(
     }
 
 
-def probe_answers(renderer: Renderer, rows: list[dict]) -> Iterator[tuple[str, list[list[int]]]]:
-    """The probes: name, and the ids of its answer to the prompt of each row, end of turn included."""
+def probe_answers(renderer: Renderer, rows: list[dict]) -> Iterator[tuple[str, list[tuple[list[int], list[int]]]]]:
+    """The probes: name, and for each row the ids of its prompt and of the answer to it, end of turn included."""
     questions = Questions(renderer)
     chosen = [renderer.decode(row["chosen_ids"]).strip() for row in rows]
     following = [[chosen[(i + k) % len(rows)] for k in range(JOINED)] for i in range(len(rows))]
@@ -174,7 +175,7 @@ def probe_answers(renderer: Renderer, rows: list[dict]) -> Iterator[tuple[str, l
     }
     for name, answers in texts.items():
         pairs = zip(rows, answers, strict=True)
-        yield name, [questions.answer_ids(row["prompt_ids"], answer) for row, answer in pairs]
+        yield name, [questions.answered(row["prompt_ids"], answer) for row, answer in pairs]
 
 
 def first_sentence(text: str) -> str:
@@ -198,45 +199,60 @@ def cut(prompt: list[int], answer: list[int], room: int | None) -> list[int]:
 class Questions:
     """Finds the last question in a rendered prompt, and renders an answer to it.
 
-    opener, closer  text that the chat template writes before and after the last user turn; a prompt that does not end
-                    with the closer is plain text
+    opener   text that the chat template writes before the last user turn
+    closers  texts that it writes behind the last user turn, the longest first, with the ids of the prompt of MARK that
+             each ends: where an answer begins otherwise than the prompt says, prompts in the data are cut
+             short (Renderer.answers). A prompt that ends with none of them is plain text
     """
 
     def __init__(self, renderer: Renderer):
         self.renderer = renderer
-        self.opener = self.closer = ""
+        self.opener, self.closers = "", {}
         if renderer.tokenizer.chat_template:
-            turn = {"role": "user", "content": MARK}
-            first, _, self.closer = self.text([turn]).partition(MARK)
-            earlier = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": OTHER}, turn]
-            between = self.text(earlier).rpartition(OTHER)[2].partition(MARK)[0]
-            self.opener = common_end(first, between)
-
-    def text(self, turns: list[dict]) -> str:
-        """A prompt as the template writes it."""
-        return self.decoded(self.renderer.prompt_ids(turns))
+            self.asked = [{"role": "user", "content": MARK}]
+            plain = {"role": "assistant", "content": OTHER}
+            thoughtful = plain | {"reasoning_content": OTHER}
+            self.plain = renderer.answers(self.asked, [[plain]])[0]
+            ways = [renderer.prompt_ids(self.asked), renderer.answers(self.asked, [[thoughtful]])[0], self.plain]
+            closers = {self.decoded(ids).rpartition(MARK)[2]: ids for ids in ways}
+            self.closers = dict(sorted(closers.items(), key=lambda item: -len(item[0])))
+            first = self.decoded(ways[0]).partition(MARK)[0]
+            earlier = self.decoded(renderer.prompt_ids([{"role": "user", "content": "Q"}, plain, *self.asked]))
+            self.opener = common_end(first, earlier.rpartition(OTHER)[2].partition(MARK)[0])
 
     def decoded(self, ids: list[int]) -> str:
         """The text of ids, special tokens included."""
         return self.renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
-    def in_chat(self, prompt: str) -> bool:
-        """Whether the prompt was rendered by the template."""
-        return bool(self.closer) and prompt.endswith(self.closer)
+    def closer(self, prompt: str) -> str:
+        """What the template wrote behind the last user turn of a prompt; "" for plain text."""
+        return next((closer for closer in self.closers if prompt.endswith(closer)), "")
 
     def last(self, prompt_ids: list[int]) -> str:
         """The text of the last user turn; the whole prompt where it is plain text."""
         prompt = self.decoded(prompt_ids)
-        if not self.in_chat(prompt):
+        closer = self.closer(prompt)
+        if not closer:
             return self.renderer.decode(prompt_ids)
-        prompt = prompt.removesuffix(self.closer)
+        prompt = prompt.removesuffix(closer)
         return prompt.rpartition(self.opener)[2] if self.opener else prompt
 
-    def answer_ids(self, prompt_ids: list[int], answer: str) -> list[int]:
-        """Ids of an answer to the prompt, through its end of turn; the empty answer is the end of turn alone."""
+    def answered(self, prompt_ids: list[int], answer: str) -> tuple[list[int], list[int]]:
+        """Ids of the prompt as an answer of text alone continues it, and of the answer, through its end of turn.
+
+        The empty answer is the end of turn alone.
+        """
+        closer = self.closer(self.decoded(prompt_ids))
+        if closer:
+            prompt_ids = exchanged(prompt_ids, self.closers[closer], self.plain)
         if not answer:
-            return [self.renderer.end_of_turn_id]
-        if not self.in_chat(self.decoded(prompt_ids)):
-            return self.renderer.completion_ids("", answer)
-        turns = [{"role": "user", "content": MARK}], [{"role": "assistant", "content": answer}]
-        return self.renderer.completion_ids(*turns)
+            return prompt_ids, [self.renderer.end_of_turn_id]
+        if not closer:
+            return prompt_ids, self.renderer.completion_ids("", answer)
+        return prompt_ids, self.renderer.completion_ids(self.asked, [{"role": "assistant", "content": answer}])
+
+
+def exchanged(prompt: list[int], found: list[int], wanted: list[int]) -> list[int]:
+    """A prompt that ends as `found` does, made to end as `wanted`; one of the two begins with the other."""
+    shorter = min(len(found), len(wanted))
+    return prompt[: len(prompt) - (len(found) - shorter)] + wanted[shorter:]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from easyrlhf.data.batches import pad_right
-from easyrlhf.data.records import Messages
+from easyrlhf.data.chat import answered, arguments_for
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
 from easyrlhf.engine.shares import Pass, passes
@@ -53,7 +53,7 @@ class RewardModel:
     def in_own_tokens(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:
         """Prompt + completion in the reward model's tokens."""
         return [
-            rendered(self.renderer, json.loads(row["prompt"]), self.policy_renderer.decode(ids), ended)
+            rendered(self.renderer, row, self.policy_renderer.decode(ids), ended)
             for row, ids, ended in zip(rows, completions, finished, strict=True)
         ]
 
@@ -103,11 +103,11 @@ def scored(micro_batches: list[Pass], score: Callable[[list[int]], Tensor], coun
     return world.summed(scores).tolist()
 
 
-def rendered(renderer: Renderer, prompt: Messages | str, text: str, ended: bool) -> list[int]:
+def rendered(renderer: Renderer, row: Row, text: str, ended: bool) -> list[int]:
     """Prompt and answer in the tokens of a reward model, without the end-of-turn token where the answer was cut off.
 
+    row  with prompt (JSON) and columns (JSON)
     Some templates make answers begin with a space and others do not: white space around an answer is not part of it.
     """
-    answer = text if isinstance(prompt, str) else [{"role": "assistant", "content": text.strip()}]
-    ids = renderer.completion_ids(prompt, answer)
-    return renderer.prompt_ids(prompt) + (ids if ended else ids[:-1])
+    prompt = json.loads(row["prompt"])
+    return renderer.sequence(*answered(prompt, text), ended, arguments_for(prompt, json.loads(row["columns"])))

@@ -16,12 +16,13 @@ from easyrlhf.data.tokens import TokenData, load_tokens
 from easyrlhf.engine import world
 from easyrlhf.engine.device import choose_threads, dtype_name
 from easyrlhf.engine.manifest import read_stage, require_whole
+from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.folder import save_lm
-from easyrlhf.models.load import add_lora, ends_of, load_causal_lm, load_config, positions_of
+from easyrlhf.models.load import add_lora, load_causal_lm, load_config, positions_of
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.console import Console
@@ -42,11 +43,7 @@ def prepare(run: Run, console: Console) -> Renderer:
     check_keep_best(config)
     check_parent("--model", config.model, config)
     check_positions(config)
-    tokenizer = load_tokenizer(
-        config.model, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
-    )
-    ends = ends_of(config.model, tokenizer, trust_remote_code=config.trust_remote_code)
-    renderer = Renderer(tokenizer, ends, config.stop_texts if isinstance(config, OnlineConfig) else ())
+    renderer = open_renderer(config.model, config, chat_template=config.chat_template)
     if renderer.date_dependent():
         console.warn(
             "the chat template writes today's date into every prompt: runs on other days see other prompts. "
@@ -259,6 +256,7 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
         "base": parent.get("base", config.model),
         "parents": parents,
         **tokenizer_fingerprint(tokenizer),
+        "rendering": renderer.rendering.as_dict(),
         "special_tokens": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         "max_length": config.max_length,
         "data": {name: part.summary.as_dict() for name, part in data.items() if part},

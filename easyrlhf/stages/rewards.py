@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine.manifest import read_stage
+from easyrlhf.engine.renderers import own_renderer
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
@@ -29,7 +30,7 @@ class RewardCast:
 
     functions    in the order of --reward_funcs
     renderer     the reward model's own; None without a reward model
-    same_tokens  whether the reward model reads the policy's tokens as they are
+    same_tokens  whether the reward model reads the policy's tokens as they are: the same tokenizer and rendering
     value_model  the reward model's folder where a value model can start from it: the same tokens, a value head
     """
 
@@ -50,10 +51,11 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     if not config.reward_model:
         return RewardCast(functions)
     check_reward_model("--reward_model", config.reward_model, config)
-    tokenizer = load_tokenizer(config.reward_model, trust_remote_code=config.trust_remote_code)
-    same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
+    own = own_renderer(config.reward_model, trust_remote_code=config.trust_remote_code)
+    same = tokenizer_fingerprint(own.tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
+    alike = same and own.rendering.as_dict() == renderer.rendering.as_dict()
     headed = same and not is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
-    return RewardCast(functions, Renderer(tokenizer), same, config.reward_model if headed else None)
+    return RewardCast(functions, own, alike, config.reward_model if headed else None)
 
 
 def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenData | None]) -> None:

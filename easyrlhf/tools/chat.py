@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from easyrlhf.config import ChatConfig
+from easyrlhf.data.chat import answered, opens
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
@@ -12,7 +13,7 @@ from easyrlhf.models.load import positions_of
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of, sequence, too_long
+from easyrlhf.tools.scoring import scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
 COMMANDS = "/reset forgets the conversation, /system TEXT sets the system prompt (and resets), /exit ends"
@@ -91,7 +92,9 @@ class Chat:
         elif line.startswith("/"):
             self.console.warn(f"{command} is no command: {COMMANDS}. To say it, begin the line with a space")
         elif line.strip():
-            self.answer(line.strip())
+            self.answer([*self.turns, {"role": "user", "content": line.strip()}])
+        elif self.config.continue_final_message and opens(self.turns):
+            self.answer(self.turns)
 
     @property
     def system(self) -> Messages:
@@ -103,15 +106,14 @@ class Chat:
         self.turns, self.answers = opening, 0
         self.console.note(f"(the conversation is empty{'; it has a system prompt' if opening else ''})")
 
-    def answer(self, text: str) -> None:
-        """Answer a user turn, as far as the model can; a turn that it cannot take is not kept."""
-        turns = [*self.turns, {"role": "user", "content": text}]
+    def answer(self, turns: Messages) -> None:
+        """Answer a user turn, as far as the model can, or go on with an answer; what it cannot take is not kept."""
         try:
             turns, ids = self.fitted(turns)
         except InputError as error:
             self.console.warn(str(error))
             return
-        drawn, said = self.stream(ids)
+        drawn, said = self.stream(ids, begun=opens(turns))
         finished = bool(drawn) and self.sampler.ending.finished(drawn)
         if not (finished or self.sampler.ending.by_text(drawn)):
             cut = f"cut off after {len(drawn)} tokens: --max_new_tokens"
@@ -119,10 +121,10 @@ class Chat:
         if not drawn:
             return
         self.answers += 1
-        answer = {"role": "assistant", "content": said}
+        asked, answer = answered(turns, said)
         if self.scorer:
-            self.console.note(self.reward(turns, [answer], finished))
-        self.turns = [*turns, answer]
+            self.console.note(self.reward(asked, answer, finished))
+        self.turns = [*asked, *answer]
 
     def fitted(self, turns: Messages) -> tuple[Messages, list[int]]:
         """The turns that fit, without the oldest where they do not, and their ids. Raises InputError when none does."""
@@ -142,27 +144,32 @@ class Chat:
             )
         return turns[:first] + turns[start:], ids
 
-    def stream(self, ids: list[int]) -> tuple[list[int], str]:
-        """Print an answer while it is drawn; returns its tokens and its text. Ctrl-C stops it."""
+    def stream(self, ids: list[int], begun: bool = False) -> tuple[list[int], str]:
+        """Print an answer while it is drawn; returns its tokens and its text. Ctrl-C stops it.
+
+        begun  it goes on with a text, from which white space may part it
+        """
         drawn: list[int] = []
         shown = ""
         try:
             for token in self.sampler.stream(ids, (self.config.seed, self.answers)):
                 drawn.append(token)
-                text = self.renderer.decode(drawn).lstrip()
+                text = self.renderer.decode(drawn)
+                text = text if begun else text.lstrip()
                 if not text.endswith(UNFINISHED_CHARACTER):
                     write(text[len(shown) :])
                     shown = text
         except KeyboardInterrupt:
             pass
-        text = self.renderer.decode(drawn).strip()
+        text = self.renderer.decode(drawn).rstrip()
+        text = text if begun else text.lstrip()
         write(text[len(shown) :] + "\n")
         return drawn, text
 
     def reward(self, prompt: Messages, answer: Messages, finished: bool) -> str:
         """The reward of an answer in words."""
         try:
-            ids = sequence(self.scorer.renderer, prompt, answer, finished)
+            ids = self.scorer.renderer.sequence(prompt, answer, finished)
         except InputError as error:  # its own template may refuse what the model's takes
             return f"(no reward: {error})"
         [score] = scores_of(self.scorer, [ids], self.limit)

@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from easyrlhf.config import GenerateConfig
+from easyrlhf.data.chat import answered, arguments_for, opens
 from easyrlhf.data.formats import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
@@ -22,7 +23,7 @@ from easyrlhf.online.rollout import unpad
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import Output, beside, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of, sequence
+from easyrlhf.tools.scoring import scores_of
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
 NO_LIMIT = 2**31 - 1
@@ -142,14 +143,19 @@ class Judge:
     scorer: Scorer
     limit: int | None
 
-    def rewards(self, prompts: list[Messages | str], answers: list[Answer]) -> list[float | None]:
+    def rewards(
+        self, prompts: list[Messages | str], columns: list[dict[str, Any]], answers: list[Answer]
+    ) -> list[float | None]:
         """The score of each answer's text, as `easyrlhf score` would give it; None for those too long.
 
         Raises InputError when the reward model's own template refuses a prompt.
         """
-        both = zip(prompts, answers, strict=True)
+        both = zip(prompts, columns, answers, strict=True)
         try:
-            ids = [sequence(self.scorer.renderer, prompt, a.completion, a.finished) for prompt, a in both]
+            ids = [
+                self.scorer.renderer.sequence(*answered(prompt, a.text), a.finished, arguments_for(prompt, columns))
+                for prompt, columns, a in both
+            ]
         except InputError as error:
             raise InputError(f"--reward_model: {error}") from error
         return scores_of(self.scorer, ids, self.limit)
@@ -171,7 +177,8 @@ def draw(
     found = zip(prompts, keys, ids, samples.finished.tolist(), strict=True)
     answers = [Answer(key[-1], said(renderer, prompt, ids), ended) for prompt, key, ids, ended in found]
     if judge:
-        rewards = judge.rewards(prompts, answers)
+        columns = [json.loads(row["columns"]) for row in rows for _ in range(config.draws)]
+        rewards = judge.rewards(prompts, columns, answers)
         answers = [replace(answer, reward=r, judged=True) for answer, r in zip(answers, rewards, strict=True)]
     for start in range(0, len(answers), config.draws):
         yield answers[start : start + config.draws]
@@ -180,7 +187,9 @@ def draw(
 def said(renderer: Renderer, prompt: Messages | str, ids: list[int]) -> Messages | str:
     """A completion in the prompt's form; white space around a turn is not part of it, as templates put their own."""
     text = renderer.decode(ids)
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text.strip()}]
+    if isinstance(prompt, str):
+        return text
+    return [{"role": "assistant", "content": text.rstrip() if opens(prompt) else text.strip()}]
 
 
 def kept(config: GenerateConfig, row: dict[str, Any], answers: list[Answer], tally: Counter) -> list[dict[str, Any]]:
@@ -244,8 +253,9 @@ def pairs(config: GenerateConfig, answers: list[Answer], tally: Counter) -> list
 
 
 def row_of(prompt: Messages | str, columns: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """A demonstration; of columns of one name, the new one stays."""
-    row = {"prompt": prompt, "completion": answer.completion, "sample": answer.sample, "finished": answer.finished}
+    """A demonstration; of columns of one name, the new one stays. A turn that the prompt began is whole in it."""
+    prompt, completion = answered(prompt, answer.text)
+    row = {"prompt": prompt, "completion": completion, "sample": answer.sample, "finished": answer.finished}
     if answer.judged:
         row["reward"] = answer.reward
     return row | {name: value for name, value in columns.items() if name not in row}
@@ -253,7 +263,8 @@ def row_of(prompt: Messages | str, columns: dict[str, Any], answer: Answer) -> d
 
 def pair_of(prompt: Messages | str, columns: dict[str, Any], best: Answer, worst: Answer) -> dict[str, Any]:
     """A comparison; its rewards are no `margin`, which rm_train would learn from."""
-    row = {"prompt": prompt, "chosen": best.completion, "rejected": worst.completion}
+    (asked, chosen), (_, rejected) = (answered(prompt, answer.text) for answer in (best, worst))
+    row = {"prompt": asked, "chosen": chosen, "rejected": rejected}
     row |= {"chosen_reward": best.reward, "rejected_reward": worst.reward}
     row |= {"chosen_finished": best.finished, "rejected_finished": worst.finished}
     return row | {name: value for name, value in columns.items() if name not in row}

@@ -6,13 +6,13 @@ from transformers import PreTrainedModel
 
 from easyrlhf.config import PolicyConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype
 from easyrlhf.engine.manifest import require_whole
+from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import merge_adapter
 from easyrlhf.models.classifier import is_classifier
-from easyrlhf.models.load import ends_of, leave_out_spare, load_causal_lm
+from easyrlhf.models.load import leave_out_spare, load_causal_lm
 from easyrlhf.models.value_head import HEAD_FILE
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
@@ -20,16 +20,17 @@ from easyrlhf.rollout.shape import Shape
 from easyrlhf.tools.scoring import longest
 
 
-def read_renderer(config: PolicyConfig, flag: str = "--model") -> Renderer:
+def read_renderer(config: PolicyConfig, flag: str = "--model", *, strict: bool = True) -> Renderer:
     """Check the folders that the settings name, and load the tokenizer. Loads no weights.
 
-    flag  the setting that the model came from, for messages
+    flag    the setting that the model came from, for messages
+    strict  as in open_renderer
 
     Raises InputError for a model that is unfinished or scores instead of writing, and for an adapter that is none.
     """
     path = config.model
     require_whole(flag, path, allow_incomplete=config.allow_incomplete)
-    tokenizer = load_tokenizer(path, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code)
+    renderer = open_renderer(path, config, strict=strict, chat_template=config.chat_template)
     scores = is_classifier(path, trust_remote_code=config.trust_remote_code)
     if scores or (Path(path) / HEAD_FILE).exists():
         raise InputError(
@@ -41,7 +42,7 @@ def read_renderer(config: PolicyConfig, flag: str = "--model") -> Renderer:
             f"--adapter {config.adapter}: has no adapter_config.json; give a folder that peft wrote, such as "
             "outputs/sft/adapter"
         )
-    return Renderer(tokenizer, ends_of(path, tokenizer, trust_remote_code=config.trust_remote_code), config.stop_texts)
+    return renderer
 
 
 def room_for_prompt(config: PolicyConfig) -> int | None:

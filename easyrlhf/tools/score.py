@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.config import ScoreConfig
+from easyrlhf.data.chat import arguments_for
 from easyrlhf.data.formats import require_format
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Comparison, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import Ledger
-from easyrlhf.data.tokenizer import load_tokenizer
+from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.tools.output import Output, beside, open_output
-from easyrlhf.tools.scoring import longest, scores_of, sequence, too_long
+from easyrlhf.tools.scoring import longest, scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
 ROWS_AT_ONCE = 256  # scored together, then written
@@ -48,13 +49,14 @@ def score(config: ScoreConfig) -> Path | None:
 
 def print_score(config: ScoreConfig, limit: int | None) -> None:
     """The score of `text`, or of `completion` as the answer to `prompt`: a turn each, where there is a template."""
+    renderer = open_renderer(config.reward_model, config)
     scorer = load_scorer(config)
     prompt: Messages | str = config.prompt or ""
     completion: Messages | str = config.completion or config.text
-    if config.prompt and scorer.renderer.tokenizer.chat_template:
+    if config.prompt and renderer.tokenizer.chat_template:
         prompt = [{"role": "user", "content": config.prompt}]
         completion = [{"role": "assistant", "content": config.completion}]
-    ids = sequence(scorer.renderer, prompt, completion, True)
+    ids = renderer.sequence(prompt, completion)
     [found] = scores_of(scorer, [ids], limit)
     if found is None:
         raise InputError(f"--{'completion' if config.prompt else 'text'}: {too_long(ids, limit)}")
@@ -65,7 +67,7 @@ def score_file(config: ScoreConfig, limit: int | None) -> Path:
     """Score a file; the same command goes on after the last rows that were written."""
     if config.format is not None:
         require_format(config.format)
-    renderer = Renderer(load_tokenizer(config.reward_model, trust_remote_code=config.trust_remote_code))
+    renderer = open_renderer(config.reward_model, config)
     with open_output(config) as output:
         output.begin(*survey(config, renderer))
         if output.complete:
@@ -106,11 +108,17 @@ def items(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> Iterator[I
         for record, row in read_records(source, None, ledger, format=config.format, on_bad_row=config.on_bad_row):
             check_columns(config, record, row)
             try:
-                yield Item(row, record, [sequence(renderer, *answer) for answer in answers_of(record)])
+                yield Item(row, record, sequences_of(record, renderer))
             except InputError as error:
                 if config.on_bad_row == "stop":
                     raise InputError(f"{record.place}: {error}") from error
                 ledger.drop("not renderable", record.place, row, str(error))
+
+
+def sequences_of(record: Record, renderer: Renderer) -> list[list[int]]:
+    """Token ids of prompt and answer, for each answer of a record. Raises InputError."""
+    arguments = arguments_for(record.prompt, record.columns)
+    return [renderer.sequence(*answer, arguments) for answer in answers_of(record)]
 
 
 def answers_of(record: Record) -> list[tuple[Messages | str, Messages | str, bool]]:

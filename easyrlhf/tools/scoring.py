@@ -2,8 +2,6 @@
 
 import math
 
-from easyrlhf.data.records import Messages
-from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.rewards.model import score_sequences
@@ -23,12 +21,6 @@ def longest(flag: str, path: str, config) -> int | None:
             f"{most} or less"
         )
     return config.max_length or most
-
-
-def sequence(renderer: Renderer, prompt: Messages | str, completion: Messages | str, finished: bool) -> list[int]:
-    """Prompt and answer in a reward model's tokens, without the end-of-turn token where the answer was cut off."""
-    ids = renderer.completion_ids(prompt, completion)
-    return renderer.prompt_ids(prompt) + (ids if finished else ids[:-1])
 
 
 def scores_of(scorer: Scorer, sequences: list[list[int]], limit: int | None) -> list[float | None]:

@@ -9,19 +9,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from easyrlhf.config import ScoringConfig, ServeRewardConfig
+from easyrlhf.data.chat import answered, arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype, pick_micro_batch_tokens
 from easyrlhf.engine.manifest import read_stage, require_whole
+from easyrlhf.engine.renderers import own_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
-from easyrlhf.models.load import ends_of, load_config
+from easyrlhf.models.load import load_config
 from easyrlhf.models.value_head import ScalarModel, check_head_file
-from easyrlhf.rewards.model import rendered, score_sequences
+from easyrlhf.rewards.model import score_sequences
 
 PATHS = ("/", "/score")
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 
 class BadRequest(ValueError):
@@ -61,14 +64,19 @@ class Scorer:
             check_text("completions", place, completion)
             if not isinstance(completion, str) and len(completion) != 1:
                 raise BadRequest(f"completions[{place}]: must be one message, not {len(completion)}")
+        given = arguments_of(body, prompts)
         if body.get("tokenizer") == self.tokenizer and "completion_ids" in body:
             ids = list_of(body, "completion_ids", length=len(prompts))
             if not all(is_ids(one, len(self.renderer.tokenizer)) for one in ids):
                 raise BadRequest("completion_ids: must hold a list of at least one token id for each prompt")
             ids = [self.renderer.ended(one) if end else one for one, end in zip(ids, finished, strict=True)]
-            return [self.renderer.prompt_ids(prompt) + one for prompt, one in zip(prompts, ids, strict=True)]
-        rows = zip(prompts, completions, finished, strict=True)
-        return [rendered(self.renderer, prompt, text_of(completion), bool(ended)) for prompt, completion, ended in rows]
+            asked = map(self.renderer.prompt_ids, prompts, given)
+            return [prompt + one for prompt, one in zip(asked, ids, strict=True)]
+        rows = zip(prompts, completions, finished, given, strict=True)
+        return [
+            self.renderer.sequence(*answered(prompt, text_of(completion)), bool(ended), arguments)
+            for prompt, completion, ended, arguments in rows
+        ]
 
 
 def list_of(body: Any, name: str, default: list | None = None, *, length: int | None = None) -> list:
@@ -79,6 +87,18 @@ def list_of(body: Any, name: str, default: list | None = None, *, length: int | 
     if not isinstance(found, list) or length not in (None, len(found)):
         raise BadRequest(f"{name}: must be a list{'' if length is None else f' of {length}, one for each prompt'}")
     return found
+
+
+def arguments_of(body: dict[str, Any], prompts: list) -> list[dict[str, Any] | None]:
+    """What the columns of the request tell the chat template, for each prompt. Raises BadRequest."""
+    columns = {name: list_of(body, name, [None] * len(prompts), length=len(prompts)) for name in TEMPLATE_COLUMNS}
+    try:
+        return [
+            arguments_for(prompt, {name: column[place] for name, column in columns.items()})
+            for place, prompt in enumerate(prompts)
+        ]
+    except InputError as error:
+        raise BadRequest(str(error)) from error
 
 
 def check_text(name: str, place: int, value: Any) -> None:
@@ -196,11 +216,11 @@ def load_scorer(config: ScoringConfig) -> Scorer:
             check_head_file(folder, hidden_size)
     except InputError as error:
         raise InputError(f"--reward_model {error}") from error
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust)
+    renderer = own_renderer(folder, trust_remote_code=trust)
+    tokenizer = renderer.tokenizer
     how = {"attn_implementation": config.attn_implementation, "trust_remote_code": trust}
     model = load_scalar_model(folder, tokenizer, dtype=dtype, **how).to(device).eval().requires_grad_(False)
     check_probes(model, read_stage(folder).get("probes", []), folder, dtype)
     choose_threads(device, sum(p.numel() for p in model.parameters()))
     tokens = pick_micro_batch_tokens(config.micro_batch_tokens, device)
-    ends = ends_of(folder, tokenizer, trust_remote_code=trust)
-    return Scorer(model, Renderer(tokenizer, ends), tokens, tokenizer_fingerprint(tokenizer))
+    return Scorer(model, renderer, tokens, tokenizer_fingerprint(tokenizer))

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from easyrlhf.data.render import LAST_ONLY, Renderer
+from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
@@ -420,7 +420,7 @@ def test_a_renderers_notes_are_counted_once_for_each_data_set(write, tmp_path, q
             cache_dir=tmp_path,
             name=name,
         )
-        assert data.summary.notes == {LAST_ONLY: 1}
+        assert data.summary.notes == {APART: 1}
 
 
 def prompts_of(data, renderer) -> list[str]:

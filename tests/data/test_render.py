@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from easyrlhf.data.render import LAST_ONLY, Renderer
+from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
 
@@ -138,28 +138,32 @@ def test_a_template_that_refuses_a_conversation_says_why(qwen_folder, tmp_path):
         renderer.prompt_ids([{"role": "system", "content": "Be brief."}, user("Hi")])
 
 
-def test_a_template_that_rewrites_earlier_turns_teaches_the_last_answer_only(qwen_folder, tmp_path):
+def test_a_template_that_rewrites_earlier_turns_teaches_each_answer_by_an_example(qwen_folder, tmp_path):
     renderer = renderer_of(qwen_folder, tmp_path, REWRITING)
     thought = assistant("Hm.</think>Hello!")
     later = [thought, user("A colour?"), assistant("Blue.")]
-    ids, mask = renderer.conversation([user("Hi")], later)
-    assert learned(renderer, ids, mask) == ["Blue.<|im_end|>"]
-    assert "Hm." not in text(renderer, ids)
-    assert renderer.notes == {LAST_ONLY: 1}
+    examples = renderer.examples([user("Hi")], later)
+    assert [learned(renderer, *example) for example in examples] == [
+        ["Hm.</think>Hello!<|im_end|>"],
+        ["Blue.<|im_end|>"],
+    ]
+    assert "Hm." not in text(renderer, examples[1][0])
+    assert renderer.notes == {APART: 1}
     ids, mask = renderer.conversation([user("Hi")], [thought])
     assert learned(renderer, ids, mask) == ["Hm.</think>Hello!<|im_end|>"]
     with pytest.raises(InputError, match="does not render an answer as the continuation"):
-        renderer.completion_ids([user("Hi")], later)
+        renderer.conversation([user("Hi")], later)
 
 
-def test_a_template_whose_generation_prompt_no_answer_begins_with_is_refused(qwen_folder, tmp_path):
+def test_of_a_generation_prompt_that_no_answer_begins_with_the_common_tokens_are_prompt(qwen_folder, tmp_path):
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|><think>' }}{% endif %}"
     )
     renderer = renderer_of(qwen_folder, tmp_path, template)
-    with pytest.raises(InputError, match="continuation of its prompt"):
-        renderer.conversation([user("Hi")], [assistant("Hello!")])
+    ids, mask = renderer.conversation([user("Hi")], [assistant("Hello!")])
+    assert text(renderer, ids) == "<|im_start|>Hi<|im_end|><|im_start|>Hello!<|im_end|>"
+    assert learned(renderer, ids, mask) == ["Hello!<|im_end|>"]
 
 
 def test_a_template_without_end_of_turn_gets_the_eos_behind_the_last_answer(base_folder, tmp_path):

@@ -169,7 +169,7 @@ def test_probes_are_compared_with_the_chosen_and_the_rejected_answers(rows, chat
 def test_the_probes_say_what_their_names_promise(rows, chatml_renderer):
     sample = list(rows(10))[4:8]
     texts = {
-        name: [chatml_renderer.decode(ids) for ids in answers]
+        name: [chatml_renderer.decode(ids) for _, ids in answers]
         for name, answers in probe_answers(chatml_renderer, sample)
     }
     assert list(texts) == ["empty", "the prompt echoed", "one sentence 20 times", "4 answers joined"]
@@ -179,7 +179,7 @@ def test_the_probes_say_what_their_names_promise(rows, chatml_renderer):
     answers = [chatml_renderer.decode(row["chosen_ids"]).strip() for row in sample]
     assert texts["4 answers joined"][1] == "\n\n".join(answers[1:] + answers[:1])
     for _, answers in probe_answers(chatml_renderer, sample):
-        assert all(ids[-1] == chatml_renderer.end_of_turn_id for ids in answers)
+        assert all(ids[-1] == chatml_renderer.end_of_turn_id for _, ids in answers)
 
 
 @pytest.mark.parametrize("template", ["chatml", "hh", "llama3"])
@@ -198,14 +198,14 @@ def test_the_last_question_is_found_in_the_tokens_of_any_template(tokenizer, tem
     assert questions.last(ids) == "Why is the sky blue?"
     assert questions.last(renderer.prompt_ids(turns[1:2])) == "Hello?"
     answer = [{"role": "assistant", "content": "Hello user."}]
-    assert questions.answer_ids(ids, "Hello user.") == renderer.completion_ids(turns, answer)
+    assert questions.answered(ids, "Hello user.") == (ids, renderer.completion_ids(turns, answer))
 
 
 def test_a_plain_prompt_is_its_own_question(chatml_renderer):
     questions = Questions(chatml_renderer)
     ids = chatml_renderer.prompt_ids("The sky is")
     assert questions.last(ids) == "The sky is"
-    assert questions.answer_ids(ids, " blue") == chatml_renderer.completion_ids("The sky is", " blue")
+    assert questions.answered(ids, " blue") == (ids, chatml_renderer.completion_ids("The sky is", " blue"))
 
 
 def test_the_first_sentence_of_an_answer():

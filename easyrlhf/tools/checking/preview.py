@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.config import PreviewConfig
+from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.formats import require_format
 from easyrlhf.data.reader import as_kind, read_records
 from easyrlhf.data.records import Record
@@ -137,7 +138,10 @@ def show_row(config: PreviewConfig, kind: str, renderer: Renderer, seen: Seen, s
         return
     records = as_kind(seen.record, kind)
     try:
-        rows = [ENCODERS[kind](record, renderer) for record in records]
+        rows = [row for record in records for row in ENCODERS[kind](record, renderer)]
+    except ContentFault as fault:
+        show(f"{head} · dropped: {fault.reason}")
+        return
     except InputError as error:
         show(f"{head} · refused: {error}")
         return

@@ -48,6 +48,7 @@ DROPPED = {
     "empty completion": "empty_answer",
     "no assistant turn": "empty_answer",
     "no assistant turn at the end": "empty_answer",
+    "no turn to learn from": "empty_answer",
     "no prompt before the answer": "empty_prompt",
     "chosen equals rejected": "nothing_to_compare",
     "all completions equal": "nothing_to_compare",

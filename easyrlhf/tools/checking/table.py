@@ -145,11 +145,17 @@ CHECKS: dict[str, Check] = {
         0.01,
         "What follows is never learned: one answer a row, or messages.",
     ),
-    "last_answer_only": Check(
-        "rows are learned from their last answer only",
+    "answers_apart": Check(
+        "rows become several examples, one an answer",
         "note",
         0,
-        "The chat template rewrites earlier turns; another --chat_template would not.",
+        "The chat template rewrites earlier turns; --learn last learns the last answer alone.",
+    ),
+    "field_dropped": Check(
+        "rows hold thoughts, tool calls or tools that the chat template drops",
+        "warning",
+        0,
+        "They read the same without: give a --chat_template that writes them.",
     ),
     "template_without_end": Check(
         "the chat template writes no end-of-turn token",

@@ -5,10 +5,12 @@ from itertools import groupby
 from typing import Any
 
 from easyrlhf.config import LookConfig
+from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.records import Messages, Record
-from easyrlhf.data.render import LAST_ONLY, Renderer
-from easyrlhf.data.tokenizer import find_end_of_turn, load_tokenizer
+from easyrlhf.data.render import APART, Renderer
+from easyrlhf.data.tokenizer import find_end_of_turn
 from easyrlhf.data.tokens import ENCODERS
+from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.rows import NOT_RENDERABLE, Found, Split, answers_of
 
@@ -44,8 +46,7 @@ def parts_of(row: dict[str, Any]) -> list[list[Part]]:
 
 def load_renderer(config: LookConfig) -> Renderer:
     """The renderer that the stage would have. Raises InputError."""
-    how = {"chat_template": config.chat_template, "trust_remote_code": config.trust_remote_code}
-    return Renderer(load_tokenizer(config.model, **how))
+    return open_renderer(config.model, config, samples=False, chat_template=config.chat_template)
 
 
 class TokenCheck:
@@ -57,16 +58,18 @@ class TokenCheck:
         tokenizer = self.renderer.tokenizer
         self._bos_id, self._bos = tokenizer.bos_token_id, tokenizer.bos_token
         self._adds_bos = self._bos_id is not None and self._bos_id in self.renderer.prompt_ids("a")
-        self._rewritten = 0
 
     def measure(self, records: list[Record], place: str, split: Split) -> tuple[int, int, int] | None:
         """Tokens of the longest prompt, answer and row of the records that a row became; finds go to the split.
 
         None, and the row is dropped from the split, when the chat template cannot render it.
         """
-        encode = ENCODERS[split.kind]
+        encode, noted = ENCODERS[split.kind], self.renderer.notes.copy()
         try:
-            rows = [encode(record, self.renderer) for record in records]
+            rows = [row for record in records for row in encode(record, self.renderer)]
+        except ContentFault as fault:
+            split.ledger.drop(fault.reason, place, None)
+            return None
         except InputError as error:
             split.ledger.dropped[NOT_RENDERABLE] += 1
             split.found.add("not_renderable", place, str(error))
@@ -74,9 +77,8 @@ class TokenCheck:
         sequences = [sequence for one in rows for sequence in parts_of(one)]
         self._check_ends(sequences, place, split)
         self._check_texts(records[0], place, split)
-        if self.renderer.notes[LAST_ONLY] > self._rewritten:
-            self._rewritten = self.renderer.notes[LAST_ONLY]
-            split.found.add("last_answer_only", place)
+        for note in self.renderer.notes - noted:
+            split.found.add("answers_apart" if note == APART else "field_dropped", place, note.partition(":")[0])
         if split.kind == "comparison" and len(rows) == 1:
             split.compare_lengths(len(rows[0]["chosen_ids"]), len(rows[0]["rejected_ids"]))
         prompts = [len(parts[0].ids) if parts[0].name == "prompt" else 0 for parts in sequences]

@@ -12,6 +12,7 @@ from torch import nn
 
 from easyrlhf.config import CompareConfig, PolicyConfig
 from easyrlhf.data.batches import join, micro_batches
+from easyrlhf.data.chat import arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -29,6 +30,7 @@ ANSWER_KEY = ("model", "prompt", "sample")
 SHARED = (
     *("devices", "precision", "micro_batch_tokens", "attn_implementation", "trust_remote_code", "allow_incomplete"),
     *("max_length", "max_new_tokens", "temperature", "seed"),
+    *("chat_template_kwargs", "enable_thinking", "fold_system", "continue_final_message"),
 )
 
 
@@ -94,11 +96,16 @@ def read_contestants(config: CompareConfig) -> list[Contestant]:
     contestants: list[Contestant] = []
     for number, path in enumerate(config.paths):
         settings = settings_for(config, path)
-        renderer = read_renderer(settings, "--models")
-        mark = tokenizer_fingerprint(renderer.tokenizer)
-        same = not contestants or mark == tokenizer_fingerprint(contestants[0].renderer.tokenizer)
+        renderer = read_renderer(settings, "--models", strict=False)
+        mark = mark_of(renderer)
+        same = not contestants or mark == mark_of(contestants[0].renderer)
         contestants.append(Contestant(number, settings, renderer, same))
     return contestants
+
+
+def mark_of(renderer: Renderer) -> dict[str, Any]:
+    """What two models must have in common to get the same token ids of a prompt."""
+    return tokenizer_fingerprint(renderer.tokenizer) | renderer.rendering.as_dict()
 
 
 def settings_for(config: CompareConfig, path: str) -> PolicyConfig:
@@ -144,7 +151,8 @@ def prompt_ids(contestant: Contestant, rows: list[dict[str, Any]]) -> list[list[
     if contestant.same:
         return [row["prompt_ids"] for row in rows]
     try:
-        return [contestant.renderer.prompt_ids(json.loads(row["prompt"])) for row in rows]
+        asked = [(json.loads(row["prompt"]), json.loads(row["columns"])) for row in rows]
+        return [contestant.renderer.prompt_ids(prompt, arguments_for(prompt, cells)) for prompt, cells in asked]
     except InputError as error:
         raise InputError(f"--models {contestant.path}: {error}") from error
 

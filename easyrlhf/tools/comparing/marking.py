@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from easyrlhf.config import CompareConfig
+from easyrlhf.data.chat import answered, arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
@@ -16,7 +17,7 @@ from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, row
 from easyrlhf.tools.comparing.journal import Journal, Key, progress
 from easyrlhf.tools.comparing.judges import Judge
 from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, joined
-from easyrlhf.tools.scoring import scores_of, sequence
+from easyrlhf.tools.scoring import scores_of
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
 REWARD_MODEL = "reward_model"
@@ -59,11 +60,14 @@ def model_scores(
 ) -> list[float | None]:
     """Scores of a reward model; None for an answer that is too long for it. Raises InputError."""
     asked = [prompts.prompt(number) for _, number, _ in part]
+    cells = [prompts.columns(number) for _, number, _ in part]
     records = [said.records[key] for key in part]
     try:
         sequences = [
-            sequence(scorer.renderer, prompt, completion(prompt, record["text"]), record["finished"])
-            for prompt, record in zip(asked, records, strict=True)
+            scorer.renderer.sequence(
+                *answered(prompt, record["text"]), record["finished"], arguments_for(prompt, columns)
+            )
+            for prompt, columns, record in zip(asked, cells, records, strict=True)
         ]
     except InputError as error:
         raise InputError(f"--reward_model: {error}") from error
