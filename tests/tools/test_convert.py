@@ -118,6 +118,38 @@ def test_fields_and_transforms_are_as_in_training_and_dropped_rows_are_kept(writ
     ]
 
 
+def test_all_that_a_row_says_is_kept_and_the_second_time_gives_the_same_bytes(write, convert, tmp_path):
+    call = {"type": "function", "id": "c1", "function": {"name": "get_weather", "arguments": {"town": "Bern"}}}
+    turns = [
+        {"from": "human", "value": "Weather?"},
+        {"from": "gpt", "value": "I look.", "weight": 0, "thought": "Where?"},
+        {"from": "function_call", "value": json.dumps(call | {"id": "c1"}), "weight": 0},
+        {"role": "tool", "content": [{"type": "text", "text": "rain"}], "tool_call_id": "c1", "name": "get_weather"},
+        {"role": "assistant", "content": "It rains.", "reasoning": "Rain."},
+    ]
+    more = {"system": "Be brief.", "tools": json.dumps([call["function"]]), "enable_thinking": False, "id": 7}
+    (row,) = convert(write("x.jsonl", {"messages": turns, **more}))
+    assert row == {
+        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Weather?"}],
+        "completion": [
+            {
+                "role": "assistant",
+                "content": "I look.",
+                "reasoning_content": "Where?",
+                "tool_calls": [call],
+                "weight": 0,
+            },
+            {"role": "tool", "content": "rain", "tool_call_id": "c1", "name": "get_weather"},
+            {"role": "assistant", "content": "It rains.", "reasoning_content": "Rain."},
+        ],
+        "tools": [call["function"]],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "id": 7,
+    }
+    convert(str(tmp_path / "out.jsonl"), "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
 def test_files_of_several_formats_become_one(write, convert):
     one = write("1.jsonl", {"question": "Name a colour.", "chosen": "Blue.", "rejected": "No."})
     two = write("2.jsonl", {"prompt": "a", "completions": ["b", "c"], "scores": [1, 2]})
