@@ -185,6 +185,14 @@ class TrainConfig(Settings):
         metavar="NAME[,…]",
         many=True,
     )
+    modules_to_save: str | None = opt(
+        None,
+        "Modules that LoRA trains whole beside its adapters, by the end of their names, such as embed_tokens,lm_head. "
+        "Tokens that chat_template brings are trained without it.",
+        group=LORA,
+        metavar="NAME[,…]",
+        many=True,
+    )
 
     devices: str | None = opt(
         None,
@@ -317,6 +325,12 @@ class TrainConfig(Settings):
             )
         if self.keep_best and not self.valid_data:
             raise SettingError("keep_best", f"keep_best {self.keep_best}: needs valid_data, the rows to evaluate on")
+        if self.modules_to_save and not self.lora_r:
+            raise SettingError(
+                "modules_to_save",
+                f"modules_to_save {self.modules_to_save}: belongs to LoRA, and lora_r 0 trains all modules; give "
+                "lora_r, such as 16, or leave it out",
+            )
         self._check_devices()
         if self.node_rank >= self.nnodes:
             raise SettingError(

@@ -137,6 +137,11 @@ def _ensure_pad(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.add_special_tokens({"pad_token": _special(next(free, "<|pad|>"))})
 
 
+def own_vocabulary(path: str, trust_remote_code: bool = False) -> set[int]:
+    """Ids of the tokens that the tokenizer of a folder or hub id has by itself. Raises InputError."""
+    return set(_from_pretrained(tokenizer_folder(path), trust_remote_code).get_vocab().values())
+
+
 def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
 

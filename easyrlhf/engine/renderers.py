@@ -14,11 +14,12 @@ from easyrlhf.models.load import ends_of
 INSIDE = ("adapter", "value_model")  # folders that a stage writes into its own
 
 
-def open_renderer(path: str, config, *, strict: bool = True, samples: bool = True, **how) -> Renderer:
+def open_renderer(path: str, config, *, strict: bool = True, samples: bool = True, holder: str = "", **how) -> Renderer:
     """The renderer of a model that the settings are for: as its folder says, but for what the settings say.
 
     strict   whether a variable of --chat_template_kwargs that the template does not read is an error
     samples  whether the model itself will be asked; else only its tokenizer need be there
+    holder   folder of the tokenizer, where it is not the model's
     how      goes to load_tokenizer
     Raises InputError.
     """
@@ -31,7 +32,7 @@ def open_renderer(path: str, config, *, strict: bool = True, samples: bool = Tru
         continue_final_message=getattr(config, "continue_final_message", False),
         learn=getattr(config, "learn", "all"),
     )
-    tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code, **how)
+    tokenizer = load_tokenizer(holder or path, trust_remote_code=config.trust_remote_code, **how)
     template = tokenizer.chat_template
     for name in given if strict and isinstance(template, str) else ():
         if not re.search(rf"\b{re.escape(name)}\b", template):

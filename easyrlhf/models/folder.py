@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.classifier import is_classifier, load_classifier
-from easyrlhf.models.load import evaluating, load_causal_lm
+from easyrlhf.models.load import evaluating, load_causal_lm, load_config
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
+ADAPTER = "adapter"  # the folder of a LoRA run's adapter
 PROBES = (
     ("Name a colour.", "Blue."),
     (
@@ -27,8 +28,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = None) -> PreTrainedModel:
     """Write a causal language model, its tokenizer and perhaps its value head as a folder of transformers.
 
-    A LoRA model is merged: the root holds full weights, adapter/ the adapter alone. Files are written
-    beside and moved into place one by one. Returns the (merged) model.
+    A LoRA model is merged: the root holds full weights, adapter/ the adapter with the same tokenizer and head. Files
+    are written beside and moved into place one by one. Returns the (merged) model.
     Raises RunError when the disk does not take it.
     """
     draft = folder / ".final"
@@ -36,8 +37,8 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     try:
         draft.mkdir(parents=True)
         if hasattr(lm, "merge_and_unload"):
+            save_adapter(draft / ADAPTER, lm, tokenizer, head)
             with quietly():
-                lm.save_pretrained(draft / "adapter")
                 lm = lm.merge_and_unload()
         if lm.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
@@ -56,6 +57,25 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return lm
+
+
+def save_adapter(folder: Path, lora: nn.Module, tokenizer, head: nn.Linear | None = None) -> None:
+    """Write the adapter of a LoRA model so that it loads from any directory, with its tokenizer and perhaps its head.
+
+    The embeddings are not in it, but for those that grew while the adapter itself changes them: where it does not, rows
+    that are new are trained on their own and come along.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    lm, base = lora.get_base_model(), lora.peft_config["default"].base_model_name_or_path
+    layers = (lm.get_input_embeddings(), lm.get_output_embeddings())
+    changed = any(isinstance(layer, LoraLayer) for layer in layers)
+    grown = bool(base) and layers[0].weight.shape[0] > load_config(base).get_text_config().vocab_size
+    with quietly():
+        lora.save_pretrained(folder, save_embedding_layers=changed and grown)
+    tokenizer.save_pretrained(folder)
+    if head is not None:
+        save_head(head, folder)
 
 
 def readable(folder: Path) -> None:

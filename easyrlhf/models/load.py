@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from easyrlhf.data.hub import require_hub_id
+from easyrlhf.data.tokenizer import own_vocabulary
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import base_of, below, is_adapter, is_classifier_adapter, merge_adapter, quietly, root_of
 from easyrlhf.models.vocabulary import end_ids, spare_ids
@@ -67,6 +68,20 @@ def ends_of(path: str, tokenizer, *, trust_remote_code: bool = False) -> tuple[i
     return end_ids(named, configured, tokenizer)
 
 
+def new_tokens(path: str, tokenizer, *, trust_remote_code: bool = False) -> list[int]:
+    """Ids of a tokenizer's tokens that the model of a folder or hub id has never seen; reads no weights.
+
+    They are not in the model's own tokenizer, or its embeddings have no row for them. A token for padding alone is
+    none: nothing is learned of it.
+    """
+    known = own_vocabulary(path, trust_remote_code)
+    if not is_adapter(path):  # an adapter brings the rows of its own tokenizer
+        rows = load_config(path, trust_remote_code=trust_remote_code).get_text_config().vocab_size
+        known = {token for token in known if token < rows}
+    new = set(tokenizer.get_vocab().values()) - known
+    return sorted(new) if new - {tokenizer.pad_token_id} else []
+
+
 def load_causal_lm(
     path: str,
     tokenizer,
@@ -99,6 +114,8 @@ def load_causal_lm(
     if not dropout:
         disable_dropout(lm)
     check_head(lm, path)
+    folder = Path(path).expanduser()
+    lm.name_or_path = str(folder.resolve()) if folder.exists() else path  # what an adapter of it will name as its base
     return lm
 
 
@@ -149,23 +166,6 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for model, mode in zip(models, modes, strict=True):
             model.train(mode)
-
-
-def add_lora(lm: PreTrainedModel, *, r: int, alpha: int, dropout: float, target: str):
-    """Wrap the model with a fresh LoRA adapter; only the adapter's weights stay trainable.
-
-    target  "all-linear", or module names separated by commas
-    Raises InputError when no module has such a name.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    modules = target if target == "all-linear" else [name.strip() for name in target.split(",")]
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, task_type="CAUSAL_LM")
-    try:
-        with quietly():
-            return get_peft_model(lm, config)
-    except ValueError as error:
-        raise InputError(f"--lora_target {target}: {error}") from error
 
 
 def plain_lm(lm: nn.Module) -> PreTrainedModel:

@@ -28,8 +28,10 @@ class ScalarModel(nn.Module):
         super().__init__()
         self.lm, self.head = lm, head
         output = plain_lm(lm).get_output_embeddings()
-        if output is not None and output.weight is not plain_lm(lm).get_input_embeddings().weight:
-            output.requires_grad_(False)
+        if output is not None:
+            tied = {id(parameter) for parameter in plain_lm(lm).get_input_embeddings().parameters()}
+            for parameter in output.parameters():
+                parameter.requires_grad_(parameter.requires_grad and id(parameter) in tied)
 
     @in_one_pass
     def scores(self, input_ids: Tensor, lengths: Tensor) -> Tensor:

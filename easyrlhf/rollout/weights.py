@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
+from easyrlhf.models.adapters import quietly
 from easyrlhf.models.load import plain_lm
 
 SHARD = 4 * 2**30  # bytes of a file
@@ -38,4 +39,5 @@ def write_weights(lm: nn.Module, folder: Path) -> None:
 def write_adapter(lm: nn.Module, folder: Path) -> None:
     """Write the adapter of a LoRA policy alone, in a folder of peft."""
     lm = getattr(lm, "lora_lm", lm)  # the view of a shared backbone
-    lm.save_pretrained(folder, selected_adapters=["default"])
+    with quietly():
+        lm.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)

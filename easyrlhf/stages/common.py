@@ -22,7 +22,8 @@ from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.folder import save_lm
-from easyrlhf.models.load import add_lora, load_causal_lm, load_config, positions_of
+from easyrlhf.models.load import load_causal_lm, load_config, new_tokens, positions_of
+from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.console import Console
@@ -32,6 +33,7 @@ from easyrlhf.report.info import BEST, facts
 from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, check_report_to, read_rows
 from easyrlhf.report.metrics import ranked
 from easyrlhf.report.plots import examination_of, plot_run
+from easyrlhf.settings import split_list
 
 GIB = 2**30
 
@@ -44,12 +46,40 @@ def prepare(run: Run, console: Console) -> Renderer:
     check_parent("--model", config.model, config)
     check_positions(config)
     renderer = open_renderer(config.model, config, chat_template=config.chat_template)
+    check_lora(run, renderer, console)
     if renderer.date_dependent():
         console.warn(
             "the chat template writes today's date into every prompt: runs on other days see other prompts. "
             "Give --chat_template a copy with a fixed date to avoid it"
         )
     return renderer
+
+
+def check_lora(run: Run, renderer: Renderer, console: Console) -> None:
+    """Say which tokens LoRA trains beside its adapters. Raises InputError where it cannot, or for unknown modules."""
+    config = run.config
+    if not config.lora_r:
+        return
+    tokens = new_tokens(config.model, renderer.tokenizer, trust_remote_code=config.trust_remote_code)
+    if not (tokens or config.modules_to_save):
+        return
+    lm = model_without_weights(config.model, config.trust_remote_code)
+    whole = modules_trained_whole(lm, split_list(config.modules_to_save))
+    trained_rows(lm, split_list(config.lora_target), whole, tokens)
+    what = f"--modules_to_save {config.modules_to_save}"
+    remedy = "leave it out"
+    if tokens:
+        names = ", ".join(renderer.tokenizer.convert_ids_to_tokens(tokens[:3]))
+        what = f"rows of their own for {counted(len(tokens), 'token')} that {config.model} has never seen ({names})"
+        remedy = "let an sft_train of all weights (--lora_r 0) learn them first, or leave --chat_template out"
+    if tokens and run.zero and run.zero["zero_optimization"]["stage"] == 3:
+        raise InputError(f"--deepspeed: ZeRO stage 3 cannot train {what}; use --deepspeed zero2, or {remedy}")
+    if getattr(config, "share_backbone", False):
+        raise InputError(f"--share_backbone: parts that share a backbone cannot have {what}; {remedy}")
+    if getattr(config, "rollout", "hf") == "vllm":
+        raise InputError(f"--rollout vllm: vLLM takes no adapter with {what}; {remedy}, or use --rollout hf")
+    if tokens:
+        console.note(f"beside the adapters, the run trains {what}")
 
 
 def check_keep_best(config) -> None:
@@ -165,6 +195,8 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             target=config.lora_target,
+            modules_to_save=config.modules_to_save,
+            new_tokens=new_tokens(path, renderer.tokenizer, trust_remote_code=config.trust_remote_code),
         )
     return lm.train()
 
@@ -242,10 +274,14 @@ def describe_model(run: Run, name: str, path: str, count: int) -> str:
 
 def count_parameters(path: str, trust_remote_code: bool) -> int:
     """Parameters of the model a path names, from its configuration alone."""
+    return sum(p.numel() for p in model_without_weights(path, trust_remote_code).parameters())
+
+
+def model_without_weights(path: str, trust_remote_code: bool) -> PreTrainedModel:
+    """The language model of a path as its configuration describes it, on no device."""
     config = load_config(path, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return sum(p.numel() for p in lm.parameters())
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], parents: dict[str, str]) -> dict:

@@ -7,14 +7,13 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError
+from easyrlhf.models.folder import ADAPTER
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.shared import POLICY, REWARD, VALUE, AdapterView, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
 from easyrlhf.stages import common
-
-ADAPTER = "adapter"  # the folder of a LoRA run's adapter
 
 
 def check_sharing(config: OnlineConfig, value_model: str | None) -> None:

@@ -30,7 +30,6 @@ def read_renderer(config: PolicyConfig, flag: str = "--model", *, strict: bool =
     """
     path = config.model
     require_whole(flag, path, allow_incomplete=config.allow_incomplete)
-    renderer = open_renderer(path, config, strict=strict, chat_template=config.chat_template)
     scores = is_classifier(path, trust_remote_code=config.trust_remote_code)
     if scores or (Path(path) / HEAD_FILE).exists():
         raise InputError(
@@ -42,7 +41,9 @@ def read_renderer(config: PolicyConfig, flag: str = "--model", *, strict: bool =
             f"--adapter {config.adapter}: has no adapter_config.json; give a folder that peft wrote, such as "
             "outputs/sft/adapter"
         )
-    return renderer
+    own = config.adapter and any(Path(config.adapter).glob("tokenizer*"))  # it may know tokens that its base does not
+    holder = config.adapter if own else path
+    return open_renderer(path, config, strict=strict, chat_template=config.chat_template, holder=holder)
 
 
 def room_for_prompt(config: PolicyConfig) -> int | None:

@@ -78,8 +78,8 @@ def test_an_adapter_of_an_adapter_stands_on_the_merged_one(adapter, tmp_path):
 
 
 def test_a_base_beside_the_adapter_is_found_from_any_directory(adapter, base, tmp_path, monkeypatch):
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "else" / "where")
     change_config(adapter, base_model_name_or_path="../base")
     assert Path(base_of(str(adapter))).resolve() == base.resolve()
     assert load_config(str(adapter)).model_type == "llama"

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.folder import check_probes, load_scalar_model, probe, probe_ids, prove_folder, save_lm
-from easyrlhf.models.load import add_lora
+from easyrlhf.models.lora import add_lora
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel
 
 IDS = T([[5, 6, 7, 8, 9, 10]])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.models.load import add_lora
 from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.lora import add_lora
 from easyrlhf.models.shared import POLICY, VALUE, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, new_head
 

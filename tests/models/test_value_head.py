@@ -9,7 +9,7 @@ from torch import nn
 from torch import tensor as T
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import add_lora
+from easyrlhf.models.lora import add_lora
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, check_head_file, load_head, new_head, save_head
 
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"  # the layout of LLaMA-Factory and ms-swift

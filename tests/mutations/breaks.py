@@ -43,7 +43,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
-ADAPTERS = "models/test_adapters.py"
+ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
 GROUPS, SHARED = "losses/test_grpo.py", "models/test_shared.py"
 TRL_GROUPS, GROUP_UPDATE = "online/test_trl_parity.py", "online/test_group_update.py"
 ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment.py", "offline/test_align_parity.py"
@@ -609,6 +609,11 @@ BREAKS = [
     # adapter folders
     Break("models/adapters.py", "return merged.requires_grad_(True)", "return merged", ADAPTERS),
     Break("models/adapters.py", "and beside.exists() else base", "and False else base", ADAPTERS),
+    Break("models/lora.py", "return {layer: list(new_tokens) for layer in wanted}", "return {}", LORA),
+    Break("models/lora.py", "        layers = embedding_names(lm)\n    return", "        pass\n    return", LORA),
+    Break("models/folder.py", "save_embedding_layers=changed and grown", "save_embedding_layers=True", LORA),
+    Break("models/folder.py", "save_embedding_layers=changed and grown", "save_embedding_layers=False", LORA),
+    Break("models/value_head.py", "and id(parameter) in tied)", ")", LORA),
     Break(
         "models/load.py",
         "merge_adapter(read_weights(base, **how)",

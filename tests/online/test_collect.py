@@ -5,7 +5,7 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.engine.timer import Timer
-from easyrlhf.models.load import add_lora
+from easyrlhf.models.lora import add_lora
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect

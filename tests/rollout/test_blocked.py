@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from easyrlhf.models.load import add_lora
 from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.lora import add_lora
 from easyrlhf.rollout import blocked
 from easyrlhf.rollout.blocked import blockable, blocked_weights
 from easyrlhf.rollout.ending import Ending

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.models.load import add_lora
+from easyrlhf.models.lora import add_lora
 from easyrlhf.models.shared import POLICY, SharedBackbone
 from easyrlhf.rollout import cache, running
 from easyrlhf.rollout.ending import Ending

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import tensor as T
 
 from easyrlhf.errors import InputError, ServiceError, ServiceStopped
-from easyrlhf.models.load import add_lora
+from easyrlhf.models.lora import add_lora
 from easyrlhf.rollout import server as client
 from easyrlhf.rollout.server import Server
 from easyrlhf.rollout.vllm import Completion, SamplerLost

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import tensor as T
 
-from easyrlhf.models.load import add_lora
+from easyrlhf.models.lora import add_lora
 from easyrlhf.models.shared import POLICY, SharedBackbone
 from easyrlhf.rollout import weights
 from easyrlhf.rollout.weights import named_weights, write_adapter, write_weights

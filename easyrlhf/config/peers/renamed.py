@@ -95,6 +95,8 @@ SAME_THING: dict[str, str] = {
     "lora_module_name": "lora_target",
     "actor_lora_module_name": "lora_target",
     "critic_lora_module_name": "lora_target",
+    "additional_target": "modules_to_save",
+    "lora_modules_to_save": "modules_to_save",
     # PPO
     "reward_pretrain": "reward_model",
     "reward_model_path": "reward_model",

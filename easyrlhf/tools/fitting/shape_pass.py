@@ -24,7 +24,8 @@ from easyrlhf.engine.engine import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.load import add_lora, backbone, disable_dropout, load_config, plain_lm
+from easyrlhf.models.load import backbone, disable_dropout, load_config, plain_lm
+from easyrlhf.models.lora import add_lora
 from easyrlhf.models.prefix import SHARING, Family
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rollout.blocked import blockable
@@ -54,6 +55,7 @@ class Shape:
     lora_r: int = 0
     lora_target: str = "all-linear"
     lora_dropout: float = 0.0
+    modules_to_save: str | None = None
     dropout: bool = False
     gradient_checkpointing: bool = False
     attn_implementation: str | None = None
@@ -139,7 +141,14 @@ def make_model(shape: Shape, depth: int = 0) -> nn.Module:
             with quietly():  # newer transformers call it activation_checkpointing_enable
                 lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if shape.lora_r:
-            lm = add_lora(lm, r=shape.lora_r, alpha=32, dropout=shape.lora_dropout, target=shape.lora_target)
+            lm = add_lora(
+                lm,
+                r=shape.lora_r,
+                alpha=32,
+                dropout=shape.lora_dropout,
+                target=shape.lora_target,
+                modules_to_save=shape.modules_to_save,
+            )
     return lm
 
 

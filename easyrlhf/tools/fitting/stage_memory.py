@@ -119,6 +119,7 @@ def shapes_of(config: TrainConfig, machine: Machine) -> tuple[Shape, Shape]:
         lora_r=config.lora_r,
         lora_target=config.lora_target,
         lora_dropout=config.lora_dropout,
+        modules_to_save=config.modules_to_save,
         dropout=config.stage == "sft",
         gradient_checkpointing=config.gradient_checkpointing,
     )
