@@ -13,6 +13,7 @@ from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import base_of
 from easyrlhf.models.load import load_causal_lm
+from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.settings import SettingError
 from easyrlhf.stages.online import train_ppo
@@ -43,7 +44,7 @@ def test_answers_end(llama3, place):
     folder = str(llama3 / place)
     renderer = Renderer(load_tokenizer(folder))
     lm = load_causal_lm(folder, renderer.tokenizer, dtype=torch.float32).eval()
-    sampler = HFSampler(lm, renderer.pad_id, renderer.end_of_turn_id, 24, 0.0, 8)
+    sampler = HFSampler(lm, renderer.pad_id, Ending((renderer.end_of_turn_id,)), 24, 0.0, 8)
     prompts = [renderer.prompt_ids([{"role": "user", "content": f"Say {word}."}]) for word in WORDS]
     samples = sampler.generate(prompts, [(0, number) for number in range(8)])
     said = [
