@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from easyrlhf.config.rendering import continue_final_message
 from easyrlhf.config.rollouts import RolloutConfig
-from easyrlhf.config.shared import check_stop, share_prefix, stop, stop_finishes, wrong_function
+from easyrlhf.config.shared import DEFAULT_LENGTH, check_stop, share_prefix, stop, stop_finishes, wrong_function
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import (
     DATA,
@@ -31,6 +31,7 @@ REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 class OnlineConfig(RolloutConfig, TrainConfig):
     """What every stage that learns from its own samples can be told; PPO and GRPO add their own settings."""
 
+    less_for_completions: ClassVar[str] = ", less where completions need the room"
     limit_name: ClassVar[str]  # the setting that bounds a completion
     kl_name: ClassVar[str]  # the setting that prices distance from the reference
     learns_values: ClassVar[bool] = False
@@ -204,6 +205,11 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         return getattr(self, self.limit_name)
 
     @property
+    def taken_length(self) -> int:
+        """Tokens of max_length that no prompt can have."""
+        return self.completion_limit + self.stop_finishes
+
+    @property
     def kl_price(self) -> float:
         """What a nat of distance from the reference costs."""
         return getattr(self, self.kl_name)
@@ -251,14 +257,15 @@ class OnlineConfig(RolloutConfig, TrainConfig):
                 "dropout makes that two policies; leave it at 0",
             )
         check_stop(self.stop, self.stop_finishes)
-        longest = self.max_prompt_length + self.completion_limit + self.stop_finishes
-        if longest > self.max_length:
+        longest = (self.max_prompt_length or 1) + self.taken_length
+        if longest > (self.max_length or DEFAULT_LENGTH):
+            prompt = f"max_prompt_length {self.max_prompt_length}" if self.max_prompt_length else "any prompt"
             raise SettingError(
                 self.limit_name,
-                f"{self.limit_name} {self.completion_limit}: with max_prompt_length "
-                f"{self.max_prompt_length}{' and an end that stop_finishes adds' * self.stop_finishes} it exceeds "
-                f"max_length {self.max_length}; use "
-                f"max_length {longest}, or shorter prompts or responses",
+                f"{self.limit_name} {self.completion_limit}: with {prompt}"
+                f"{' and an end that stop_finishes adds' * self.stop_finishes} it exceeds "
+                f"max_length {self.max_length or DEFAULT_LENGTH}; use "
+                f"max_length {longest} or more, or shorter prompts or responses",
             )
         self._check_rewards()
 

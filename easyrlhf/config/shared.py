@@ -6,6 +6,7 @@ from typing import Any
 from easyrlhf.settings import DATA, OPTIMISATION, RUN, SAMPLING, SettingError, opt, split_texts
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
+DEFAULT_LENGTH = 1024  # tokens
 FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 # rewards.fn, pkg.rewards.fn, rewards:fn, rewards.py::fn, rewards.py:fn()
 OTHER_FORMS = re.compile(r"(?P<file>[\w./~-]*?[\w~-])(\.py)?(\.|::?)(?P<name>(?!py$)[A-Za-z_]\w*)(\(\))?")
@@ -18,6 +19,17 @@ def wrong_function(function: str) -> str | None:
     meant = OTHER_FORMS.fullmatch(function)
     file = meant and (meant["file"] if "/" in meant["file"] else meant["file"].replace(".", "/"))
     return "must look like file.py:function" + (f"; write {file}.py:{meant['name']}" if meant else "")
+
+
+def filled_lengths(config: Any, places: int | None, taken: int = 0) -> dict[str, int]:
+    """max_length and max_prompt_length as they are given, or as they follow.
+
+    places  tokens that the model was made for: a length that was not given is no longer; None where it has no limit
+    taken   tokens that no prompt can have, as a completion may need them
+    """
+    longest = config.max_length or min(DEFAULT_LENGTH, places or DEFAULT_LENGTH)
+    prompt = config.max_prompt_length or max(1, min(longest // 2, longest - taken))
+    return {"max_length": longest, "max_prompt_length": prompt}
 
 
 def row_format(help: str = "Row format, when recognising it is not wanted.") -> Any:

@@ -1,8 +1,8 @@
 """Commands around the stages: new models, data checks, reward models served and examined, export, memory."""
 
 import re
-from dataclasses import MISSING, dataclass
-from typing import ClassVar
+from dataclasses import MISSING, dataclass, replace
+from typing import ClassVar, Self
 
 from easyrlhf.config.rendering import (
     chat_template_kwargs,
@@ -14,6 +14,7 @@ from easyrlhf.config.rendering import (
 )
 from easyrlhf.config.shared import (
     examine_rows,
+    filled_lengths,
     on_bad_row,
     row_field,
     row_format,
@@ -104,12 +105,28 @@ class LookConfig(Settings):
     fold_system: bool | None = fold_system()
     continue_final_message: bool = continue_final_message()
     learn: str = learned_answers()
-    max_length: int = opt(1024, "Longest sequence in tokens that the stage will accept.", group=DATA, low=2)
-    max_prompt_length: int = opt(512, "Longest prompt in tokens that the stage will accept.", group=DATA, low=1)
+    max_length: int | None = opt(
+        None,
+        "Longest sequence in tokens that the stage will accept.",
+        group=DATA,
+        low=2,
+        shown="1024, less where the model was made for less",
+    )
+    max_prompt_length: int | None = opt(
+        None,
+        "Longest prompt in tokens that the stage will accept.",
+        group=DATA,
+        low=1,
+        shown="half of max_length",
+    )
     trust_remote_code: bool = trust_remote_code()
 
     def _check(self) -> None:
         template_kwargs(self)
+
+    def with_lengths(self, places: int | None) -> Self:
+        """A copy with the lengths that were not given filled in; places as filled_lengths takes it."""
+        return replace(self, **filled_lengths(self, places))
 
 
 @dataclass(kw_only=True, frozen=True)

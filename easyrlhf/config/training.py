@@ -12,7 +12,9 @@ from easyrlhf.config.rendering import (
     template_kwargs,
 )
 from easyrlhf.config.shared import (
+    DEFAULT_LENGTH,
     DEFAULT_MODEL,
+    filled_lengths,
     row_field,
     row_format,
     row_transform,
@@ -29,6 +31,8 @@ class TrainConfig(Settings):
 
     learning_rate_full: ClassVar[float]
     learning_rate_lora: ClassVar[float]
+    less_for_completions: ClassVar[str] = ""  # how the default of max_prompt_length goes on in --help
+    taken_length: ClassVar[int] = 0  # tokens of max_length that no prompt can have
 
     model: str | None = opt(
         None,
@@ -76,19 +80,27 @@ class TrainConfig(Settings):
     chat_template_kwargs: str | None = chat_template_kwargs()
     enable_thinking: str | None = enable_thinking()
     fold_system: bool | None = fold_system()
-    max_length: int = opt(
-        1024,
+    max_length: int | None = opt(
+        None,
         "Longest sequence in tokens, prompt and completion together. Memory grows with it.",
         group=DATA,
         low=2,
+        shown="1024, less where the model was made for less",
     )
-    max_prompt_length: int = opt(512, "Longest prompt in tokens; must leave room below max_length.", group=DATA, low=1)
-    overlength: str = opt(
-        "drop",
-        "Rows longer than that: drop counts them and writes them to bad_rows.jsonl; truncate "
+    max_prompt_length: int | None = opt(
+        None,
+        "Longest prompt in tokens; must leave room below max_length.",
+        group=DATA,
+        low=1,
+        shown="half of max_length{cls.less_for_completions}",
+    )
+    overlength: str | None = opt(
+        None,
+        "Rows longer than that: drop counts them and writes them to bad_rows.jsonl, however many there are; truncate "
         "cuts prompts from the left. Completions of a comparison are never cut.",
         group=DATA,
         choices=("drop", "truncate"),
+        shown="drop, and stop when it is more than 10 % of the rows",
     )
     on_bad_row: str = opt(
         "stop",
@@ -312,11 +324,12 @@ class TrainConfig(Settings):
 
     def _check(self) -> None:
         template_kwargs(self)
-        if self.max_prompt_length >= self.max_length:
+        longest = self.max_length or DEFAULT_LENGTH
+        if (self.max_prompt_length or 1) >= longest:
             raise SettingError(
                 "max_prompt_length",
                 f"max_prompt_length {self.max_prompt_length}: must be less than max_length "
-                f"{self.max_length}, or no completion fits; lower it or raise max_length",
+                f"{longest}, or no completion fits; lower it or raise max_length",
             )
         if self.eval_steps and not self.valid_data:
             raise SettingError(
@@ -357,8 +370,12 @@ class TrainConfig(Settings):
         """The model a stage starts from when none is given; ValueError when there is none."""
         return DEFAULT_MODEL
 
+    def with_lengths(self, places: int | None) -> Self:
+        """A copy with the lengths that follow from others filled in; places as filled_lengths takes it."""
+        return replace(self, **filled_lengths(self, places, self.taken_length))
+
     def resolved(self) -> Self:
-        """A copy with every default filled in that depends on other settings or on folders."""
+        """A copy with every default filled in that depends on other settings or on folders, but for the lengths."""
         learning_rate = self.learning_rate_lora if self.lora_r else self.learning_rate_full
         return replace(
             self,

@@ -30,13 +30,20 @@ class Limits:
     tolerated: float = TOLERATED
     prompts: array = field(default_factory=lambda: array("l"))
     totals: array = field(default_factory=lambda: array("l"))
+    cut: int = 0  # records of which something was cut
+    least: float = 1.0  # the smallest share that was left of one
 
     def fit(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
         """The token rows of one record, cut where that is asked for and possible, or None when one is too long."""
         self.prompts.append(max(map(_prompt_length, rows)))
         self.totals.append(max(row["length"] for row in rows))
         fitting = [self._fitted(row) for row in rows]
-        return None if None in fitting else fitting
+        if None in fitting:
+            return None
+        left = min(new["length"] / row["length"] for new, row in zip(fitting, rows, strict=True))
+        self.cut += left < 1
+        self.least = min(left, self.least)
+        return fitting
 
     def _fitted(self, row: dict[str, Any]) -> dict[str, Any] | None:
         if _prompt_length(row) <= self.max_prompt_length and row["length"] <= self.max_length:
@@ -78,6 +85,15 @@ class Limits:
         has_bos = self.bos is not None and ids[0] == self.bos and room > 1
         return [ids[0], *ids[1 - room :]] if has_bos else ids[-room:]
 
+    def notes(self, read: int, dropped: int) -> dict[str, int]:
+        """What is to be said of lengths, with how many rows it is said of: many that were dropped, and what was cut."""
+        said = {}
+        if dropped > TOLERATED * read:
+            said[f"rows dropped as too long, which are {dropped / read:.0%} of all"] = dropped
+        if self.cut:
+            said[f"rows cut from the left by --overlength truncate, one to {self.least:.0%} of its tokens"] = self.cut
+        return said
+
     def check(self, name: str, read: int, dropped: int) -> None:
         """Raise InputError when more rows than are tolerated did not fit."""
         if dropped <= self.tolerated * read:
@@ -86,7 +102,8 @@ class Limits:
             many = f"every one of the {dropped:,} rows is"
         else:
             many = f"{dropped:,} of {read:,} rows ({dropped / read:.0%}) are"
-        cut = "" if self.overlength == "truncate" else ", or cut prompts with --overlength truncate"
+        cut = ", or cut prompts with --overlength truncate, or drop them all with --overlength drop"
+        cut = "" if self.overlength == "truncate" else cut
         raise InputError(
             f"{name}: {many} too long for --max_length {self.max_length} and --max_prompt_length "
             f"{self.max_prompt_length} (tokens; half of the rows have {quantile(self.totals, 0.5)}"

@@ -121,7 +121,9 @@ def load_tokens(
     )
     file = Path(cache_dir) / f"{name}.arrow"
     digest = _write(_token_rows(records, kind, renderer, limits, ledger, on_bad_row), kind, file)
-    limits.check(name, ledger.read - ledger.dropped[LEFT_OUT], ledger.dropped[OVER_LENGTH])
+    lengths = ledger.read - ledger.dropped[LEFT_OUT], ledger.dropped[OVER_LENGTH]
+    limits.check(name, *lengths)
+    ledger.notes.update(limits.notes(*lengths))
     if not ledger.used:
         raise InputError(f"{source}: no usable row; the dropped ones are in {ledger.bad_rows}")
     if kind == "feedback":

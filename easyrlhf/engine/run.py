@@ -42,6 +42,7 @@ FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens", "vllm_host", "vllm_port", 
 FREE_TO_CHANGE |= {"vllm_mode", "vllm_tensor_parallel_size", "vllm_gpu_memory_utilization", "reuse_memory"}
 FREE_TO_CHANGE |= {"log_rollouts", "log_rollout_ids"}
 FREE_TO_CHANGE |= {"examine_rows"}
+LENGTHS = ("max_length", "max_prompt_length", "overlength")  # those whose defaults follow from other settings
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl", "logs"}
 OUR_FILES = (
@@ -350,6 +351,25 @@ def claim(config, folder: Path) -> str:
             "give another folder, the same settings to continue it, or --overwrite to start anew"
         )
     return "complete" if known["status"] == "complete" else "unfinished"
+
+
+def as_begun(config):
+    """A copy with the lengths that were not given as the run in its folder began with them, so that it can go on.
+
+    What follows from other settings may have followed otherwise then. A folder without a run, or one with other
+    lengths than those that were given, changes nothing.
+    """
+    file = Path(config.output_dir) / SETTINGS_FILE
+    try:
+        then = yaml.safe_load(file.read_text()) if file.exists() and not config.overwrite else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return config
+    if not isinstance(then, dict):
+        return config
+    given = {name: getattr(config, name) for name in LENGTHS if getattr(config, name) is not None}
+    if any(then.get(name) != value for name, value in given.items()):
+        return config
+    return dataclasses.replace(config, **{name: then[name] for name in LENGTHS if name in then})
 
 
 def changed_settings(folder: Path, config) -> list[str]:

@@ -1,6 +1,7 @@
 """What every stage does around its loop: check its parents, read its data, load models, say what it will do, finish."""
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from easyrlhf.config import OnlineConfig
+from easyrlhf.config.shared import DEFAULT_LENGTH
+from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.summary import DataSummary
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -17,7 +20,7 @@ from easyrlhf.engine import world
 from easyrlhf.engine.device import choose_threads, dtype_name
 from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.engine.renderers import open_renderer
-from easyrlhf.engine.run import Run
+from easyrlhf.engine.run import Run, as_begun
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
@@ -36,6 +39,16 @@ from easyrlhf.report.plots import examination_of, plot_run
 from easyrlhf.settings import split_list
 
 GIB = 2**30
+
+
+def settled(config):
+    """The settings with every default filled in: lengths that were not given are those of the run in the folder, or
+    follow from the others and from what the model was made for."""
+    config, places = as_begun(config.resolved()), None
+    if config.max_length is None:
+        with suppress(InputError):  # prepare says what is wrong with the model, after what is wrong with the folder
+            places = positions_of(config.model, trust_remote_code=config.trust_remote_code)
+    return config.with_lengths(places)
 
 
 def prepare(run: Run, console: Console) -> Renderer:
@@ -136,7 +149,8 @@ def read_data(run: Run, renderer: Renderer, kind: str, source: str | None, name:
             format=config.format,
             field=config.field,
             transform=config.transform,
-            overlength=config.overlength,
+            overlength=config.overlength or "drop",
+            too_long=1.0 if config.overlength == "drop" else TOLERATED,
             on_bad_row=config.on_bad_row,
             name=name,
             bad_rows=run.folder / "bad_rows.jsonl",
@@ -251,6 +265,8 @@ def start(
             f"{where} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",
         ],
     }
+    if config.max_length == positions_of(config.model, trust_remote_code=config.trust_remote_code) < DEFAULT_LENGTH:
+        sections["plan"].append(f"rows of up to {config.max_length} tokens, for which {config.model} was made")
     if config.dry_run:
         sections["settings"] = config.to_yaml().splitlines()
     console.summary(title, sections)

@@ -51,7 +51,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
     Returns the folder. Raises InputError for bad input before a model is loaded, RunError when training fails,
     RunStopped when it was asked to stop.
     """
-    config = config.resolved()
+    config = common.settled(config)
     console = Console(config.stage)
     with open_run(config) as run:
         if run is None:

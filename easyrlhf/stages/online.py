@@ -46,7 +46,7 @@ def train_grpo(config: GRPOConfig) -> Path:
 
 def train_online(config: OnlineConfig, title: str) -> Path:
     """Run an online stage from its settings to its finished folder."""
-    config = config.resolved()
+    config = common.settled(config)
     console = Console(config.stage)
     with open_run(config) as run:
         if run is None:

@@ -11,6 +11,7 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.engine.manifest import require_whole
 from easyrlhf.errors import InputError
+from easyrlhf.models.load import positions_of
 from easyrlhf.rollout.vllm import for_device, lora_room
 from easyrlhf.stages.rollouts import check_model
 
@@ -24,6 +25,7 @@ def vllm_serve(config: OnlineConfig) -> NoReturn:
     model = config.model or config.default_model()
     require_whole("--model", model, allow_incomplete=config.allow_incomplete)
     check_model(model, load_tokenizer(model, trust_remote_code=config.trust_remote_code), config.trust_remote_code)
+    config = config.with_lengths(positions_of(model, trust_remote_code=config.trust_remote_code))
     os.execve(sys.executable, serve_command(config, model), os.environ | ALLOWED)
 
 

@@ -30,7 +30,7 @@ ALL = (*STAGES, InitConfig)
         ({"report_to": "tensorbord"}, "one of tensorboard, wandb, none; did you mean tensorboard?"),
         ({"precision": None}, "precision None: takes one of auto, float32, bf16"),
         ({"model": ["a", "b"]}, "model ['a', 'b']: takes a text or none"),
-        ({"max_length": 512}, "max_prompt_length 512: must be less than max_length 512"),
+        ({"max_length": 512, "max_prompt_length": 512}, "max_prompt_length 512: must be less than max_length 512"),
         ({"max_prompt_length": 2000}, "max_prompt_length 2000: must be less than max_length 1024"),
         ({"eval_steps": 5}, "eval_steps 5: needs valid_data"),
         ({"devices": "gpu"}, "devices gpu: must be GPU indices such as 0 or 0,1,2,3; cpu; or cpu:2 for two processes"),
@@ -92,7 +92,7 @@ def test_every_stage_refuses(config, wrong, message):
         ({"ptx_coef": 0.5}, "ptx_coef 0.5 with ptx_data none: give both or neither"),
         ({"ptx_data": "d"}, "ptx_coef 0 with ptx_data d: give both or neither"),
         (
-            {"response_length": 600},
+            {"response_length": 600, "max_prompt_length": 512},
             "response_length 600: with max_prompt_length 512 it exceeds max_length 1024; use max_length 1112",
         ),
     ],
@@ -203,9 +203,37 @@ def test_the_defaults_are_those_that_are_promised():
     assert (ppo.cliprange, ppo.cliprange_value, ppo.vf_coef) == (0.2, 0.2, 0.1)
     assert (ppo.gamma, ppo.lam, ppo.adam_eps, ppo.missing_eos_penalty) == (1.0, 0.95, 1e-5, 1.0)
     assert (ppo.response_length, ppo.temperature, ppo.whiten_rewards) == (128, 1.0, False)
-    sft = SFTConfig(train_data="a")
+    sft = SFTConfig(train_data="a").with_lengths(None)
     assert (sft.epochs, sft.max_length, sft.max_prompt_length, sft.adam_eps) == (1, 1024, 512, 1e-8)
-    assert (sft.lora_r, sft.lora_alpha, sft.overlength, sft.on_bad_row) == (0, 32.0, "drop", "stop")
+    assert (sft.lora_r, sft.lora_alpha, sft.overlength, sft.on_bad_row) == (0, 32.0, None, "stop")
+
+
+@pytest.mark.parametrize(
+    "config, given, places, lengths",
+    [
+        (SFTConfig, {}, None, (1024, 512)),
+        (SFTConfig, {}, 8192, (1024, 512)),
+        (SFTConfig, {}, 512, (512, 256)),
+        (SFTConfig, {"max_length": 2048}, 512, (2048, 1024)),
+        (SFTConfig, {"max_length": 2}, None, (2, 1)),
+        (SFTConfig, {"max_prompt_length": 900}, None, (1024, 900)),
+        (PPOConfig, {}, None, (1024, 512)),
+        (PPOConfig, {"max_length": 256}, None, (256, 128)),
+        (PPOConfig, {"response_length": 900}, None, (1024, 124)),
+        (PPOConfig, {"response_length": 900, "stop": "x", "stop_finishes": True}, None, (1024, 123)),
+        (GRPOConfig, {}, 300, (300, 44)),
+        (GRPOConfig, {"max_completion_length": 2000, "max_length": 6000}, None, (6000, 3000)),
+    ],
+)
+def test_lengths_follow_from_one_another(config, given, places, lengths):
+    filled = config(train_data="a", **given).with_lengths(places)
+    assert (filled.max_length, filled.max_prompt_length) == lengths
+    assert filled.with_lengths(99) == filled
+
+
+def test_a_model_without_room_for_a_completion_and_a_prompt_is_refused():
+    with pytest.raises(SettingError, match="response_length 128: with max_prompt_length 1 it exceeds max_length 128"):
+        PPOConfig(train_data="a").with_lengths(128)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +248,14 @@ def test_the_defaults_are_those_that_are_promised():
             {"multi_objective_aggregation": "normalize_then_sum", "reward_clip": 5},
             "reward_clip 5: limits the sum of the rewards",
         ),
-        ({"max_completion_length": 600}, "max_completion_length 600: with max_prompt_length 512 it exceeds max_length"),
+        (
+            {"max_completion_length": 600, "max_prompt_length": 512},
+            "max_completion_length 600: with max_prompt_length 512 it exceeds max_length",
+        ),
+        (
+            {"max_completion_length": 1024},
+            "max_completion_length 1024: with any prompt it exceeds max_length 1024; use max_length 1025 or more",
+        ),
     ],
 )
 def test_grpo_settings_that_contradict_each_other_are_refused(wrong, message):
@@ -286,7 +321,7 @@ def test_stop_texts_survive_args_yaml(tmp_path):
         ({"stop": "a,,b"}, "stop 'a,,b': has an empty text, which every answer holds; leave it out"),
         ({"stop_finishes": True}, "stop_finishes: belongs to stop, which is not given"),
         (
-            {"stop": "x", "stop_finishes": True, "response_length": 512},
+            {"stop": "x", "stop_finishes": True, "response_length": 512, "max_prompt_length": 512},
             "response_length 512: with max_prompt_length 512 and an end that stop_finishes adds it exceeds max_length",
         ),
     ],

@@ -152,3 +152,13 @@ def test_rows_that_are_too_long_are_tolerated_as_far_as_is_said():
         strict = Limits(40, 20, "drop", None)
         strict.fit([{"prompt_ids": [1] * 15, "length": 60}])
         strict.check("valid", 10, 2)
+
+
+def test_many_rows_that_are_dropped_and_every_cut_are_said():
+    bound = limits(10, 4, "drop")
+    assert bound.notes(100, 10) == {}
+    assert bound.notes(100, 11) == {"rows dropped as too long, which are 11% of all": 11}
+    bound = limits(20, 4)
+    rows = [comparison(4, 2, 2), comparison(6, 2, 2), comparison(18, 2, 1)]
+    assert [fit(bound, row)["length"] for row in rows] == [6, 6, 6]
+    assert bound.notes(3, 0) == {"rows cut from the left by --overlength truncate, one to 30% of its tokens": 2}

@@ -51,7 +51,7 @@ def write(path: Path, rows: list) -> str:
 
 def checked(train: str, valid: str | None = None, stage: str = "rm", **settings) -> dict:
     """(check, split) → finding."""
-    config = CheckConfig(train_data=train, valid_data=valid, stage=stage, **settings)
+    config = CheckConfig(train_data=train, valid_data=valid, stage=stage, **settings).with_lengths(None)
     tokens = TokenCheck(config) if config.model else None
     splits = [read_split(name, spec, config, tokens) for name, spec in (("train", train), ("valid", valid)) if spec]
     if tokens:

@@ -69,7 +69,7 @@ COMMON = {
 
 
 def ppo(**changed) -> PPOConfig:
-    return PPOConfig(train_data="x.jsonl", **changed)
+    return PPOConfig(train_data="x.jsonl", **changed).with_lengths(None)
 
 
 def test_a_run_of_ppo_on_the_cpu(on_cpu):
@@ -140,7 +140,9 @@ def test_the_process_becomes_the_server_which_may_be_given_weights(executed, mod
 
 def test_flags_beat_the_file(executed, model_folder, tmp_path):
     folder = model_folder("other")
-    file = file_of(tmp_path, "model: nowhere\ntrain_data: x.jsonl\nvllm_port: 8002\nvllm_host: 10.0.0.7\n")
+    file = file_of(
+        tmp_path, "model: nowhere\ntrain_data: x.jsonl\nvllm_port: 8002\nvllm_host: 10.0.0.7\nresponse_length: 60\n"
+    )
     assert run(file, "--model", str(folder), "--vllm_port", "8003").exit_code == 0
     words = executed[0][1]
     assert words[words.index("serve") + 1] == str(folder)
@@ -151,7 +153,7 @@ def test_flags_beat_the_file(executed, model_folder, tmp_path):
     "text, flags", [("vllm_weight_transfer: nccl\n", []), ("", ["--vllm_weight_transfer", "nccl"])]
 )
 def test_a_run_that_is_told_of_the_server_by_flags_alone(executed, model_folder, tmp_path, text, flags):
-    done = run(file_of(tmp_path, f"model: {model_folder()}\ntrain_data: x.jsonl\n{text}"), *flags)
+    done = run(file_of(tmp_path, f"model: {model_folder()}\ntrain_data: x.jsonl\nresponse_length: 60\n{text}"), *flags)
     assert done.exit_code == 0, done.output
     assert "nccl" in options(executed[0][1])["--weight-transfer-config"]
 
@@ -211,5 +213,5 @@ def test_an_unfinished_model_is_refused_and_may_be_allowed(model_folder, tmp_pat
     (folder / "stage.json").write_text('{"status": "running", "stage": "sft"}')
     text = f"model: {folder}\n"
     assert f"--model {folder}: its sft run is not complete" in refused(run(file_of(tmp_path, text)))
-    assert run(file_of(tmp_path, text + "allow_incomplete: true\n")).exit_code == 0
+    assert run(file_of(tmp_path, text + "allow_incomplete: true\nresponse_length: 60\n")).exit_code == 0
     assert len(executed) == 1

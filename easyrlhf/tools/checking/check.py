@@ -29,6 +29,7 @@ def check_data(config: CheckConfig) -> list[Finding]:
         )
 
         tokens = TokenCheck(config)
+        config = config.with_lengths(tokens.places)
     train = read_split("train", config.train_data, config, tokens)
     valid = read_split("valid", config.valid_data, config, tokens) if config.valid_data else None
     if tokens:

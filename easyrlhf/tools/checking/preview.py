@@ -19,7 +19,7 @@ from easyrlhf.data.summary import Ledger, unused_lines
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.rows import STAGE_KINDS, sources_of
-from easyrlhf.tools.checking.tokens import Part, load_renderer, parts_of
+from easyrlhf.tools.checking.tokens import Part, load_renderer, parts_of, places_of
 
 BORDER, OPEN, CLOSE, NEWLINE = "│", "⟦", "⟧", "⏎"
 LONGEST_CHARACTER = 4  # tokens; a byte-level tokenizer may need so many for one character
@@ -84,6 +84,7 @@ def preview_rows(config: PreviewConfig) -> None:
         require_format(config.format, kind)
     sources_of(config, config.train_data)
     renderer = load_renderer(config)
+    config = config.with_lengths(places_of(config))
     ledger = WaitingLedger()
     chosen = list(wanted(config, kind, ledger))
     colours = sys.stdout.isatty()

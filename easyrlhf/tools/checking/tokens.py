@@ -1,5 +1,6 @@
 """What `easyrlhf data check --model` looks at: rows in the model's tokens, and the chat template itself."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,6 +13,7 @@ from easyrlhf.data.tokenizer import find_end_of_turn
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
+from easyrlhf.models.load import positions_of
 from easyrlhf.tools.checking.rows import NOT_RENDERABLE, Found, Split, answers_of
 
 EXCHANGE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}]
@@ -49,12 +51,20 @@ def load_renderer(config: LookConfig) -> Renderer:
     return open_renderer(config.model, config, samples=False, chat_template=config.chat_template)
 
 
+def places_of(config: LookConfig) -> int | None:
+    """Tokens that the model was made for; None where a tokenizer lies alone. Raises no error."""
+    with suppress(InputError):
+        return positions_of(config.model, trust_remote_code=config.trust_remote_code)
+    return None
+
+
 class TokenCheck:
     """Renders every record as training does; measures it, and checks how its sequences begin and end."""
 
     def __init__(self, config: LookConfig):
         self.renderer = load_renderer(config)
         self.name = config.model
+        self.places = places_of(config)
         tokenizer = self.renderer.tokenizer
         self._bos_id, self._bos = tokenizer.bos_token_id, tokenizer.bos_token
         self._adds_bos = self._bos_id is not None and self._bos_id in self.renderer.prompt_ids("a")

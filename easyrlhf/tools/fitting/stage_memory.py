@@ -8,7 +8,7 @@ import torch
 from easyrlhf.config import OnlineConfig, ReferenceConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
 from easyrlhf.models.classifier import is_classifier
-from easyrlhf.models.load import load_config
+from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.prefix import sees_all
 from easyrlhf.stages.common import check_positions
 from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, Phase, Plan
@@ -35,6 +35,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     Raises InputError when the starting model has no place for rows as long as the settings allow.
     """
     config = replace(config, model=config.model or config.default_model())
+    config = config.with_lengths(positions_of(config.model, trust_remote_code=config.trust_remote_code))
     check_positions(config)
     if isinstance(config, OnlineConfig) and not (config.reward_model or config.reward_funcs or config.reward_url):
         config = replace(config, reward_model="outputs/rm" if os.path.isdir("outputs/rm") else config.model)
