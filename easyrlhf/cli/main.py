@@ -13,6 +13,10 @@ COMMANDS = {
         "easyrlhf.cli.init:command",
         "Make a tokenizer and a small random model, without any download.",
     ),
+    "convert-config": (
+        "easyrlhf.cli.convert_config:command",
+        "Turn a settings file of another program into one of ours.",
+    ),
     "data": ("easyrlhf.cli.data:command", "Get, check, look at and convert training data."),
     "serve_reward": ("easyrlhf.cli.serve_reward:command", "Serve a trained reward model over HTTP."),
     "vllm_serve": ("easyrlhf.cli.vllm_serve:command", "Start a vLLM server that samples for PPO or GRPO."),

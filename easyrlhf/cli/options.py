@@ -13,10 +13,12 @@ import click
 
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.running import Job, job, run_and_exit
-from easyrlhf.cli.unknown import explain_unknown, is_foreign_block, unfold
+from easyrlhf.cli.unknown import explain_unknown, is_foreign_block
 from easyrlhf.config import TrainConfig
+from easyrlhf.config.peers import unfold
 from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind, yaml_places
 
+MANY = 4  # unknown keys that make a file another program's
 START = "easyrlhf.launch:start"  # a training stage runs in as many processes as its settings ask for
 
 
@@ -136,11 +138,22 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
     if not unknown:  # which may hold it under another name
         problems += [f"--{f.name} is required. {f.metadata['help']}" for f in missing]
     if problems:
-        raise click.UsageError("\n".join(problems))
+        raise click.UsageError("\n".join(problems + _origin(path, list(keys), len(unknown))))
     try:
         return config_class(**values)
     except SettingError as error:
         raise click.UsageError(_placed(error, flags, keys)) from None
+
+
+def _origin(path: str | None, keys: list[str], unknown: int) -> list[str]:
+    """A line that says whose file it is, where that stands out from several keys that are not ours."""
+    if unknown < MANY:
+        return []
+    from easyrlhf.tools.converting.peers import PEERS, peer_of
+
+    peer = peer_of(set(keys), least=2)
+    looks = f"{path} looks like a file of {PEERS[peer].title}" if peer else ""
+    return [f"{looks}: easyrlhf convert-config {path} turns it into one of ours"] if peer else []
 
 
 def _unknown_keys(config_class: type[Settings], path: str | None, keys: dict[str, Any]) -> list[tuple[str, Any, str]]:

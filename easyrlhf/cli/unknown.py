@@ -1,8 +1,6 @@
 """What to say about a flag or YAML key that does not exist: which one was probably meant."""
 
 import difflib
-import re
-from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any
 
@@ -19,7 +17,7 @@ from easyrlhf.config import (
     SFTConfig,
     SimPOConfig,
 )
-from easyrlhf.config.peers import FOREIGN, TWINS, methods, translation
+from easyrlhf.config.peers import FOREIGN, methods, path_of, translation, twins, unfold
 from easyrlhf.config.peers.datasets import read_data_set
 from easyrlhf.settings import SettingError, Settings, convert
 
@@ -41,26 +39,9 @@ DESTROYS = ("overwrite",)  # never offered: who did not write it does not want i
 UNTOLD: Any = object()  # a value that is not known
 
 
-def unfold(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The settings inside of a YAML value, as (block.key, value) and (list[0].key, value).
-
-    What is explained as a whole stays whole: names of the table, entries of `datasets`.
-    """
-    path = _path(key)
-    whole = path in FOREIGN or path.startswith("datasets")
-    if isinstance(value, dict) and value and not whole:
-        for name, inner in value.items():
-            yield from unfold(f"{key}.{name}", inner)
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        for i, item in enumerate(value):
-            yield from unfold(f"{key}[{i}]", item)
-    else:
-        yield key, value
-
-
 def is_foreign_block(key: str, value: Any) -> bool:
     """Whether the value of a key of ours is another program's block of that name, such as verl's reward_model."""
-    return isinstance(value, dict) and any(_path(name) in FOREIGN for name, _ in unfold(key, value))
+    return isinstance(value, dict) and any(path_of(name) in FOREIGN for name, _ in unfold(key, value))
 
 
 def explain_unknown(typed: str, config_class: type[Settings], command: str, value: Any = UNTOLD) -> str:
@@ -69,13 +50,9 @@ def explain_unknown(typed: str, config_class: type[Settings], command: str, valu
     In turn: our name in another spelling, another system's name, another stage's, the nearest one that can have the
     value.
     """
-    path, dash = _path(typed), "--" if typed.startswith("-") else ""
+    path, dash = path_of(typed), "--" if typed.startswith("-") else ""
     start = f"unknown {'flag' if dash else 'key'} {typed}: "
     return start + (_meaning(path, config_class, command, value, dash) or f"{command} --help lists all settings")
-
-
-def _path(typed: str) -> str:
-    return re.sub(r"\[\d+\]", "", typed.lstrip("-").replace("-", "_").lower())
 
 
 def _meaning(path: str, config_class: type[Settings], command: str, value: Any, dash: str) -> str | None:
@@ -95,8 +72,8 @@ def _meaning(path: str, config_class: type[Settings], command: str, value: Any, 
         return f"here it is {dash}{name}, outside of any block"
     if found := translation(path):
         return _translate(found.ours, found.note, known, dash)
-    if twins := [f"{dash}{twin}" for twin in _twins(name) if twin in known]:
-        return f"here it is {twins[0]}"
+    if same := [f"{dash}{twin}" for twin in twins(name) if twin in known]:
+        return f"here it is {same[0]}"
     if stages := _stages_with(name):
         return f"it is a setting of {stages}, not of {command}"
     near = _near(name, config_class, known, value)
@@ -120,17 +97,12 @@ def _takes(setting: Field, value: Any) -> bool:
 
 
 def _translate(ours: tuple[str, ...], note: str, known: list[str], dash: str) -> str:
-    here = [dash + n for one in ours for n in (one, *_twins(one)) if n in known]
+    here = [dash + n for one in ours for n in (one, *twins(one)) if n in known]
     if here:
         return f"here it is {' and '.join(dict.fromkeys(here))}" + (f" ({note})" if note else "")
     if ours:
         return f"that is {dash}{ours[0]}, a setting of {_stages_with(ours[0])}"
     return note
-
-
-def _twins(name: str) -> list[str]:
-    """What other stages call the setting of this name."""
-    return [other for pair in TWINS if name in pair for other in pair if other != name]
 
 
 def _stages_with(name: str) -> str:

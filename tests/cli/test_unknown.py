@@ -210,6 +210,7 @@ def test_data_sets_of_axolotl_are_answered_from_what_they_hold(stages, yaml_file
         "else see field and transform",
         "settings.yaml:17: unknown key dataset_prepared_path: tokenised rows are not cached; they are made anew by "
         "every run",
+        "settings.yaml looks like a file of axolotl: easyrlhf convert-config settings.yaml turns it into one of ours",
     ]
 
 

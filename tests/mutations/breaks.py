@@ -57,6 +57,8 @@ CSV = "test_a_csv_row_stands_at_its_first_line_whatever_its_cells_hold"
 TWICE = "test_a_key_that_stands_twice_is_a_fault_of_its_row"
 VLLM_TRANSFER, BLOCKED = "rollout/test_transfer.py", "rollout/test_blocked.py"
 
+CONVERTED = "tools/test_convert_config.py"
+EACH = f"{CONVERTED}::test_each_programs_file_is_recognised_and_gives_these_settings"
 UNKNOWN = "cli/test_unknown.py"
 GUESS = f"{UNKNOWN}::test_a_guess_can_have_the_value"
 NO_GUESS = f"{UNKNOWN}::test_a_name_that_is_near_to_nothing_gets_no_guess"
@@ -506,6 +508,27 @@ BREAKS = [
         "problems.sort(key=",
         "sorted(problems, key=",
         f"{UNKNOWN}::test_blocks_are_walked_and_all_that_is_wrong_with_a_file_comes_in_the_order_of_its_lines",
+    ),
+    # settings files of other programs
+    Break(
+        "tools/converting/common.py",
+        "* draft.devices",
+        "* 1",
+        f"{CONVERTED}::test_values_that_change_their_unit_say_what_they_were",
+    ),
+    Break("tools/converting/common.py", "unit = math.lcm(group, parts)", "unit = 1", EACH),
+    Break("tools/converting/common.py", 'longest - 1, "theirs', 'longest, "theirs', EACH),
+    Break(
+        "tools/converting/draft.py",
+        "if key.rpartition",
+        "if not key.rpartition",
+        f"{CONVERTED}::test_keys_to_accounts_are_not_written_down",
+    ),
+    Break(
+        "tools/converting/verl.py",
+        "if pays else 0.0",
+        "if True else 0.0",
+        f"{CONVERTED}::test_verls_kl_is_off_unless_it_is_switched_on",
     ),
     Break(
         "engine/zero.py",

@@ -236,8 +236,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         "label_smoothing_factor",
     ),
     (
-        "part-of-a-file subsets are not in this version: write a weight behind the path in train_data, as in "
-        "rows.jsonl=0.1",
+        "a part of a file is asked for by a weight behind its path in train_data, as in rows.jsonl=0.1",
         "max_samples eval_limit train_limit",
     ),
     (

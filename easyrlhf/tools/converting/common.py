@@ -1,0 +1,401 @@
+"""Rules for settings that several programs share: steps, batches, learning rates, LoRA, precision, evaluation."""
+
+import math
+import re
+from typing import Any
+
+from easyrlhf.config.shared import wrong_function
+from easyrlhf.tools.converting.draft import Draft, Rule, count, number, truth
+
+ONLINE = ("ppo", "grpo")
+PER_DEVICE = ("per_device_train_batch_size", "micro_batch_size", "per_gpu_train_batch_size")
+PER_DEVICE += ("per_device_training_batch_size",)
+ACCUMULATION = ("gradient_accumulation_steps",)
+LIMITS = {"ppo": "response_length", "grpo": "max_completion_length"}
+KERNELS = {"fa2": "flash_attention_2", "flash_attn": "flash_attention_2", "fa3": "flash_attention_3"}
+PRECISIONS = {"bfloat16": "bf16", "bf16": "bf16", "float32": "float32", "fp32": "float32", "auto": "auto"}
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
+
+
+def epochs(draft: Draft, key: str, value: Any) -> None:
+    """Whole passes: a part of one is rounded up, and that is said."""
+    count = number(value)
+    if count is None or count <= 0:
+        return draft.leave(key, value, "here epochs: a whole number of passes")
+    whole = math.ceil(count)
+    return draft.set("epochs", whole, "" if whole == count else f"{key}: {count:g}; max_steps ends a run earlier")
+
+
+def batch(draft: Draft, key: str, value: Any) -> None:
+    """Examples of a device times accumulation times devices."""
+    per_device = draft.take(*PER_DEVICE)
+    steps = draft.take(*ACCUMULATION)
+    first, second = number(per_device if per_device is not None else 1), number(steps if steps is not None else 1)
+    if first is None or second is None:
+        draft.leave("batch size", [per_device, steps], "not a number; batch_size counts examples of a step")
+        return
+    said = f"{first:g} on a device x {second:g} accumulated x {devices_of(draft)}"
+    examples = int(first * second) * draft.devices
+    online_batch(draft, examples, said) if draft.stage in ONLINE else draft.set("batch_size", examples, said)
+
+
+def devices_of(draft: Draft) -> str:
+    """The number of devices in words, and where it is from."""
+    return f"{draft.devices} device{'s' * (draft.devices != 1)} (--num_devices)"
+
+
+def online_batch(draft: Draft, examples: int, said: str) -> None:
+    """A rollout of TRL and its kin: `examples` completions a step, several steps when more are generated at once."""
+    steps = number(draft.take("steps_per_generation")) or number(draft.take("num_mini_batches", "ppo_buffer_size"))
+    total = number(draft.take("generation_batch_size"))
+    accumulated = number(draft.theirs.get("gradient_accumulation_steps")) or 1
+    parts = 1
+    if draft.stage == "ppo":
+        parts = int(steps or 1)  # PPOTrainer: so many minibatches, of `examples` each
+    elif total:
+        parts = max(1, round(total / examples))
+    elif steps:
+        parts = max(1, round(steps / accumulated))
+    set_rollout(draft, examples * parts, parts, said + (f" x {parts} minibatches" if parts > 1 else ""))
+
+
+def set_rollout(draft: Draft, completions: int, parts: int, said: str) -> None:
+    """batch_size and num_mini_batches, the former rounded up to whole groups of completions."""
+    group = count(draft.theirs.get("num_generations", draft.settings.get("num_generations")), 0)
+    group = group or draft.own["num_generations"].default
+    unit = math.lcm(group, parts)
+    rounded = -(-completions // unit) * unit
+    draft.set("batch_size", rounded, said + (f", rounded up to groups of {group}" if rounded != completions else ""))
+    if parts > 1:
+        draft.set("num_mini_batches", parts)
+
+
+def warmup_steps(draft: Draft, key: str, value: Any) -> None:
+    """A share of all steps: needs their number, unless it is none or a share already."""
+    steps, most = number(value), number(draft.theirs.get("max_steps"))
+    if steps is None or steps < 0:
+        draft.leave(key, value, "here warmup_ratio, a share of all steps")
+    elif steps < 1:
+        if "warmup_ratio" not in draft.theirs:
+            draft.set("warmup_ratio", steps)
+    elif most and most > steps:
+        draft.set("warmup_ratio", steps / most, f"{key}: {steps:g} of max_steps {most:g}")
+    else:
+        draft.leave(key, value, f"here warmup_ratio: {steps:g} divided by the number of steps, which --dry_run says")
+
+
+def max_steps(draft: Draft, key: str, value: Any) -> None:
+    """-1 and 0 mean no limit there."""
+    if (number(value) or 0) > 0:
+        draft.keep(key, value, "max_steps")
+
+
+def schedule(draft: Draft, key: str, value: Any) -> None:
+    """How the learning rate falls."""
+    name = SCHEDULES.get(str(value).lower())
+    if name is None:
+        draft.leave(key, value, "here lr_scheduler: linear, cosine or constant")
+    else:
+        draft.set("lr_scheduler", name, "after the warm-up" if value == "constant_with_warmup" else "")
+
+
+def every_so_many(name: str) -> Rule:
+    """The rule for eval_steps, save_steps and log_steps: a share of all steps is none of ours."""
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        count = number(value)
+        if count is not None and 0 < count < 1:
+            draft.leave(key, value, f"here {name} counts steps; it is {value} of all steps there")
+        elif count is not None:
+            draft.keep(key, int(count), name)
+        else:
+            draft.leave(key, value, f"here {name}: a number of steps")
+
+    return rule
+
+
+def strategy(name: str) -> Rule:
+    """The rule for save_strategy and eval_strategy: steps is ours, no switches off, an epoch cannot be counted."""
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        word = str(value).lower() if value is not False else "no"
+        if word == "no" and name == "save_steps":
+            draft.set(name, 0, "at the end alone")
+        elif word == "no":
+            draft.leave(key, value, "without valid_data nothing is evaluated")
+        elif word != "steps":
+            draft.leave(key, value, f"here {name}: a number of steps; left out, 10 times a run")
+
+    return rule
+
+
+def bf16(draft: Draft, key: str, value: Any) -> None:
+    """One precision: bf16, or float32 when no other is asked for."""
+    if str(value).lower() == "auto":
+        draft.set("precision", "auto")
+    elif truth(value):
+        draft.set("precision", "bf16")
+    elif not truth(draft.theirs.get("fp16", False)):
+        draft.set("precision", "float32")
+
+
+def fp16(draft: Draft, key: str, value: Any) -> None:
+    """It overflows; nothing to say where it is off."""
+    if truth(value):
+        draft.leave(key, value, "here precision: bf16 or float32; fp16 is not used, it overflows")
+
+
+def dtype(draft: Draft, key: str, value: Any) -> None:
+    """transformers' and ms-swift's way of saying precision."""
+    name = PRECISIONS.get(str(value).lower())
+    draft.set("precision", name) if name else draft.leave(key, value, "here precision: auto, float32 or bf16")
+
+
+def attention(draft: Draft, key: str, value: Any) -> None:
+    """A kernel by name; "auto" and "disabled" leave the choice."""
+    if truth(value):
+        name = {"sdp_attention": "sdpa", "eager_attention": "eager", "flex_attention": "flex_attention"}.get(key)
+        draft.set("attn_implementation", name or "flash_attention_2")
+    elif isinstance(value, str) and value.lower() not in ("auto", "disabled", "none", "false"):
+        draft.set("attn_implementation", KERNELS.get(value, value))
+
+
+def checkpointing(draft: Draft, key: str, value: Any) -> None:
+    """A switch, also where theirs names a variant ("unsloth")."""
+    on = truth(value) or (isinstance(value, str) and value.lower() not in ("false", "no", "off"))
+    draft.set("gradient_checkpointing", on, "" if truth(value) == on else f"{key}: {value}")
+
+
+def no_checkpointing(draft: Draft, key: str, value: Any) -> None:
+    """LLaMA-Factory's opposite."""
+    draft.set("gradient_checkpointing", not truth(value))
+
+
+def deepspeed(draft: Draft, key: str, value: Any) -> None:
+    """A preset's name where the file's name or content says the stage; else the file itself."""
+    text = str(value).lower().rpartition("/")[2]
+    stage: Any = next((digit for digit in "321" if re.search(rf"(z|zero[_-]?|stage[_-]?){digit}", text)), None)
+    if isinstance(value, dict):
+        stage = str(value.get("zero_optimization", {}).get("stage", ""))
+    if stage not in ("1", "2", "3"):
+        draft.keep(key, value, "deepspeed", "its optimizer, batch sizes and precision must be auto or left out")
+        return
+    name = f"zero{'3' if stage == '3' else '2'}" + ("_offload" if "offload" in text else "")
+    draft.set("deepspeed", name, "" if text == name else f"{key}: {value}" if isinstance(value, str) else key)
+
+
+def report_to(draft: Draft, key: str, value: Any) -> None:
+    """One place for curves: of a list the first that is ours."""
+    names = [str(name).lower() for name in (value if isinstance(value, list) else [value])]
+    ours = next((name for name in names if name in ("tensorboard", "wandb", "none")), None)
+    if ours is None:
+        draft.leave(key, value, "here report_to: tensorboard, wandb or none")
+    else:
+        draft.set("report_to", ours, "" if names == [ours] else f"{key}: {', '.join(names)}")
+
+
+def wandb(draft: Draft, key: str, value: Any) -> None:
+    """A project there is what switches Weights & Biases on."""
+    if value in ("", False):
+        return
+    project = f"{key}: {value}; " if key == "wandb_project" else ""  # elsewhere the value may be a key to the account
+    draft.set("report_to", "wandb", f"{project}its own variables name project and account")
+
+
+def lora_target(draft: Draft, key: str, value: Any) -> None:
+    """Names of layers; "all" and "all-linear" are ours by default."""
+    names = value if isinstance(value, list) else [name.strip() for name in str(value).split(",")]
+    every = names in (["all"], ["all-linear"], ["all_linear"])
+    draft.set("lora_target", "all-linear" if every else ",".join(map(str, names)))
+
+
+def lora_target_linear(draft: Draft, key: str, value: Any) -> None:
+    """axolotl's switch for all linear layers."""
+    if truth(value) and "lora_target_modules" not in draft.theirs:
+        draft.set("lora_target", "all-linear")
+
+
+def adapter_folder(draft: Draft, key: str, value: Any) -> None:
+    """An adapter to go on from is the model here: it is merged first."""
+    first = value[0] if isinstance(value, list) and value else value
+    if not first or (isinstance(value, list) and len(value) > 1) or "," in str(first):
+        return draft.leave(key, value, "here model: one folder; export merges an adapter into it")
+    draft.drop("model")
+    base = draft.take("model_name_or_path", "base_model", "model")
+    draft.set("model", first, f"an adapter, merged before training; its base: {base}" if base else "")
+
+
+def loss_type(draft: Draft, key: str, value: Any) -> None:
+    """TRL's lists of losses: the SFT loss beside DPO's is rpo_alpha."""
+    names = value if isinstance(value, list) else [value]
+    weights = draft.take("loss_weights") or [1.0] * len(names)
+    losses = dict(zip(map(str, names), weights, strict=False))
+    if "sft" in losses and len(losses) == 2 and "rpo_alpha" in draft.own:
+        weight = losses.pop("sft")
+        draft.set("rpo_alpha", weight, f"{key}: {', '.join(map(str, names))}")
+    if len(losses) == 1 and "loss_type" in draft.own:
+        draft.keep(key, next(iter(losses)), "loss_type")
+    else:
+        draft.leave(key, value, "here each method is a command with one loss")
+
+
+def reward_funcs(draft: Draft, key: str, value: Any) -> None:
+    """Functions of files; what theirs knows by a name of its own has none here."""
+    names = [str(name).strip() for name in (value if isinstance(value, list) else str(value).split(","))]
+    forms = [function_form(name) for name in names]
+    if all(forms):
+        draft.set("reward_funcs", ",".join(forms), "" if forms == names else f"{key}: {', '.join(names)}")
+    elif len(names) == 1 and "/" in names[0]:
+        draft.set("reward_model", names[0])
+    else:
+        draft.leave(key, value, "here reward_funcs: functions of your own, rewards.py:fn (docs/rewards.md)")
+
+
+def function_form(name: str) -> str:
+    """file.py:function for a function in that form or as python imports it; "" for any other name."""
+    wrong = wrong_function(name)
+    model = "/" in name and ".py" not in name
+    return name if wrong is None else "" if model else wrong.partition("; write ")[2]
+
+
+def scale_rewards(draft: Draft, key: str, value: Any) -> None:
+    """A switch in older files."""
+    word = {"true": "group", "false": "none"}.get(str(value).lower(), value)
+    draft.keep(key, word, "scale_rewards")
+
+
+def use_vllm(draft: Draft, key: str, value: Any) -> None:
+    """A switch there, a choice here."""
+    if truth(value) and "rollout" in draft.own:
+        draft.set("rollout", "vllm")
+    elif truth(value):
+        draft.leave(key, value, f"{draft.stage}_train samples nothing")
+
+
+def overlong_buffer(draft: Draft, key: str, value: Any) -> None:
+    """The length over which the punishment grows."""
+    draft.keep(key, value, "soft_punish_cache")
+
+
+def beta(draft: Draft, key: str, value: Any) -> None:
+    """The weight of KL, or of the method's loss, under any of its names."""
+    draft.keep(key, value, "kl_coef" if draft.stage == "ppo" else "beta")
+
+
+def sft_weight(draft: Draft, key: str, value: Any) -> None:
+    """The SFT loss beside a preference loss."""
+    draft.keep(key, value, "rpo_alpha" if draft.stage == "dpo" else "cpo_alpha")
+
+
+def truncation(draft: Draft, key: str, value: Any) -> None:
+    """What happens to rows that are too long."""
+    word = {"delete": "drop", "drop": "drop", "truncate": "truncate", "left": "truncate"}.get(str(value))
+    if word is None:
+        draft.leave(key, value, "here overlength: drop, or truncate, which cuts prompts from the left")
+    else:
+        draft.set("overlength", word, "" if word == value else f"{key}: {value}")
+
+
+def held_out(draft: Draft, key: str, value: Any) -> None:
+    """A share or number of rows to hold out; none is nothing to say."""
+    if number(value) != 0:
+        draft.carry(key, value)
+
+
+def completion_limit(draft: Draft, key: str, value: Any) -> None:
+    """The longest completion to sample."""
+    draft.keep(key, value, LIMITS.get(draft.stage, "response_length"))
+
+
+def renamed(name: str) -> Rule:
+    """The rule for a setting that is ours under another name, whatever else the tables remark."""
+    return lambda draft, key, value: draft.keep(key, value, name)
+
+
+def switched_lora(draft: Draft, on: bool, rank: int, alpha: float, dropout: float, why_not: str) -> None:
+    """LoRA's settings, with the defaults of theirs; where it is off, they have no effect there either."""
+    theirs = {
+        "lora_r": (("lora_r", "lora_rank"), rank),
+        "lora_alpha": (("lora_alpha",), alpha),
+        "lora_dropout": (("lora_dropout",), dropout),
+    }
+    for name, (keys, default) in theirs.items():
+        given = next((key for key in keys if key in draft.theirs), None)
+        value = draft.take(*keys)
+        if not on and given:
+            draft.leave(given, value, why_not)
+        elif on and name == "lora_dropout" and draft.stage in ONLINE:
+            if given and number(value):
+                draft.leave(given, value, "with dropout the policy before the update would be two policies")
+        elif on:
+            draft.keep(given or name, default if value is None else value, name, "" if given else "the default there")
+
+
+def finish_lengths(draft: Draft) -> None:
+    """Theirs bound the whole sequence; ours bounds the prompt beside it, and both have to agree."""
+    settings = draft.settings
+    longest, prompt = (count(settings.get(n), 0) for n in ("max_length", "max_prompt_length"))
+    if draft.stage in ONLINE:
+        limit = LIMITS[draft.stage]
+        completion = count(settings.get(limit), draft.own[limit].default)
+        if longest > completion and not prompt:
+            draft.set("max_prompt_length", longest - completion, "max_length without the completion")
+        elif (prompt or draft.own["max_prompt_length"].default) + completion > (longest or 1024):
+            prompt = prompt or draft.own["max_prompt_length"].default
+            draft.drop("max_length")
+            said = f"; max_length: {longest} there" if longest else ""
+            draft.set("max_length", prompt + completion, "prompt and completion together" + said)
+    elif longest and (not prompt or prompt >= longest):
+        draft.drop("max_prompt_length")
+        draft.set("max_prompt_length", longest - 1, "theirs bounds prompt and answer together alone")
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("num_train_epochs", "num_epochs", "max_epochs", "epochs"), epochs),
+    **dict.fromkeys((*PER_DEVICE, *ACCUMULATION), batch),
+    **dict.fromkeys(("warmup_steps", "num_warmup_steps", "lr_warmup_steps"), warmup_steps),
+    "max_steps": max_steps,
+    **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), schedule),
+    "eval_steps": every_so_many("eval_steps"),
+    "save_steps": every_so_many("save_steps"),
+    **dict.fromkeys(("logging_steps", "log_steps"), every_so_many("log_steps")),
+    "save_strategy": strategy("save_steps"),
+    **dict.fromkeys(("eval_strategy", "evaluation_strategy"), strategy("eval_steps")),
+    **dict.fromkeys(("bf16", "bfloat16"), bf16),
+    **dict.fromkeys(("fp16", "float16"), fp16),
+    **dict.fromkeys(("torch_dtype", "dtype"), dtype),
+    **dict.fromkeys(
+        (
+            "flash_attn",
+            "attn_impl",
+            "attn_implementation",
+            "flash_attention",
+            "sdp_attention",
+            "eager_attention",
+            "flex_attention",
+        ),
+        attention,
+    ),
+    "gradient_checkpointing": checkpointing,
+    "disable_gradient_checkpointing": no_checkpointing,
+    "deepspeed": deepspeed,
+    "report_to": report_to,
+    **dict.fromkeys(("wandb_project", "use_wandb"), wandb),
+    **dict.fromkeys(("lora_target", "lora_target_modules", "target_modules"), lora_target),
+    "lora_target_linear": lora_target_linear,
+    **dict.fromkeys(("adapter_name_or_path", "lora_model_dir", "adapters"), adapter_folder),
+    "loss_type": loss_type,
+    "reward_funcs": reward_funcs,
+    "scale_rewards": scale_rewards,
+    "use_vllm": use_vllm,
+    **dict.fromkeys(("soft_cache_length", "overlong_buffer_len"), overlong_buffer),
+    **dict.fromkeys(("rl_beta", "pref_beta", "beta"), beta),
+    "pref_ftx": sft_weight,
+    **dict.fromkeys(("truncation_strategy", "excess_length_strategy"), truncation),
+    **dict.fromkeys(("val_size", "val_set_size", "split_dataset_ratio"), held_out),
+    **dict.fromkeys(("max_new_tokens", "generate_max_len"), completion_limit),
+    **dict.fromkeys(("cutoff_len", "sequence_len", "max_len", "max_seq_length"), renamed("max_length")),
+    **dict.fromkeys(("prompt_max_len", "max_prompt_len"), renamed("max_prompt_length")),
+    "n_samples_per_prompt": renamed("num_generations"),
+    **dict.fromkeys(("orpo_alpha", "orpo_lambda"), renamed("beta")),
+}
