@@ -323,10 +323,6 @@ REASONS: tuple[tuple[str, str], ...] = (
         "completion_filter",
     ),
     (
-        "adapters on the embeddings beside lora_target are not in this version",
-        "additional_target modules_to_save lora_modules_to_save additional_trainable",
-    ),
-    (
         "numbers of actors and critics are those of the program itself; all models use the same devices",
         "zero_reference actor_zero_stage critic_zero_stage",
     ),

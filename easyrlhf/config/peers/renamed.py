@@ -96,6 +96,7 @@ SAME_THING: dict[str, str] = {
     "actor_lora_module_name": "lora_target",
     "critic_lora_module_name": "lora_target",
     "additional_target": "modules_to_save",
+    "additional_trainable": "modules_to_save",
     "lora_modules_to_save": "modules_to_save",
     # PPO
     "reward_pretrain": "reward_model",

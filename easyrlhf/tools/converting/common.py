@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from easyrlhf.config.shared import wrong_function
+from easyrlhf.config.shared import DEFAULT_LENGTH, wrong_function
 from easyrlhf.tools.converting.draft import Draft, Rule, count, number, truth
 
 ONLINE = ("ppo", "grpo")
@@ -340,11 +340,12 @@ def finish_lengths(draft: Draft) -> None:
         completion = count(settings.get(limit), draft.own[limit].default)
         if longest > completion and not prompt:
             draft.set("max_prompt_length", longest - completion, "max_length without the completion")
-        elif (prompt or draft.own["max_prompt_length"].default) + completion > (longest or 1024):
-            prompt = prompt or draft.own["max_prompt_length"].default
+        elif (prompt or DEFAULT_LENGTH // 2) + completion > (longest or DEFAULT_LENGTH):
             draft.drop("max_length")
             said = f"; max_length: {longest} there" if longest else ""
-            draft.set("max_length", prompt + completion, "prompt and completion together" + said)
+            draft.set(
+                "max_length", (prompt or DEFAULT_LENGTH // 2) + completion, "prompt and completion together" + said
+            )
     elif longest and (not prompt or prompt >= longest):
         draft.drop("max_prompt_length")
         draft.set("max_prompt_length", longest - 1, "theirs bounds prompt and answer together alone")
