@@ -3,6 +3,8 @@
 import difflib
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
@@ -15,18 +17,10 @@ from easyrlhf.models.adapters import below, tokenizer_folder
 __all__ = ["CHAT_TEMPLATES", "load_tokenizer", "tokenizer_fingerprint"]
 
 
-# Tokens that exist to be padding, or were reserved and never used; tried in this order.
-PAD_TOKENS = (
-    "<|pad|>",
-    "<pad>",
-    "[PAD]",
-    "<|finetune_right_pad_id|>",
-    "<|endoftext|>",
-    "<|reserved_special_token_0|>",
-    "<|reserved_0|>",
-    "<|extra_0|>",
-    "<unused0>",
-)
+# Tokens that exist to be padding, or to end a document; tried in this order, then those reserved and never used.
+PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>")
+RESERVED = re.compile(r"reserved|unused|extra|placeholder|control|dummy|pad", re.IGNORECASE)
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # what SentencePiece writes unknown letters with
 
 
 def load_tokenizer(
@@ -37,8 +31,9 @@ def load_tokenizer(
     chat_template  `chatml`, `hh`, `llama3` or a Jinja file; takes the place of the folder's own.
                    Without it and without one in the folder, conversations cannot be rendered.
 
-    On return the template's end-of-turn token is `eos_token`, and `pad_token` is another token;
-    tokens may have been added, so compare `len(tokenizer)` with the model's embedding rows.
+    On return the template's end-of-turn token is `eos_token`, and `pad_token` is another token. Control tokens of a
+    named template may have been added, and a token for padding where no special one is free, so compare
+    `len(tokenizer)` with the model's embedding rows.
     Raises InputError when the path cannot be reached or the template cannot be used.
     """
     holder = tokenizer_folder(path)
@@ -124,17 +119,24 @@ def find_end_of_turn(tokenizer: PreTrainedTokenizerFast, name: str) -> str | Non
 
 
 def _ensure_pad(tokenizer: PreTrainedTokenizerFast) -> None:
-    """A pad token that is not EOS: the tokenizer's own, else a reserved one, else a new one.
+    """A pad token that is not EOS: the tokenizer's own, else a special one that nothing else is for, else a new one.
 
-    With pad = EOS a mask built from ids hides the very token that ends an answer.
+    With pad = EOS a mask built from ids hides the very token that ends an answer. Ours are never built from ids, so any
+    special token will do that the template does not write, even <unk>: for a new one the model's embeddings must grow.
     """
-    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
-    vocabulary = tokenizer.get_vocab()
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    free = (t for t in PAD_TOKENS if t in special and vocabulary[t] not in taken)
-    tokenizer.add_special_tokens({"pad_token": _special(next(free, "<|pad|>"))})
+    tokenizer.add_special_tokens({"pad_token": _special(next(_free_tokens(tokenizer), "<|pad|>"))})
+
+
+def _free_tokens(tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """Special tokens that may be padding, the best first."""
+    template, taken = str(tokenizer.chat_template or ""), {tokenizer.eos_token, tokenizer.bos_token}
+    special = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    special = [t for t in special if t not in taken and t not in template and not BYTE.fullmatch(t)]
+    yield from (token for token in PAD_TOKENS if token in special)
+    yield from filter(RESERVED.search, special)
+    yield from special
 
 
 def own_vocabulary(path: str, trust_remote_code: bool = False) -> set[int]:

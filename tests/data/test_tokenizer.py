@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from easyrlhf.data.templates import CHATML
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.errors import InputError
 
@@ -52,8 +53,35 @@ def test_a_reserved_token_is_used_as_pad_and_none_added(base_folder, tmp_path, r
     assert len(loaded) == len(tokenizer)
 
 
-def test_unk_is_not_taken_for_pad(llama2_folder):
-    assert load_tokenizer(str(llama2_folder)).pad_token == "<|pad|>"
+def test_unk_is_taken_for_pad_and_the_vocabulary_stays(llama2_folder):
+    tokenizer = load_tokenizer(str(llama2_folder))
+    assert tokenizer.pad_token == "<unk>"
+    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(llama2_folder))
+
+
+def smollm2(folder, target, template: str = CHATML) -> str:
+    """The special tokens of SmolLM2: BOS opens every turn, PAD is EOS, the unknown token ends documents."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    others = ["<|im_start|>", "<|im_end|>", "<repo_name>", "<file_sep>", "<jupyter_text>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": others})
+    roles = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    tokenizer.add_special_tokens(roles | {"unk_token": "<|endoftext|>"})
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(target)
+    return str(target)
+
+
+def test_the_vocabulary_of_smollm2_does_not_grow_for_padding(base_folder, tmp_path):
+    path = smollm2(base_folder, tmp_path)
+    tokenizer = load_tokenizer(path)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert tokenizer.pad_token == "<|endoftext|>"
+    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(path))
+
+
+def test_a_token_that_the_template_writes_is_not_taken_for_pad(base_folder, tmp_path):
+    path = smollm2(base_folder, tmp_path, CHATML + "{{ '<|endoftext|>' }}{% if false %}<repo_name>{% endif %}")
+    assert load_tokenizer(path).pad_token == "<file_sep>"
 
 
 @pytest.mark.parametrize("name, end", [("hh", "<|endoftext|>"), ("llama3", "<|eot_id|>")])

@@ -43,6 +43,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+TOKENIZER = "data/test_tokenizer.py"
 ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
 GROUPS, SHARED = "losses/test_grpo.py", "models/test_shared.py"
 TRL_GROUPS, GROUP_UPDATE = "online/test_trl_parity.py", "online/test_group_update.py"
@@ -633,6 +634,16 @@ BREAKS = [
     # adapter folders
     Break("models/adapters.py", "return merged.requires_grad_(True)", "return merged", ADAPTERS),
     Break("models/adapters.py", "and beside.exists() else base", "and False else base", ADAPTERS),
+    Break(
+        "data/tokenizer.py",
+        "t not in taken and t not in template and not BYTE",
+        "t not in taken and not BYTE",
+        TOKENIZER,
+    ),
+    Break(
+        "data/tokenizer.py", "yield from (token for token in special if token == tokenizer.unk_token)", "", TOKENIZER
+    ),
+    Break("tools/checking/tokens.py", "plain and not self._opens_turns and", "True and", "tools/test_data_check.py"),
     Break("models/lora.py", "return {layer: list(new_tokens) for layer in wanted}", "return {}", LORA),
     Break("models/lora.py", "        layers = embedding_names(lm)\n    return", "        pass\n    return", LORA),
     Break("models/folder.py", "save_embedding_layers=changed and grown", "save_embedding_layers=True", LORA),

@@ -349,6 +349,17 @@ def with_template(tokenizer_folder: str, template: str, **tokens) -> str:
 CLOSED = "{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
 
 
+def test_a_bos_before_every_turn_is_the_templates(tmp_path, folder):
+    """SmolLM2: bos_token is <|im_start|>, and ChatML writes it before every turn."""
+    changed = with_template(folder, load_tokenizer(folder).chat_template, bos_token="<|im_start|>")
+    turns = [{"role": "user", "content": "Say red."}, {"role": "assistant", "content": "red."}]
+    path = write(tmp_path / "x.jsonl", [{"messages": turns * 2}, {"messages": turns}])
+    assert "double_bos" not in {check for check, _ in checked(path, stage="sft", model=changed)}
+    text = "<|im_start|>user\nSay red.<|im_end|>\n<|im_start|>assistant\n"
+    path = write(tmp_path / "y.jsonl", [{"prompt": text, "completion": "red."}])
+    assert "double_bos" not in {check for check, _ in checked(path, stage="sft", model=changed)}
+
+
 def test_ends_of_plain_texts(tmp_path, folder):
     changed = with_template(folder, CLOSED, bos_token="<|bos|>")
     rows = [

@@ -68,6 +68,7 @@ class TokenCheck:
         tokenizer = self.renderer.tokenizer
         self._bos_id, self._bos = tokenizer.bos_token_id, tokenizer.bos_token
         self._adds_bos = self._bos_id is not None and self._bos_id in self.renderer.prompt_ids("a")
+        self._opens_turns = bool(self._bos and tokenizer.chat_template) and self._bos in self._later_turns()
 
     def measure(self, records: list[Record], place: str, split: Split) -> tuple[int, int, int] | None:
         """Tokens of the longest prompt, answer and row of the records that a row became; finds go to the split.
@@ -85,7 +86,7 @@ class TokenCheck:
             split.found.add("not_renderable", place, str(error))
             return None
         sequences = [sequence for one in rows for sequence in parts_of(one)]
-        self._check_ends(sequences, place, split)
+        self._check_ends(sequences, place, split, plain=isinstance(records[0].prompt, str))
         self._check_texts(records[0], place, split)
         for note in self.renderer.notes - noted:
             split.found.add("answers_apart" if note == APART else "field_dropped", place, note.partition(":")[0])
@@ -96,15 +97,23 @@ class TokenCheck:
         answers = [total - prompt for total, prompt in zip(totals, prompts, strict=True)]
         return max(prompts), max(answers), max(totals)
 
-    def _check_ends(self, sequences: list[list[Part]], place: str, split: Split) -> None:
-        """One BOS at most in a sequence, and the end-of-turn token at the end of all that is learned."""
+    def _check_ends(self, sequences: list[list[Part]], place: str, split: Split, *, plain: bool) -> None:
+        """One BOS at most that the template does not write, and the end-of-turn token behind all that is learned.
+
+        plain  the row is text: what stands in a conversation's messages never becomes a BOS, but the template may write
+               one before every turn
+        """
         learned = [part.ids for parts in sequences for part in parts if part.mask]
         if any(ids[-1] != self.renderer.end_of_turn_id for ids in learned):
             split.found.add("missing_eos", place)
         if self._bos_id is None:
             return
-        if any(sum(part.ids.count(self._bos_id) for part in parts) > 1 for parts in sequences):
-            split.found.add("double_bos", place)
+        for parts in sequences:
+            ids = [i for part in parts for i in part.ids]
+            several = plain and not self._opens_turns and ids.count(self._bos_id) > 1
+            if several or ids[:2] == [self._bos_id] * 2:
+                split.found.add("double_bos", place)
+                return
 
     def _check_texts(self, record: Record, place: str, split: Split) -> None:
         """Plain texts are tokenised as they are: a BOS of their own, or an end before their end, is read as such."""
@@ -127,6 +136,13 @@ class TokenCheck:
             split.found["template_with_date"] = Found(1, [self.name])
         if self._bos and self._rendered(EXCHANGE).startswith(self._bos * 2):
             split.found["template_with_two_bos"] = Found(1, [self.name])
+
+    def _later_turns(self) -> str:
+        """An exchange as the template writes it, without what it begins with."""
+        text = self._rendered(EXCHANGE)
+        while text.startswith(self._bos):
+            text = text.removeprefix(self._bos)
+        return text
 
     def _rendered(self, turns: Messages) -> str:
         return self.renderer.tokenizer.apply_chat_template(turns, tokenize=False)
