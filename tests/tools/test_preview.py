@@ -119,6 +119,13 @@ def test_parts_and_remarks_of_every_kind(shown, stage, row, headings, said):
     assert head == f"x.jsonl:1 · row 1 · {STAGE_KINDS[stage]}{said}"
 
 
+def test_keys_that_are_not_used_and_fields_that_the_template_drops_are_said(shown):
+    thought = [{"role": "assistant", "content": "Blue.", "reasoning_content": "Air scatters it.", "id": 3}]
+    lines = shown([{"messages": SKY + thought, "source": "x"}], "sft", chat_template="hh")
+    assert "x.jsonl: keys not used: source (1 row), messages[].id (1 row)" in lines
+    assert lines[-1] == "1 rows read the same without their reasoning_content: the chat template drops it"
+
+
 def test_all_pairs_of_a_ranking(shown):
     row = {"prompt": SKY, "completions": [BLUE, RED, BLUE + SKY + RED], "scores": [1, 3, 2]}
     heads = [line for line in shown([row], "rm") if line.startswith("x.jsonl:1")]

@@ -94,6 +94,9 @@ def preview_rows(config: PreviewConfig) -> None:
         show(line)
     for seen in chosen:
         show_row(config, kind, renderer, seen, show)
+    notes = (ledger.notes + renderer.notes).items()
+    for line in [f"{count:,} {note}" for note, count in notes if count]:
+        show(line)
 
 
 def wanted(config: PreviewConfig, kind: str, ledger: WaitingLedger) -> Iterator[Seen]:
