@@ -31,7 +31,7 @@ def main(quickstart: Path, output_dir: Path, episodes: int, seed: int):
     train("rm_train", "toy_rm", rm | {"output_dir": output_dir / "rm", "seed": seed})
     shared = {"model": quickstart / "sft", "reward_model": output_dir / "rm", "total_episodes": episodes, "seed": seed}
     shared |= {"reward_funcs": "data/toy/judge.py:gold", "reward_weights": "1,0"}
-    for name, settings in {"kl_coef 0": {"kl_coef": 0}, "recipe": {}}.items():
+    for name, settings in {"kl_coef 0": {"kl_coef": 0, "measure_kl": "step"}, "recipe": {}}.items():
         folder = output_dir / name.replace(" ", "_")
         train("ppo_train", "toy_ppo", shared | settings | {"output_dir": folder})
         show(name, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])

@@ -57,6 +57,15 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     )
     continue_final_message: bool = continue_final_message()
 
+    measure_kl: str = opt(
+        "auto",
+        "When to ask the reference for the distance from it: at every step, at evaluations alone, or never. auto: at "
+        "every step where the distance has a price, else at evaluations where that takes no model in memory or "
+        "ref_model names one, else never, and no reference is held.",
+        group=ONLINE,
+        choices=("auto", "step", "eval", "never"),
+    )
+
     reward_model: str | None = opt(
         None,
         "Folder of rm_train, or a sequence classifier with one label, such as TRL's. Its tokenizer may differ from the "
@@ -134,9 +143,19 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=ONLINE,
         low=1,
     )
+    shuffle_prompts: bool = opt(
+        True,
+        "Ask the prompts in an order drawn anew for each epoch. --no_shuffle_prompts keeps that of the files, in every "
+        "epoch: a curriculum.",
+        group=ONLINE,
+    )
     share_prefix: str = share_prefix()
     total_episodes: int | None = opt(
-        None, "Completions to sample in the whole run.", group=ONLINE, low=1, shown="epochs x prompts"
+        None,
+        "Completions to learn from in the whole run; those that dynamic_sampling throws away do not count as steps.",
+        group=ONLINE,
+        low=1,
+        shown="epochs x prompts",
     )
     num_mini_batches: int = opt(
         1,
@@ -215,6 +234,20 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         return getattr(self, self.kl_name)
 
     @property
+    def own_reference(self) -> bool:
+        """Whether the reference, where there is one, is the policy with its adapter off."""
+        return bool(self.lora_r) and self.ref_model in (None, self.model)
+
+    @property
+    def kl_measured(self) -> str:
+        """When the reference is asked: step, eval or never."""
+        if self.measure_kl != "auto":
+            return self.measure_kl
+        if self.kl_price:
+            return "step"
+        return "eval" if self.own_reference or self.ref_model not in (None, self.model) else "never"
+
+    @property
     def reward_sources(self) -> int:
         """How many sources make the score; at least 1, as the default is a reward model."""
         named = len(split_list(self.reward_funcs)) + len(split_list(self.reward_url))
@@ -257,6 +290,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
                 "dropout makes that two policies; leave it at 0",
             )
         check_stop(self.stop, self.stop_finishes)
+        self._check_reference()
         longest = (self.max_prompt_length or 1) + self.taken_length
         if longest > (self.max_length or DEFAULT_LENGTH):
             prompt = f"max_prompt_length {self.max_prompt_length}" if self.max_prompt_length else "any prompt"
@@ -268,6 +302,19 @@ class OnlineConfig(RolloutConfig, TrainConfig):
                 f"max_length {longest} or more, or shorter prompts or responses",
             )
         self._check_rewards()
+
+    def _check_reference(self) -> None:
+        if self.kl_price and self.measure_kl in ("eval", "never"):
+            raise SettingError(
+                "measure_kl",
+                f"measure_kl {self.measure_kl}: {self.kl_name} {self.kl_price:g} is the price of the distance from the "
+                f"reference, which has to be asked at every step; leave it at auto, or give {self.kl_name} 0",
+            )
+        if self.measure_kl == "never" and self.ref_model not in (None, self.model):
+            raise SettingError(
+                "ref_model",
+                f"ref_model {self.ref_model}: is never asked with measure_kl never; leave one of the two out",
+            )
 
     def _check_rewards(self) -> None:
         for url in split_list(self.reward_url):

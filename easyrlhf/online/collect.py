@@ -22,7 +22,7 @@ class Models:
     """The models of online learning; the rewards hold the reward model.
 
     policy     trained
-    reference  frozen; None when it is the policy with its adapter off
+    reference  frozen; None when it is the policy with its adapter off, or never asked
     value      trained; None for methods without one
     share      whether prompts are computed once for all of their completions, as in completion_states
     """
@@ -54,18 +54,21 @@ def collect(
     keys: list[tuple[int, ...]],
     micro_batch_tokens: int,
     timer: Timer,
+    with_reference: bool = True,
 ) -> Rollout:
     """Sample one completion for each prompt row and score it with every model; each process a share, all get all.
 
     rows  prompt rows as load_tokens gives them
     keys  what the sampler draws each row's random numbers from
+    with_reference  whether the reference is asked as well
     Raises RewardError when a reward source fails.
     """
     with timer("rollout"):
         samples = sampler.generate([row["prompt_ids"] for row in rows], keys)
     completions = unpad(samples.completion_ids, samples.completion_mask)
     with timer("score"), evaluating(*models.trained):
-        scored = score_tokens(models, rows, completions, samples.completion_mask, sampler, micro_batch_tokens)
+        how = samples.completion_mask, sampler, micro_batch_tokens, with_reference
+        scored = score_tokens(models, rows, completions, *how)
         scores, source_scores = rewards(rows, completions, samples.finished)
     return Rollout(
         rows=rows,
@@ -86,19 +89,22 @@ def score_tokens(
     completion_mask: Tensor,
     sampler: Sampler,
     micro_batch_tokens: int,
+    with_reference: bool,
 ) -> dict[str, Tensor | None]:
     """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding."""
-    names = ["old_logprobs", "entropies", "ref_logprobs"] + ["values"] * (models.value is not None)
+    names = ["old_logprobs", "entropies"] + ["ref_logprobs"] * with_reference + ["values"] * (models.value is not None)
     scored = {name: torch.zeros_like(completion_mask) for name in names}
     prompts, device = [row["prompt_ids"] for row in rows], completion_mask.device
     for group, counts in sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, models.share):
         part = [prompts[i] for i in group], [completions[i] for i in group]
         families = families_of(*part)
         how = families, sampler.pad_id, device, models.share, sampler.temperature
-        found = [*answer_logprobs_and_entropies(models.policy, *how), models.ref_logprobs(*how)]
+        found = [*answer_logprobs_and_entropies(models.policy, *how)]
+        if with_reference:
+            found.append(models.ref_logprobs(*how))
         if models.value is not None:
             found.append(models.value.completion_values(families, sampler.pad_id, models.share))
         counted = completion_mask[group].bool()
         for name, flat in zip(names, found, strict=True) if counts else ():
             scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
-    return {"values": None} | {name: world.summed(numbers) for name, numbers in scored.items()}
+    return {"values": None, "ref_logprobs": None} | {name: world.summed(numbers) for name, numbers in scored.items()}

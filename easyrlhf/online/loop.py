@@ -50,8 +50,17 @@ class Online:
     update: Callable[[Rollout, int], dict[str, float]]
 
     def collect(self, run: Run, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
-        """One rollout on these prompt rows."""
-        return collect(self.models, self.sampler, self.rewards, rows, keys, run.micro_batch_tokens, timer)
+        """One rollout on these prompt rows, to learn from."""
+        return self.collected(run, rows, keys, timer, run.config.kl_measured == "step")
+
+    def look(self, run: Run, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
+        """One rollout on these prompt rows, to look at."""
+        return self.collected(run, rows, keys, timer, run.config.kl_measured != "never")
+
+    def collected(self, run: Run, rows: list[dict], keys: list, timer: Timer, with_reference: bool) -> Rollout:
+        """As collect, with the reference or without."""
+        how = rows, keys, run.micro_batch_tokens, timer, with_reference
+        return collect(self.models, self.sampler, self.rewards, *how)
 
 
 @dataclass
@@ -106,8 +115,8 @@ def fit(
             run.step += 1
             metrics = updated | sampled | pace_metrics(rollout, timer, at)
             metrics |= rollout_metrics(rollout, at.kl_coef) | importance_metrics(rollout, config)
-            log.rollouts(run.step, kept(rollout, online, config, at.kl_coef))
-            at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics["objective/kl"])
+            log.rollouts(run.step, rows_to_keep(rollout, online, config, at.kl_coef))
+            at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics.get("objective/kl"))
             with logged_if_services_fail(course, metrics, at):
                 if valid is not None and course.is_due(config.eval_steps):
                     metrics |= evaluate(run, online, valid)
@@ -118,7 +127,7 @@ def fit(
     return course.metrics()
 
 
-def kept(rollout: Rollout, online: Online, config, kl_coef: float) -> list[dict[str, Any]]:
+def rows_to_keep(rollout: Rollout, online: Online, config, kl_coef: float) -> list[dict[str, Any]]:
     """The rows of rollouts.jsonl for a step."""
     return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
 
@@ -187,13 +196,15 @@ def collect_batch(
 def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
     """Prompt rows of the next rollout, once per completion, and their sampling keys.
 
-    Epochs follow one another, each in its own order.
+    Epochs follow one another, each in its own order, or all in that of the files.
 
     drawn  completions before it
     """
     size = config.num_generations
     numbers = range(drawn // size, (drawn + config.batch_size) // size)
-    rows = [prompts[row] for row in endless_order(len(prompts), config.seed, numbers) for _ in range(size)]
+    shuffled = endless_order(len(prompts), config.seed, numbers)
+    order = shuffled if config.shuffle_prompts else [number % len(prompts) for number in numbers]
+    rows = [prompts[row] for row in order for _ in range(size)]
     return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
 
 
@@ -204,11 +215,11 @@ def evaluate(run: Run, online: Online, valid: Dataset) -> dict[str, float]:
         for start in range(0, len(valid), run.config.batch_size):
             numbers = range(start, min(start + run.config.batch_size, len(valid)))
             keys = [(run.config.seed, EVALUATION, number) for number in numbers]
-            rollouts.append(online.collect(run, [valid[number] for number in numbers], keys, timer))
+            rollouts.append(online.look(run, [valid[number] for number in numbers], keys, timer))
     return evaluation_metrics(rollouts) | {"time/eval": timer.seconds["eval"]}
 
 
-def next_kl_coef(config, kl_coef: float, step: int, kl: float) -> float:
+def next_kl_coef(config, kl_coef: float, step: int, kl: float | None) -> float:
     """The KL coefficient after a step: adapted when a target is set and the policy has begun to move."""
     if config.kl_target is None or step <= config.value_warmup_steps:
         return kl_coef
@@ -235,8 +246,9 @@ def show_samples(run: Run, online: Online, rows: Dataset, log: MetricsLog, conso
     if not run.config.num_sample_generations:
         return
     keys = [(run.config.seed, EVALUATION, number) for number in range(len(rows))]
-    rollout = online.collect(run, list(rows), keys, Timer())
+    rollout = online.look(run, list(rows), keys, Timer())
     samples = sample_rows(rollout, kl_coef, online.renderer.decode)
     log.samples(run.step, samples)
     one = samples[run.step % len(samples)]
-    console.sample(one["prompt"], one["completion"], score=one["score"], kl=one["kl"], total=one["total"])
+    numbers = {name: one[name] for name in ("score", "kl", "total") if one[name] is not None}
+    console.sample(one["prompt"], one["completion"], **numbers)

@@ -63,8 +63,8 @@ def estimate_ppo(rollout: Rollout, config: PPOConfig, kl_coef: float) -> Rollout
     The value model learns from returns that were neither shifted nor scaled.
     """
     mask = rollout.completion_mask
-    kl = KL_ESTIMATORS[config.kl_estimator](rollout.old_logprobs, rollout.ref_logprobs) * mask
-    rewards = shape_rewards(rollout.scores, kl, mask, kl_coef)
+    kl = distance(rollout, KL_ESTIMATORS[config.kl_estimator])
+    rewards = shape_rewards(rollout.scores, torch.zeros_like(mask) if kl is None else kl, mask, kl_coef)
     if config.whiten_rewards:
         rewards = scale(rewards, mask)
     advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
@@ -86,25 +86,33 @@ def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
 
 def estimate_rloo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
     """RLOO's: the KL of the whole completion in its score, which is compared with the others of its group."""
-    scores = rollout.scores - kl_coef * rollout.log_ratios
+    scores = rollout.scores if rollout.log_ratios is None else rollout.scores - kl_coef * rollout.log_ratios
     return with_advantages(rollout, rloo_advantages(scores, config.num_generations), config)
 
 
 def estimate_reinforce(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
     """REINFORCE++'s: rewards still to come, KL in them, standardised over the batch (Hu 2025, section 3)."""
     mask = rollout.completion_mask
-    kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs) * mask
-    to_come, _ = gae(shape_rewards(rollout.scores, kl, mask, kl_coef), torch.zeros_like(kl), mask, gamma=1.0, lam=1.0)
+    kl, nothing = distance(rollout), torch.zeros_like(mask)
+    rewards = shape_rewards(rollout.scores, nothing if kl is None else kl, mask, kl_coef)
+    to_come, _ = gae(rewards, nothing, mask, gamma=1.0, lam=1.0)
     return with_advantages(rollout, standardize(to_come, mask), config)
 
 
 def with_advantages(rollout: Rollout, advantages: Tensor, config: GRPOConfig) -> Rollout:
     """The rollout with these advantages ([B] or [B, T]), its KL, and the mask of the tokens that are learned from."""
     mask = rollout.completion_mask
-    kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs) * mask
+    kl = distance(rollout)
     learned = mask * rollout.finished[:, None] if config.mask_truncated_completions else mask
     advantages = advantages if advantages.ndim == 2 else advantages[:, None]
     return replace(rollout, kl=kl, advantages=advantages * learned, loss_mask=learned)
+
+
+def distance(rollout: Rollout, estimator: Callable[[Tensor, Tensor], Tensor] = kl_k1) -> Tensor | None:
+    """The KL to the reference at each token, 0 on padding; None where no reference was asked.  [B, T]"""
+    if rollout.ref_logprobs is None:
+        return None
+    return estimator(rollout.old_logprobs, rollout.ref_logprobs) * rollout.completion_mask
 
 
 # --- loss
@@ -117,9 +125,12 @@ def clipped_loss(part: Rollout, logprobs: Tensor, config: OnlineConfig) -> Tenso
 
 def grpo_loss(part: Rollout, logprobs: Tensor, config: GRPOConfig) -> Tensor:
     """The clipped surrogate of each token, with the KL to the reference when beta asks for it.  [n]"""
+    old_logprobs, advantages = part.flat("old_logprobs", "advantages")
     return grpo_policy_loss(
         logprobs,
-        *part.flat("old_logprobs", "ref_logprobs", "advantages"),
+        old_logprobs,
+        part.flat("ref_logprobs")[0] if config.beta else old_logprobs,  # without a price it is not looked at
+        advantages,
         clip_limits=config.clip_limits,
         beta=config.beta,
         use_bias_correction_kl=config.use_bias_correction_kl,

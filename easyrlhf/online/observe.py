@@ -13,14 +13,11 @@ from easyrlhf.online.rollout import Rollout
 def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """Metrics of one estimated rollout, under the names of report.metrics."""
     mask, lengths = rollout.completion_mask, rollout.lengths
-    kl = (rollout.kl * mask).sum(1)
     counted = mask.bool()
     mismatch = (rollout.sampler_logprobs - rollout.old_logprobs)[counted].abs()
     metrics = {
-        "objective/kl": kl.mean().item(),
         "objective/entropy": -(rollout.old_logprobs * mask).sum(1).mean().item(),
-        "objective/non_score_reward": -kl_coef * kl.mean().item(),
-        "objective/rlhf_reward": (rollout.scores - kl_coef * kl).mean().item(),
+        "objective/rlhf_reward": rollout.scores.mean().item(),
         "objective/scores": rollout.scores.mean().item(),
         "policy/entropy_avg": rollout.entropies[counted].mean().item(),
         "val/num_eos_tokens": rollout.finished.sum().item(),
@@ -33,6 +30,11 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         "health/reward_length_correlation": correlation(rollout.scores, lengths.float()),
         "health/sampler_mismatch": mismatch.nanmean().item(),
     }
+    if rollout.kl is not None:
+        kl = (rollout.kl * mask).sum(1)
+        metrics["objective/kl"] = kl.mean().item()
+        metrics["objective/non_score_reward"] = -kl_coef * kl.mean().item()
+        metrics["objective/rlhf_reward"] = (rollout.scores - kl_coef * kl).mean().item()
     for name, scores in rollout.source_scores.items():
         if len(applying := scores[~scores.isnan()]):
             metrics[f"reward/{name}/mean"] = applying.mean().item()
@@ -55,10 +57,10 @@ def importance_metrics(rollout: Rollout, config: OnlineConfig) -> dict[str, floa
 
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     """Metrics of held-out prompts, over all their rollouts."""
-    kl = torch.cat([r.log_ratios for r in rollouts])
+    kl = [r.log_ratios for r in rollouts if r.log_ratios is not None]
     return {
         "eval/scores": torch.cat([r.scores for r in rollouts]).mean().item(),
-        "eval/kl": kl.mean().item(),
+        **({"eval/kl": torch.cat(kl).mean().item()} if kl else {}),
         "eval/length": torch.cat([r.lengths for r in rollouts]).float().mean().item(),
         "eval/eos_rate": torch.cat([r.finished for r in rollouts]).float().mean().item(),
     }
@@ -82,15 +84,18 @@ def readable(prompt: str | list[dict[str, str]]) -> str:
 
 
 def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
-    """Samples for people: prompt text, completion text, score, KL, and total = score − kl_coef · KL."""
-    kl = rollout.log_ratios.tolist()
+    """Samples for people: prompt and completion text, score, KL, and total = score − kl_coef · KL.
+
+    Where the KL was not measured it is None, and the total the score.
+    """
+    kl = [None] * len(rollout) if rollout.log_ratios is None else rollout.log_ratios.tolist()
     return [
         {
             "prompt": readable(json.loads(row["prompt"])),
             "completion": decode(ids),
             "score": score,
             "kl": distance,
-            "total": score - kl_coef * distance,
+            "total": score - kl_coef * (distance or 0.0),
             "finished": finished,
         }
         for row, ids, score, distance, finished in zip(

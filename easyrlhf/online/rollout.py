@@ -20,12 +20,12 @@ class Rollout:
     finished         [B]     whether the end-of-turn token was reached
     sampler_logprobs [B, T]  of each token as the sampler saw it
     old_logprobs     [B, T]  under the policy that sampled, by the same forward pass the update uses
-    ref_logprobs     [B, T]  under the reference
+    ref_logprobs     [B, T]  under the reference; None where it was not asked
     entropies        [B, T]  of the policy's distribution each token was drawn from, nats
     values           [B, T]  of the state before each token; None where no value model learns
     scores           [B]     weighted, clipped, missing-EOS penalty subtracted
     source_scores    name → [B] raw scores of every reward source
-    kl, rewards, advantages, returns  [B, T]  filled in by estimate
+    kl, rewards, advantages, returns  [B, T]  filled in by estimate; no kl without a reference
     loss_mask        [B, T]  1 on tokens to learn from; None for all of completion_mask
     """
 
@@ -35,7 +35,7 @@ class Rollout:
     finished: Tensor
     sampler_logprobs: Tensor
     old_logprobs: Tensor
-    ref_logprobs: Tensor
+    ref_logprobs: Tensor | None
     entropies: Tensor
     values: Tensor | None
     scores: Tensor
@@ -65,8 +65,10 @@ class Rollout:
         return self.advantages.any(1)
 
     @property
-    def log_ratios(self) -> Tensor:
-        """log policy − log reference, summed over each completion, nats.  [B]"""
+    def log_ratios(self) -> Tensor | None:
+        """log policy − log reference, summed over each completion, nats; None without a reference.  [B]"""
+        if self.ref_logprobs is None:
+            return None
         return ((self.old_logprobs - self.ref_logprobs) * self.completion_mask).sum(1)
 
     @property

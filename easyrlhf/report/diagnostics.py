@@ -372,13 +372,14 @@ def _align_outcome(name: str, history: History) -> str:
 
 
 def _online_outcome(name: str, history: History) -> str:
-    ends, kl = early_and_late(history, "objective/scores"), values(history, "objective/kl")
+    ends = early_and_late(history, "objective/scores")
+    kl = values(history, "objective/kl") or values(history, "eval/kl")
     if ends is None:
         return f"{name} has run for {history.steps} steps."
     early, late = ends
     moved = "raised" if late > early else "did not raise"
-    spent = findings.mean(kl[-findings.RECENT :]) if kl else 0.0
-    return f"{name} {moved} the mean score: {early:+.2f} to {late:+.2f}, at a KL of {spent:.1f} nats."
+    spent = f", at a KL of {findings.mean(kl[-findings.RECENT :]):.1f} nats" if kl else ""
+    return f"{name} {moved} the mean score: {early:+.2f} to {late:+.2f}{spent}."
 
 
 _OUTCOMES = {

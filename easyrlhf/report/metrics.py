@@ -152,7 +152,8 @@ METRICS: dict[str, Metric] = {
         format="+.3f",
     ),
     "objective/kl": Metric(
-        "Sum over a completion of log policy − log reference, mean over completions, in nats.",
+        "Sum over a completion of log policy − log reference, mean over completions, in nats; absent where the reference "
+        "is not asked (measure_kl).",
         ONLINE,
         "starts at 0, rises slowly, stays below about 15; never negative on average",
         low=-0.1,
@@ -160,7 +161,8 @@ METRICS: dict[str, Metric] = {
         format="+.3f",
     ),
     "objective/non_score_reward": Metric(
-        "−kl_coef (or beta) × KL summed over a completion: the part of the objective that is not the score.",
+        "−kl_coef (or beta) × KL summed over a completion: the part of the objective that is not the score; absent as "
+        "objective/kl.",
         ONLINE,
         "below 0, and small beside the score",
         format="+.3f",
@@ -315,7 +317,7 @@ METRICS: dict[str, Metric] = {
     "eval/ties": Metric("Share of held-out pairs with equal scores.", ("rm",), "below 0.01", high=0.01, format=".3f"),
     "eval/scores": Metric("Mean score on the valid_data prompts.", ONLINE, "rises", format="+.3f", better="high"),
     "eval/kl": Metric(
-        "KL to the reference on the valid_data prompts, as objective/kl (kto: as kl).",
+        "KL to the reference on the valid_data prompts, as objective/kl (kto: as kl); absent with measure_kl never.",
         (*ONLINE, "kto"),
         "0 to about 15",
         low=-0.1,

@@ -234,12 +234,20 @@ def parents_of(config) -> dict[str, str]:
 
 
 def start(
-    run: Run, console: Console, title: str, steps: int, data: dict[str, TokenData | None], models: dict[str, str]
+    run: Run,
+    console: Console,
+    title: str,
+    steps: int,
+    data: dict[str, TokenData | None],
+    models: dict[str, str],
+    beside: dict[str, str] | None = None,
 ) -> None:
     """Choose the CPU threads for models of this size, and say what will be done: data, models with memory, plan.
 
-    models  name → folder or hub id of every model held in memory
+    models  name → folder or hub id of every model
+    beside  name → what a model, or a part that has none, is in place of weights of its own
     """
+    beside = beside or {}
     config = run.config
     sizes = {path: count_parameters(path, config.trust_remote_code) for path in set(models.values())}
     choose_threads(run.device, max(sizes.values()))
@@ -259,7 +267,12 @@ def start(
         where += f", DeepSpeed ZeRO-{run.zero['zero_optimization']['stage']},"
     sections = {
         "data": [line for part in data.values() if part for line in part.summary.lines()],
-        "models": [describe_model(run, name, path, sizes[path]) for name, path in models.items()],
+        "models": [
+            f"{name}: {beside[name]}"
+            if name in beside
+            else describe_model(run, name, models[name], sizes[models[name]])
+            for name in models | beside
+        ],
         "plan": [
             f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {begin}",
             f"{where} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",

@@ -61,7 +61,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         check_columns(config, cast.rewards, data)
         steps = planned_steps(config, len(data["train"].rows))
         check_warmup(config, steps)
-        common.start(run, console, title, steps, data, cast.named(config))
+        common.start(run, console, title, steps, data, cast.named(config), cast.beside(config))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if config.dry_run:
@@ -98,13 +98,28 @@ class Cast:
     rewards: RewardCast
 
     def named(self, config: OnlineConfig) -> dict[str, str]:
-        """Part → folder, for the start summary and stage.json."""
-        parts = {"policy": config.model, "reference": config.ref_model}
+        """Part → folder, for stage.json."""
+        parts = {"policy": config.model}
+        if config.kl_measured != "never":
+            parts["reference"] = config.ref_model
         if config.learns_values:
             parts["value model"] = self.value_model or config.model
         if config.reward_model:
             parts["reward model"] = config.reward_model
         return parts
+
+    def beside(self, config: OnlineConfig) -> dict[str, str]:
+        """Part → what it is in place of a model of its own, for the start summary."""
+        found = {}
+        if config.kl_measured == "never":
+            price = f"{config.kl_name} is {config.kl_price:g}"
+            found["reference"] = f"none, as {price} and measure_kl {config.measure_kl}; --measure_kl step asks one"
+        elif config.own_reference:
+            found["reference"] = "the policy with its adapter off, which takes no memory"
+        if config.share_backbone:
+            found |= dict.fromkeys(self.named(config), "an adapter and a head on the policy's base") | found
+            del found["policy"]
+        return found
 
 
 def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
@@ -179,9 +194,9 @@ def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, Scala
 
 
 def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
-    """The frozen reference; None when it is the policy without its adapter."""
+    """The frozen reference; None when it is the policy without its adapter, or never asked."""
     config = run.config
-    if config.lora_r and config.ref_model == config.model:
+    if config.own_reference or config.kl_measured == "never":
         return None
     return common.load_frozen_lm(run, renderer, config.ref_model)
 

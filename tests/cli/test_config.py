@@ -330,3 +330,40 @@ def test_stop_texts_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(SettingError) as caught:
         PPOConfig(train_data="rows.jsonl", **wrong)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config, settings, measured",
+    [
+        (PPOConfig, {}, "step"),
+        (PPOConfig, {"kl_coef": 0}, "never"),
+        (PPOConfig, {"kl_coef": 0, "lora_r": 4}, "eval"),
+        (PPOConfig, {"kl_coef": 0, "lora_r": 4, "ref_model": "other"}, "eval"),
+        (PPOConfig, {"kl_coef": 0, "measure_kl": "step"}, "step"),
+        (GRPOConfig, {}, "never"),
+        (GRPOConfig, {"beta": 0.01, "advantage": "rloo"}, "step"),
+        (GRPOConfig, {"ref_model": "m"}, "never"),
+        (GRPOConfig, {"ref_model": "other"}, "eval"),
+        (GRPOConfig, {"lora_r": 4, "measure_kl": "never"}, "never"),
+    ],
+)
+def test_when_the_distance_from_the_reference_is_measured(config, settings, measured):
+    assert config(train_data="rows.jsonl", model="m", reward_model="rm", **settings).kl_measured == measured
+
+
+@pytest.mark.parametrize(
+    "config, wrong, message",
+    [
+        (PPOConfig, {"measure_kl": "eval"}, "measure_kl eval: kl_coef 0.05 is the price of the distance"),
+        (GRPOConfig, {"beta": 0.1, "measure_kl": "never"}, "leave it at auto, or give beta 0"),
+        (
+            GRPOConfig,
+            {"ref_model": "other", "measure_kl": "never"},
+            "ref_model other: is never asked with measure_kl",
+        ),
+    ],
+)
+def test_a_price_and_a_reference_that_is_not_asked_are_refused(config, wrong, message):
+    with pytest.raises(SettingError) as caught:
+        config(train_data="rows.jsonl", model="m", **wrong)
+    assert message in str(caught.value)

@@ -25,6 +25,11 @@ PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "a
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "engine/test_siblings.py"
+UNASKED = "online/test_collect.py::test_a_reference_that_is_not_wanted_is_not_asked"
+IN_ORDER = "online/test_loop.py::test_prompts_in_the_order_of_the_files"
+WHEN_ASKED = "online/test_loop.py::test_the_reference_is_asked_when_the_settings_say"
+MEASURED = "cli/test_config.py::test_when_the_distance_from_the_reference_is_measured"
+UNLOADED = "stages/test_references.py::test_no_reference_is_loaded_where_it_is_never_asked"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
 STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
@@ -364,10 +369,15 @@ BREAKS = [
     ),
     Break(
         "online/collect.py",
-        "(models.policy, *how), models.ref_logprobs(*how)]",
-        "(models.policy, *how), answer_logprobs(models.policy, *how)]",
+        "found.append(models.ref_logprobs(*how))",
+        "found.append(answer_logprobs(models.policy, *how))",
         COLLECT,
     ),
+    Break("online/collect.py", "        if with_reference:", "        if True:", UNASKED),
+    Break("online/loop.py", "number % len(prompts) for number", "number % 4 for number", IN_ORDER),
+    Break("online/loop.py", 'run.config.kl_measured == "step"', 'run.config.kl_measured != "never"', WHEN_ASKED),
+    Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
+    Break("stages/online.py", 'config.own_reference or config.kl_measured == "never"', "False", UNLOADED),
     Break(
         "online/collect.py",
         "counted = completion_mask[group].bool()",
@@ -378,8 +388,8 @@ BREAKS = [
     Break("online/methods.py", "rewards = scale(rewards, mask)", "rewards = standardize(rewards, mask)", ESTIMATE),
     Break(
         "online/methods.py",
-        "[config.kl_estimator](rollout.old_logprobs, rollout.ref_logprobs)",
-        "[config.kl_estimator](rollout.ref_logprobs, rollout.old_logprobs)",
+        "estimator(rollout.old_logprobs, rollout.ref_logprobs)",
+        "estimator(rollout.ref_logprobs, rollout.old_logprobs)",
         ESTIMATE,
     ),
     Break("online/methods.py", "mask, config.gamma, config.lam)", "mask, 1.0, config.lam)", ESTIMATE),

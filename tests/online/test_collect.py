@@ -1,5 +1,7 @@
 """A collected rollout against every model asked about every row alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import tensor as T
@@ -136,3 +138,16 @@ def test_what_is_collected_is_the_same_with_prompts_shared(tiny_lm, says, prompt
         ours, theirs = (getattr(found[share], name) for share in ("on", "off"))
         torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-6)
         assert theirs.abs().max() > 0.5
+
+
+def test_a_reference_that_is_not_wanted_is_not_asked(tiny_lm, prompt_row, says, chatml_renderer):
+    models = replace(cast(tiny_lm), reference=None)  # would be the policy with its adapter off, and there is none
+    rewards = Rewards([says([1.0, 2.0])], [1.0], None, 0.0, chatml_renderer)
+    sampler = HFSampler(models.policy, 0, Ending((2,)), 4, 1.0, 3)
+    rows, keys = [prompt_row([5, 6]), prompt_row([7])], [(0, 0), (0, 1)]
+    with pytest.raises(AttributeError, match="disable_adapter"):
+        collect(models, sampler, rewards, rows, keys, 30, Timer())
+    rollout = collect(models, sampler, rewards, rows, keys, 30, Timer(), with_reference=False)
+    assert rollout.ref_logprobs is None and rollout.log_ratios is None
+    torch.testing.assert_close(rollout.old_logprobs, rollout.sampler_logprobs, rtol=0, atol=2e-5)
+    assert rollout.values.abs().max() > 0

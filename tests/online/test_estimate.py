@@ -1,12 +1,14 @@
 """From scores and KL to advantages and returns, on two completions worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.methods import estimate_ppo
+from easyrlhf.online.methods import estimate_grpo, estimate_ppo, estimate_reinforce, estimate_rloo, method_of
+from easyrlhf.online.observe import rollout_metrics
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 
@@ -66,3 +68,23 @@ def test_take_picks_rows_of_everything(hand_rollout, ppo_config, indices):
         assert torch.equal(part.values[position], T([[0.5, 0.5, 0.5], [1.0, 1.0, 7.0]])[index])
         assert torch.equal(part.advantages[position], done.advantages[index])
     assert hand_rollout.take([0]).advantages is None
+
+
+@pytest.mark.parametrize("estimate", [estimate_ppo, estimate_grpo, estimate_rloo, estimate_reinforce])
+def test_without_a_reference_everything_is_as_with_one_at_no_price(hand_rollout, ppo_config, grpo_config, estimate):
+    config = ppo_config() if estimate is estimate_ppo else grpo_config(batch_size=2)
+    rollout = hand_rollout if estimate is estimate_ppo else replace(hand_rollout, values=None)
+    asked = estimate(rollout, config, 0.0)
+    unasked = estimate(replace(rollout, ref_logprobs=None), config, 0.0)
+    assert unasked.kl is None
+    assert torch.equal(unasked.advantages, asked.advantages)
+    found, expected = rollout_metrics(unasked, 0.0), rollout_metrics(asked, 0.0)
+    assert expected.keys() - found.keys() == {"objective/kl", "objective/non_score_reward"}
+    assert found == pytest.approx({name: expected[name] for name in found})
+    assert found["objective/rlhf_reward"] == 1.5
+    part = unasked.take([1, 0])
+    assert part.kl is None and len(part) == 2
+    logprobs = T([-1.5, -1.0, -1.0, -2.5, -3.5])
+    if estimate is not estimate_ppo:
+        loss = method_of(config).loss
+        assert torch.equal(loss(unasked, logprobs, config), loss(asked, logprobs, config))

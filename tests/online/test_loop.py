@@ -8,6 +8,7 @@ import torch
 
 from easyrlhf.offline.course import is_due
 from easyrlhf.online.loop import (
+    Online,
     Progress,
     begin_next,
     collect_batch,
@@ -51,6 +52,35 @@ def test_a_step_has_the_same_prompts_and_keys_whenever_it_is_asked_for(ppo_confi
     other_prompts, other_keys = batches_of(ppo_config(batch_size=4, seed=1), 30, 7)
     assert prompts != other_prompts
     assert not set(keys) & set(other_keys)
+
+
+@pytest.mark.parametrize("size, generations", [(4, 1), (2, 1), (6, 2), (16, 2)])
+def test_prompts_in_the_order_of_the_files(grpo_config, size, generations):
+    config = grpo_config(advantage="reinforce++", batch_size=size, num_generations=generations, shuffle_prompts=False)
+    prompts, keys = batches_of(config, 5, steps=4)
+    assert prompts == [number // generations % 5 for number in range(4 * size)]
+    assert len(set(keys)) == 4 * size
+    # a run that goes on after 3 steps asks what it would have asked
+    assert prompt_batch(list(range(5)), config, 3 * size)[0] == prompts[3 * size :]
+
+
+@pytest.mark.parametrize(
+    "settings, asked",
+    [
+        ({"beta": 0.1}, (True, True)),
+        ({}, (False, False)),
+        ({"measure_kl": "step"}, (True, True)),
+        ({"measure_kl": "eval"}, (False, True)),
+        ({"measure_kl": "never"}, (False, False)),
+        ({"lora_r": 4}, (False, True)),
+    ],
+)
+def test_the_reference_is_asked_when_the_settings_say(grpo_config, monkeypatch, settings, asked):
+    """(in a step's rollout, in evaluations and samples)."""
+    monkeypatch.setattr("easyrlhf.online.loop.collect", lambda *how: how[-1])
+    run = SimpleNamespace(config=grpo_config(**settings), micro_batch_tokens=10)
+    online = Online(*[None] * 7)
+    assert (online.collect(run, [], [], None), online.look(run, [], [], None)) == asked
 
 
 @pytest.mark.parametrize(
@@ -108,7 +138,7 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
         return hand_rollout.take([0] * len(rows))
 
     run = SimpleNamespace(config=ppo_config(batch_size=2, seed=9))
-    online = SimpleNamespace(collect=collect)
+    online = SimpleNamespace(look=collect)
     metrics = evaluate(run, online, ["a", "b", "c"])
     first = list(asked)
     asked.clear()

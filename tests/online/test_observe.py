@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,3 +126,10 @@ def test_padding_is_not_part_of_any_metric(hand_rollout, ppo_config):
     )
     narrow, wide = (rollout_metrics(estimate_ppo(r, ppo_config(), 0.1), 0.1) for r in (hand_rollout, padded))
     assert wide == pytest.approx(narrow)
+
+
+def test_without_a_reference_samples_and_evaluations_have_no_kl(hand_rollout):
+    rollout = replace(hand_rollout, ref_logprobs=None)
+    assert evaluation_metrics([rollout]) == {"eval/scores": 1.5, "eval/length": 2.5, "eval/eos_rate": 0.5}
+    rows = sample_rows(rollout, 0.0, str)
+    assert [(row["score"], row["kl"], row["total"]) for row in rows] == [(1.0, None, 1.0), (2.0, None, 2.0)]

@@ -89,6 +89,7 @@ def run(data, chain, tmp_path, capsys):
 
 
 FREE = {"kl_coef": 0.0, "missing_eos_penalty": 0.0, "learning_rate": 2e-3, "lr_scheduler": "constant"}
+FREE |= {"measure_kl": "step"}
 # what goes wrong → (reward, steps, settings, checks that must speak while the run goes on, and how loudly)
 PROVOKED = {
     "a reward for length": (

@@ -345,6 +345,10 @@ def test_ppo_holds_four_models_and_with_a_shared_backbone_one(folder):
     assert list(one.models) == ["policy", "value model", "reward model"]
     assert sum(held.weights for held in one.models.values()) == 2 * ALL + BUFFERS + 3 * 4 * ADAPTERS + 2 * 4 * 17
     assert list(plan_of(config_of(GRPOConfig, folder(), lora_r=4, reward_funcs="a.py:f"), machine).models) == ["policy"]
+    for settings in ({"beta": 0.1}, {"measure_kl": "eval"}):
+        asked = plan_of(config_of(GRPOConfig, folder(), reward_funcs="a.py:f", **settings), machine)
+        assert list(asked.models) == ["policy", "reference"]
+    assert list(plan_of(config_of(GRPOConfig, folder(), reward_funcs="a.py:f"), machine).models) == ["policy"]
 
 
 def test_the_reference_of_dpo_is_gone_when_training_begins(folder):

@@ -150,7 +150,7 @@ def online_plan(config: OnlineConfig, machine: Machine) -> Plan:
     """Rollout, scoring, then updates of the policy and of the value model, if there is one."""
     trained, frozen = shapes_of(config, machine)
     models, scorers = {"policy": count_held(trained, TRAINED)}, {}
-    if not (config.lora_r and config.ref_model == config.model):
+    if not (config.own_reference or config.kl_measured == "never"):
         models["reference"] = count_held(replace(frozen, path=config.ref_model), FROZEN)
     if config.learns_values:
         scorers["value model"] = replace(trained, path=value_path(config))

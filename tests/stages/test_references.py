@@ -1,0 +1,64 @@
+"""The reference of online stages: who it is, and where there is none."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from easyrlhf.config import GRPOConfig, PPOConfig
+from easyrlhf.stages import common, online
+from easyrlhf.stages.online import Cast, load_reference
+from easyrlhf.stages.rewards import RewardCast
+
+SHOWN = {
+    "none": "none, as beta is 0 and measure_kl auto; --measure_kl step asks one",
+    "off": "the policy with its adapter off, which takes no memory",
+}
+
+
+@pytest.mark.parametrize(
+    "settings, loaded, shown",
+    [
+        ({}, None, SHOWN["none"]),
+        ({"beta": 0.1}, "m", None),
+        ({"measure_kl": "eval"}, "m", None),
+        ({"ref_model": "other"}, "other", None),
+        ({"lora_r": 4}, None, SHOWN["off"]),
+        ({"lora_r": 4, "beta": 0.1}, None, SHOWN["off"]),
+        ({"lora_r": 4, "beta": 0.1, "ref_model": "other"}, "other", None),
+        ({"lora_r": 4, "measure_kl": "never"}, None, SHOWN["none"].replace("auto", "never")),
+    ],
+)
+def test_no_reference_is_loaded_where_it_is_never_asked(monkeypatch, settings, loaded, shown):
+    monkeypatch.setattr(common, "load_frozen_lm", lambda run, renderer, path: path)
+    config = GRPOConfig(model="m", reward_funcs="a.py:f", train_data="p.jsonl", **settings).resolved()
+    assert load_reference(SimpleNamespace(config=config), None) == loaded
+    cast = Cast(None, RewardCast([]))
+    assert cast.beside(config).get("reference") == shown
+    assert ("reference" in cast.named(config)) == (config.kl_measured != "never")
+
+
+def test_the_start_summary_says_what_is_held(monkeypatch, capsys):
+    """A model of its own has a size; a part without one says what it is."""
+    run = SimpleNamespace(
+        config=PPOConfig(
+            model="m", reward_model="rm", train_data="p.jsonl", lora_r=4, share_backbone=True, output_dir="out"
+        ).resolved(),
+        dtype=torch.float32,
+        device=SimpleNamespace(type="cuda"),
+        passed_over=[],
+        checkpoint=None,
+        zero=None,
+    )
+    monkeypatch.setattr(common, "count_parameters", lambda path, trust: 1_000_000)
+    monkeypatch.setattr(common, "choose_threads", lambda device, count: None)
+    cast = online.Cast(None, RewardCast([]))
+    said = {}
+    console = SimpleNamespace(warn=print, summary=lambda title, sections: said.update(sections))
+    common.start(run, console, "PPO", 5, {}, cast.named(run.config), cast.beside(run.config))
+    assert said["models"] == [
+        "policy: m, 1.0M parameters, LoRA, about 0.00 GiB",
+        f"reference: {SHOWN['off']}",
+        "value model: an adapter and a head on the policy's base",
+        "reward model: an adapter and a head on the policy's base",
+    ]
