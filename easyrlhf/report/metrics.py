@@ -152,8 +152,8 @@ METRICS: dict[str, Metric] = {
         format="+.3f",
     ),
     "objective/kl": Metric(
-        "Sum over a completion of log policy − log reference, mean over completions, in nats; absent where the reference "
-        "is not asked (measure_kl).",
+        "Sum over a completion of log policy − log reference, mean over completions, in nats; absent where the "
+        "reference is not asked (measure_kl).",
         ONLINE,
         "starts at 0, rises slowly, stays below about 15; never negative on average",
         low=-0.1,

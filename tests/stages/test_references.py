@@ -38,11 +38,12 @@ def test_no_reference_is_loaded_where_it_is_never_asked(monkeypatch, settings, l
     assert ("reference" in cast.named(config)) == (config.kl_measured != "never")
 
 
-def test_the_start_summary_says_what_is_held(monkeypatch, capsys):
+def test_the_start_summary_says_what_is_held(monkeypatch, model_folder):
     """A model of its own has a size; a part without one says what it is."""
+    folder = str(model_folder())
     run = SimpleNamespace(
         config=PPOConfig(
-            model="m", reward_model="rm", train_data="p.jsonl", lora_r=4, share_backbone=True, output_dir="out"
+            model=folder, reward_model="rm", train_data="p.jsonl", lora_r=4, share_backbone=True, output_dir="out"
         ).resolved(),
         dtype=torch.float32,
         device=SimpleNamespace(type="cuda"),
@@ -57,7 +58,7 @@ def test_the_start_summary_says_what_is_held(monkeypatch, capsys):
     console = SimpleNamespace(warn=print, summary=lambda title, sections: said.update(sections))
     common.start(run, console, "PPO", 5, {}, cast.named(run.config), cast.beside(run.config))
     assert said["models"] == [
-        "policy: m, 1.0M parameters, LoRA, about 0.00 GiB",
+        f"policy: {folder}, 1.0M parameters, LoRA, about 0.00 GiB",
         f"reference: {SHOWN['off']}",
         "value model: an adapter and a head on the policy's base",
         "reward model: an adapter and a head on the policy's base",
