@@ -17,7 +17,7 @@ from easyrlhf.config import (
     SFTConfig,
     SimPOConfig,
 )
-from easyrlhf.config.peers import FOREIGN, methods, path_of, translation, twins, unfold
+from easyrlhf.config.peers import BLOCKS, FOREIGN, methods, path_of, translation, twins, unfold
 from easyrlhf.config.peers.datasets import read_data_set
 from easyrlhf.settings import SettingError, Settings, convert
 
@@ -76,6 +76,8 @@ def _meaning(path: str, config_class: type[Settings], command: str, value: Any, 
         return f"here it is {same[0]}"
     if stages := _stages_with(name):
         return f"it is a setting of {stages}, not of {command}"
+    if path in BLOCKS:
+        return "a block of settings there; here they stand at the top level"
     near = _near(name, config_class, known, value)
     return f"did you mean {dash}{near}?" if near else None
 

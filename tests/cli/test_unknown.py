@@ -208,8 +208,8 @@ def test_data_sets_of_axolotl_are_answered_from_what_they_hold(stages, yaml_file
         start.format(13, 2) + "a.jsonl,b.jsonl, field prompt=q",
         start.format(14, 3) + "rows.jsonl; type: jeopardy is no row format here; rows are recognised by their keys, "
         "else see field and transform",
-        "settings.yaml:17: unknown key dataset_prepared_path: tokenised rows are not cached; they are made anew by "
-        "every run",
+        "settings.yaml:17: unknown key dataset_prepared_path: every run writes its own tokenised rows beside its "
+        "result; there is no cache",
         "settings.yaml looks like a file of axolotl: easyrlhf convert-config settings.yaml turns it into one of ours",
     ]
 

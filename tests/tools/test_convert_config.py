@@ -438,6 +438,8 @@ def test_keys_to_accounts_are_not_written_down(text):
         ({"stage": "dpo", "pref_loss": "hinge", "pref_ftx": 0.1}, "dpo", {"loss_type": "hinge", "rpo_alpha": 0.1}),
         ({"stage": "kto", "kto_rejected_weight": 1.5}, "kto", {"undesirable_weight": 1.5, "learning_rate": 5e-5}),
         ({"stage": "ppo", "reward_model": "rm", "ppo_epochs": 2, "max_new_tokens": 64}, "ppo", {"num_ppo_epochs": 2}),
+        ({"stage": "sft", "mask_history": True, "enable_thinking": False}, "sft", {"learn": "last"}),
+        ({"stage": "sft", "enable_thinking": False}, "sft", {"enable_thinking": "false", "learn": None}),
         ({"stage": "sft", "finetuning_type": "full"}, "sft", {"epochs": 3, "batch_size": 8}),
         ({"rlhf_type": "dpo", "loss_type": "ipo", "train_type": "lora"}, "ipo", {"lora_r": 8, "lora_dropout": 0.05}),
         ({"rlhf_type": "simpo", "cpo_alpha": 1.0}, "simpo", {"cpo_alpha": 1.0, "batch_size": 16}),

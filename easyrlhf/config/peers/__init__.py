@@ -13,7 +13,21 @@ from easyrlhf.config.peers.nested import NESTED
 from easyrlhf.config.peers.renamed import SAME_THING, TWINS, WITH_A_NOTE
 from easyrlhf.config.peers.translation import Translation
 
-__all__ = ["FOREIGN", "Translation", "path_of", "translation", "twins", "unfold"]
+__all__ = ["BLOCKS", "FOREIGN", "Translation", "path_of", "translation", "twins", "unfold"]
+
+# keys that hold nothing but settings
+BLOCKS = (
+    "trl",
+    "vllm",
+    "actor_rollout_ref",
+    "critic",
+    "algorithm",
+    "trainer",
+    "data",
+    "reward",
+    "training",
+    "model_args",
+)
 
 FOREIGN: dict[str, Translation] = {
     **{theirs: Translation((ours,), "") for theirs, ours in SAME_THING.items()},

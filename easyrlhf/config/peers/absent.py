@@ -5,13 +5,17 @@ from easyrlhf.config.peers.translation import Translation
 # reason, and the names that it answers
 REASONS: tuple[tuple[str, str], ...] = (
     (
+        "an account's key is never a setting: it would be written down; its own program keeps it",
+        "hub_token hf_hub_token hf_token hf_use_auth_token wandb_api_key api_key",
+    ),
+    (
         "curves are named by output_dir; a tracker's further settings are its own environment variables",
         """
-        run_name project_name experiment_name wandb_project wandb_entity wandb_watch wandb_name
+        run_name project_name experiment_name  wandb_entity wandb_watch wandb_name
         wandb_run_id wandb_run_name wandb_group wandb_org wandb_log_model tracker_project_name log_with
         mlflow_tracking_uri mlflow_experiment_name mlflow_run_name use_mlflow use_swanlab swanlab_project
         swanlab_token swanlab_exp_name swanlab_mode swanlab_workspace use_comet comet_project_name comet_workspace
-        use_tensorboard enable_tensorboard tensorboard_path trackio_space_id
+         enable_tensorboard tensorboard_path trackio_space_id
         """,
     ),
     (
@@ -31,10 +35,10 @@ REASONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "rows are few bytes and come from memory; there is no loader to tune",
+        "rows lie tokenised in a file that is mapped into memory; there is no loader to tune",
         """
         dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_persistent_workers
-        dataloader_drop_last processor_num dataloader_num_proc
+        dataloader_drop_last num_workers num_proc processor_num dataloader_num_proc
         """,
     ),
     (
@@ -51,12 +55,12 @@ REASONS: tuple[tuple[str, str], ...] = (
     (
         "nothing is uploaded; output_dir is an ordinary checkpoint that the hub's own program uploads",
         """
-        push_to_hub hub_model_id hub_token hub_strategy hub_private_repo hub_revision hf_use_auth_token
-        hf_hub_token
+        push_to_hub hub_model_id  hub_strategy hub_private_repo hub_revision 
+        
         """,
     ),
     (
-        "tokenised rows are not cached; they are made anew by every run",
+        "every run writes its own tokenised rows beside its result; there is no cache",
         """
         overwrite_cache load_from_cache_file dataset_prepared_path tokenized_path cached_dataset data_output_path
         cache_dir download_mode
@@ -168,7 +172,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         "a table line comes every log_steps, every number is in metrics.jsonl",
         """
         logging_strategy logging_first_step log_level log_level_replica disable_tqdm include_num_input_tokens_seen
-        include_tokens_per_second include_effective_tokens_per_second log_unique_prompts num_completions_to_print
+        include_tokens_per_second include_effective_tokens_per_second log_unique_prompts 
         print_answers debug report_per_token logger logging_nan_inf_filter verbose
         """,
     ),
@@ -228,7 +232,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "dropout of the model itself is off in every stage; lora_dropout is that of adapters",
+        "dropout of the model itself is off but in sft_train; lora_dropout is that of adapters",
         "disable_dropout disable_actor_dropout disable_critic_dropout actor_dropout critic_dropout",
     ),
     (
@@ -304,11 +308,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "prompts are never learned: loss falls on assistant turns alone",
-        "train_on_inputs train_on_prompt assistant_only_loss completion_only_loss roles_to_train loss_scale",
-    ),
-    (
-        "learning the last answer of a conversation alone is not in this version; split such rows with transform",
-        "mask_history",
+        "train_on_inputs train_on_prompt assistant_only_loss completion_only_loss roles_to_train",
     ),
     (
         "rope settings beside the model's own config.json are not in this version",
@@ -329,7 +329,8 @@ REASONS: tuple[tuple[str, str], ...] = (
     (
         "relatives of LoRA are not in this version; it is set by lora_r, lora_alpha, lora_dropout and lora_target",
         """
-        use_rslora use_dora peft_use_dora peft_use_rslora pissa_init pissa_convert init_weights lora_bias
+        lora_config peft_config use_rslora use_dora peft_use_dora peft_use_rslora pissa_init pissa_convert
+        init_weights lora_bias
         lora_dtype lora_fan_in_fan_out lora_task_type peft_init_lora_weights relora_steps lisa_n_layers
         use_llama_pro target_regex target_parameters lora_target_parameters create_new_adapter num_lora_adapters
         """,
@@ -344,7 +345,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         model_type tokenizer_type task_type tokenizer_config base_model_config is_llama_derived_model
         use_fast_tokenizer tokenizer_use_fast tokenizer_legacy disable_fast_tokenizer use_chat_template
         apply_chat_template num_labels dataset_kwargs remove_unused_columns strict check_model use_hf tool_format
-        agent_template template_backend value_head_prefix tokenizer_name tokenizer_path tokenizer_name_or_path
+        agent_template template_backend value_head_prefix tokenizer tokenizer_name tokenizer_path tokenizer_name_or_path
         """,
     ),
     (

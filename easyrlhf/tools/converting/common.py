@@ -239,6 +239,19 @@ def loss_type(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, value, "here each method is a command with one loss")
 
 
+def last_answer(draft: Draft, key: str, value: Any) -> None:
+    """Which answers of a conversation are learned: LLaMA-Factory's mask_history, ms-swift's loss_scale."""
+    if truth(value) or value == "last_round":
+        draft.set("learn", "last")
+    elif value not in (False, "default"):
+        draft.carry(key, value)
+
+
+def thinking(draft: Draft, key: str, value: Any) -> None:
+    """A variable of the template: true or false as words."""
+    draft.keep(key, str(value).lower(), "enable_thinking")
+
+
 def reward_funcs(draft: Draft, key: str, value: Any) -> None:
     """Functions of files; what theirs knows by a name of its own has none here."""
     names = [str(name).strip() for name in (value if isinstance(value, list) else str(value).split(","))]
@@ -386,6 +399,8 @@ RULES: dict[str, Rule] = {
     "lora_target_linear": lora_target_linear,
     **dict.fromkeys(("adapter_name_or_path", "lora_model_dir", "adapters"), adapter_folder),
     "loss_type": loss_type,
+    **dict.fromkeys(("mask_history", "loss_scale"), last_answer),
+    "enable_thinking": thinking,
     "reward_funcs": reward_funcs,
     "scale_rewards": scale_rewards,
     "use_vllm": use_vllm,

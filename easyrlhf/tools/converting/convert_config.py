@@ -11,7 +11,7 @@ from easyrlhf.tools.converting import common
 from easyrlhf.tools.converting.draft import Draft, Line, shown
 from easyrlhf.tools.converting.peers import PEERS, peer_of
 
-WHOLE = ("deepspeed",)  # blocks that are one setting
+WHOLE = ("deepspeed", "chat_template_kwargs")  # blocks that are one setting
 
 
 class Converted(NamedTuple):
