@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from easyrlhf.cli.unknown import STAGES
-from easyrlhf.config.peers import FOREIGN
+from easyrlhf.config.peers import FOREIGN, Translation
+from easyrlhf.config.peers.methods import COMMANDS
+from easyrlhf.config.peers.methods import KEYS as METHOD_KEYS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md"))
@@ -69,8 +71,27 @@ def test_every_link_inside_the_project_leads_somewhere(page):
     assert [link for link in inside if not (ROOT / "docs" / link).exists()] == []
 
 
+def names_by_answer() -> str:
+    """All that easyrlhf.config.peers knows, a row for each answer, as docs/migrating.md shows it."""
+    answers: dict[Translation, list[str]] = {}
+    for name, answer in FOREIGN.items():
+        answers.setdefault(answer, []).append(f"`{name}`")
+    methods = ", ".join(f"`{key}`" for key in METHOD_KEYS)
+    rows = [f"| {methods} | a command: {', '.join(f'{v} is {c}' for v, c in COMMANDS.items() if c != f'{v}_train')} |"]
+    for (ours, note), names in answers.items():
+        here = ", ".join(f"`{name}`" for name in ours) or "none"
+        rows.append(f"| {', '.join(names)} | {here}{': ' * bool(note)}{note} |".replace("{", "\\{"))
+    return "\n".join(["| theirs | here |", "|---|---|", *rows])
+
+
+def test_the_page_on_migrating_ends_with_every_name_and_its_answer():
+    shown = text_of("migrating.md").partition("## Every name\n")[2].partition("\n| theirs")[2]
+    assert f"| theirs{shown}".rstrip("\n") == names_by_answer(), "write names_by_answer() there"
+
+
 def test_renamed_settings_of_the_page_on_migrating_are_answered_with_the_name_it_gives():
-    table = re.findall(r"^\| (`.*?) \| (.*?) \|$", text_of("migrating.md"), flags=re.MULTILINE)
+    page = text_of("migrating.md").partition("## Every name\n")[0]
+    table = re.findall(r"^\| (`.*?) \| (.*?) \|$", page, flags=re.MULTILINE)
     checked = 0
     for theirs, ours in table:
         named = set(re.findall(r"`--(\w+)", ours))

@@ -362,7 +362,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "rows are shuffled anew every epoch, from seed",
-        "shuffle_dataset shuffle_merged_datasets dataset_shuffle",
+        "shuffle shuffle_merged_datasets dataset_shuffle",
     ),
     (
         "rows of valid_data are not shuffled, and are evaluated from the first evaluation on",

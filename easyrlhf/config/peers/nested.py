@@ -40,7 +40,7 @@ VERL = {
         "as in field prompt=question,answer=gold",
     ),
     "data.truncation data.filter_overlong_prompts": (("overlength",), LENGTHS),
-    "data.shuffle": ((), "prompts are shuffled anew every epoch, from seed"),
+    "data.shuffle": (("shuffle_prompts",), ""),
     "data.return_raw_chat data.return_raw_input_ids data.custom_cls": ((), "rows are read by their keys"),
     "data.image_key data.video_key": ((), "pictures, sound and video are not in this version"),
     "actor_rollout_ref.model.path model.partial_pretrain": (("model",), ""),

@@ -161,6 +161,7 @@ SAME_THING: dict[str, str] = {
     "ref_model_adapters": "ref_model",
     "max_prompt_seq_len": "max_prompt_length",
     "rloo_k": "num_generations",
+    "shuffle_dataset": "shuffle_prompts",
     "overlong_filter": "mask_truncated_completions",
     "max_resample_times": "dynamic_sampling",
     # preference losses
