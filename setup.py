@@ -1,8 +1,11 @@
 """Installs the package `easyrlhf` and its commands; tested versions are in constraints.txt."""
 
+import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -57,18 +60,71 @@ EXTRAS = {
     ],
 }
 
-setup(
-    name="easyrlhf",
-    version="0.1.0",
-    description="SFT, reward model and PPO for language models, without Ray.",
-    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
-    long_description_content_type="text/markdown",
-    author="easyrlhf contributors",
-    license="MIT",
-    python_requires=">=3.11",
-    packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
-    package_data={"easyrlhf": ["engine/deepspeed/*.json"]},
-    install_requires=REQUIRES,
-    extras_require=EXTRAS,
-    entry_points={"console_scripts": COMMANDS},
-)
+CLASSIFIERS = [
+    "Development Status :: 4 - Beta",
+    "Environment :: Console",
+    "Environment :: GPU :: NVIDIA CUDA",
+    "Intended Audience :: Developers",
+    "Intended Audience :: Science/Research",
+    "License :: OSI Approved :: MIT License",
+    "Operating System :: POSIX :: Linux",
+    "Operating System :: MacOS",
+    "Operating System :: Microsoft :: Windows",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3 :: Only",
+    *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13, 14)),
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+]
+
+# What an installed package brings along beside its code, in easyrlhf/files; easyrlhf/shipped.py finds it there.
+SHIPPED = [
+    "README.md",
+    "docs/*.md",
+    "configs/*.yaml",
+    "configs/recipes/*.yaml",
+    "configs/deepspeed/*.json",
+    "data/README.md",
+    "data/toy/*.*",
+    "scripts/quickstart_report.py",
+]
+
+
+class BuildWithFiles(build_py):
+    """Builds the package, and puts copies of configs, toy data and pages into it."""
+
+    def run(self) -> None:
+        """Build, then copy; an editable installation reads the files where they are."""
+        super().run()
+        if self.editable_mode:
+            return
+        for file in (file for pattern in SHIPPED for file in HERE.glob(pattern)):
+            target = Path(self.build_lib) / "easyrlhf" / "files" / file.relative_to(HERE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def index_page(readme: str) -> str:
+    """README.md for a package index, where its pictures and links to files would lead nowhere."""
+    without_pictures = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", readme)
+    return re.sub(r"\[([^]]+)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
+
+
+if __name__ == "__main__":
+    setup(
+        name="easyrlhf",
+        version="0.1.0",
+        description="SFT, reward model and PPO for language models, without Ray.",
+        long_description=index_page(README.read_text(encoding="utf-8")) if README.exists() else "",
+        long_description_content_type="text/markdown",
+        author="easyrlhf contributors",
+        license="MIT",
+        keywords="rlhf ppo grpo dpo sft reward-model alignment fine-tuning language-models llm",
+        classifiers=CLASSIFIERS,
+        python_requires=">=3.11",
+        packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
+        package_data={"easyrlhf": ["engine/deepspeed/*.json"]},
+        cmdclass={"build_py": BuildWithFiles},
+        install_requires=REQUIRES,
+        extras_require=EXTRAS,
+        entry_points={"console_scripts": COMMANDS},
+    )

@@ -32,7 +32,7 @@ PAGE = HelpPage(
             "difference of scores, KL to the first model, and a verdict: printed, in compare.json, and with pictures "
             "and samples in compare.html; all answers in answers.jsonl. A stopped command goes on where it was.",
         ),
-        ("Next", "open outputs/compare/compare.html; docs/comparing.md says how to read it"),
+        ("Next", "open outputs/compare/compare.html; easyrlhf docs comparing says how to read it"),
     ],
     examples=[
         "easyrlhf compare outputs/sft outputs/ppo --prompts heldout.jsonl --reward_model outputs/rm",

@@ -27,7 +27,7 @@ PAGE = HelpPage(
             "Comes out",
             "Counts, formats, lengths with what over-length would drop, and findings: unreadable rows, duplicates, "
             "held-out rows among the training rows, empty turns, control characters, template problems… each with "
-            "its places and what to do. Exit code 2 when a finding is an error (docs/checking_data.md).",
+            "its places and what to do. Exit code 2 when a finding is an error (easyrlhf docs checking_data).",
         ),
         ("Next", "easyrlhf data preview train.jsonl --stage rm --model outputs/sft"),
     ],

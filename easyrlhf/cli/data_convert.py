@@ -14,7 +14,7 @@ from easyrlhf.cli.running import Job, job
     help="The records to write; comparisons become rankings or feedback, rankings comparisons, and every record its "
     "prompt.  [default: what the files hold]",
 )
-@click.option("--format", metavar="NAME", help="Row format (data/README.md).  [default: recognised]")
+@click.option("--format", metavar="NAME", help="Row format (easyrlhf docs formats).  [default: recognised]")
 @click.option("--field", metavar="NAME=KEY[,…]", help="Keys under other names, such as prompt=question,chosen=good.")
 @click.option("--transform", metavar="FILE.py:FN", help="Your own function: fn(row) gives a row, several, or None.")
 @click.option(
@@ -28,7 +28,8 @@ from easyrlhf.cli.running import Job, job
 def command(files: tuple[str, ...], output: str, **settings) -> Job:
     """Write rows of any format in TRL's, which every stage and TRL itself reads.
 
-    Goes in: .jsonl, .json, .csv, .tsv, .parquet, .arrow, folders or hub dataset ids, in any format of data/README.md.
+    Goes in: .jsonl, .json, .csv, .tsv, .parquet, .arrow, folders or hub dataset ids, in any format that
+    easyrlhf docs formats shows.
 
     Comes out: a .jsonl file of demonstrations (prompt, completion), comparisons (prompt, chosen, rejected), rankings
     (prompt, completions, scores), feedback (prompt, completion, label) or prompts. Strings stay strings, messages stay

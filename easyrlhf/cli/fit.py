@@ -31,7 +31,7 @@ def page_of(stage: str) -> HelpPage:
                 "Comes out",
                 "Bytes per device of every model and every phase, for rows as long as the settings allow; whether "
                 "that fits with a tenth kept free; and, when it does not, the cheapest flags that make it fit "
-                "(docs/memory.md).",
+                "(easyrlhf docs memory).",
             ),
             ("Next", f"{stage}_train with the same flags"),
         ],

@@ -17,7 +17,8 @@ ALWAYS = (
     (
         "--config FILE",
         "Read settings from a YAML file with lines such as 'batch_size: 32'. A flag beats the "
-        "file, the file beats the default. The args.yaml in a run's folder is such a file.",
+        "file, the file beats the default. The args.yaml in a run's folder is such a file; easyrlhf "
+        "init_config prints one with every setting, easyrlhf recipes has examples.",
     ),
     ("--version", "Print the version."),
     ("--help", "Print this page."),

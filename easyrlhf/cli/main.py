@@ -9,6 +9,9 @@ from easyrlhf.cli.options import version_option
 from easyrlhf.cli.running import run_and_exit
 
 COMMANDS = {
+    "recipes": ("easyrlhf.cli.recipes:command", "Settings files and toy data: list, print or copy them."),
+    "init_config": ("easyrlhf.cli.init_config:command", "Print a settings file with every setting of a stage."),
+    "docs": ("easyrlhf.cli.docs:command", "Read the documentation in the terminal."),
     "init": (
         "easyrlhf.cli.init:command",
         "Make a tokenizer and a small random model, without any download.",

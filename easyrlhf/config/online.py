@@ -86,7 +86,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     reward_url: str | None = opt(
         None,
         "Reward servers, beside or instead of the others: each is posted prompts and completions and answers with "
-        "scores (docs/rewards.md). easyrlhf serve_reward is one.",
+        "scores (easyrlhf docs rewards). easyrlhf serve_reward is one.",
         group=REWARDS,
         metavar="URL[,…]",
         many=True,

@@ -44,8 +44,8 @@ class TrainConfig(Settings):
     train_data: str = opt(
         MISSING,
         "Rows to train on: .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder (folder@split) or a hub dataset id; "
-        "several separated by commas, each perhaps with a weight: path=0.3 uses 30 % of its rows. Every row format is "
-        "in data/README.md.",
+        "several separated by commas, each perhaps with a weight: path=0.3 uses 30 % of its rows. easyrlhf docs "
+        "formats shows every row format.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,
@@ -65,7 +65,8 @@ class TrainConfig(Settings):
         shown="outputs/{cls.stage}",
     )
     format: str | None = row_format(
-        "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… (data/README.md)."
+        "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… "
+        "(easyrlhf docs formats)."
     )
     field: str | None = row_field()
     transform: str | None = row_transform()
@@ -288,7 +289,7 @@ class TrainConfig(Settings):
     keep_best: str | None = opt(
         None,
         "Leave the weights of the step where this metric of the evaluations was best, instead of the last step's: "
-        "eval/loss, eval/rewards/accuracies, eval/scores… (docs/metrics.md). The checkpoint of that step is kept "
+        "eval/loss, eval/rewards/accuracies, eval/scores… (easyrlhf docs metrics). The checkpoint of that step is kept "
         "beside those of save_total_limit.",
         group=RUN,
         metavar="METRIC",
@@ -296,8 +297,8 @@ class TrainConfig(Settings):
     )
     stop_on_alarm: bool = opt(
         False,
-        "Save and stop (exit code 3) when a check of docs/metrics.md gives its first alarm. A check stops a run once: "
-        "the same command goes on past its alarm, and with --no_stop_on_alarm past every other.",
+        "Save and stop (exit code 3) when a check (easyrlhf docs metrics) gives its first alarm. A check stops a run "
+        "once: the same command goes on past its alarm, and with --no_stop_on_alarm past every other.",
         group=RUN,
     )
     resume: str = opt(

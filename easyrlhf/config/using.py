@@ -226,7 +226,7 @@ class ScoreConfig(ScoringConfig):
     )
     data: str | None = opt(
         None,
-        "Rows to score: answers, comparisons or rankings in any format of data/README.md, or rows with a 'text'.",
+        "Rows to score: answers, comparisons or rankings in any format (easyrlhf docs formats), or rows with a 'text'.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,

@@ -17,6 +17,7 @@ from easyrlhf.data.folders import is_in_folder, open_folder
 from easyrlhf.data.hub import HUB_ID, load_hub_dataset
 from easyrlhf.data.raw import RawRow, numbered
 from easyrlhf.errors import InputError
+from easyrlhf.shipped import how_to_get
 
 BY_TRANSFORM = "dropped by --transform"
 BLOCK = 20  # rows among which a weight is kept exactly
@@ -131,6 +132,8 @@ def _open_file(path: Path) -> Source:
 def _near(path: Path) -> str:
     """A hint at the closest name, when some folder on the way exists."""
     folder = path.parent
+    if brought := how_to_get(path):
+        return brought
     if not folder.is_dir():
         return f"; there is no folder {folder}"
     close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], 1)

@@ -18,9 +18,8 @@ def project(tmp_path_factory) -> Path:
     for name in ("easyrlhf", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    for page in ("data/README.md", "docs/data.md"):  # tests read their samples and tables
-        (folder / page).parent.mkdir()
-        shutil.copy(ROOT / page, folder / page)
+    for name in ("data", "docs", "configs"):  # tests read their samples, tables and names
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("images", "hh-rlhf"))
     return folder
 
 

@@ -94,7 +94,10 @@ VERL = {
         "rewards are functions of your own: file.py:function",
     ),
     "custom_reward_function.path custom_reward_function.name reward.custom_reward_function.path "
-    "reward.custom_reward_function.name": (("reward_funcs",), "as in rewards.py:compute; signature: docs/rewards.md"),
+    "reward.custom_reward_function.name": (
+        ("reward_funcs",),
+        "as in rewards.py:compute (easyrlhf docs rewards)",
+    ),
     "algorithm.gamma": (("gamma",), ""),
     "algorithm.lam": (("lam",), ""),
     "algorithm.kl_ctrl.kl_coef": (("kl_coef",), ""),

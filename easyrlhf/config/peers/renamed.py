@@ -354,7 +354,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "machine_rank": Translation(("node_rank",), "the machine's number, from 0"),
     "main_process_ip": Translation(("master_addr",), "the machine with node_rank 0"),
     "main_process_port": Translation(("master_port",), "the same on all machines"),
-    "hostfile": Translation(("master_addr",), "start the command on every machine; docs/distributed.md shows how"),
+    "hostfile": Translation(("master_addr",), "start the command on every machine (easyrlhf docs distributed)"),
     "use_vllm": Translation(("rollout",), "write rollout vllm"),
     "vllm_server_host": Translation(("vllm_host",), ""),
     "vllm_server_port": Translation(("vllm_port",), ""),
