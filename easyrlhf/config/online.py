@@ -152,7 +152,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     share_prefix: str = share_prefix()
     total_episodes: int | None = opt(
         None,
-        "Completions to learn from in the whole run; those that dynamic_sampling throws away do not count as steps.",
+        "Completions to learn from in the whole run; what is sampled besides and thrown away does not count.",
         group=ONLINE,
         low=1,
         shown="epochs x prompts",

@@ -28,7 +28,8 @@ class PPOConfig(OnlineConfig):
     )
     whiten_rewards: bool = opt(
         False,
-        "Divide the rewards of a rollout by their standard deviation (advantages always are whitened).",
+        "Divide the rewards of a rollout by their standard deviation, without shifting them: the mean is divided too, "
+        "which TRL's setting of this name keeps. Advantages are standardised in any case.",
         group=REWARDS,
     )
 

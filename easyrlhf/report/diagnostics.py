@@ -40,6 +40,8 @@ class Check:
     remedy   what to do
     find     history -> Finding, or None when the history cannot tell
     live     whether it speaks while the run goes on; a check of what came out is for the end
+
+    What a stage calls otherwise than another stands in braces in the last two texts, as in WORDS.
     """
 
     name: str
@@ -51,6 +53,30 @@ class Check:
     find: Finder
     live: bool = True
 
+    def advice(self, stage: str) -> tuple[str, str]:
+        """What it means and what to do, in the words of a stage; for "" in those of all."""
+        words = WORDS.get(stage, NOBODYS) if stage else ALL_WORDS
+        return self.means.format(**words), self.remedy.format(**words)
+
+
+# settings that stages call otherwise, or that only some of them have
+NOBODYS = {"price": "", "target": "", "passes": "", "limit": "", "sft_loss": ""}
+PPO_WORDS = {
+    "price": "kl_coef",
+    "target": " or set kl_target",
+    "passes": "num_ppo_epochs",
+    "limit": "response_length",
+}
+GRPO_WORDS = {"price": "beta", "passes": "num_iterations", "limit": "max_completion_length"}
+WORDS = {
+    "ppo": NOBODYS | PPO_WORDS,
+    "grpo": NOBODYS | GRPO_WORDS,
+    "dpo": NOBODYS | {"sft_loss": ", or mix in the SFT loss (rpo_alpha)"},
+    **dict.fromkeys(("simpo", "cpo"), NOBODYS | {"sft_loss": ", or mix in the SFT loss (cpo_alpha)"}),
+}
+ALL_WORDS = {name: f"{word} (grpo: {GRPO_WORDS[name]})" for name, word in PPO_WORDS.items() if name in GRPO_WORDS}
+ALL_WORDS["target"] = f"{PPO_WORDS['target']} (ppo)"
+ALL_WORDS["sft_loss"] = ", or mix in the SFT loss (rpo_alpha of dpo, cpo_alpha of simpo and cpo)"
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -108,7 +134,7 @@ CHECKS: tuple[Check, ...] = (
         "warn: recent mean above 15 nats an answer; alarm: 50 or more",
         "The policy has left the texts that the reward model was trained on; its scores there mean "
         "little, however high they are.",
-        "Raise kl_coef (beta) or set kl_target, lower learning_rate or num_ppo_epochs, or keep an earlier checkpoint.",
+        "Raise {price}{target}, lower learning_rate or {passes}, or keep an earlier checkpoint.",
         above("objective/kl", alarm=50.0),
     ),
     Check(
@@ -118,7 +144,7 @@ CHECKS: tuple[Check, ...] = (
         "warn: recent mean above 0.3; alarm: 0.6 or more",
         "Most of the gradient is thrown away by the clip: each update wants to move further than "
         "the samples can vouch for.",
-        "Lower learning_rate or num_ppo_epochs, or raise batch_size.",
+        "Lower learning_rate or {passes}, or raise batch_size.",
         above("policy/clipfrac_avg", alarm=0.6),
     ),
     Check(
@@ -136,8 +162,8 @@ CHECKS: tuple[Check, ...] = (
         "health/eos_rate",
         ONLINE,
         "warn: recent mean below 0.9; alarm: 0.5 or lower",
-        "Answers run into response_length instead of ending; the reward is read in mid-sentence.",
-        "Raise response_length or missing_eos_penalty, and train SFT longer: it teaches the policy to end its answers.",
+        "Answers run into {limit} instead of ending; the reward is read in mid-sentence.",
+        "Raise {limit} or missing_eos_penalty, and train SFT longer: it teaches the policy to end its answers.",
         below("health/eos_rate", alarm=0.5),
     ),
     Check(
@@ -146,7 +172,7 @@ CHECKS: tuple[Check, ...] = (
         ONLINE,
         "warn: recent mean above 0.2; alarm: 0.5 or more",
         "Answers repeat themselves, which some reward models like and no reader does.",
-        "Raise kl_coef, train the reward model on pairs that punish repetition, or add a reward "
+        "Raise {price}, train the reward model on pairs that punish repetition, or add a reward "
         "function that does (reward_funcs).",
         above("health/repetition", alarm=0.5),
     ),
@@ -157,7 +183,7 @@ CHECKS: tuple[Check, ...] = (
         "warn: recent mean above 0.5; alarm: and answers are half as long again as at the start",
         "The score pays for length: the policy earns by writing more, not by answering better.",
         "Check the reward model's accuracy by length gap in its report, balance lengths in the "
-        "comparisons, raise kl_coef, or lower response_length.",
+        "comparisons, raise {price}, or lower {limit}.",
         findings.length_hacking,
     ),
     Check(
@@ -166,7 +192,7 @@ CHECKS: tuple[Check, ...] = (
         ONLINE,
         "warn: below a fifth of its start",
         "The policy has all but stopped exploring: it writes the same answer every time.",
-        "Raise kl_coef, lower learning_rate, or stop at an earlier step.",
+        "Raise {price}, lower learning_rate, or stop at an earlier step.",
         findings.entropy_collapse,
     ),
     Check(
@@ -175,7 +201,7 @@ CHECKS: tuple[Check, ...] = (
         ONLINE,
         "at the end; warn: the last quarter's mean is not above the first quarter's (10 steps each at most)",
         "No answers that score higher have been found.",
-        "Raise learning_rate or total_episodes, lower kl_coef, or raise batch_size; see that the "
+        "Raise learning_rate or total_episodes, lower {price}, or raise batch_size; see that the "
         "scores within one step differ at all.",
         findings.score_not_rising,
         live=False,
@@ -199,7 +225,7 @@ CHECKS: tuple[Check, ...] = (
         "alarm: the score has risen, the recent KL is above 15 nats, and the answers repeat more, end less often, or "
         "the score pays for length, each beyond its own limit and worse than at the start",
         "The policy earns its score with answers that no reader would prefer.",
-        "Go back to a checkpoint before the KL passed 15 nats; raise kl_coef (beta) or set kl_target, and train the "
+        "Go back to a checkpoint before the KL passed 15 nats; raise {price}{target}, and train the "
         "reward model on pairs that punish what the samples show.",
         findings.over_optimisation,
     ),
@@ -220,7 +246,7 @@ CHECKS: tuple[Check, ...] = (
         "warn: the last quarter's mean (10 steps at most) is 0.5 nats a token below the first's",
         "Chosen answers have become unlikely as well, only less so than rejected ones: the policy drifts towards text "
         "that is in neither.",
-        "Lower learning_rate or epochs, raise beta, or mix in the SFT loss (rpo_alpha, cpo_alpha).",
+        "Lower learning_rate or epochs, raise beta{sft_loss}.",
         findings.falling_likelihood,
     ),
     Check(
@@ -270,7 +296,8 @@ CHECKS: tuple[Check, ...] = (
 def verdicts(stage: str, rows: list[dict]) -> list[Verdict]:
     """One verdict for each check that `stage` has and these rows of metrics.jsonl can answer, the worst first."""
     history = History(rows)
-    found = [_verdict(check, finding) for check in checks_of(stage) if (finding := check.find(history)) is not None]
+    asked = [(check, check.find(history)) for check in checks_of(stage)]
+    found = [_verdict(stage, check, finding) for check, finding in asked if finding is not None]
     return sorted(found, key=lambda verdict: SEVERITIES.index(verdict.severity))
 
 
@@ -286,7 +313,7 @@ class Watch:
     """
 
     def __init__(self, stage: str, rows: Iterable[dict] = ()):
-        self._history = History()
+        self._stage, self._history = stage, History()
         self._worst = {check: "ok" for check in checks_of(stage) if check.live}
         for row in rows:
             self.add(row)
@@ -297,7 +324,7 @@ class Watch:
         found = [(check, check.find(self._history)) for check in self._worst]
         risen = [(check, finding) for check, finding in found if finding and self._is_worse(check, finding)]
         self._worst |= {check: finding.severity for check, finding in risen}
-        return [_verdict(check, finding) for check, finding in risen]
+        return [_verdict(self._stage, check, finding) for check, finding in risen]
 
     def _is_worse(self, check: Check, finding: Finding) -> bool:
         return SEVERITIES.index(finding.severity) < SEVERITIES.index(self._worst[check])
@@ -330,17 +357,18 @@ def worst(found: list[Verdict]) -> str:
     return min((verdict.severity for verdict in found), key=SEVERITIES.index, default="ok")
 
 
-def _verdict(check: Check, finding: Finding) -> Verdict:
+def _verdict(stage: str, check: Check, finding: Finding) -> Verdict:
     fired = finding.severity != "ok"
+    means, remedy = check.advice(stage)
     name = check.name[0].upper() + check.name[1:] if fired else f"No {check.name}"
-    message = f"{name}: {finding.says}." + (f" {check.means}" if fired else "")
+    message = f"{name}: {finding.says}." + (f" {means}" if fired else "")
     return Verdict(
         finding.severity,
         check.metric,
         finding.value,
         metric(check.metric).healthy,
         message,
-        check.remedy if fired else "",
+        remedy if fired else "",
     )
 
 

@@ -149,8 +149,8 @@ CHECKS = (
         "Miscalibrated",
         "ece, ece_by_chance",
         f"at most {SEVERELY_OFF:g} above chance",
-        "Ranking is not harmed, but a score is worth more or less than it says: set kl_coef by the KL it leads to. "
-        "Fewer epochs make a model that is too sure less so.",
+        "Ranking is not harmed, but a score is worth more or less than it says: set kl_coef (grpo_train: beta) by the "
+        "KL it leads to. Fewer epochs make a model that is too sure less so.",
         means_its_margins,
     ),
     Check(

@@ -43,7 +43,7 @@ metrics it can go by.
 
 def _checks() -> str:
     head = ("Check", "Stages", "Metric", "Fires", "What it means", "What to do")
-    rows = [(c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means, c.remedy) for c in CHECKS]
+    rows = [(c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, *c.advice("")) for c in CHECKS]
     return _table(head, rows)
 
 

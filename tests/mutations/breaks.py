@@ -30,6 +30,7 @@ IN_ORDER = "online/test_loop.py::test_prompts_in_the_order_of_the_files"
 WHEN_ASKED = "online/test_loop.py::test_the_reference_is_asked_when_the_settings_say"
 MEASURED = "cli/test_config.py::test_when_the_distance_from_the_reference_is_measured"
 UNLOADED = "stages/test_references.py::test_no_reference_is_loaded_where_it_is_never_asked"
+ADVICE = "report/test_diagnostics.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
 STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
@@ -234,6 +235,9 @@ BREAKS = [
     Break("rollout/sampler.py", "self.ending.by_token(tokens) |", "self.ending.by_token(tokens) & False |", GREEDY),
     Break("rollout/sampler.py", "ended[place] |= self.ending.by_text(said[row])", "pass", ENDING),
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
+    Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
+    Break("report/diagnostics.py", "_verdict(self._stage, check", '_verdict("ppo", check', ADVICE),
+    Break("report/diagnostics.py", 'nats" if kl else ""', 'nats" if kl else ", at a KL of 0.0 nats"', ADVICE),
     Break("online/kept.py", "number * len(rollout) // size", "number", KEPT),
     Break("online/kept.py", "part.kl.sum(1)", "part.kl.mean(1)", KEPT),
     Break("online/kept.py", "advantages[mask.bool()]", "advantages", KEPT),

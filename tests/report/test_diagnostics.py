@@ -1,11 +1,17 @@
 """Each check of the diagnostics table is provoked by one hand-made history, not by another."""
 
+import re
 import time
+from dataclasses import fields
 
 import pytest
 
+from easyrlhf.cli.unknown import STAGES
 from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, headline, verdicts, worst
 from easyrlhf.report.metrics import METRICS
+from easyrlhf.report.metrics_page import markdown
+
+SETTINGS = {field.name for config in STAGES for field in fields(config)}
 
 
 def rows(**series):
@@ -381,3 +387,58 @@ def test_a_watch_does_not_slow_a_long_run():
     for step in range(1, 10_001):
         watch.add({"step": step, "loss": 1.0, "grad_norm": 1.0, "eval/loss": 1.0})
     assert (time.perf_counter() - started) / 10_000 < 1e-3
+
+
+ALL_WRONG = {
+    "objective/kl": 60.0,
+    "policy/clipfrac_avg": 0.7,
+    "health/eos_rate": 0.2,
+    "health/repetition": 0.4,
+    "health/reward_length_correlation": 0.9,
+    "policy/entropy_avg": 1.0,
+    "objective/scores": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    "stage, own, others",
+    [
+        ("ppo", ("kl_coef", "num_ppo_epochs", "response_length", "kl_target"), ("beta", "num_iterations")),
+        ("grpo", ("beta", "num_iterations", "max_completion_length"), ("kl_coef", "num_ppo_epochs", "kl_target")),
+    ],
+)
+def test_advice_names_settings_that_the_stage_has(stage, own, others):
+    """Of every check that the two share; told while the run goes on, and at its end."""
+    told = [{"step": step} | ALL_WRONG for step in range(1, 21)]
+    told[-1]["policy/entropy_avg"] = 0.0
+    for row in told[10:]:
+        row["policy/entropy_avg"] = 0.01
+    at_the_end = [verdict.text for verdict in verdicts(stage, told) if verdict.severity != "ok"]
+    watch = Watch(stage)
+    live = [verdict.text for row in told for verdict in watch.add(row)]
+    for texts in (at_the_end, live):
+        said = " ".join(texts)
+        assert len(texts) >= 6 and not set("{}") & set(said)
+        assert all(name in said for name in own)
+        assert not any(name in said for name in others)
+
+
+def test_every_setting_that_a_remedy_names_is_one_of_each_stage_that_has_the_check():
+    for check in CHECKS:
+        for stage in check.stages:
+            known = {field.name for config in STAGES if config.stage == stage for field in fields(config)}
+            words = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", " ".join(check.advice(stage))))
+            assert words & SETTINGS <= known, (check.name, stage)
+
+
+def test_the_page_of_metrics_names_both():
+    page = markdown()
+    assert "raise kl_coef (grpo: beta) or set kl_target (ppo)" in page
+    assert "{" not in page
+
+
+@pytest.mark.parametrize("name", ["objective/kl", "eval/kl", None])
+def test_a_run_whose_distance_nobody_measured_is_not_said_to_have_gone_none(name):
+    spent = ", at a KL of 2.0 nats" if name else ""
+    told = [{"step": step, "objective/scores": step / 10} | ({name: 2.0} if name else {}) for step in range(1, 13)]
+    assert headline("grpo", told).startswith(f"GRPO raised the mean score: +0.20 to +1.10{spent}. No warning")
