@@ -140,9 +140,9 @@ def test_files_that_are_missing_are_offered_where_the_package_has_them(monkeypat
 
 def test_messages_and_help_name_pages_by_the_command_that_shows_them():
     """Texts of the program, not docstrings, which are for readers of the code."""
-    texts = [text for file in shipped.PACKAGE.rglob("*.py") for text in said(file)]
+    texts = [text for file in shipped.PACKAGE.rglob("*.py") if file.name != "shipped.py" for text in said(file)]
     assert len(texts) > 1000
-    assert [text for text in texts if re.search(r"docs/[a-z_]+\.md|data/README\.md (has|shows|lists)", text)] == []
+    assert [text for text in texts if re.search(r"docs/[a-z_]+\.md|data/README\.md", text)] == []
     named = {name for text in texts for name in re.findall(r"easyrlhf docs ([a-z_]+)", text)}
     assert {"metrics", "formats", "memory", "rewards"} <= named
     assert named <= {*shipped.pages()}

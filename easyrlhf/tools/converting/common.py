@@ -261,7 +261,7 @@ def reward_funcs(draft: Draft, key: str, value: Any) -> None:
     elif len(names) == 1 and "/" in names[0]:
         draft.set("reward_model", names[0])
     else:
-        draft.leave(key, value, "here reward_funcs: functions of your own, rewards.py:fn (docs/rewards.md)")
+        draft.leave(key, value, "here reward_funcs: functions of your own, rewards.py:fn (easyrlhf docs rewards)")
 
 
 def function_form(name: str) -> str:

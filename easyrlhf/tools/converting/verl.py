@@ -90,7 +90,7 @@ def reward_function(draft: Draft, key: str, value: Any) -> None:
     start = "reward.custom_reward_function" if key.startswith("reward.") else "custom_reward_function"
     path, name = draft.take(f"{start}.path"), draft.take(f"{start}.name") or "compute_score"
     if path:
-        draft.set("reward_funcs", f"{path}:{name}", "its parameters are others here: docs/rewards.md")
+        draft.set("reward_funcs", f"{path}:{name}", "its parameters are others here: easyrlhf docs rewards")
 
 
 def reward_model(draft: Draft, key: str, value: Any) -> None:
