@@ -21,11 +21,11 @@ from transformers import get_scheduler
 
 from easyrlhf.engine import world
 from easyrlhf.engine.manifest import written_to
+from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, marks, stuck
 from easyrlhf.engine.shares import Pass
 from easyrlhf.errors import InputError, RunError
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
 STATE_FILE = "engine.json"
 BUCKET = 2**26  # bytes of gradients that are summed over the processes at once
 
@@ -63,6 +63,7 @@ class Engine(ABC):
     def __init__(self, model: nn.Module, settings: OptimiserSettings):
         self.model, self.settings = model, settings
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.proven = False  # whether a step was seen to change what it should
 
     def make_optimiser(self, parameters: dict[str, nn.Parameter]) -> Optimizer:
         """AdamW that decays matrices and leaves vectors alone."""
@@ -70,7 +71,7 @@ class Engine(ABC):
         for decay, wanted in ((settings.weight_decay, True), (0.0, False)):
             chosen = [p for name, p in parameters.items() if (self.trained[name].ndim >= 2) == wanted]
             groups.append({"params": chosen, "weight_decay": decay})
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=settings.adam_eps, fused=True)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, eps=settings.adam_eps, fused=True)
 
     def make_scheduler(self, optimizer: Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """The schedule of the learning rate."""
@@ -89,7 +90,7 @@ class Engine(ABC):
         loss_of  gives the summed loss of a micro-batch, and sums of metrics
         count    what the losses are divided by: tokens or pairs of the whole optimiser batch
         returns  loss, grad_norm (before clipping) and learning_rate; the metrics, summed over all micro-batches
-        Raises RunError when the loss or the gradient is not finite.
+        Raises RunError when the loss or the gradient is not finite, or when the first step leaves weights as they were.
         """
         total, sums = 0.0, Counter()
         for number, (micro_batch, counts) in enumerate(passes, 1):
@@ -100,9 +101,27 @@ class Engine(ABC):
             sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
         sums = world.summed_numbers({**sums, "loss": total})
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
+        looked = not self.proven and done["learning_rate"] > 0  # a warm-up begins with a step of rate 0
+        before, asked = (marks(self), self.with_gradient()) if looked else ({}, set())
         done["grad_norm"] = self.update(done["loss"])
+        if looked:
+            self.prove_step(before, asked, done["learning_rate"])
         self.scheduler.step()
         return done, sums
+
+    def prove_step(self, before: dict[str, Mark], asked: set[str], learning_rate: float) -> None:
+        """Raise RunError when the step that was just taken has left weights as they were; arguments as stuck's."""
+        if names := stuck(self, before, asked, learning_rate):
+            raise RunError(
+                f"the first step had a gradient for {len(names)} of {len(before)} trained tensors and left them as "
+                f"they were: {', '.join(names[:3])}. Nothing was saved; try --deepspeed none, and report the model's "
+                "family"
+            )
+        self.proven = True
+
+    def with_gradient(self) -> set[str]:
+        """The trained weights that this process has a gradient for; DeepSpeed lets none see it but Adam."""
+        return set()
 
     @staticmethod
     def not_finite(loss: float, grad_norm: float | None = None) -> RunError:
@@ -223,6 +242,10 @@ class PlainEngine(Engine):
                 if self.masters[name] is not parameter:
                     parameter.copy_(self.masters[name])
         return grad_norm
+
+    def with_gradient(self) -> set[str]:
+        """As Engine says."""
+        return {name for name, master in self.masters.items() if master.grad is not None and bool(master.grad.any())}
 
     def skip(self) -> None:
         """As Engine says."""

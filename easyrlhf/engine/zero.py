@@ -16,6 +16,7 @@ from easyrlhf.engine import world
 from easyrlhf.engine.engine import MASTER, MOMENTS, Engine, OptimiserSettings, PlainEngine
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import plain_lm
+from easyrlhf.models.trainable import check_trainable
 
 PRESETS = Path(__file__).parent / "deepspeed"
 AUTO = "auto"
@@ -109,7 +110,11 @@ def filled(config: dict[str, Any], *, bf16: bool, max_grad_norm: float | None) -
 def make_engine(
     model: nn.Module, settings: OptimiserSettings, config: dict[str, Any] | None, dtype: torch.dtype
 ) -> Engine:
-    """The engine of a model: with DeepSpeed where there is a configuration for it."""
+    """The engine of a model: with DeepSpeed where there is a configuration for it.
+
+    Raises RunError when weights that are to be trained are frozen.
+    """
+    check_trainable(model)
     return PlainEngine(model, settings) if config is None else ZeroEngine(model, settings, config, dtype)
 
 

@@ -27,11 +27,16 @@ class ScalarModel(nn.Module):
     def __init__(self, lm: nn.Module, head: nn.Linear):
         super().__init__()
         self.lm, self.head = lm, head
-        output = plain_lm(lm).get_output_embeddings()
-        if output is not None:
-            tied = {id(parameter) for parameter in plain_lm(lm).get_input_embeddings().parameters()}
-            for parameter in output.parameters():
-                parameter.requires_grad_(parameter.requires_grad and id(parameter) in tied)
+        for parameter in self.unused():
+            parameter.requires_grad_(False)
+
+    def unused(self) -> list[nn.Parameter]:
+        """The weights of the language-model head that are not the embeddings' as well."""
+        lm = plain_lm(self.lm)
+        if (output := lm.get_output_embeddings()) is None:
+            return []
+        tied = {id(parameter) for parameter in lm.get_input_embeddings().parameters()}
+        return [parameter for parameter in output.parameters() if id(parameter) not in tied]
 
     @in_one_pass
     def scores(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
