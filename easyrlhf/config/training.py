@@ -57,6 +57,13 @@ class TrainConfig(Settings):
         metavar="FILE[,…]",
         many=True,
     )
+    valid_split: float | None = opt(
+        None,
+        "Share of the training rows to hold out in place of valid_data, such as 0.05: whole prompts, chosen by seed.",
+        group=DATA,
+        above=0,
+        below=1,
+    )
     output_dir: str | None = opt(
         None,
         "Folder for the result: an ordinary Hugging Face checkpoint with metrics, plots and report.html beside it.",
@@ -332,13 +339,20 @@ class TrainConfig(Settings):
                 f"max_prompt_length {self.max_prompt_length}: must be less than max_length "
                 f"{longest}, or no completion fits; lower it or raise max_length",
             )
-        if self.eval_steps and not self.valid_data:
+        if self.valid_split and self.valid_data:
+            raise SettingError(
+                "valid_split",
+                f"valid_split {self.valid_split:g}: valid_data is given as well; leave one of the two out",
+            )
+        if self.eval_steps and not self.validates:
             raise SettingError(
                 "eval_steps",
-                f"eval_steps {self.eval_steps}: needs valid_data, the rows to evaluate on",
+                f"eval_steps {self.eval_steps}: needs valid_data or valid_split, the rows to evaluate on",
             )
-        if self.keep_best and not self.valid_data:
-            raise SettingError("keep_best", f"keep_best {self.keep_best}: needs valid_data, the rows to evaluate on")
+        if self.keep_best and not self.validates:
+            raise SettingError(
+                "keep_best", f"keep_best {self.keep_best}: needs valid_data or valid_split, the rows to evaluate on"
+            )
         if self.modules_to_save and not self.lora_r:
             raise SettingError(
                 "modules_to_save",
@@ -366,6 +380,16 @@ class TrainConfig(Settings):
         if twice or devices == "cpu:0":
             raise SettingError("devices", f"devices {self.devices}: each GPU once, and at least one process")
         object.__setattr__(self, "devices", "cpu" if devices == "cpu:1" else devices)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are held-out rows."""
+        return bool(self.valid_data or self.valid_split)
+
+    @property
+    def valid_name(self) -> str:
+        """What the held-out rows are, for a reader."""
+        return self.valid_data or f"{self.valid_split:g} of {self.train_data}"
 
     def default_model(self) -> str:
         """The model a stage starts from when none is given; ValueError when there is none."""

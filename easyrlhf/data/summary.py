@@ -13,6 +13,8 @@ import jsonlines
 
 OVER_LENGTH = "over length"
 LEFT_OUT = "left out by weight"
+HELD_OUT = "held out for validation"
+KEPT = "kept for training"
 REPEATED = "rows used more than once, by weight"
 
 
@@ -58,9 +60,9 @@ class DataSummary:
 
 
 class Ledger:
-    """Counts rows while they are read, and writes the dropped ones to a file, `bad_rows.jsonl`."""
+    """Counts rows while they are read, and writes the dropped ones to a file, `bad_rows.jsonl`, if it has one."""
 
-    def __init__(self, name: str, bad_rows: Path):
+    def __init__(self, name: str, bad_rows: Path | None):
         self.name = name
         self.files: list[str] = []
         self.formats: list[str] = []
@@ -77,7 +79,7 @@ class Ledger:
 
     def _forget_earlier_run(self) -> None:
         """Other data sets' bad rows stay in the file; those of this name are written anew."""
-        if not self.bad_rows.exists():
+        if self.bad_rows is None or not self.bad_rows.exists():
             return
         kept = self.bad_rows.with_suffix(".tmp")
         mine = json.dumps({"data": self.name})[:-1] + ","  # how every line of ours begins
@@ -88,6 +90,8 @@ class Ledger:
     def drop(self, reason: str, place: str, row: Any, message: str | None = None) -> None:
         """Count a row as dropped and keep it, with the reason, for the user to look at."""
         self.dropped[reason] += 1
+        if self.bad_rows is None:
+            return
         line = {"data": self.name, "reason": reason, "place": place}
         line |= {"message": message} if message else {}
         with jsonlines.open(self.bad_rows, "a", dumps=_dumps) as out:

@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from easyrlhf.data.partners import add_partners
 from easyrlhf.data.reader import KINDS, as_kind, plural, read_records
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import LEFT_OUT, OVER_LENGTH, REPEATED, DataSummary, Ledger
+from easyrlhf.data.sources import Source, open_sources
+from easyrlhf.data.splitting import Part
+from easyrlhf.data.summary import HELD_OUT, KEPT, LEFT_OUT, OVER_LENGTH, REPEATED, DataSummary, Ledger
 from easyrlhf.errors import InputError
 
 SOURCE = "source"  # column with the file of a row, which is no part of its content
@@ -84,6 +85,7 @@ def load_tokens(
     seed: int = 0,
     places: int | None = None,
     too_long: float = TOLERATED,
+    part: Part | None = None,
 ) -> TokenData:
     """Read, check, render and tokenise data; the rows lie in `cache_dir/{name}.arrow`.
 
@@ -101,12 +103,15 @@ def load_tokens(
     seed      decides which rows a weight takes
     places    tokens that the model was made for, for advice
     too_long  share of the rows that may be dropped for their length
+    part      the records of a split that are meant; None: all. Of those for validation none is used twice
 
     Memory does not grow with the data. Raises InputError for data that cannot be used (docs/data.md).
     """
     if format is not None:
         require_format(format)
     sources = open_sources(source, field=field, transform=transform)
+    if part and part.validation:
+        sources = [replace(one, weight=min(one.weight, 1.0)) for one in sources]
     Path(cache_dir).mkdir(parents=True, exist_ok=True)
     ledger = Ledger(name, bad_rows or Path(cache_dir) / "bad_rows.jsonl")
     bos = renderer.tokenizer.bos_token_id
@@ -116,12 +121,13 @@ def load_tokens(
         (record, row, copies, one.name)
         for one in sources
         for (record, row), copies in zip(
-            read_records(one, kind, ledger, format=format, on_bad_row=on_bad_row), one.copies(seed), strict=False
+            _part_of(one, kind, ledger, part, format=format, on_bad_row=on_bad_row), one.copies(seed), strict=False
         )
     )
     file = Path(cache_dir) / f"{name}.arrow"
     digest = _write(_token_rows(records, kind, renderer, limits, ledger, on_bad_row), kind, file)
-    lengths = ledger.read - ledger.dropped[LEFT_OUT], ledger.dropped[OVER_LENGTH]
+    others = sum(ledger.dropped[reason] for reason in (LEFT_OUT, HELD_OUT, KEPT))
+    lengths = ledger.read - others, ledger.dropped[OVER_LENGTH]
     limits.check(name, *lengths)
     ledger.notes.update(limits.notes(*lengths))
     if not ledger.used:
@@ -130,6 +136,12 @@ def load_tokens(
         add_partners(file)
     ledger.notes += renderer.notes - noted
     return TokenData(datasets.Dataset.from_file(str(file)), ledger.summary(digest))
+
+
+def _part_of(source: Source, kind: str, ledger: Ledger, part: Part | None, **how) -> Iterator[tuple[Record, Any]]:
+    """The usable records of a source that are meant."""
+    records = read_records(source, kind, ledger, **how)
+    return part.of(records, kind, ledger) if part else records
 
 
 def label_counts(rows: datasets.Dataset) -> tuple[int, int]:

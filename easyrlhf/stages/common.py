@@ -13,6 +13,8 @@ from easyrlhf.config import OnlineConfig
 from easyrlhf.config.shared import DEFAULT_LENGTH
 from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
+from easyrlhf.data.sources import open_sources
+from easyrlhf.data.splitting import Part, hold_out
 from easyrlhf.data.summary import DataSummary
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, load_tokens
@@ -132,8 +134,24 @@ def require_policy_tokenizer(flag: str, folder: str, config, renderer: Renderer)
         )
 
 
-def read_data(run: Run, renderer: Renderer, kind: str, source: str | None, name: str) -> TokenData | None:
-    """Tokenise one of the run's data settings; None when it is not given. Raises InputError."""
+def read_sets(run: Run, renderer: Renderer, kind: str) -> dict[str, TokenData | None]:
+    """The training rows, `train`, and the held-out rows, `valid`: from files of their own, or out of the same ones."""
+    config, parts = run.config, {}
+    if config.valid_split:
+        how = {"format": config.format, "on_bad_row": config.on_bad_row}
+        files = {"field": config.field, "transform": config.transform}
+        held_out = world.on_main(
+            lambda: hold_out(open_sources(config.train_data, **files), kind, config.valid_split, config.seed, **how)
+        )
+        parts = {"train": Part(held_out, validation=False), "valid": Part(held_out, validation=True)}
+    sources = {"train": config.train_data, "valid": config.train_data if parts else config.valid_data}
+    return {name: read_data(run, renderer, kind, source, name, parts.get(name)) for name, source in sources.items()}
+
+
+def read_data(
+    run: Run, renderer: Renderer, kind: str, source: str | None, name: str, part: Part | None = None
+) -> TokenData | None:
+    """Tokenise one of the run's data settings, or a part of it; None when it is not given. Raises InputError."""
     if source is None:
         return None
     config = run.config
@@ -156,6 +174,7 @@ def read_data(run: Run, renderer: Renderer, kind: str, source: str | None, name:
             bad_rows=run.folder / "bad_rows.jsonl",
             places=positions_of(config.model, trust_remote_code=config.trust_remote_code),
             seed=config.seed,
+            part=part,
         ).summary
 
     summary = world.on_main(read)

@@ -57,10 +57,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         if run is None:
             return common.already_complete(config, console)
         renderer = common.prepare(run, console)
-        data = {
-            "train": common.read_data(run, renderer, stage.kind, config.train_data, "train"),
-            "valid": common.read_data(run, renderer, stage.kind, config.valid_data, "valid"),
-        }
+        data = common.read_sets(run, renderer, stage.kind)
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps, parents = planned_steps(config, len(train)), common.parents_of(config)
         common.start(run, console, stage.title, steps, data, parents)

@@ -54,8 +54,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         renderer = common.prepare(run, console)
         cast = check_cast(config, renderer)
         check_rollout(config, renderer)
-        sources = {"train": config.train_data, "valid": config.valid_data}
-        data = {name: common.read_data(run, renderer, "prompt", source, name) for name, source in sources.items()}
+        data = common.read_sets(run, renderer, "prompt")
         if config.ptx_data:
             data["ptx"] = common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
         check_columns(config, cast.rewards, data)

@@ -47,7 +47,7 @@ def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
     model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
     probes = probe(model, probe_ids(renderer))
     prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype)
-    if run.config.valid_data and run.config.examine_rows:
+    if run.config.validates and run.config.examine_rows:
         examine_whole(run, model, renderer)
     return {"probes": probes}
 
@@ -60,7 +60,7 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     console.note(f"the doctor looks at {min(most, len(rows)):,} of {len(rows):,} held-out pairs (--examine_rows)")
     with Progress(console, PARTS, 0, "part", ("", "")) as bar:
         measured |= examine(model, renderer, rows, run.micro_batch_tokens, run.dtype, most=most, advance=bar.advance)
-    write_examination(run.folder, str(run.folder), run.config.valid_data, dtype_name(run.dtype), measured)
+    write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
 
 
 def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:

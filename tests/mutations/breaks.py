@@ -59,6 +59,7 @@ IMPORTANCE, VLLM, VLLM_SERVER = "losses/test_importance.py", "rollout/test_vllm.
 VLLM_WEIGHTS, VLLM_SERVE = "rollout/test_weights.py", "tools/test_vllm_serve.py"
 FILES, FOLDERS, CHANGES = "data/test_files.py", "data/test_folders.py", "data/test_changes.py"
 LENGTHS_FOLLOW = "cli/test_config.py::test_lengths_follow_from_one_another"
+SPLITTING = "data/test_splitting.py"
 CUT = "test_a_cut_arrow_stream_is_damaged_even_at_the_border_of_a_batch"
 CSV = "test_a_csv_row_stands_at_its_first_line_whatever_its_cells_hold"
 TWICE = "test_a_key_that_stands_twice_is_a_fault_of_its_row"
@@ -695,6 +696,9 @@ BREAKS = [
     ),
     Break("data/changes.py", "if key not in removed", "if True", CHANGES),
     Break("data/changes.py", "(value is MISSING and optional(key))", "value is MISSING", CHANGES),
+    Break("data/splitting.py", "if held + count <= wanted:", "if held < wanted:", SPLITTING),
+    Break("data/splitting.py", "== self.validation:", "!= self.validation:", SPLITTING),
+    Break("data/splitting.py", "as_kind(record, kind)[0]", "record", SPLITTING),
     Break("config/shared.py", "min(longest // 2, longest - taken)", "longest // 2", LENGTHS_FOLLOW),
     Break("data/lengths.py", "self.cut += left < 1", "self.cut += 1", "data/test_lengths.py"),
     Break("engine/run.py", "if any(then.get(name) != value for", "if any(False for", "stages/test_row_lengths.py"),

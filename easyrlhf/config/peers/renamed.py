@@ -19,7 +19,7 @@ ADAPTER = "a folder that holds an adapter is given like any other; it is merged 
 KERNEL = "such as flash_attention_2, sdpa or eager"
 HUB_DATA = "the hub's data sets are written name:config@split"
 PER_EPOCH = "it counts optimiser steps; left out, 10 times a run"
-HELD_OUT = "held-out rows come in a file of their own, split by prompt"
+HELD_OUT = "a share of the rows, in whole prompts; easyrlhf data split writes them to files"
 ROLLOUT = (
     "batch_size counts the completions of a rollout, over all devices, and num_mini_batches the optimiser steps it is "
     "split into"
@@ -327,7 +327,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "dataset_format": Translation(("format",), "it is recognised when left out"),
     **dict.fromkeys(
         ("val_size", "val_set_size", "split_dataset_ratio", "test_size", "val_split"),
-        Translation(("valid_data",), HELD_OUT),
+        Translation(("valid_split",), HELD_OUT),
     ),
     "kl_penalty": Translation(("kl_estimator",), "k1 or k3; kl_coef is its weight"),
     "rl_beta": Translation(("kl_coef", "beta"), "PPO's weight of KL is kl_coef; in the other methods it is beta"),
