@@ -467,7 +467,7 @@ def test_every_stage_reads_the_kind_of_records_that_it_trains_on(stage, monkeypa
     from easyrlhf.stages import align, online, rm, sft
 
     if stage in ("ppo", "grpo"):
-        assert 'read_data(run, renderer, "prompt"' in Path(online.__file__).read_text()
+        assert 'read_sets(run, renderer, "prompt")' in Path(online.__file__).read_text()
         assert STAGE_KINDS[stage] == "prompt"
         return
     module = {"sft": sft, "rm": rm}.get(stage, align)

@@ -117,7 +117,7 @@ CHECKS: dict[str, Check] = {
         "rows have a prompt of the training data",
         "error",
         0.1,
-        "Split by prompts, not by rows: a model that has learned these prompts looks better than it is.",
+        "Split by prompts (easyrlhf data split), not by rows: a model that has learned them looks better than it is.",
     ),
     "one_label": Check("answers have the same label", "error", 0, "Add answers with the other label."),
     "label_balance": Check("answers are liked", "warning", 0, "Give kto_train the weights that are named here."),
