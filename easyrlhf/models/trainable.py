@@ -28,6 +28,6 @@ def to_be_trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     lora = hasattr(model.lm if scalar else model, "get_base_model")
     for name, parameter in model.named_parameters():
         beside = scalar and name.startswith("head.")
-        of_adapter = any(part in f".{name}." for part in ADAPTER_PARTS)
+        of_adapter = any(part in f".{name.replace('/', '.')}." for part in ADAPTER_PARTS)  # as a view has them
         if id(parameter) not in unused and (beside or of_adapter or not lora):
             yield name, parameter
