@@ -79,10 +79,10 @@ class Limits:
         return {**row, "input_ids": kept, "loss_mask": kept_mask, "length": room}
 
     def _end_of(self, ids: list[int], room: int) -> list[int]:
-        """The last `room` ids, behind the BOS when there was one."""
+        """The last `room` ids, behind the BOS when there was one: a token that opens every turn stays with its turn."""
         if room >= len(ids):
             return ids
-        has_bos = self.bos is not None and ids[0] == self.bos and room > 1
+        has_bos = self.bos is not None and ids[0] == self.bos and ids.count(self.bos) == 1 and room > 1
         return [ids[0], *ids[1 - room :]] if has_bos else ids[-room:]
 
     def notes(self, read: int, dropped: int) -> dict[str, int]:

@@ -59,6 +59,11 @@ def test_a_cut_prompt_keeps_its_bos():
     assert fit(limits(10, 4, bos=None), comparison(6, 1, 1, bos=True))["prompt_ids"] == [2, 3, 4, 5]
 
 
+def test_a_bos_that_opens_every_turn_is_not_put_in_front_of_the_middle_of_one():
+    row = comparison(6, 1, 1) | {"prompt_ids": [BOS, 1, 2, 3, BOS, 4]}
+    assert fit(limits(10, 4), row)["prompt_ids"] == [2, 3, BOS, 4]
+
+
 def test_an_answer_that_leaves_no_room_for_a_prompt_is_dropped():
     assert fit(limits(10, 4), comparison(3, 1, 10)) is None
     assert fit(limits(10, 4), comparison(3, 1, 9))["prompt_ids"] == [3]
