@@ -335,6 +335,9 @@ EXPECTED = {
             "rollout": "vllm",
             "report_to": "wandb",
             "lr_scheduler": "cosine",
+            "cliprange_value": 0.5,
+            "lam": 1.0,
+            "reward_clip": 10.0,
         },
     ),
     "verl": (
@@ -432,6 +435,12 @@ def test_keys_to_accounts_are_not_written_down(text):
         ({"base_model": "m", "rl": "gdpo"}, "grpo", {"multi_objective_aggregation": "normalize_then_sum"}),
         ({"base_model": "m", "rl": "orpo", "orpo_alpha": 0.3}, "orpo", {"beta": 0.3}),
         ({"base_model": "m", "rl": "grpo", "trl": {"beta": 0.1, "use_vllm": True}}, "grpo", {"rollout": "vllm"}),
+        (
+            {"base_model": "m", "rl": "grpo", "micro_batch_size": 2, "trl": {"num_generations": 4}},
+            "grpo",
+            {"batch_size": 4, "num_generations": 4},
+        ),
+        ({"rlhf_type": "dpo", "model": "m", "model_name": "robot", "train_type": "full"}, "dpo", {"model": "m"}),
         ({"base_model": "m", "max_steps": 100, "warmup_steps": 5}, "sft", {"warmup_ratio": 0.05, "max_steps": 100}),
         ({"base_model": "m", "bf16": False}, "sft", {"precision": "float32"}),
         ({"stage": "dpo", "pref_loss": "simpo", "pref_beta": 2.5, "simpo_gamma": 1.2}, "simpo", {"beta": 2.5}),

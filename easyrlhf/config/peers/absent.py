@@ -5,17 +5,32 @@ from easyrlhf.config.peers.translation import Translation
 # reason, and the names that it answers
 REASONS: tuple[tuple[str, str], ...] = (
     (
+        "what a row says is in the row: fill names in with transform",
+        "model_author",
+    ),
+    (
+        "the newest revision of a hub id is read; another one as a downloaded folder",
+        "model_revision revision revision_of_model",
+    ),
+    (
+        "one learning rate for all weights, which lr_scheduler takes down to 0 or leaves constant",
+        """
+        embedding_lr embedding_lr_scale lr_groups loraplus_lr_ratio lorap_lr_ratio loraplus_lr_embedding
+        cosine_min_lr_ratio cosine_constant_lr_ratio lr_scheduler_kwargs lr_scheduler_args min_lr min_lr_ratio
+        """,
+    ),
+    (
         "an account's key is never a setting: it would be written down; its own program keeps it",
         "hub_token hf_hub_token hf_token hf_use_auth_token wandb_api_key api_key",
     ),
     (
         "curves are named by output_dir; a tracker's further settings are its own environment variables",
         """
-        run_name project_name experiment_name  wandb_entity wandb_watch wandb_name
-        wandb_run_id wandb_run_name wandb_group wandb_org wandb_log_model tracker_project_name log_with
-        mlflow_tracking_uri mlflow_experiment_name mlflow_run_name use_mlflow use_swanlab swanlab_project
-        swanlab_token swanlab_exp_name swanlab_mode swanlab_workspace use_comet comet_project_name comet_workspace
-         enable_tensorboard tensorboard_path trackio_space_id
+        run_name project_name experiment_name wandb_entity wandb_watch wandb_name wandb_run_id wandb_run_name
+        wandb_group wandb_org wandb_log_model tracker_project_name log_with mlflow_tracking_uri
+        mlflow_experiment_name mlflow_run_name use_mlflow use_swanlab swanlab_project swanlab_token
+        swanlab_exp_name swanlab_mode swanlab_workspace use_comet comet_project_name comet_workspace
+        enable_tensorboard tensorboard_path trackio_space_id
         """,
     ),
     (
@@ -54,10 +69,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "nothing is uploaded; output_dir is an ordinary checkpoint that the hub's own program uploads",
-        """
-        push_to_hub hub_model_id  hub_strategy hub_private_repo hub_revision 
-        
-        """,
+        "push_to_hub hub_model_id hub_strategy hub_private_repo hub_revision",
     ),
     (
         "every run writes its own tokenised rows beside its result; there is no cache",
@@ -70,9 +82,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         "the optimiser is AdamW with betas 0.9 and 0.999, fused where torch has it",
         """
         optimizer optim optim_args adam_beta1 adam_beta2 adam_beta3 adam_betas use_galore galore_rank use_apollo
-        use_badam use_adam_mini use_muon pure_bf16 embedding_lr embedding_lr_scale lr_groups loraplus_lr_ratio
-        lorap_lr_ratio loraplus_lr_embedding cosine_min_lr_ratio cosine_constant_lr_ratio lr_scheduler_kwargs
-        lr_scheduler_args min_lr min_lr_ratio
+        use_badam use_adam_mini use_muon pure_bf16
         """,
     ),
     (
@@ -82,11 +92,10 @@ REASONS: tuple[tuple[str, str], ...] = (
     (
         "the end-of-turn token comes from the chat template, and padding is never the end of a sequence",
         """
-        special_tokens tokens eos_token pad_token bos_token unk_token pad_token_id eos_token_id
-        add_eot_token end_of_conversation_token eot_tokens resize_vocab add_tokens
-        add_special_tokens added_tokens_overrides split_special_tokens new_special_tokens num_padding_at_beginning
-        pad_to_multiple_of pad_to_sequence_len label_pad_token_id padding_value padding_side truncation_side
-        truncation_mode
+        special_tokens tokens eos_token pad_token bos_token unk_token pad_token_id eos_token_id add_eot_token
+        end_of_conversation_token eot_tokens resize_vocab add_tokens add_special_tokens added_tokens_overrides
+        split_special_tokens new_special_tokens num_padding_at_beginning pad_to_multiple_of pad_to_sequence_len
+        label_pad_token_id padding_value padding_side truncation_side truncation_mode
         """,
     ),
     (
@@ -101,7 +110,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         "output_dir holds the model as safetensors, and checkpoints hold what going on needs",
         """
         save_only_model save_safetensors save_hf_ckpt disable_ds_ckpt create_checkpoint_symlink add_version
-        model_author safe_serialization export_dir
+        safe_serialization export_dir
         """,
     ),
     (
@@ -172,8 +181,8 @@ REASONS: tuple[tuple[str, str], ...] = (
         "a table line comes every log_steps, every number is in metrics.jsonl",
         """
         logging_strategy logging_first_step log_level log_level_replica disable_tqdm include_num_input_tokens_seen
-        include_tokens_per_second include_effective_tokens_per_second log_unique_prompts 
-        print_answers debug report_per_token logger logging_nan_inf_filter verbose
+        include_tokens_per_second include_effective_tokens_per_second log_unique_prompts print_answers debug
+        report_per_token logger logging_nan_inf_filter verbose
         """,
     ),
     (
@@ -189,7 +198,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "files are read from disk or the hub; other stores are not in this version",
-        "storage_options default_hdfs_dir custom_register_path model_revision revision revision_of_model",
+        "storage_options default_hdfs_dir custom_register_path",
     ),
     (
         "processes are started by devices and nnodes; there is no Ray",
@@ -330,9 +339,9 @@ REASONS: tuple[tuple[str, str], ...] = (
         "relatives of LoRA are not in this version; it is set by lora_r, lora_alpha, lora_dropout and lora_target",
         """
         lora_config peft_config use_rslora use_dora peft_use_dora peft_use_rslora pissa_init pissa_convert
-        init_weights lora_bias
-        lora_dtype lora_fan_in_fan_out lora_task_type peft_init_lora_weights relora_steps lisa_n_layers
-        use_llama_pro target_regex target_parameters lora_target_parameters create_new_adapter num_lora_adapters
+        init_weights lora_bias lora_dtype lora_fan_in_fan_out lora_task_type peft_init_lora_weights relora_steps
+        lisa_n_layers use_llama_pro target_regex target_parameters lora_target_parameters create_new_adapter
+        num_lora_adapters
         """,
     ),
     (
@@ -345,7 +354,8 @@ REASONS: tuple[tuple[str, str], ...] = (
         model_type tokenizer_type task_type tokenizer_config base_model_config is_llama_derived_model
         use_fast_tokenizer tokenizer_use_fast tokenizer_legacy disable_fast_tokenizer use_chat_template
         apply_chat_template num_labels dataset_kwargs remove_unused_columns strict check_model use_hf tool_format
-        agent_template template_backend value_head_prefix tokenizer tokenizer_name tokenizer_path tokenizer_name_or_path
+        agent_template template_backend value_head_prefix tokenizer tokenizer_name tokenizer_path
+        tokenizer_name_or_path
         """,
     ),
     (

@@ -61,7 +61,7 @@ def online_batch(draft: Draft, examples: int, said: str) -> None:
 
 def set_rollout(draft: Draft, completions: int, parts: int, said: str) -> None:
     """batch_size and num_mini_batches, the former rounded up to whole groups of completions."""
-    group = count(draft.theirs.get("num_generations", draft.settings.get("num_generations")), 0)
+    group = count(draft.find("num_generations") or draft.settings.get("num_generations"), 0)
     group = group or draft.own["num_generations"].default
     unit = math.lcm(group, parts)
     rounded = -(-completions // unit) * unit

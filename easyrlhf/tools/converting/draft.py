@@ -86,6 +86,10 @@ class Draft:
         self.done |= set(given)
         return self.theirs[given[0]] if given else None
 
+    def find(self, name: str) -> Any:
+        """The value of a key of theirs, at the top or inside of a block, that another rule answers; None for none."""
+        return next((value for key, value in self.theirs.items() if key.rpartition(".")[2] == name), None)
+
     def set(self, name: str, value: Any, remark: str = "") -> None:
         """Give a setting of ours a value; the first to do so wins. A comment where the stage has no such setting."""
         if name not in self.own:
@@ -118,6 +122,9 @@ class Draft:
         if name not in self.own:
             self.leave(key, value, f"{self.stage}_train has no {name}")
             return
+        if name in self.settings:
+            self.leave(key, value, f"here {name}, which is {shown(self.settings[name])} already")
+            return
         try:
             check_limits(self.own[name], convert(self.own[name], value))
         except (SettingError, TypeError) as error:
@@ -134,7 +141,7 @@ class Draft:
         found = translation(path)
         if found is None:
             same = [twin for twin in twins(name) if twin in self.own]
-            return self.keep(key, value, same[0]) if same else self.leave(key, value, "no counterpart is known")
+            return self.keep(key, value, same[0]) if same else self.leave(key, value, elsewhere(name))
         here = [n for one in found.ours for n in (one, *twins(one)) if n in self.own]
         if here and not found.note:
             return self.keep(key, value, here[0])
@@ -162,6 +169,12 @@ class Draft:
         except SettingError as error:
             return error
         return None
+
+
+def elsewhere(name: str) -> str:
+    """Why the stage does not know a name that no table has."""
+    others = [f"{stage}_train" for stage, config in CONFIGS.items() if name in {one.name for one in fields(config)}]
+    return f"a setting of {' and '.join(others)}" if others else "no counterpart is known"
 
 
 def comment(key: str, value: Any, why: str) -> Line:

@@ -63,6 +63,9 @@ def finish(draft: Draft) -> None:
         lora(draft, True)
     for name, value in {"learning_rate": 5e-5, "epochs": 3, "warmup_ratio": 0.0, "max_length": 2048}.items():
         draft.default(name, value, "LLaMA-Factory")
+    if draft.stage == "ppo":
+        draft.default("kl_coef", 0.2, "LLaMA-Factory")
+        draft.default("kl_target", 6.0, "LLaMA-Factory")
     draft.set("batch_size", 8 * draft.devices, "LLaMA-Factory's default: 8 on a device")
 
 

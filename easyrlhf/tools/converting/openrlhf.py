@@ -10,6 +10,15 @@ SIGNS = """pretrain reward_pretrain critic_pretrain prompt_data input_key output
     micro_train_batch_size micro_rollout_batch_size rollout_batch_size train_batch_size n_samples_per_prompt
     actor_learning_rate critic_learning_rate init_kl_coef zero_stage prompt_max_len generate_max_len remote_rm_url
     advantage_estimator apply_chat_template packing_samples num_episodes ref_pretrain vllm_num_engines"""
+PPO_DEFAULTS = {
+    "learning_rate": 1e-6,
+    "value_learning_rate": 9e-6,
+    "kl_coef": 0.01,
+    "num_ppo_epochs": 1,
+    "cliprange_value": 0.5,
+    "lam": 1.0,
+    "reward_clip": 10.0,
+}
 ESTIMATORS = {"rloo": "rloo", "reinforce": "reinforce++", "reinforce_baseline": "reinforce++", "group_norm": "grpo"}
 KEYS = {"input_key": "prompt", "output_key": "completion", "chosen_key": "chosen", "rejected_key": "rejected"}
 KEYS |= {"prompt_key": "prompt", "label_key": "label"}
@@ -94,6 +103,8 @@ def finish(draft: Draft) -> None:
     if draft.stage in ONLINE:
         batch(draft, "", None)
         draft.set("lr_scheduler", "cosine", "OpenRLHF's default, without its minimum")
+        for name, value in PPO_DEFAULTS.items():
+            draft.default(name, value, "OpenRLHF")
     elif "batch_size" not in draft.settings:
         batch(draft, "", None)
 

@@ -11,6 +11,7 @@ SIGNS = """rlhf_type train_type tuner_type torch_dtype split_dataset_ratio datas
     external_plugins log_completions vllm_max_model_len sleep_level multi_turn_scheduler overlong_filter system adapters
     val_dataset loss_scale attn_impl model_author custom_register_path offload_optimizer vllm_mode target_modules"""
 METHODS = ("dpo", "orpo", "simpo", "kto", "cpo", "rm", "ppo", "grpo")
+NAMES_IN_ROWS = "what a row says is in the row: fill names in with transform"
 ESTIMATORS = {"grpo": "grpo", "rloo": "rloo", "reinforce_plus_plus": "reinforce++"}
 
 
@@ -94,6 +95,8 @@ def finish(draft: Draft) -> None:
 
 RULES: dict[str, Rule] = {
     "rlhf_type": lambda *_: None,
+    "model_name": lambda draft, key, value: draft.leave(key, value, NAMES_IN_ROWS),
+    "model_author": lambda draft, key, value: draft.leave(key, value, NAMES_IN_ROWS),
     "dataset": data("train_data"),
     "val_dataset": data("valid_data"),
     "columns": columns,
