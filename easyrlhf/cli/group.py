@@ -30,12 +30,13 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """The subcommand that args begin with; a wrong name is answered with the nearest right one."""
-        name = args[0]
+        name, *rest = args
+        name = next((one for one in self.table if one.replace("-", "_") == name.replace("-", "_")), name)
         if name not in self.table:
             near = difflib.get_close_matches(name, self.table, 1)
             hint = f"did you mean {near[0]}?" if near else f"{ctx.command_path} --help lists the commands"
             raise click.UsageError(f"unknown command {name}: {hint}")
-        return super().resolve_command(ctx, args)
+        return super().resolve_command(ctx, [name, *rest])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Subcommands with their line of the table; none is imported."""

@@ -73,6 +73,13 @@ def test_bad_input_exits_with_2_and_one_message(calls, args, message):
     assert calls == []
 
 
+@pytest.mark.parametrize("name", ["serve-reward", "serve_reward", "convert_config", "convert-config", "init-config"])
+def test_commands_are_found_with_hyphens_and_with_underscores(name):
+    done = run(name, "--help")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("Usage: easyrlhf ")
+
+
 def test_help_lists_the_commands_and_the_stages():
     page = run("--help").stdout
     for name in ("init", "data", *(f"{config.stage}_train" for config in STAGES)):

@@ -214,6 +214,7 @@ EXPECTED = {
             "format": "chat_template.default",
             "field": "chosen=better,messages=talk",
             "output_dir": "./outputs/dpo-out",
+            "valid_split": 0.05,
             "max_length": 4096,
             "max_prompt_length": 4095,
             "lora_r": 16,
@@ -399,11 +400,11 @@ def test_the_file_that_is_written_is_taken_by_the_stage_that_its_first_line_name
 def test_what_has_no_counterpart_is_a_comment_with_its_value_and_the_reason():
     comments = convert_settings(yaml.safe_load(AXOLOTL_DPO)).comments
     assert [line.partition(": ")[0] for line in comments] == [
-        *["load_in_8bit", "strict", "datasets[0].roles", "val_set_size", "sample_packing", "optimizer", "tf32"],
+        *["load_in_8bit", "strict", "datasets[0].roles", "sample_packing", "optimizer", "tf32"],
         *["warmup_steps", "evals_per_epoch", "saves_per_epoch", "special_tokens"],
     ]
     assert (
-        comments[7] == "warmup_steps: 10 (here warmup_ratio: 10 divided by the number of steps, which --dry_run says)"
+        comments[6] == "warmup_steps: 10 (here warmup_ratio: 10 divided by the number of steps, which --dry_run says)"
     )
     assert comments[0].startswith("load_in_8bit: true (quantised training is not in this version")
     assert comments[-1].startswith("special_tokens: {pad_token: <pad>} (the end-of-turn token comes from the chat")
@@ -441,6 +442,8 @@ def test_keys_to_accounts_are_not_written_down(text):
             {"batch_size": 4, "num_generations": 4},
         ),
         ({"rlhf_type": "dpo", "model": "m", "model_name": "robot", "train_type": "full"}, "dpo", {"model": "m"}),
+        ({"stage": "sft", "val_size": 0.1, "eval_steps": 5}, "sft", {"valid_split": 0.1, "eval_steps": 5}),
+        ({"stage": "sft", "val_size": 100, "eval_steps": 5}, "sft", {"valid_split": None, "eval_steps": None}),
         ({"base_model": "m", "max_steps": 100, "warmup_steps": 5}, "sft", {"warmup_ratio": 0.05, "max_steps": 100}),
         ({"base_model": "m", "bf16": False}, "sft", {"precision": "float32"}),
         ({"stage": "dpo", "pref_loss": "simpo", "pref_beta": 2.5, "simpo_gamma": 1.2}, "simpo", {"beta": 2.5}),
@@ -526,7 +529,7 @@ def test_the_command_writes_a_file_once_or_prints(tmp_path, monkeypatch):
     done = run("theirs.yaml", "--output_file", "ours.yaml", "--num_devices", "2")
     assert done.exit_code == 0
     assert done.stderr == (
-        "axolotl: dpo_train, 23 settings, 11 lines without a counterpart; dpo_train --config ours.yaml\n"
+        "axolotl: dpo_train, 24 settings, 10 lines without a counterpart; dpo_train --config ours.yaml\n"
     )
     written = (tmp_path / "ours.yaml").read_text()
     assert "batch_size: 16  # 2 on a device x 4 accumulated x 2 devices (--num_devices)\n" in written

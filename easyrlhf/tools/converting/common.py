@@ -310,9 +310,12 @@ def truncation(draft: Draft, key: str, value: Any) -> None:
 
 
 def held_out(draft: Draft, key: str, value: Any) -> None:
-    """A share or number of rows to hold out; none is nothing to say."""
-    if number(value) != 0:
-        draft.carry(key, value)
+    """A share of the rows to hold out; 0 is nothing to say, and a number of rows is no share."""
+    share = number(value)
+    if share is not None and 0 < share < 1:
+        draft.keep(key, share, "valid_split", "whole prompts")
+    elif share != 0:
+        draft.leave(key, value, "here valid_split, a share of the rows; easyrlhf data split writes files")
 
 
 def completion_limit(draft: Draft, key: str, value: Any) -> None:
