@@ -9,6 +9,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.manifest import STAGE_FILE, read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import tokenizer_folder
 from easyrlhf.models.load import ends_of
 
 INSIDE = ("adapter", "value_model")  # folders that a stage writes into its own
@@ -53,11 +54,14 @@ def own_renderer(path: str, *, trust_remote_code: bool = False) -> Renderer:
 
 
 def rendering_of(path: str) -> Rendering:
-    """How the stage of a folder rendered conversations; the defaults where there is none. Raises InputError."""
+    """How the stage of a folder rendered conversations; the defaults where there is none. Raises InputError.
+
+    An adapter goes by the stage that wrote it, else by the model whose tokenizer it has.
+    """
     folder = Path(path)
     stage = read_stage(folder)
-    if not stage and folder.name in INSIDE:
-        stage = read_stage(folder.parent)
+    if not stage:
+        stage = read_stage(folder.parent if folder.name in INSIDE else tokenizer_folder(path))
     saved = stage.get("rendering", {})
     kwargs, folds = (saved.get(key, default) for key, default in (("chat_template_kwargs", {}), ("fold_system", False)))
     if not isinstance(kwargs, dict) or not isinstance(folds, bool):

@@ -226,3 +226,25 @@ def test_long_probes_fit_into_the_places_of_the_model(rows, tiny_lm, tokenizer, 
     lm = tiny_lm("gpt2", vocab=len(tokenizer), n_positions=max(map(len, sampled_sequences(sample, 64))) + 2)
     found = examine(ScalarModel(lm, new_head(lm)).train(), chatml_renderer, sample, 500, torch.float32, most=64)
     assert len(found["probes"]["answers"]) == 4
+
+
+def test_probes_of_a_template_that_opens_a_thought_answer_without_it(tokenizer):
+    """Prompts in the data end before the thought, or in it where the answers think."""
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if m['reasoning_content'] %}{{ '<think>\n' + m['reasoning_content'] + '\n</think>\n' }}{% endif %}"
+        "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    )
+    renderer = Renderer(own)
+    questions = Questions(renderer)
+    prompt, plain = [{"role": "user", "content": "Why?"}], [{"role": "assistant", "content": "Hello."}]
+    thoughtful = [plain[0] | {"reasoning_content": "Hm."}]
+    text = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    for answers in ([plain], [thoughtful], [plain, thoughtful]):
+        ids, _ = renderer.answers(prompt, answers)
+        assert questions.last(ids) == "Why?"
+        asked, answer = questions.answered(ids, "Hello.")
+        assert [own.decode(asked), own.decode(answer)] == [text, "Hello.<|im_end|>"]
+        assert [own.decode(part) for part in questions.answered(ids, "")] == [text, "<|im_end|>"]

@@ -13,6 +13,7 @@ import yaml
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.engine.manifest import make_folder, read_stage, require_whole
+from easyrlhf.engine.renderers import rendering_of
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.folder import readable
 from easyrlhf.models.load import load_config
@@ -68,6 +69,7 @@ def facts_of(config: ExportConfig, tokenizer) -> dict:
         "parents": {"model": config.model},
         **{name: parent[name] for name in ("base", "max_length") if name in parent},
         **tokenizer_fingerprint(tokenizer),
+        "rendering": rendering_of(config.model).as_dict(),
         "special_tokens": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
     }
 
