@@ -453,7 +453,7 @@ def test_a_system_turn_that_later_answers_lose_is_refused_in_several_turns_too(r
     renderer = renderer_with(MISTRAL)
     turns = [assistant("b"), user("c"), assistant("d")]
     with pytest.raises(InputError, match="--fold_system"):
-        renderer.answers([system("Be brief."), user("a")], [turns, [assistant("e")]])
+        renderer.answers([system("Be brief."), user("a")], [turns])
     with pytest.raises(InputError, match="--fold_system"):
         renderer.examples([system("Be brief."), user("a")], turns)
 
