@@ -10,6 +10,7 @@ from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.cli.options import build_config
 from easyrlhf.config.peers import FOREIGN
 from easyrlhf.errors import InputError
+from easyrlhf.tools.converting.common import RULES
 from easyrlhf.tools.converting.convert_config import as_yaml, convert_settings
 from easyrlhf.tools.converting.draft import CONFIGS
 from easyrlhf.tools.converting.peers import PEERS, peer_of
@@ -506,10 +507,13 @@ def test_what_cannot_be_converted_is_refused(theirs, peer, message):
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_stands_in_a_file_the_result_is_taken_by_our_stage(seed, tmp_path):
     draw = random.Random(seed)
-    names = sorted({*FOREIGN, *(name for config in CONFIGS.values() for name in config.__dataclass_fields__)})
+    names = sorted(
+        {*FOREIGN, "datasets", *RULES, *(name for config in CONFIGS.values() for name in config.__dataclass_fields__)}
+    )
     values = [True, False, 0, 1, -1, 7, 0.5, 1e-5, "5e-6", "all", "auto", "a/b", "", [], ["x", "y"], {"k": 1}, 3000]
+    values += [float("inf"), float("nan"), "two\nlines # and a hash", 10**30, [None], {1: 2}, [{"path": "x"}]]
     peer = draw.choice(sorted(PEERS))
-    theirs: dict = {name: draw.choice(values) for name in draw.sample(names, 60)}
+    theirs: dict = {name: draw.choice(values) for name in draw.sample(names, 80)}
     theirs |= {"train_file": "rows.jsonl"}
     for name in ("rl", "rlhf_type", "stage", "reward_model", "loss_type", "pref_loss"):
         theirs.pop(name, None)

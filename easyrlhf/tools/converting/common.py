@@ -228,7 +228,8 @@ def adapter_folder(draft: Draft, key: str, value: Any) -> None:
 def loss_type(draft: Draft, key: str, value: Any) -> None:
     """TRL's lists of losses: the SFT loss beside DPO's is rpo_alpha."""
     names = value if isinstance(value, list) else [value]
-    weights = draft.take("loss_weights") or [1.0] * len(names)
+    weights = draft.take("loss_weights")
+    weights = weights if isinstance(weights, list) else [1.0] * len(names)
     losses = dict(zip(map(str, names), weights, strict=False))
     if "sft" in losses and len(losses) == 2 and "rpo_alpha" in draft.own:
         weight = losses.pop("sft")

@@ -192,17 +192,18 @@ def shown(value: Any) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A number of theirs, which YAML may have read as a text ("5e-6"); None for anything else."""
+    """A finite number of theirs, which YAML may have read as a text ("5e-6"); None for anything else."""
     try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return found if math.isfinite(found) else None
 
 
 def count(value: Any, default: int) -> int:
     """A whole number from 1 on; the default for anything else."""
     found = number(value)
-    return int(found) if found is not None and math.isfinite(found) and found >= 1 else default
+    return int(found) if found is not None and found >= 1 else default
 
 
 def truth(value: Any) -> bool:

@@ -19,12 +19,12 @@ def stage_of(theirs: dict[str, Any]) -> str:
     stage = theirs.get("stage", "sft")
     if stage not in METHODS:
         raise InputError(f"stage {stage}: there is no such method here; there are {', '.join(METHODS)}")
-    return LOSSES.get(theirs.get("pref_loss", ""), "dpo") if stage == "dpo" else stage
+    return LOSSES.get(str(theirs.get("pref_loss")), "dpo") if stage == "dpo" else stage
 
 
 def preference_loss(draft: Draft, key: str, value: Any) -> None:
     """Losses that are no command of their own."""
-    if value not in LOSSES and value != "sigmoid":
+    if str(value) not in LOSSES and value != "sigmoid":
         draft.keep(key, value, "loss_type")
 
 

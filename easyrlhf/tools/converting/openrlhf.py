@@ -38,7 +38,7 @@ def estimator(draft: Draft, key: str, value: Any) -> None:
     if value == "dr_grpo":
         draft.set("loss_type", "dr_grpo", f"{key}: {value}")
     elif draft.stage == "grpo":
-        draft.keep(key, ESTIMATORS.get(value, value), "advantage", f"{key}: {value}")
+        draft.keep(key, ESTIMATORS.get(str(value), value), "advantage", f"{key}: {value}")
 
 
 def batch(draft: Draft, key: str, value: Any) -> None:

@@ -59,7 +59,7 @@ def lora(draft: Draft, *_: Any) -> None:
 
 def estimator(draft: Draft, key: str, value: Any) -> None:
     """What a completion is compared with."""
-    draft.keep(key, ESTIMATORS.get(value, value), "advantage")
+    draft.keep(key, ESTIMATORS.get(str(value), value), "advantage")
 
 
 def resampling(draft: Draft, key: str, value: Any) -> None:

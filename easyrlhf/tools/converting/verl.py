@@ -33,7 +33,7 @@ def stage_of(theirs: dict[str, Any]) -> str:
 def estimator(draft: Draft, key: str, value: Any) -> None:
     """GAE is PPO itself."""
     if draft.stage == "grpo":
-        draft.keep(key, ESTIMATORS.get(value, value), "advantage")
+        draft.keep(key, ESTIMATORS.get(str(value), value), "advantage")
 
 
 def batch(draft: Draft, key: str, value: Any) -> None:
@@ -67,7 +67,7 @@ def devices(draft: Draft, key: str, value: Any) -> None:
 
 def average(draft: Draft, key: str, value: Any) -> None:
     """What the loss averages over."""
-    if draft.stage == "grpo" and value in AVERAGES:
+    if draft.stage == "grpo" and str(value) in AVERAGES:
         draft.set("loss_type", AVERAGES[value], f"{key}: {value}")
     else:
         draft.leave(key, value, "token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo")
