@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from easyrlhf.rewards.batch import Batch, RewardError, score_list
-from easyrlhf.rewards.functions import Function, call, fault, in_event_loop, is_async, required_columns
+from easyrlhf.rewards.functions import Function, call, fault, in_event_loop, is_async, required_columns, taken
 
 LIMIT = 600.0  # seconds
 
@@ -114,5 +114,7 @@ class RewardFunction(Elsewhere):
 
 
 def keywords_for(function: Function, batch: Batch) -> dict[str, list]:
-    """The batch as keywords; a column that the function needs and no row of the batch has is None in each."""
-    return {name: [None] * len(batch) for name in required_columns(function)} | batch.keywords()
+    """The batch as keywords that it takes; a column that it needs and no row of the batch has is None in each."""
+    found = batch.keywords()
+    found = {name: found[name] for name in taken(function, found)}
+    return {name: [None] * len(batch) for name in required_columns(function)} | found

@@ -9,6 +9,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from easyrlhf.data.keys import ANSWERS
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.batch import OURS
 from easyrlhf.userfile import Function, find_function, raised
@@ -55,12 +56,20 @@ def refused(function: Function, names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in known or known[name].kind is inspect.Parameter.POSITIONAL_ONLY]
 
 
-def check_parameters(spec: str, function: Function, columns: Iterable[str] | None = None) -> None:
+def taken(function: Function, columns: Iterable[str]) -> list[str]:
+    """The columns that it is called with: all, but of the answers that rows hold only those that it takes."""
+    return [name for name in columns if name not in ANSWERS or not refused(function, [name])]
+
+
+def check_parameters(
+    spec: str, function: Function, columns: Iterable[str] | None = None, asked: Iterable[str] = ()
+) -> None:
     """Raise InputError when a function cannot be called with what it will be given.
 
     columns  names of the data's columns; None while they are not known
+    asked    keys of the data's rows that are in their prompts
     """
-    given = [*OURS, *sorted(set(columns or ()) - set(OURS))]
+    given = [*OURS, *sorted(set(taken(function, columns or ())) - set(OURS))]
     if unknown := refused(function, given):
         raise InputError(
             f"--reward_funcs {spec}: takes no parameter {', '.join(unknown)}, but is called with the keywords "
@@ -68,10 +77,11 @@ def check_parameters(spec: str, function: Function, columns: Iterable[str] | Non
         )
     missing = [name for name in required_columns(function) if name not in given]
     if columns is not None and missing:
+        inside = [name for name in missing if name in asked]
+        way = f"{', '.join(inside)} is in the prompts: read it there" if inside else "Add the column"
         raise InputError(
             f"--reward_funcs {spec}: needs {', '.join(missing)}, which is no column of --train_data; it has "
-            f"{', '.join(given[len(OURS) :]) or 'none beside the prompt'}. Add the column, or give the parameter a "
-            "default"
+            f"{', '.join(given[len(OURS) :]) or 'none beside the prompt'}. {way}, or give the parameter a default"
         )
 
 

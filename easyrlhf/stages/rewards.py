@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 from easyrlhf.config import OnlineConfig
+from easyrlhf.data.formats import FORMATS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData
@@ -63,9 +64,11 @@ def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenD
     if all(takes_any_column(function) and not required_columns(function) for function in cast.functions):
         return
     parts = [data[name].rows for name in ("train", "valid") if data[name]]
+    formats = {name.split(",")[0] for part in data.values() if part for name in part.summary.formats}
+    asked = {key for name in formats for key in FORMATS[name].asks}
     columns = {name for rows in parts for cell in rows["columns"] for name in json.loads(cell)}
     for spec, function in zip(split_list(config.reward_funcs), cast.functions, strict=True):
-        check_parameters(spec, function, columns)
+        check_parameters(spec, function, columns, asked)
 
 
 def check_reward_model(flag: str, folder: str, config) -> None:

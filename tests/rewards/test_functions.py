@@ -11,6 +11,8 @@ import torch
 
 from easyrlhf.engine.signals import StopRequest
 from easyrlhf.errors import InputError, RunStopped
+from easyrlhf.rewards.batch import Batch
+from easyrlhf.rewards.elsewhere import keywords_for
 from easyrlhf.rewards.functions import check_parameters, load_functions
 from easyrlhf.rewards.sources import RewardError, RewardFunction
 from easyrlhf.rewards.workers import divide
@@ -109,6 +111,22 @@ def test_a_function_that_cannot_take_what_it_is_given_is_bad_input(function, col
     with pytest.raises(InputError, match=message) as caught:
         check_parameters("r.py:f", function, columns)
     assert str(caught.value).startswith("--reward_funcs r.py:f: ")
+
+
+def test_the_answers_of_a_row_go_to_the_functions_that_take_them():
+    batch = Batch(["p"], ["c"], [[1]], [True], {"chosen": ["a"], "rejected": ["b"], "word": ["w"]})
+    ids = {"prompts": ["p"], "completions": ["c"], "completion_ids": [[1]]}
+
+    def names_one(prompts, completions, completion_ids, word, chosen): ...
+
+    check_parameters("r.py:f", names_one, ["chosen", "rejected", "word"])
+    assert keywords_for(names_one, batch) == ids | {"word": ["w"], "chosen": ["a"]}
+    assert keywords_for(no_ids, batch) == ids | {"chosen": ["a"], "rejected": ["b"], "word": ["w"]}
+
+
+def test_a_key_that_the_prompt_holds_is_told_so():
+    with pytest.raises(InputError, match=r"needs solution, .* solution is in the prompts: read it there, or give"):
+        check_parameters("r.py:f", wants, ["word"], {"solution"})
 
 
 # --- side by side
