@@ -5,6 +5,8 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
+from easyrlhf.data.huge import Huge
+from easyrlhf.data.records import Record
 from easyrlhf.data.summary import quantile
 from easyrlhf.errors import InputError
 
@@ -20,6 +22,7 @@ class Limits:
     bos                kept at the front when a prompt is cut (None: the tokenizer has none)
     places             tokens that the model was made for (None: not known)
     tolerated          share of all rows that may be dropped for their length
+    huge               knows records that need not be tokenised; None: all are
     """
 
     max_length: int
@@ -28,10 +31,19 @@ class Limits:
     bos: int | None
     places: int | None = None
     tolerated: float = TOLERATED
+    huge: Huge | None = None
     prompts: array = field(default_factory=lambda: array("l"))
     totals: array = field(default_factory=lambda: array("l"))
     cut: int = 0  # records of which something was cut
     least: float = 1.0  # the smallest share that was left of one
+
+    def refuses(self, record: Record) -> bool:
+        """Whether a record is so long that it need not be tokenised; its lengths are estimated then."""
+        lengths = self.huge and self.huge.lengths(record, answers_alone=self.overlength == "truncate")
+        if lengths:
+            self.prompts.append(lengths[0])
+            self.totals.append(sum(lengths))
+        return bool(lengths)
 
     def fit(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
         """The token rows of one record, cut where that is asked for and possible, or None when one is too long."""

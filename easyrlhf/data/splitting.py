@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from easyrlhf.data.reader import as_kind, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.sources import Source
 from easyrlhf.data.summary import HELD_OUT, KEPT, Ledger
@@ -40,10 +40,10 @@ class Part:
     held_out: HeldOut
     validation: bool
 
-    def of(self, records: Iterable[tuple[Record, Any]], kind: str | None, ledger: Ledger) -> Iterator:
+    def of(self, records: Iterable[tuple[Record, Any]], ledger: Ledger) -> Iterator:
         """The records of this part, each with its row; the others are counted."""
         for record, row in records:
-            if self.held_out.has(meant(record, kind)) == self.validation:
+            if self.held_out.has(record) == self.validation:
                 yield record, row
             else:
                 ledger.dropped[KEPT if self.validation else HELD_OUT] += 1
@@ -60,7 +60,7 @@ def hold_out(
     keys, ledger = array("Q"), Ledger("split", None)
     for source in sources:
         for record, _ in read_records(source, kind, ledger, format=format, on_bad_row=on_bad_row):
-            keys.append(prompt_key(meant(record, kind), seed))
+            keys.append(prompt_key(record, seed))
     prompts, counts = np.unique(np.asarray(keys, dtype=np.uint64), return_counts=True)
     if len(prompts) < 2:
         what = "all rows have the same prompt" if len(prompts) else "no row is usable"
@@ -83,11 +83,6 @@ def chosen(counts: np.ndarray, share: float) -> np.ndarray:
     if mask.all():
         mask[int(counts.argmin())] = False
     return mask
-
-
-def meant(record: Record, kind: str | None) -> Record:
-    """The record as the kind that is wanted: a conversation's prompt is longer for one who samples its last answer."""
-    return record if kind is None else as_kind(record, kind)[0]
 
 
 def prompt_key(record: Record, seed: int) -> int:

@@ -18,6 +18,7 @@ from easyrlhf.data.chat import arguments_for
 from easyrlhf.data.dropped import note_dropped
 from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.huge import Huge
 from easyrlhf.data.lengths import TOLERATED, Limits
 from easyrlhf.data.partners import add_partners
 from easyrlhf.data.reader import KINDS, as_kind, plural, read_records
@@ -115,7 +116,8 @@ def load_tokens(
     Path(cache_dir).mkdir(parents=True, exist_ok=True)
     ledger = Ledger(name, bad_rows or Path(cache_dir) / "bad_rows.jsonl")
     bos = renderer.tokenizer.bos_token_id
-    limits = Limits(max_length, max_prompt_length, overlength, bos, places, too_long)
+    huge = Huge.of(renderer.tokenizer, max_length)
+    limits = Limits(max_length, max_prompt_length, overlength, bos, places, too_long, huge)
     noted = renderer.notes.copy()
     records = (
         (record, row, copies, one.name)
@@ -141,7 +143,7 @@ def load_tokens(
 def _part_of(source: Source, kind: str, ledger: Ledger, part: Part | None, **how) -> Iterator[tuple[Record, Any]]:
     """The usable records of a source that are meant."""
     records = read_records(source, kind, ledger, **how)
-    return part.of(records, kind, ledger) if part else records
+    return part.of(records, ledger) if part else records
 
 
 def label_counts(rows: datasets.Dataset) -> tuple[int, int]:
@@ -171,8 +173,12 @@ def _token_rows(
         if not copies:
             ledger.leave_out()
             continue
+        made = as_kind(record, kind)
+        if any(map(limits.refuses, made)):
+            ledger.drop(OVER_LENGTH, record.place, row)
+            continue
         try:
-            tokens = [row | {SOURCE: name} for one in as_kind(record, kind) for row in encode(one, renderer)]
+            tokens = [row | {SOURCE: name} for one in made for row in encode(one, renderer)]
         except ContentFault as fault:
             ledger.drop(fault.reason, record.place, row)
             continue

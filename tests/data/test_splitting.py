@@ -68,8 +68,8 @@ def test_a_prompt_is_the_same_whatever_its_white_space_and_form(write):
 
 
 def test_a_conversation_belongs_to_the_prompt_that_its_stage_asks(write):
-    turns = [*user("Hi"), {"role": "assistant", "content": "Hello"}]
-    rows = [{"messages": [*turns, *user(f"{n}"), {"role": "assistant", "content": "a"}]} for n in range(10)]
+    said = [{"role": "assistant", "content": "Hello"}]
+    rows = [{"prompt": user("Hi"), "completion": [*said, *user(f"{n}"), *said]} for n in range(10)]
     path = write("x.jsonl", rows)
     assert len(held(path, kind="prompt").keys) == 2
     with pytest.raises(InputError, match=r"x\.jsonl: all rows have the same prompt, so nothing can be held out"):

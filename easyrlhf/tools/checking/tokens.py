@@ -7,6 +7,7 @@ from typing import Any
 
 from easyrlhf.config import LookConfig
 from easyrlhf.data.faults import ContentFault
+from easyrlhf.data.huge import Huge
 from easyrlhf.data.records import Messages, Record
 from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.tokenizer import find_end_of_turn
@@ -65,6 +66,7 @@ class TokenCheck:
         self.renderer = load_renderer(config)
         self.name = config.model
         self.places = places_of(config)
+        self.huge = Huge.of(self.renderer.tokenizer, config.with_lengths(self.places).max_length)
         tokenizer = self.renderer.tokenizer
         self._bos_id, self._bos = tokenizer.bos_token_id, tokenizer.bos_token
         self._adds_bos = self._bos_id is not None and self._bos_id in self.renderer.prompt_ids("a")
@@ -76,6 +78,8 @@ class TokenCheck:
         None, and the row is dropped from the split, when the chat template cannot render it.
         """
         encode, noted = ENCODERS[split.kind], self.renderer.notes.copy()
+        if estimated := next(filter(None, map(self.huge.lengths, records)), None):
+            return *estimated, sum(estimated)
         try:
             rows = [row for record in records for row in encode(record, self.renderer)]
         except ContentFault as fault:
