@@ -36,6 +36,7 @@ PUBLIC = {
     "examine_reward_model": "easyrlhf.tools.doctor",
     "export_model": "easyrlhf.tools.exporting.export",
     "InputError": "easyrlhf.errors",
+    "SettingError": "easyrlhf.settings",
     "RunError": "easyrlhf.errors",
     "RunStopped": "easyrlhf.errors",
 }

@@ -13,6 +13,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
+from easyrlhf.errors import InputError
+
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 # The order in which --help and args.yaml show the groups.
@@ -22,7 +24,7 @@ VLLM = "Sampling with vLLM"
 GROUPS = (DATA, PREFERENCE, REWARDS, ONLINE, PPO, GRPO, SAMPLING, VLLM, OPTIMISATION, LORA, RUN)
 
 
-class SettingError(ValueError):
+class SettingError(InputError):
     """A setting has a value it cannot have.
 
     `setting` is its name, from which the command line finds the flag or the line of the YAML file.
@@ -31,6 +33,10 @@ class SettingError(ValueError):
     def __init__(self, setting: str, message: str):
         super().__init__(message)
         self.setting = setting
+
+    def __reduce__(self) -> tuple:
+        """How it travels from one process to another."""
+        return type(self), (self.setting, str(self)), self.__dict__
 
 
 def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
@@ -156,8 +162,10 @@ def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:
         text = Path(path).read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: cannot be read: it is not UTF-8 ({error.reason} at byte {error.start})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -204,6 +212,15 @@ class Settings:
     """Common ground of all settings: conversion, limits, YAML. Frozen: no run changes its own."""
 
     stage: ClassVar[str]
+
+    def __new__(cls, **given: Any) -> Self:
+        """Refuse names that are no settings, with the nearest one that is."""
+        names = [f.name for f in fields(cls)]
+        for name in given.keys() - set(names):
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SettingError(name, f"{name}: is no setting of {cls.__name__}{hint}")
+        return super().__new__(cls)
 
     def __post_init__(self):
         for setting in fields(self):

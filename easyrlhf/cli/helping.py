@@ -18,13 +18,13 @@ ALWAYS = (
         "--config FILE",
         "Read settings from a YAML file with lines such as 'batch_size: 32'. A flag beats the "
         "file, the file beats the default. The args.yaml in a run's folder is such a file; easyrlhf "
-        "init_config prints one with every setting, easyrlhf recipes has examples.",
+        "init-config prints one with every setting, easyrlhf recipes has examples.",
     ),
     ("--version", "Print the version."),
-    ("--help", "Print this page."),
+    ("-h, --help", "Print this page."),
 )
 SWITCHES = (
-    "Names are written with underscores. --[no_]name is a switch: --name turns it on, --no_name "
+    "Names are written with underscores; dashes are the same. --[no_]name is a switch: --name turns it on, --no_name "
     "off (in YAML: true, false). 'none' takes a value of the YAML file back where none is allowed."
 )
 

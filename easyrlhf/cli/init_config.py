@@ -1,4 +1,4 @@
-"""The command `easyrlhf init_config STAGE`."""
+"""The command `easyrlhf init-config STAGE`."""
 
 import difflib
 
@@ -18,7 +18,7 @@ def command(stage: str) -> Job:
     The file is one that --config takes. Take the "# " from a line and it sets what it says.
 
     \b
-      easyrlhf init_config sft > sft.yaml
+      easyrlhf init-config sft > sft.yaml
       sft_train --config sft.yaml --train_data demos.jsonl
     """
     name = stage.replace("-", "_").removesuffix("_train")

@@ -1,5 +1,6 @@
 """The command `easyrlhf`: everything that is not a training stage, as subcommands."""
 
+import importlib
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from easyrlhf.cli.running import run_and_exit
 
 COMMANDS = {
     "recipes": ("easyrlhf.cli.recipes:command", "Settings files and toy data: list, print or copy them."),
-    "init_config": ("easyrlhf.cli.init_config:command", "Print a settings file with every setting of a stage."),
+    "init-config": ("easyrlhf.cli.init_config:command", "Print a settings file with every setting of a stage."),
     "docs": ("easyrlhf.cli.docs:command", "Read the documentation in the terminal."),
     "init": (
         "easyrlhf.cli.init:command",
@@ -56,17 +57,27 @@ class ProgramGroup(LazyGroup):
         extra["standalone_mode"] = False
         run_and_exit(lambda: super(ProgramGroup, self).main(args, prog_name or self.name, **extra))
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the table, then those of the stages."""
+        return [*self.table, *STAGES]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the subcommand or the stage; None when there is neither of that name."""
+        if name in STAGES:
+            return importlib.import_module(f"easyrlhf.cli.{name.removesuffix('_train')}").main
+        return super().get_command(ctx, name)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """The subcommand that args begin with; a stage's name is answered with how to call it."""
-        stage = args[0].removesuffix("_train") + "_train"
-        if stage in STAGES:
-            raise click.UsageError(f"{stage} is a program of its own: {stage} --help")
-        return super().resolve_command(ctx, args)
+        """The subcommand that args begin with; `sft` and `sft_train` are the stage."""
+        stage = f"{args[0].replace('-', '_')}_train"
+        return super().resolve_command(ctx, [stage, *args[1:]] if stage in STAGES else args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The subcommands, then the stages, which are separate programs."""
+        """The subcommands, then the stages, which are programs too."""
         super().format_commands(ctx, formatter)
-        with formatter.section("The training stages are programs of their own"):
+        with formatter.section(
+            "The training stages: programs of their own, which easyrlhf sft, easyrlhf rm… call as well"
+        ):
             formatter.write_dl(list(STAGES.items()))
 
 

@@ -7,6 +7,7 @@ work, so a value means the same wherever it comes from.
 import re
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ import click
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.running import Job, job, run_and_exit
 from easyrlhf.cli.unknown import explain_unknown, is_foreign_block
+from easyrlhf.cli.wording import explain_twice, missing_file, with_underscores
 from easyrlhf.config import TrainConfig
 from easyrlhf.config.peers import unfold
 from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind, yaml_places
@@ -35,7 +37,7 @@ class SettingsCommand(click.Command):
             callback=self.prepare,
             help=page.summary,
             short_help=page.summary,
-            context_settings={"allow_extra_args": True},
+            context_settings={"allow_extra_args": True, "help_option_names": ["-h", "--help"]},
         )
         self.config_class = config_class
         self.target = target
@@ -58,16 +60,26 @@ class SettingsCommand(click.Command):
         """Click's parsing, with better words for flags that do not exist and stray arguments."""
         if self.first and args and not args[0].startswith("-"):
             args = [f"--{self.first}", *args]
+        args = with_underscores(args, self)
         words = list(args)
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise click.UsageError(self.explain_flags(error.option_name, words, ctx)) from None
+        except click.BadOptionUsage as error:
+            if error.option_name in _switches(self.config_class):
+                raise click.UsageError(_no_value(error.option_name)) from None
+            raise
         for name, value in ctx.params.items():
             if isinstance(value, str) and value.startswith("--"):
                 raise click.UsageError(f"--{name} needs a value, but {value} follows it")
         if ctx.args:
             raise click.UsageError(_explain_stray(ctx.args[0], words, self.config_class))
+        wrong, known = explain_twice(words, self, {f.name for f in fields(self.config_class) if f.metadata.get("many")})
+        if wrong:
+            raise click.UsageError("\n".join(wrong))
+        for line in known:
+            click.echo(f"note: {line}", err=True)
         return rest
 
     def explain_flags(self, first: str, words: list[str], ctx: click.Context) -> str:
@@ -123,6 +135,8 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
 
     click.UsageError names the flag, or the file and line, of the value that cannot be used.
     """
+    if path and not Path(path).is_file():
+        raise click.UsageError(f"--config {missing_file(path)}")
     try:
         keys = read_yaml(path) if path else {}
     except ValueError as error:
@@ -185,7 +199,7 @@ def _placed(error: SettingError, flags: dict[str, Any], keys: dict[str, tuple[An
 def _as_typed(option: str, words: list[str]) -> str:
     """The unknown option in full; click reports `-output_dir x` as `-o`."""
     if not option.startswith("--"):
-        option = next((word for word in words if word.startswith(option)), option)
+        option = next((word for word in words if re.match(rf"-\w*{re.escape(option[1:])}", word)), option)
     return option.split("=")[0]
 
 
@@ -198,12 +212,20 @@ def _value_after(flag: str, words: list[str]) -> Any:
     return following[0] if following and not following[0].startswith("--") else True
 
 
+def _switches(config_class: type[Settings]) -> set[str]:
+    return {f"--{no}{f.name}" for f in fields(config_class) if setting_kind(f)[0] is bool for no in ("", "no_")}
+
+
+def _no_value(switch: str) -> str:
+    name = switch.removeprefix("--").removeprefix("no_")
+    return f"{switch} takes no value; write --{name} to turn it on, --no_{name} to turn it off"
+
+
 def _explain_stray(stray: str, words: list[str], config_class: type[Settings]) -> str:
     """What was probably meant by an argument that belongs to no flag."""
     previous = next((w for w in reversed(words[: words.index(stray)]) if w.startswith("--")), "")
-    switches = {f"--{f.name}" for f in fields(config_class) if setting_kind(f)[0] is bool}
-    if previous in switches:
-        return f"{previous} takes no value; write {previous}, or --no_{previous[2:]} to turn it off"
+    if previous in _switches(config_class):
+        return _no_value(previous)
     if stray.endswith((".yaml", ".yml")):
         return f"stray argument {stray}; a settings file is given as --config {stray}"
     if "=" in stray:

@@ -18,7 +18,7 @@ def command(name: str | None, copy: str | None) -> Job:
       easyrlhf recipes toy_ppo > ppo.yaml
       easyrlhf recipes --copy toy     # configs, recipes, toy data: all that the quickstart needs
 
-    A file with every setting of a stage: easyrlhf init_config STAGE.
+    A file with every setting of a stage: easyrlhf init-config STAGE.
     """
     if name and copy:
         raise click.UsageError(f"give NAME or --copy, not both: easyrlhf recipes {name} > {name}.yaml keeps one")

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
+from easyrlhf.cli.wording import in_our_words
 from easyrlhf.errors import EasyRLHFError
-from easyrlhf.settings import SettingError
 
 STOPPED = 3
 
@@ -40,11 +40,9 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        _fail(in_our_words(error), error.exit_code)
     except EasyRLHFError as error:
         _fail(str(error), error.exit_code, shown=error.shown_by == int(os.environ.get("RANK", 0)))
-    except SettingError as error:
-        _fail(str(error), click.UsageError.exit_code)
     except BrokenPipeError:  # who read our output, such as `head`, has left; Python would complain of it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

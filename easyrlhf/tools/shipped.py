@@ -34,7 +34,7 @@ def list_recipes() -> None:
         rows = [
             ("easyrlhf recipes NAME", "prints one: easyrlhf recipes toy_ppo > ppo.yaml"),
             ("easyrlhf recipes --copy DIR", "puts all of them, with toy data, into a folder; shows the quickstart"),
-            ("easyrlhf init_config STAGE", "prints a file with every setting of a stage, commented"),
+            ("easyrlhf init-config STAGE", "prints a file with every setting of a stage, commented"),
         ]
         formatter.write_dl(rows)
     click.echo(formatter.getvalue().lstrip("\n"), nl=False)

@@ -121,7 +121,7 @@ def test_the_lowest_modules_import_only_the_standard_library_and_each_other(file
     imported = [node.module for node in body if isinstance(node, ast.ImportFrom)]
     imported += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
     ours = [module for module in imported if module not in sys.stdlib_module_names]
-    assert [module for module in ours if not re.fullmatch(r"easyrlhf\.(settings|config(\.\w+)?)", module)] == []
+    assert [module for module in ours if not re.fullmatch(r"easyrlhf\.(settings|errors|config(\.\w+)?)", module)] == []
 
 
 def test_a_setting_that_may_come_first_stands_without_its_flag_in_the_usage_line():

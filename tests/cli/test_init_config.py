@@ -1,4 +1,4 @@
-"""`easyrlhf init_config STAGE`: a settings file of everything, which changes nothing until a line is uncommented."""
+"""`easyrlhf init-config STAGE`: a settings file of everything, which changes nothing until a line is uncommented."""
 
 import re
 from dataclasses import MISSING, fields
@@ -14,7 +14,7 @@ CONFIGS = {config.stage: config for config in STAGES}
 
 
 def printed(stage: str) -> str:
-    result = CliRunner().invoke(easyrlhf, ["init_config", stage], prog_name="easyrlhf")
+    result = CliRunner().invoke(easyrlhf, ["init-config", stage], prog_name="easyrlhf")
     assert result.exit_code == 0, result.output
     return result.stdout
 

@@ -58,12 +58,15 @@ def test_download_passes_its_choices_on(calls):
     [
         (["int"], "error: unknown command int: did you mean init?\n"),
         (["xyzzy"], "error: unknown command xyzzy: easyrlhf --help lists the commands\n"),
-        (["sft"], "error: sft_train is a program of its own: sft_train --help\n"),
-        (["ppo_train"], "error: ppo_train is a program of its own: ppo_train --help\n"),
+        (["sft"], "error: --train_data is required. Rows to train on"),
+        (["ppo_trian"], "error: unknown command ppo_trian: did you mean ppo_train?\n"),
         (["init", "--preset", "tiny"], "error: --train_data is required. Texts to learn"),
         (["init", "--train_data", "a", "--preset", "big"], "error: --preset big: must be one of t"),
         (["init", "--train_data", "a", "--vocab_siz", "9"], "error: unknown flag --vocab_siz: did"),
-        (["data", "download"], "error: Missing argument 'hh-rlhf|slimorca-dedup|OWNER/NAME'"),
+        (
+            ["data", "download"],
+            "error: hh-rlhf|slimorca-dedup|OWNER/NAME is missing; easyrlhf data download --help ",
+        ),
     ],
 )
 def test_bad_input_exits_with_2_and_one_message(calls, args, message):

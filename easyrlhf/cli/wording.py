@@ -1,0 +1,115 @@
+"""Words about a command line: flags in another spelling, twice or without a value; click's errors as ours."""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import click
+
+from easyrlhf.shipped import how_to_get, settings_files
+
+
+def with_underscores(words: list[str], command: click.Command) -> list[str]:
+    """The words with flags of the command that were written with dashes, `--train-data`, as they are spelled here."""
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+
+    def spelled(word: str) -> str:
+        flag, equals, value = word.partition("=")
+        ours = f"--{flag[2:].replace('-', '_')}"
+        return ours + equals + value if flag.startswith("--") and ours in known else word
+
+    return [spelled(word) for word in words]
+
+
+def given_flags(words: list[str], command: click.Command) -> Iterator[tuple[click.Option, str, str]]:
+    """(option, flag as it was written, value; "" for a switch) of each known flag, in the order of the words."""
+    options = {name: o for o in command.params for name in (*o.opts, *o.secondary_opts) if isinstance(o, click.Option)}
+    for word, following in pairwise([*words, ""]):
+        flag, equals, value = word.partition("=")
+        if flag in options:
+            option = options[flag]
+            yield option, flag, "" if option.is_flag else value if equals else following
+
+
+def explain_twice(words: list[str], command: click.Command, joined: set[str]) -> tuple[list[str], list[str]]:
+    """What to say of flags that are given more than once: what cannot be meant, and what may but should be known.
+
+    joined  settings that take several values with commas between them
+    """
+    given: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for option, flag, value in given_flags(words, command):
+        given[option.name].append((flag, value))
+    wrong, known = [], []
+    for name, pairs in given.items():
+        flags, values = ([*dict.fromkeys(column)] for column in zip(*pairs, strict=True))
+        if len(flags) > 1:
+            wrong.append(f"{' and '.join(flags)} are both given; keep one")
+        elif len(values) > 1 and name == "config":
+            files = ", ".join(values)
+            wrong.append(f"--config is given twice ({files}), and only one file is read; join them, or use flags")
+        elif len(values) > 1 and name in joined:
+            wrong.append(f"{flags[0]} is given twice; join its values by commas: {flags[0]} {','.join(values)}")
+        elif len(values) > 1:
+            known.append(f"{flags[0]} is given twice; the last one counts: {pairs[-1][1]}, not {pairs[0][1]}")
+    return wrong, known
+
+
+def missing_file(path: str) -> str:
+    """What is wrong with a settings file that is not there, or is a folder."""
+    file = Path(path)
+    if file.is_dir():
+        inside = file / "args.yaml"
+        return f"{path}: is a folder" + (f"; did you mean {inside}?" if inside.is_file() else "")
+    beside = {one.name: one for one in sorted(file.parent.glob("*")) if one.suffix in (".yaml", ".yml")}
+    same = [name for name in beside if name.partition(".")[0] == file.name]
+    if near := same or difflib.get_close_matches(file.name, beside, 1):
+        return f"{path}: no such file; did you mean {beside[near[0]]}?"
+    if brought := how_to_get(path):
+        return f"{path}: no such file{brought}"
+    if file.stem in settings_files():
+        return f"{path}: no such file; easyrlhf recipes {file.stem} > {path} takes it from the package"
+    return f"{path}: no such file"
+
+
+def in_our_words(error: click.ClickException) -> str:
+    """The message of an error that click raised."""
+    for kind, words in OURS.items():
+        if isinstance(error, kind):
+            return words(error)
+    message = error.format_message()
+    stray = message.removeprefix("Got unexpected extra argument")
+    return f"stray argument {stray.lstrip('s').strip(' ().')}" if stray != message else message
+
+
+def _flag_and_value(error: click.BadOptionUsage) -> str:
+    flag = error.option_name
+    return f"{flag} takes no value" if "not take" in error.format_message() else f"{flag} needs a value"
+
+
+def _missing(error: click.MissingParameter) -> str:
+    if isinstance(error.param, click.Argument):
+        return f"{error.param.make_metavar(error.ctx)} is missing; {error.ctx.command_path} --help says what it is"
+    return f"{error.param.opts[0]} is required. {error.param.help}"
+
+
+def _bad_value(error: click.BadParameter) -> str:
+    if error.param is None:
+        return error.format_message()
+    name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.make_metavar(error.ctx)
+    return f"{name}: {error.message}"
+
+
+def _no_such(error: click.NoSuchOption) -> str:
+    near = f"did you mean {sorted(error.possibilities)[0]}?" if error.possibilities else "--help lists those there are"
+    return f"unknown flag {error.option_name}: {near}"
+
+
+# the first class that fits
+OURS: dict[type[click.ClickException], Callable[..., str]] = {
+    click.NoSuchOption: _no_such,
+    click.MissingParameter: _missing,
+    click.BadOptionUsage: _flag_and_value,
+    click.BadParameter: _bad_value,
+}
