@@ -12,7 +12,7 @@ from easyrlhf.cli.running import Job, job
     "--valid", type=float, default=0.05, show_default=True, metavar="X", help="Share of the rows to hold out."
 )
 @click.option("--seed", type=int, default=42, show_default=True, metavar="N", help="Chooses the prompts held out.")
-@click.option("--format", metavar="NAME", help="Row format (data/README.md).  [default: recognised]")
+@click.option("--format", metavar="NAME", help="Row format (easyrlhf docs formats).  [default: recognised]")
 @click.option("--field", metavar="NAME=KEY[,…]", help="Keys under other names, such as prompt=question,chosen=good.")
 @click.option("--transform", metavar="FILE.py:FN", help="Your own function: fn(row) gives a row, several, or None.")
 @click.option(

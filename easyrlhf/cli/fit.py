@@ -72,7 +72,7 @@ class FitGroup(LazyGroup):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """The stage that args begin with; a wrong one is answered with the nearest right one."""
-        return super().resolve_command(ctx, [args[0].removesuffix("_train"), *args[1:]])
+        return super().resolve_command(ctx, [args[0].replace("-", "_").removesuffix("_train"), *args[1:]])
 
 
 command = FitGroup(
