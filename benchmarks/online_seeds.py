@@ -47,7 +47,7 @@ def run(method: str, seed: int, quickstart: Path, folder: Path) -> dict:
     words += ["--reward_funcs", "data/toy/judge.py:gold", "--reward_weights", "1,0", "--output_dir", folder]
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    first, last = rows[0], rows[-1]
+    first, last = next(row for row in rows if row["step"] == 1), rows[-1]
     end = {
         "score": last["eval/scores"],
         "gold": last["reward/gold/mean"],

@@ -46,6 +46,7 @@ def train(command: str, recipe: str, settings: dict) -> None:
 
 def show(name: str, rows: list[dict]) -> None:
     """A run's course: means over windows of rollouts, then where gold peaked and what fired."""
+    rows = [row for row in rows if row["step"]]
     columns = ("reward/reward_model/mean", "reward/gold/mean", "objective/kl", "length/completion_mean")
     numbers = np.array([[row[column] for column in columns] for row in rows])
     print(f"\n{name}\n\n| rollouts | reward model | gold | KL | tokens |\n|---|---|---|---|---|")

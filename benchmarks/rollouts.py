@@ -58,9 +58,10 @@ def main(quickstart: str, rounds: int, steps: int, port: int):
                     ]
                     words += ["--value_warmup_steps", "0", "--num_sample_generations", "0", *flags]
                     subprocess.run(words, check=True, env=environment, stdout=log, preexec_fn=lambda: bind(0))
-                    for line in (output / "metrics.jsonl").read_text().splitlines()[2:]:
-                        for phase in PHASES:
-                            seconds[way][phase].append(json.loads(line)[f"time/{phase}"])
+                    for line in (output / "metrics.jsonl").read_text().splitlines():
+                        row = json.loads(line)
+                        for phase in PHASES if row["step"] > 2 else ():
+                            seconds[way][phase].append(row[f"time/{phase}"])
         finally:
             server.terminate()
             server.wait()

@@ -193,6 +193,12 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         low=0,
     )
     log_rollout_ids: bool = opt(False, "Keep their token ids as well.", group=RUN)
+    eval_at_start: bool = opt(
+        True,
+        "Evaluate on valid_data, where it is given, before the first step too, as step 0; keep_best may then keep the "
+        "start.",
+        group=RUN,
+    )
     max_steps: int | None = opt(
         None,
         "Stop after this many rollouts even when total_episodes is not reached; for short trials.",

@@ -284,6 +284,11 @@ class TrainConfig(Settings):
         low=0,
         shown="10 times a run",
     )
+    eval_at_start: bool = opt(
+        False,
+        "Evaluate on valid_data before the first step too, as step 0; keep_best may then keep the start.",
+        group=RUN,
+    )
     save_steps: int | None = opt(
         None,
         "Save a checkpoint every so many steps, and at the end; 0 for the end alone. The same "
@@ -358,6 +363,10 @@ class TrainConfig(Settings):
                 "modules_to_save",
                 f"modules_to_save {self.modules_to_save}: belongs to LoRA, and lora_r 0 trains all modules; give "
                 "lora_r, such as 16, or leave it out",
+            )
+        if self.eval_at_start and not (self.validates or type(self).eval_at_start):
+            raise SettingError(
+                "eval_at_start", "eval_at_start: needs valid_data or valid_split, the rows to evaluate on"
             )
         self._check_devices()
         if self.node_rank >= self.nnodes:

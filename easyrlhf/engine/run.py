@@ -1,7 +1,6 @@
 """The life of one stage in its output folder: claimed, begun, checkpointed, stopped or completed."""
 
 import dataclasses
-import errno
 import fcntl
 import importlib.metadata
 import shutil
@@ -27,6 +26,7 @@ from easyrlhf.engine.checkpoint import (
 )
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
 from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.faults import is_full_disk, is_out_of_memory
 from easyrlhf.engine.manifest import STAGE_FILE, make_folder, read_stage, write_stage
 from easyrlhf.engine.signals import StopRequest
 from easyrlhf.engine.zero import read_zero_config
@@ -41,7 +41,7 @@ FREE_TO_CHANGE |= {"stop_on_alarm", "devices", "nnodes", "node_rank", "master_ad
 FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens", "vllm_host", "vllm_port", "vllm_timeout", "vllm_weight_transfer"}
 FREE_TO_CHANGE |= {"vllm_mode", "vllm_tensor_parallel_size", "vllm_gpu_memory_utilization", "reuse_memory"}
 FREE_TO_CHANGE |= {"log_rollouts", "log_rollout_ids"}
-FREE_TO_CHANGE |= {"examine_rows"}
+FREE_TO_CHANGE |= {"examine_rows", "eval_at_start"}
 LENGTHS = ("max_length", "max_prompt_length", "overlength")  # those whose defaults follow from other settings
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl", "logs"}
@@ -250,12 +250,10 @@ def out_of_memory_explained(run: Run) -> Iterator[None]:
     """Turn torch's error for a full memory into advice."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
-        text = str(error)
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
-        full = full or getattr(error, "errno", None) == errno.ENOMEM
-        if isinstance(error, EasyRLHFError) or not full:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if isinstance(error, EasyRLHFError) or not is_out_of_memory(error):
             raise
+        text = str(error)
         found = RunError(
             f"out of memory on {run.device}: {(text or 'MemoryError').splitlines()[0][:200]}\n"
             f"A forward pass had up to --micro_batch_tokens {run.micro_batch_tokens} tokens; try --micro_batch_tokens "
@@ -273,7 +271,7 @@ def full_disk_explained(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+        if not is_full_disk(error):
             raise
         found = RunError(f"{error.filename or run.folder}: could not be written: {error.strerror}; make room there")
         found.shown_by = world.rank()

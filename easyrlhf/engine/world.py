@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from easyrlhf.engine.faults import Raised, described, is_explained_elsewhere, is_loss
 from easyrlhf.errors import EasyRLHFError, RunError
 from easyrlhf.launch import LAUNCHED, free_port
 
@@ -90,13 +91,6 @@ def hand_over() -> None:
     _handed_over = True
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether an error of torch says that another process is gone or silent."""
-    text = str(error).lower()
-    signs = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "broken pipe", "socket", "tcpstore")
-    return any(sign in text for sign in signs)
-
-
 def lost(timeout: int, error: Exception) -> RunError:
     """What to say when the others are lost."""
     number, count = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
@@ -111,7 +105,8 @@ def lost(timeout: int, error: Exception) -> RunError:
 def together(job: Callable[[], Result]) -> list[Result]:
     """Every process does its job; all of them get all results, by rank.
 
-    When some fail with an error meant for the user, all raise the first of these.
+    When some fail, all raise the first of their errors: nobody waits for one that has left. Among several processes an
+    exception that is not meant for the user becomes one, Raised.
     """
     outcome = outcome_of(job)
     if size() == 1:
@@ -145,11 +140,15 @@ def on_main(job: Callable[[], Result]) -> Result:
 
 
 def outcome_of(job: Callable[[], Result]) -> Result | EasyRLHFError:
-    """What a job returns, or the error meant for the user that it raises."""
+    """What a job returns, or the error that it raises: one meant for the user, or made so if others have to know."""
     try:
         return job()
     except EasyRLHFError as error:
         return error
+    except Exception as error:
+        if size() == 1 or is_explained_elsewhere(error):
+            raise
+        return Raised(described(error))
 
 
 def result_of(outcome: Any, number: int) -> Any:

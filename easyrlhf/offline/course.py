@@ -36,6 +36,16 @@ class Course:
         """Whether something that the settings want `every` so many steps, and at the end, is due now."""
         return self.last or is_due(self.run.step, every, self.total)
 
+    def begin(self, metrics: dict[str, float], **state) -> None:
+        """Take in an evaluation before the first step; `state` goes into the checkpoint it gets if that is kept."""
+        note_best(self.run, metrics)
+        self.log.log(0, metrics)
+        if world.is_main():
+            self.watch.add({"step": 0} | metrics)
+        self.console.row(0, metrics)
+        if self.run.is_best:
+            self.run.save(self.engines, **state)
+
     def end_step(self, metrics: dict[str, float], **state) -> None:
         """What follows a step once all its numbers are known; `state` goes into its checkpoint.
 

@@ -82,6 +82,8 @@ def fit(
     batches = planned_batches(config, len(train))
     course = Course(run, {"model": engine}, total, log, console)
     with course.shown():
+        if run.step == 0 and valid is not None and config.eval_at_start:
+            course.begin(task.evaluate(valid))
         for batch in itertools.islice(batches, run.step, None):
             started = time.perf_counter()
             metrics = train_step(engine, task, [train[int(i)] for i in batch], run)

@@ -1,5 +1,6 @@
 """Collect: sample completions, then let policy, reference, value model and rewards say what they think of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from easyrlhf.engine import world
+from easyrlhf.engine.faults import named
 from easyrlhf.engine.siblings import families_of, sibling_passes
 from easyrlhf.engine.timer import Timer
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import answer_logprobs, answer_logprobs_and_entropies
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
+from easyrlhf.rewards.batch import Batch
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.sampler import Sampler
 
@@ -61,13 +64,18 @@ def collect(
     rows  prompt rows as load_tokens gives them
     keys  what the sampler draws each row's random numbers from
     with_reference  whether the reference is asked as well
-    Raises RewardError when a reward source fails.
+    Raises RewardError when a reward source fails, ServiceError when sampling or a model does.
     """
-    with timer("rollout"):
+
+    def longest() -> str:
+        return Batch.of(rows, completions, [False] * len(rows), rewards.renderer).longest_sample()
+
+    completions: list[list[int]] = [[] for _ in rows]
+    with timer("rollout"), named("sampling with the policy", longest):
         samples = sampler.generate([row["prompt_ids"] for row in rows], keys)
     completions = unpad(samples.completion_ids, samples.completion_mask)
     with timer("score"), evaluating(*models.trained):
-        how = samples.completion_mask, sampler, micro_batch_tokens, with_reference
+        how = samples.completion_mask, sampler, micro_batch_tokens, with_reference, longest
         scored = score_tokens(models, rows, completions, *how)
         scores, source_scores = rewards(rows, completions, samples.finished)
     return Rollout(
@@ -90,21 +98,31 @@ def score_tokens(
     sampler: Sampler,
     micro_batch_tokens: int,
     with_reference: bool,
+    show: Callable[[], str],
 ) -> dict[str, Tensor | None]:
-    """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding."""
+    """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding.
+
+    show  → a sample, for the ServiceError that is raised when one of them fails
+    """
     names = ["old_logprobs", "entropies"] + ["ref_logprobs"] * with_reference + ["values"] * (models.value is not None)
     scored = {name: torch.zeros_like(completion_mask) for name in names}
     prompts, device = [row["prompt_ids"] for row in rows], completion_mask.device
-    for group, counts in sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, models.share):
-        part = [prompts[i] for i in group], [completions[i] for i in group]
-        families = families_of(*part)
-        how = families, sampler.pad_id, device, models.share, sampler.temperature
-        found = [*answer_logprobs_and_entropies(models.policy, *how)]
-        if with_reference:
-            found.append(models.ref_logprobs(*how))
-        if models.value is not None:
-            found.append(models.value.completion_values(families, sampler.pad_id, models.share))
-        counted = completion_mask[group].bool()
-        for name, flat in zip(names, found, strict=True) if counts else ():
-            scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
+
+    def own() -> None:
+        for group, counts in sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, models.share):
+            families = families_of([prompts[i] for i in group], [completions[i] for i in group])
+            how = families, sampler.pad_id, device, models.share, sampler.temperature
+            with named("the policy", show):
+                found = [*answer_logprobs_and_entropies(models.policy, *how)]
+            if with_reference:
+                with named("the reference", show):
+                    found.append(models.ref_logprobs(*how))
+            if models.value is not None:
+                with named("the value model", show):
+                    found.append(models.value.completion_values(families, sampler.pad_id, models.share))
+            counted = completion_mask[group].bool()
+            for name, flat in zip(names, found, strict=True) if counts else ():
+                scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
+
+    world.together(own)
     return {"values": None, "ref_logprobs": None} | {name: world.summed(numbers) for name, numbers in scored.items()}

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from easyrlhf.data.batches import endless_order
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine import world
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.timer import Timer
-from easyrlhf.errors import ServiceError
+from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.course import Course
 from easyrlhf.online.collect import Models, collect
@@ -27,9 +28,9 @@ from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.dealt import DealtSampler
+from easyrlhf.rollout.sampler import EVALUATION, TRAINING
 from easyrlhf.rollout.vllm import VLLMSampler
 
-TRAINING, EVALUATION = 0, 1  # first parts of sampling keys, after the seed
 SHOWN_PROMPTS = 8
 
 
@@ -67,12 +68,14 @@ class Online:
 class Progress:
     """What the loop must remember beside weights and optimisers.
 
-    kl_coef  the present price of a nat of distance from the reference
-    drawn    completions sampled for training so far
+    kl_coef     the present price of a nat of distance from the reference
+    drawn       completions sampled for training so far
+    unfinished  metrics of the run's step where it was not looked at to the end: evaluation or samples failed
     """
 
     kl_coef: float
     drawn: int = 0
+    unfinished: dict[str, float] | None = None
 
 
 def planned_steps(config, prompts: int) -> int:
@@ -97,18 +100,32 @@ def fit(
     config, total = run.config, planned_steps(run.config, len(prompts))
     shown = valid if valid is not None else prompts
     shown = shown.select(range(min(SHOWN_PROMPTS, len(shown))))
-    if run.step == 0:
-        show_samples(run, online, shown, log, console, at.kl_coef)
+    if at.unfinished is not None:
+        log.take_back(run.step)
     course = Course(run, online.engines, total, log, console)
+
+    def finish_step(metrics: dict[str, float]) -> None:
+        with nothing_lost(lambda: log_and_save(course, metrics, at)):
+            if valid is not None and course.is_due(config.eval_steps):
+                metrics |= evaluate(run, online, valid)
+            if samples_due(run.step, total, config.num_sample_generations):
+                show_samples(run, online, shown, log, console, at.kl_coef)
+        course.end_step(metrics, **asdict(at))
+
     with course.shown():
+        if run.step == 0:
+            begin(course, online, valid, shown, at)
+        if at.unfinished is not None:
+            metrics, at.unfinished = at.unfinished, None
+            finish_step(metrics)
         while run.step < total:
-            timer = Timer()
+            timer, before = Timer(), asdict(at)
             with timer("step"):
-                with saved_if_services_fail(run, online, at):
+                with nothing_lost(lambda before=before: run.save(online.engines, **before)):
                     rollout, sampled = collect_batch(run, online, prompts, timer, at)
                     if config.rollout_ahead and run.step + 1 < total:
                         begin_next(online, prompts, config, at)
-                rollout = online.method.estimate(rollout, config, at.kl_coef)
+                    rollout = online.method.estimate(rollout, config, at.kl_coef)
                 with timer("update"):
                     updated = online.update(rollout, run.step)
                 online.sampler.updated()
@@ -117,12 +134,7 @@ def fit(
             metrics |= rollout_metrics(rollout, at.kl_coef) | importance_metrics(rollout, config)
             log.rollouts(run.step, rows_to_keep(rollout, online, config, at.kl_coef))
             at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics.get("objective/kl"))
-            with logged_if_services_fail(course, metrics, at):
-                if valid is not None and course.is_due(config.eval_steps):
-                    metrics |= evaluate(run, online, valid)
-                if samples_due(run.step, total, config.num_sample_generations):
-                    show_samples(run, online, shown, log, console, at.kl_coef)
-            course.end_step(metrics, **asdict(at))
+            finish_step(metrics)
     run.take_best(online.engines)
     return course.metrics()
 
@@ -132,6 +144,17 @@ def rows_to_keep(rollout: Rollout, online: Online, config, kl_coef: float) -> li
     return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
 
 
+def begin(course: Course, online: Online, valid: Dataset | None, shown: Dataset, at: Progress) -> None:
+    """Look at the policy before its first step: what it says, and with eval_at_start what that scores."""
+    run = course.run
+    with nothing_lost(lambda: None):
+        wanted = valid is not None and run.config.eval_at_start
+        metrics = evaluate(run, online, valid) if wanted else {}
+        show_samples(run, online, shown, course.log, course.console, at.kl_coef)
+    if metrics:
+        course.begin(metrics, **asdict(at))
+
+
 def begin_next(online: Online, prompts: Dataset, config, at: Progress) -> None:
     """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
     rows, keys = prompt_batch(prompts, config, at.drawn)
@@ -139,25 +162,35 @@ def begin_next(online: Online, prompts: Dataset, config, at: Progress) -> None:
 
 
 @contextmanager
-def logged_if_services_fail(course: Course, metrics: dict[str, float], at: Progress) -> Iterator[None]:
-    """When a reward source or a sampler fails after the update, log the step, save the run and let the error go on."""
+def nothing_lost(keep: Callable[[], Any]) -> Iterator[None]:
+    """Whatever fails in here, first keep what is done, then let the error go on; bad input is a failure by now.
+
+    Sampling, scoring and evaluating change no weight. Among several processes only an error that all of them have is
+    followed by a save, in which all take part.
+    """
     try:
         yield
-    except ServiceError:
+    except RunStopped:  # at once, by a second signal
+        raise
+    except Exception as error:
+        if world.size() == 1 or isinstance(error, EasyRLHFError):
+            try:
+                keep()
+            except Exception as second:
+                if not isinstance(error, EasyRLHFError):  # such as a full memory, which has advice of its own
+                    raise error from second
+                raise RunError(f"{error}\nAnd the run could not be saved: {second}") from error
+        if isinstance(error, InputError):
+            raise RunError(str(error)) from error
+        raise
+
+
+def log_and_save(course: Course, metrics: dict[str, float], at: Progress) -> None:
+    """Log the present step and save it as one that is still to be looked at."""
+    try:
         course.log.log(course.run.step, metrics)
-        course.run.save(course.engines, **asdict(at))
-        raise
-
-
-@contextmanager
-def saved_if_services_fail(run: Run, online: Online, at: Progress) -> Iterator[None]:
-    """When a reward source or a sampler fails before the update, save the run as it stood, and let the error go on."""
-    before = asdict(at)
-    try:
-        yield
-    except ServiceError:
-        run.save(online.engines, **before)
-        raise
+    finally:
+        course.run.save(course.engines, **asdict(at) | {"unfinished": metrics})
 
 
 def collect_batch(

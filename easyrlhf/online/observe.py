@@ -58,12 +58,17 @@ def importance_metrics(rollout: Rollout, config: OnlineConfig) -> dict[str, floa
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     """Metrics of held-out prompts, over all their rollouts."""
     kl = [r.log_ratios for r in rollouts if r.log_ratios is not None]
-    return {
+    metrics = {
         "eval/scores": torch.cat([r.scores for r in rollouts]).mean().item(),
         **({"eval/kl": torch.cat(kl).mean().item()} if kl else {}),
         "eval/length": torch.cat([r.lengths for r in rollouts]).float().mean().item(),
         "eval/eos_rate": torch.cat([r.finished for r in rollouts]).float().mean().item(),
     }
+    for name in rollouts[0].source_scores:
+        scores = torch.cat([r.source_scores[name] for r in rollouts])
+        if len(applying := scores[~scores.isnan()]):
+            metrics[f"eval/reward/{name}/mean"] = applying.mean().item()
+    return metrics
 
 
 def repetition(ids: list[int], n: int = 4) -> float:

@@ -26,7 +26,7 @@ class Series:
 class History:
     """The rows of metrics.jsonl, {"step": 1, "loss": 0.7, …}, by metric.
 
-    steps   how many rows there are
+    steps   how many steps there are
     series  metric → its finite values; rows without it are passed over
     broken  metric → the first step at which it was NaN or infinite (None in metrics.jsonl)
     """
@@ -40,7 +40,7 @@ class History:
 
     def add(self, row: dict) -> None:
         """Append a row."""
-        self.steps += 1
+        self.steps += row["step"] > 0  # the row before the first step is an evaluation
         for name, value in row.items():
             if value is None or not math.isfinite(value):
                 self.broken.setdefault(name, row["step"])

@@ -51,7 +51,7 @@ class MetricsLog:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, SAMPLES_FILE, ROLLOUTS_FILE):
-            cut_back(folder / name, last_step)
+            cut_back(folder / name, last_step or -1)
         self._path = folder / METRICS_FILE
         self._metrics = _append(self._path)
         self._samples_path, self._rollouts_path = folder / SAMPLES_FILE, folder / ROLLOUTS_FILE
@@ -84,6 +84,12 @@ class MetricsLog:
             with _append(self._rollouts_path) as file:
                 file.writelines(_line({"step": step} | row) for row in rows)
 
+    def take_back(self, step: int) -> None:
+        """Drop the row of the last step, to be logged again."""
+        self._metrics.close()
+        cut_back(self._path, step - 1)
+        self._metrics = _append(self._path)
+
     def close(self) -> None:
         """Flush and close everything."""
         self._metrics.close()
@@ -109,19 +115,22 @@ class SilentLog(MetricsLog):
     def rollouts(self, step: int, rows: list[dict]) -> None:
         """Keep nothing."""
 
+    def take_back(self, step: int) -> None:
+        """There is none."""
+
     def close(self) -> None:
         """Close nothing."""
 
 
 def cut_back(path: Path, last_step: int) -> None:
-    """Keep the rows up to and including `last_step`; none when it is 0.
+    """Keep the rows up to and including `last_step`; none when it is below 0.
 
     Written beside and renamed into place. The rows kept are the bytes they were; a half-written
     line is dropped.
     """
     if not path.exists():
         return
-    rows = ((line, _parse(line)) for line in (_lines(path) if last_step else []))
+    rows = ((line, _parse(line)) for line in (_lines(path) if last_step >= 0 else []))
     kept = [line for line, row in rows if row is not None and row["step"] <= last_step]
     beside = path.with_name(path.name + ".part")
     with beside.open("w", encoding="utf-8") as file:

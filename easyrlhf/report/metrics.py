@@ -316,6 +316,9 @@ METRICS: dict[str, Metric] = {
     ),
     "eval/ties": Metric("Share of held-out pairs with equal scores.", ("rm",), "below 0.01", high=0.01, format=".3f"),
     "eval/scores": Metric("Mean score on the valid_data prompts.", ONLINE, "rises", format="+.3f", better="high"),
+    "eval/reward/<name>/mean": Metric(
+        "Mean of this reward source alone, unweighted, on the valid_data prompts.", ONLINE, format="+.3f"
+    ),
     "eval/kl": Metric(
         "KL to the reference on the valid_data prompts, as objective/kl (kto: as kl); absent with measure_kl never.",
         (*ONLINE, "kto"),
@@ -340,10 +343,10 @@ def metric(name: str) -> Metric:
     """The entry of `name` (`reward/<any source>/mean` finds its family); KeyError if undeclared."""
     if name in METRICS:
         return METRICS[name]
-    family, _, rest = name.partition("/")
-    source, _, statistic = rest.rpartition("/")
-    if family == "reward" and source and f"reward/<name>/{statistic}" in METRICS:
-        return METRICS[f"reward/<name>/{statistic}"]
+    for family in ("reward/", "eval/reward/"):
+        source, _, statistic = name.removeprefix(family).rpartition("/")
+        if name.startswith(family) and source and f"{family}<name>/{statistic}" in METRICS:
+            return METRICS[f"{family}<name>/{statistic}"]
     raise KeyError(f"metric {name!r} is not declared in easyrlhf.report.metrics.METRICS")
 
 

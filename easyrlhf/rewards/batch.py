@@ -60,6 +60,11 @@ class Batch:
         """What a reward function is called with."""
         return {name: getattr(self, name) for name in OURS} | self.columns
 
+    def longest_sample(self) -> str:
+        """The longest of the completions with its prompt, for a message about all of them."""
+        place = max(range(len(self)), key=lambda place: len(self.prompts[place]) + len(self.completion_ids[place]))
+        return f"  (the longest of {len(self)})\n{self.sample(place)}"
+
     def sample(self, place: int = 0) -> str:
         """One prompt and its completion, for a message."""
         prompt, completion = self.prompts[place], self.completions[place]

@@ -96,10 +96,14 @@ def score_sequences(
 def scored(micro_batches: list[Pass], score: Callable[[list[int]], Tensor], count: int) -> list[float]:
     """The scores of so many rows, of which the micro-batches of all processes hold the indices."""
     scores = torch.zeros(count)
-    for group, counts in micro_batches:
-        found = score(group)
-        if counts:
-            scores[group] = found.cpu()
+
+    def own() -> None:
+        for group, counts in micro_batches:
+            found = score(group)
+            if counts:
+                scores[group] = found.cpu()
+
+    world.together(own)
     return world.summed(scores).tolist()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
+from easyrlhf.engine.faults import named
 from easyrlhf.engine.shares import slice_of
 from easyrlhf.rewards.batch import Batch, RewardError, Row, as_number, score_list
 from easyrlhf.rewards.elsewhere import Elsewhere, RewardFunction
@@ -69,11 +70,12 @@ class Rewards:
             if isinstance(source, Elsewhere) and source.overlaps and len(batch)
         }
         # Models first: a process whose function fails must not leave the others alone with their forward passes.
-        models = {
-            place: score_list(source(rows, completions, finished), source.name, everything)[own]
-            for place, source in enumerate(self.sources)
-            if not isinstance(source, Elsewhere)
-        }
+        models = {}
+        for place, source in enumerate(self.sources):
+            if not isinstance(source, Elsewhere):
+                with named(source.name, everything.longest_sample):
+                    given = source(rows, completions, finished)
+                models[place] = score_list(given, source.name, everything)[own]
 
         def own_scores() -> dict[str, list[float]]:
             raw = {}

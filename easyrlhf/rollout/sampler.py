@@ -16,6 +16,8 @@ from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.running import Running, prefill
 from easyrlhf.rollout.shape import NO_SHAPE, Shape
 
+TRAINING, EVALUATION = 0, 1  # what a sample is for: the part of its key after the seed
+
 
 @dataclass(frozen=True)
 class Samples:

@@ -16,7 +16,7 @@ from easyrlhf.engine.shares import slice_of
 from easyrlhf.errors import InputError, ServiceError
 from easyrlhf.models.load import plain_lm
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.sampler import Samples
+from easyrlhf.rollout.sampler import EVALUATION, Samples
 
 Key = tuple[int, ...]
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
@@ -85,9 +85,12 @@ class VLLMSampler:
     def generate(self, prompts: list[list[int]], keys: list[Key]) -> Samples:
         """Complete each prompt; every process gets all completions, in the prompts' order.
 
+        Evaluations are of the weights of now, whatever the interval: vLLM gets them first if it is behind at all.
         When vLLM is lost, it is waited for and given the weights again. Raises ServiceError when it does not come back,
         or fails again and again.
         """
+        if self.behind and keys[0][1] == EVALUATION:
+            self.behind = self.sync_interval
         parts = self.begun(keys) or self.insisted(self.own_part(prompts, keys))
         completions = [completion for part in parts[:: self.backend.ranks] for completion in part]
         return samples_of(completions, self.pad_id, self.ending, plain_lm(self.engine.model).device)

@@ -51,6 +51,9 @@ PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_com
 
 TOKENIZER, PROOF = "data/test_tokenizer.py", "engine/test_proof.py"
 ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
+ADAPTERS = "models/test_adapters.py"
+LOST = "stages/test_nothing_lost.py::test_a_run_that_failed_goes_on_bit_for_bit"
+SCORING = f"{LOST}[ppo-scoring]"
 GROUPS, SHARED = "losses/test_grpo.py", "models/test_shared.py"
 TRL_GROUPS, GROUP_UPDATE = "online/test_trl_parity.py", "online/test_group_update.py"
 ONLINE_LOOP, ALIGN, ALIGN_PARITY = "online/test_loop.py", "losses/test_alignment.py", "offline/test_align_parity.py"
@@ -565,6 +568,14 @@ BREAKS = [
         PENALTY,
     ),
     Break("rewards/sources.py", "(~finished).float()", "finished.float()", PENALTY),
+    # nothing finished is lost
+    Break("online/loop.py", "                keep()\n", "                pass\n", ONLINE_LOOP),
+    Break("online/loop.py", "world.size() == 1 or isinstance(error, EasyRLHFError)", "True", ONLINE_LOOP),
+    Break("online/loop.py", "    except RunStopped:", "    except ZeroDivisionError:", ONLINE_LOOP),
+    Break("online/loop.py", '| {"unfinished": metrics}', "", f"{LOST}[ppo-evaluating]"),
+    Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-the reference]"),
+    Break("rewards/sources.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
+    Break("rollout/vllm.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
     # equal scores
     Break("losses/masked.py", "above = (x - least).masked_fill", "above = x.masked_fill", GROUPS),
     Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least < 0 * ROUNDING", MASKED),

@@ -7,6 +7,7 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.engine.timer import Timer
+from easyrlhf.errors import ServiceError
 from easyrlhf.models.lora import add_lora
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
@@ -145,7 +146,7 @@ def test_a_reference_that_is_not_wanted_is_not_asked(tiny_lm, prompt_row, says, 
     rewards = Rewards([says([1.0, 2.0])], [1.0], None, 0.0, chatml_renderer)
     sampler = HFSampler(models.policy, 0, Ending((2,)), 4, 1.0, 3)
     rows, keys = [prompt_row([5, 6]), prompt_row([7])], [(0, 0), (0, 1)]
-    with pytest.raises(AttributeError, match="disable_adapter"):
+    with pytest.raises(ServiceError, match=r"the reference raised AttributeError: .*disable_adapter"):
         collect(models, sampler, rewards, rows, keys, 30, Timer())
     rollout = collect(models, sampler, rewards, rows, keys, 30, Timer(), with_reference=False)
     assert rollout.ref_logprobs is None and rollout.log_ratios is None

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from easyrlhf.engine import world
+from easyrlhf.errors import InputError, RunError, RunStopped
 from easyrlhf.offline.course import is_due
 from easyrlhf.online.loop import (
     Online,
@@ -14,10 +16,10 @@ from easyrlhf.online.loop import (
     collect_batch,
     evaluate,
     next_kl_coef,
+    nothing_lost,
     planned_steps,
     prompt_batch,
     samples_due,
-    saved_if_services_fail,
 )
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
@@ -151,22 +153,46 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
     assert metrics["eval/scores"] == 1.0
 
 
-def test_a_reward_that_fails_saves_the_run_as_it_stood_before_the_step(grpo_config):
-    saved, calls = [], []
+@pytest.mark.parametrize("error", [RewardError("boom"), IndexError("boom"), MemoryError("boom"), OSError("boom")])
+def test_whatever_fails_the_run_is_kept_first_and_the_error_goes_on(error):
+    kept = []
+    with pytest.raises(type(error), match="boom"), nothing_lost(lambda: kept.append(1)):
+        raise error
+    assert kept == [1]
 
-    def fails_at_the_second(run, rows, keys, timer):
-        calls.append(keys)
-        if len(calls) == 2:
-            raise RewardError("boom")
-        return rollout_of([[1.0, 1.0], [1.0, 1.0]])
 
-    config = grpo_config(dynamic_sampling=3)
-    run = SimpleNamespace(config=config, save=lambda engines, **state: saved.append((engines, state)))
-    online = SimpleNamespace(collect=fails_at_the_second, engines={"policy": 1}, method=method_of(config))
-    at = Progress(kl_coef=0.3, drawn=4)
-    with pytest.raises(RewardError, match="boom"), saved_if_services_fail(run, online, at):
-        collect_batch(run, online, list(range(9)), None, at)
-    assert saved == [({"policy": 1}, {"kl_coef": 0.3, "drawn": 4})]
+def test_bad_input_is_a_failure_once_the_run_has_begun():
+    kept = []
+    with pytest.raises(RunError, match="no such turn") as found, nothing_lost(lambda: kept.append(1)):
+        raise InputError("no such turn")
+    assert found.value.exit_code == 1 and kept == [1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RunStopped("a second time; stopped at once")])
+def test_who_asks_for_the_end_at_once_gets_it(error):
+    with pytest.raises(type(error)), nothing_lost(lambda: pytest.fail("was saved")):
+        raise error
+
+
+def test_a_failure_that_could_not_be_saved_says_both():
+    def keep():
+        raise RunError("the disk is full")
+
+    with pytest.raises(RunError, match="boom\nAnd the run could not be saved: the disk is full"), nothing_lost(keep):
+        raise RewardError("boom")
+    with pytest.raises(MemoryError, match="boom"), nothing_lost(keep):
+        raise MemoryError("boom")
+
+
+def test_one_process_of_several_saves_only_what_all_of_them_do(monkeypatch):
+    kept = []
+    monkeypatch.setattr(world, "size", lambda: 2)
+    with pytest.raises(MemoryError), nothing_lost(lambda: kept.append(1)):
+        raise MemoryError
+    assert not kept
+    with pytest.raises(RewardError), nothing_lost(lambda: kept.append(1)):
+        raise RewardError("told to all")
+    assert kept == [1]
 
 
 def test_the_next_rollout_is_begun_with_what_will_be_asked_for(grpo_config):

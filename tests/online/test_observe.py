@@ -90,6 +90,7 @@ def test_evaluation_weighs_every_completion_alike(hand_rollout):
     found = evaluation_metrics([hand_rollout, lone])
     # completions of scores 1 2 2, KL -.5 1 1, lengths 3 2 2, one finished
     expected = {"eval/scores": 5 / 3, "eval/kl": 0.5, "eval/length": 7 / 3, "eval/eos_rate": 1 / 3}
+    expected |= {"eval/reward/good/mean": 7 / 3, "eval/reward/bad/mean": 0.0}  # 1 3 3, each reward by itself
     assert found == pytest.approx(expected)
     for name in found:
         metric(name)
@@ -130,6 +131,9 @@ def test_padding_is_not_part_of_any_metric(hand_rollout, ppo_config):
 
 def test_without_a_reference_samples_and_evaluations_have_no_kl(hand_rollout):
     rollout = replace(hand_rollout, ref_logprobs=None)
-    assert evaluation_metrics([rollout]) == {"eval/scores": 1.5, "eval/length": 2.5, "eval/eos_rate": 0.5}
+    found = evaluation_metrics([rollout])
+    assert found.keys() - {"eval/reward/good/mean", "eval/reward/bad/mean"} == {
+        "eval/scores", "eval/length", "eval/eos_rate"
+    }  # fmt: skip
     rows = sample_rows(rollout, 0.0, str)
     assert [(row["score"], row["kl"], row["total"]) for row in rows] == [(1.0, None, 1.0), (2.0, None, 2.0)]

@@ -116,6 +116,19 @@ def test_weights_are_loaded_after_so_many_updates_as_the_interval_says():
     assert sampler.backend.names.count("load") == 3
 
 
+def test_an_evaluation_is_of_the_weights_of_its_step_whatever_the_interval():
+    sampler = sampler_of(Backend(), sync_interval=4)
+    seen = []
+    for _ in range(4):
+        sampler.generate(PROMPTS, KEYS)
+        update(sampler)
+        seen += set(weights_of(sampler.generate(PROMPTS, OTHERS)))
+    assert seen == [1, 2, 3, 4]
+    loads = sampler.backend.names.count("load")
+    sampler.generate(PROMPTS, OTHERS)
+    assert sampler.backend.names.count("load") == loads  # the same weights are not sent twice
+
+
 # --- completions
 
 

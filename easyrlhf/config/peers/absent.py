@@ -304,7 +304,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         "evaluation measures the loss on valid_data; what the model writes is measured by easyrlhf compare",
         """
         generate_during_eval eval_table_size eval_max_new_tokens eval_use_evalscope do_bench_eval
-        bench_eval_callbacks eval_num_beams num_generations_eval val_before_train num_return_sequences
+        bench_eval_callbacks eval_num_beams num_generations_eval num_return_sequences
         """,
     ),
     (

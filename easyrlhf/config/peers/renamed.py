@@ -192,6 +192,8 @@ SAME_THING: dict[str, str] = {
     "resume_mode": "resume",
     "save_freq": "save_steps",
     "test_freq": "eval_steps",
+    "eval_on_start": "eval_at_start",
+    "val_before_train": "eval_at_start",
     "max_actor_ckpt_to_keep": "save_total_limit",
     "vllm_gpu_util": "vllm_gpu_memory_utilization",
     "gpu_ids": "devices",
