@@ -56,6 +56,21 @@ def positions_of(path: str, *, trust_remote_code: bool = False) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def check_text_alone(flag: str, path: str, *, trust_remote_code: bool = False) -> None:
+    """Raise InputError for a model that sees or hears as well: a folder saved of it would have lost that in silence."""
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    others = [name for name in config.sub_configs if getattr(config, name, None) not in (None, text)]
+    if text is not config and others:
+        family = ", ".join(config.architectures or [type(config).__name__])
+        raise InputError(
+            f"{flag} {path}: {family} is more than a language model ({', '.join(others)} in config.json), and a folder "
+            "trained from it would lose the rest, or the files that process images and sound. Use a model of text "
+            "alone, or save its language model as a folder of its own with transformers, whose config.json is then "
+            f"that of {type(text).__name__}"
+        )
+
+
 def ends_of(path: str, tokenizer, *, trust_remote_code: bool = False) -> tuple[int, ...]:
     """The ids that end an answer of a folder's or hub id's model, as end_ids says. Reads no weights."""
     config = load_config(path, trust_remote_code=trust_remote_code).get_text_config()

@@ -27,7 +27,7 @@ from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.folder import save_lm
-from easyrlhf.models.load import load_causal_lm, load_config, new_tokens, positions_of
+from easyrlhf.models.load import check_text_alone, load_causal_lm, load_config, new_tokens, positions_of
 from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.report.card import write_model_card
@@ -59,6 +59,7 @@ def prepare(run: Run, console: Console) -> Renderer:
     check_report_to(config.report_to)
     check_keep_best(config)
     check_parent("--model", config.model, config)
+    check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
     check_positions(config)
     renderer = open_renderer(config.model, config, chat_template=config.chat_template)
     check_lora(run, renderer, console)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import tensor as T
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import check_head, load_causal_lm, load_config, logits_of
+from easyrlhf.models.load import check_head, check_text_alone, load_causal_lm, load_config, logits_of
 from easyrlhf.models.lora import add_lora
 
 IDS = T([[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17, 18, 19, 20]])
@@ -223,3 +223,27 @@ def test_a_missing_folder_beside_others_is_no_hub_id(tmp_path, monkeypatch, near
     said = "no such folder; " + ("did you mean models/base?" if near else "give a folder with a config.json")
     with pytest.raises(InputError, match=re.escape(f"models/bose: {said}")):
         load_config("models/bose")
+
+
+# --- models that are more than language models
+
+TEXT = {"vocab_size": 280, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
+VISION = {
+    "Gemma3Config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
+    "Qwen3_5Config": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32},
+}
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_model_that_sees_is_refused_by_name_and_its_language_model_is_not(name, tmp_path):
+    import transformers
+
+    config = getattr(transformers, name)(text_config=TEXT, vision_config=VISION[name])
+    config.architectures = [name.replace("Config", "ForConditionalGeneration")]
+    config.save_pretrained(tmp_path / "sees")
+    with pytest.raises(
+        InputError, match=rf"--model .*sees: {config.architectures[0]} .* \(vision_config in config.json\)"
+    ):
+        check_text_alone("--model", str(tmp_path / "sees"))
+    config.get_text_config().save_pretrained(tmp_path / "text")
+    check_text_alone("--model", str(tmp_path / "text"))

@@ -16,7 +16,7 @@ from easyrlhf.engine.manifest import make_folder, read_stage, require_whole
 from easyrlhf.engine.renderers import rendering_of
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.folder import readable
-from easyrlhf.models.load import load_config
+from easyrlhf.models.load import check_text_alone, load_config
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 
@@ -24,6 +24,7 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 def check_room(config: ExportConfig, folder: Path) -> None:
     """Raise InputError unless the model's own run is finished and there is room for the result."""
     require_whole("--model", config.model, allow_incomplete=config.allow_incomplete)
+    check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
     if folder.resolve() == Path(config.model).resolve():
         raise InputError(f"--output_dir {folder}: is also --model; give another folder")
     if folder.exists() and any(folder.iterdir()) and not config.overwrite:
