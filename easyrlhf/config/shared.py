@@ -41,9 +41,9 @@ def row_field() -> Any:
     """The setting `field`."""
     return opt(
         None,
-        "Keys under other names: prompt=question,chosen=good moves them; name='a text with {key}' builds a string; "
-        "name= takes a key out. "
-        "Done before the format is recognised.",
+        "Keys under other names: prompt=question,chosen=good moves them (data.question and turns.0.text lead into "
+        "objects and lists); name='a text with {key}' builds a string; name= takes a key out. Done before the format "
+        "is recognised.",
         group=DATA,
         metavar="NAME=KEY[,…]",
         many=True,

@@ -376,6 +376,8 @@ def changed_settings(folder: Path, config) -> list[str]:
     then = yaml.safe_load(file.read_text()) if file.exists() else {}
     now = dataclasses.asdict(config)
     names = sorted((then.keys() | now.keys()) - FREE_TO_CHANGE)
+    if then:  # a setting that is newer than the run had its default
+        then = {setting.name: setting.default for setting in dataclasses.fields(config)} | then
     return [f"{name}: {then.get(name)} → {now.get(name)}" for name in names if then.get(name) != now.get(name)]
 
 

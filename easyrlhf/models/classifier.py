@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import disable_dropout, evaluating, hidden_states, load_config
+from easyrlhf.models.load import damaged_file, disable_dropout, evaluating, hidden_states, load_config
 
 SUFFIX = "ForSequenceClassification"
 WEIGHT, BIAS = "score.weight", "score.bias"
@@ -85,7 +85,7 @@ def load_classifier(
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
+        raise InputError(f"{damaged_file(path) or path}: the model cannot be loaded: {str(error).strip()}") from error
     for what in ("missing", "unexpected"):
         if names := sorted(set(loading[f"{what}_keys"]) - {BIAS}):
             raise InputError(

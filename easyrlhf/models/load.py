@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -134,6 +134,17 @@ def load_causal_lm(
     return lm
 
 
+def damaged_file(path: str) -> Path | None:
+    """The first weights file of a folder that cannot be opened, such as one whose download broke off."""
+    for file in sorted(Path(path).expanduser().glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (OSError, SafetensorError):
+            return file
+    return None
+
+
 def read_weights(path: str, **how) -> PreTrainedModel:
     """The model of a folder or hub id as its files have it, adapters merged into what they were trained on.
 
@@ -150,7 +161,7 @@ def read_weights(path: str, **how) -> PreTrainedModel:
     try:
         lm, loading = AutoModelForCausalLM.from_pretrained(path, **how, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
+        raise InputError(f"{damaged_file(path) or path}: the model cannot be loaded: {str(error).strip()}") from error
     if missing := sorted(loading["missing_keys"]):
         raise InputError(
             f"{path}: its weights lack {', '.join(missing[:3])} ({len(missing)} in all), which would be random; "

@@ -123,6 +123,15 @@ def test_other_settings_are_refused_and_listed(config):
     assert "--overwrite to start anew" in lines[-1]
 
 
+def test_a_setting_that_is_newer_than_the_run_had_its_default(config):
+    train(config, 1)
+    file = out(config) / "args.yaml"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("seed:")))
+    assert train(config, 0) == 1
+    with pytest.raises(InputError, match="seed: 42 → 7"), open_run(replace(config, seed=7)):
+        pass
+
+
 def test_settings_that_say_how_to_start_may_differ(config):
     train(config, 2)
     assert train(replace(config, allow_incomplete=True, resume="auto"), 0) == 2
