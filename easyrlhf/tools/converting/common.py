@@ -174,13 +174,16 @@ def no_checkpointing(draft: Draft, key: str, value: Any) -> None:
 def deepspeed(draft: Draft, key: str, value: Any) -> None:
     """A preset's name where the file's name or content says the stage; else the file itself."""
     text = str(value).lower().rpartition("/")[2]
-    stage: Any = next((digit for digit in "321" if re.search(rf"(z|zero[_-]?|stage[_-]?){digit}", text)), None)
+    named = re.search(r"(z|zero[_-]?|stage[_-]?)([0-3])", text)
+    stage = named[2] if named else ""
     if isinstance(value, dict):
-        stage = str(value.get("zero_optimization", {}).get("stage", ""))
-    if stage not in ("1", "2", "3"):
+        section = value.get("zero_optimization")
+        stage = str(section.get("stage", "0") if isinstance(section, dict) else 0)
+    name = {"0": "none", "1": "zero2", "2": "zero2", "3": "zero3"}.get(stage)
+    if name is None:
         draft.keep(key, value, "deepspeed", "its optimizer, batch sizes and precision must be auto or left out")
         return
-    name = f"zero{'3' if stage == '3' else '2'}" + ("_offload" if "offload" in text else "")
+    name += "_offload" * ("offload" in text and name != "none")
     draft.set("deepspeed", name, "" if text == name else f"{key}: {value}" if isinstance(value, str) else key)
 
 
