@@ -533,17 +533,17 @@ BREAKS = [
     ),
     # settings files of other programs
     Break(
-        "tools/converting/common.py",
+        "tools/converting/lengths.py",
         "* draft.devices",
         "* 1",
         f"{CONVERTED}::test_values_that_change_their_unit_say_what_they_were",
     ),
-    Break("tools/converting/common.py", "unit = math.lcm(group, parts)", "unit = 1", EACH),
-    Break("tools/converting/common.py", 'longest - 1, "theirs', 'longest, "theirs', EACH),
+    Break("tools/converting/lengths.py", "unit = math.lcm(group, parts)", "unit = 1", EACH),
+    Break("tools/converting/lengths.py", 'longest - 1, "theirs', 'longest, "theirs', EACH),
     Break(
         "tools/converting/draft.py",
-        "if key.rpartition",
-        "if not key.rpartition",
+        "in SECRET else",
+        "not in SECRET else",
         f"{CONVERTED}::test_keys_to_accounts_are_not_written_down",
     ),
     Break(

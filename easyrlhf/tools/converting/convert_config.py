@@ -9,6 +9,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.settings import SettingError, read_yaml
 from easyrlhf.tools.converting import common
 from easyrlhf.tools.converting.draft import Draft, Line, shown
+from easyrlhf.tools.converting.lengths import finish_lengths
 from easyrlhf.tools.converting.peers import PEERS, peer_of
 
 WHOLE = ("deepspeed", "chat_template_kwargs")  # blocks that are one setting
@@ -52,7 +53,7 @@ def convert_settings(
             rule(draft, key, value)
             draft.done.add(key)
     program.finish(draft)
-    common.finish_lengths(draft)
+    finish_lengths(draft)
     draft.settle()
     return Converted(draft.stage, draft.settings, [one.remark for one in draft.lines if not one.name], draft.lines)
 

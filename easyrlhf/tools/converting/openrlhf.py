@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from easyrlhf.tools.converting.common import ONLINE, set_rollout, switched_lora
+from easyrlhf.tools.converting.common import switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, count, number, truth
+from easyrlhf.tools.converting.lengths import ONLINE, set_rollout
 
 TITLE = "OpenRLHF"
 SIGNS = """pretrain reward_pretrain critic_pretrain prompt_data input_key output_key chosen_key rejected_key save_path

@@ -3,8 +3,9 @@
 from typing import Any
 
 from easyrlhf.errors import InputError
-from easyrlhf.tools.converting.common import ONLINE, loss_type, switched_lora
+from easyrlhf.tools.converting.common import loss_type, switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, count, truth
+from easyrlhf.tools.converting.lengths import ONLINE
 
 TITLE = "ms-swift"
 SIGNS = """rlhf_type train_type tuner_type torch_dtype split_dataset_ratio dataset_num_proc load_from_cache_file

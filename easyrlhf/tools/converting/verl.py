@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from easyrlhf.tools.converting.common import ONLINE, report_to, set_rollout, switched_lora
+from easyrlhf.tools.converting.common import report_to, switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, count, number, truth
+from easyrlhf.tools.converting.lengths import ONLINE, set_rollout
 
 TITLE = "verl"
 SIGNS = "actor_rollout_ref algorithm critic trainer data custom_reward_function ray_init ray_kwargs"
