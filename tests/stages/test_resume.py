@@ -17,6 +17,7 @@ from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 
 CLOCK = ("time/", "tokens_per_second")
+STOPS = {"stop": "e,. ", "stop_finishes": True, "shuffle_prompts": False, "log_rollout_ids": True}
 
 
 def numbers(folder: str | Path) -> list[dict]:
@@ -44,7 +45,7 @@ def test_a_stopped_run_continues_bit_for_bit(
             small_ppo | online | {"kl_target": 0.5, "ptx_coef": 0.1, "ptx_data": data.sft},
         ),
         "grpo": (train_grpo, GRPOConfig, small_grpo | online | {"beta": 0.1, "dynamic_sampling": 2}),
-        "rloo": (train_grpo, GRPOConfig, small_grpo | online | {"beta": 0.1, "advantage": "rloo"}),
+        "rloo": (train_grpo, GRPOConfig, small_grpo | online | STOPS | {"beta": 0.1, "advantage": "rloo"}),
         "reinforce++": (train_grpo, GRPOConfig, small_grpo | online | {"beta": 0.1, "advantage": "reinforce++"}),
     }[stage]
     more |= {"lora_r": lora_r, "save_steps": 2}
@@ -58,6 +59,10 @@ def test_a_stopped_run_continues_bit_for_bit(
     assert status(tmp_path / "stopped") == "complete"
     assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
     assert len(numbers(tmp_path / "whole")) == 6
+    if stage in ("ppo", "grpo", "rloo", "reinforce++"):
+        for name in ("samples.jsonl", "rollouts.jsonl"):
+            whole, stopped = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "stopped"))
+            assert whole == stopped and whole.count(b"\n") >= 6
 
 
 @pytest.fixture
