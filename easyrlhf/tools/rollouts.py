@@ -22,7 +22,7 @@ def rollouts(config: RolloutsConfig) -> None:
         raise InputError(f"{config.run}: {reason(Path(config.run), path)}")
     rows = list(chosen(config, path, last))
     if not rows:
-        raise InputError(f"--step {config.step}: {nothing(config, path)}")
+        raise InputError(nothing(config, path))
     for row in rows:
         print(json.dumps(row, ensure_ascii=False) if config.json else "\n".join(lines(row)))
 
@@ -45,10 +45,11 @@ def chosen(config: RolloutsConfig, path: Path, last: int) -> Iterator[Row]:
 
 
 def nothing(config: RolloutsConfig, path: Path) -> str:
-    """Why a step has no row, and which steps have."""
+    """Why there is no row of the step or the order that was asked for."""
     steps = [row["step"] for row in stored_rows(path)]
-    what = "has no completion with a KL" if config.step in steps else f"is not in {path}"
-    return f"{what}, which has steps {min(steps)} to {max(steps)}"
+    if config.step is None or config.step in steps:
+        return f"--furthest {config.furthest}: the reference was not asked for a KL of these completions (--measure_kl)"
+    return f"--step {config.step}: is not in {path}, which has steps {min(steps)} to {max(steps)}"
 
 
 def lines(row: Row) -> Iterator[str]:

@@ -84,6 +84,11 @@ def test_what_cannot_be_shown_is_said(run_folder, ask, tmp_path):
         2,
         f"error: --step 7: is not in {run_folder}/rollouts.jsonl, which has steps 1 to 2\n",
     )
+    unasked = [json.dumps(found | {"kl": None}) + "\n" for found in stored_rows(run_folder / "rollouts.jsonl")]
+    (run_folder / "rollouts.jsonl").write_text("".join(unasked))
+    for words in (("--furthest", 2), ("--furthest", 2, "--step", 1)):
+        code, _, error = ask(run_folder, *words)
+        assert code == 2 and "--furthest 2: the reference was not asked for a KL of these completions" in error
     code, _, error = ask(run_folder, "--worst", 1, "--best", 1)
     assert code == 2 and "best 1: worst picks already; give one" in error
     code, _, error = ask(tmp_path)
