@@ -293,7 +293,8 @@ def last_words(config: GenerateConfig, output: Output) -> Iterator[str]:
     if tally["kept_unfinished"]:
         yield (
             f"warning: {tally['kept_unfinished']:,} of the answers written were cut off at --max_new_tokens "
-            f"{config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}; training on them teaches the model to end there: --only_finished leaves them out"
+            f"{config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}; "
+            "training on them teaches the model to end there: --only_finished leaves them out"
         )
     if tally["kept_empty"]:
         yield f"warning: {tally['kept_empty']:,} of the answers written are empty; sft_train drops such rows"
