@@ -5,6 +5,10 @@ from easyrlhf.config.peers.translation import Translation
 # reason, and the names that it answers
 REASONS: tuple[tuple[str, str], ...] = (
     (
+        "a file is for one stage: give each its own in train_data, or easyrlhf data split",
+        "data_split",
+    ),
+    (
         "what a row says is in the row: fill names in with transform",
         "model_author",
     ),
