@@ -66,14 +66,17 @@ def opens(prompt: Messages | str) -> bool:
 def answered(prompt: Messages | str, text: str) -> tuple[Messages | str, Messages | str]:
     """A prompt and what was said to it, each as the data would have them.
 
-    White space around a turn is not part of it, as templates put their own; a turn that the prompt began is one turn
-    with what continues it.
+    White space around a turn is not part of it, as templates put their own; a turn that the prompt began, or its
+    thought, is one turn with what continues it.
     """
     if isinstance(prompt, str):
         return prompt, text
     if not opens(prompt):
         return prompt, [{"role": "assistant", "content": text.strip()}]
     begun = prompt[-1]
+    if begun.get("reasoning_content") and not begun["content"]:
+        thought, _, text = text.partition("</think>")
+        begun = {**begun, "reasoning_content": (begun["reasoning_content"] + thought).rstrip()}
     return prompt[:-1], [{**begun, "content": (begun["content"] + text).strip()}]
 
 

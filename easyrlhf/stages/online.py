@@ -25,7 +25,7 @@ from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm import Backend
 from easyrlhf.stages import common
-from easyrlhf.stages.rewards import RewardCast, check_columns, check_head, check_rewards, load_rewards
+from easyrlhf.stages.rewards import RewardCast, check_columns, check_head, check_readable, check_rewards, load_rewards
 from easyrlhf.stages.rollouts import check_rollout, make_backend, make_sampler
 from easyrlhf.stages.sharing import apart, check_sharing, load_shared
 
@@ -58,6 +58,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         if config.ptx_data:
             data["ptx"] = common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
         check_columns(config, cast.rewards, data)
+        check_readable(config, cast.rewards, data)
         steps = planned_steps(config, len(data["train"].rows))
         check_warmup(config, steps)
         common.start(run, console, title, steps, data, cast.named(config), cast.beside(config))

@@ -19,6 +19,7 @@ from easyrlhf.models.load import load_config
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.rewards.functions import Function, check_parameters, load_functions, required_columns, takes_any_column
+from easyrlhf.rewards.model import rendered
 from easyrlhf.rewards.server import check_server
 from easyrlhf.rewards.sources import RewardFunction, RewardModel, Rewards, RewardServer, WorkerFunction, Workers
 from easyrlhf.settings import split_list
@@ -69,6 +70,32 @@ def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenD
     columns = {name for rows in parts for cell in rows["columns"] for name in json.loads(cell)}
     for spec, function in zip(split_list(config.reward_funcs), cast.functions, strict=True):
         check_parameters(spec, function, columns, asked)
+
+
+def check_readable(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenData | None]) -> None:
+    """Raise InputError when a reward model that renders texts anew has a template that refuses prompts of the data.
+
+    Of prompts with the same roles and keys one is tried, since templates refuse by these.
+    """
+    if cast.renderer is None or cast.same_tokens:
+        return
+    seen = set()
+    for name in (name for name in ("train", "valid") if data.get(name)):
+        for number, row in enumerate(data[name].rows.select_columns(["prompt", "columns"]), 1):
+            prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
+            turns = [] if isinstance(prompt, str) else [(turn["role"], *turn) for turn in prompt]
+            shape = (isinstance(prompt, str), *turns, *columns)
+            if shape in seen:
+                continue
+            seen.add(shape)
+            try:
+                rendered(cast.renderer, row, "Hello.", True)
+            except InputError as error:
+                raise InputError(
+                    f"--reward_model {config.reward_model}: cannot read prompt {number:,} of the {name} data: {error}. "
+                    "A reward model renders as its own folder says: put a chat_template.jinja there, or train it with "
+                    "such a setting"
+                ) from error
 
 
 def check_reward_model(flag: str, folder: str, config) -> None:

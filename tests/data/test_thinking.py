@@ -488,6 +488,9 @@ def test_what_was_said_to_a_prompt_is_one_turn_with_what_the_prompt_began():
     assert answered([user("a")], " b\n") == ([user("a")], [assistant("b")])
     begun = assistant("It is", "Hm.")
     assert answered([user("a"), begun], " blue.\n") == ([user("a")], [assistant("It is blue.", "Hm.")])
+    thinks = [user("a"), assistant("", "Hm")]
+    assert answered(thinks, ", so.\n</think>\n\nBlue.") == ([user("a")], [assistant("Blue.", "Hm, so.")])
+    assert answered(thinks, ", so") == ([user("a")], [assistant("", "Hm, so")])
 
 
 # --- turns that end where the next begins

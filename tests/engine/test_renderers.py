@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from easyrlhf.config import ChatConfig, CompareConfig, GenerateConfig, PPOConfig, PreviewConfig, ScoreConfig, SFTConfig
@@ -11,7 +13,7 @@ from easyrlhf.engine.renderers import open_renderer, own_renderer, rendering_of
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.model import rendered
 from easyrlhf.settings import SettingError
-from easyrlhf.stages.rewards import check_rewards
+from easyrlhf.stages.rewards import RewardCast, check_readable, check_rewards
 
 SYSTEM, HI = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
 TEMPLATE = (
@@ -20,6 +22,7 @@ TEMPLATE = (
     "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}"
     "{% if effort %}{{ effort }}{% endif %}{% endif %}"
 )
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
 USER = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -138,3 +141,19 @@ def test_the_reward_model_reads_the_policys_tokens_only_where_both_render_alike(
     assert not cast.same_tokens
     assert cast.value_model == str(folder)  # a value model reads token ids alone
     assert AutoTokenizer.from_pretrained(folder).chat_template == cast.renderer.tokenizer.chat_template
+
+
+def test_a_reward_model_whose_template_refuses_prompts_is_refused_before_anything_is_sampled(folder):
+    (folder / "chat_template.jinja").write_text(REFUSES + TEMPLATE)
+    config = PPOConfig(train_data="x", reward_model=str(folder))
+    prompts = [[HI], [HI], [SYSTEM, HI]]
+    rows = Dataset.from_list([{"prompt": json.dumps(prompt), "columns": "{}"} for prompt in prompts])
+    data = {"train": SimpleNamespace(rows=rows), "valid": None}
+    own = own_renderer(str(folder))
+    check_readable(config, RewardCast([], own, same_tokens=True), data)
+    with pytest.raises(
+        InputError, match=r"--reward_model .*: cannot read prompt 3 of the train data: .*no system turns"
+    ):
+        check_readable(config, RewardCast([], own), data)
+    stage(folder, chat_template_kwargs={}, fold_system=True)
+    check_readable(config, RewardCast([], own_renderer(str(folder))), data)

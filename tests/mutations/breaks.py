@@ -722,6 +722,7 @@ BREAKS = [
     Break("engine/renderers.py", "own.template_kwargs | given", "given | own.template_kwargs", RENDERERS),
     Break("engine/renderers.py", "own.fold_system if folds is None else folds", "bool(folds)", RENDERERS),
     Break("stages/rewards.py", "own.rendering.as_dict() == renderer.rendering.as_dict()", "True", RENDERERS),
+    Break("stages/rewards.py", "if shape in seen:", "if True:", RENDERERS),
     Break("rewards/examine.py", "prompt_ids = exchanged(", "_ = exchanged(", "tools/test_examine.py"),
     Break("tools/exporting/full.py", "if not (ours - theirs).abs().max() <=", "if 1e9 <=", "tools/test_export.py"),
     Break("report/winrates.py", "np.asarray(labels) - 0.5", "np.asarray(labels)", "report/test_winrates.py"),
