@@ -17,6 +17,7 @@ SHARD = re.compile(r"(?P<name>.+?)-(?P<number>\d{3,5})-of-(?P<total>\d{3,5})(-[0
 NO_SPLIT = ("data", "part", "shard", "rows", "chunk")  # what shards of a single data set are called
 SAVED, SAVED_SPLITS = {"state.json", "dataset_info.json"}, "dataset_dict.json"  # by save_to_disk
 METADATA = SAVED | {SAVED_SPLITS, "dataset_infos.json"}
+CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")  # what map of `datasets` leaves beside its data
 LISTED = 5  # names that a message shows
 
 
@@ -36,6 +37,11 @@ class Folder:
 def is_in_folder(name: str) -> bool:
     """Whether a source is a folder, or one with a configuration or a split behind it."""
     return Path(name).expanduser().is_dir() or _parted(name)[0].is_dir()
+
+
+def is_shard(file: Path) -> bool:
+    """Whether a file's name says that it is one of several."""
+    return bool(SHARD.fullmatch(_stem(file)))
 
 
 def open_folder(name: str) -> Folder:
@@ -102,7 +108,7 @@ def _walk(path: Path) -> Iterator[tuple[Path, str]]:
             yield from _saved(Path(root), path)
             continue
         shown = (Path(root, name) for name in names if not name.startswith((".", "__")) and name not in METADATA)
-        yield from ((file, "") for file in shown if file.is_file())
+        yield from ((file, "") for file in shown if file.is_file() and not CACHED.fullmatch(file.name))
 
 
 def _saved(folder: Path, top: Path) -> Iterator[tuple[Path, str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from easyrlhf.data.changes import MISSING, Changes, lookup
 from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.files import check_file, other_kind, reader_of
-from easyrlhf.data.folders import is_in_folder, open_folder
+from easyrlhf.data.folders import is_in_folder, is_shard, open_folder
 from easyrlhf.data.hub import HUB_ID, load_hub_dataset
 from easyrlhf.data.raw import RawRow, numbered
 from easyrlhf.errors import InputError
@@ -115,6 +115,7 @@ def _open_one(name: str) -> list[Source]:
     if is_in_folder(name):
         folder = open_folder(name)
         opened = [_open_file(file) for file in folder.splits]
+        opened = [one for one in opened if not _is_empty_shard(one)] or opened[:1]
         return [replace(opened[0], notes=folder.notes), *opened[1:]]
     if path.is_file():
         return [_open_file(path)]
@@ -123,6 +124,11 @@ def _open_one(name: str) -> list[Source]:
         raise InputError(f"{name}: no such file or folder{_near(path)}")
     rows = load_hub_dataset(name, **hub_id.groupdict(), hint=_near(path))
     return [Source(name, partial(numbered, name, rows))]
+
+
+def _is_empty_shard(source: Source) -> bool:
+    """Whether a shard got no row, as some do where there are more shards than rows."""
+    return is_shard(Path(source.name)) and next(source.read(), None) is None
 
 
 def _open_file(path: Path) -> Source:

@@ -140,6 +140,27 @@ def test_subfolders_are_read_and_what_is_left_out_is_said(files, tmp_path):
     assert "holds no data file (.jsonl" in refusal(tmp_path / "empty")
 
 
+def test_the_cache_of_datasets_is_read_without_what_map_left_there(rows, tmp_path):
+    rows.save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").rename(tmp_path / "some-train.arrow")
+    for name in ("cache-0123456789abcdef.arrow", "cache-0123456789abcdef_00000_of_00002.arrow"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    for file in (tmp_path / "saved").iterdir():
+        file.unlink()
+    assert prompts(tmp_path) == ["a", "b", "c"]
+
+
+def test_a_shard_without_rows_is_passed_over(files):
+    names = [f"train-0000{n}-of-00003.parquet" for n in range(3)]
+    folder = files(*names)
+    pq.write_table(pq.read_table(folder / names[1]).slice(0, 0), folder / names[1])
+    assert prompts(folder) == [names[0], names[2]]
+    assert len(open_sources(str(folder))) == 2
+    (source,) = open_sources(str(folder / names[1]))
+    assert list(source.read()) == []
+
+
 def test_a_folder_that_holds_archives_alone_names_them(files, tmp_path):
     files("x.zip", "y.tar.gz")
     assert refusal(tmp_path).endswith("; it holds x.zip, y.tar.gz")

@@ -742,6 +742,7 @@ BREAKS = [
     Break("data/changes.py", "(value is MISSING and optional(key))", "value is MISSING", CHANGES),
     Break("data/splitting.py", "if held + count <= wanted:", "if held < wanted:", SPLITTING),
     Break("data/splitting.py", "== self.validation:", "!= self.validation:", SPLITTING),
+    Break("data/sources.py", "if not _is_empty_shard(one)", "if one", FOLDERS),
     Break("data/huge.py", "(0 if answers_alone else prompt)", "prompt", "data/test_huge.py"),
     Break("data/huge.py", 'if turn["role"] != "assistant" and', "if", "data/test_huge.py"),
     Break("config/shared.py", "min(longest // 2, longest - taken)", "longest // 2", LENGTHS_FOLLOW),
