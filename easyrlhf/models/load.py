@@ -258,7 +258,7 @@ def leave_out_spare(lm: nn.Module, tokenizer) -> None:
 
     A prompt holds none of them and an answer must not: other models may have fewer rows, and no text shows them.
     """
-    spare = spare_ids(tokenizer, plain_lm(lm).get_output_embeddings().weight.shape[0])
+    spare = spare_ids(tokenizer, plain_lm(lm).config.get_text_config().vocab_size)  # weights may be spread
     if spare:
         plain_lm(lm).spare_ids = torch.tensor(spare)
 
