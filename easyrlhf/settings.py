@@ -148,7 +148,7 @@ def split_texts(value: str | None) -> tuple[str, ...]:
 
 def escaped(text: str) -> str:
     """A text as split_texts reads it."""
-    return text.replace("\\", "\\\\").replace(",", "\\,")
+    return text.translate(str.maketrans({meant: f"\\{letter}" for letter, meant in ESCAPES.items()}))
 
 
 def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:
