@@ -60,15 +60,24 @@ def method_of(config: OnlineConfig) -> Method:
 def estimate_ppo(rollout: Rollout, config: PPOConfig, kl_coef: float) -> Rollout:
     """PPO's: KL in the reward, generalised advantages, standardised over the whole rollout.
 
-    The value model learns from returns that were neither shifted nor scaled.
+    The value model learns from returns that were neither shifted nor scaled. Neither model learns from a completion
+    without a score.
     """
-    mask = rollout.completion_mask
+    mask = rollout.completion_mask * rollout.scored[:, None]
     kl = distance(rollout, KL_ESTIMATORS[config.kl_estimator])
-    rewards = shape_rewards(rollout.scores, torch.zeros_like(mask) if kl is None else kl, mask, kl_coef)
+    rewards = shaped(rollout, kl, kl_coef)
     if config.whiten_rewards:
         rewards = scale(rewards, mask)
     advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
-    return replace(rollout, kl=kl, rewards=rewards, advantages=standardize(advantages, mask), returns=returns)
+    advantages = standardize(advantages, mask)
+    return replace(rollout, kl=kl, rewards=rewards, advantages=advantages, returns=returns, loss_mask=mask)
+
+
+def shaped(rollout: Rollout, kl: Tensor | None, kl_coef: float) -> Tensor:
+    """The reward of each token, with the price of its KL where that is known; 0 in completions without a score."""
+    mask = rollout.completion_mask
+    rewards = shape_rewards(rollout.scores.nan_to_num(), torch.zeros_like(mask) if kl is None else kl, mask, kl_coef)
+    return rewards * rollout.scored[:, None]
 
 
 def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
@@ -77,7 +86,7 @@ def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
         advantages = group_advantages(rollout.scores, config.num_generations, config.scale_rewards)
     else:
         # the penalty is a weight: as a score it would be standardised, and its size lost
-        cut_off = -(~rollout.finished).float()
+        cut_off = -(~rollout.finished).float().masked_fill(~rollout.scored, torch.nan)
         scores = torch.stack([*rollout.source_scores.values(), cut_off])
         weights = torch.tensor([*config.reward_weight_values, config.missing_eos_penalty], device=scores.device)
         advantages = gdpo_advantages(scores, weights, config.num_generations)
@@ -92,10 +101,9 @@ def estimate_rloo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
 
 def estimate_reinforce(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
     """REINFORCE++'s: rewards still to come, KL in them, standardised over the batch (Hu 2025, section 3)."""
-    mask = rollout.completion_mask
+    mask = rollout.completion_mask * rollout.scored[:, None]
     kl, nothing = distance(rollout), torch.zeros_like(mask)
-    rewards = shape_rewards(rollout.scores, nothing if kl is None else kl, mask, kl_coef)
-    to_come, _ = gae(rewards, nothing, mask, gamma=1.0, lam=1.0)
+    to_come, _ = gae(shaped(rollout, kl, kl_coef), nothing, mask, gamma=1.0, lam=1.0)
     return with_advantages(rollout, standardize(to_come, mask), config)
 
 

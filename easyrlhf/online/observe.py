@@ -12,13 +12,13 @@ from easyrlhf.online.rollout import Rollout
 
 def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """Metrics of one estimated rollout, under the names of report.metrics."""
-    mask, lengths = rollout.completion_mask, rollout.lengths
+    mask, lengths, scored = rollout.completion_mask, rollout.lengths, rollout.scored
     counted = mask.bool()
     mismatch = (rollout.sampler_logprobs - rollout.old_logprobs)[counted].abs()
     metrics = {
         "objective/entropy": -(rollout.old_logprobs * mask).sum(1).mean().item(),
-        "objective/rlhf_reward": rollout.scores.mean().item(),
-        "objective/scores": rollout.scores.mean().item(),
+        "objective/rlhf_reward": rollout.scores.nanmean().item(),
+        "objective/scores": rollout.scores.nanmean().item(),
         "policy/entropy_avg": rollout.entropies[counted].mean().item(),
         "val/num_eos_tokens": rollout.finished.sum().item(),
         "kl_coef": kl_coef,
@@ -27,20 +27,23 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         "length/completion_max": lengths.max().item(),
         "health/eos_rate": rollout.finished.float().mean().item(),
         "health/repetition": sum(map(repetition, rollout.completions())) / len(rollout),
-        "health/reward_length_correlation": correlation(rollout.scores, lengths.float()),
+        "health/reward_length_correlation": correlation(rollout.scores[scored], lengths[scored].float()),
         "health/sampler_mismatch": mismatch.nanmean().item(),
     }
     if rollout.kl is not None:
         kl = (rollout.kl * mask).sum(1)
         metrics["objective/kl"] = kl.mean().item()
         metrics["objective/non_score_reward"] = -kl_coef * kl.mean().item()
-        metrics["objective/rlhf_reward"] = (rollout.scores - kl_coef * kl).mean().item()
+        metrics["objective/rlhf_reward"] = (rollout.scores - kl_coef * kl).nanmean().item()
+    if not scored.all():
+        metrics["health/unscored"] = 1 - scored.float().mean().item()
     for name, scores in rollout.source_scores.items():
         if len(applying := scores[~scores.isnan()]):
             metrics[f"reward/{name}/mean"] = applying.mean().item()
             metrics[f"reward/{name}/std"] = applying.std(correction=0).item()
     if rollout.values is not None:
-        metrics["value/explained_variance"] = explained_variance(*rollout.flat("values", "returns")).item()
+        learned = [getattr(rollout, name)[rollout.learned.bool()] for name in ("values", "returns")]
+        metrics["value/explained_variance"] = explained_variance(*learned).item()
     return metrics
 
 
@@ -59,7 +62,7 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     """Metrics of held-out prompts, over all their rollouts."""
     kl = [r.log_ratios for r in rollouts if r.log_ratios is not None]
     metrics = {
-        "eval/scores": torch.cat([r.scores for r in rollouts]).mean().item(),
+        "eval/scores": torch.cat([r.scores for r in rollouts]).nanmean().item(),
         **({"eval/kl": torch.cat(kl).mean().item()} if kl else {}),
         "eval/length": torch.cat([r.lengths for r in rollouts]).float().mean().item(),
         "eval/eos_rate": torch.cat([r.finished for r in rollouts]).float().mean().item(),

@@ -23,7 +23,7 @@ class Rollout:
     ref_logprobs     [B, T]  under the reference; None where it was not asked
     entropies        [B, T]  of the policy's distribution each token was drawn from, nats
     values           [B, T]  of the state before each token; None where no value model learns
-    scores           [B]     weighted, clipped, missing-EOS penalty subtracted
+    scores           [B]     weighted, clipped, missing-EOS penalty subtracted; nan where no reward applies
     source_scores    name → [B] raw scores of every reward source
     kl, rewards, advantages, returns  [B, T]  filled in by estimate; no kl without a reference
     loss_mask        [B, T]  1 on tokens to learn from; None for all of completion_mask
@@ -53,6 +53,11 @@ class Rollout:
     def lengths(self) -> Tensor:
         """Tokens of each completion.  [B]"""
         return self.completion_mask.sum(1).long()
+
+    @property
+    def scored(self) -> Tensor:
+        """Whether any reward applies to a completion.  [B]"""
+        return ~self.scores.isnan()
 
     @property
     def learned(self) -> Tensor:

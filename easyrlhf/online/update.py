@@ -164,15 +164,19 @@ class ValueLearner:
             values = self.forward.values(part, self.engine.model)
             old_values, returns = part.flat("values", "returns")
             clipped = (values.detach() - old_values).abs() > config.cliprange_value
-            loss = ppo_value_loss(values, old_values, returns, config.cliprange_value).sum()
+            (learned,) = part.flat("learned")
+            loss = (ppo_value_loss(values, old_values, returns, config.cliprange_value) * learned).sum()
             sums = {
-                "val/clipfrac_avg": clipped.sum().item(),
-                "value_tokens": len(values),
+                "val/clipfrac_avg": (clipped * learned).sum().item(),
+                "value_tokens": learned.sum().item(),
                 "loss/value_avg": loss.item(),
             }
             return config.vf_coef * loss, sums
 
-        done, sums = self.engine.step(self.forward.passes(batch), loss_sum, batch.completion_mask.sum().item())
+        if not batch.learned.any():
+            self.engine.skip()
+            return {}
+        done, sums = self.engine.step(self.forward.passes(batch), loss_sum, batch.learned.sum().item())
         return {**sums, **prefixed("value", done), "value_steps": 1}
 
 

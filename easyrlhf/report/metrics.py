@@ -275,6 +275,11 @@ METRICS: dict[str, Metric] = {
         high=0.5,
         format=".3f",
     ),
+    "health/unscored": Metric(
+        "Share of completions that no reward applied to: they have no score, and none learns from them. Absent when 0.",
+        ONLINE,
+        format=".3f",
+    ),
     "policy/skipped_steps": Metric(
         "Updates of the policy left out because every advantage was 0 and nothing else was to be learned.",
         ONLINE,

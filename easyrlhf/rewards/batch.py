@@ -60,6 +60,20 @@ class Batch:
         """What a reward function is called with."""
         return {name: getattr(self, name) for name in OURS} | self.columns
 
+    def groups(self) -> list[int]:
+        """Where each prompt's completions begin: rows side by side that are one row but for the completion."""
+
+        def row(place: int) -> tuple:
+            return self.prompts[place], [cells[place] for cells in self.columns.values()]
+
+        return [place for place in range(len(self)) if place == 0 or row(place) != row(place - 1)]
+
+    def share(self, count: int, number: int) -> slice:
+        """The rows of one of `count` shares: consecutive, of whole prompts, as many prompts in each."""
+        starts = [*self.groups(), len(self)]
+        prompts = len(starts) - 1
+        return slice(starts[prompts * number // count], starts[prompts * (number + 1) // count])
+
     def longest_sample(self) -> str:
         """The longest of the completions with its prompt, for a message about all of them."""
         place = max(range(len(self)), key=lambda place: len(self.prompts[place]) + len(self.completion_ids[place]))

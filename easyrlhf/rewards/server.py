@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import requests
@@ -10,7 +11,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.rewards.batch import Batch, RewardError, score_list
 from easyrlhf.rewards.elsewhere import LIMIT, Elsewhere, Pending, in_thread
 
-BATCH = 64  # completions of one request
+BATCH = 64  # completions of one request, or those of one prompt where they are more
 ATTEMPTS = 7
 PAUSE = 0.5  # seconds before the second attempt; twice as long before each later one, 31 s in all
 KNOCK = 10  # seconds to wait for a sign of life before the run begins
@@ -41,8 +42,12 @@ class RewardServer(Elsewhere):
         return Pending(self.who, batch, self.timeout, future, lambda error: f"{type(error).__name__}: {error}")
 
     def post_all(self, batch: Batch) -> list:
-        """The scores of all completions. Raises RewardError."""
-        parts = [batch.part(start, start + BATCH) for start in range(0, len(batch), BATCH)]
+        """The scores of all completions, a prompt's in one request. Raises RewardError."""
+        starts = [0]
+        for start, end in pairwise([*batch.groups(), len(batch)]):
+            if end - starts[-1] > BATCH and start > starts[-1]:
+                starts.append(start)
+        parts = [batch.part(start, end) for start, end in pairwise([*starts, len(batch)])]
         with requests.Session() as session:
             return [score for part in parts for score in self.post(session, part)]
 

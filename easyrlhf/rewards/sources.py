@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch import Tensor
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
 from easyrlhf.engine.faults import named
-from easyrlhf.engine.shares import slice_of
 from easyrlhf.rewards.batch import Batch, RewardError, Row, as_number, score_list
 from easyrlhf.rewards.elsewhere import Elsewhere, RewardFunction
 from easyrlhf.rewards.model import RewardModel
@@ -58,11 +58,11 @@ class Rewards:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores [B] of the completions, and the raw scores [B] of every source by name. Raises RewardError.
 
-        A raw score is nan where its source does not apply; the sum is over those that do. Among several processes,
-        functions and servers are asked by each about a share of the completions.
+        A raw score is nan where its source does not apply; the sum is over those that do, and nan where there is none.
+        Among several processes, functions and servers are asked by each about a share of the prompts.
         """
-        own = slice_of(len(rows))
         everything = Batch.of(rows, completions, finished.tolist(), self.renderer)
+        own = everything.share(world.size(), world.rank())
         batch = everything.part(own.start, own.stop)
         begun = {
             place: source.start(batch)
@@ -84,7 +84,6 @@ class Rewards:
                 if given is None:
                     given = (begun.get(place) or source.start(batch)).scores()
                 raw[name] = numbers(name, given, batch)
-            require_a_source(raw, batch)
             return raw
 
         parts = world.together(lambda: own_scores() if len(batch) else {name: [] for name in self.names()})
@@ -92,15 +91,20 @@ class Rewards:
         for weight, name in zip(self.weights, self.names(), strict=True):
             raw[name] = torch.tensor([score for part in parts for score in part[name]], device=finished.device)
             scores = scores + weight * raw[name].nan_to_num()
+        none = torch.stack(list(raw.values())).isnan().all(0)
+        if none.all():
+            raise RewardError(
+                f"{' and '.join(raw)} returned None for all {len(rows)} completions, so that none has a score; at "
+                f"least one must apply to some. The first of them:\n{everything.sample()}"
+            )
+        scores = scores.masked_fill(none, math.nan)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         return scores - self.missing_eos_penalty * (~finished).float(), raw
 
     def names(self) -> list[str]:
-        """The sources' names; one that stands twice is numbered from its second time on."""
-        names = [source.name for source in self.sources]
-        earlier = [names[:place].count(name) for place, name in enumerate(names)]
-        return [f"{name}_{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
+        """The sources' names; one that stands twice is numbered from its second time on, as no source is named."""
+        return distinct([source.name for source in self.sources])
 
 
 def numbers(name: str, scores: list, batch: Batch) -> list[float]:
@@ -114,11 +118,11 @@ def numbers(name: str, scores: list, batch: Batch) -> list[float]:
     return found
 
 
-def require_a_source(raw: dict[str, list[float]], batch: Batch) -> None:
-    """Raise RewardError when every source says that it does not apply to a completion."""
-    for place, scores in enumerate(zip(*raw.values(), strict=True)):
-        if all(map(math.isnan, scores)):
-            raise RewardError(
-                f"{' and '.join(raw)} returned None for this sample, so it has no score; at least one must apply:\n"
-                f"{batch.sample(place)}"
-            )
+def distinct(names: list[str]) -> list[str]:
+    """The names, each that stood before with the first number from 2 on that makes it new."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(2))
+        free = (new for new in numbered if new not in names and new not in found)
+        found.append(next(free) if name in found else name)
+    return found

@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
@@ -126,10 +125,10 @@ class Workers:
 
 
 def divide(batch: Batch, count: int) -> list[Batch]:
-    """At most `count` parts in order, none empty, their sizes at most one apart."""
-    count = min(count, len(batch))
-    edges = [len(batch) * place // count for place in range(count + 1)]
-    return [batch.part(start, stop) for start, stop in pairwise(edges)]
+    """At most `count` parts in order, none empty, of whole prompts, whose numbers are at most one apart."""
+    count = min(count, len(batch.groups()))
+    shares = [batch.share(count, number) for number in range(count)]
+    return [batch.part(share.start, share.stop) for share in shares]
 
 
 @dataclass(frozen=True)

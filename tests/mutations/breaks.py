@@ -53,6 +53,7 @@ TOKENIZER, PROOF = "data/test_tokenizer.py", "engine/test_proof.py"
 ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
 ADAPTERS = "models/test_adapters.py"
 LOST = "stages/test_nothing_lost.py::test_a_run_that_failed_goes_on_bit_for_bit"
+FUNCTIONS, SERVER = "rewards/test_functions.py", "rewards/test_server.py"
 SCORING = f"{LOST}[ppo-scoring]"
 GROUPS, SHARED = "losses/test_grpo.py", "models/test_shared.py"
 TRL_GROUPS, GROUP_UPDATE = "online/test_trl_parity.py", "online/test_group_update.py"
@@ -576,6 +577,18 @@ BREAKS = [
     Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-the reference]"),
     Break("rewards/sources.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
     Break("rollout/vllm.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
+    # no reward applies
+    Break("rewards/sources.py", "scores = scores.masked_fill(none, math.nan)", "pass", "rewards/test_sources.py"),
+    Break(
+        "rewards/sources.py",
+        "if new not in names and new not in found",
+        "if new not in found",
+        "rewards/test_sources.py",
+    ),
+    Break("rewards/batch.py", "starts = [*self.groups(), len(self)]", "starts = list(range(len(self) + 1))", FUNCTIONS),
+    Break("rewards/server.py", "pairwise([*batch.groups(), len(batch)])", "pairwise(range(len(batch) + 1))", SERVER),
+    Break("online/methods.py", ".masked_fill(~rollout.scored, torch.nan)", "", ESTIMATE),
+    Break("online/update.py", "config.cliprange_value) * learned", "config.cliprange_value)", UPDATE),
     # equal scores
     Break("losses/masked.py", "above = (x - least).masked_fill", "above = x.masked_fill", GROUPS),
     Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least < 0 * ROUNDING", MASKED),

@@ -8,7 +8,7 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.online.methods import estimate_grpo, estimate_ppo, estimate_reinforce, estimate_rloo, method_of
-from easyrlhf.online.observe import rollout_metrics
+from easyrlhf.online.observe import evaluation_metrics, rollout_metrics
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 
@@ -88,3 +88,40 @@ def test_without_a_reference_everything_is_as_with_one_at_no_price(hand_rollout,
     if estimate is not estimate_ppo:
         loss = method_of(config).loss
         assert torch.equal(loss(unasked, logprobs, config), loss(asked, logprobs, config))
+
+
+NAN = float("nan")
+
+
+def test_a_completion_without_a_score_is_left_out_of_what_the_others_are_compared_with(hand_rollout, grpo_config):
+    four = hand_rollout.take([0, 1, 0, 1])
+    four = replace(four, scores=T([1.0, NAN, 4.0, 2.0]), source_scores={"a": T([1.0, NAN, 4.0, 2.0])})
+    known = {"num_generations": 4, "reward_model": None, "reward_funcs": "a.py:a", "missing_eos_penalty": 0.5}
+
+    def advantages(**settings):
+        done = method_of(config := grpo_config(**known | settings)).estimate(four, config, 0.0)
+        assert done.advantages.isfinite().all()
+        return done.advantages[:, 0].tolist()
+
+    # of 1 4 2: mean 7/3, deviations -4/3, 5/3, -1/3, spread √(42/9/2) = 1.527525
+    assert advantages(scale_rewards="none") == pytest.approx([-4 / 3, 0.0, 5 / 3, -1 / 3], rel=1e-5)
+    assert advantages() == pytest.approx([-0.872872, 0.0, 1.091089, -0.218218], abs=1e-3)
+    assert advantages(advantage="rloo", beta=0.0) == pytest.approx([-2.0, 0.0, 2.5, -0.5], rel=1e-5)
+    # tokens 3, 3 and 2 of scores 1, 4, 2: mean 2.375, variance (3·1.375² + 3·1.625² + 2·.375²) / 8 = 1.734375
+    expected = [(score - 2.375) / 1.734375**0.5 for score in (1.0, 4.0, 2.0)]
+    found = advantages(advantage="reinforce++", beta=0.0)
+    assert found == pytest.approx([expected[0], 0.0, *expected[1:]], abs=1e-5)
+    # nothing but the one reward: the same after it was standardised twice; the penalty of the last is part of it
+    gdpo = advantages(multi_objective_aggregation="normalize_then_sum", missing_eos_penalty=0.0)
+    assert gdpo == pytest.approx([-0.872872, 0.0, 1.091089, -0.218218], abs=1e-3)
+    assert advantages(multi_objective_aggregation="normalize_then_sum")[1] == 0.0
+
+
+def test_completions_without_a_score_are_counted_and_left_out_of_the_means(hand_rollout, ppo_config):
+    some = replace(hand_rollout, scores=T([1.0, NAN]))
+    found = rollout_metrics(estimate_ppo(some, ppo_config(), kl_coef=0.1), kl_coef=0.1)
+    assert found["objective/scores"] == 1.0 and found["health/unscored"] == 0.5
+    assert found["objective/rlhf_reward"] == pytest.approx(1.05)  # 1 + 0.1 · 0.5
+    assert found["value/explained_variance"] == found["value/explained_variance"]
+    assert "health/unscored" not in rollout_metrics(estimate_ppo(hand_rollout, ppo_config(), kl_coef=0.1), 0.1)
+    assert evaluation_metrics([some])["eval/scores"] == 1.0

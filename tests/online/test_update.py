@@ -128,6 +128,21 @@ def test_the_first_value_step_is_the_gradient_of_half_the_squared_error(bench):
     assert metrics["val/clipfrac_avg"] == 0.0
 
 
+def test_ppo_learns_nothing_from_a_completion_without_a_score(bench):
+    """Neither model does: the gradients are those of the others alone."""
+    states = [{key: t.clone() for key, t in model.state_dict().items()} for model in (bench.policy, bench.value)]
+    scores = bench.rollout.scores.index_fill(0, T([2]), torch.nan)
+    some = estimate_ppo(replace(bench.rollout, scores=scores), bench.config, bench.config.kl_coef)
+    others = estimate_ppo(bench.rollout.take([0, 1, 3]), bench.config, bench.config.kl_coef)
+    assert not some.advantages[2].any() and not some.rewards[2].any() and not some.learned[2].any()
+    for rollout in (some, others):
+        for model, state in zip((bench.policy, bench.value), states, strict=True):
+            model.load_state_dict(state)
+        bench.update()(rollout, step=0)
+    for name in ("policy", "value"):
+        assert_same(*bench.taken[name])
+
+
 @pytest.mark.parametrize("mini_batches", [1, 2])
 def test_gradients_do_not_depend_on_the_micro_batches(bench, mini_batches):
     states = [{key: t.clone() for key, t in model.state_dict().items()} for model in (bench.policy, bench.value)]

@@ -233,6 +233,16 @@ def test_a_batch_is_divided_in_order_with_no_part_empty(three, count, sizes):
     assert [prompt for part in parts for prompt in part.prompts] == three.prompts
 
 
+@pytest.mark.parametrize("count, sizes", [(2, [4, 8]), (3, [4, 4, 4]), (5, [4, 4, 4])])
+def test_a_prompts_completions_stay_together(batch_of, prompt_row, answer, count, sizes):
+    """Three prompts with four completions each; the second and the third differ by a column alone."""
+    rows = [prompt_row([3], prompt, word=word) for prompt, word in (("a", 1), ("b", 1), ("b", 2)) for _ in range(4)]
+    batch = batch_of(rows, [answer(text) for text in "abcdefghijkl"])
+    assert [len(part) for part in divide(batch, count)] == sizes
+    assert [(part.start, part.stop) for part in (batch.share(2, rank) for rank in range(2))] == [(0, 4), (4, 12)]
+    assert batch.share(5, 4) == slice(8, 12) and batch.share(5, 0) == slice(0, 0)
+
+
 def test_a_stop_request_is_noted_while_a_function_works_and_a_second_one_ends_the_wait(three):
     """The run finishes its step at the first signal; at the second it does not wait for a function that hangs."""
     called = threading.Event()

@@ -55,9 +55,18 @@ def test_a_server_is_posted_everything_that_is_known(batch_of, prompt_row, answe
 def test_completions_are_posted_in_batches_and_their_scores_keep_their_order(
     batch_of, prompt_row, answer, count, sizes
 ):
-    batch = batch_of([prompt_row([3])] * count, [answer("x" * (1 + place % 7)) for place in range(count)])
+    rows = [prompt_row([3], str(place)) for place in range(count)]
+    batch = batch_of(rows, [answer("x" * (1 + place % 7)) for place in range(count)])
     with http.reward_server(lengths) as (url, requests):
         assert RewardServer(url, TOKENIZER).start(batch).scores() == [1 + place % 7 for place in range(count)]
+    assert [len(request["prompts"]) for request in requests] == sizes
+
+
+@pytest.mark.parametrize("size, sizes", [(8, [64, 16]), (24, [48, 32]), (40, [40, 40]), (80, [80])])
+def test_a_prompts_completions_are_in_one_request(batch_of, prompt_row, answer, size, sizes):
+    batch = batch_of([prompt_row([3], str(place // size)) for place in range(80)], [answer("x")] * 80)
+    with http.reward_server(lengths) as (url, requests):
+        RewardServer(url, TOKENIZER).start(batch).scores()
     assert [len(request["prompts"]) for request in requests] == sizes
 
 

@@ -12,7 +12,7 @@ from torch import tensor as T
 from easyrlhf.data.render import Renderer
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel
-from easyrlhf.rewards.sources import RewardError, RewardFunction, RewardModel
+from easyrlhf.rewards.sources import RewardError, RewardFunction, RewardModel, distinct
 
 END = 2
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
@@ -121,14 +121,39 @@ def test_a_source_that_does_not_apply_is_left_out_of_the_sum(rewards_of, prompt_
     assert raw["a"][2] == 3.0
 
 
-def test_a_completion_to_which_nothing_applies_is_refused(rewards_of, prompt_row, answer):
-    rewards = rewards_of([Says([1.0, None], "a"), Says([None, None], "b")])
+def test_a_completion_to_which_nothing_applies_has_no_score(rewards_of, prompt_row, answer):
+    rewards = rewards_of([Says([1.0, None], "a"), Says([None, None], "b")], clip=5.0, missing_eos_penalty=1.0)
+    rows = [prompt_row([3], "first"), prompt_row([3], "second")]
+    scores, raw = rewards(rows, [answer("x"), answer("y")], T([True, False]))
+    assert scores[0] == 1.0 and scores[1].isnan() and raw["b"].isnan().all()
+
+
+def test_a_rollout_to_which_nothing_applies_is_refused(rewards_of, prompt_row, answer):
+    rewards = rewards_of([Says([None, None], "a"), Says([None, None], "b")])
     with pytest.raises(RewardError) as caught:
         rewards([prompt_row([3], "first"), prompt_row([3], "second")], [answer("x"), answer("y")], T([True] * 2))
     assert str(caught.value) == (
-        "a and b returned None for this sample, so it has no score; at least one must apply:\n"
-        "  prompt: 'second'\n  completion: 'y'"
+        "a and b returned None for all 2 completions, so that none has a score; at least one must apply to some. "
+        "The first of them:\n  prompt: 'first'\n  completion: 'x'"
     )
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["reward", "reward", "reward_2"], ["reward", "reward_3", "reward_2"]),
+        (["a", "a", "a"], ["a", "a_2", "a_3"]),
+        (["a_2", "a", "a", "a_2", "a"], ["a_2", "a", "a_3", "a_2_2", "a_4"]),
+    ],
+)
+def test_a_numbered_name_is_one_that_no_source_has(names, expected):
+    assert distinct(names) == expected
+
+
+def test_functions_of_numbered_names_are_weighted_each_by_itself(rewards_of, prompt_row, answer):
+    sources = [Says([0.0], "reward"), Says([5.0], "reward"), Says([100.0], "reward_2")]
+    scores, raw = rewards_of(sources, weights=[1.0, 1.0, 0.0])([prompt_row([3])], [answer("x")], T([True]))
+    assert scores.item() == 5.0 and len(raw) == 3
 
 
 # --- failures
