@@ -15,7 +15,8 @@ def kept_rows(
 ) -> list[dict[str, Any]]:
     """Rows for `count` completions of an estimated rollout, or all if it has fewer; docs/online.md explains the keys.
 
-    A number that is not known is None: the reward of a source that does not apply, the KL without a reference.
+    A number that is not known is None: the reward of a source that does not apply, the score where none does, the KL
+    without a reference.
 
     decode    ids → text
     with_ids  whether token ids are in them
@@ -34,12 +35,10 @@ def kept_rows(
             "completion": decode(ids),
             "finished": part.finished[number].item(),
             "length": len(ids),
-            "rewards": {
-                name: None if math.isnan(scores[number]) else scores[number] for name, scores in sources.items()
-            },
-            "score": score,
+            "rewards": {name: known(scores[number]) for name, scores in sources.items()},
+            "score": known(score),
             "kl": kl[number],
-            "total": score - kl_coef * (kl[number] or 0.0),
+            "total": known(score - kl_coef * (kl[number] or 0.0)),
             "advantage": advantage(part.advantages[number], part.completion_mask[number]),
             "columns": json.loads(row["columns"]),
         }

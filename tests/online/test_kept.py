@@ -69,3 +69,10 @@ def test_the_advantage_of_a_group_is_exactly_that_of_each_of_its_tokens(hand_rol
 def test_rows_are_spread_over_the_rollout(hand_rollout, ppo_config, count, places):
     estimated = estimate_ppo(hand_rollout, ppo_config(), 0.0).take([0, 1, 0, 1, 0, 1, 0, 1])
     assert [row["place"] for row in kept_rows(estimated, 0.0, count, letters, False)] == places
+
+
+def test_a_completion_that_no_reward_applies_to_has_no_score_and_no_advantage(hand_rollout, grpo_config):
+    unscored = replace(hand_rollout, scores=T([0.5, torch.nan]), source_scores={"good": T([0.5, torch.nan])})
+    _, second = kept_rows(estimate_grpo(unscored, grpo_config(batch_size=2), 0.0), 0.0, 2, letters, False)
+    assert (second["rewards"], second["score"], second["total"]) == ({"good": None}, None, None)
+    assert second["advantage"] == 0

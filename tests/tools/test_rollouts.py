@@ -79,6 +79,15 @@ def test_a_row_in_the_terminal_has_its_numbers_and_no_control_characters(run_fol
     )
 
 
+def test_a_completion_without_a_score_is_neither_best_nor_worst(run_folder, ask):
+    with (run_folder / "rollouts.jsonl").open("a") as file:
+        unscored = {"score": None, "total": None, "rewards": {"rm": None}}
+        file.write(json.dumps({"step": 2} | row(6, 0.0, length=99) | unscored) + "\n")
+    for order in ("--best", "--worst"):
+        assert len(ask(run_folder, order, 9, "--json")[1].splitlines()) == 4
+    assert ask(run_folder, "--longest", 1)[1].startswith("step 2 · 6 · kl +0.500 · advantage +0.250 · 99 tokens\n")
+
+
 def test_what_cannot_be_shown_is_said(run_folder, ask, tmp_path):
     assert ask(run_folder, "--step", 7)[0::2] == (
         2,
