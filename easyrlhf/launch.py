@@ -85,6 +85,8 @@ def visible_gpus() -> list[str]:
 
 def run_processes(target: str, config: Any, plan: Plan) -> Path:
     """Start this node's processes, wait for them, and end them all when one fails."""
+    if sys.platform == "win32":
+        raise InputError("--devices: a run in several processes needs Linux or macOS; give one device, such as 0")
     config = config.resolved()
     if config.nnodes > 1 and not config.master_addr:
         raise InputError(
@@ -136,7 +138,8 @@ def placement(plan: Plan) -> dict[str, str]:
     """Where the processes compute; those on the CPU share its cores."""
     if plan.gpus:
         return {"CUDA_VISIBLE_DEVICES": plan.gpus}
-    threads = max(1, len(os.sched_getaffinity(0)) // plan.count)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // plan.count)
     on_cpu = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return on_cpu | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
 
@@ -155,7 +158,12 @@ def open_logs(stack: ExitStack, logs: Path, ranks: range) -> dict[int, TextIO | 
 
 
 def die_with(parent: int) -> None:
-    """In a fresh child: be killed when the launcher ends, however it does, and be it already."""
+    """In a fresh child: be killed when the launcher ends, however it does, and be it already.
+
+    Other systems than Linux cannot be told so; there the child watches (launched.py).
+    """
+    if sys.platform != "linux":
+        return
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

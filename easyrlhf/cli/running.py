@@ -32,6 +32,8 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
     The job runs outside of click, which would take an EOFError of a stage for a key press. Errors
     meant for the user are one message on stderr; anything else keeps its traceback (exit code 1).
     """
+    if sys.platform == "win32" and not sys.flags.utf8_mode:
+        click.echo("warning: set PYTHONUTF8=1, or other characters than English ones may be read wrongly", err=True)
     try:
         work = parse()
         if callable(work):

@@ -170,9 +170,9 @@ class ScoringConfig(Settings):
 
     devices: str | None = opt(
         None,
-        "Where to run: one GPU index such as 0, or cpu.",
+        "Where to run: one GPU index such as 0, cpu, or mps, an Apple GPU.",
         group=RUN,
-        metavar="N|cpu",
+        metavar="N|cpu|mps",
         shown="the first GPU, else cpu",
     )
     precision: str = opt(
@@ -198,8 +198,8 @@ class ScoringConfig(Settings):
     trust_remote_code: bool = trust_remote_code()
 
     def _check(self) -> None:
-        if self.devices is not None and not re.fullmatch(r"cpu|\d+", self.devices):
-            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0")
+        if self.devices is not None and not re.fullmatch(r"cpu|mps|\d+", self.devices):
+            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0, or mps")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -22,7 +22,7 @@ from easyrlhf.config.shared import (
 )
 from easyrlhf.settings import DATA, LORA, OPTIMISATION, RUN, SettingError, Settings, opt
 
-DEVICES = re.compile(r"cpu(:\d+)?|\d+(,\d+)*")
+DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -216,10 +216,10 @@ class TrainConfig(Settings):
 
     devices: str | None = opt(
         None,
-        "Where to run: GPU indices such as 0,1,2,3, with a process each; cpu, or cpu:2 for two processes on the CPU. "
-        "The result is that of one device but for rounding.",
+        "Where to run: GPU indices such as 0,1,2,3, with a process each; cpu, or cpu:2 for two processes on the CPU; "
+        "or mps, an Apple GPU. The result is that of one device but for rounding.",
         group=RUN,
-        metavar="N[,…]|cpu[:N]",
+        metavar="N[,…]|cpu[:N]|mps",
         many=True,
         shown="all GPUs, else cpu",
     )
@@ -383,8 +383,11 @@ class TrainConfig(Settings):
         if not DEVICES.fullmatch(devices):
             raise SettingError(
                 "devices",
-                f"devices {self.devices}: must be GPU indices such as 0 or 0,1,2,3; cpu; or cpu:2 for two processes",
+                f"devices {self.devices}: must be GPU indices such as 0 or 0,1,2,3; cpu; or cpu:2 for two processes; "
+                "or mps",
             )
+        if devices == "mps" and self.nnodes > 1:
+            raise SettingError("devices", f"devices mps: is one process, but nnodes is {self.nnodes}; leave that at 1")
         twice = len(set(devices.split(","))) < devices.count(",") + 1
         if twice or devices == "cpu:0":
             raise SettingError("devices", f"devices {self.devices}: each GPU once, and at least one process")

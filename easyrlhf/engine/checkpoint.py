@@ -162,6 +162,8 @@ def rng_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -170,11 +172,16 @@ def restore_rng(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 def sync_to_disk(folder: Path) -> None:
     """Flush every file below the folder, so that the rename cannot outrun the bytes."""
+    windows = os.name == "nt"
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
+        if windows and path.is_dir():  # which cannot be opened there
+            continue
+        descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)

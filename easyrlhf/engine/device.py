@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 import torch
 
@@ -15,9 +16,15 @@ ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")  # beginnings of names: the 
 def pick_device(devices: str | None) -> torch.device:
     """This process's device for --devices: the CPU, a GPU, or by default a GPU where there is one, else the CPU.
 
+    An Apple GPU is used when it is asked for, by `mps`.
+
     One of several processes takes the GPU of its number on this node, LOCAL_RANK.
     Raises InputError when the GPU is not there.
     """
+    if devices == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("--devices mps: torch finds no GPU of Apple's here; leave --devices out, or give cpu")
+        return torch.device("mps")
     if (devices or "").startswith("cpu") or (devices is None and not torch.cuda.is_available()):
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK") or devices or 0)
@@ -30,10 +37,16 @@ def pick_device(devices: str | None) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type weights are computed in: `auto` is bf16 on a GPU and float32 on a CPU."""
+    """The type weights are computed in: `auto` is bf16 on a GPU, float32 on a CPU and on `mps`."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def other_device(devices: str | None, device: torch.device) -> str:
+    """What the summary says beside a CPU that nobody asked for, where an Apple GPU stands idle; "" elsewhere."""
+    idle = devices is None and device.type == "cpu" and torch.backends.mps.is_available()
+    return " (--devices mps takes this machine's GPU)" if idle else ""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -42,7 +55,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def pick_micro_batch_tokens(micro_batch_tokens: int | None, device: torch.device) -> int:
-    """Tokens of one forward pass: the setting, or 8192 on a GPU and 2048 on a CPU."""
+    """Tokens of one forward pass: the setting, or 8192 on a GPU and 2048 on a CPU and on `mps`."""
     return micro_batch_tokens or (8192 if device.type == "cuda" else 2048)
 
 
@@ -63,6 +76,8 @@ def reuse_memory(device: torch.device) -> None:
     it anew. It is set for the whole process, and does nothing on a GPU or with another C library.
     """
     if device.type != "cpu" or any(name.startswith(ALLOCATOR_VARIABLES) for name in os.environ):
+        return
+    if sys.platform == "win32":
         return
     c_library = ctypes.CDLL(None)
     if hasattr(c_library, "gnu_get_libc_version"):

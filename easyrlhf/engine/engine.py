@@ -30,6 +30,7 @@ STATE_FILE = "engine.json"
 BUCKET = 2**26  # bytes of gradients that are summed over the processes at once
 
 Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor | float]]]
+FUSED = ("cpu", "cuda")  # devices on which AdamW updates all parameters at once
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class Engine(ABC):
     def make_optimiser(self, parameters: dict[str, nn.Parameter]) -> Optimizer:
         """AdamW that decays matrices and leaves vectors alone."""
         settings, groups = self.settings, []
+        fused = all(parameter.device.type in FUSED for parameter in parameters.values())
         for decay, wanted in ((settings.weight_decay, True), (0.0, False)):
             chosen = [p for name, p in parameters.items() if (self.trained[name].ndim >= 2) == wanted]
             groups.append({"params": chosen, "weight_decay": decay})
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, eps=settings.adam_eps, fused=True)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, eps=settings.adam_eps, fused=fused)
 
     def make_scheduler(self, optimizer: Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """The schedule of the learning rate."""

@@ -1,13 +1,12 @@
 """The life of one stage in its output folder: claimed, begun, checkpointed, stopped or completed."""
 
 import dataclasses
-import fcntl
 import importlib.metadata
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +26,7 @@ from easyrlhf.engine.checkpoint import (
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.faults import is_full_disk, is_out_of_memory
+from easyrlhf.engine.lock import held
 from easyrlhf.engine.manifest import STAGE_FILE, make_folder, read_stage, write_stage
 from easyrlhf.engine.signals import StopRequest
 from easyrlhf.engine.zero import read_zero_config
@@ -309,17 +309,14 @@ def zero_config(config) -> dict | None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process alone; the operating system lets go of it when the process ends."""
-    with open(folder / ".lock", "w") as handle:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(folder / ".lock"))
         except BlockingIOError as error:
             raise InputError(
                 f"--output_dir {folder}: another run is working there; wait for it, or give another folder"
             ) from error
-        try:
-            yield
-        finally:
-            (folder / ".lock").unlink(missing_ok=True)
+        yield
 
 
 def claim(config, folder: Path) -> str:
@@ -421,5 +418,8 @@ def write_settings(folder: Path, config) -> None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the numbers."""
-    names = ("torch", "transformers", "peft", "datasets", "tokenizers", "deepspeed")
-    return {name: importlib.metadata.version(name) for name in names}
+    found = {}
+    for name in ("torch", "transformers", "peft", "datasets", "tokenizers", "deepspeed"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # DeepSpeed is for Linux alone
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -66,7 +66,7 @@ def all_logprobs(
         for group, counts in passes([padded_tokens(family) for family in families], budget):
             logprobs = completion_logprobs(lm, [families[i] for i in group], pad_id, device, share)
             if counts:
-                found[group] = logprobs.view(-1, count).double().cpu()
+                found[group] = logprobs.view(-1, count).cpu().double()
     return world.summed(found).numpy()
 
 

@@ -48,7 +48,7 @@ def kept_rows(
 
 def advantage(advantages: Tensor, mask: Tensor) -> float:
     """The mean of a completion's advantages [T] over its tokens; exactly theirs where they are all the same."""
-    return advantages[mask.bool()].double().mean().item()
+    return advantages[mask.bool()].cpu().double().mean().item()
 
 
 def known(number: float) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
+from easyrlhf.errors import InputError
 from easyrlhf.rewards.batch import Batch, RewardError, score_list
 from easyrlhf.rewards.elsewhere import Elsewhere, Pending, in_thread, keywords_for, too_slow
 from easyrlhf.rewards.functions import Function
@@ -48,10 +49,12 @@ class Worker:
 class Workers:
     """Processes that call the reward functions `file.py:fn`, each on a part of the completions.
 
-    They are there inside of `with`, and none is left behind it.
+    They are there inside of `with`, and none is left behind it. Raises InputError on Windows.
     """
 
     def __init__(self, specs: list[str], count: int, timeout: float):
+        if sys.platform == "win32":
+            raise InputError(f"--reward_workers {count}: needs Linux or macOS; leave it at 0")
         self.specs, self.count, self.timeout = specs, count, timeout
         self.workers: list[Worker] = []
 

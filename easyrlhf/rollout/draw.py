@@ -5,16 +5,21 @@ from torch import Tensor
 
 BLOCK = 128  # tokens whose probabilities are added up before any is looked at
 BELOW_ONE = 1 - 2**-53
+NO_FLOAT64 = ("mps",)  # devices whose numbers are drawn on the CPU
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Draw from softmax(logits / temperature) by inverting its cumulative distribution.
 
     logits       [b, V]  float32 or float64
-    uniforms     [b]     float64 in [0, 1)
+    uniforms     [b]     float64 in [0, 1), on any device
     temperature          0 takes the likeliest token
-    returns      tokens [b], their log-probabilities [b] (at temperature 0: under the plain softmax)
+    returns      tokens [b], their log-probabilities [b] (at temperature 0: under the plain softmax),
+                 on the device of the logits, or on the CPU where that has no float64
     """
+    if logits.device.type in NO_FLOAT64:
+        logits = logits.cpu()
+    uniforms = uniforms.to(logits.device)
     probabilities = (logits / (temperature or 1.0)).softmax(-1)
     tokens = logits.argmax(-1) if temperature == 0 else invert(probabilities, uniforms)
     return tokens, probabilities.gather(1, tokens[:, None]).squeeze(1).log()

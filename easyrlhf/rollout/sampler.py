@@ -127,7 +127,7 @@ class HFSampler:
                 if self.shape.changes:
                     logits = self.shape(logits, [prompts[row] + said[row] for row in rows], temperature)
                     temperature = 1.0 if temperature else 0.0  # it is in the logits already
-                drawn = draw(logits, uniforms[running.rows, running.drawn].to(logits.device), temperature)
+                drawn = draw(logits, uniforms[running.rows, running.drawn], temperature)
                 tokens, logprobs = (tensor.cpu() for tensor in drawn)
                 ended = self.ending.by_token(tokens) | (running.drawn + 1 == self.max_new_tokens)
                 for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):

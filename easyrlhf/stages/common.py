@@ -19,7 +19,7 @@ from easyrlhf.data.summary import DataSummary
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, load_tokens
 from easyrlhf.engine import world
-from easyrlhf.engine.device import choose_threads, dtype_name
+from easyrlhf.engine.device import choose_threads, dtype_name, other_device
 from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.engine.run import Run, as_begun
@@ -283,6 +283,7 @@ def start(
         where += f" in {world.size()} processes"
     if run.device.type == "cpu":
         where += f" with {counted(torch.get_num_threads(), 'thread')}{' each' if world.size() > 1 else ''}"
+    where += other_device(config.devices, run.device)
     if run.zero:
         where += f", DeepSpeed ZeRO-{run.zero['zero_optimization']['stage']},"
     sections = {

@@ -92,7 +92,7 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
             for group, counts in passes([2 * length for length in rows["length"]], run.micro_batch_tokens):
                 scores = torch.stack(scores_of([rows[index] for index in group]))
                 if counts:
-                    found[:, group] = scores.double().cpu()
+                    found[:, group] = scores.cpu().double()
         return evaluation_of(run.folder, rows, *world.summed(found).numpy())
 
     return Task(

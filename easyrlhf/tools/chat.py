@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from easyrlhf.config import ChatConfig
@@ -53,7 +54,8 @@ def lines_typed() -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise InputError(f"standard input: not text in UTF-8 ({error.reason}); convert it") from error
         return
-    import readline  # noqa: F401  gives input() its arrow keys
+    with suppress(ImportError):  # Windows has its own line editing
+        import readline  # noqa: F401  gives input() its arrow keys
 
     while True:
         try:

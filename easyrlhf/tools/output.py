@@ -1,16 +1,16 @@
 """A .jsonl file that grows step by step, so that the same command goes on where it was stopped."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from easyrlhf.engine.lock import held
 from easyrlhf.engine.manifest import STAGE_FILE
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.report.console import Console, Progress
@@ -128,23 +128,18 @@ def open_output(config: Settings) -> Iterator[Output]:
     file = Path(config.output)
     models = {name: getattr(config, name, None) for name in MODELS}
     output = Output(file, settings_of(config, FREE_TO_CHANGE, models))
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = beside(file, "lock").open("w")
-    except OSError as error:
-        raise InputError(f"--output {file}: cannot be written ({error.strerror}); give another file") from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(beside(file, "lock")))
         except BlockingIOError as error:
             raise InputError(
                 f"--output {file}: another command is writing it; wait for it, or give another file"
             ) from error
-        try:
-            claim(output, config.overwrite)
-            yield output
-        finally:
-            beside(file, "lock").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {file}: cannot be written ({error.strerror}); give another file") from error
+        claim(output, config.overwrite)
+        yield output
 
 
 def claim(output: Output, overwrite: bool) -> None:

@@ -48,6 +48,8 @@ def memory_of(device: torch.device) -> int:
     """Bytes of a device of this machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
+    if not hasattr(os, "sysconf"):  # Windows
+        raise InputError("--devices: the memory of this machine is not known; give it, such as cpu:16GB")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
