@@ -95,7 +95,8 @@ def test_the_report_pictures_samples_and_metrics_are_there(lora_ppo):
     assert (lora_ppo / "README.md").read_text().startswith("---")
     assert any((lora_ppo / "plots").glob("*.png"))
     rows = [json.loads(line) for line in (lora_ppo / "metrics.jsonl").read_text().splitlines()]
-    assert "objective/scores" in rows[1] and "objective/kl" not in rows[1]  # without a price it is asked at evaluations alone
+    # without a price the reference is asked at evaluations alone
+    assert "objective/scores" in rows[1] and "objective/kl" not in rows[1]
     assert {"eval/scores", "eval/kl", "eval/length", "eval/eos_rate"} <= rows[-1].keys()
     samples = [json.loads(line) for line in (lora_ppo / "samples.jsonl").read_text().splitlines()]
     assert {row["step"] for row in samples} == {0, 1, 2}
