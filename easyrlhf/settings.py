@@ -159,7 +159,7 @@ def read_yaml(path: str | Path) -> dict[str, tuple[Any, str]]:
     import yaml
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except OSError as error:
@@ -203,7 +203,7 @@ def yaml_places(path: str | Path) -> dict[str, str]:
                 walk(item, f"{name}[{i}]")
 
     places: dict[str, str] = {}
-    walk(yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader), "")
+    walk(yaml.compose(Path(path).expanduser().read_text(encoding="utf-8"), Loader=yaml.SafeLoader), "")
     return places
 
 

@@ -135,7 +135,7 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
 
     click.UsageError names the flag, or the file and line, of the value that cannot be used.
     """
-    if path and not Path(path).is_file():
+    if path and not Path(path).expanduser().is_file():
         raise click.UsageError(f"--config {missing_file(path)}")
     try:
         keys = read_yaml(path) if path else {}

@@ -58,7 +58,7 @@ def explain_twice(words: list[str], command: click.Command, joined: set[str]) ->
 
 def missing_file(path: str) -> str:
     """What is wrong with a settings file that is not there, or is a folder."""
-    file = Path(path)
+    file = Path(path).expanduser()
     if file.is_dir():
         inside = file / "args.yaml"
         return f"{path}: is a folder" + (f"; did you mean {inside}?" if inside.is_file() else "")

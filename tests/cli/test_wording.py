@@ -135,6 +135,17 @@ def test_a_settings_file_that_is_not_there(stages, tmp_path, typed, answer):
     assert stages.error("sft", "--config", typed) == f"--config {answer}"
 
 
+def test_a_settings_file_in_the_home_folder(stages, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "s.yaml").write_text("train_data: a\nseed: 7\n")
+    assert stages.config("sft", "--config=~/s.yaml").seed == 7
+    error = stages.error("sft", "--config", "~/t.yaml")
+    assert error == f"--config ~/t.yaml: no such file; did you mean {tmp_path}/home/s.yaml?"
+    (tmp_path / "home" / "s.yaml").write_text("train_data: a\nepoch: 7\n")
+    assert stages.error("sft", "--config", "~/s.yaml") == "~/s.yaml:2: unknown key epoch: did you mean epochs?"
+
+
 def test_a_settings_file_that_is_not_text_is_named(stages, tmp_path):
     (tmp_path / "latin.yaml").write_bytes("# für\n".encode("latin-1"))
     assert stages.error("sft", "--config", "latin.yaml") == (
