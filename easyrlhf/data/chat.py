@@ -151,7 +151,8 @@ class Template:
     def forms(self, turns: Messages) -> Iterator[Messages]:
         """The turns as templates may want them: arguments of tool calls as objects, or else as JSON text."""
         turns = folded(turns) if self.rendering.fold_system else turns
-        marked = [self.encoder.marked({k: v for k, v in turn.items() if k != "learned"}) for turn in turns]
+        shown = [{k: v for k, v in turn.items() if k != "learned"} for turn in turns]
+        marked = [self.encoder.marked(turn, thinks=turn["role"] == "assistant") for turn in shown]
         yield marked
         if any(turn.get("tool_calls") for turn in turns):
             yield [with_text_arguments(turn) for turn in marked]

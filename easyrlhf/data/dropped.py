@@ -7,7 +7,7 @@ from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
 
-THOUGHT = re.compile(r"(?:<think>)?.*</think>\s*", re.S)
+THOUGHT = re.compile(r"(?:<think>)?(.*)</think>\s*", re.S)
 
 
 def note_dropped(renderer: Renderer, conversations: list[Messages], arguments: dict) -> None:
@@ -28,9 +28,10 @@ def dropped(name: str) -> str:
 
 
 def read_alike(renderer: Renderer, one: tuple, other: tuple) -> bool:
-    """Whether two conversations, each with its arguments, are rendered alike; what is refused is not."""
+    """Whether two conversations, each with its arguments, are rendered alike but for white space; none is refused."""
     try:
-        return renderer.template.text(*one) == renderer.template.text(*other)
+        texts = [renderer.template.text(*conversation) for conversation in (one, other)]
+        return "".join(texts[0].split()) == "".join(texts[1].split())
     except InputError:
         return False
 
@@ -52,8 +53,8 @@ def without_tools(turns: Messages, arguments: dict) -> tuple[Messages, dict]:
 def without_thoughts(turns: Messages, arguments: dict) -> tuple[Messages, dict]:
     """Leaves out thoughts that are written in the content of answers."""
     return [
-        {**turn, "content": THOUGHT.sub("", turn["content"])}
-        if turn["role"] == "assistant" and "</think>" in turn["content"]
+        {**turn, "content": turn["content"][found.end() :]}
+        if turn["role"] == "assistant" and (found := THOUGHT.match(turn["content"])) and found[1].strip()
         else turn
         for turn in turns
     ], arguments

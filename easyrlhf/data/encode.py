@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 # Put around special-token text in a message while it is rendered. Unicode keeps these two code
 # points for such inner uses, they are never text; a message that holds them loses them.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
+THOUGHT_TAG = re.compile(r"[<\[].*(think|thought).*[>\]]", re.I)  # special tokens such as <think>, [THINK]
 
 
 class Encoder:
@@ -21,19 +22,25 @@ class Encoder:
         added = tokenizer.added_tokens_decoder.values()
         special = {t.content for t in added if t.special} | {tokenizer.eos_token}
         self.specials = tuple(sorted(special, key=len, reverse=True))
+        others = [token for token in self.specials if not THOUGHT_TAG.fullmatch(token)]
         self._special = re.compile("|".join(map(re.escape, self.specials)))
+        self._special_but_thoughts = re.compile("|".join(map(re.escape, others)) or r"(?!)")
         self._newline = self.plain("\n")
         self._adds_space = self.plain("a") != self.plain("\na")[len(self._newline) :]
         self.text_prefix = self._find_text_prefix()
 
-    def marked(self, value: Any) -> Any:
-        """A value of a row with every special token in its strings between OPEN and CLOSE."""
+    def marked(self, value: Any, *, thinks: bool = False) -> Any:
+        """A value of a row with every special token in its strings between OPEN and CLOSE.
+
+        thinks  the tags of thoughts stay as they are: templates look for them in what the assistant says
+        """
         if isinstance(value, str):
             value = value.replace(OPEN, "").replace(CLOSE, "")
-            return self._special.sub(rf"{OPEN}\g<0>{CLOSE}", value)
+            special = self._special_but_thoughts if thinks else self._special
+            return special.sub(rf"{OPEN}\g<0>{CLOSE}", value)
         if isinstance(value, dict):
-            return {self.marked(key): self.marked(item) for key, item in value.items()}
-        return [self.marked(item) for item in value] if isinstance(value, list | tuple) else value
+            return {self.marked(key, thinks=thinks): self.marked(item, thinks=thinks) for key, item in value.items()}
+        return [self.marked(item, thinks=thinks) for item in value] if isinstance(value, list | tuple) else value
 
     def encode(self, text: str, continues: bool = False) -> list[int]:
         """Ids of rendered text; what is between OPEN and CLOSE never becomes a special token.
@@ -41,6 +48,7 @@ class Encoder:
         continues  the text goes on from plain text, not from the start or a special token
         """
         if OPEN not in text:
+            text = text.replace(CLOSE, "")  # of a text that the template has parted
             return self.plain_after(text) if continues else self.plain(text)
         ids: list[int] = []
         for i, piece in enumerate(re.split(f"{OPEN}(.*?){CLOSE}", text, flags=re.S)):

@@ -118,14 +118,21 @@ class Renderer:
         """What a demonstration teaches, as conversation gives it: one example, or one for each answer.
 
         Each answer is an example of its own where the template rewrites earlier turns once later ones follow. With the
-        setting learn = last, the last answer alone is learned. Turns with `learned: False` are context. Raises
-        ContentFault when no turn is left to learn from.
+        setting learn = last, the last answer alone is learned. Turns with `learned: False` are context, and so are
+        tool calls that the template drops. Raises ContentFault when no turn is left to learn from.
         """
         if isinstance(completion, str):
             return [self.conversation(prompt, completion)]
         learned = [i for i, turn in enumerate(completion) if turn["role"] == "assistant" and turn.get("learned", True)]
         if not learned:
             raise ContentFault("no turn to learn from")
+        found = [example for example in self._examples(prompt, completion, arguments, learned) if any(example[1])]
+        if not found:
+            raise ContentFault("no turn to learn from")
+        return found
+
+    def _examples(self, prompt, completion, arguments, learned: list[int]) -> list[tuple[list[int], list[int]]]:
+        """The examples of the turns with these numbers."""
         last = learned[-1]
         apart = [(prompt + completion[:i], completion[i : i + 1], arguments) for i in learned]
         if self.rendering.learn == "last":
@@ -210,13 +217,18 @@ class Renderer:
             stop = end.end() if end else len(upto)
             if full[start:stop] != upto[start:stop]:
                 raise self._not_continued(turns)
-            pieces += [(position, start, False), (start, stop, turns[i].get("learned", True))]
+            learned = turns[i].get("learned", True) and not self._lost(turns[i], full[start:stop])
+            pieces += [(position, start, False), (start, stop, learned)]
             position = stop
         return [
             (full[start:stop], not full.endswith(self.encoder.specials, 0, start), learned)
             for start, stop, learned in pieces
             if start < stop
         ]
+
+    def _lost(self, turn: dict, text: str) -> bool:
+        """Whether the template drops the tool calls of an answer that says nothing else: only its end is left."""
+        return bool(turn.get("tool_calls")) and not text.strip().removesuffix(self.end_of_turn).strip()
 
     def _continues(self, full: str, turns: Messages, arguments) -> int:
         """Where an answer to these turns begins in the rendering of more turns."""
@@ -247,7 +259,7 @@ class Renderer:
                 stop = len(upto) - (self._stop(upto, turns[:i], arguments) is None)
                 if ids[:stop] != upto[:stop]:
                     raise self._not_continued(turns)
-            if turns[i].get("learned", True):
+            if turns[i].get("learned", True) and not self._lost(turns[i], self.tokenizer.decode(ids[start:stop])):
                 mask[start:stop] = [1] * (stop - start)
         return ids, mask
 

@@ -10,7 +10,7 @@ from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
 from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import ENCODERS
+from easyrlhf.data.tokens import ENCODERS, load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe_ids
 
@@ -116,7 +116,7 @@ def renderer_with(tmp_path, qwen_folder, llama2_folder):
         folder = llama2_folder if kind == "adds a space" else qwen_folder
         tokenizer = load_tokenizer(str(folder), chat_template=str(tmp_path / "t.jinja"))
         if kind == "tags are tokens":
-            tokenizer.add_tokens(["<think>", "</think>"])
+            tokenizer.add_tokens(["<think>", "</think>"], special_tokens=True)
         return Renderer(tokenizer, rendering=Rendering(**rendering))
 
     return make
@@ -361,6 +361,34 @@ def test_arguments_of_calls_are_given_as_text_to_templates_that_want_text(render
     assert learned(renderer_with(as_python), [user("Hi")], CALLED[:1]) == [['get_weather {"town": "Bern"}<|im_end|>']]
 
 
+@pytest.mark.parametrize("kind", THREE)
+def test_thoughts_in_an_answers_text_are_the_templates_to_find_whatever_tokens_their_tags_are(renderer_with, kind):
+    inside = assistant("<think>\nTwo.\n</think>\n\n4.")
+    renderer = renderer_with(CLOSED, kind)
+    assert renderer.examples([user("2+2?")], [inside]) == renderer.examples([user("2+2?")], [assistant("4.", "Two.")])
+    [[said]] = learned(renderer_with(R1, kind), [user("2+2?")], [inside])
+    assert said.strip() == f"4.{renderer.end_of_turn}"
+
+
+def test_thoughts_in_a_question_are_text(renderer_with):
+    renderer = renderer_with(QWEN3, "tags are tokens")
+    think = renderer.tokenizer.convert_tokens_to_ids("<think>")
+    ids, _ = renderer.conversation([user("What is <think>?")], [assistant("A tag, <think>.", "Hm.")])
+    assert ids.count(think) == 2  # the template's and the answer's
+    assert "What is <think>?" in text(renderer, ids)
+
+
+def test_calls_that_the_template_drops_are_not_learned_as_empty_answers(renderer, renderer_with):
+    for drops in (renderer, renderer_with(R1)):
+        [example] = learned(drops, [user("Weather?")], CALLED)
+        assert example == ["It rains in Bern.<|im_end|>"]
+        with pytest.raises(ContentFault, match="no turn to learn from"):
+            drops.examples([user("Weather?")], CALLED[:1])
+    note_dropped(renderer, [[user("Weather?"), *CALLED]], {})
+    assert renderer.notes == {"rows read the same without their tool_calls: the chat template drops it": 1}
+    renderer.notes.clear()
+
+
 def test_turns_that_are_switched_off_have_no_loss_and_never_reach_the_template(renderer, renderer_with):
     off = assistant("BAD", learned=False)
     turns = [off, user("b"), assistant("good"), user("c"), off]
@@ -394,9 +422,9 @@ def test_what_the_template_drops_is_counted_once_a_row(renderer, renderer_with):
     note_dropped(thinks, [[user("Hi"), assistant("b", "Hm."), user("c"), *CALLED]], {"tools": [WEATHER]})
     assert thinks.notes == {"rows read the same without their reasoning_content: the chat template drops it": 1}
     strips = renderer_with(R1)
+    note_dropped(strips, [[user("Hi"), assistant("<think>\n\n</think>\n\nb")]], {})
+    assert strips.notes == {}  # there is no thought
     note_dropped(strips, [[user("Hi"), assistant("<think>\nB\n</think>\n\nb")]], {})
-    assert strips.notes == {}  # the line breaks behind the thought are left
-    note_dropped(strips, [[user("Hi"), assistant("<think>B</think>b")]], {})
     assert strips.notes == {
         "rows read the same without their thought in <think>…</think>: the chat template drops it": 1
     }
@@ -505,3 +533,69 @@ def test_a_turn_that_the_next_ones_role_ends_gets_the_tokenizers_eos_at_the_very
         (0, "<|user|>\nc<|assistant|>\n"),
         (1, "d<|endoftext|>"),
     ]
+
+
+# --- from files to token rows
+
+
+def test_rows_of_every_kind_keep_thoughts_calls_and_switches_on_their_way_to_tokens(renderer_with, write, tmp_path):
+    renderer = renderer_with(QWEN3)
+
+    def load(kind: str, *rows: dict):
+        limits = {"max_length": 400, "max_prompt_length": 300, "cache_dir": tmp_path / kind}
+        return load_tokens(write(f"{kind}.jsonl", [*rows]), kind, renderer, **limits)
+
+    ask = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    thought, plain = "<think>\nTwo and two.\n</think>\n\n4.<|im_end|>", "<think>\n\n</think>\n\n5.<|im_end|>"
+    right, wrong = [assistant("4.", "Two and two.")], [assistant("5.")]
+    off = [user("2+2?"), assistant("BAD ANSWER") | {"weight": 0}, user("Well?"), assistant("good") | {"weight": 1}]
+    openai = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    called = [user("Weather in Bern?"), openai, *CALLED[1:]]
+    data = load(
+        "demonstration",
+        {"messages": [user("2+2?"), *right]},
+        {"messages": off},
+        {"messages": called, "tools": [WEATHER]},
+    )
+    rows = [parts(renderer, row["input_ids"], row["loss_mask"]) for row in data.rows]
+    call = '\n<tool_call>\n{"name": "get_weather", "arguments": {"town": "Bern"}}\n</tool_call><|im_end|>'
+    assert [[said for on, said in row if on] for row in rows] == [
+        [thought],
+        ["<think>\n\n</think>\n\ngood<|im_end|>"],
+        [f"<think>\n\n</think>\n\n{call}"],
+        ["<think>\n\n</think>\n\nIt rains in Bern.<|im_end|>"],
+    ]
+    assert (data.summary.used, data.summary.rows) == (3, 4)
+    assert rows[0][0] == (0, ask)
+    assert all(json.dumps(WEATHER) in row[0][1] for row in rows[2:])
+    [row] = load("comparison", {"prompt": [user("2+2?")], "chosen": right, "rejected": wrong}).rows
+    assert [text(renderer, row[f"{key}_ids"]) for key in ("prompt", "chosen", "rejected")] == [ask, thought, plain]
+    rows = load(
+        "feedback",
+        {"prompt": [user("2+2?")], "completion": right, "label": True},
+        {"prompt": [user("2+2?")], "completion": wrong, "label": False},
+    ).rows
+    assert [text(renderer, row["completion_ids"]) for row in rows] == [thought, plain]
+    [row] = load("prompt", {"prompt": [user("2+2?")], "chat_template_kwargs": {"enable_thinking": False}}).rows
+    assert text(renderer, row["prompt_ids"]) == ask + "<think>\n\n</think>\n\n"
+
+
+def test_rows_of_every_kind_have_answers_behind_a_prompt_that_opens_a_thought(renderer_with, write, tmp_path):
+    renderer = renderer_with(R1)
+    rows = {
+        "demonstration": {"messages": [user("Hi"), assistant("<b>Hello!</b>")]},
+        "comparison": {"prompt": [user("Hi")], "chosen": [assistant("Hello!")], "rejected": [assistant("<think")]},
+        "feedback": {"prompt": [user("Hi")], "completion": [assistant("<thin>")], "label": True},
+        "prompt": {"prompt": [user("Hi")]},
+    }
+    found = {}
+    for kind, row in rows.items():
+        path = write(f"{kind}.jsonl", [row] * 2 if kind == "feedback" else [row])
+        data = load_tokens(path, kind, renderer, max_length=99, max_prompt_length=50, cache_dir=tmp_path / kind)
+        found[kind] = {key: text(renderer, ids) for key, ids in data.rows[0].items() if key.endswith("_ids")}
+    assert found == {
+        "demonstration": {"input_ids": "U:HiA:<b>Hello!</b><|im_end|>"},
+        "comparison": {"prompt_ids": "U:HiA:", "chosen_ids": "Hello!<|im_end|>", "rejected_ids": "<think<|im_end|>"},
+        "feedback": {"prompt_ids": "U:HiA:", "completion_ids": "<thin><|im_end|>"},
+        "prompt": {"prompt_ids": "U:HiA:<think>\n"},
+    }
