@@ -185,7 +185,7 @@ def test_no_file_is_asked_for():
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path, executed):
-    assert f"--config {tmp_path}/none.yaml: cannot be read: " in refused(run(f"{tmp_path}/none.yaml"))
+    assert f"--config {tmp_path}/none.yaml: no such file" in refused(run(f"{tmp_path}/none.yaml"))
     assert not executed
 
 
