@@ -128,10 +128,13 @@ def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dty
             )
 
 
-def prove_folder(folder: Path, probes: list[dict], tokenizer, device: torch.device, dtype: torch.dtype) -> None:
-    """Read a scalar model's folder back and raise RunError unless it scores the probes as the model in memory did."""
-    again = load_scalar_model(str(folder), tokenizer, dtype=dtype).to(device)
+def prove_folder(folder: Path, probes: list[dict], tokenizer, device: torch.device, dtype: torch.dtype, **how) -> None:
+    """Read a scalar model's folder back and raise RunError unless it scores the probes as the model in memory did.
+
+    how  goes to load_scalar_model
+    """
     try:
+        again = load_scalar_model(str(folder), tokenizer, dtype=dtype, **how).to(device)
         check_probes(again, probes, folder, dtype)
     except InputError as error:
         raise RunError(f"the saved model is not the trained one. {error}") from error

@@ -109,6 +109,7 @@ def check_reference(
     """Raise InputError unless the reference, where there is another than the starting model, reads the same tokens."""
     if isinstance(config, ReferenceConfig) and config.ref_model != config.model:
         common.check_parent("--ref_model", config.ref_model, config)
+        common.check_positions("--ref_model", config.ref_model, config)
         common.require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
 
 

@@ -26,7 +26,7 @@ from easyrlhf.engine.run import Run, as_begun
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.folder import save_lm
+from easyrlhf.models.folder import probe_ids, save_lm
 from easyrlhf.models.load import check_text_alone, load_causal_lm, load_config, new_tokens, positions_of
 from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.prefix import enable_sharing
@@ -60,7 +60,7 @@ def prepare(run: Run, console: Console) -> Renderer:
     check_keep_best(config)
     check_parent("--model", config.model, config)
     check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
-    check_positions(config)
+    check_positions("--model", config.model, config)
     renderer = open_renderer(config.model, config, chat_template=config.chat_template)
     check_lora(run, renderer, console)
     if renderer.date_dependent():
@@ -108,14 +108,26 @@ def check_keep_best(config) -> None:
         )
 
 
-def check_positions(config) -> None:
-    """Raise InputError when the starting model has no place for sequences as long as the settings allow."""
-    places = positions_of(config.model, trust_remote_code=config.trust_remote_code)
+def check_positions(flag: str, path: str, config) -> None:
+    """Raise InputError when a model has no place for sequences as long as the settings allow."""
+    places = positions_of(path, trust_remote_code=config.trust_remote_code)
     if places and config.max_length > places:
+        whose = path if flag == "--model" else f"{flag} {path}"
         raise InputError(
-            f"--max_length {config.max_length}: {config.model} was made for {places} tokens at most; use --max_length "
+            f"--max_length {config.max_length}: {whose} was made for {places} tokens at most; use --max_length "
             f"{places} or less, and a --max_prompt_length below it"
         )
+
+
+def check_probes_render(flag: str, folder: str, renderer: Renderer) -> None:
+    """Raise InputError when the texts by which a saved head is proven cannot be rendered."""
+    try:
+        probe_ids(renderer)
+    except InputError as error:
+        raise InputError(
+            f"{flag} {folder}: a question with its answer cannot be rendered, which proves a head when it "
+            f"is saved: {error}"
+        ) from error
 
 
 def check_parent(flag: str, folder: str, config) -> None:

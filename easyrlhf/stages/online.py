@@ -14,7 +14,7 @@ from easyrlhf.engine.run import Run, open_run
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
-from easyrlhf.models.load import leave_out_spare
+from easyrlhf.models.load import check_text_alone, leave_out_spare
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
@@ -126,6 +126,7 @@ def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
     """Check every folder against the policy's tokenizer and against its own promises. Raises InputError."""
     if config.ref_model != config.model:
         common.check_parent("--ref_model", config.ref_model, config)
+        common.check_positions("--ref_model", config.ref_model, config)
         common.require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
     rewards = check_rewards(config, renderer)
     value_model = None
@@ -133,8 +134,12 @@ def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
         value_model = config.value_model or rewards.value_model
         if config.value_model:
             common.check_parent("--value_model", config.value_model, config)
+            common.check_positions("--value_model", config.value_model, config)
             check_head("--value_model", config.value_model, config)
             common.require_policy_tokenizer("--value_model", config.value_model, config, renderer)
+        start = value_model or config.model
+        common.check_probes_render("--model", config.model, renderer)
+        check_text_alone("the value model's", start, trust_remote_code=config.trust_remote_code)
     if config.share_backbone:
         check_sharing(config, value_model)
     return Cast(value_model, rewards)
@@ -224,4 +229,5 @@ def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:
     folder = run.folder / "value_model"
     value.lm = apart(run, renderer, value.lm) if run.config.share_backbone else value.lm
     value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
-    prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype)
+    trusted = {"trust_remote_code": run.config.trust_remote_code}
+    prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype, **trusted)

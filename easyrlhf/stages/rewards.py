@@ -53,6 +53,7 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     if not config.reward_model:
         return RewardCast(functions)
     check_reward_model("--reward_model", config.reward_model, config)
+    common.check_positions("--reward_model", config.reward_model, config)
     own = own_renderer(config.reward_model, trust_remote_code=config.trust_remote_code)
     same = tokenizer_fingerprint(own.tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
     alike = same and own.rendering.as_dict() == renderer.rendering.as_dict()
@@ -88,6 +89,12 @@ def check_readable(config: OnlineConfig, cast: RewardCast, data: dict[str, Token
             if shape in seen:
                 continue
             seen.add(shape)
+            if turns and not cast.renderer.tokenizer.chat_template:
+                raise InputError(
+                    f"--reward_model {config.reward_model}: its tokenizer has no chat template, and prompts of the {name} "
+                    "data are conversations; put the template that it was trained with there, as chat_template.jinja "
+                    "(--chat_template is that of the policy)"
+                )
             try:
                 rendered(cast.renderer, row, "Hello.", True)
             except InputError as error:

@@ -46,7 +46,8 @@ def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
     """Write backbone and head, prove that the folder scores as the model does, examine it, and keep the probes."""
     model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
     probes = probe(model, probe_ids(renderer))
-    prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype)
+    trusted = {"trust_remote_code": run.config.trust_remote_code}
+    prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype, **trusted)
     if run.config.validates and run.config.examine_rows:
         examine_whole(run, model, renderer)
     return {"probes": probes}
@@ -128,4 +129,5 @@ RM = OfflineStage(
     task=rm_task,
     save=save_model,
     advice="next: ppo_train --reward_model {folder} --train_data …",
+    check=lambda config, renderer, data, console: common.check_probes_render("--model", config.model, renderer),
 )

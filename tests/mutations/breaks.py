@@ -49,6 +49,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+BEFORE = "stages/test_before_training.py"
 TOKENIZER, PROOF = "data/test_tokenizer.py", "engine/test_proof.py"
 ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
 ADAPTERS = "models/test_adapters.py"
@@ -690,6 +691,9 @@ BREAKS = [
     Break("engine/engine.py", 'not self.proven and done["learning_rate"] > 0', "not self.proven", PROOF),
     Break("engine/zero.py", "    check_trainable(model)\n", "", PROOF),
     Break("models/load.py", "if text is not config and others:", "if False:", "models/test_load.py"),
+    Break("stages/online.py", "        check_readable(config, cast.rewards, data)\n", "", BEFORE),
+    Break("stages/rewards.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
+    Break("stages/common.py", "if places and config.max_length > places:", "if False:", BEFORE),
     Break("models/lora.py", "return {layer: list(new_tokens) for layer in wanted}", "return {}", LORA),
     Break("models/lora.py", "        layers = embedding_names(lm)\n    return", "        pass\n    return", LORA),
     Break("models/folder.py", "save_embedding_layers=changed and grown", "save_embedding_layers=True", LORA),

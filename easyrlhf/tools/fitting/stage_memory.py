@@ -36,7 +36,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     """
     config = replace(config, model=config.model or config.default_model())
     config = config.with_lengths(positions_of(config.model, trust_remote_code=config.trust_remote_code))
-    check_positions(config)
+    check_positions("--model", config.model, config)
     if isinstance(config, OnlineConfig) and not (config.reward_model or config.reward_funcs or config.reward_url):
         config = replace(config, reward_model="outputs/rm" if os.path.isdir("outputs/rm") else config.model)
     if isinstance(config, OnlineConfig | ReferenceConfig):
