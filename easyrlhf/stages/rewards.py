@@ -91,8 +91,8 @@ def check_readable(config: OnlineConfig, cast: RewardCast, data: dict[str, Token
             seen.add(shape)
             if turns and not cast.renderer.tokenizer.chat_template:
                 raise InputError(
-                    f"--reward_model {config.reward_model}: its tokenizer has no chat template, and prompts of the {name} "
-                    "data are conversations; put the template that it was trained with there, as chat_template.jinja "
+                    f"--reward_model {config.reward_model}: its tokenizer has no chat template, and prompts of the "
+                    f"{name} data are conversations; put the template that it was trained with there, as chat_template.jinja "
                     "(--chat_template is that of the policy)"
                 )
             try:
