@@ -8,14 +8,17 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import damaged_file, disable_dropout, evaluating, hidden_states, load_config
+from easyrlhf.models.adapters import adapter_shapes, base_of, is_adapter, is_classifier_adapter, merge_adapter
+from easyrlhf.models.load import disable_dropout, evaluating, hidden_states, load_config
 
 SUFFIX = "ForSequenceClassification"
-WEIGHT, BIAS = "score.weight", "score.bias"
+WEIGHT, BIAS, LM_HEAD = "score.weight", "score.bias", "lm_head.weight"
 
 
 def is_classifier(path: str, *, trust_remote_code: bool = False) -> bool:
     """Whether a folder or hub id holds a sequence classifier rather than a causal language model."""
+    if is_classifier_adapter(path):
+        return True
     names = load_config(path, trust_remote_code=trust_remote_code).architectures or []
     return any(name.endswith(SUFFIX) for name in names)
 
@@ -26,6 +29,9 @@ def check_classifier(path: str, *, trust_remote_code: bool = False) -> None:
     The shapes of a hub id's head are seen only when it is loaded.
     """
     config = load_config(path, trust_remote_code=trust_remote_code)
+    if is_adapter(path):
+        check_adapter_head(path, config.get_text_config().hidden_size)
+        return
     if config.num_labels != 1:
         raise InputError(
             f"{path}: its head gives {config.num_labels} numbers (num_labels in config.json); a reward model gives "
@@ -43,6 +49,18 @@ def check_classifier(path: str, *, trust_remote_code: bool = False) -> None:
     if WEIGHT not in shapes:
         raise InputError(
             f"{path}: has no {WEIGHT} in its .safetensors files, so its head would be random; save the model again"
+        )
+
+
+def check_adapter_head(path: str, hidden_size: int) -> None:
+    """Raise InputError unless a classifier's adapter brings its head, one linear unit, trained as a whole."""
+    shapes = {name: shape for name, shape in adapter_shapes(path).items() if name.endswith(f".{WEIGHT}")}
+    if list(shapes.values()) != [(1, hidden_size)]:
+        found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) or f"no {WEIGHT}"
+        raise InputError(
+            f"{path}: an adapter of a sequence classifier with {found}, where a reward model has {WEIGHT} "
+            f"[1, {hidden_size}] trained beside the adapter (modules_to_save score); merge it into its classifier with "
+            "peft's merge_and_unload and give that folder, or train it again"
         )
 
 
@@ -76,22 +94,8 @@ def load_classifier(
     Raises InputError when a weight is missing, misshaped or left over, or when the head is not one linear unit on the
     last token's hidden state.
     """
-    try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{damaged_file(path) or path}: the model cannot be loaded: {str(error).strip()}") from error
-    for what in ("missing", "unexpected"):
-        if names := sorted(set(loading[f"{what}_keys"]) - {BIAS}):
-            raise InputError(
-                f"{path}: {what} weights {', '.join(names[:3])} ({len(names)} in all) for a {type(model).__name__}; "
-                "restore the folder, or save the model again"
-            )
+    how = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+    model = read_classifier(path, **how)
     check_score(model, path)
     bias = read_bias(Path(path))
     head = nn.Linear(model.score.in_features, 1, dtype=torch.float32)
@@ -100,6 +104,34 @@ def load_classifier(
         model.resize_token_embeddings(len(tokenizer))
     disable_dropout(model)
     return model, head
+
+
+def read_classifier(path: str, **how) -> PreTrainedModel:
+    """The sequence classifier of a folder or hub id as its files have it; an adapter is merged into its base.
+
+    Raises InputError for weights that are missing or left over.
+    """
+    if not is_adapter(path):
+        return read_whole(path, {BIAS}, {BIAS}, **how)
+    base, config = base_of(path), load_config(path, trust_remote_code=how["trust_remote_code"])
+    check_adapter_head(path, config.get_text_config().hidden_size)
+    classifier = read_whole(base, {BIAS, WEIGHT}, {BIAS, LM_HEAD}, num_labels=1, **how)  # its head is the adapter's
+    return merge_adapter(classifier, path, name=f"its base model {base}")
+
+
+def read_whole(path: str, may_miss: set[str], may_have: set[str], **how) -> PreTrainedModel:
+    """The sequence classifier of full weights, some of which it may lack or have beside. Raises InputError."""
+    try:
+        model, loading = AutoModelForSequenceClassification.from_pretrained(path, **how, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
+    for what, fine in (("missing", may_miss), ("unexpected", may_have)):
+        if names := sorted(set(loading[f"{what}_keys"]) - fine):
+            raise InputError(
+                f"{path}: {what} weights {', '.join(names[:3])} ({len(names)} in all) for a {type(model).__name__}; "
+                "restore the folder, or save the model again"
+            )
+    return model
 
 
 def read_bias(folder: Path) -> torch.Tensor:

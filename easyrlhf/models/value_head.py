@@ -121,7 +121,8 @@ def check_head_file(folder: str, hidden_size: int) -> None:
             raise InputError(f"{file}: not a readable file of tensors; save the model again as safetensors") from error
     else:
         raise InputError(
-            f"{folder}: has no {HEAD_FILE}, so it is not a reward model; give the output folder of rm_train"
+            f"{folder}: has no {HEAD_FILE}, so it is not a reward model; give the output folder of rm_train, or an "
+            f"adapter with its {HEAD_FILE} beside it"
         )
     expected = {WEIGHT: (1, hidden_size), BIAS: (1,)}
     if shapes != expected:

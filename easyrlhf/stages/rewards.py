@@ -92,8 +92,8 @@ def check_readable(config: OnlineConfig, cast: RewardCast, data: dict[str, Token
             if turns and not cast.renderer.tokenizer.chat_template:
                 raise InputError(
                     f"--reward_model {config.reward_model}: its tokenizer has no chat template, and prompts of the "
-                    f"{name} data are conversations; put the template that it was trained with there, as chat_template.jinja "
-                    "(--chat_template is that of the policy)"
+                    f"{name} data are conversations; put the template that it was trained with there, as "
+                    "chat_template.jinja (--chat_template is that of the policy)"
                 )
             try:
                 rendered(cast.renderer, row, "Hello.", True)

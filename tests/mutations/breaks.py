@@ -694,6 +694,7 @@ BREAKS = [
     Break("stages/online.py", "        check_readable(config, cast.rewards, data)\n", "", BEFORE),
     Break("stages/rewards.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
     Break("stages/common.py", "if places and config.max_length > places:", "if False:", BEFORE),
+    Break("models/classifier.py", "    if is_classifier_adapter(path):", "    if False:", "rewards/test_classifier.py"),
     Break("models/lora.py", "return {layer: list(new_tokens) for layer in wanted}", "return {}", LORA),
     Break("models/lora.py", "        layers = embedding_names(lm)\n    return", "        pass\n    return", LORA),
     Break("models/folder.py", "save_embedding_layers=changed and grown", "save_embedding_layers=True", LORA),

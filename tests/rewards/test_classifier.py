@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import tensor as T
 from transformers import AutoModelForSequenceClassification
@@ -144,3 +145,41 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_made_room_for(classifie
     grown = copy.deepcopy(tokenizer)
     grown.add_tokens(["<|new|>"])
     assert score(folder, grown) == before
+
+
+@pytest.fixture
+def adapter(model_folder, tmp_path):
+    """adapter(**LoraConfig's) -> folder of a classifier's adapter on a causal language model, as TRL leaves it."""
+
+    def make(**settings):
+        base = AutoModelForSequenceClassification.from_pretrained(model_folder("base"), num_labels=1)
+        config = {"r": 4, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["score"], "task_type": "SEQ_CLS"}
+        lora = get_peft_model(base, LoraConfig(**config | settings))
+        torch.manual_seed(2)
+        for parameter in lora.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.2 * torch.randn_like(parameter)
+        lora.save_pretrained(tmp_path / "adapter")
+        return tmp_path / "adapter", lora.eval()
+
+    return make
+
+
+@torch.no_grad()
+def test_an_adapter_of_a_classifier_scores_as_peft_says(adapter, tokenizer):
+    folder, lora = adapter()
+    assert is_classifier(str(folder))
+    check_classifier(str(folder))
+    expected = [lora(input_ids=T([row])).logits.item() for row in ROWS]
+    assert score(folder, tokenizer) == pytest.approx(expected, abs=1e-5)
+    assert len({round(value, 3) for value in expected}) == 3
+
+
+def test_an_adapter_of_a_classifier_without_its_head_is_refused(adapter):
+    folder, _ = adapter()
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({name: t for name, t in tensors.items() if "score" not in name}, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        InputError, match=r"a sequence classifier with no score.weight, where .* \[1, 32\] trained beside"
+    ):
+        check_classifier(str(folder))
