@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
+from easyrlhf.stopping import insisting, stop_signals
 
 LAUNCHED = "EASYRLHF_LAUNCHED"  # set in the processes that we start
 LOGS, SETTINGS = "logs", "settings.yaml"
@@ -192,7 +193,7 @@ class Ended:
 
 @contextmanager
 def signals_passed_on(children: list[subprocess.Popen]) -> Iterator[list[int]]:
-    """Pass SIGTERM and SIGINT on to the children for a while; yields the list of those that came."""
+    """Pass SIGTERM, SIGINT and SIGHUP on to the children for a while; yields the list of those that came."""
     asked: list[int] = []
 
     def pass_on(number: int, _frame: Any) -> None:
@@ -200,7 +201,7 @@ def signals_passed_on(children: list[subprocess.Popen]) -> Iterator[list[int]]:
         send(children, number)
 
     ours = threading.current_thread() is threading.main_thread()  # the only thread that may set handlers
-    caught = (signal.SIGTERM, signal.SIGINT) if ours else ()
+    caught = stop_signals() if ours else ()
     previous = {number: signal.signal(number, pass_on) for number in caught}
     try:
         yield asked
@@ -228,7 +229,7 @@ def watch(children: list[subprocess.Popen], asked: list[int]) -> Ended:
     try:
         while any(child.poll() is None for child in children):
             failed = first_failed(children) if failed is None else failed
-            if ending is None and (failed is not None or len(asked) > 1):
+            if ending is None and (failed is not None or len(insisting(asked)) > 1):
                 ending = time.monotonic()
             if ending is not None and time.monotonic() - ending > GRACE:
                 send(children, signal.SIGKILL)

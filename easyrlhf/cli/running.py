@@ -10,6 +10,7 @@ import click
 
 from easyrlhf.cli.wording import in_our_words
 from easyrlhf.errors import EasyRLHFError
+from easyrlhf.streams import outlast_readers
 
 STOPPED = 3
 
@@ -31,9 +32,11 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
 
     The job runs outside of click, which would take an EOFError of a stage for a key press. Errors
     meant for the user are one message on stderr; anything else keeps its traceback (exit code 1).
+    A reader of our output who leaves, such as `head`, changes nothing.
     """
     if sys.platform == "win32" and not sys.flags.utf8_mode:
         click.echo("warning: set PYTHONUTF8=1, or other characters than English ones may be read wrongly", err=True)
+    outlast_readers()
     try:
         work = parse()
         if callable(work):
@@ -45,9 +48,6 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
         _fail(in_our_words(error), error.exit_code)
     except EasyRLHFError as error:
         _fail(str(error), error.exit_code, shown=error.shown_by == int(os.environ.get("RANK", 0)))
-    except BrokenPipeError:  # who read our output, such as `head`, has left; Python would complain of it at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped at once; the same command goes on from the last checkpoint", STOPPED)
     sys.exit(0)

@@ -56,7 +56,7 @@ OUR_FILES = (
 class Run:
     """One stage at work in one folder. Made by open_run.
 
-    step         steps done
+    step         steps done; saved: those that a checkpoint holds
     best         {"metric", "step", "value"} of the best evaluation by --keep_best so far; None without one
     zero         DeepSpeed's configuration; None without DeepSpeed
     passed_over  a line on every damaged checkpoint that is newer than the one to continue
@@ -73,7 +73,7 @@ class Run:
         self.zero = zero_config(config)
         resume = "never" if config.overwrite else config.resume
         self.checkpoint, self.passed_over = world.on_main(lambda: find_checkpoint(folder, resume))
-        self.step = 0
+        self.step = self.saved = 0
         self.best: dict | None = None
         self.earlier_seconds = 0.0
 
@@ -105,11 +105,12 @@ class Run:
             "libraries": library_versions(),
         }
         world.on_main(self.mark_begun)
-        self.stop.holding = True
+        self.stop.holding, self.stop.at_stake = True, self.at_stake
         if world.rank():
             torch.manual_seed(self.config.seed + world.rank())  # new weights were the same everywhere, dropout is not
         state = load_checkpoint(self.checkpoint, engines) if self.checkpoint else {}
         self.step, self.earlier_seconds = state.get("step", 0), state.get("seconds", 0.0)
+        self.saved = self.step
         self.best = state.get("best")
         world.on_main(lambda: remove_checkpoints_after(self.folder, self.step))
         return state
@@ -134,7 +135,15 @@ class Run:
         state = {**state, "seconds": self.seconds}
         if self.best:
             state["best"] = self.best
-        return save_checkpoint(self.folder, self.step, engines, state, self.config.save_total_limit)
+        checkpoint = save_checkpoint(self.folder, self.step, engines, state, self.config.save_total_limit)
+        self.saved = self.step
+        return checkpoint
+
+    def at_stake(self) -> str:
+        """What an end at once would lose: whole steps, and the one under way."""
+        lost = self.step - self.saved
+        since = f"{self.checkpoint_of(self.saved)} holds the rest" if self.saved else "no checkpoint was written yet"
+        return f"{lost} step{'' if lost == 1 else 's'} and the one under way ({since})"
 
     @property
     def is_best(self) -> bool:

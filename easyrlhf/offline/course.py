@@ -26,6 +26,7 @@ class Course:
         """A progress bar while the run goes on."""
         with self.console.progress(self.total, self.run.step) as self.progress:
             yield
+        self.run.stop.finishing = True
 
     @property
     def last(self) -> bool:

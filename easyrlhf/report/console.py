@@ -9,6 +9,7 @@ from typing import TextIO
 
 from easyrlhf.report.diagnostics import Verdict
 from easyrlhf.report.metrics import COMPARING, OFFLINE, ONLINE, show
+from easyrlhf.streams import lasting
 
 # stage -> (column title, width, metric) of the table that row() prints
 COLUMNS: dict[str, tuple[tuple[str, int, str], ...]] = {
@@ -80,7 +81,7 @@ class Console:
 
     def __init__(self, stage: str, file: TextIO | None = None):
         self._stage = stage
-        self._file = file or (sys.stdout if os.environ.get("RANK", "0") == "0" else open(os.devnull, "w"))  # noqa: SIM115
+        self._file = file or (lasting(sys.stdout) if os.environ.get("RANK", "0") == "0" else open(os.devnull, "w"))  # noqa: SIM115
         self._rich = None
         if self._file.isatty():
             from rich.console import Console as RichConsole

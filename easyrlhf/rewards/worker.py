@@ -9,6 +9,7 @@ from typing import Any
 
 from easyrlhf.rewards.batch import as_number
 from easyrlhf.rewards.functions import Function, call, fault, load_functions
+from easyrlhf.streams import outlast_readers
 
 
 def serve() -> None:
@@ -16,6 +17,7 @@ def serve() -> None:
 
     The connection is the file descriptor of the last argument; the first message on it lists the functions.
     """
+    outlast_readers()  # what a function prints must not end a run
     descriptor = int(sys.argv[-1])
     os.set_inheritable(descriptor, False)
     for number in (signal.SIGINT, signal.SIGTERM):  # the run decides when its workers end, and may save first

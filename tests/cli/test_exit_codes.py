@@ -1,5 +1,6 @@
 """What the shell sees: 0 finished, 1 failed, 2 bad input, 3 stopped."""
 
+import os
 import subprocess
 import sys
 
@@ -65,5 +66,38 @@ def test_a_reader_that_leaves_a_pipe_early_is_no_fault_of_the_program():
     program = subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdout.readline() == b"row\n"
     program.stdout.close()
-    assert program.wait(60) == 1
+    assert program.wait(60) == 0
     assert program.stderr.read() == b""
+
+
+WORK = """
+import sys
+from easyrlhf.cli.running import run_and_exit
+def work():
+    for _ in range(1000):
+        print("row", flush=True, file=sys.{stream})
+    open({done!r}, "w").write("all of it")
+run_and_exit(lambda: work)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_lost_reader_costs_the_output_and_not_the_work(tmp_path, stream, unbuffered):
+    done = tmp_path / "done"
+    words = WORK.format(stream=stream, done=str(done))
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    program = subprocess.Popen(
+        [sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    getattr(program, stream).close()
+    assert program.wait(60) == 0
+    assert done.read_text() == "all of it"
+
+
+def test_what_the_encoding_of_the_output_lacks_is_replaced():
+    words = "from easyrlhf.cli.running import run_and_exit\nrun_and_exit(lambda: lambda: print('┌ né \\udc80'))"
+    for encoding, seen in (("latin-1", b"? n\xe9 ?\n"), ("ascii", b"? n? ?\n"), ("utf-8", "┌ né ?\n".encode())):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        found = subprocess.run([sys.executable, "-c", words], env=environment, capture_output=True, check=False)
+        assert (found.returncode, found.stdout, found.stderr) == (0, seen, b"")

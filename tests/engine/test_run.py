@@ -337,7 +337,7 @@ def test_a_stop_request_saves_marks_and_ends_the_run(config):
     assert train(config, 0) == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_training_ends_the_run_at_once(number):
     with pytest.raises(RunStopped, match="before training began"), StopRequest():
         os.kill(os.getpid(), number)
@@ -349,6 +349,40 @@ def test_a_signal_during_training_waits_and_a_second_one_does_not():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_request_is_answered_at_once_with_what_another_one_would_lose(config, capfd):
+    with pytest.raises(RunStopped, match="lost 2 steps and the one under way"), open_run(config) as run:
+        run.begin(INFO, {"model": Numbers()})
+        run.step = 3
+        run.save({"model": Numbers()})
+        run.step = 5
+        os.kill(os.getpid(), signal.SIGINT)
+        checkpoint = out(config) / "checkpoints" / "step-3"
+        assert capfd.readouterr().err == (
+            "\nSIGINT received: stopping after this step; again stops now and loses 2 steps and the one under way "
+            f"({checkpoint} holds the rest)\n"
+        )
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_closed_terminal_asks_once_however_many_signals_it_sends():
+    with StopRequest() as stop:
+        stop.holding = True
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested
+
+
+def test_a_run_under_nohup_does_not_hear_the_terminal_close():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            stop.holding = True
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_handlers_from_before_come_back():

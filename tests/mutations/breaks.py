@@ -777,4 +777,10 @@ BREAKS = [
     Break("data/lengths.py", "self.cut += left < 1", "self.cut += 1", "data/test_lengths.py"),
     Break("engine/run.py", "if any(then.get(name) != value for", "if any(False for", "stages/test_row_lengths.py"),
     Break("data/folders.py", "followlinks=True", "followlinks=False", FOLDERS),
+    # the life of a run
+    Break("streams.py", "if error.errno not in GONE:", "if True:", "cli/test_exit_codes.py"),
+    Break("streams.py", 'else "replace"', 'else "strict"', "cli/test_exit_codes.py"),
+    Break("stopping.py", "*([HANG_UP] if heard else [])", "*([HANG_UP] if HANG_UP else [])", "engine/test_run.py"),
+    Break("engine/signals.py", "if self.requested and number == HANG_UP:", "if False:", "engine/test_run.py"),
+    Break("engine/run.py", "lost = self.step - self.saved", "lost = self.step", "engine/test_run.py"),
 ]
