@@ -19,6 +19,7 @@ class Limits:
 
     max_length         prompt and completion together
     max_prompt_length  prompt alone
+    overlength         drop or truncate, as it was set; None: rows are dropped, and there is no such setting
     bos                kept at the front when a prompt is cut (None: the tokenizer has none)
     places             tokens that the model was made for (None: not known)
     tolerated          share of all rows that may be dropped for their length
@@ -27,7 +28,7 @@ class Limits:
 
     max_length: int
     max_prompt_length: int
-    overlength: str
+    overlength: str | None
     bos: int | None
     places: int | None = None
     tolerated: float = TOLERATED
@@ -60,7 +61,7 @@ class Limits:
     def _fitted(self, row: dict[str, Any]) -> dict[str, Any] | None:
         if _prompt_length(row) <= self.max_prompt_length and row["length"] <= self.max_length:
             return row
-        if self.overlength == "drop":
+        if self.overlength != "truncate":
             return None
         return self._cut_conversation(row) if "input_ids" in row else self._cut_prompt(row)
 
@@ -115,7 +116,7 @@ class Limits:
         else:
             many = f"{dropped:,} of {read:,} rows ({dropped / read:.0%}) are"
         cut = ", or cut prompts with --overlength truncate, or drop them all with --overlength drop"
-        cut = "" if self.overlength == "truncate" else cut
+        cut = cut if self.overlength == "drop" else ""
         raise InputError(
             f"{name}: {many} too long for --max_length {self.max_length} and --max_prompt_length "
             f"{self.max_prompt_length} (tokens; half of the rows have {quantile(self.totals, 0.5)}"

@@ -79,7 +79,7 @@ def load_tokens(
     format: str | None = None,
     field: str | None = None,
     transform: str | None = None,
-    overlength: str = "drop",
+    overlength: str | None = None,
     on_bad_row: str = "stop",
     name: str = "train",
     bad_rows: Path | None = None,
@@ -99,6 +99,7 @@ def load_tokens(
               with this row's prompt in KTO's estimate of KL; together they may be longer than max_length);
               a comparison becomes two
               prompt: prompt_ids, prompt (JSON), columns (JSON), length; from records of any kind
+    overlength  as Limits has it
     name      "train", "valid", …: names the file and begins the messages
     bad_rows  file for dropped rows, shared with other names; None: `cache_dir/bad_rows.jsonl`
     seed      decides which rows a weight takes

@@ -167,3 +167,10 @@ def test_many_rows_that_are_dropped_and_every_cut_are_said():
     rows = [comparison(4, 2, 2), comparison(6, 2, 2), comparison(18, 2, 1)]
     assert [fit(bound, row)["length"] for row in rows] == [6, 6, 6]
     assert bound.notes(3, 0) == {"rows cut from the left by --overlength truncate, one to 30% of its tokens": 2}
+
+
+def test_remedies_that_a_command_does_not_have_are_not_advised():
+    bound = limits(10, 4, None)
+    assert fit(bound, comparison(5, 1, 1)) is None
+    with pytest.raises(InputError, match=r"--max_prompt_length 5 would keep 99 %$"):
+        bound.check("prompts", 1, 1)
