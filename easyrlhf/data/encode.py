@@ -37,7 +37,7 @@ class Encoder:
         if isinstance(value, str):
             value = value.replace(OPEN, "").replace(CLOSE, "")
             special = self._special_but_thoughts if thinks else self._special
-            return special.sub(rf"{OPEN}\g<0>{CLOSE}", value)
+            return special.sub(rf"{OPEN}\g<0>{CLOSE}", value) if special.search(value) else value
         if isinstance(value, dict):
             return {self.marked(key, thinks=thinks): self.marked(item, thinks=thinks) for key, item in value.items()}
         return [self.marked(item, thinks=thinks) for item in value] if isinstance(value, list | tuple) else value
