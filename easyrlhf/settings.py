@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 import os
+import re
 import types
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -80,13 +81,34 @@ def convert(setting: Field, value: Any) -> Any:
     if isinstance(value, bool) and text.lower() in setting.metadata.get("choices", ()):
         return text.lower()
     if kind is str and text and not isinstance(value, bool):
-        return text
+        return expanded(name, text, setting.metadata.get("many", False)) if is_path(setting) else text
     if kind in (int, float) and not isinstance(value, bool):
         try:
             return kind(text)
         except ValueError:
             pass
     raise SettingError(name, f"{name} {text or repr(value)}: takes {_kind_words(setting)}")
+
+
+def is_path(setting: Field) -> bool:
+    """Whether a setting names files or folders, as its metavar says."""
+    return any(word in setting.metadata.get("metavar", "") for word in ("DIR", "FILE"))
+
+
+def expanded(name: str, value: str, many: bool = False) -> str:
+    """A path with ~ and $VARIABLES filled in, or many of them in a comma list; what exists as it is written stays.
+
+    Raises SettingError for a variable that is not set.
+    """
+    if many:
+        return ",".join(expanded(name, item) for item in value.split(","))
+    path = value.strip()
+    if not re.search(r"^~|\$", path) or os.path.lexists(path):
+        return value
+    found = os.path.expanduser(os.path.expandvars(path))
+    if missing := re.search(r"\$(\{[A-Za-z_]\w*\}|[A-Za-z_]\w*)", found):
+        raise SettingError(name, f"{name} {path}: the variable {missing[0]} is not set; set it, or write the path out")
+    return found
 
 
 def _kind_words(setting: Field) -> str:

@@ -2,6 +2,7 @@
 
 import click
 
+from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
 
 PEERS = ("axolotl", "llamafactory", "swift", "trl", "openrlhf", "verl")
@@ -9,8 +10,8 @@ STAGES = ("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo
 
 
 @click.command()
-@click.argument("file", metavar="FILE.yaml")
-@click.option("--output_file", metavar="FILE.yaml", help="The file to write.  [default: printed]")
+@click.argument("file", metavar="FILE.yaml", type=PATH)
+@click.option("--output_file", metavar="FILE.yaml", type=PATH, help="The file to write.  [default: printed]")
 @click.option("--from", "peer", type=click.Choice(PEERS), help="Whose file it is.  [default: recognised by its keys]")
 @click.option(
     "--stage",

@@ -2,12 +2,13 @@
 
 import click
 
+from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILES...")
-@click.option("--output", required=True, metavar="FILE.jsonl", help="The file to write.")
+@click.argument("files", nargs=-1, required=True, metavar="FILES...", type=PATH)
+@click.option("--output", required=True, metavar="FILE.jsonl", type=PATH, help="The file to write.")
 @click.option(
     "--kind",
     type=click.Choice(["demonstration", "comparison", "ranking", "feedback", "prompt"]),
@@ -16,7 +17,9 @@ from easyrlhf.cli.running import Job, job
 )
 @click.option("--format", metavar="NAME", help="Row format (easyrlhf docs formats).  [default: recognised]")
 @click.option("--field", metavar="NAME=KEY[,…]", help="Keys under other names, such as prompt=question,chosen=good.")
-@click.option("--transform", metavar="FILE.py:FN", help="Your own function: fn(row) gives a row, several, or None.")
+@click.option(
+    "--transform", metavar="FILE.py:FN", type=PATH, help="Your own function: fn(row) gives a row, several, or None."
+)
 @click.option(
     "--on_bad_row",
     type=click.Choice(["stop", "skip"]),

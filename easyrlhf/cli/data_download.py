@@ -2,13 +2,14 @@
 
 import click
 
+from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
 
 
 @click.command()
 @click.argument("dataset", metavar="hh-rlhf|slimorca-dedup|OWNER/NAME")
 @click.option("--subset", metavar="NAME[,…]", help="Only these parts of hh-rlhf, such as helpful-base.  [default: all]")
-@click.option("--output_dir", metavar="DIR", help="Where to put the files.  [default: data/NAME]")
+@click.option("--output_dir", metavar="DIR", type=PATH, help="Where to put the files.  [default: data/NAME]")
 @click.option("--base_url", metavar="URL", help="Take the files from a mirror.  [default: the Hugging Face hub]")
 def command(dataset: str, subset: str | None, output_dir: str | None, base_url: str | None) -> Job:
     """Download a data set as .jsonl files; those that are there already are kept.

@@ -2,19 +2,22 @@
 
 import click
 
+from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILES...")
-@click.option("--output_dir", required=True, metavar="DIR", help="Folder for train.jsonl and valid.jsonl.")
+@click.argument("files", nargs=-1, required=True, metavar="FILES...", type=PATH)
+@click.option("--output_dir", required=True, metavar="DIR", type=PATH, help="Folder for train.jsonl and valid.jsonl.")
 @click.option(
     "--valid", type=float, default=0.05, show_default=True, metavar="X", help="Share of the rows to hold out."
 )
 @click.option("--seed", type=int, default=42, show_default=True, metavar="N", help="Chooses the prompts held out.")
 @click.option("--format", metavar="NAME", help="Row format (easyrlhf docs formats).  [default: recognised]")
 @click.option("--field", metavar="NAME=KEY[,…]", help="Keys under other names, such as prompt=question,chosen=good.")
-@click.option("--transform", metavar="FILE.py:FN", help="Your own function: fn(row) gives a row, several, or None.")
+@click.option(
+    "--transform", metavar="FILE.py:FN", type=PATH, help="Your own function: fn(row) gives a row, several, or None."
+)
 @click.option(
     "--on_bad_row",
     type=click.Choice(["stop", "skip"]),

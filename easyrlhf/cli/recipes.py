@@ -2,12 +2,13 @@
 
 import click
 
+from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--copy", metavar="DIR", help="Put all of them, with the toy data, into this folder.")
+@click.option("--copy", metavar="DIR", type=PATH, help="Put all of them, with the toy data, into this folder.")
 def command(name: str | None, copy: str | None) -> Job:
     """Settings files that come with the package: list them, print one, or copy all.
 

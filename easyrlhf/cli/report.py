@@ -2,14 +2,16 @@
 
 import click
 
+from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
 
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, metavar="DIR…")
+@click.argument("runs", nargs=-1, required=True, metavar="DIR…", type=PATH)
 @click.option(
     "--output",
     metavar="FILE",
+    type=PATH,
     default="outputs/report.html",
     show_default=True,
     help="Where the page over several runs goes; that of one run is its own report.html.",

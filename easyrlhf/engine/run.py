@@ -31,6 +31,7 @@ from easyrlhf.engine.manifest import STAGE_FILE, make_folder, read_stage, write_
 from easyrlhf.engine.signals import StopRequest
 from easyrlhf.engine.zero import read_zero_config
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
+from easyrlhf.settings import convert, is_path
 
 SETTINGS_FILE = "args.yaml"
 # Settings that change no number of a run but by rounding: they may differ when it is continued. The folder is known by
@@ -384,6 +385,8 @@ def changed_settings(folder: Path, config) -> list[str]:
     names = sorted((then.keys() | now.keys()) - FREE_TO_CHANGE)
     if then:  # a setting that is newer than the run had its default
         then = {setting.name: setting.default for setting in dataclasses.fields(config)} | then
+        paths = {s.name: s for s in dataclasses.fields(config) if is_path(s) and then[s.name] is not None}
+        then |= {name: convert(setting, then[name]) for name, setting in paths.items()}  # once they were kept as given
     return [f"{name}: {then.get(name)} → {now.get(name)}" for name in names if then.get(name) != now.get(name)]
 
 

@@ -367,3 +367,30 @@ def test_a_price_and_a_reference_that_is_not_asked_are_refused(config, wrong, me
     with pytest.raises(SettingError) as caught:
         config(train_data="rows.jsonl", model="m", **wrong)
     assert message in str(caught.value)
+
+
+def test_home_and_variables_are_filled_in_wherever_a_path_is_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/big")
+    monkeypatch.chdir(tmp_path)
+    config = SFTConfig(
+        model="$SCRATCH/m",
+        train_data="~/d.jsonl=0.3, ${SCRATCH}/e.jsonl,org/rows:name@train[:10%],a~b.jsonl",
+        output_dir="~/runs/x",
+        resume="~/runs/y/checkpoints/step-3",
+        chat_template="~/t.jinja",
+    )
+    assert config.model == "/big/m"
+    assert config.train_data == "/home/me/d.jsonl=0.3,/big/e.jsonl,org/rows:name@train[:10%],a~b.jsonl"
+    assert (config.output_dir, config.chat_template) == ("/home/me/runs/x", "/home/me/t.jinja")
+    assert config.resume == "/home/me/runs/y/checkpoints/step-3"
+    assert SFTConfig(train_data="x", field="prompt='~ {a} $B'").field == "prompt='~ {a} $B'"
+
+
+def test_a_variable_that_is_not_set_is_named_and_a_file_with_a_dollar_sign_is_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(SettingError, match=r"output_dir \$NOWHERE/x: the variable \$NOWHERE is not set"):
+        SFTConfig(train_data="x", output_dir="$NOWHERE/x")
+    (tmp_path / "a$NOWHERE.jsonl").write_text("")
+    assert SFTConfig(train_data="a$NOWHERE.jsonl").train_data == "a$NOWHERE.jsonl"

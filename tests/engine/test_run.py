@@ -132,6 +132,15 @@ def test_a_setting_that_is_newer_than_the_run_had_its_default(config):
         pass
 
 
+def test_a_run_that_kept_its_paths_as_they_were_given_is_continued(config, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = replace(config, train_data="/home/me/x.jsonl")
+    train(config, 1)
+    file = out(config) / "args.yaml"
+    file.write_text(file.read_text().replace("/home/me/x.jsonl", "~/x.jsonl"))
+    assert train(config, 0) == 1
+
+
 def test_settings_that_say_how_to_start_may_differ(config):
     train(config, 2)
     assert train(replace(config, allow_incomplete=True, resume="auto"), 0) == 2
