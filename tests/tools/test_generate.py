@@ -53,12 +53,13 @@ def model(rm, tmp_path_factory) -> str:
 
 @pytest.fixture
 def run(model, tmp_path):
-    """run(name, *words) -> the command's result and its rows; prompts are PROMPTS."""
+    """run(name, *words) -> the command's result and its rows; prompts are PROMPTS unless the words name others."""
     prompts = write(tmp_path / "prompts.jsonl", PROMPTS)
 
     def call(name: str, *words: str, code: int = 0):
         out = tmp_path / f"{name}.jsonl"
-        given = ["--prompts", prompts, "--output", str(out), "--max_new_tokens", "6", "--devices", "cpu"]
+        asked = [] if "--prompts" in words else ["--prompts", prompts]
+        given = [*asked, "--output", str(out), "--max_new_tokens", "6", "--devices", "cpu"]
         done = CliRunner().invoke(
             command_line.command, [model, *given, *map(str, words)], prog_name="easyrlhf generate"
         )
