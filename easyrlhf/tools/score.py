@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ def print_score(config: ScoreConfig, limit: int | None) -> None:
     if config.prompt and renderer.tokenizer.chat_template:
         prompt = [{"role": "user", "content": config.prompt}]
         completion = [{"role": "assistant", "content": config.completion}]
+    elif config.prompt:
+        print(f"note: {config.reward_model} has no chat template, so both are read as plain text", file=sys.stderr)
     ids = renderer.sequence(prompt, completion)
     [found] = scores_of(scorer, [ids], limit)
     if found is None:

@@ -1,6 +1,7 @@
 """easyrlhf score: the numbers, the rows around them, and going on after a stop."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,14 @@ def test_scores_are_the_heads_number_at_the_end_of_the_answer(rm, by_hand, tmp_p
     assert liked["score"] == pytest.approx(bad, abs=1e-4) and liked["label"] is True
     assert talk == {"messages": more, "score": pytest.approx(by_hand(chatml(*more)), abs=1e-4)}
     assert plain == {"text": "The sky", "n": 1, "score": pytest.approx(by_hand("The sky<|im_end|>"), abs=1e-4)}
+
+
+def test_without_a_template_prompt_and_answer_are_plain_text_and_that_is_said(rm, by_hand, tmp_path):
+    folder = shutil.copytree(rm.folder, tmp_path / "rm", ignore=shutil.ignore_patterns("stage.json"))
+    (folder / "chat_template.jinja").unlink()
+    done = run(folder, "--prompt", "Say:", "--completion", "red.", "--devices", "cpu")
+    assert float(done.stdout) == pytest.approx(by_hand("Say:red.<|im_end|>"), abs=1e-4)
+    assert f"note: {folder} has no chat template, so both are read as plain text" in done.stderr
 
 
 def test_the_score_of_one_text_is_printed(rm, by_hand):
