@@ -134,9 +134,11 @@ def test_settings_that_cannot_be_used_are_refused(settings, message):
 
 def test_the_reward_model_reads_the_policys_tokens_only_where_both_render_alike(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("easyrlhf.stages.rewards.check_reward_model", lambda *_: None)
-    config = PPOConfig(model=str(folder), train_data="x", reward_model=str(folder))
+    settings = {"model": str(folder), "train_data": "x", "reward_model": str(folder)}
+    settings |= {"max_length": 64, "response_length": 16}
+    config = PPOConfig(**settings)
     assert check_rewards(config, open_renderer(str(folder), config)).same_tokens
-    folding = PPOConfig(model=str(folder), train_data="x", reward_model=str(folder), fold_system=True)
+    folding = PPOConfig(**settings, fold_system=True)
     cast = check_rewards(folding, open_renderer(str(folder), folding))
     assert not cast.same_tokens
     assert cast.value_model == str(folder)  # a value model reads token ids alone
