@@ -316,7 +316,7 @@ class TrainConfig(Settings):
     resume: str = opt(
         "auto",
         "auto continues the unfinished run in output_dir, never begins anew and drops its checkpoints, a path "
-        "continues that checkpoint.",
+        "continues that checkpoint; in another output_dir it branches off, where other settings are allowed.",
         group=RUN,
         metavar="auto|never|DIR",
     )

@@ -175,8 +175,16 @@ class Engine(ABC):
                 keys = {part: f"{part}/{name}" for part in (MASTER, *MOMENTS)}
                 found = {part: places[key].get_tensor(key) for part, key in keys.items() if key in places}
                 self.restore(name, found, state["steps"].get(name, 0))
-        self.scheduler.load_state_dict(state["scheduler"])
-        for group, rate in zip(self.scheduler.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+        self.restore_schedule(state["scheduler"])
+
+    def restore_schedule(self, saved: dict) -> None:
+        """Go on in the schedule where it was, with the learning rates and the length of our own settings."""
+        ours = {"base_lrs": self.scheduler.base_lrs}
+        self.scheduler.load_state_dict(saved | ours)
+        step = self.scheduler.last_epoch
+        rates = [base * f(step) for base, f in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)]
+        self.scheduler._last_lr = rates
+        for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def shapes(self) -> dict[str, torch.Size]:

@@ -43,6 +43,7 @@ FREE_TO_CHANGE |= {"deepspeed", "micro_batch_tokens", "vllm_host", "vllm_port", 
 FREE_TO_CHANGE |= {"vllm_mode", "vllm_tensor_parallel_size", "vllm_gpu_memory_utilization", "reuse_memory"}
 FREE_TO_CHANGE |= {"log_rollouts", "log_rollout_ids"}
 FREE_TO_CHANGE |= {"examine_rows", "eval_at_start"}
+ROWS = ("train_data", "valid_data", "ptx_data")
 LENGTHS = ("max_length", "max_prompt_length", "overlength")  # those whose defaults follow from other settings
 INPUT_FOLDERS = ("model", "ref_model", "reward_model", "value_model")
 BEFORE_THE_START = {"cache", ".lock", "bad_rows.jsonl", "logs"}
@@ -73,10 +74,20 @@ class Run:
         self.started = time.monotonic()  # the clock may be set while a run goes on
         self.zero = zero_config(config)
         resume = "never" if config.overwrite else config.resume
+        self.origin = origin_of(config)  # the folder of another run that this one branches from
+        if self.origin and list_checkpoints(folder):
+            self.origin, resume = None, "auto"  # it has branched already: the same command continues it
         self.checkpoint, self.passed_over = world.on_main(lambda: find_checkpoint(folder, resume))
         self.step = self.saved = 0
         self.best: dict | None = None
         self.earlier_seconds = 0.0
+
+    def beginning(self) -> str:
+        """Where the run begins, for the start summary."""
+        if self.origin is None:
+            return f"continues after {self.checkpoint.name}" if self.checkpoint else "from the beginning"
+        differences = "; ".join(changed_settings(self.origin, self.config)) or "none"
+        return f"branches from {self.checkpoint}; settings that differ: {differences.replace(' → ', ' -> ')}"
 
     @property
     def cache(self) -> Path:
@@ -112,19 +123,22 @@ class Run:
         state = load_checkpoint(self.checkpoint, engines) if self.checkpoint else {}
         self.step, self.earlier_seconds = state.get("step", 0), state.get("seconds", 0.0)
         self.saved = self.step
-        self.best = state.get("best")
+        self.best = None if self.origin else state.get("best")  # that of another run is in its folder
         world.on_main(lambda: remove_checkpoints_after(self.folder, self.step))
         return state
 
     def mark_begun(self) -> None:
         """Check the folder once more, and write what says that the run is under way. Raises InputError."""
         known = read_stage(self.folder)
-        if self.checkpoint and not same_rows(known.get("data", {}), self.info["data"]):
+        if self.origin:
+            require_same_course(self.origin, self.config, self.info)
+            self.info["branched_from"] = str(self.checkpoint)
+        elif self.checkpoint and not same_rows(known.get("data", {}), self.info["data"]):
             raise InputError(
                 f"{self.folder}: the rows of --train_data or --valid_data have changed since this run started; "
                 "put them back, give another --output_dir, or start anew with --overwrite"
             )
-        if self.checkpoint:
+        if self.checkpoint and not self.origin:
             self.require_best(read_state(self.checkpoint).get("best"))
         if self.config.overwrite and known:  # where no stage has written, nothing is ours
             remove_ours(self.folder)
@@ -349,6 +363,8 @@ def claim(config, folder: Path) -> str:
             )
         return "new"
     differences = changed_settings(folder, config)
+    if known["status"] != "complete":  # whose rows are known by their content when training begins
+        differences = [line for line in differences if line.partition(":")[0] not in ROWS]
     if known["stage"] != config.stage or differences:
         listed = "\n".join(f"  {line}" for line in differences)
         raise InputError(
@@ -390,6 +406,39 @@ def changed_settings(folder: Path, config) -> list[str]:
     return [f"{name}: {then.get(name)} → {now.get(name)}" for name in names if then.get(name) != now.get(name)]
 
 
+def origin_of(config) -> Path | None:
+    """The folder of the run whose checkpoint --resume names, when it is another one than output_dir."""
+    if config.overwrite or config.resume in ("auto", "never"):
+        return None
+    folder = Path(config.resume).resolve().parent.parent
+    return None if folder == Path(config.output_dir).resolve() else folder
+
+
+def require_same_course(origin: Path, config, info: dict) -> None:
+    """Raise InputError when a run cannot branch from one of the folder `origin`: another stage, LoRA or rows."""
+    known = read_stage(origin)
+    if not known:
+        raise InputError(
+            f"--resume {config.resume}: there is no {STAGE_FILE} in {origin}, so nobody knows what it was trained on; "
+            f"give a checkpoint where its run left it, in DIR/{CHECKPOINTS}"
+        )
+    if known["stage"] != config.stage:
+        raise InputError(f"--resume {config.resume}: is of {known['stage']}, and this is {config.stage}")
+    lora = [
+        line for line in changed_settings(origin, config) if line.startswith(("lora_r:", "lora_target:", "modules"))
+    ]
+    if lora:
+        raise InputError(
+            f"--resume {config.resume}: trains other weights ({'; '.join(lora)}); give the settings of its run"
+        )
+    rows = [{name: part for name, part in data.items() if name != "valid"} for data in (known["data"], info["data"])]
+    if not same_rows(*rows):
+        raise InputError(
+            f"--resume {config.resume}: its run trains on other rows of --train_data than this one, so the step it "
+            "would go on from has no place in them; give the rows of that run"
+        )
+
+
 def remove_ours(folder: Path) -> None:
     """Delete what an earlier stage wrote into the folder and nothing else."""
     for path in {path for pattern in OUR_FILES for path in folder.glob(pattern)}:
@@ -414,8 +463,12 @@ def what_is_safe(config) -> str:
         kept = f"what is in {folder / CHECKPOINTS}, which could not be listed: {error.strerror}"
         return f"Safe on disk: {kept}. {how_to_go_on(config)}"
     if newest:
-        return f"Safe on disk: {newest}. {how_to_go_on(config)}"
-    return "No checkpoint had been written yet; the same command starts from the beginning."
+        other = f"Other settings, such as a lower --learning_rate, need --resume {newest} and another --output_dir."
+        return f"Safe on disk: {newest}. {how_to_go_on(config)} {other}"
+    return (
+        "No checkpoint had been written yet; the same command starts from the beginning. Other settings need another "
+        "--output_dir, or --overwrite."
+    )
 
 
 def how_to_go_on(config) -> str:

@@ -289,7 +289,7 @@ def start(
         how = f"of at most {how}"
     for line in run.passed_over:
         console.warn(f"{line}; the one before is continued")
-    begin = f"continues after {run.checkpoint.name}" if run.checkpoint else "from the beginning"
+    begin = run.beginning()
     where = f"on {run.device.type if world.size() > 1 else run.device}"
     if world.size() > 1:
         where += f" in {world.size()} processes"

@@ -263,6 +263,18 @@ def test_a_loaded_engine_goes_on_bit_for_bit(tmp_path, dtype):
         assert torch.equal(parameter, through.model.get_parameter(name))
 
 
+def test_a_loaded_engine_has_the_learning_rate_of_its_own_settings(tmp_path):
+    settings = replace(PLAIN, lr_scheduler="linear", warmup_ratio=0.0, learning_rate=0.4, total_steps=10)
+    first = PlainEngine(linear(torch.float32), settings)
+    for seed in range(5):
+        step_of(first, [[0, 1]], squares(first.model, seed), count=2)
+    first.save(tmp_path / "saved")
+    branched = PlainEngine(linear(torch.float32), replace(settings, learning_rate=0.08))
+    branched.load(tmp_path / "saved")
+    rates = [step_of(branched, [[0, 1]], squares(branched.model, 5), count=2)["learning_rate"] for _ in range(2)]
+    assert rates == pytest.approx([0.04, 0.032], rel=1e-12)  # 0.08 times 5 and 4 tenths
+
+
 def test_a_loaded_bf16_model_has_its_weights_at_once(tmp_path):
     engine = PlainEngine(linear(torch.bfloat16), PLAIN)
     step_of(engine, [[0, 1]], squares(engine.model), count=2)

@@ -227,6 +227,39 @@ def test_resume_never_and_resume_path(config):
     assert train(replace(config, resume="never"), 1) == 0
 
 
+@pytest.fixture
+def branch(config, tmp_path) -> SFTConfig:
+    """Settings of a run that goes on from step 2 of another one, with another learning rate."""
+    train(config, 3)
+    resume = str(out(config) / "checkpoints" / "step-2")
+    return replace(config, resume=resume, output_dir=str(tmp_path / "new"), learning_rate=1e-6)
+
+
+def test_a_checkpoint_is_continued_in_another_folder_with_other_settings(config, branch):
+    with open_run(branch) as run:
+        assert run.beginning() == f"branches from {branch.resume}; settings that differ: learning_rate: 2e-05 -> 1e-06"
+    assert train(branch, 3) == 2
+    assert read_stage(out(branch))["branched_from"] == branch.resume
+    assert train(branch, 0) == 5  # the same command continues it
+    assert files(out(config) / "checkpoints") == {"step-2", "step-3"}
+
+
+def test_a_branch_is_of_the_same_rows(branch, monkeypatch):
+    monkeypatch.setitem(INFO, "data", {"train": {"sha256": "other", "used": 3}})
+    with pytest.raises(InputError, match="its run trains on other rows of --train_data than this one"):
+        train(branch, 1)
+
+
+def test_a_branch_trains_the_same_weights(branch):
+    with pytest.raises(InputError, match=r"trains other weights \(lora_r: 0 → 16\)"):
+        train(replace(branch, lora_r=16), 1)
+
+
+def test_a_run_whose_data_have_moved_is_known_by_their_rows(config):
+    train(config, 2)
+    assert train(replace(config, train_data="moved/y.jsonl"), 1) == 2
+
+
 def test_two_processes_cannot_work_in_one_folder(config):
     with open_run(config):
         with pytest.raises(InputError, match="another run is working there"), open_run(config):

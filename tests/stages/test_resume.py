@@ -187,3 +187,19 @@ def test_resume_never_begins_anew(settings, tmp_path, stop_after):
     stop_signals_off()
     folder = train_sft(SFTConfig(resume="never", **settings))
     assert [row["step"] for row in numbers(folder)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_stopped_run_branches_off_with_another_learning_rate(settings, tmp_path, stop_after, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    settings = settings | {"learning_rate": 1e-3, "lr_scheduler": "constant", "warmup_ratio": 0.0}
+    stop_signals_off = stop_after(2)
+    with pytest.raises(RunStopped):
+        train_sft(SFTConfig(**settings, output_dir=str(first)))
+    stop_signals_off()
+    checkpoint = str(first / "checkpoints" / "step-2")
+    train_sft(SFTConfig(**settings | {"learning_rate": 1e-4, "resume": checkpoint}, output_dir=str(second)))
+    said = f"branches from {checkpoint}; settings that differ: learning_rate: 0.001 -> 0.0001"
+    assert said in capsys.readouterr().out
+    rates = {row["step"]: row["learning_rate"] for row in numbers(second)}
+    assert min(rates) == 3 and set(rates.values()) == {1e-4}
+    assert status(second) == "complete"
