@@ -75,9 +75,10 @@ class Run:
         self.zero = zero_config(config)
         resume = "never" if config.overwrite else config.resume
         self.origin = origin_of(config)  # the folder of another run that this one branches from
-        if self.origin and list_checkpoints(folder):
+        real = Path(config.output_dir)  # a dry run says what a run there would do
+        if self.origin and list_checkpoints(real):
             self.origin, resume = None, "auto"  # it has branched already: the same command continues it
-        self.checkpoint, self.passed_over = world.on_main(lambda: find_checkpoint(folder, resume))
+        self.checkpoint, self.passed_over = world.on_main(lambda: find_checkpoint(real, resume))
         self.step = self.saved = 0
         self.best: dict | None = None
         self.earlier_seconds = 0.0
@@ -255,7 +256,9 @@ def open_run(config) -> Iterator[Run | None]:
 def entered(stack: ExitStack, config) -> tuple[Path, str]:
     """The folder, made and locked as long as the stack lasts, and what it is to this run, as claim says."""
     if config.dry_run:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory())), "new"
+        real = Path(config.output_dir)
+        found = claim(config, real) if real.is_dir() else "new"
+        return Path(stack.enter_context(tempfile.TemporaryDirectory())), found
     folder = Path(config.output_dir)
     make_folder(folder)
     stack.enter_context(locked(folder))

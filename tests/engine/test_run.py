@@ -260,6 +260,17 @@ def test_a_run_whose_data_have_moved_is_known_by_their_rows(config):
     assert train(replace(config, train_data="moved/y.jsonl"), 1) == 2
 
 
+def test_a_dry_run_says_what_the_run_would_do(config):
+    train(config, 2)
+    with open_run(replace(config, dry_run=True)) as run:
+        assert run.beginning() == "continues after step-2"
+    with pytest.raises(InputError, match="seed: 42 → 7"), open_run(replace(config, dry_run=True, seed=7)):
+        pass
+    train(config, 1, finish=True)
+    with open_run(replace(config, dry_run=True)) as run:
+        assert run is None
+
+
 def test_two_processes_cannot_work_in_one_folder(config):
     with open_run(config):
         with pytest.raises(InputError, match="another run is working there"), open_run(config):
