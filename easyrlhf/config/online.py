@@ -110,7 +110,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     )
     reward_workers: int = opt(
         0,
-        "Processes that call the reward functions, for slow ones. A function then sees a part of the rollout at a "
+        "Processes that call the reward functions, for slow ones. A function then sees a part of the prompts at a "
         "time; 0 calls it with all of it, in this process.",
         group=REWARDS,
         low=0,
