@@ -38,7 +38,7 @@ RUNS = {
     "rm": f"rm_train {ROWS} pairs.jsonl --learning_rate 1e-8 --lora_r 4 --valid_data pairs.jsonl --examine_rows 1",
     "dpo": f"dpo_train {ROWS} pairs.jsonl --lora_r 4",
     "kto": f"kto_train {ROWS} feedback.jsonl --lora_r 4",
-    "grpo": f"grpo_train {ONLINE} --num_generations 2 --max_completion_length 8 --beta 0.04 --reward_funcs shortest.py:f",
+    "grpo": f"grpo_train {ONLINE} --num_generations 2 --max_completion_length 8 --beta 0.04 --reward_funcs len.py:f",
     "ppo": f"ppo_train {ONLINE} --response_length 8 --num_ppo_epochs 1 --reward_model rm",
 }
 
@@ -92,7 +92,7 @@ def home(tmp_path_factory) -> Path:
     for name, some in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     shortest = "def f(completions, **kwargs):\n    return [-len(c[0]['content']) / 100 for c in completions]\n"
-    (folder / "shortest.py").write_text(shortest)
+    (folder / "len.py").write_text(shortest)
     return folder
 
 
