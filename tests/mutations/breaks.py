@@ -398,7 +398,7 @@ BREAKS = [
         "counted = completion_mask.bool()[: len(group)]",
         COLLECT,
     ),
-    Break("online/methods.py", "advantages=standardize(advantages, mask)", "advantages=advantages", ESTIMATE),
+    Break("online/methods.py", "advantages = standardize(advantages, mask)", "pass", ESTIMATE),
     Break("online/methods.py", "rewards = scale(rewards, mask)", "rewards = standardize(rewards, mask)", ESTIMATE),
     Break(
         "online/methods.py",
@@ -422,7 +422,7 @@ BREAKS = [
         "ppo_value_loss(values, values.detach(),",
         f"{UPDATE}::test_the_value_models_loss_is_clipped_around_what_it_said_when_sampling",
     ),
-    Break("online/update.py", "batch.completion_mask.sum().item())", "len(batch))", UPDATE),
+    Break("online/update.py", "batch.learned.sum().item())", "len(batch))", UPDATE),
     Break("online/update.py", "ptx_coef * loss", "loss", DEMONSTRATIONS),
     Break("online/update.py", "optimiser_step < self.first_step", "optimiser_step < 0", UPDATE),
     Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
@@ -576,7 +576,7 @@ BREAKS = [
     Break("online/loop.py", "world.size() == 1 or isinstance(error, EasyRLHFError)", "True", ONLINE_LOOP),
     Break("online/loop.py", "    except RunStopped:", "    except ZeroDivisionError:", ONLINE_LOOP),
     Break("online/loop.py", '| {"unfinished": metrics}', "", f"{LOST}[ppo-evaluating]"),
-    Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-the reference]"),
+    Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-reference]"),
     Break("rewards/sources.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
     Break("rollout/vllm.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
     # no reward applies
@@ -643,7 +643,7 @@ BREAKS = [
         TRL_GROUPS,
     ),
     Break("online/update.py", "not self.method.kl_in_loss(self.config) and", "", GROUP_UPDATE),
-    Break("online/update.py", "            self.engine.skip()\n", "", GROUP_UPDATE),
+    Break("online/update.py", "if self.learns_nothing(batch):", "if False:", GROUP_UPDATE),
     Break("online/loop.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
     Break(
         "online/loop.py",

@@ -22,7 +22,7 @@ FAULTS = {
     "sampling": (IndexError("out of range"), "sampling with the policy raised IndexError: out of range (test_nothing"),
     "scoring": (IndexError("out of range"), "reward_model raised IndexError: out of range (test_nothing"),
     "a template": (InputError("its template refuses this"), "reward_model: its template refuses this" + SAMPLE),
-    "the reference": (ValueError("no such place"), "the reference raised ValueError: no such place (test_nothing"),
+    "reference": (ValueError("no such place"), "the reference raised ValueError: no such place (test_nothing"),
     "evaluating": (TypeError("no model"), "sampling with the policy raised TypeError: no model (test_nothing"),
     "memory": (
         MemoryError("DefaultCPUAllocator"),
@@ -72,7 +72,7 @@ def fail(monkeypatch):
         monkeypatch.setattr(DealtSampler, "updated", lambda sampler: updates.append(1))
         if what in ("scoring", "a template"):
             monkeypatch.setattr(RewardModel, "__call__", first(RewardModel.__call__))
-        if what == "the reference":
+        if what == "reference":
             monkeypatch.setattr(Models, "ref_logprobs", first(Models.ref_logprobs))
 
     return install
