@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Ranking, Record
+from easyrlhf.data.records import Messages, Record, answers_of
 
 SAFETY = 8  # characters are so many times more than max_length tokens can hold: templates leave texts out, too
 USUAL = 4  # characters of a token, for lengths that nobody counts
@@ -51,14 +51,5 @@ def _asked(prompt: Messages | str) -> list[str]:
 
 def _answers(record: Record) -> list[str]:
     """The last text of every answer."""
-    match record:
-        case Comparison():
-            answers = [record.chosen, record.rejected]
-        case Demonstration() | Feedback():
-            answers = [record.completion]
-        case Ranking():
-            answers = record.completions
-        case _:
-            answers = []
-    last = [answer if isinstance(answer, str) else answer[-1]["content"] for answer in answers]
+    last = [answer if isinstance(answer, str) else answer[-1]["content"] for answer in answers_of(record)]
     return [text for text in last if isinstance(text, str)]

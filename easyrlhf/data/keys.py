@@ -17,7 +17,7 @@ from easyrlhf.data.messages import (
     refuse_media,
     switched_off,
 )
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Message, Messages, Prompt, Ranking, Record
+from easyrlhf.data.records import Demonstration, Messages, Prompt, Record, answers_of
 
 SYSTEM = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")
@@ -180,24 +180,11 @@ def _refuse(key: str, value: Any) -> None:
 
 def _refuse_switches(record: Record, row: dict) -> None:
     """Raise for a comparison, ranking or feedback of which a turn is switched off: an answer is judged as a whole."""
-    if isinstance(record, Demonstration) or not any(map(switched_off, answers_of(record))):
+    turns = [answer for answer in answers_of(record) if not isinstance(answer, str)]
+    if isinstance(record, Demonstration) or not any(map(switched_off, turns)):
         return
     turns = [turn for value in row.values() for turn in turns_in(value)]
     name = next(name for turn in turns for name in SWITCHES if turn.get(name) is not None)
     raise StructuralFault(
         f"key '{name}' switches off a turn of an answer that is judged as a whole; only sft_train learns single turns"
     )
-
-
-def answers_of(record: Record) -> list[list[Message]]:
-    """The answers of a record that are messages."""
-    match record:
-        case Comparison():
-            answers = [record.chosen, record.rejected]
-        case Demonstration() | Feedback():
-            answers = [record.completion]
-        case Ranking():
-            answers = record.completions
-        case _:
-            answers = []
-    return [answer for answer in answers if not isinstance(answer, str)]

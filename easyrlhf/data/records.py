@@ -120,3 +120,16 @@ class Feedback:
 
 
 Record = Prompt | Demonstration | Comparison | Ranking | Feedback
+
+
+def answers_of(record: Record) -> list[Messages | str]:
+    """The answers of a record, in its order; a prompt has none."""
+    match record:
+        case Comparison():
+            return [record.chosen, record.rejected]
+        case Demonstration() | Feedback():
+            return [record.completion]
+        case Ranking():
+            return record.completions
+        case Prompt():
+            return []

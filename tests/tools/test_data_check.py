@@ -155,6 +155,12 @@ def test_clean_rows_pass(tmp_path, capsys):
     assert "10 rows read = 10 usable + 0 dropped" in out and "train: 10 different prompts" in out
 
 
+def test_plain_texts_have_no_prompt_that_could_be_empty(tmp_path, capsys):
+    path = write(tmp_path / "x.jsonl", [{"text": f"A text of number {number}."} for number in range(3)])
+    code, out, _ = run(path, "--stage", "sft", capsys=capsys)
+    assert code == 0 and "Nothing was found." in out
+
+
 @pytest.mark.parametrize("faults, severity", [(1, None), (2, "error")])
 def test_more_than_one_row_in_a_hundred_dropped_for_its_content_stops_a_stage(
     tmp_path, chatml_renderer, faults, severity

@@ -15,7 +15,14 @@ from typing import Any
 from easyrlhf.config import LookConfig
 from easyrlhf.data import hh
 from easyrlhf.data.reader import BROKEN, as_kind, read_records
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Message, Messages, Prompt, Ranking, Record
+from easyrlhf.data.records import (
+    Comparison,
+    Feedback,
+    Message,
+    Messages,
+    Record,
+    answers_of,
+)
 from easyrlhf.data.sources import BY_TRANSFORM, Source, open_sources
 from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
@@ -261,27 +268,16 @@ def characters(turns: list[tuple[str, str]]) -> int:
 
 
 def turns_of(text: str | Messages) -> list[tuple[str, str]]:
-    """(role, all that it says) of every turn; a plain text is one turn without a role."""
-    return [("", text)] if isinstance(text, str) else [(turn["role"], said_by(turn)) for turn in text]
+    """(role, all that it says) of every turn; a plain text is one turn without a role, none is no turn."""
+    if isinstance(text, str):
+        return [("", text)] if text else []
+    return [(turn["role"], said_by(turn)) for turn in text]
 
 
 def said_by(turn: Message) -> str:
     """The content of a turn, and in front of it thoughts and calls where it has them."""
     more = {key: value for key, value in turn.items() if key not in ("role", "content")}
     return json.dumps(more, ensure_ascii=False, sort_keys=True) + turn["content"] if more else turn["content"]
-
-
-def answers_of(record: Record) -> list[str | Messages]:
-    """The answers of a record, in its order."""
-    match record:
-        case Comparison():
-            return [record.chosen, record.rejected]
-        case Demonstration() | Feedback():
-            return [record.completion]
-        case Ranking():
-            return record.completions
-        case Prompt():
-            return []
 
 
 def check_texts(found: Tally, place: str, turns: list[tuple[str, str]]) -> None:

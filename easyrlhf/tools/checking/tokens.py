@@ -8,14 +8,14 @@ from typing import Any
 from easyrlhf.config import LookConfig
 from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.huge import Huge
-from easyrlhf.data.records import Messages, Record
+from easyrlhf.data.records import Messages, Record, answers_of
 from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.tokenizer import find_end_of_turn
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
-from easyrlhf.tools.checking.rows import NOT_RENDERABLE, Found, Split, answers_of
+from easyrlhf.tools.checking.rows import NOT_RENDERABLE, Found, Split
 
 EXCHANGE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}]
 
