@@ -26,6 +26,7 @@ from easyrlhf.online.observe import evaluation_metrics, importance_metrics, roll
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
+from easyrlhf.rewards.batch import TrainerState
 from easyrlhf.rewards.sources import Rewards
 from easyrlhf.rollout.dealt import DealtSampler
 from easyrlhf.rollout.sampler import EVALUATION, TRAINING
@@ -60,6 +61,7 @@ class Online:
 
     def collected(self, run: Run, rows: list[dict], keys: list, timer: Timer, with_reference: bool) -> Rollout:
         """As collect, with the reference or without."""
+        self.rewards.state.global_step = run.step
         how = rows, keys, run.micro_batch_tokens, timer, with_reference
         return collect(self.models, self.sampler, self.rewards, *how)
 
@@ -102,6 +104,7 @@ def fit(
     shown = shown.select(range(min(SHOWN_PROMPTS, len(shown))))
     if at.unfinished is not None:
         log.take_back(run.step)
+    describe_training(online.rewards.state, config, total, len(prompts))
     course = Course(run, online.engines, total, log, console)
 
     def finish_step(metrics: dict[str, float]) -> None:
@@ -132,11 +135,24 @@ def fit(
             run.step += 1
             metrics = updated | sampled | pace_metrics(rollout, timer, at)
             metrics |= rollout_metrics(rollout, at.kl_coef) | importance_metrics(rollout, config)
+            metrics |= logged_metrics(online.rewards)
             log.rollouts(run.step, rows_to_keep(rollout, online, config, at.kl_coef))
             at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics.get("objective/kl"))
             finish_step(metrics)
     run.take_best(online.engines)
     return course.metrics()
+
+
+def describe_training(state: TrainerState, config, total: int, prompts: int) -> None:
+    """What reward functions may know of the whole run."""
+    state.max_steps, state.train_batch_size = total, config.batch_size
+    state.num_train_epochs = total * config.batch_size / (prompts * config.num_generations)
+    state.is_local_process_zero = state.is_world_process_zero = world.is_main()
+
+
+def logged_metrics(rewards: Rewards) -> dict[str, float]:
+    """What reward functions have logged, under the names of report.metrics."""
+    return {f"reward/{name}": value for name, value in rewards.take_logged().items()}
 
 
 def rows_to_keep(rollout: Rollout, online: Online, config, kl_coef: float) -> list[dict[str, Any]]:
@@ -249,7 +265,8 @@ def evaluate(run: Run, online: Online, valid: Dataset) -> dict[str, float]:
             numbers = range(start, min(start + run.config.batch_size, len(valid)))
             keys = [(run.config.seed, EVALUATION, number) for number in numbers]
             rollouts.append(online.look(run, [valid[number] for number in numbers], keys, timer))
-    return evaluation_metrics(rollouts) | {"time/eval": timer.seconds["eval"]}
+    logged = {f"eval/{name}": value for name, value in logged_metrics(online.rewards).items()}
+    return evaluation_metrics(rollouts) | logged | {"time/eval": timer.seconds["eval"]}
 
 
 def next_kl_coef(config, kl_coef: float, step: int, kl: float | None) -> float:
@@ -280,6 +297,7 @@ def show_samples(run: Run, online: Online, rows: Dataset, log: MetricsLog, conso
         return
     keys = [(run.config.seed, EVALUATION, number) for number in range(len(rows))]
     rollout = online.look(run, list(rows), keys, Timer())
+    online.rewards.take_logged()  # of a few prompts, which say nothing of the step
     samples = sample_rows(rollout, kl_coef, online.renderer.decode)
     log.samples(run.step, samples)
     one = samples[run.step % len(samples)]

@@ -293,6 +293,9 @@ METRICS: dict[str, Metric] = {
         "above 0: a reward that never differs teaches nothing",
         format=".3f",
     ),
+    "reward/<name>/<metric>": Metric(
+        "What this reward function logged by log_metric, over all its calls in the step.", ONLINE, format=".4g"
+    ),
     # held-out data
     "eval/loss": Metric(
         "The loss on valid_data.", OFFLINE, "falls; a rise beside a falling loss is overfitting", better="low"
@@ -324,6 +327,9 @@ METRICS: dict[str, Metric] = {
     "eval/reward/<name>/mean": Metric(
         "Mean of this reward source alone, unweighted, on the valid_data prompts.", ONLINE, format="+.3f"
     ),
+    "eval/reward/<name>/<metric>": Metric(
+        "What this reward function logged by log_metric on the valid_data prompts.", ONLINE, format=".4g"
+    ),
     "eval/kl": Metric(
         "KL to the reference on the valid_data prompts, as objective/kl (kto: as kl); absent with measure_kl never.",
         (*ONLINE, "kto"),
@@ -350,8 +356,8 @@ def metric(name: str) -> Metric:
         return METRICS[name]
     for family in ("reward/", "eval/reward/"):
         source, _, statistic = name.removeprefix(family).rpartition("/")
-        if name.startswith(family) and source and f"{family}<name>/{statistic}" in METRICS:
-            return METRICS[f"{family}<name>/{statistic}"]
+        if name.startswith(family) and source:
+            return METRICS.get(f"{family}<name>/{statistic}") or METRICS[f"{family}<name>/<metric>"]
     raise KeyError(f"metric {name!r} is not declared in easyrlhf.report.metrics.METRICS")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from easyrlhf.errors import ServiceError
@@ -16,6 +16,29 @@ class RewardError(ServiceError):
     """A reward source failed, took too long, or returned something that is not one finite number per completion."""
 
 
+@dataclass
+class TrainerState:
+    """How far training is, under the names of transformers' TrainerState.
+
+    global_step       steps done before the completions at hand were sampled
+    max_steps         steps of the whole run; 0 where nothing is trained
+    num_train_epochs  epochs of the whole run, as far as max_steps lets it come
+    train_batch_size  completions a step
+    """
+
+    global_step: int = 0
+    max_steps: int = 0
+    num_train_epochs: float = 0.0
+    train_batch_size: int = 0
+    is_local_process_zero: bool = True
+    is_world_process_zero: bool = True
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.num_train_epochs * self.global_step / self.max_steps if self.max_steps else 0.0
+
+
 @dataclass(frozen=True)
 class Batch:
     """B completions with what is known of them.
@@ -25,6 +48,7 @@ class Batch:
     completion_ids  [B] token ids through the end-of-turn token
     finished        [B] whether the end-of-turn token was reached
     columns         name → [B] the data's columns, None where a row lacks one
+    state           how far the training is that they were sampled for
     """
 
     prompts: list
@@ -32,9 +56,17 @@ class Batch:
     completion_ids: list[list[int]]
     finished: list[bool]
     columns: dict[str, list]
+    state: TrainerState = field(default_factory=TrainerState)
 
     @classmethod
-    def of(cls, rows: list[Row], completion_ids: list[list[int]], finished: list[bool], renderer) -> "Batch":
+    def of(
+        cls,
+        rows: list[Row],
+        completion_ids: list[list[int]],
+        finished: list[bool],
+        renderer,
+        state: TrainerState | None = None,
+    ) -> "Batch":
         """The batch of prompt rows and their answers; the renderer is the one that wrote them."""
         prompts = [json.loads(row["prompt"]) for row in rows]
         texts = [renderer.decode(ids) for ids in completion_ids]
@@ -45,7 +77,7 @@ class Batch:
         cells = [json.loads(row["columns"]) for row in rows]
         names = sorted(set().union(*cells) - set(OURS))
         columns = {name: [row.get(name) for row in cells] for name in names}
-        return cls(prompts, completions, completion_ids, finished, columns)
+        return cls(prompts, completions, completion_ids, finished, columns, state or TrainerState())
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -54,7 +86,7 @@ class Batch:
         """The completions from `start` to before `stop`."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}
         lists = (self.prompts, self.completions, self.completion_ids, self.finished)
-        return Batch(*(values[start:stop] for values in lists), columns)
+        return Batch(*(values[start:stop] for values in lists), columns, self.state)
 
     def keywords(self) -> dict[str, list]:
         """What a reward function is called with."""

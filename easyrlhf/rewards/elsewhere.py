@@ -10,8 +10,18 @@ from typing import Any
 
 import torch
 
+from easyrlhf.rewards.asides import Logged, asides_of
 from easyrlhf.rewards.batch import Batch, RewardError, score_list
-from easyrlhf.rewards.functions import Function, call, fault, in_event_loop, is_async, required_columns, taken
+from easyrlhf.rewards.functions import (
+    Function,
+    asked_asides,
+    call,
+    fault,
+    in_event_loop,
+    is_async,
+    required_columns,
+    taken,
+)
 
 LIMIT = 600.0  # seconds
 
@@ -23,6 +33,7 @@ class Pending:
     who      what messages call the source
     limit    seconds; None for a source that keeps its limit itself
     explain  an exception → the words for what went wrong
+    logged   what the source logs while it works
     """
 
     who: str
@@ -30,6 +41,7 @@ class Pending:
     limit: float | None
     future: Future
     explain: Callable[[BaseException], str]
+    logged: Logged = field(default_factory=Logged)
     began: float = field(default_factory=time.monotonic)
 
     def scores(self) -> list:
@@ -90,7 +102,8 @@ class RewardFunction(Elsewhere):
     """Calls a python function with the signature of TRL's reward functions.
 
     function(prompts, completions, completion_ids, **columns) -> list of numbers or None, sync or async. Prompts and
-    completions are strings, or message lists where the prompt is one; every column of the prompt rows is a keyword.
+    completions are strings, or message lists where the prompt is one; every column of the prompt rows is a keyword, and
+    so are the asides (rewards/asides.py) that it takes.
     """
 
     function: Function
@@ -104,13 +117,14 @@ class RewardFunction(Elsewhere):
 
     def start(self, batch: Batch) -> Pending:
         """Call it: an async function in the event loop, another in a thread of its own."""
-        keywords = keywords_for(self.function, batch)
+        logged = Logged()
+        keywords = keywords_for(self.function, batch) | asides_for(self.function, batch, logged)
         if self.overlaps:
             future = in_event_loop(lambda: self.function(**keywords))
         else:
             future = in_thread(lambda: call(self.function, keywords))
         who = f"reward function {self.name}"
-        return Pending(who, batch, self.timeout, future, lambda error: fault(error, self.function))
+        return Pending(who, batch, self.timeout, future, lambda error: fault(error, self.function), logged)
 
 
 def keywords_for(function: Function, batch: Batch) -> dict[str, list]:
@@ -118,3 +132,9 @@ def keywords_for(function: Function, batch: Batch) -> dict[str, list]:
     found = batch.keywords()
     found = {name: found[name] for name in taken(function, found)}
     return {name: [None] * len(batch) for name in required_columns(function)} | found
+
+
+def asides_for(function: Function, batch: Batch, logged: Logged) -> dict[str, Any]:
+    """The asides that it takes, which no column of the batch has the name of."""
+    found = asides_of(batch.state, logged.log_metric)
+    return {name: found[name] for name in asked_asides(function, batch.columns)}

@@ -11,6 +11,7 @@ from typing import Any
 
 from easyrlhf.data.keys import ANSWERS
 from easyrlhf.errors import InputError
+from easyrlhf.rewards.asides import ASIDES
 from easyrlhf.rewards.batch import OURS
 from easyrlhf.userfile import Function, find_function, raised
 
@@ -36,10 +37,10 @@ def parameters(function: Function) -> dict[str, inspect.Parameter]:
 
 
 def required_columns(function: Function) -> list[str]:
-    """The data's columns that it cannot do without: parameters with no default that are not ours."""
+    """The data's columns that it cannot do without: parameters with no default that are neither ours nor asides."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = parameters(function).values()
-    return [p.name for p in found if p.kind in named and p.default is p.empty and p.name not in OURS]
+    return [p.name for p in found if p.kind in named and p.default is p.empty and p.name not in (*OURS, *ASIDES)]
 
 
 def takes_any_column(function: Function) -> bool:
@@ -59,6 +60,11 @@ def refused(function: Function, names: Iterable[str]) -> list[str]:
 def taken(function: Function, columns: Iterable[str]) -> list[str]:
     """The columns that it is called with: all, but of the answers that rows hold only those that it takes."""
     return [name for name in columns if name not in ANSWERS or not refused(function, [name])]
+
+
+def asked_asides(function: Function, columns: Iterable[str]) -> list[str]:
+    """The asides that it takes and no column has the name of."""
+    return [name for name in ASIDES if name not in columns and not refused(function, [name])]
 
 
 def check_parameters(

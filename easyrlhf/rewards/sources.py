@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
 from easyrlhf.engine.faults import named
-from easyrlhf.rewards.batch import Batch, RewardError, Row, as_number, score_list
+from easyrlhf.rewards.batch import Batch, RewardError, Row, TrainerState, as_number, score_list
 from easyrlhf.rewards.elsewhere import Elsewhere, RewardFunction
 from easyrlhf.rewards.model import RewardModel
 from easyrlhf.rewards.server import RewardServer
@@ -35,6 +35,9 @@ class Rewards:
     """The weighted sum of several sources, clipped, less the penalty of completions that were cut off.
 
     Used inside of `with`: worker processes, if any, live no longer than that.
+
+    state   how far the training is, for functions that ask; the loop moves it along
+    logged  what functions have logged since it was last taken
     """
 
     sources: list[Source]
@@ -43,6 +46,8 @@ class Rewards:
     missing_eos_penalty: float
     renderer: Renderer
     workers: Workers | None = None
+    state: TrainerState = field(default_factory=TrainerState)
+    logged: dict[str, list[float]] = field(default_factory=dict)
 
     def __enter__(self) -> "Rewards":
         if self.workers:
@@ -61,7 +66,7 @@ class Rewards:
         A raw score is nan where its source does not apply; the sum is over those that do, and nan where there is none.
         Among several processes, functions and servers are asked by each about a share of the prompts.
         """
-        everything = Batch.of(rows, completions, finished.tolist(), self.renderer)
+        everything = Batch.of(rows, completions, finished.tolist(), self.renderer, self.state)
         own = everything.share(world.size(), world.rank())
         batch = everything.part(own.start, own.stop)
         begun = {
@@ -77,16 +82,22 @@ class Rewards:
                     given = source(rows, completions, finished)
                 models[place] = score_list(given, source.name, everything)[own]
 
-        def own_scores() -> dict[str, list[float]]:
-            raw = {}
+        def own_scores() -> tuple[dict[str, list[float]], list[tuple[str, float]]]:
+            raw, logged = {}, []
             for place, (source, name) in enumerate(zip(self.sources, self.names(), strict=True)):
                 given = models.get(place)
                 if given is None:
-                    given = (begun.get(place) or source.start(batch)).scores()
+                    pending = begun.get(place) or source.start(batch)
+                    given = pending.scores()
+                    logged += [(f"{name}/{metric}", value) for metric, value in pending.logged]
                 raw[name] = numbers(name, given, batch)
-            return raw
+            return raw, logged
 
-        parts = world.together(lambda: own_scores() if len(batch) else {name: [] for name in self.names()})
+        nothing = {name: [] for name in self.names()}, []
+        everyone = world.together(lambda: own_scores() if len(batch) else nothing)
+        for name, value in (one for _, logged in everyone for one in logged):
+            self.logged.setdefault(name, []).append(value)
+        parts = [part for part, _ in everyone]
         raw, scores = {}, torch.zeros(len(rows), device=finished.device)
         for weight, name in zip(self.weights, self.names(), strict=True):
             raw[name] = torch.tensor([score for part in parts for score in part[name]], device=finished.device)
@@ -101,6 +112,12 @@ class Rewards:
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         return scores - self.missing_eos_penalty * (~finished).float(), raw
+
+    def take_logged(self) -> dict[str, float]:
+        """Means of what functions have logged since the last call, under `<source>/<name>`."""
+        means = {name: sum(values) / len(values) for name, values in self.logged.items()}
+        self.logged.clear()
+        return means
 
     def names(self) -> list[str]:
         """The sources' names; one that stands twice is numbered from its second time on, as no source is named."""

@@ -7,13 +7,14 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from easyrlhf.rewards.asides import LOGGING, Logged
 from easyrlhf.rewards.batch import as_number
-from easyrlhf.rewards.functions import Function, call, fault, load_functions
+from easyrlhf.rewards.functions import Function, asked_asides, call, fault, load_functions
 from easyrlhf.streams import outlast_readers
 
 
 def serve() -> None:
-    """Answer (place, keywords) with ("scores", list) or ("fault", text) until the other side is gone.
+    """Answer (place, keywords) with ("scores", list, logged) or ("fault", text, logged) until the other side is gone.
 
     The connection is the file descriptor of the last argument; the first message on it lists the functions.
     """
@@ -34,7 +35,7 @@ def serve() -> None:
         while True:
             place, keywords = connection.recv()
             broken = isinstance(functions, str)
-            connection.send(("fault", functions) if broken else answer(functions[place], keywords))
+            connection.send(("fault", functions, []) if broken else answer(functions[place], keywords))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -46,14 +47,18 @@ def end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def answer(function: Function, keywords: dict[str, list]) -> tuple[str, Any]:
-    """What to send for one call."""
+def answer(function: Function, keywords: dict[str, Any]) -> tuple[str, Any, list]:
+    """What to send for one call; what it logs is logged here, and sent along."""
+    logged = Logged()
+    if LOGGING in asked_asides(function, keywords):
+        keywords = keywords | {LOGGING: logged.log_metric}
     try:
         scores = call(function, keywords)
         scores = scores.tolist() if hasattr(scores, "tolist") else scores
-        return "scores", [plain(score) for score in scores] if isinstance(scores, list | tuple) else plain(scores)
+        scores = [plain(score) for score in scores] if isinstance(scores, list | tuple) else plain(scores)
+        return "scores", scores, list(logged)
     except BaseException as error:
-        return "fault", fault(error, function)
+        return "fault", fault(error, function), list(logged)
 
 
 def plain(score: Any) -> Any:

@@ -12,8 +12,9 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
 from easyrlhf.errors import InputError
+from easyrlhf.rewards.asides import LOGGING, Logged
 from easyrlhf.rewards.batch import Batch, RewardError, score_list
-from easyrlhf.rewards.elsewhere import Elsewhere, Pending, in_thread, keywords_for, too_slow
+from easyrlhf.rewards.elsewhere import Elsewhere, Pending, asides_for, in_thread, keywords_for, too_slow
 from easyrlhf.rewards.functions import Function
 
 PATIENCE = 2.0  # seconds for a worker to leave by itself
@@ -74,26 +75,29 @@ class Workers:
             worker.end(deadline)
         self.workers = []
 
-    def scores(self, place: int, function: Function, who: str, batch: Batch) -> list:
+    def scores(self, place: int, function: Function, who: str, batch: Batch, logged: Logged) -> list:
         """What the function at this place says of the completions, divided among the workers in order.
+
+        logged  takes what it logs
 
         Raises RewardError, with all workers ended, when one of them fails, dies or takes too long.
         """
         parts = divide(batch, len(self.workers))
         try:
-            return [score for part in self.answers(place, function, who, parts) for score in part]
+            return [score for part in self.answers(place, function, who, parts, logged) for score in part]
         except RewardError:
             self.close(0.0)
             raise
 
-    def answers(self, place: int, function: Function, who: str, parts: list[Batch]) -> list[list]:
+    def answers(self, place: int, function: Function, who: str, parts: list[Batch], logged: Logged) -> list[list]:
         """The scores of each part, one part a worker. Raises RewardError."""
         deadline = time.monotonic() + self.timeout
         found: list[list] = [[] for _ in parts]
         waiting = {self.workers[number].connection: number for number in range(len(parts))}
         for number, part in enumerate(parts):
             try:
-                self.workers[number].connection.send((place, keywords_for(function, part)))
+                asides = {k: v for k, v in asides_for(function, part, logged).items() if k != LOGGING}
+                self.workers[number].connection.send((place, keywords_for(function, part) | asides))
             except OSError as error:
                 raise self.dead(number, who, part) from error
         while waiting:
@@ -102,15 +106,16 @@ class Workers:
                 raise too_slow(who, self.timeout, parts[min(waiting.values())])
             for connection in ready:
                 number = waiting.pop(connection)
-                found[number] = self.answer(number, who, parts[number])
+                found[number] = self.answer(number, who, parts[number], logged)
         return found
 
-    def answer(self, number: int, who: str, part: Batch) -> list:
+    def answer(self, number: int, who: str, part: Batch, logged: Logged) -> list:
         """The scores that a worker has sent. Raises RewardError when it sent something else, or died."""
         try:
-            kind, what = self.workers[number].connection.recv()
+            kind, what, said = self.workers[number].connection.recv()
         except (EOFError, OSError) as error:
             raise self.dead(number, who, part) from error
+        logged += said
         if kind == "scores":
             return score_list(what, who, part)
         raise RewardError(f"{who} raised {what}\n{part.sample()}")
@@ -147,5 +152,6 @@ class WorkerFunction(Elsewhere):
     def start(self, batch: Batch) -> Pending:
         """Hand the batch to the workers, which keep the limit themselves."""
         who = f"reward function {self.name}"
-        future = in_thread(lambda: self.workers.scores(self.place, self.function, who, batch))
-        return Pending(who, batch, None, future, str)
+        logged = Logged()
+        future = in_thread(lambda: self.workers.scores(self.place, self.function, who, batch, logged))
+        return Pending(who, batch, None, future, str, logged)

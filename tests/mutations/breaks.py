@@ -206,7 +206,7 @@ BREAKS = [
         "engine/engine.py", '{"step": torch.tensor(float(step), device', '{"step": torch.tensor(0.0, device', RESUMES
     ),
     Break("engine/engine.py", "self.optimizer.state.pop(master, None)\n        if found:", "if False:", RESUMES),
-    Break("engine/engine.py", 'self.scheduler.load_state_dict(state["scheduler"])', "pass", RESUMES),
+    Break("engine/engine.py", 'self.restore_schedule(state["scheduler"])', "pass", RESUMES),
     # batches and checkpoints
     Break("data/batches.py", "key=lengths.__getitem__, reverse=True", "key=lengths.__getitem__", BATCHES),
     Break("data/batches.py", "np.random.default_rng((seed, epoch))", "np.random.default_rng(seed)", BATCHES),
@@ -645,6 +645,9 @@ BREAKS = [
     Break("online/update.py", "not self.method.kl_in_loss(self.config) and", "", GROUP_UPDATE),
     Break("online/update.py", "if self.learns_nothing(batch):", "if False:", GROUP_UPDATE),
     Break("online/loop.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
+    Break("online/loop.py", "self.rewards.state.global_step = run.step", "pass", ONLINE_LOOP),
+    Break("rewards/workers.py", "        logged += said\n", "", "rewards/test_asides.py"),
+    Break("rewards/functions.py", "name not in columns and not refused", "not refused", "rewards/test_asides.py"),
     Break(
         "online/loop.py",
         "(~wanted).int()",
@@ -782,7 +785,7 @@ BREAKS = [
     # the life of a run
     Break("engine/run.py", 'claim(config, real) if real.is_dir() else "new"', '"new"', "engine/test_run.py"),
     Break("engine/run.py", "if not same_rows(*rows):", "if False:", "engine/test_run.py"),
-    Break("engine/run.py", "if self.origin and list_checkpoints(folder):", "if False:", "engine/test_run.py"),
+    Break("engine/run.py", "if self.origin and list_checkpoints(real):", "if False:", "engine/test_run.py"),
     Break("engine/run.py", "not in ROWS]", "not in ()]", "engine/test_run.py"),
     Break("engine/engine.py", "load_state_dict(saved | ours)", "load_state_dict(saved)", "engine/test_engine.py"),
     Break("settings.py", "os.path.lexists(path)", "False", "cli/test_config.py"),

@@ -14,6 +14,7 @@ from easyrlhf.online.loop import (
     Progress,
     begin_next,
     collect_batch,
+    describe_training,
     evaluate,
     next_kl_coef,
     nothing_lost,
@@ -23,6 +24,7 @@ from easyrlhf.online.loop import (
 )
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
+from easyrlhf.rewards.batch import TrainerState
 from easyrlhf.rewards.sources import RewardError
 
 WIDE = ["completion_ids", "completion_mask", "sampler_logprobs", "old_logprobs", "ref_logprobs", "entropies", "values"]
@@ -80,9 +82,18 @@ def test_prompts_in_the_order_of_the_files(grpo_config, size, generations):
 def test_the_reference_is_asked_when_the_settings_say(grpo_config, monkeypatch, settings, asked):
     """(in a step's rollout, in evaluations and samples)."""
     monkeypatch.setattr("easyrlhf.online.loop.collect", lambda *how: how[-1])
-    run = SimpleNamespace(config=grpo_config(**settings), micro_batch_tokens=10)
-    online = Online(*[None] * 7)
+    run = SimpleNamespace(config=grpo_config(**settings), micro_batch_tokens=10, step=5)
+    rewards = SimpleNamespace(state=TrainerState())
+    online = Online(*[None] * 3, rewards, *[None] * 3)
     assert (online.collect(run, [], [], None), online.look(run, [], [], None)) == asked
+    assert rewards.state.global_step == 5
+
+
+def test_reward_functions_may_know_how_long_training_is(grpo_config):
+    state = TrainerState()
+    describe_training(state, grpo_config(batch_size=8, num_generations=4), 10, 40)  # 2 prompts a step, of 40
+    state.global_step = 5
+    assert (state.max_steps, state.train_batch_size, state.num_train_epochs, state.epoch) == (10, 8, 0.5, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +151,7 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
         return hand_rollout.take([0] * len(rows))
 
     run = SimpleNamespace(config=ppo_config(batch_size=2, seed=9))
-    online = SimpleNamespace(look=collect)
+    online = SimpleNamespace(look=collect, rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
     metrics = evaluate(run, online, ["a", "b", "c"])
     first = list(asked)
     asked.clear()
@@ -150,7 +161,7 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
     keys = [key for _, batch in first for key in batch]
     assert len(set(keys)) == 3
     assert not set(keys) & set(prompt_batch(list(range(50)), run.config, 0)[1])  # not those of training
-    assert metrics["eval/scores"] == 1.0
+    assert (metrics["eval/scores"], metrics["eval/reward/f/tools"]) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("error", [RewardError("boom"), IndexError("boom"), MemoryError("boom"), OSError("boom")])

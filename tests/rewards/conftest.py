@@ -23,8 +23,9 @@ def answer(tokenizer):
 def rewards_of(chatml_renderer):
     """rewards_of(sources, weights, clip, missing_eos_penalty) -> Rewards."""
 
-    def make(sources, weights=None, clip=None, missing_eos_penalty=0.0):
-        return Rewards(sources, weights or [1.0] * len(sources), clip, missing_eos_penalty, chatml_renderer)
+    def make(sources, weights=None, clip=None, missing_eos_penalty=0.0, workers=None):
+        weights = weights or [1.0] * len(sources)
+        return Rewards(sources, weights, clip, missing_eos_penalty, chatml_renderer, workers)
 
     return make
 

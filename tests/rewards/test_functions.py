@@ -98,7 +98,7 @@ def for_log(completions, log_metric, **_): ...
         (wants, ["word"], "needs solution, which is no column of --train_data; it has word. Add the column"),
         (wants, [], "it has none beside the prompt"),
         (may_have, [], None),
-        (for_log, [], "needs log_metric"),
+        (for_log, [], None),
         (len, [], None),
         (max, [], None),  # says nothing of its parameters
         (by_position, ["prompts"], None),
