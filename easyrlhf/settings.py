@@ -14,6 +14,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
+from easyrlhf.callables import name_of
 from easyrlhf.errors import InputError
 
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -46,7 +47,8 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     `more` may hold: `choices` (tuple of str), `low`/`high` (inclusive limits), `above`/`below`
     (exclusive limits), `many` (comma list: a YAML list is joined), `mapping` (JSON object: a YAML
     mapping becomes one), `exact` (texts in which white space counts: nothing is stripped, see
-    split_texts), `metavar` (how --help names the value), `shown` (how --help shows the default;
+    split_texts), `functions` (Python code may give functions, which get names), `metavar` (how --help
+    names the value), `shown` (how --help shows the default;
     `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
     value, or None; of a comma list, with each item).
     """
@@ -69,6 +71,9 @@ def convert(setting: Field, value: Any) -> Any:
     if optional and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
         return None
     exact = setting.metadata.get("exact", False)
+    if setting.metadata.get("functions"):
+        given = value if isinstance(value, list | tuple) else [value]
+        value = [name_of(one) if callable(one) else one for one in given]
     if setting.metadata.get("many") and isinstance(value, list | tuple):
         value = ",".join(escaped(str(item)) if exact else str(item) for item in value)
     if setting.metadata.get("mapping") and isinstance(value, dict):

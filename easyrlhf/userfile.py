@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from easyrlhf.callables import HANDED
 from easyrlhf.config.shared import wrong_function
 from easyrlhf.errors import InputError
 
@@ -17,11 +18,15 @@ Function = Callable[..., Any]
 
 
 def find_function(flag: str, spec: str, modules: dict[str, ModuleType]) -> Function:
-    """The function that a setting names as `file.py:fn`; its file's module is looked up in `modules`, and left there.
+    """The function that a setting names as `file.py:fn`: one that Python code handed to it, or one in a file.
+
+    A file's module is looked up in `modules`, and left there.
 
     flag  the setting, for messages
     Raises InputError when the file or the function is not there, or when the file raises.
     """
+    if spec in HANDED:
+        return HANDED[spec]
     if wrong := wrong_function(spec):
         raise InputError(f"{flag} {spec}: {wrong}")
     path, _, name = spec.rpartition(":")

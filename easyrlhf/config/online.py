@@ -81,6 +81,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
+        functions=True,
         wrong=wrong_function,
     )
     reward_url: str | None = opt(

@@ -25,7 +25,15 @@ from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm import Backend
 from easyrlhf.stages import common
-from easyrlhf.stages.rewards import RewardCast, check_columns, check_head, check_readable, check_rewards, load_rewards
+from easyrlhf.stages.rewards import (
+    RewardCast,
+    check_columns,
+    check_head,
+    check_readable,
+    check_rewards,
+    handed_only,
+    load_rewards,
+)
 from easyrlhf.stages.rollouts import check_rollout, make_backend, make_sampler
 from easyrlhf.stages.sharing import apart, check_sharing, load_shared
 
@@ -64,6 +72,11 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         common.start(run, console, title, steps, data, cast.named(config), cast.beside(config))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
+        if lost := handed_only(config):
+            console.warn(
+                f"the command line cannot continue this run: {', '.join(lost)} is a function of this program, which no "
+                f"file names. Continue it with the same call of train_{config.stage}"
+            )
         if config.dry_run:
             return Path(config.output_dir)
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from easyrlhf.callables import HANDED, in_file
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.formats import FORMATS
 from easyrlhf.data.render import Renderer
@@ -48,6 +49,11 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     functions = load_functions(specs)
     for spec, function in zip(specs, functions, strict=True):
         check_parameters(spec, function)
+    if config.reward_workers and (lost := handed_only(config)):
+        raise InputError(
+            f"--reward_workers {config.reward_workers}: its processes cannot be given {', '.join(lost)}; write it as a "
+            "function of a file, or leave --reward_workers at 0"
+        )
     for url in split_list(config.reward_url):
         check_server(url)
     if not config.reward_model:
@@ -59,6 +65,11 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     alike = same and own.rendering.as_dict() == renderer.rendering.as_dict()
     headed = same and not is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
     return RewardCast(functions, own, alike, config.reward_model if headed else None)
+
+
+def handed_only(config: OnlineConfig) -> list[str]:
+    """The reward functions that only this process has: Python code handed them over, and no file names them."""
+    return [spec for spec in split_list(config.reward_funcs) if spec in HANDED and not in_file(spec)]
 
 
 def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenData | None]) -> None:
