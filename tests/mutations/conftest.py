@@ -17,8 +17,9 @@ def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     for name in ("easyrlhf", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    for name in ("data", "docs", "configs"):  # tests read their samples, tables and names
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("data", "docs", "configs", "scripts"):  # tests read their samples, tables and names
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("images", "hh-rlhf"))
     return folder
 
