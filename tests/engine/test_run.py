@@ -134,10 +134,10 @@ def test_a_setting_that_is_newer_than_the_run_had_its_default(config):
 
 def test_a_run_that_kept_its_paths_as_they_were_given_is_continued(config, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    config = replace(config, train_data="/home/me/x.jsonl")
+    config = replace(config, model="/home/me/m")
     train(config, 1)
     file = out(config) / "args.yaml"
-    file.write_text(file.read_text().replace("/home/me/x.jsonl", "~/x.jsonl"))
+    file.write_text(file.read_text().replace("/home/me/m", "~/m"))
     assert train(config, 0) == 1
 
 
