@@ -63,7 +63,8 @@ def rendering_of(path: str) -> Rendering:
     if not stage:
         stage = read_stage(folder.parent if folder.name in INSIDE else tokenizer_folder(path))
     saved = stage.get("rendering", {})
-    kwargs, folds = (saved.get(key, default) for key, default in (("chat_template_kwargs", {}), ("fold_system", False)))
+    keys = (("chat_template_kwargs", {}), ("fold_system", False))
+    kwargs, folds = (saved.get(key, default) if isinstance(saved, dict) else None for key, default in keys)
     if not isinstance(kwargs, dict) or not isinstance(folds, bool):
         raise InputError(f"{folder / STAGE_FILE}: key 'rendering' is not what a stage writes; restore the file")
     return Rendering(template_kwargs=kwargs, fold_system=folds)

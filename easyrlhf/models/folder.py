@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -119,6 +120,8 @@ def probe(model: ScalarModel, ids: list[list[int]]) -> list[dict]:
 
 def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dtype: torch.dtype) -> None:
     """Raise InputError unless the model scores the probe texts as stage.json says it did when it was saved."""
+    if not _are_probes(probes):
+        raise InputError(f"{folder}: the key 'probes' of its stage.json is not what a stage writes; restore the file")
     found = probe(model, [entry["input_ids"] for entry in probes])
     for then, now in zip(probes, found, strict=True):
         if not abs(then["score"] - now["score"]) <= TOLERANCE[dtype] * max(1.0, abs(then["score"])):  # nan fails too
@@ -126,6 +129,18 @@ def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dty
                 f"{folder}: scores a probe text {now['score']:.6f}, but scored it {then['score']:.6f} when it was "
                 f"saved: its weights or {HEAD_FILE} were changed since. Restore the folder, or train it again"
             )
+
+
+def _are_probes(probes: Any) -> bool:
+    """Whether this is what probe gives: a file that was edited may hold anything."""
+    return isinstance(probes, list) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("score"), float | int)
+        and isinstance(entry.get("input_ids"), list)
+        and entry["input_ids"]
+        and all(type(token) is int for token in entry["input_ids"])
+        for entry in probes
+    )
 
 
 def prove_folder(folder: Path, probes: list[dict], tokenizer, device: torch.device, dtype: torch.dtype, **how) -> None:
