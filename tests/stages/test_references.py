@@ -48,7 +48,7 @@ def test_the_start_summary_says_what_is_held(monkeypatch, model_folder):
         dtype=torch.float32,
         device=SimpleNamespace(type="cuda"),
         passed_over=[],
-        checkpoint=None,
+        beginning=lambda: "from the beginning",
         zero=None,
     )
     monkeypatch.setattr(common, "count_parameters", lambda path, trust: 1_000_000)
