@@ -1,5 +1,6 @@
 """Sources that work outside of the main thread, which waits for them no longer than their limit."""
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from easyrlhf.rewards.functions import (
 )
 
 LIMIT = 600.0  # seconds
+BRIEFLY = 1.0  # seconds until a waiting main thread looks whether it was signalled
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,14 @@ class Pending:
     logged: Logged = field(default_factory=Logged)
     began: float = field(default_factory=time.monotonic)
 
+    def seconds_left(self) -> float:
+        """Until the limit."""
+        return math.inf if self.limit is None else self.began + self.limit - time.monotonic()
+
     def scores(self) -> list:
         """Wait for them. Raises RewardError when there are none within the limit, or not one per completion."""
-        wait([self.future], self.limit and max(0.0, self.began + self.limit - time.monotonic()))
+        while not self.future.done() and (left := self.seconds_left()) > 0:
+            wait([self.future], min(BRIEFLY, left))  # in turns: a signal that another thread is given ends no wait
         if not self.future.done():
             self.future.cancel()
             raise too_slow(self.who, self.limit, self.batch)

@@ -76,7 +76,8 @@ def run(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def call(*words, names=("soon", "late"), code: int = 0):
-        given = [*(str(models / name) for name in names), "--prompts", "prompts.jsonl", "--max_new_tokens", "6"]
+        asked = [] if "--prompts" in words else ["--prompts", "prompts.jsonl"]
+        given = [*(str(models / name) for name in names), *asked, "--max_new_tokens", "6"]
         given += ["--devices", "cpu", "--output_dir", "out", *map(str, words)]
         done = CliRunner().invoke(command_line.command, given, prog_name="easyrlhf compare")
         assert done.exit_code == code, done.output

@@ -119,9 +119,12 @@ def test_parts_and_remarks_of_every_kind(shown, stage, row, headings, said):
     assert head == f"x.jsonl:1 · row 1 · {STAGE_KINDS[stage]}{said}"
 
 
-def test_keys_that_are_not_used_and_fields_that_the_template_drops_are_said(shown):
+def test_keys_that_are_not_used_and_fields_that_the_template_drops_are_said(shown, tmp_path):
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    opening = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    (tmp_path / "plain.jinja").write_text(template + opening)
     thought = [{"role": "assistant", "content": "Blue.", "reasoning_content": "Air scatters it.", "id": 3}]
-    lines = shown([{"messages": SKY + thought, "source": "x"}], "sft", chat_template="hh")
+    lines = shown([{"messages": SKY + thought, "source": "x"}], "sft", chat_template=str(tmp_path / "plain.jinja"))
     assert "x.jsonl: keys not used: source (1 row), messages[].id (1 row)" in lines
     assert lines[-1] == "1 rows read the same without their reasoning_content: the chat template drops it"
 
