@@ -15,6 +15,7 @@ from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, R
 from easyrlhf.errors import InputError
 
 FORCED = "only with --format"
+UNFOLDED = ("messages", "conversations", "prompt", "completion", "chosen", "rejected", "rejected_messages")
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,13 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
     found = fates(seen, record, form.asks, form.record is Demonstration, prompts)
     record = replace(complete(record, seen, found, notes), place=place)
     named = [key for key, fate in found.items() if fate == NAMED]
-    return Reading(record, found, named + unused_in_turns(dict(seen), seen.looked_at))
+    return Reading(record, found, named + unused_in_turns(seen, seen.looked_at))
 
 
 def unfolded_row(row: dict) -> dict:
     """The row with messages in the places of strings that hold them as JSON."""
     found = {key: unfolded(row[key]) for key in UNFOLDED if isinstance(row.get(key), str)}
     return row | found if found else row
-
-
-UNFOLDED = ("messages", "conversations", "prompt", "completion", "chosen", "rejected", "rejected_messages")
 
 
 def recognise(row: Any) -> str | None:
@@ -87,8 +85,7 @@ def recognise(row: Any) -> str | None:
 
 
 def variant(name: str, row: dict) -> str:
-    """A format's name and the form of this row: rows of one file must agree on both."""
-    row = unfolded_row(row)
+    """A format's name and the form of this row, unfolded: rows of one file must agree on both."""
     keyed = [key for key in ("prompt", "chosen", "rejected") if key in row]
     if name not in ("preference", "prompt_completion", "unpaired", "ranking", "prompt") or not keyed:
         return name

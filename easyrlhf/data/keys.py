@@ -107,9 +107,9 @@ def unused_in_turns(row: dict, keys: set[str]) -> list[str]:
     """The keys of the turns below these keys of the row that are not used, `messages[].id` say."""
     return [
         f"{key}[].{name}"
-        for key in row
+        for key, value in row.items()
         if key in keys
-        for name in sorted({str(name) for turn in turns_in(row[key]) for name in turn.keys() - MESSAGE_KEYS})
+        for name in sorted({str(name) for turn in turns_in(value) for name in turn.keys() - MESSAGE_KEYS})
     ]
 
 

@@ -29,6 +29,7 @@ ROLE_NAMES: dict[str, str] = {
 }
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value")
+TURN_TEXTS = (*CONTENT_KEYS, "tool_calls", "function_call")  # one of which a turn has
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
 SWITCHES = ("weight", "loss_weight", "train", "training", "trainable", "loss", "learn")
 # Switches in a form that is not read: refused by name, since a turn would be learned that is not to be.
@@ -68,11 +69,15 @@ def messages(value: Any, key: str) -> Messages:
 
 def role_of(turn: Any) -> str | None:
     """The role of a turn as the normal form has it; None for what is no turn or has a role that is not known."""
-    found = _first(turn, ROLE_KEYS) if isinstance(turn, dict) else None
-    if not isinstance(found, str):
-        return None
-    role = ROLE_NAMES.get(found.strip().lower(), found.strip().lower())
+    found = _first(turn, ROLE_KEYS)
+    role = _role(found) if isinstance(found, str) else None
     return "assistant" if role == CALL else role if role in ROLES else None
+
+
+def _role(written: str) -> str:
+    """A role as the normal form has it, or CALL, or what is written where that is not known."""
+    name = written.strip().lower()
+    return ROLE_NAMES.get(name, name)
 
 
 def unfolded(value: Any) -> Any:
@@ -91,9 +96,6 @@ def unfolded(value: Any) -> Any:
 
 def _looks_like_a_turn(value: Any) -> bool:
     return role_of(value) is not None and any(value.get(name) is not None for name in TURN_TEXTS)
-
-
-TURN_TEXTS = (*CONTENT_KEYS, "tool_calls", "function_call")
 
 
 def switched_off(turns: Messages) -> bool:
@@ -145,7 +147,7 @@ def _turn(turn: Any, key: str) -> Message:
     found = turn[role_key]
     if not isinstance(found, str):
         raise StructuralFault(f"key '{key}.{role_key}': expected a string, found {kind_of(found)}")
-    role = ROLE_NAMES.get(found.strip().lower(), found.strip().lower())
+    role = _role(found)
     if role not in (*ROLES, CALL):
         known = ", ".join((*ROLES, *ROLE_NAMES))
         raise StructuralFault(f"key '{key}.{role_key}': unknown role '{found}'; expected one of {known}")

@@ -7,7 +7,17 @@ from typing import Any
 
 from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
-from easyrlhf.data.formats import FORMATS, WHOLE, Reading, read_row, recognise, require_format, table, variant
+from easyrlhf.data.formats import (
+    FORMATS,
+    WHOLE,
+    Reading,
+    read_row,
+    recognise,
+    require_format,
+    table,
+    unfolded_row,
+    variant,
+)
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.sources import RawRow, Source
 from easyrlhf.data.summary import Ledger
@@ -129,9 +139,10 @@ def _parse(raw: RawRow, name: str, expected: str | None, notes: Counter, kind: s
         raise StructuralFault(raw.fault)
     if not isinstance(raw.value, dict):
         raise StructuralFault(f"expected a JSON object, found {type(raw.value).__name__}")
-    found = read_row(name, raw.value, raw.place, notes, kind)
+    row = unfolded_row(raw.value)
+    found = read_row(name, row, raw.place, notes, kind)
     if expected is not None:
-        form = _variant_of(raw.value)
+        form = _variant_of(row)
         if form != expected and not (form in WHOLE and expected in WHOLE):
             raise StructuralFault(
                 f"mixed formats: this row reads as '{form}' ({keys_of(raw.value)}), the first "
@@ -192,6 +203,7 @@ def _require_no_question(raw: RawRow) -> None:
 
 
 def _variant_of(row: Any) -> str | None:
+    row = unfolded_row(row) if isinstance(row, dict) else row
     name = recognise(row)
     return None if name is None else variant(name, row)
 
