@@ -7,10 +7,9 @@ from typing import Any
 
 from easyrlhf.config.rendering import RESERVED
 from easyrlhf.data.encode import Encoder
+from easyrlhf.data.messages import SYSTEM
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
-
-SYSTEM = ("system", "developer")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from easyrlhf.data.messages import (
     MEDIA,
     MESSAGE_KEYS,
     SWITCHES,
+    SYSTEM,
     THOUGHT_KEYS,
     content_of,
     from_json,
@@ -19,13 +20,13 @@ from easyrlhf.data.messages import (
 )
 from easyrlhf.data.records import Demonstration, Messages, Prompt, Record, answers_of
 
-SYSTEM = ("system", "system_prompt", "system_message")
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")
 ARGUMENTS = ("chat_template_kwargs", "template_kwargs")
 THINKING = "enable_thinking"
 HISTORY = "history"
 # What a row may hold beside the texts that its format names, and what is made of it where there are turns.
-CONTEXT = (*SYSTEM, *TOOLS, *ARGUMENTS, THINKING)
+CONTEXT = (*SYSTEM_KEYS, *TOOLS, *ARGUMENTS, THINKING)
 # Keys that hold a row's answers, or say something of them.
 ANSWERS = (
     *("completion", "response", "output", "chosen", "rejected", "chosen_response", "rejected_response"),
@@ -124,7 +125,7 @@ def turns_in(value: Any) -> list[dict]:
 
 def system_text(row: dict) -> str:
     """The text of the row's system key; "" where there is none."""
-    found = [key for key in SYSTEM if row.get(key)]
+    found = [key for key in SYSTEM_KEYS if row.get(key)]
     texts = [content_of(row[key], key)[0] for key in found]
     if len(set(texts)) > 1:
         raise StructuralFault(f"keys {' and '.join(found)}: hold two different system texts; keep one")
@@ -153,7 +154,7 @@ def template_columns(row: dict) -> dict[str, Any]:
 def _with_system(prompt: Messages, text: str, notes: Counter) -> Messages:
     if not text:
         return prompt
-    if any(turn["role"] in ("system", "developer") for turn in prompt[:1]):
+    if any(turn["role"] in SYSTEM for turn in prompt[:1]):
         notes[TWO_SYSTEMS] += prompt[0]["content"] != text
         return prompt
     return [{"role": "system", "content": text}, *prompt]

@@ -13,6 +13,7 @@ from typing import Any
 from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.records import Message, Messages
 
+SYSTEM = ("system", "developer")  # roles of a turn that says how to answer
 ROLES = ("system", "user", "assistant", "tool", "developer")
 CALL = "assistant's tool call"  # the turns of ShareGPT dialects that hold a call as JSON
 ROLE_NAMES: dict[str, str] = {

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerFast
 
-from easyrlhf.data.chat import SYSTEM, Rendering, Template, opens, template_arguments
+from easyrlhf.data.chat import Rendering, Template, opens, template_arguments
 from easyrlhf.data.encode import CLOSE, OPEN, Encoder
 from easyrlhf.data.faults import ContentFault
+from easyrlhf.data.messages import SYSTEM
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
 
