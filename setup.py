@@ -47,11 +47,19 @@ REQUIRES = [
     'deepspeed>=0.18.6; sys_platform == "linux"',
 ]
 
+SERVE = ["starlette>=1", "uvicorn>=0.40"]
+
 EXTRAS = {
     "vllm": ["vllm>=0.31"],
     "wandb": ["wandb>=0.22"],
     "quantization": ["bitsandbytes>=0.45.1"],
+    "serve": SERVE,
     "dev": [
+        *SERVE,
+        "openai>=3",
+        "selenium>=4.40",
+        "nbclient>=0.10",
+        "ipykernel>=7",
         "pytest>=9",
         "pytest-timeout>=2.4",
         "pytest-xdist>=3.8",
