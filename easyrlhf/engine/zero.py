@@ -180,7 +180,9 @@ class ZeroEngine(Engine):
 
     def skip(self) -> None:
         """As Engine says."""
-        self.scheduler.step()
+        with warnings.catch_warnings():  # torch expects an optimiser's step before, which would exchange gradients
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
 
     def shapes(self) -> dict[str, torch.Size]:
         """As Engine says; at stage 3 the parameters themselves are empty."""

@@ -86,6 +86,7 @@ def collect(
         sampler_logprobs=samples.logprobs,
         scores=scores,
         source_scores=source_scores,
+        extra=list(rewards.extra),
         **scored,
     )
 

@@ -41,6 +41,7 @@ def kept_rows(
             "total": known(score - kl_coef * (kl[number] or 0.0)),
             "advantage": advantage(part.advantages[number], part.completion_mask[number]),
             "columns": json.loads(row["columns"]),
+            "extra": part.extra[number] if part.extra else {},
         }
         rows.append(kept | ({"prompt_ids": row["prompt_ids"], "completion_ids": ids} if with_ids else {}))
     return rows

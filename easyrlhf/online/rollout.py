@@ -27,6 +27,7 @@ class Rollout:
     source_scores    name → [B] raw scores of every reward source
     kl, rewards, advantages, returns  [B, T]  filled in by estimate; no kl without a reference
     loss_mask        [B, T]  1 on tokens to learn from; None for all of completion_mask
+    extra            [B]     name → value, what reward functions have logged of each completion
     """
 
     rows: list[dict[str, Any]]
@@ -45,6 +46,7 @@ class Rollout:
     advantages: Tensor | None = None
     returns: Tensor | None = None
     loss_mask: Tensor | None = None
+    extra: list[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -118,6 +120,7 @@ class Rollout:
             if isinstance(getattr(self, field.name), Tensor)
         }
         changed["rows"] = [self.rows[i] for i in indices]
+        changed["extra"] = self.extra and [self.extra[i] for i in indices]
         changed["source_scores"] = {name: scores[index] for name, scores in self.source_scores.items()}
         return replace(self, **changed)
 
@@ -134,10 +137,11 @@ def concatenate(first: Rollout, second: Rollout) -> Rollout:
             parts = [pad(part, (0, width - part.shape[1])) for part in parts]
         return torch.cat(parts)
 
-    tensors = {f.name: joined(f.name) for f in fields(Rollout) if f.name not in ("rows", "source_scores")}
+    tensors = {f.name: joined(f.name) for f in fields(Rollout) if f.name not in ("rows", "source_scores", "extra")}
     names = first.source_scores
     sources = {name: torch.cat([first.source_scores[name], second.source_scores[name]]) for name in names}
-    return Rollout(rows=first.rows + second.rows, source_scores=sources, **tensors)
+    extra = first.extra and first.extra + second.extra
+    return Rollout(rows=first.rows + second.rows, source_scores=sources, extra=extra, **tensors)
 
 
 def unpad(ids: Tensor, mask: Tensor) -> list[list[int]]:

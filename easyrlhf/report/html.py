@@ -11,7 +11,7 @@ from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versi
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
 from easyrlhf.report.metrics import ALIGN_TITLES, show
 from easyrlhf.report.plots import RM_EVAL_FILE, charts, examination_of
-from easyrlhf.report.rollouts import ROLLOUTS_FILE, marks, pick, prompt_text, stored_rows
+from easyrlhf.report.rollouts import ROLLOUTS_FILE, extras, marks, pick, prompt_text, stored_rows
 
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
@@ -172,12 +172,17 @@ def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
     for order, title in STANDING_OUT.items():
         found = pick(recent_rows, order, MOST_ROLLOUTS)
         items = [
-            (shortened(prompt_text(row)), [(f"step {row['step']}", shortened(row["completion"]), marks(row))])
+            (shortened(prompt_text(row)), [(f"step {row['step']}", shortened(row["completion"]), remarks(row))])
             for row in found
         ]
         folds += [blocks.fold(title, blocks.samples(items))] if items else []
     note = f"From the last {RECENT} steps; all that was kept is in {ROLLOUTS_FILE}: easyrlhf rollouts {folder.name}"
     return [blocks.section("Rollouts", *folds, note=note)] if folds else []
+
+
+def remarks(row: dict) -> str:
+    """The numbers of a kept completion, and what reward functions have logged of it."""
+    return " · ".join([marks(row), *map(shortened, extras(row))])
 
 
 def shortened(text: str) -> str:

@@ -67,3 +67,8 @@ def marks(row: Row) -> str:
     if len(row["rewards"]) > 1:
         said += [f"{name} {'-' if value is None else f'{value:+.3f}'}" for name, value in row["rewards"].items()]
     return " · ".join(said)
+
+
+def extras(row: Row) -> list[str]:
+    """What reward functions have logged of a completion, `name: value` each."""
+    return [f"{name}: {written(value)}" for name, value in row.get("extra", {}).items() if value is not None]

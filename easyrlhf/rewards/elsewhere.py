@@ -62,7 +62,9 @@ class Pending:
             raise error
         if error is not None:
             raise RewardError(f"{self.who} raised {self.explain(error)}\n{self.batch.sample()}") from error
-        return score_list(self.future.result(), self.who, self.batch)
+        scores = score_list(self.future.result(), self.who, self.batch)
+        self.logged.check(self.who, self.batch)
+        return scores
 
 
 def too_slow(who: str, limit: float, batch: Batch) -> RewardError:
@@ -124,7 +126,7 @@ class RewardFunction(Elsewhere):
 
     def start(self, batch: Batch) -> Pending:
         """Call it: an async function in the event loop, another in a thread of its own."""
-        logged = Logged()
+        logged = Logged(len(batch))
         keywords = keywords_for(self.function, batch) | asides_for(self.function, batch, logged)
         if self.overlaps:
             future = in_event_loop(lambda: self.function(**keywords))
@@ -143,5 +145,5 @@ def keywords_for(function: Function, batch: Batch) -> dict[str, list]:
 
 def asides_for(function: Function, batch: Batch, logged: Logged) -> dict[str, Any]:
     """The asides that it takes, which no column of the batch has the name of."""
-    found = asides_of(batch.state, logged.log_metric)
+    found = asides_of(batch.state, logged)
     return {name: found[name] for name in asked_asides(function, batch.columns)}

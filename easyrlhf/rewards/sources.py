@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import world
 from easyrlhf.engine.faults import named
+from easyrlhf.rewards.asides import Logged
 from easyrlhf.rewards.batch import Batch, RewardError, Row, TrainerState, as_number, score_list
 from easyrlhf.rewards.elsewhere import Elsewhere, RewardFunction
 from easyrlhf.rewards.model import RewardModel
@@ -37,7 +39,8 @@ class Rewards:
     Used inside of `with`: worker processes, if any, live no longer than that.
 
     state   how far the training is, for functions that ask; the loop moves it along
-    logged  what functions have logged since it was last taken
+    logged  numbers that functions have logged since they were last taken
+    extra   what functions have logged of each completion of the last call
     """
 
     sources: list[Source]
@@ -48,6 +51,7 @@ class Rewards:
     workers: Workers | None = None
     state: TrainerState = field(default_factory=TrainerState)
     logged: dict[str, list[float]] = field(default_factory=dict)
+    extra: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> "Rewards":
         if self.workers:
@@ -82,21 +86,25 @@ class Rewards:
                     given = source(rows, completions, finished)
                 models[place] = score_list(given, source.name, everything)[own]
 
-        def own_scores() -> tuple[dict[str, list[float]], list[tuple[str, float]]]:
-            raw, logged = {}, []
+        def own_scores() -> tuple[dict[str, list[float]], Logged]:
+            raw, logged = {}, Logged(len(batch))
             for place, (source, name) in enumerate(zip(self.sources, self.names(), strict=True)):
                 given = models.get(place)
                 if given is None:
                     pending = begun.get(place) or source.start(batch)
                     given = pending.scores()
-                    logged += [(f"{name}/{metric}", value) for metric, value in pending.logged]
+                    logged.take(name, pending.logged)
                 raw[name] = numbers(name, given, batch)
             return raw, logged
 
-        nothing = {name: [] for name in self.names()}, []
+        nothing = {name: [] for name in self.names()}, Logged()
         everyone = world.together(lambda: own_scores() if len(batch) else nothing)
-        for name, value in (one for _, logged in everyone for one in logged):
+        logged = Logged()
+        for _, said in everyone:
+            logged.append(said)
+        for name, value in logged.numbers:
             self.logged.setdefault(name, []).append(value)
+        self.extra[:] = logged.rows()
         parts = [part for part, _ in everyone]
         raw, scores = {}, torch.zeros(len(rows), device=finished.device)
         for weight, name in zip(self.weights, self.names(), strict=True):

@@ -35,7 +35,7 @@ def serve() -> None:
         while True:
             place, keywords = connection.recv()
             broken = isinstance(functions, str)
-            connection.send(("fault", functions, []) if broken else answer(functions[place], keywords))
+            connection.send(("fault", functions, Logged()) if broken else answer(functions[place], keywords))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -47,18 +47,17 @@ def end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def answer(function: Function, keywords: dict[str, Any]) -> tuple[str, Any, list]:
+def answer(function: Function, keywords: dict[str, Any]) -> tuple[str, Any, Logged]:
     """What to send for one call; what it logs is logged here, and sent along."""
-    logged = Logged()
-    if LOGGING in asked_asides(function, keywords):
-        keywords = keywords | {LOGGING: logged.log_metric}
+    logged = Logged(len(keywords["completions"]))
+    keywords = keywords | {name: getattr(logged, name) for name in asked_asides(function, keywords) if name in LOGGING}
     try:
         scores = call(function, keywords)
         scores = scores.tolist() if hasattr(scores, "tolist") else scores
         scores = [plain(score) for score in scores] if isinstance(scores, list | tuple) else plain(scores)
-        return "scores", scores, list(logged)
+        return "scores", scores, logged
     except BaseException as error:
-        return "fault", fault(error, function), list(logged)
+        return "fault", fault(error, function), logged
 
 
 def plain(score: Any) -> Any:

@@ -84,19 +84,23 @@ class Workers:
         """
         parts = divide(batch, len(self.workers))
         try:
-            return [score for part in self.answers(place, function, who, parts, logged) for score in part]
+            found = []
+            for scores, said in self.answers(place, function, who, parts):
+                found += scores
+                logged.append(said)
+            return found
         except RewardError:
             self.close(0.0)
             raise
 
-    def answers(self, place: int, function: Function, who: str, parts: list[Batch], logged: Logged) -> list[list]:
-        """The scores of each part, one part a worker. Raises RewardError."""
+    def answers(self, place: int, function: Function, who: str, parts: list[Batch]) -> list[tuple[list, Logged]]:
+        """The scores of each part and what was logged of it, one part a worker. Raises RewardError."""
         deadline = time.monotonic() + self.timeout
-        found: list[list] = [[] for _ in parts]
+        found: dict[int, tuple[list, Logged]] = {}
         waiting = {self.workers[number].connection: number for number in range(len(parts))}
         for number, part in enumerate(parts):
             try:
-                asides = {k: v for k, v in asides_for(function, part, logged).items() if k != LOGGING}
+                asides = {k: v for k, v in asides_for(function, part, Logged()).items() if k not in LOGGING}
                 self.workers[number].connection.send((place, keywords_for(function, part) | asides))
             except OSError as error:
                 raise self.dead(number, who, part) from error
@@ -106,18 +110,18 @@ class Workers:
                 raise too_slow(who, self.timeout, parts[min(waiting.values())])
             for connection in ready:
                 number = waiting.pop(connection)
-                found[number] = self.answer(number, who, parts[number], logged)
-        return found
+                found[number] = self.answer(number, who, parts[number])
+        return [found[number] for number in range(len(parts))]
 
-    def answer(self, number: int, who: str, part: Batch, logged: Logged) -> list:
-        """The scores that a worker has sent. Raises RewardError when it sent something else, or died."""
+    def answer(self, number: int, who: str, part: Batch) -> tuple[list, Logged]:
+        """The scores that a worker has sent, and what it logged. Raises RewardError when it sent else, or died."""
         try:
             kind, what, said = self.workers[number].connection.recv()
         except (EOFError, OSError) as error:
             raise self.dead(number, who, part) from error
-        logged += said
         if kind == "scores":
-            return score_list(what, who, part)
+            said.check(who, part)
+            return score_list(what, who, part), said
         raise RewardError(f"{who} raised {what}\n{part.sample()}")
 
     def dead(self, number: int, who: str, part: Batch) -> RewardError:

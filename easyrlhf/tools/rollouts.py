@@ -8,7 +8,7 @@ from easyrlhf.config import RolloutsConfig
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.report.console import one_line
-from easyrlhf.report.rollouts import ROLLOUTS_FILE, Row, last_step, marks, pick, prompt_text, stored_rows
+from easyrlhf.report.rollouts import ROLLOUTS_FILE, Row, extras, last_step, marks, pick, prompt_text, stored_rows
 
 
 def rollouts(config: RolloutsConfig) -> None:
@@ -57,3 +57,4 @@ def lines(row: Row) -> Iterator[str]:
     yield f"step {row['step']} · {row['place']} · {marks(row)}"
     yield f"  ┌ {one_line(prompt_text(row))}"
     yield f"  └ {one_line(row['completion'])}"
+    yield from (f"    {one_line(extra)}" for extra in extras(row))

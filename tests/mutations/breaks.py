@@ -646,7 +646,11 @@ BREAKS = [
     Break("online/update.py", "if self.learns_nothing(batch):", "if False:", GROUP_UPDATE),
     Break("online/loop.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
     Break("online/loop.py", "self.rewards.state.global_step = run.step", "pass", ONLINE_LOOP),
-    Break("rewards/workers.py", "        logged += said\n", "", "rewards/test_asides.py"),
+    Break("rewards/workers.py", "                logged.append(said)\n", "", "rewards/test_asides.py"),
+    Break("rewards/workers.py", "            said.check(who, part)\n", "", "rewards/test_asides.py"),
+    Break("rewards/elsewhere.py", "        self.logged.check(self.who, self.batch)\n", "", "rewards/test_asides.py"),
+    Break("rewards/sources.py", "        self.extra[:] = logged.rows()\n", "", "rewards/test_asides.py"),
+    Break("online/collect.py", "        extra=list(rewards.extra),\n", "", "online/test_collect.py"),
     Break("callables.py", "HANDED.get(name, function) is function", "True", "test_callables.py"),
     Break("rewards/functions.py", "name not in columns and not refused", "not refused", "rewards/test_asides.py"),
     Break(

@@ -12,7 +12,7 @@ from easyrlhf.models.lora import add_lora
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.sources import RewardFunction, Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
@@ -152,3 +152,19 @@ def test_a_reference_that_is_not_wanted_is_not_asked(tiny_lm, prompt_row, says, 
     assert rollout.ref_logprobs is None and rollout.log_ratios is None
     torch.testing.assert_close(rollout.old_logprobs, rollout.sampler_logprobs, rtol=0, atol=2e-5)
     assert rollout.values.abs().max() > 0
+
+
+def test_what_functions_log_of_completions_goes_with_them(tiny_lm, prompt_row, chatml_renderer):
+    def spell(completion_ids, log_extra, **_):
+        log_extra("first", [ids[0] for ids in completion_ids])
+        return [0.0] * len(completion_ids)
+
+    models = cast(tiny_lm)
+    sampler = HFSampler(models.policy, 0, Ending((2,)), 4, 1.0, 3)
+    rewards = Rewards([RewardFunction(spell, "spell")], [1.0], None, 0.0, chatml_renderer)
+    rows, keys = [prompt_row([5, 6]), prompt_row([7])], [(0, 0), (0, 1)]
+    rollout = collect(models, sampler, rewards, rows, keys, 30, Timer(), with_reference=False)
+    first = rollout.completion_ids[:, 0].tolist()
+    collect(models, sampler, rewards, rows[:1], keys[:1], 30, Timer(), with_reference=False)
+    assert rollout.extra == [{"spell/first": first[0]}, {"spell/first": first[1]}]
+    assert rollout.take([1]).extra == [{"spell/first": first[1]}]

@@ -19,7 +19,8 @@ def test_rows_hold_what_ppo_used(hand_rollout, ppo_config, prompt_row):
 
     Deltas -.05, 0, .6 and -.1, 1; advantages .1, .3, .6 and .4, 1: mean .48.
     """
-    rollout = replace(hand_rollout, source_scores={"good": T([1.0, 3.0]), "bad": T([torch.nan, 0.25])})
+    sources = {"good": T([1.0, 3.0]), "bad": T([torch.nan, 0.25])}
+    rollout = replace(hand_rollout, source_scores=sources, extra=[{"f/word": "red"}, {"f/word": None}])
     rollout.rows[1] = prompt_row([7], [{"role": "user", "content": "Hi"}], answer=4)
     estimated = estimate_ppo(rollout, ppo_config(gamma=1.0, lam=0.5), kl_coef=0.1)
     first, second = kept_rows(estimated, 0.1, 8, letters, with_ids=True)
@@ -35,6 +36,7 @@ def test_rows_hold_what_ppo_used(hand_rollout, ppo_config, prompt_row):
         "total": pytest.approx(1.05),
         "advantage": first["advantage"],
         "columns": {},
+        "extra": {"f/word": "red"},
         "prompt_ids": [5, 6],
         "completion_ids": [11, 12, 13],
     }

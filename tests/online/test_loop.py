@@ -337,10 +337,13 @@ def test_groups_whose_only_good_answer_was_cut_off_are_equal_when_that_is_masked
 
 
 def test_rollouts_of_different_widths_are_padded_when_they_are_joined(hand_rollout):
-    narrow = hand_rollout.take([1])
+    logged = replace(hand_rollout, extra=[{"f/x": 1}, {"f/x": 2}])
+    narrow = logged.take([1])
     narrow = replace(narrow, **{name: getattr(narrow, name)[:, :2] for name in WIDE})
-    both = concatenate(hand_rollout, narrow)
+    both = concatenate(logged, narrow)
     assert both.completions() == [[11, 12, 13], [14, 15], [14, 15]]
     assert both.completion_mask.shape == both.values.shape == (3, 3)
     assert both.lengths.tolist() == [3, 2, 2] and both.scores.tolist() == [1.0, 2.0, 2.0]
     assert both.rows[2] == hand_rollout.rows[1]
+    assert both.extra == [{"f/x": 1}, {"f/x": 2}, {"f/x": 2}]
+    assert concatenate(hand_rollout, hand_rollout).extra is None

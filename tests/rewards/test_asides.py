@@ -11,6 +11,8 @@ from easyrlhf.rewards.sources import RewardError, RewardFunction, WorkerFunction
 
 HALFWAY = TrainerState(global_step=3, max_steps=6, num_train_epochs=2.0, train_batch_size=8)
 FILE = """
+import numpy
+
 def by_step(prompts, completions, completion_ids, step, trainer_state, log_metric):
     log_metric("halves", trainer_state.epoch / 2)
     log_metric("halves", 1.0)
@@ -22,6 +24,22 @@ def by_any(completions, **kwargs):
 
 def by_column(completions, step, **kwargs):
     return [float(one) for one in step]
+
+def by_extra(prompts, completions, log_extra, **kwargs):
+    log_extra("prompt", prompts)
+    for completion in completions:
+        log_extra("length", [len(completion)])
+    if "a" in prompts:
+        log_extra("array", numpy.arange(len(prompts)) / 2)
+        log_extra("odd", [{"of": [1, None]}, float("inf")][:len(prompts)])
+    return [0.0] * len(completions)
+
+def ragged(completions, log_extra, **kwargs):
+    log_extra("x", [1])
+    return [0.0] * len(completions)
+
+def single(completions, log_extra, **kwargs):
+    log_extra("x", "one")
 
 def misnamed(completions, log_metric, **kwargs):
     log_metric("mean", 1)
@@ -35,7 +53,7 @@ def endless(completions, log_metric, **kwargs):
 def functions(tmp_path):
     """Name → (spec, function)."""
     (tmp_path / "r.py").write_text(FILE)
-    names = ("by_step", "by_any", "by_column", "misnamed", "endless")
+    names = ("by_step", "by_any", "by_column", "by_extra", "ragged", "single", "misnamed", "endless")
     specs = [f"{tmp_path}/r.py:{name}" for name in names]
     return dict(zip(names, zip(specs, load_functions(specs), strict=True), strict=True))
 
@@ -70,7 +88,13 @@ def test_what_kwargs_hold_and_that_a_column_goes_before(functions, rewards_of, p
 
 
 @pytest.mark.parametrize(
-    "name, message", [("misnamed", "log_metric: 'mean' is no name"), ("endless", "log_metric: x is nan, which is not")]
+    "name, message",
+    [
+        ("misnamed", "log_metric: 'mean' is no name"),
+        ("endless", "log_metric: x is nan, which is not"),
+        ("ragged", r"f logged 1 values of x \(log_extra\) for 2 completions"),
+        ("single", "log_extra: x is a str; give a list"),
+    ],
 )
 def test_what_cannot_be_logged_stops_like_any_error_of_a_function(
     functions, rewards_of, prompt_row, answer, name, message
@@ -80,13 +104,49 @@ def test_what_cannot_be_logged_stops_like_any_error_of_a_function(
         score(rewards, prompt_row, answer)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_values_of_completions_are_kept_in_their_order(functions, rewards_of, prompt_row, answer, workers):
+    """Of three prompts, two workers have one and two; what a worker did not log is None in its rows."""
+    spec, function = functions["by_extra"]
+    pool = Workers([spec], workers, 60.0) if workers else None
+    source = WorkerFunction(pool, 0, function, "f") if pool else RewardFunction(function, "f")
+    rewards = rewards_of([source, RewardFunction(functions["by_any"][1], "g")], workers=pool)
+    with rewards:
+        score(rewards, prompt_row, answer, 3 if workers else 2)
+    odd = [{"of": [1, None]}, "inf"]
+    second = [("b", 2, None, None), ("c", 2, None, None)] if workers else [("b", 2, 0.5, odd[1])]
+    expected = [("a", 2, 0.0, odd[0]), *second]
+    names = ("f/prompt", "f/length", "f/array", "f/odd")
+    assert rewards.extra == [dict(zip(names, values, strict=True)) for values in expected]
+
+
+def test_what_no_worker_can_add_up_is_no_column(functions, rewards_of, prompt_row, answer):
+    """Two workers, one value each of one and two completions."""
+    spec, function = functions["ragged"]
+    pool = Workers([spec], 2, 60.0)
+    rewards = rewards_of([WorkerFunction(pool, 0, function, "f")], workers=pool)
+    with rewards, pytest.raises(RewardError, match=r"f logged 1 values of x \(log_extra\) for 2 completions"):
+        score(rewards, prompt_row, answer, 3)
+
+
+def test_several_parts_are_one_behind_the_other():
+    first, second = Logged(2), Logged(1)
+    first.log_extra("x", [1, 2])
+    second.log_extra("y", torch.tensor([3]))
+    first.append(second)
+    assert first.rows() == [{"x": 1, "y": None}, {"x": 2, "y": None}, {"x": None, "y": 3}]
+
+
 def test_names_are_those_of_a_metric():
     logged = Logged()
     for name in ("a b", "", 3, "std", "a/b"):
         with pytest.raises(ValueError, match="is no name"):
             logged.log_metric(name, 1)
     logged.log_metric("tool_calls.mean-x", torch.tensor(2))
-    assert logged == [("tool_calls.mean-x", 2.0)]
+    assert logged.numbers == [("tool_calls.mean-x", 2.0)]
+    for name in ("", " ", 3):
+        with pytest.raises(ValueError, match="is no name of a column"):
+            logged.log_extra(name, [])
     assert metric("reward/f/tool_calls") is metric("reward/other/x") is not metric("reward/f/mean")
     assert metric("eval/reward/f/tool_calls").meaning.endswith("on the valid_data prompts.")
 

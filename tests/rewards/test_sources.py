@@ -41,7 +41,7 @@ def test_a_function_is_given_what_trl_gives_for_texts(ask, prompt_row, answer):
     rows = [prompt_row([3], "first", label="a", level=1), prompt_row([4], "second", label="b", completions="theirs")]
     ids = [answer("blue"), answer("a green sky", ended=False)]
     assert ask(RewardFunction(score, "score"), rows, ids, T([True, False])) == [0.5, 1.5]
-    asides = [given.pop(name) for name in ("step", "trainer_state", "log_metric")]
+    asides = [given.pop(name) for name in ("step", "trainer_state", "log_metric", "log_extra")]
     assert asides[0] == asides[1].global_step == 0
     assert given == {
         "prompts": ["first", "second"],

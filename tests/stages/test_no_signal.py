@@ -43,10 +43,10 @@ def constant(data, chain, tmp_path):
 
 
 def assert_unmoved(folder: Path, start: str) -> list[dict]:
-    """The rows of metrics.jsonl of a run whose policy is its start, bit for bit."""
+    """The rows of metrics.jsonl of a run whose policy is its start in its own precision, bit for bit."""
     before, after = (load_file(Path(where) / "model.safetensors") for where in (start, folder))
     assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(before[name].to(after[name].dtype), after[name]) for name in before)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -58,6 +58,8 @@ def assert_unmoved(folder: Path, start: str) -> list[dict]:
         (1.1, {"num_generations": 4, "multi_objective_aggregation": "normalize_then_sum"}),
         (0.7, {"num_generations": 8, "advantage": "rloo"}),
         (0.35, {"num_generations": 1, "advantage": "reinforce++"}),
+        (0.1, {"num_generations": 8, "precision": "bf16"}),
+        (-3e-7, {"num_generations": 2, "advantage": "rloo", "precision": "bf16"}),
     ],
 )
 def test_no_group_method_learns_from_equal_scores(constant, small_grpo, chain, value, settings):
@@ -69,8 +71,9 @@ def test_no_group_method_learns_from_equal_scores(constant, small_grpo, chain, v
     assert [row.get("health/equal_groups") for row in rows] == [expected] * 6
 
 
-def test_the_policy_of_ppo_does_not_learn_from_equal_scores(constant, small_ppo, chain):
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_policy_of_ppo_does_not_learn_from_equal_scores(constant, small_ppo, chain, precision):
     """At lambda 1 and a value model that learns nothing, every token's advantage is the score."""
     known = small_ppo | {"num_mini_batches": 1, "num_ppo_epochs": 1, "lam": 1.0, "kl_coef": 0.0, "vf_coef": 0.0}
-    rows = assert_unmoved(train_ppo(PPOConfig(**known | constant(0.7))), chain.sft)
+    rows = assert_unmoved(train_ppo(PPOConfig(**known | constant(0.7), precision=precision)), chain.sft)
     assert [row["policy/skipped_steps"] for row in rows] == [1] * 6

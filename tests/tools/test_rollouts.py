@@ -64,7 +64,8 @@ def test_rows_are_those_that_were_asked_for(run_folder, ask, words, expected):
 
 def test_a_row_in_the_terminal_has_its_numbers_and_no_control_characters(run_folder, ask):
     with (run_folder / "rollouts.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 3} | row(1, 0.5, completion="two\nlines \x1b[31m")) + "\n")
+        extra = {"f/found": "4\n2", "f/parts": [1, None], "g/x": None}
+        file.write(json.dumps({"step": 3} | row(1, 0.5, completion="two\nlines \x1b[31m", extra=extra)) + "\n")
         file.write('{"step": 3, "pla')  # a run that was killed while it wrote
     code, said, _ = ask(run_folder)
     assert code == 0
@@ -72,6 +73,8 @@ def test_a_row_in_the_terminal_has_its_numbers_and_no_control_characters(run_fol
         "step 3 · 1 · score +0.500 · kl +0.500 · total +0.500 · advantage +0.250 · 5 tokens",
         "  ┌ user: Say 1.",
         "  └ two⏎lines �[31m",
+        "    f/found: 4⏎2",
+        "    f/parts: [1, null]",
     ]
     assert ask(run_folder, "--step", 2)[1].splitlines()[3] == (
         "step 2 · 4 · score +0.300 · kl +7.000 · total +0.300 · advantage +0.250 · 5 tokens, cut off · "
