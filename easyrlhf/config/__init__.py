@@ -20,6 +20,7 @@ from easyrlhf.config.preference import (
     SimPOConfig,
 )
 from easyrlhf.config.rollouts import VLLMServeConfig
+from easyrlhf.config.serving import ServeConfig
 from easyrlhf.config.tools import (
     CheckConfig,
     DoctorConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "SFTConfig",
     "ScoreConfig",
     "ScoringConfig",
+    "ServeConfig",
     "ServeRewardConfig",
     "SimPOConfig",
     "TrainConfig",

@@ -55,6 +55,22 @@ def decode_all(text: str) -> tuple[Any, Callable[[Any], str | None]]:
         return _MARKING.decode(text), _doubled_inside
 
 
+def read_json(body: bytes) -> Any:
+    """The JSON of a message from elsewhere. Raises ValueError, in words, for what is no JSON or no text."""
+    try:
+        text = body.decode("utf-8")
+        value, fault = _MESSAGES.decode(text), surrogate_fault(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {body[error.start]:#04x} at position {error.start})") from error
+    except KeyTwice:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from error
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
 def not_utf8(byte: int, position: int) -> str:
     """The fault of a line that holds this byte."""
     return f"not UTF-8 (byte {byte:#04x} at position {position}); save the file as UTF-8"
@@ -84,6 +100,10 @@ def _marked(pairs: list[tuple[str, Any]]) -> dict:
     return found
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _twice(pairs: list[tuple[str, Any]]) -> str:
     """The first key that is there a second time."""
     seen = set()
@@ -99,4 +119,5 @@ def _doubled_inside(value: Any) -> str | None:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique)
+_MESSAGES = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
 _MARKING = json.JSONDecoder(object_pairs_hook=_marked)

@@ -122,19 +122,45 @@ def merge_adapter(lm, path: str, *, name: str):
     Raises InputError when the two do not belong together.
     """
     from peft import PeftModel
+
+    with fitting(path, name):
+        if (rows := adapter_rows(path, lm)) is not None and rows != lm.get_input_embeddings().num_embeddings:
+            lm.resize_token_embeddings(rows)
+        merged = PeftModel.from_pretrained(lm, path).merge_and_unload()
+    return merged.requires_grad_(True)  # peft has frozen what it wrapped
+
+
+def put_on(lm, path: str, adapter: str, *, name: str):
+    """The model with an adapter folder on it that stays apart, beside those put on it before; all weights frozen.
+
+    lm       the model that the adapter was trained on, or what this function made of it
+    adapter  what the adapter is called from then on
+    name     what the caller knows the model by, for messages
+    Raises InputError when the two do not belong together.
+    """
+    from peft import PeftModel
+
+    with fitting(path, name):
+        if isinstance(lm, PeftModel):
+            lm.load_adapter(path, adapter)
+        else:
+            lm = PeftModel.from_pretrained(lm, path, adapter)
+    return lm.eval().requires_grad_(False)
+
+
+@contextmanager
+def fitting(path: str, name: str) -> Iterator[None]:
+    """Let what peft says of an adapter that does not fit its model be an InputError."""
     from safetensors import SafetensorError
 
     faults = (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError, UserWarning)
     try:
         with quietly():
             warnings.filterwarnings("error", message=".*missing adapter keys")
-            if (rows := adapter_rows(path, lm)) is not None and rows != lm.get_input_embeddings().num_embeddings:
-                lm.resize_token_embeddings(rows)
-            merged = PeftModel.from_pretrained(lm, path).merge_and_unload()
+            yield
     except faults as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit {name} ({reason[:200]}); give the model it was trained on") from error
-    return merged.requires_grad_(True)  # peft has frozen what it wrapped
 
 
 def adapter_rows(path: str, lm) -> int | None:

@@ -58,6 +58,19 @@ class SlotLayer(DynamicLayer):
         for tensor in (self.keys, self.values):
             tensor[targets, :, : self.columns] = tensor[sources, :, : self.columns]
 
+    def add_columns(self, count: int) -> None:
+        """Put so many columns before all others, for rows that are longer than those there are."""
+        if self.is_initialized:
+            self.keys, self.values = (self._shifted(tensor, count) for tensor in (self.keys, self.values))
+        self.columns += count
+
+    def _shifted(self, tensor: Tensor, count: int) -> Tensor:
+        """A copy whose columns stand so many places later; zeros before them, as in _enlarged."""
+        slots, heads, _, size = tensor.shape
+        moved = tensor.new_zeros(slots, heads, self.columns + count + CHUNK, size)
+        moved[:, :, count : self.columns + count] = tensor[:, :, : self.columns]
+        return moved
+
     def drop_columns(self, count: int) -> None:
         """Forget the first columns of all slots."""
         for tensor in (self.keys, self.values):
@@ -89,6 +102,11 @@ class Slots(Cache):
         """Copy slots over others."""
         for layer in self.layers:
             layer.move(sources.to(layer.keys.device), targets.to(layer.keys.device))
+
+    def add_columns(self, count: int) -> None:
+        """Put so many columns before all others."""
+        for layer in self.layers:
+            layer.add_columns(count)
 
     def drop_columns(self, count: int) -> None:
         """Forget the first columns of all slots."""

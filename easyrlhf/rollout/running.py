@@ -66,11 +66,14 @@ class Running:
         return len(self.rows)
 
     def join(self, newcomers: list[Newcomer]) -> None:
-        """Take samples in, the longest prompt first; none may be longer than those that joined before."""
+        """Take samples in."""
         lengths = [len(newcomer.prompt) - 1 for newcomer in newcomers]
         if not len(self):
-            self.columns = lengths[0]
+            self.columns = max(lengths)
             self.cache = Slots(self.columns)
+        elif (missing := max(lengths) - self.columns) > 0:
+            self.cache.add_columns(missing)
+            self.starts, self.columns = self.starts + missing, self.columns + missing
         places = [(new.cache, new.place, length) for new, length in zip(newcomers, lengths, strict=True)]
         self.cache.put(len(self), places)
         self.rows = torch.cat([self.rows, torch.tensor([new.row for new in newcomers])])
@@ -99,10 +102,13 @@ class Running:
         """
         self.drawn, self.tokens = self.drawn + 1, tokens
         if ended.any():
-            self._leave(ended)
+            self.leave(ended)
 
-    def _leave(self, ended: Tensor) -> None:
-        """Move the last of those who stay to the slots of those who leave: the others need not be copied."""
+    def leave(self, ended: Tensor) -> None:
+        """Let samples go, and move the last of those who stay to their slots: the others need not be copied.
+
+        ended  [n]
+        """
         stay = len(self) - int(ended.sum())
         slots = torch.arange(stay)
         free = ended[:stay].nonzero().squeeze(1)

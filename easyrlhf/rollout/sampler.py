@@ -1,6 +1,6 @@
 """Sampling completions: plain softmax at a temperature, reproducible whatever the batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -123,11 +123,14 @@ class HFSampler:
                     running.join(newcomers)
                 if not len(running):
                     return
-                logits, temperature, rows = running.logits(self.lm), self.temperature, running.rows.tolist()
-                if self.shape.changes:
-                    logits = self.shape(logits, [prompts[row] + said[row] for row in rows], temperature)
-                    temperature = 1.0 if temperature else 0.0  # it is in the logits already
-                drawn = draw(logits, uniforms[running.rows, running.drawn], temperature)
+                logits, rows = running.logits(self.lm), running.rows.tolist()
+                drawn = draw_shaped(
+                    logits,
+                    uniforms[running.rows, running.drawn],
+                    self.temperature,
+                    self.shape,
+                    lambda rows=rows: [prompts[row] + said[row] for row in rows],
+                )
                 tokens, logprobs = (tensor.cpu() for tensor in drawn)
                 ended = self.ending.by_token(tokens) | (running.drawn + 1 == self.max_new_tokens)
                 for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
@@ -135,3 +138,16 @@ class HFSampler:
                     ended[place] |= self.ending.by_text(said[row])
                 yield Step(running.rows, running.drawn, tokens, logprobs)
                 running.go_on(tokens, ended)
+
+
+def draw_shaped(
+    logits: Tensor, uniforms: Tensor, temperature: float, shape: Shape, seen: Callable[[], list[list[int]]]
+) -> tuple[Tensor, Tensor]:
+    """Draw as draw does, from the distribution of that shape.
+
+    seen  gives what Shape is called with; asked where the shape changes anything
+    """
+    if shape.changes:
+        logits = shape(logits, seen(), temperature)
+        temperature = 1.0 if temperature else 0.0  # it is in the logits already
+    return draw(logits, uniforms, temperature)

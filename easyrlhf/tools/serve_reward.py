@@ -19,7 +19,7 @@ from easyrlhf.engine.renderers import own_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
-from easyrlhf.models.load import load_config
+from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.rewards.model import score_sequences
 
@@ -36,12 +36,14 @@ class Scorer:
     """Answers requests with a reward model, one at a time.
 
     tokenizer  fingerprint of its tokenizer and template
+    limit      tokens that the model was made for; None: no limit
     """
 
     model: ScalarModel
     renderer: Renderer
     micro_batch_tokens: int
     tokenizer: dict[str, str]
+    limit: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, body: Any) -> dict[str, list[float]]:
@@ -223,4 +225,5 @@ def load_scorer(config: ScoringConfig) -> Scorer:
     check_probes(model, read_stage(folder).get("probes", []), folder, dtype)
     choose_threads(device, sum(p.numel() for p in model.parameters()))
     tokens = pick_micro_batch_tokens(config.micro_batch_tokens, device)
-    return Scorer(model, renderer, tokens, tokenizer_fingerprint(tokenizer))
+    limit = positions_of(folder, trust_remote_code=trust)
+    return Scorer(model, renderer, tokens, tokenizer_fingerprint(tokenizer), limit)

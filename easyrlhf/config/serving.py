@@ -1,0 +1,142 @@
+"""`easyrlhf serve`: language models behind an OpenAI-compatible server."""
+
+import re
+from dataclasses import MISSING, dataclass, fields
+from typing import ClassVar
+
+from easyrlhf.config.rendering import chat_template_kwargs, enable_thinking, fold_system, template_kwargs
+from easyrlhf.config.tools import ScoringConfig
+from easyrlhf.config.using import PolicyConfig
+from easyrlhf.settings import DATA, RUN, SAMPLING, SettingError, opt, split_list
+
+KEY = re.compile(r"[A-Za-z0-9._~-]+")  # what stands in a link and in a header as it is
+HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ServeConfig(ScoringConfig):
+    """Settings of `easyrlhf serve`: models behind an OpenAI-compatible server, with a page to talk to them."""
+
+    stage: ClassVar[str] = "serve"
+
+    model: str = opt(
+        MISSING,
+        "The language models: folders of stages, adapter folders, any Hugging Face checkpoints or hub ids. Adapters of "
+        "one base model share its weights. Clients name a model by the last part of its path.",
+        group=DATA,
+        metavar="DIR|HUB_ID[,…]",
+        many=True,
+    )
+    reward_model: str | None = opt(
+        None,
+        "Scores answers at POST /api/score and on the page: the folder of rm_train, or a sequence classifier with one "
+        "label.",
+        group=DATA,
+        metavar="DIR",
+    )
+    chat_template: str | None = opt(
+        None,
+        "Template for those models that have none: chatml, hh, llama3 or a Jinja file.",
+        group=DATA,
+        metavar="NAME|FILE",
+        shown="each model's own",
+    )
+    chat_template_kwargs: str | None = chat_template_kwargs("each model's own")
+    enable_thinking: str | None = enable_thinking("each model's own")
+    fold_system: bool | None = fold_system("each model's own, else off")
+    max_length: int | None = opt(
+        None,
+        "Most tokens of prompt and answer together.",
+        group=DATA,
+        low=2,
+        shown="what each model was made for",
+    )
+    max_new_tokens: int = opt(
+        512, "Longest answer, in tokens, where a request gives no max_tokens.", group=SAMPLING, low=1
+    )
+    temperature: float = opt(
+        1.0,
+        "Softmax temperature where a request gives none; 0 takes the likeliest token, always.",
+        group=SAMPLING,
+        low=0,
+        high=100,
+    )
+    top_p: float = opt(
+        1.0,
+        "Where a request gives no top_p: draw from the likeliest tokens that have this probability together.",
+        group=SAMPLING,
+        above=0,
+        high=1,
+    )
+    top_k: int = opt(
+        0,
+        "Where a request gives no top_k: draw from so many of the likeliest tokens; 0 from all.",
+        group=SAMPLING,
+        low=0,
+    )
+    repetition_penalty: float = opt(
+        1.0,
+        "Where a request gives no repetition_penalty: make tokens that prompt or answer hold already less likely.",
+        group=SAMPLING,
+        above=0,
+    )
+    host: str = opt(
+        "127.0.0.1",
+        "Address to listen on; 0.0.0.0 lets other machines in, over plain HTTP, which can be read on its way. From "
+        "elsewhere ssh -L 8000:127.0.0.1:8000 MACHINE is safer, and needs no --host.",
+        group=RUN,
+        metavar="ADDRESS",
+    )
+    port: int = opt(8000, "Port to listen on; 0 for any free one.", group=RUN, low=0, high=65535)
+    api_key: str | None = opt(
+        None,
+        "The key that clients must give. Other users of this machine can read flags: the environment variable "
+        "EASYRLHF_API_KEY does the same.",
+        group=RUN,
+        metavar="KEY",
+        shown="EASYRLHF_API_KEY, else a new one",
+    )
+    allow_hosts: str | None = opt(
+        None,
+        "Further names by which clients reach this server, such as a proxy's; others are refused.",
+        group=RUN,
+        metavar="NAME[,…]",
+        many=True,
+        shown="those of --host",
+    )
+    batch_size: int = opt(16, "Answers of a model decoded together; others wait.", group=RUN, low=1)
+    max_waiting: int = opt(
+        128, "Answers that may wait for their turn; further requests are told to come again (503).", group=RUN, low=1
+    )
+    allow_incomplete: bool = opt(False, "Take models whose own run did not finish.", group=RUN)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The models."""
+        return split_list(self.model)
+
+    def policy(self, path: str) -> PolicyConfig:
+        """These settings as far as they concern one of the models."""
+        shared = {f.name for f in fields(PolicyConfig)} & {f.name for f in fields(self)}
+        given = {name: getattr(self, name) for name in shared} | {"model": path, "reward_model": None}
+        return PolicyConfig(**given, continue_final_message=True)
+
+    def _check(self) -> None:
+        super()._check()
+        template_kwargs(self)
+        paths = self.paths
+        if twice := next((path for i, path in enumerate(paths) if path in paths[:i]), None):
+            raise SettingError("model", f"model {self.model}: {twice} is there twice; give it once")
+        if self.max_length is not None and self.max_new_tokens >= self.max_length:
+            raise SettingError(
+                "max_new_tokens",
+                f"max_new_tokens {self.max_new_tokens}: must be less than max_length {self.max_length}, or no prompt "
+                "fits; lower it or raise max_length",
+            )
+        if self.api_key is not None and not KEY.fullmatch(self.api_key):
+            raise SettingError(  # the key is not repeated
+                "api_key", "api_key: must be of letters, digits and . _ ~ - alone, as it stands in a link and a header"
+            )
+        for name in split_list(self.allow_hosts):
+            if not HOST_NAME.fullmatch(name):
+                raise SettingError("allow_hosts", f"allow_hosts {name}: must be a name or an address, without a port")

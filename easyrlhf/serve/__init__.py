@@ -1,0 +1,1 @@
+"""Language models behind HTTP: what OpenAI clients ask, answered by the project's own decoding loop."""

@@ -1,0 +1,220 @@
+"""The routes of the server."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from easyrlhf.config import ServeConfig
+from easyrlhf.serve.answers import ChatForm, Conversation, Piece, TextForm
+from easyrlhf.serve.decode import Busy, Engine, Stopped
+from easyrlhf.serve.models import Served, ids_of
+from easyrlhf.serve.protocol import chat_request, text_request
+from easyrlhf.serve.refusals import Refusal, busy, failed, stopping
+from easyrlhf.serve.scores import score_request
+from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refused
+from easyrlhf.tools.serve_reward import Scorer
+
+PAGE = Path(__file__).parent / "page"
+FILES = {"/": "index.html", "/static/app.js": "app.js", "/static/app.css": "app.css"}
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes answer with.
+
+    began  when the server was started, in seconds since 1970
+    """
+
+    config: ServeConfig
+    models: dict[str, Served]
+    engine: Engine
+    scorer: Scorer | None
+    version: str
+    began: int
+
+    async def list_models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self.entry(name) for name in self.models]})
+
+    async def one_model(self, request: Request) -> Response:
+        """GET /v1/models/NAME."""
+        name = request.path_params["name"]
+        if name not in self.models:
+            raise Refusal(f"model {name!r}: is not served here", status=404, code="model_not_found")
+        return JSONResponse(self.entry(name))
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """A model, as OpenAI clients read it."""
+        return {"id": name, "object": "model", "created": self.began, "owned_by": "easyrlhf"}
+
+    async def about(self, request: Request) -> Response:
+        """GET /api/about."""
+        config = self.config
+        models = [{"id": one.id, "title": one.title, "positions": one.positions} for one in self.models.values()]
+        names = ("temperature", "top_p", "top_k", "repetition_penalty")
+        defaults = {name: getattr(config, name) for name in names} | {"max_tokens": config.max_new_tokens}
+        return JSONResponse(
+            {
+                "models": models,
+                "reward_model": config.reward_model and ids_of([config.reward_model])[0],
+                "defaults": defaults,
+                "version": self.version,
+            }
+        )
+
+    async def score(self, request: Request) -> Response:
+        """POST /api/score."""
+        body = await json_of(request)
+        if self.scorer is None:
+            raise Refusal("no reward model is served; start the server with --reward_model DIR", status=404)
+        return JSONResponse(await asyncio.to_thread(score_request, body, self.scorer))
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        body = await json_of(request)
+        return await self.answer(
+            request, ChatForm(await asyncio.to_thread(chat_request, body, self.models, self.config))
+        )
+
+    async def texts(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        body = await json_of(request)
+        return await self.answer(
+            request, TextForm(await asyncio.to_thread(text_request, body, self.models, self.config))
+        )
+
+    async def answer(self, request: Request, form: ChatForm | TextForm) -> Response:
+        """Decode, and answer whole or piece by piece. Raises Refusal."""
+        talk = Conversation(form.asked, self.engine, form.strip)
+        try:
+            talk.begin()
+        except Busy:
+            raise busy(self.engine.waiting()) from None
+        except Stopped:
+            raise stopping() from None
+        if form.asked.stream:
+            return StreamingResponse(events(talk, form), media_type="text/event-stream")
+        try:
+            return JSONResponse(form.whole(await unless_gone(request, gathered(talk))))
+        finally:
+            talk.leave()
+
+
+async def events(talk: Conversation, form: ChatForm | TextForm) -> AsyncIterator[str]:
+    """The events of a stream; a client that goes away ends it."""
+    tokens: dict[int, int] = {}
+    try:
+        for opening in form.opening():
+            yield event(opening)
+        async for piece in talk.pieces():
+            tokens[piece.index] = piece.tokens
+            yield event(form.event(piece))
+        if form.asked.include_usage:
+            yield event(form.chunk([], sum(tokens.values())))
+        yield "data: [DONE]\n\n"
+    except Refusal as refusal:
+        yield event(refusal.body())
+    finally:
+        talk.leave()
+
+
+def event(value: dict[str, Any]) -> str:
+    """One event of a stream."""
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+async def gathered(talk: Conversation) -> list[list[Piece]]:
+    """The pieces of each answer."""
+    found: list[list[Piece]] = [[] for _ in talk.samples]
+    async for piece in talk.pieces():
+        found[piece.index].append(piece)
+    return found
+
+
+async def unless_gone(request: Request, work: Any) -> Any:
+    """The result of a coroutine, for as long as the client waits. Raises ClientDisconnect."""
+    done, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise ClientDisconnect
+        return done.result()
+    finally:
+        done.cancel()
+        gone.cancel()
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def health(request: Request) -> Response:
+    """GET /health."""
+    return JSONResponse({"status": "ok"})
+
+
+async def page(request: Request) -> Response:
+    """The files of the page."""
+    file = PAGE / FILES[request.url.path]
+    if not file.is_file():
+        raise HTTPException(404)
+    return Response(file.read_bytes(), media_type=KINDS[file.suffix])
+
+
+def make_app(service: Service, key: Key, hosts: Hosts) -> ASGIApp:
+    """The server as an ASGI application."""
+    routes = [
+        *(Route(path, page) for path in FILES),
+        Route("/health", health),
+        Route("/v1/models", service.list_models),
+        Route("/v1/models/{name:path}", service.one_model),
+        Route("/v1/chat/completions", service.chat, methods=["POST"]),
+        Route("/v1/completions", service.texts, methods=["POST"]),
+        Route("/api/about", service.about),
+        Route("/api/score", service.score, methods=["POST"]),
+    ]
+    handlers = {Refusal: refusal_answer, HTTPException: http_answer, ClientDisconnect: nobody, Exception: fault_answer}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), key, hosts)
+
+
+def new_service(config: ServeConfig, models: list[Served], scorer: Scorer | None, version: str) -> Service:
+    """The service of these models, its decoding begun."""
+    engine = Engine(models, config.batch_size, config.max_waiting)
+    engine.start()
+    return Service(config, {one.id: one for one in models}, engine, scorer, version, int(time.time()))
+
+
+async def refusal_answer(request: Request, error: Refusal) -> Response:
+    """What a refusal is answered with."""
+    return refused(error)
+
+
+async def http_answer(request: Request, error: HTTPException) -> Response:
+    """What an address or a method that there is not is answered with."""
+    where = f"{request.method} {request.url.path}"
+    message = f"{where}: another method is needed" if error.status_code == 405 else f"{where}: there is nothing here"
+    return refused(Refusal(message, status=error.status_code, headers=dict(error.headers or {})))
+
+
+async def nobody(request: Request, error: ClientDisconnect) -> Response:
+    """Nobody reads it."""
+    return Response(status_code=499)
+
+
+async def fault_answer(request: Request, error: Exception) -> Response:
+    """What a fault of ours is answered with; what it was stands in the terminal."""
+    return refused(failed())

@@ -1,0 +1,65 @@
+"""A server in a thread, on tiny random models, with a reward model."""
+
+import socket
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from easyrlhf.config import ServeConfig
+from easyrlhf.models.value_head import new_head, save_head
+from easyrlhf.serve.app import make_app, new_service
+from easyrlhf.serve.models import load_models, read_models
+from easyrlhf.serve.running import Server
+from easyrlhf.serve.security import Hosts, Key
+from easyrlhf.tools.serve_reward import load_scorer
+
+KEY = "a-key-of-the-tests"
+
+
+@contextmanager
+def serving(*models, **settings):
+    """A server of these folders: url, key, service."""
+    config = ServeConfig(model=",".join(map(str, models)), devices="cpu", **settings)
+    scorer = load_scorer(config) if config.reward_model else None
+    service = new_service(config, load_models(read_models(config)), scorer, "0")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(make_app(service, Key(KEY), Hosts("127.0.0.1", ["models.example"])), service.engine)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield SimpleNamespace(url=url, key=KEY, service=service, config=config, engine=service.engine)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="package")
+def folders(tmp_path_factory, tiny_lm, tokenizer):
+    """Two tiny models and a reward model that fit the ChatML tokenizer."""
+    root = tmp_path_factory.mktemp("serve")
+    for seed, name in enumerate(("one", "two", "rm")):
+        lm = tiny_lm(vocab=len(tokenizer), seed=seed)
+        lm.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    torch.manual_seed(0)
+    save_head(new_head(lm), root / "rm")
+    return SimpleNamespace(one=root / "one", two=root / "two", rm=root / "rm", root=root)
+
+
+@pytest.fixture(scope="package")
+def server(folders):
+    """The server that most tests talk to."""
+    with serving(folders.one, folders.two, reward_model=str(folders.rm), max_new_tokens=24, max_waiting=32) as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def client(server):
+    """OpenAI's own client, which tries nothing twice."""
+    from openai import OpenAI
+
+    return OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
