@@ -52,6 +52,8 @@ SERVE = ["starlette>=1", "uvicorn>=0.40"]
 EXTRAS = {
     "vllm": ["vllm>=0.31"],
     "wandb": ["wandb>=0.22"],
+    "mlflow": ["mlflow>=3"],
+    "trackio": ["trackio>=0.40"],
     "quantization": ["bitsandbytes>=0.45.1"],
     "serve": SERVE,
     "dev": [

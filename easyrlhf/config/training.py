@@ -14,7 +14,9 @@ from easyrlhf.config.rendering import (
 from easyrlhf.config.shared import (
     DEFAULT_LENGTH,
     DEFAULT_MODEL,
+    check_report_to,
     filled_lengths,
+    report_to,
     row_field,
     row_format,
     row_transform,
@@ -323,12 +325,7 @@ class TrainConfig(Settings):
     overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN)
     allow_incomplete: bool = opt(False, "Accept an input folder whose own run did not finish.", group=RUN)
     trust_remote_code: bool = trust_remote_code()
-    report_to: str = opt(
-        "tensorboard",
-        "Live curves beside metrics.jsonl: TensorBoard files in output_dir/runs, or Weights & Biases.",
-        group=RUN,
-        choices=("tensorboard", "wandb", "none"),
-    )
+    report_to: str = report_to()
     dry_run: bool = opt(
         False,
         "Print the resolved settings, what the data holds and the plan of steps; train nothing.",
@@ -337,6 +334,7 @@ class TrainConfig(Settings):
 
     def _check(self) -> None:
         template_kwargs(self)
+        check_report_to(self.report_to)
         longest = self.max_length or DEFAULT_LENGTH
         if (self.max_prompt_length or 1) >= longest:
             raise SettingError(

@@ -1,31 +1,17 @@
-"""metrics.jsonl, samples.jsonl and rollouts.jsonl of a stage folder, mirrored to TensorBoard or wandb."""
+"""metrics.jsonl, samples.jsonl and rollouts.jsonl of a stage folder, mirrored to the trackers that are wanted."""
 
-import importlib.metadata
 import json
 import math
 import os
-import uuid
+from collections.abc import Callable
 from pathlib import Path
 
-from easyrlhf.errors import InputError
 from easyrlhf.report.metrics import metric
 from easyrlhf.report.rollouts import ROLLOUTS_FILE
+from easyrlhf.report.trackers.chosen import Trackers
+from easyrlhf.report.trackers.tracker import TrackedRun
 
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
-
-
-def check_report_to(report_to: str) -> None:
-    """InputError when what `--report_to` names is not installed; costs nothing, loads nothing."""
-    if report_to != "wandb":
-        return
-    try:
-        # not find_spec: a folder ./wandb left by another run would pass for the package
-        importlib.metadata.version("wandb")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise InputError(
-            "--report_to wandb: the wandb package is not installed; "
-            "pip install 'easyrlhf[wandb]', or use --report_to tensorboard"
-        ) from error
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -43,11 +29,20 @@ class MetricsLog:
     read back is the same float). JSON has no NaN or infinity: they are written as null.
 
     last_step  0 starts empty; n > 0 continues a run and cuts the files back to step <= n first
-    report_to  tensorboard (folder/runs), wandb, or none; InputError when wandb is not installed
+    report_to  names of trackers, or none
+    about      what trackers are told of the run beside that: stage, settings, results, as TrackedRun has them
+    say        (warn, note) of a console, for what is to be said of trackers
     """
 
-    def __init__(self, folder: Path, *, last_step: int = 0, report_to: str = "tensorboard"):
-        check_report_to(report_to)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        last_step: int = 0,
+        report_to: str = "tensorboard",
+        about: dict | None = None,
+        say: tuple[Callable[[str], None], Callable[[str], None]] = (print, print),
+    ):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name in (METRICS_FILE, SAMPLES_FILE, ROLLOUTS_FILE):
@@ -55,7 +50,7 @@ class MetricsLog:
         self._path = folder / METRICS_FILE
         self._metrics = _append(self._path)
         self._samples_path, self._rollouts_path = folder / SAMPLES_FILE, folder / ROLLOUTS_FILE
-        self._mirror = MIRRORS[report_to](folder, last_step)
+        self._trackers = Trackers(report_to, TrackedRun(folder, last_step=last_step, **(about or {})), *say)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Write the row of `step`; once a step, training and evaluation merged by the caller.
@@ -67,7 +62,7 @@ class MetricsLog:
         row = {name: _number(value) for name, value in metrics.items()}
         self._metrics.write(_line({"step": step} | row))
         self._metrics.flush()
-        self._mirror.log(step, row)
+        self._trackers.scalars(step, row)
 
     def rows(self) -> list[dict]:
         """The rows written so far, earlier sittings included."""
@@ -77,6 +72,7 @@ class MetricsLog:
         """Append sample rows of `step`: {"prompt", "completion", "score", "kl", "total", …}."""
         with _append(self._samples_path) as file:
             file.writelines(_line({"step": step} | row) for row in rows)
+        self._trackers.samples(step, rows)
 
     def rollouts(self, step: int, rows: list[dict]) -> None:
         """Append what is kept of the step's rollout, once a step."""
@@ -93,7 +89,7 @@ class MetricsLog:
     def close(self) -> None:
         """Flush and close everything."""
         self._metrics.close()
-        self._mirror.close()
+        self._trackers.close()
 
 
 class SilentLog(MetricsLog):
@@ -138,66 +134,6 @@ def cut_back(path: Path, last_step: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-
-
-class _Nothing:
-    """--report_to none."""
-
-    def __init__(self, folder: Path, last_step: int):
-        pass
-
-    def log(self, step: int, row: dict[str, float]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _TensorBoard:
-    """Event files in folder/runs; events of steps that a resumed run repeats are purged."""
-
-    def __init__(self, folder: Path, last_step: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        purge_step = last_step + 1 if last_step else 0
-        self._writer = SummaryWriter(str(folder / "runs"), purge_step=purge_step)
-
-    def log(self, step: int, row: dict[str, float]) -> None:
-        for name, value in row.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Wandb:
-    """One wandb run a folder: folder/runs/wandb_id keeps its id, a resumed stage continues it."""
-
-    def __init__(self, folder: Path, last_step: int):
-        import wandb
-
-        known = folder / "runs" / "wandb_id"
-        known.parent.mkdir(exist_ok=True)
-        if not (last_step and known.exists()):
-            known.write_text(uuid.uuid4().hex[:8])
-        self._run = wandb.init(
-            project="easyrlhf",
-            name=folder.name,
-            id=known.read_text(),
-            resume="allow",
-            dir=str(folder / "runs"),
-        )
-        # wandb drops rows whose step does not grow, and a resumed run repeats some: use our axis
-        self._run.define_metric("*", step_metric="step")
-
-    def log(self, step: int, row: dict[str, float]) -> None:
-        self._run.log({"step": step} | row)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-MIRRORS = {"none": _Nothing, "tensorboard": _TensorBoard, "wandb": _Wandb}
 
 
 def _number(value) -> int | float:

@@ -10,7 +10,7 @@ HEAD = """\
 # Metrics and diagnostics
 
 Every stage writes one JSON object a step to `metrics.jsonl` in its output folder, and the same
-numbers to TensorBoard (`tensorboard --logdir outputs`) or Weights & Biases (`--report_to wandb`).
+numbers to TensorBoard (`tensorboard --logdir outputs`) or other trackers (`--report_to`, see [hub.md](hub.md)).
 Numbers keep every digit. A value that was NaN or infinite is written as `null`. Evaluation rows
 are merged into the row of the step after which they were measured.
 

@@ -30,14 +30,15 @@ from easyrlhf.models.folder import probe_ids, save_lm
 from easyrlhf.models.load import check_text_alone, load_causal_lm, load_config, new_tokens, positions_of
 from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.prefix import enable_sharing
-from easyrlhf.report.card import write_model_card
+from easyrlhf.report.card import RESULTS, write_model_card
 from easyrlhf.report.console import Console
 from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.html import REPORT_FILE, write_report
 from easyrlhf.report.info import BEST, facts
-from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, check_report_to, read_rows
+from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, read_rows
 from easyrlhf.report.metrics import ranked
 from easyrlhf.report.plots import examination_of, plot_run
+from easyrlhf.report.trackers.chosen import check_report_to
 from easyrlhf.settings import split_list
 
 GIB = 2**30
@@ -56,7 +57,7 @@ def settled(config):
 def prepare(run: Run, console: Console) -> Renderer:
     """Check the starting model's folder and load its tokenizer. Raises InputError; loads no weights."""
     config = run.config
-    check_report_to(config.report_to)
+    world.on_main(lambda: check_report_to(config.report_to))
     check_keep_best(config)
     check_parent("--model", config.model, config)
     check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
@@ -361,11 +362,14 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
     }
 
 
-def open_log(run: Run) -> MetricsLog:
+def open_log(run: Run, console: Console) -> MetricsLog:
     """The run's log of metrics, in the main process; the others have one that keeps nothing."""
     if not world.is_main():
         return SilentLog()
-    return MetricsLog(run.folder, last_step=run.step, report_to=run.config.report_to)
+    config = run.config
+    about = {"stage": config.stage, "settings": dataclasses.asdict(config), "results": RESULTS[config.stage]}
+    say = console.warn, console.note
+    return MetricsLog(run.folder, last_step=run.step, report_to=config.report_to, about=about, say=say)
 
 
 def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, advice: str, **results) -> Path:

@@ -71,7 +71,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         valid = valid and stage.join(*how, valid, np.arange(len(valid)), console)
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
         run.begin(common.stage_info(run, renderer, data, parents), {"model": engine})
-        log = common.open_log(run)
+        log = common.open_log(run, console)
         metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
         with engine.whole() as whole:
             results = world.on_main(lambda: stage.save(run, whole, renderer))

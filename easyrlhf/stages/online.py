@@ -83,7 +83,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         online = build(run, renderer, cast, data.get("ptx"), steps, make_backend(run, renderer, console))
         state = run.begin(common.stage_info(run, renderer, data, cast.named(config)), online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
-        log = common.open_log(run)
+        log = common.open_log(run, console)
         valid = data["valid"] and data["valid"].rows
         with online.rewards, online.sampler:
             metrics = fit(run, online, data["train"].rows, valid, log, console, at)

@@ -31,6 +31,7 @@ WHEN_ASKED = "online/test_loop.py::test_the_reference_is_asked_when_the_settings
 MEASURED = "cli/test_config.py::test_when_the_distance_from_the_reference_is_measured"
 UNLOADED = "stages/test_references.py::test_no_reference_is_loaded_where_it_is_never_asked"
 ADVICE = "report/test_diagnostics.py"
+TRACKED = "report/test_trackers.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
 STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
@@ -252,6 +253,10 @@ BREAKS = [
     Break("online/kept.py", "part.kl.sum(1)", "part.kl.mean(1)", KEPT),
     Break("online/kept.py", "advantages[mask.bool()]", "advantages", KEPT),
     Break("report/rollouts.py", "(rank(row), -number, row)", "(rank(row), number, row)", ROLLOUTS),
+    Break("report/trackers/chosen.py", "self._open.pop(name, None)", "raise", TRACKED),
+    Break("report/trackers/tracker.py", "if self.last_step and file.exists()", "if file.exists()", TRACKED),
+    Break("report/trackers/tensorboard.py", "run.last_step + 1 if run.last_step else 0", "None", TRACKED),
+    Break("config/shared.py", "(alone or len(set(names)) < len(names))", "alone", "cli/test_config.py"),
     Break("report/log.py", "(METRICS_FILE, SAMPLES_FILE, ROLLOUTS_FILE)", "(METRICS_FILE, SAMPLES_FILE)", ROLLOUTS),
     Break("report/html.py", 'if row["step"] >= since]', "]", ROLLOUTS),
     Break("rollout/ending.py", "ids[-1] in self.ids or", "ids[-1] == self.ids[0] or", ENDING),

@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from easyrlhf.errors import InputError
-from easyrlhf.report.log import MetricsLog, check_report_to, read_rows
+from easyrlhf.report.log import MetricsLog, read_rows
 
 
 def written(folder, steps, last_step=0):
@@ -92,33 +91,6 @@ def test_any_text_survives_as_one_line(tmp_path, text):
     log.close()
     assert (tmp_path / "samples.jsonl").read_text(encoding="utf-8").count("\n") == 1
     assert read_rows(tmp_path / "samples.jsonl")[0]["prompt"] == text
-
-
-def test_wandb_is_asked_for_only_when_it_is_there(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "wandb").mkdir()  # what an earlier run leaves is not the package
-    monkeypatch.setattr("importlib.metadata.version", _not_installed)
-    with pytest.raises(InputError, match=r"--report_to wandb.*not installed.*pip install"):
-        check_report_to("wandb")
-    check_report_to("tensorboard")
-
-
-def _not_installed(name):
-    from importlib.metadata import PackageNotFoundError
-
-    raise PackageNotFoundError(name)
-
-
-def test_tensorboard_shows_the_resumed_run_without_its_lost_steps(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for steps, last_step, shift in (([1, 2, 3], 0, 0.0), ([3], 2, 5.0)):
-        log = MetricsLog(tmp_path, last_step=last_step)
-        for step in steps:
-            log.log(step, {"loss": step + shift})
-        log.close()
-    events = EventAccumulator(str(tmp_path / "runs")).Reload().Scalars("loss")
-    assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 2.0), (3, 8.0)]
 
 
 def test_rows_are_plain_json_for_other_tools(tmp_path):

@@ -31,10 +31,16 @@ REASONS: tuple[tuple[str, str], ...] = (
         "curves are named by output_dir; a tracker's further settings are its own environment variables",
         """
         run_name project_name experiment_name wandb_entity wandb_watch wandb_name wandb_run_id wandb_run_name
-        wandb_group wandb_org wandb_log_model tracker_project_name log_with mlflow_tracking_uri
-        mlflow_experiment_name mlflow_run_name use_mlflow use_swanlab swanlab_project swanlab_token
-        swanlab_exp_name swanlab_mode swanlab_workspace use_comet comet_project_name comet_workspace
-        enable_tensorboard tensorboard_path trackio_space_id
+        wandb_group wandb_org wandb_log_model tracker_project_name mlflow_run_name hf_mlflow_log_artifacts
+        """,
+    ),
+    (
+        "SwanLab and Comet are not in this version; report_to has tensorboard, wandb, mlflow and trackio, and "
+        "metrics.jsonl every number",
+        """
+        use_swanlab swanlab_project swanlab_token swanlab_exp_name swanlab_mode swanlab_workspace swanlab_api_key
+        swanlab_run_name swanlab_logdir swanlab_lark_webhook_url swanlab_lark_secret use_comet comet_project_name
+        comet_workspace comet_api_key comet_experiment_key comet_mode comet_online
         """,
     ),
     (

@@ -109,7 +109,7 @@ VERL = {
     "algorithm.filter_groups.enable": (("dynamic_sampling",), "how many times a step; 0 for never"),
     "trainer.n_gpus_per_node": (("devices",), "their indices: devices 0,1,2,3"),
     "trainer.nnodes": (("nnodes",), "run the same command on each with a node_rank of its own"),
-    "trainer.logger": (("report_to",), "tensorboard, wandb or none"),
+    "trainer.logger": (("report_to",), "one or several of tensorboard, wandb, mlflow, trackio; or none"),
     "trainer.critic_warmup": (("value_warmup_steps",), ""),
     "trainer.device": (("devices",), ""),
 }

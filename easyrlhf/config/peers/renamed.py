@@ -308,8 +308,18 @@ WITH_A_NOTE: dict[str, Translation] = {
         Translation(("report_to",), "write report_to wandb; its own variables name project and account"),
     ),
     **dict.fromkeys(
-        ("use_tensorboard", "tensorboard_dir"), Translation(("report_to",), "TensorBoard files are the default")
+        ("use_tensorboard", "tensorboard_dir", "enable_tensorboard", "tensorboard_path"),
+        Translation(("report_to",), "TensorBoard files are the default"),
     ),
+    **dict.fromkeys(
+        ("use_mlflow", "mlflow_tracking_uri", "mlflow_experiment_name"),
+        Translation(("report_to",), "write report_to mlflow; MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are read"),
+    ),
+    **dict.fromkeys(
+        ("use_trackio", "trackio_space_id", "trackio_project_name"),
+        Translation(("report_to",), "write report_to trackio; TRACKIO_SPACE_ID and TRACKIO_PROJECT are read"),
+    ),
+    "log_with": Translation(("report_to",), "one or several of tensorboard, wandb, mlflow, trackio; all; or none"),
     "mask_history": Translation(("learn",), "write learn last"),
     "loss_scale": Translation(("learn",), "all answers, or write learn last; prompts are never learned"),
     **dict.fromkeys(

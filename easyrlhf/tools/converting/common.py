@@ -4,7 +4,8 @@ import math
 import re
 from typing import Any
 
-from easyrlhf.config.shared import wrong_function
+from easyrlhf.config.shared import EVERY_TRACKER, NO_TRACKER, TRACKERS, wrong_function
+from easyrlhf.settings import split_list
 from easyrlhf.tools.converting.draft import Draft, Rule, number, truth
 from easyrlhf.tools.converting.lengths import ACCUMULATION, ONLINE, PER_DEVICE, batch, completion_limit
 
@@ -140,21 +141,32 @@ def deepspeed(draft: Draft, key: str, value: Any) -> None:
 
 
 def report_to(draft: Draft, key: str, value: Any) -> None:
-    """One place for curves: of a list the first that is ours."""
-    names = [str(name).lower() for name in (value if isinstance(value, list) else [value])]
-    ours = next((name for name in names if name in ("tensorboard", "wandb", "none")), None)
-    if ours is None:
-        draft.leave(key, value, "here report_to: tensorboard, wandb or none")
+    """Those trackers of a list that are ours."""
+    names = [str(name).lower() for name in (value if isinstance(value, list) else str(value).split(","))]
+    ours = [name for name in names if name in TRACKERS]
+    alone = next((name for name in (EVERY_TRACKER, NO_TRACKER) if name in names), None)
+    if not (ours or alone):
+        draft.leave(key, value, f"here report_to: one or several of {', '.join(TRACKERS)}; or none")
     else:
-        draft.set("report_to", ours, "" if names == [ours] else f"{key}: {', '.join(names)}")
+        found = alone if alone == EVERY_TRACKER or not ours else ",".join(dict.fromkeys(ours))
+        draft.set("report_to", found, "" if names == found.split(",") else f"{key}: {', '.join(names)}")
 
 
-def wandb(draft: Draft, key: str, value: Any) -> None:
-    """A project there is what switches Weights & Biases on."""
-    if value in ("", False):
-        return
-    project = f"{key}: {value}; " if key == "wandb_project" else ""  # elsewhere the value may be a key to the account
-    draft.set("report_to", "wandb", f"{project}its own variables name project and account")
+def tracker(name: str, project: str) -> Rule:
+    """A switch of one tracker, or a project there, which switches it on; beside those that the file had before.
+
+    project  the key whose value may be shown: elsewhere it may be a key to the account
+    """
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        if value in ("", False):
+            return
+        before = [one for one in split_list(draft.settings.get("report_to")) if one in TRACKERS and one != name]
+        draft.drop("report_to")
+        said = f"{key}: {value}; " if key == project else ""
+        draft.set("report_to", ",".join([*before, name]), f"{said}its own variables name project and account")
+
+    return rule
 
 
 def lora_target(draft: Draft, key: str, value: Any) -> None:
@@ -328,7 +340,9 @@ RULES: dict[str, Rule] = {
     "disable_gradient_checkpointing": no_checkpointing,
     "deepspeed": deepspeed,
     "report_to": report_to,
-    **dict.fromkeys(("wandb_project", "use_wandb"), wandb),
+    **dict.fromkeys(("wandb_project", "use_wandb"), tracker("wandb", "wandb_project")),
+    **dict.fromkeys(("use_mlflow", "mlflow_experiment_name"), tracker("mlflow", "mlflow_experiment_name")),
+    **dict.fromkeys(("use_trackio", "trackio_project_name"), tracker("trackio", "trackio_project_name")),
     **dict.fromkeys(("lora_target", "lora_target_modules", "target_modules"), lora_target),
     "lora_target_linear": lora_target_linear,
     **dict.fromkeys(("adapter_name_or_path", "lora_model_dir", "adapters"), adapter_folder),
