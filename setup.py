@@ -132,7 +132,7 @@ if __name__ == "__main__":
         classifiers=CLASSIFIERS,
         python_requires=">=3.11",
         packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
-        package_data={"easyrlhf": ["engine/deepspeed/*.json"]},
+        package_data={"easyrlhf": ["engine/deepspeed/*.json", "serve/page/*"]},
         cmdclass={"build_py": BuildWithFiles},
         install_requires=REQUIRES,
         extras_require=EXTRAS,

@@ -58,6 +58,13 @@ def test_a_wheel_holds_settings_files_toy_data_and_pages_byte_for_byte(built):
     assert sum((files / name).stat().st_size for name in found) < 2_500_000
 
 
+def test_a_wheel_holds_the_web_page(built):
+    page = ROOT / "easyrlhf" / "serve" / "page"
+    files = {file.name: file.read_bytes() for file in page.iterdir()}
+    assert {"index.html", "app.js", "app.css"} <= files.keys()
+    assert files == {file.name: file.read_bytes() for file in (built / page.relative_to(ROOT)).iterdir()}
+
+
 def test_an_installed_package_reads_its_own_copies(built, tmp_path):
     program = (
         "from easyrlhf import shipped; from easyrlhf.cli.main import main; print(shipped.root()); "
