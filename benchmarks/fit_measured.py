@@ -18,7 +18,7 @@ import click
 from shared_backbone import TensorBytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.unknown import STAGES
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.engine import Engine

@@ -72,8 +72,9 @@ def convert(setting: Field, value: Any) -> Any:
         return None
     exact = setting.metadata.get("exact", False)
     if setting.metadata.get("functions"):
-        given = value if isinstance(value, list | tuple) else [value]
-        value = [name_of(one) if callable(one) else one for one in given]
+        several = isinstance(value, list | tuple)
+        named = [name_of(one) if callable(one) else one for one in (value if several else [value])]
+        value = named if several else named[0]
     if setting.metadata.get("many") and isinstance(value, list | tuple):
         value = ",".join(escaped(str(item)) if exact else str(item) for item in value)
     if setting.metadata.get("mapping") and isinstance(value, dict):
@@ -242,11 +243,11 @@ class Settings:
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse names that are no settings, with the nearest one that is."""
-        names = [f.name for f in fields(cls)]
-        for name in given.keys() - set(names):
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingError(name, f"{name}: is no setting of {cls.__name__}{hint}")
+        names = {f.name for f in fields(cls)}
+        if unknown := [name for name in given if name not in names]:
+            from easyrlhf.config.unknown import explain_keyword  # which knows all config classes, and so this module
+
+            raise SettingError(unknown[0], "\n".join(explain_keyword(name, cls, given[name]) for name in unknown))
         return super().__new__(cls)
 
     def __post_init__(self):

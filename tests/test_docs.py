@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli.unknown import STAGES
 from easyrlhf.config.peers import FOREIGN, Translation
 from easyrlhf.config.peers.methods import COMMANDS
 from easyrlhf.config.peers.methods import KEYS as METHOD_KEYS
+from easyrlhf.config.unknown import STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md"))

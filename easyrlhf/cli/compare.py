@@ -42,4 +42,4 @@ PAGE = HelpPage(
     ],
 )
 
-command = CompareCommand("compare", CompareConfig, "easyrlhf.tools.comparing.compare:compare", PAGE)
+command = CompareCommand("compare", CompareConfig, "easyrlhf.tools.comparing.compare:compare_models", PAGE)

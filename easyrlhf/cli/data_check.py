@@ -38,4 +38,4 @@ PAGE = HelpPage(
     ],
 )
 
-command = FilesCommand("check", CheckConfig, "easyrlhf.tools.checking.check:check_data", PAGE)
+command = FilesCommand("check", CheckConfig, "easyrlhf.tools.checking.check:print_check", PAGE)

@@ -9,8 +9,8 @@ from easyrlhf.cli.group import LazyGroup
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.options import SettingsCommand, build_config
 from easyrlhf.cli.running import Job, job
-from easyrlhf.cli.unknown import STAGES
 from easyrlhf.config import FitConfig
+from easyrlhf.config.unknown import STAGES
 
 CONFIGS = {config.stage: config for config in STAGES}
 OWN = [setting.name for setting in fields(FitConfig)]

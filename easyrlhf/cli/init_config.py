@@ -5,7 +5,7 @@ import difflib
 import click
 
 from easyrlhf.cli.running import Job, job
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.unknown import STAGES
 
 CONFIGS = {config.stage: config for config in STAGES}
 

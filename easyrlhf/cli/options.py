@@ -14,10 +14,10 @@ import click
 
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.running import Job, job, run_and_exit
-from easyrlhf.cli.unknown import explain_unknown, is_foreign_block
 from easyrlhf.cli.wording import explain_twice, missing_file, with_underscores
 from easyrlhf.config import TrainConfig
 from easyrlhf.config.peers import unfold
+from easyrlhf.config.unknown import explain_unknown, is_foreign_block
 from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind, yaml_places
 
 MANY = 4  # unknown keys that make a file another program's

@@ -33,7 +33,15 @@ from easyrlhf.config.tools import (
     ServeRewardConfig,
 )
 from easyrlhf.config.training import SFTConfig, TrainConfig
-from easyrlhf.config.using import ChatConfig, CompareConfig, GenerateConfig, PolicyConfig, RolloutsConfig, ScoreConfig
+from easyrlhf.config.using import (
+    ChatConfig,
+    CompareConfig,
+    GenerateConfig,
+    PolicyConfig,
+    RewardModelConfig,
+    RolloutsConfig,
+    ScoreConfig,
+)
 
 __all__ = [
     "CPOConfig",
@@ -59,6 +67,7 @@ __all__ = [
     "RMConfig",
     "RRHFConfig",
     "ReferenceConfig",
+    "RewardModelConfig",
     "RolloutsConfig",
     "SFTConfig",
     "ScoreConfig",

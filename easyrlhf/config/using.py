@@ -213,10 +213,8 @@ class GenerateConfig(PolicyConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ScoreConfig(ScoringConfig):
-    """Settings of `easyrlhf score`: scores of a reward model for the rows of a file, or for one text."""
-
-    stage: ClassVar[str] = "score"
+class RewardModelConfig(ScoringConfig):
+    """What everything that scores texts with a reward model can be told."""
 
     reward_model: str = opt(
         MISSING,
@@ -224,6 +222,29 @@ class ScoreConfig(ScoringConfig):
         group=DATA,
         metavar="DIR",
     )
+    chat_template_kwargs: str | None = chat_template_kwargs("the reward model's own")
+    enable_thinking: str | None = enable_thinking("the reward model's own")
+    fold_system: bool | None = fold_system("the reward model's own, else off")
+    max_length: int | None = opt(
+        None,
+        "Longest sequence in tokens, prompt and answer together; longer ones get the score null and a note.",
+        group=DATA,
+        low=2,
+        shown="what the model was made for",
+    )
+    allow_incomplete: bool = opt(False, "Score with a model whose own run did not finish.", group=RUN)
+
+    def _check(self) -> None:
+        super()._check()
+        template_kwargs(self)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ScoreConfig(RewardModelConfig):
+    """Settings of `easyrlhf score`: scores of a reward model for the rows of a file, or for one text."""
+
+    stage: ClassVar[str] = "score"
+
     data: str | None = opt(
         None,
         "Rows to score: answers, comparisons or rankings in any format (easyrlhf docs formats), or rows with a 'text'.",
@@ -249,23 +270,11 @@ class ScoreConfig(ScoringConfig):
     format: str | None = row_format()
     field: str | None = row_field()
     transform: str | None = row_transform()
-    chat_template_kwargs: str | None = chat_template_kwargs("the reward model's own")
-    enable_thinking: str | None = enable_thinking("the reward model's own")
-    fold_system: bool | None = fold_system("the reward model's own, else off")
-    max_length: int | None = opt(
-        None,
-        "Longest sequence in tokens, prompt and answer together; longer ones get the score null and a note.",
-        group=DATA,
-        low=2,
-        shown="what the model was made for",
-    )
     on_bad_row: str = on_bad_row()
     overwrite: bool = opt(False, "Replace the output file and begin anew.", group=RUN)
-    allow_incomplete: bool = opt(False, "Score with a model whose own run did not finish.", group=RUN)
 
     def _check(self) -> None:
         super()._check()
-        template_kwargs(self)
         if self.prompt is not None and self.completion is None:
             raise SettingError("prompt", "prompt: give completion too, the answer to be scored")
         if self.completion is not None and self.prompt is None:
@@ -352,6 +361,7 @@ class CompareConfig(ScoringConfig):
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
+        functions=True,
         wrong=wrong_function,
     )
     reward_timeout: float = opt(
@@ -367,6 +377,7 @@ class CompareConfig(ScoringConfig):
         "the chance from 0 to 1 that A is better. It sees each pair in both orders.",
         group=REWARDS,
         metavar="FILE.py:FN",
+        functions=True,
         wrong=wrong_function,
     )
     judge_url: str | None = opt(

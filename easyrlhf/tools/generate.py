@@ -35,10 +35,11 @@ LOW = "below --min_reward"
 
 @dataclass(frozen=True)
 class Answer:
-    """One sample.
+    """One sample; as a string it is its text.
 
     sample      its number among those of its prompt
     completion  a string or a message, as the prompt is
+    finished    whether it came to an end by itself, and was not cut off
     reward      None where it is not judged, or too long for the reward model
     """
 
@@ -52,6 +53,9 @@ class Answer:
     def text(self) -> str:
         """What was said."""
         return self.completion if isinstance(self.completion, str) else self.completion[0]["content"]
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def generate(config: GenerateConfig) -> Path:
@@ -171,17 +175,29 @@ def draw(
 ) -> Iterator[list[Answer]]:
     """The answers to each prompt, with their rewards where there is a judge."""
     keys = [(config.seed, number, sample) for number in numbers for sample in range(config.draws)]
-    samples = sampler.generate([row["prompt_ids"] for row in rows for _ in range(config.draws)], keys)
     prompts = [json.loads(row["prompt"]) for row in rows for _ in range(config.draws)]
-    ids = unpad(samples.completion_ids, samples.completion_mask)
-    found = zip(prompts, keys, ids, samples.finished.tolist(), strict=True)
-    answers = [Answer(key[-1], said(renderer, prompt, ids), ended) for prompt, key, ids, ended in found]
+    prompt_ids = [row["prompt_ids"] for row in rows for _ in range(config.draws)]
+    answers = answers_to(renderer, sampler, prompts, prompt_ids, keys)
     if judge:
         columns = [json.loads(row["columns"]) for row in rows for _ in range(config.draws)]
         rewards = judge.rewards(prompts, columns, answers)
         answers = [replace(answer, reward=r, judged=True) for answer, r in zip(answers, rewards, strict=True)]
     for start in range(0, len(answers), config.draws):
         yield answers[start : start + config.draws]
+
+
+def answers_to(
+    renderer: Renderer,
+    sampler: HFSampler,
+    prompts: list[Messages | str],
+    prompt_ids: list[list[int]],
+    keys: list[tuple[int, ...]],
+) -> list[Answer]:
+    """An answer to each prompt, drawn from its key, whose last number is the sample's."""
+    samples = sampler.generate(prompt_ids, keys)
+    ids = unpad(samples.completion_ids, samples.completion_mask)
+    found = zip(prompts, keys, ids, samples.finished.tolist(), strict=True)
+    return [Answer(key[-1], said(renderer, prompt, ids), ended) for prompt, key, ids, ended in found]
 
 
 def said(renderer: Renderer, prompt: Messages | str, ids: list[int]) -> Messages | str:

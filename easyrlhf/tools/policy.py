@@ -58,7 +58,12 @@ def room_for_prompt(config: PolicyConfig) -> int | None:
 
 
 def load_sampler(config: PolicyConfig, renderer: Renderer, batch_size: int) -> HFSampler:
-    """The model of the settings, its adapter merged, ready to sample. Raises InputError."""
+    """The model of the settings, ready to sample as they say. Raises InputError."""
+    return sampler_of(load_lm(config, renderer), config, renderer, batch_size)
+
+
+def load_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
+    """The model of the settings on its device, its adapter merged. Raises InputError."""
     device = pick_device(config.devices)
     lm = load_causal_lm(
         config.model,
@@ -72,6 +77,11 @@ def load_sampler(config: PolicyConfig, renderer: Renderer, batch_size: int) -> H
     leave_out_spare(lm, renderer.tokenizer)
     lm = lm.to(device).eval().requires_grad_(False)
     choose_threads(device, sum(p.numel() for p in lm.parameters()))
+    return lm
+
+
+def sampler_of(lm: PreTrainedModel, config: PolicyConfig, renderer: Renderer, batch_size: int) -> HFSampler:
+    """What samples from a loaded model as the settings say."""
     ending = Ending.of(renderer, config.stop_finishes)
     shape = Shape(config.top_p, config.top_k, config.repetition_penalty)
     return HFSampler(lm, renderer.pad_id, ending, config.max_new_tokens, config.temperature, batch_size, shape)

@@ -20,6 +20,7 @@ from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import Ledger
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
+from easyrlhf.tools.loaded import RewardModel
 from easyrlhf.tools.output import Output, beside, open_output
 from easyrlhf.tools.scoring import longest, scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
@@ -41,28 +42,26 @@ def score(config: ScoreConfig) -> Path | None:
 
     Returns the file. Raises InputError for data, a model or an output file that cannot be used.
     """
-    limit = longest("--reward_model", config.reward_model, config)
     if config.data:
-        return score_file(config, limit)
-    print_score(config, limit)
+        return score_file(config, longest("--reward_model", config.reward_model, config))
+    print_score(config)
     return None
 
 
-def print_score(config: ScoreConfig, limit: int | None) -> None:
+def print_score(config: ScoreConfig) -> None:
     """The score of `text`, or of `completion` as the answer to `prompt`: a turn each, where there is a template."""
-    renderer = open_renderer(config.reward_model, config)
-    scorer = load_scorer(config)
+    model = RewardModel(config)
     prompt: Messages | str = config.prompt or ""
     completion: Messages | str = config.completion or config.text
-    if config.prompt and renderer.tokenizer.chat_template:
+    if config.prompt and model.renderer.tokenizer.chat_template:
         prompt = [{"role": "user", "content": config.prompt}]
         completion = [{"role": "assistant", "content": config.completion}]
     elif config.prompt:
         print(f"note: {config.reward_model} has no chat template, so both are read as plain text", file=sys.stderr)
-    ids = renderer.sequence(prompt, completion)
-    [found] = scores_of(scorer, [ids], limit)
+    ids = model.renderer.sequence(prompt, completion)
+    [found] = scores_of(model.scorer, [ids], model.limit)
     if found is None:
-        raise InputError(f"--{'completion' if config.prompt else 'text'}: {too_long(ids, limit)}")
+        raise InputError(f"--{'completion' if config.prompt else 'text'}: {too_long(ids, model.limit)}")
     print(f"{found:.6f}")
 
 

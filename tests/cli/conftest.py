@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from easyrlhf.cli.helping import HelpPage
 from easyrlhf.cli.options import SettingsCommand
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.unknown import STAGES
 
 PAGE = HelpPage(summary="A command for tests.", story=[("Goes in", "rows")], examples=["do it"])
 CONFIGS = {config.stage: config for config in STAGES}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.cli.unknown import STAGES
 from easyrlhf.config import GenerateConfig, GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config.unknown import STAGES
 from easyrlhf.settings import GROUPS, SettingError, read_yaml, split_list
 
 ALL = (*STAGES, InitConfig)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from easyrlhf.cli import data, main
 from easyrlhf.cli.options import SettingsCommand
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.unknown import STAGES
 
 GROUPS = {"easyrlhf": main.main, "easyrlhf data": data.command}
 TOOLS = {f"{group} {name}": table.get_command(None, name) for group, table in GROUPS.items() for name in table.table}
@@ -114,7 +114,7 @@ def test_bad_flags_load_neither_torch_nor_transformers(tmp_path):
 ROOM = Path(importlib.import_module("easyrlhf").__file__).parent
 LOWEST = [
     *(ROOM / f"{name}.py" for name in ("settings", "errors", "callables")),
-    *sorted((ROOM / "config").glob("*.py")),
+    *sorted((ROOM / "config").rglob("*.py")),
 ]
 
 
@@ -125,7 +125,7 @@ def test_the_lowest_modules_import_only_the_standard_library_and_each_other(file
     imported += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
     ours = [module for module in imported if module.partition(".")[0] not in sys.stdlib_module_names]
     assert [
-        module for module in ours if not re.fullmatch(r"easyrlhf\.(settings|errors|callables|config(\.\w+)?)", module)
+        module for module in ours if not re.fullmatch(r"easyrlhf\.(settings|errors|callables|config(\.\w+)*)", module)
     ] == []
 
 

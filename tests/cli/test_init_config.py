@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from easyrlhf.cli.main import main as easyrlhf
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.unknown import STAGES
 
 CONFIGS = {config.stage: config for config in STAGES}
 

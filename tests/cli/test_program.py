@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from easyrlhf.cli import ppo, rm, sft
 from easyrlhf.cli.init import command as init
 from easyrlhf.cli.main import main as easyrlhf
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.unknown import STAGES
 
 ROOT = Path(__file__).parents[2]
 

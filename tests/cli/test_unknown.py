@@ -6,12 +6,12 @@ from dataclasses import fields
 
 import pytest
 
-from easyrlhf.cli.unknown import STAGES, explain_unknown
 from easyrlhf.config import SFTConfig
 from easyrlhf.config.peers import FOREIGN
 from easyrlhf.config.peers.absent import REASONS
 from easyrlhf.config.peers.nested import NESTED
 from easyrlhf.config.peers.renamed import SAME_THING, WITH_A_NOTE
+from easyrlhf.config.unknown import STAGES, explain_unknown
 
 OURS = {f.name for config in STAGES for f in fields(config)}
 

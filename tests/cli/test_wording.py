@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 import easyrlhf as package
 from easyrlhf.cli import main
-from easyrlhf.cli.unknown import STAGES
 from easyrlhf.config import SFTConfig
+from easyrlhf.config.unknown import STAGES
 from easyrlhf.errors import InputError
 from easyrlhf.settings import SettingError
 
@@ -159,6 +159,10 @@ def test_wrong_settings_are_input_errors_in_python_too():
     assert isinstance(caught.value, InputError) and isinstance(caught.value, ValueError)
     with pytest.raises(InputError, match=r"^train_dta: is no setting of SFTConfig; did you mean train_data\?$"):
         SFTConfig(train_dta="a")
+    with pytest.raises(InputError, match=r"^num_train_epochs: is no setting of SFTConfig; here it is epochs$"):
+        SFTConfig(train_data="a", num_train_epochs=1)
+    with pytest.raises(InputError, match=r"^kl_coef: .*; it is a setting of ppo_train, not of sft_train\nlr: .*rate$"):
+        SFTConfig(train_data="a", kl_coef=0.1, lr=1)
     with pytest.raises(InputError, match=r"^xyzzy: is no setting of SFTConfig$"):
         replace(SFTConfig(train_data="a"), xyzzy=1)
 

@@ -50,6 +50,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+IN_PYTHON, WORDING = "tools/test_loaded.py", "cli/test_wording.py"
 BEFORE = "stages/test_before_training.py"
 TOKENIZER, PROOF = "data/test_tokenizer.py", "engine/test_proof.py"
 ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
@@ -514,21 +515,21 @@ BREAKS = [
     Break("rollout/weights.py", "shutil.rmtree(folder, ignore_errors=True)", "pass", VLLM_WEIGHTS),
     Break("tools/vllm_serve.py", "os.environ | ALLOWED", "os.environ", VLLM_SERVE),
     # names that do not exist, and files with several faults
-    Break("cli/unknown.py", "CLOSE = 0.8", "CLOSE = 0.6", NO_GUESS),
+    Break("config/unknown.py", "CLOSE = 0.8", "CLOSE = 0.6", NO_GUESS),
     Break(
-        "cli/unknown.py",
+        "config/unknown.py",
         "one not in DESTROYS and (",
         "(",
         GUESS,
     ),
     Break(
-        "cli/unknown.py",
+        "config/unknown.py",
         "return value is UNTOLD or convert",
         "return True or convert",
         GUESS,
     ),
     Break(
-        "cli/unknown.py",
+        "config/unknown.py",
         "' and '.join(dict.fromkeys(here))",
         "' and '.join(here)",
         f"{UNKNOWN}::test_a_name_is_given_once_where_two_of_ours_are_one_here",
@@ -808,4 +809,18 @@ BREAKS = [
     Break("stopping.py", "*([HANG_UP] if heard else [])", "*([HANG_UP] if HANG_UP else [])", "engine/test_run.py"),
     Break("engine/signals.py", "if self.requested and number == HANG_UP:", "if False:", "engine/test_run.py"),
     Break("engine/run.py", "lost = self.step - self.saved", "lost = self.step", "engine/test_run.py"),
+    # models and tools in Python
+    Break("tools/loaded.py", "renderer.stops = config.stop_texts", "pass", IN_PYTHON),
+    Break(
+        "tools/loaded.py", "finished = row[1].finished if isinstance(row, tuple)", "finished = True if row", IN_PYTHON
+    ),
+    Break("tools/loaded.py", "if room is not None and len(ids) > room:", "if False:", IN_PYTHON),
+    Break(
+        "tools/loaded.py",
+        "each = [number for number in range(len(asked)) for _ in range(num_samples)]",
+        "each = [number for _ in range(num_samples) for number in range(len(asked))]",
+        IN_PYTHON,
+    ),
+    Break("config/unknown.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
+    Break("settings.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
 ]

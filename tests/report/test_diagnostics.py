@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from easyrlhf.cli.unknown import STAGES
+from easyrlhf.config.unknown import STAGES
 from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, headline, verdicts, worst
 from easyrlhf.report.metrics import METRICS
 from easyrlhf.report.metrics_page import markdown

@@ -501,7 +501,7 @@ def test_the_page_is_one_file_with_the_verdict_the_numbers_and_samples(run, rm, 
 
 def test_help_fits_its_examples_parse_and_nothing_heavy_is_loaded(monkeypatch):
     seen: list[CompareConfig] = []
-    monkeypatch.setattr(compare, "compare", seen.append)
+    monkeypatch.setattr(compare, "compare_models", seen.append)
     shown = CliRunner().invoke(command_line.command, ["--help"], prog_name="easyrlhf compare").stdout
     assert max(map(len, shown.splitlines())) <= 100
     for example in command_line.PAGE.examples:
@@ -514,7 +514,7 @@ def test_help_fits_its_examples_parse_and_nothing_heavy_is_loaded(monkeypatch):
 
 def test_every_command_of_the_page_of_documentation_parses(monkeypatch):
     seen: list[CompareConfig] = []
-    monkeypatch.setattr(compare, "compare", seen.append)
+    monkeypatch.setattr(compare, "compare_models", seen.append)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     commands = [words for line in lines if (words := shlex.split(line, comments=True))]

@@ -564,7 +564,7 @@ def test_help_teaches(monkeypatch):
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) <= 100
     seen = []
-    monkeypatch.setattr("easyrlhf.tools.checking.check.check_data", seen.append)
+    monkeypatch.setattr("easyrlhf.tools.checking.check.print_check", seen.append)
     for example in data_check.PAGE.examples:
         assert example in done.stdout
         done_too = CliRunner().invoke(data_check.command, example.split()[3:], prog_name="easyrlhf data check")
@@ -574,7 +574,7 @@ def test_help_teaches(monkeypatch):
 
 def test_every_command_of_the_docs_parses(monkeypatch):
     seen = []
-    monkeypatch.setattr("easyrlhf.tools.checking.check.check_data", seen.append)
+    monkeypatch.setattr("easyrlhf.tools.checking.check.print_check", seen.append)
     monkeypatch.setattr("easyrlhf.tools.checking.preview.preview_rows", seen.append)
     blocks = "".join(re.findall(r"```bash\n(.*?)```", DOCS, flags=re.DOTALL))
     lines = [line.split() for line in blocks.splitlines() if line.startswith("easyrlhf data")]

@@ -22,7 +22,7 @@ from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking import tokens as check_tokens
-from easyrlhf.tools.checking.check import check_data
+from easyrlhf.tools.checking.check import print_check
 from easyrlhf.tools.checking.rows import STAGE_KINDS
 
 SKY = [{"role": "user", "content": "The sky?"}]
@@ -100,7 +100,7 @@ def balance_of(path: Path, stage: str, **settings) -> tuple[int, int, int, str]:
     """What the check says: rows read, usable, dropped, and all that it prints. Nothing but InputError may be raised."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(InputError):
-        check_data(CheckConfig(train_data=str(path), stage=stage, max_length=48, max_prompt_length=40, **settings))
+        print_check(CheckConfig(train_data=str(path), stage=stage, max_length=48, max_prompt_length=40, **settings))
     found = re.search(r"train: ([\d,]+) rows read = ([\d,]+) usable \+ ([\d,]+) dropped", out.getvalue())
     if not found:
         assert path.stat().st_size == 0, out.getvalue()

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from easyrlhf.cli.main import main
 from easyrlhf.config import CheckConfig
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking.check import check_data
+from easyrlhf.tools.checking.check import print_check
 from easyrlhf.tools.split import split_data
 
 
@@ -44,7 +44,7 @@ def test_rows_are_written_as_they_were_and_no_prompt_twice(rows, tmp_path, capsy
         "held out: 10.0% of the rows, all of 3 prompts (seed 42)",
     ]
     files = {"train_data": f"{tmp_path}/out/train.jsonl", "valid_data": f"{tmp_path}/out/valid.jsonl"}
-    assert "leaked_prompts" not in {one.check for one in check_data(CheckConfig(stage="sft", **files))}
+    assert "leaked_prompts" not in {one.check for one in print_check(CheckConfig(stage="sft", **files))}
 
 
 def test_the_same_command_writes_the_same_files(rows, tmp_path):

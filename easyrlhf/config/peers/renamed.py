@@ -28,7 +28,7 @@ OVERLONG = "so many tokens before the limit the punishment begins"
 
 # The same thing under two names of ours, as each stage keeps those of its own field.
 TWINS = (
-    ("response_length", "max_completion_length"),
+    ("response_length", "max_completion_length", "max_new_tokens"),
     ("kl_coef", "beta"),
     ("num_ppo_epochs", "num_iterations"),
     ("cliprange", "epsilon"),

@@ -2,21 +2,45 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from easyrlhf.config import CheckConfig
 from easyrlhf.data.formats import require_format
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.findings import Finding, findings
 from easyrlhf.tools.checking.page import console_lines, write_page
-from easyrlhf.tools.checking.rows import STAGE_KINDS, read_split, sources_of
+from easyrlhf.tools.checking.rows import STAGE_KINDS, Split, read_split, sources_of
 
 
-def check_data(config: CheckConfig) -> list[Finding]:
+def check_data(files: Any, *, stage: str, **settings: Any) -> list[Finding]:
+    """Check data as `easyrlhf data check` does; prints nothing and returns all findings, errors first.
+
+    files     a file, folder or hub id, a comma list or a list of them
+    stage     the stage that is to learn from the rows: sft, rm, ppo…
+    settings  those of the command: valid_data, model, field, max_length…
+    Raises InputError for a file or a model that is not there, and SettingError for a setting; what is wrong with rows
+    is a finding.
+    """
+    return examined(CheckConfig(train_data=files, stage=stage, **settings))[2]
+
+
+def print_check(config: CheckConfig) -> list[Finding]:
     """Check the data, print what was found, and write the page that `report` asks for; returns the findings.
 
     Raises InputError, once everything is printed and written, when a finding is an error; and at once for a file or
     a model that is not there.
     """
+    config, splits, found = examined(config)
+    print("\n".join(console_lines(config, splits, found)))
+    if config.report:
+        print(write_page(config, splits, found))
+    if errors := [one.check for one in found if one.severity == "error"]:
+        raise InputError(f"{config.train_data}: not fit for {config.stage}: {', '.join(dict.fromkeys(errors))}")
+    return found
+
+
+def examined(config: CheckConfig) -> tuple[CheckConfig, list[Split], list[Finding]]:
+    """The settings with their lengths filled in, what was read, and what was found. Raises InputError."""
     if config.format is not None:
         require_format(config.format, STAGE_KINDS[config.stage])
     for spec in filter(None, (config.train_data, config.valid_data)):
@@ -34,13 +58,7 @@ def check_data(config: CheckConfig) -> list[Finding]:
     valid = read_split("valid", config.valid_data, config, tokens) if config.valid_data else None
     if tokens:
         tokens.check_template(train)
-    found, splits = findings(config, train, valid), [split for split in (train, valid) if split]
-    print("\n".join(console_lines(config, splits, found)))
-    if config.report:
-        print(write_page(config, splits, found))
-    if errors := [one.check for one in found if one.severity == "error"]:
-        raise InputError(f"{config.train_data}: not fit for {config.stage}: {', '.join(dict.fromkeys(errors))}")
-    return found
+    return config, [split for split in (train, valid) if split], findings(config, train, valid)
 
 
 def check_report(report: str | None) -> None:

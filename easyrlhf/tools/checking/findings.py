@@ -30,6 +30,11 @@ class Finding:
         return self.count / self.total if self.total else 1.0
 
     @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return CHECKS[self.check].remedy
+
+    @property
     def message(self) -> str:
         """`train: 3 of 1,000 rows are not UTF-8 (0.30 %)`, without the places."""
         says = CHECKS[self.check].says

@@ -34,7 +34,7 @@ def console_lines(config: CheckConfig, splits: list[Split], found: list[Finding]
     for one in found:
         lines.append(f"{one.severity}: {one.message}")
         lines += [f"    {shortened(place)}" for place in one.places]
-        lines += [f"    → {CHECKS[one.check].remedy}"] if one.severity != "note" else []
+        lines += [f"    → {one.remedy}"] if one.severity != "note" else []
     return [*lines, "", outcome(found)]
 
 

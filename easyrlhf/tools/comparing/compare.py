@@ -1,15 +1,19 @@
 """easyrlhf compare: several models answer the same prompts, and their answers are judged; docs/comparing.md."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from easyrlhf.config import CompareConfig
+from easyrlhf.data.records import Messages
 from easyrlhf.engine.manifest import make_folder
 from easyrlhf.engine.run import locked
 from easyrlhf.errors import InputError
@@ -50,6 +54,7 @@ from easyrlhf.tools.comparing.marking import (
     scores_in,
     verdict_of,
 )
+from easyrlhf.tools.loaded import texts_of
 from easyrlhf.tools.output import beside, settings_of
 
 COMPARE_FILE, PAGE_FILE = "compare.json", "compare.html"
@@ -72,7 +77,29 @@ class Cast:
         return [REWARD_MODEL] * bool(config.reward_model) + list(self.functions)
 
 
-def compare(config: CompareConfig) -> Path:
+def compare(models: Any, prompts: Any, **settings: Any) -> dict[str, Any]:
+    """Compare models as `easyrlhf compare` does, into `output_dir`; returns what its compare.json holds.
+
+    models    folders or hub ids, the first of which the others are compared with
+    prompts   a file, folder or hub id, a comma list of them, or a list of texts and conversations
+    settings  those of the command: reward_model, reward_funcs and judge (functions will do), samples, output_dir…
+    Raises InputError for what cannot be used; RunError when a judge fails.
+    """
+    if not isinstance(prompts, str | os.PathLike):
+        prompts = file_of(prompts)
+    folder = compare_models(CompareConfig(models=models, prompts=prompts, **settings))
+    return json.loads((folder / COMPARE_FILE).read_text(encoding="utf-8"))
+
+
+def file_of(prompts: Iterable[Messages | str]) -> Path:
+    """A file with these prompts, the same for the same ones, so that the same call goes on. Raises InputError."""
+    rows = as_lines({"prompt": prompt} for prompt in texts_of(prompts, "prompts"))
+    file = Path(tempfile.gettempdir(), f"prompts-{hashlib.sha256(rows.encode()).hexdigest()[:16]}.jsonl")
+    write_whole(file, rows)
+    return file
+
+
+def compare_models(config: CompareConfig) -> Path:
     """Compare the models, print the result, and write it into `output_dir`; returns the folder.
 
     Raises InputError for models, prompts, judges or a folder that cannot be used; RunError when a judge fails.

@@ -1,4 +1,4 @@
-"""What to say about a flag or YAML key that does not exist: which one was probably meant."""
+"""What to say about a flag, YAML key or keyword that does not exist: which one was probably meant."""
 
 import difflib
 from dataclasses import Field, fields
@@ -53,6 +53,13 @@ def explain_unknown(typed: str, config_class: type[Settings], command: str, valu
     path, dash = path_of(typed), "--" if typed.startswith("-") else ""
     start = f"unknown {'flag' if dash else 'key'} {typed}: "
     return start + (_meaning(path, config_class, command, value, dash) or f"{command} --help lists all settings")
+
+
+def explain_keyword(name: str, config_class: type[Settings], value: Any = UNTOLD) -> str:
+    """What was meant by a keyword that Python code gave to a config class; the same answers."""
+    command = f"{config_class.stage}_train" if config_class in STAGES else config_class.__name__
+    meaning = _meaning(path_of(name), config_class, command, value, "")
+    return f"{name}: is no setting of {config_class.__name__}" + (f"; {meaning}" if meaning else "")
 
 
 def _meaning(path: str, config_class: type[Settings], command: str, value: Any, dash: str) -> str | None:
