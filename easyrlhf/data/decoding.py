@@ -56,18 +56,18 @@ def decode_all(text: str) -> tuple[Any, Callable[[Any], str | None]]:
 
 
 def read_json(body: bytes) -> Any:
-    """The JSON of a message from elsewhere. Raises ValueError, in words, for what is no JSON or no text."""
+    """The JSON of a message from elsewhere. Raises ValueError, which says what it is or holds that it should not."""
     try:
         text = body.decode("utf-8")
         value, fault = _MESSAGES.decode(text), surrogate_fault(text)
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {body[error.start]:#04x} at position {error.start})") from error
-    except KeyTwice:
-        raise
+        raise ValueError(f"is not UTF-8 (byte {body[error.start]:#04x} at position {error.start})") from error
+    except KeyTwice as error:
+        raise ValueError(f"is not clear: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from error
+        raise ValueError(f"is not JSON: {error}") from error
     if fault:
-        raise ValueError(fault)
+        raise ValueError(f"holds {fault}")
     return value
 
 

@@ -214,7 +214,7 @@ async def json_of(request: Request) -> object:
     try:
         return read_json(bytes(body))
     except ValueError as error:
-        raise Refusal(f"the request cannot be read: {error}") from error
+        raise Refusal(f"the request {error}") from error
 
 
 def too_large() -> Refusal:

@@ -1,11 +1,14 @@
 """Scores of answers, for the commands that print or write them: one rule for the long, the cut off and the broken."""
 
 import math
+from typing import TYPE_CHECKING
 
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.rewards.model import score_sequences
-from easyrlhf.tools.serve_reward import Scorer
+
+if TYPE_CHECKING:  # it scores with what is here
+    from easyrlhf.tools.serve_reward import Scorer
 
 
 def longest(flag: str, path: str, config) -> int | None:
@@ -23,7 +26,7 @@ def longest(flag: str, path: str, config) -> int | None:
     return config.max_length or most
 
 
-def scores_of(scorer: Scorer, sequences: list[list[int]], limit: int | None) -> list[float | None]:
+def scores_of(scorer: "Scorer", sequences: list[list[int]], limit: int | None) -> list[float | None]:
     """The score of each sequence; None for those longer than the limit, of which nothing is cut.
 
     Raises InputError when the model's scores are no numbers.

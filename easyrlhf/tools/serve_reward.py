@@ -4,12 +4,14 @@ import json
 import signal
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from easyrlhf.config import ScoringConfig, ServeRewardConfig
 from easyrlhf.data.chat import answered, arguments_for
+from easyrlhf.data.decoding import read_json
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
@@ -21,14 +23,26 @@ from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.value_head import ScalarModel, check_head_file
-from easyrlhf.rewards.model import score_sequences
+from easyrlhf.tools.scoring import scores_of, too_long
 
 PATHS = ("/", "/score")
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+TOO_LARGE = 413
+MOST_DIGITS = 18
+LARGEST = 2**26  # bytes of a request: 64 completions of a mebibyte each, with their prompts and columns
+READ_ON = 2**28  # bytes of a larger one that are read and forgotten
+PATIENCE = 2.0  # seconds that its next bytes may take
 
 
 class BadRequest(ValueError):
-    """A request that cannot be answered; the message says what it should hold."""
+    """A request that cannot be answered; the message says what it should hold.
+
+    status  of the HTTP answer
+    """
+
+    def __init__(self, message: str, status: int = 400):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -46,14 +60,18 @@ class Scorer:
     limit: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, body: Any) -> dict[str, list[float]]:
-        """The answer to a request's JSON. Raises BadRequest."""
+    def answer(self, body: Any) -> dict[str, list]:
+        """The answer to a request's JSON: scores, and where some are null, notes that say why. Raises BadRequest."""
         with self.lock:
             try:
-                ids = self.sequences(body)
+                sequences = self.sequences(body)
             except InputError as error:  # a conversation that the template refuses
                 raise BadRequest(str(error)) from error
-            return {"scores": score_sequences(self.model, ids, self.renderer.pad_id, self.micro_batch_tokens)}
+            scores = scores_of(self, sequences, self.limit)
+        if None not in scores:
+            return {"scores": scores}
+        both = zip(scores, sequences, strict=True)
+        return {"scores": scores, "notes": [too_long(ids, self.limit) if one is None else None for one, ids in both]}
 
     def sequences(self, body: Any) -> list[list[int]]:
         """Prompt + completion of each row, in the model's tokens. Raises BadRequest."""
@@ -141,17 +159,38 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer with scores."""
         try:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self.body()
             if self.path not in PATHS:
                 self.reply(404, {"error": f"POST {self.path}: scores are at POST /"})
                 return
             self.reply(200, self.server.scorer.answer(parsed(body)))
         except BadRequest as error:
-            self.reply(400, {"error": str(error)})
+            self.reply(error.status, {"error": str(error)})
+            if error.status == TOO_LARGE:
+                self.read_on()
         except ConnectionError:
             raise
         except Exception as error:  # out of memory, say: the client is told, and tries again
             self.reply(500, {"error": f"{type(error).__name__}: {error}"})
+
+    def body(self) -> bytes:
+        """What was sent. Raises BadRequest when that is too much, or nobody knows how much."""
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise BadRequest(f"Content-Length {length!r}: must be the number of bytes that follow", 411)
+        if len(length) > MOST_DIGITS or int(length) > LARGEST:
+            raise BadRequest(
+                f"the request has {length} bytes, more than {LARGEST:,}; send fewer rows at a time", TOO_LARGE
+            )
+        return self.rfile.read(int(length))
+
+    def read_on(self) -> None:
+        """Read what follows and forget it: a client hears an answer once it has sent what it has to say."""
+        self.connection.settimeout(PATIENCE)
+        left = READ_ON
+        with suppress(OSError):
+            while left > 0 and (piece := self.rfile.read1(2**16)):
+                left -= len(piece)
 
     def reply(self, status: int, answer: dict[str, Any]) -> None:
         """Send JSON."""
@@ -169,9 +208,9 @@ class Handler(BaseHTTPRequestHandler):
 def parsed(body: bytes) -> Any:
     """The JSON of a request. Raises BadRequest."""
     try:
-        return json.loads(body)
+        return read_json(body)
     except ValueError as error:
-        raise BadRequest(f"the request is not JSON: {error}") from error
+        raise BadRequest(f"the request {error}") from error
 
 
 class RewardHTTPServer(ThreadingHTTPServer):

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.value_head import new_head, save_head
-from easyrlhf.rewards.batch import Batch
+from easyrlhf.rewards.batch import Batch, RewardError
 from easyrlhf.rewards.sources import RewardModel, RewardServer
 from easyrlhf.tools.serve_reward import RewardHTTPServer, load_scorer, serve_reward
 
@@ -41,7 +42,7 @@ def url(reward_folder):
     """Where the reward model is served, from a thread."""
     scorer = load_scorer(ServeRewardConfig(reward_model=str(reward_folder), devices="cpu", micro_batch_tokens=50))
     with RewardHTTPServer(("127.0.0.1", 0), scorer) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -131,11 +132,43 @@ def test_health(url):
             "completions[0]: must be one message, not 2",
         ),
         ('{"prompts": ["a"], "completions": ["b"], "finished": []}', "finished: must be a list of 1"),
+        (r'{"prompts": ["\ud83d"], "completions": ["b"]}', r"holds half a surrogate pair (\ud83d)"),
+        ('{"prompts": ["a"], "completions": ["b"], "prompts": []}', "key 'prompts' stands twice"),
+        ('{"prompts": [NaN], "completions": ["b"]}', "is not JSON: NaN"),
+        (b'{"prompts": ["\xff"], "completions": ["b"]}', "is not UTF-8"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_a_bad_request_is_told_what_is_wrong(url, body, message):
     got = requests.post(url, data=body)
     assert got.status_code == 400 and message in got.json()["error"]
+
+
+def test_what_the_model_was_not_made_for_has_no_score_and_a_note(url, answer, chatml_renderer):
+    texts = ["blue", "blue " * 90]
+    got = requests.post(url, json={"prompts": [CHAT, CHAT], "completions": texts})
+    length = len(chatml_renderer.sequence(CHAT, [{"role": "assistant", "content": texts[1].strip()}]))
+    alone = requests.post(url, json={"prompts": [CHAT], "completions": ["blue"]}).json()["scores"]
+    assert length > 128 and got.status_code == 200
+    assert got.json() == {"scores": [*alone, None], "notes": [None, f"{length} tokens, more than 128"]}
+    batch = Batch([CHAT, CHAT], [ANSWER, [ANSWER[0] | {"content": texts[1]}]], [[1], [1]], [True, True], {})
+    assert RewardServer(url, {}).start(batch).scores() == [pytest.approx(alone[0]), None]
+
+
+@pytest.mark.parametrize("length, status", [("99999999999", 413), ("9" * 5000, 413), ("-1", 411), ("many", 411)])
+def test_a_length_that_cannot_be_is_refused_before_anything_is_read(url, length, status):
+    place = url.removeprefix("http://").split(":")
+    with socket.create_connection((place[0], int(place[1])), timeout=20) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode() + b"{}")
+        assert f" {status} " in connection.makefile("rb").readline().decode()
+
+
+def test_a_request_that_is_too_large_is_refused_once(url, monkeypatch):
+    monkeypatch.setattr("easyrlhf.tools.serve_reward.LARGEST", 1000)
+    monkeypatch.setattr("easyrlhf.rewards.server.PAUSE", 1e9)  # no second attempt
+    batch = Batch(["a" * 5_000_000], ["b"], [[1]], [True], {})
+    with pytest.raises(RewardError, match=r"HTTP 413 .*5000.* bytes, more than 1,000; send fewer rows"):
+        RewardServer(url, {}).start(batch).scores()
 
 
 @pytest.mark.parametrize("ids", [[], [[]], [[-1]], [[10**6]], [["a"]], [3], [[True]]])
@@ -165,7 +198,7 @@ def test_many_clients_at_once_each_get_their_own_scores(url):
 
 
 def test_an_error_of_the_model_is_the_servers_fault(url, monkeypatch):
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.score_sequences", lambda *_: 1 / 0)
+    monkeypatch.setattr("easyrlhf.tools.scoring.score_sequences", lambda *_: 1 / 0)
     got = requests.post(url, json={"prompts": ["a"], "completions": ["b"]})
     assert got.status_code == 500 and got.json() == {"error": "ZeroDivisionError: division by zero"}
 
