@@ -26,7 +26,6 @@ from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refused
 from easyrlhf.tools.serve_reward import Scorer
 
 PAGE = Path(__file__).parent / "page"
-FILES = {"/": "index.html", "/static/app.js": "app.js", "/static/app.css": "app.css"}
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
@@ -169,8 +168,8 @@ async def health(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """The files of the page."""
-    file = PAGE / FILES[request.url.path]
-    if not file.is_file():
+    file = PAGE / request.path_params.get("name", "index.html")
+    if file not in PAGE.iterdir() or file.suffix not in KINDS:
         raise HTTPException(404)
     return Response(file.read_bytes(), media_type=KINDS[file.suffix])
 
@@ -178,7 +177,8 @@ async def page(request: Request) -> Response:
 def make_app(service: Service, key: Key, hosts: Hosts) -> ASGIApp:
     """The server as an ASGI application."""
     routes = [
-        *(Route(path, page) for path in FILES),
+        Route("/", page),
+        Route("/static/{name}", page),
         Route("/health", health),
         Route("/v1/models", service.list_models),
         Route("/v1/models/{name:path}", service.one_model),

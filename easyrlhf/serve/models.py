@@ -17,7 +17,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.models.adapters import adapter_shapes, base_of, is_adapter, put_on
 from easyrlhf.models.load import load_config
 from easyrlhf.serve.text import TokenTexts
-from easyrlhf.tools.policy import load_sampler, read_renderer
+from easyrlhf.tools.policy import load_lm, read_renderer
 from easyrlhf.tools.scoring import longest
 
 LORA_WEIGHT = re.compile(r"\.lora_[AB]\.weight$")
@@ -130,14 +130,14 @@ def load_family(members: list[Member]) -> dict[int, tuple[nn.Module, str | None]
     shared = [one for one in members if not is_adapter(one.policy.model) or over_the_same(one, first)]
     if len(shared) == 1:
         shared = []
-    apart = {one.number: (load_sampler(one.policy, one.renderer, 1).lm, None) for one in members if one not in shared}
+    apart = {one.number: (load_lm(one.policy, one.renderer), None) for one in members if one not in shared}
     return apart | (load_shared(shared, first) if shared else {})
 
 
 def load_shared(members: list[Member], first: Member) -> dict[int, tuple[nn.Module, str | None]]:
     """What load_family gives, of a base model and adapters over it; `first` has the tokenizer."""
     base = base_of(first.policy.model)
-    lm = load_sampler(replace(first.policy, model=base), first.renderer, 1).lm
+    lm = load_lm(replace(first.policy, model=base), first.renderer)
     names = {one.number: f"model{one.number}" if is_adapter(one.policy.model) else None for one in members}
     for one in members:
         if names[one.number]:

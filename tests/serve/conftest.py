@@ -20,7 +20,7 @@ KEY = "a-key-of-the-tests"
 
 
 @contextmanager
-def serving(*models, **settings):
+def run_server(*models, **settings):
     """A server of these folders: url, key, service."""
     config = ServeConfig(model=",".join(map(str, models)), devices="cpu", **settings)
     scorer = load_scorer(config) if config.reward_model else None
@@ -51,9 +51,15 @@ def folders(tmp_path_factory, tiny_lm, tokenizer):
 
 
 @pytest.fixture(scope="package")
+def serving():
+    """serving(*folders, **settings) -> a context with a server of these: url, key, service, engine."""
+    return run_server
+
+
+@pytest.fixture(scope="package")
 def server(folders):
     """The server that most tests talk to."""
-    with serving(folders.one, folders.two, reward_model=str(folders.rm), max_new_tokens=24, max_waiting=32) as found:
+    with run_server(folders.one, folders.two, reward_model=str(folders.rm), max_new_tokens=24, max_waiting=32) as found:
         yield found
 
 

@@ -1,0 +1,92 @@
+"""The models that are served: what they are called, and adapters of one base over its weights."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from easyrlhf.config import PolicyConfig, ServeConfig
+from easyrlhf.serve.models import families, ids_of, load_models, read_models
+from easyrlhf.settings import SettingError
+from easyrlhf.tools.policy import load_sampler, read_renderer
+
+
+@pytest.mark.parametrize(
+    "paths, ids",
+    [
+        (["outputs/sft", "outputs/ppo/"], ["sft", "ppo"]),
+        (
+            ["a/sft/adapter", "a/dpo/adapter", "b/dpo/adapter", "x"],
+            ["sft/adapter", "a/dpo/adapter", "b/dpo/adapter", "x"],
+        ),
+        (["Qwen/Qwen3-0.6B", "./sft", "sft/sft"], ["Qwen3-0.6B", "sft", "sft/sft"]),
+    ],
+)
+def test_a_model_is_called_by_the_end_of_its_path(paths, ids):
+    assert ids_of(paths) == ids and len(set(ids)) == len(ids)
+
+
+def test_a_model_that_is_given_twice_is_refused():
+    with pytest.raises(SettingError, match="model a,b,a: a is there twice"):
+        ServeConfig(model="a,b,a")
+
+
+@pytest.fixture(scope="module")
+def adapters(folders):
+    """Adapters of the first model, of linear layers alone and of a whole module; one of another model."""
+    made = {}
+    for seed, (name, base, more) in enumerate(
+        [("sky", "one", {}), ("sea", "one", {}), ("whole", "one", {"modules_to_save": ["lm_head"]}), ("far", "two", {})]
+    ):
+        torch.manual_seed(seed)
+        lm = AutoModelForCausalLM.from_pretrained(getattr(folders, base))
+        lm = get_peft_model(lm, LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM", **more))
+        for parameter in lm.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        made[name] = folders.root / name
+        lm.save_pretrained(made[name])
+    return SimpleNamespace(**made)
+
+
+def test_adapters_of_one_base_share_its_weights_and_each_answers_as_if_it_was_alone(serving, folders, adapters):
+    from openai import OpenAI
+
+    names = ["one", "sky", "sea", "whole", "far"]
+    asked = [{"role": "user", "content": "Hello"}]
+    with serving(folders.one, *(getattr(adapters, name) for name in names[1:]), max_new_tokens=16) as server:
+        models = server.service.models
+        assert len({id(models[name].lm) for name in ("one", "sky", "sea")}) == 1
+        assert len({id(models[name].lm) for name in names}) == 3
+        client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
+        said: dict[str, str] = {}
+
+        def ask(name: str) -> None:
+            made = client.chat.completions.create(model=name, messages=asked, temperature=0)
+            said[name] = made.choices[0].message.content
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert said == {name: alone(str(getattr(adapters, name, folders.one)), asked) for name in names}
+    assert len(set(said.values())) == 5
+
+
+def alone(path: str, asked: list[dict]) -> str:
+    """What easyrlhf generate draws, which merges adapters."""
+    config = PolicyConfig(model=path, devices="cpu", max_new_tokens=16, temperature=0)
+    renderer = read_renderer(config)
+    found = load_sampler(config, renderer, 1).generate([renderer.prompt_ids(asked)], [(0,)])
+    return renderer.decode(found.completion_ids[0, : int(found.completion_mask.sum())].tolist()).strip()
+
+
+def test_adapters_share_a_base_that_is_not_served_itself(folders, adapters):
+    config = ServeConfig(model=f"{adapters.sky},{adapters.far},{adapters.sea}", devices="cpu")
+    sky, far, sea = load_models(read_models(config))
+    assert sky.lm is sea.lm is not far.lm and far.adapter is None and sky.adapter != sea.adapter
+    assert list(families([str(adapters.sky), str(folders.one), str(folders.two)])) == [[0, 1], [2]]
