@@ -25,6 +25,14 @@ PREFERENCE, SAMPLING, OPTIMISATION, LORA, RUN = "Preference loss", "Sampling", "
 VLLM = "Sampling with vLLM"
 GROUPS = (DATA, PREFERENCE, REWARDS, ONLINE, PPO, GRPO, SAMPLING, VLLM, OPTIMISATION, LORA, RUN)
 
+# What becomes of a setting when an unfinished run is continued (engine/compare.py), as its field declares it by
+# `on_resume`; without that it must be as it was.
+FREE = "free"  # it may be another: it changes no number but by rounding
+FREE_BUT_FOR_BEST = "free without keep_best"  # the same, where the run does not end with its best evaluation
+ROWS = "rows"  # its words may be others: the rows that are read by it must be the same
+MODEL = "model"  # the model may lie elsewhere: the bytes of its files must be the same
+FILES = "files"  # the files may lie elsewhere: their bytes must be the same; one may be edited in its place
+
 
 class SettingError(InputError):
     """A setting has a value it cannot have.
@@ -50,7 +58,7 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     split_texts), `functions` (Python code may give functions, which get names), `metavar` (how --help
     names the value), `shown` (how --help shows the default;
     `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
-    value, or None; of a comma list, with each item).
+    value, or None; of a comma list, with each item), `on_resume` (FREE, ROWS, MODEL or FILES, above).
     """
     return field(default=default, metadata={"help": help, "group": group, **more})
 

@@ -12,7 +12,10 @@ from easyrlhf.config.shared import DEFAULT_LENGTH, check_stop, share_prefix, sto
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.settings import (
     DATA,
+    FILES,
+    FREE,
     LORA,
+    MODEL,
     ONLINE,
     OPTIMISATION,
     REWARDS,
@@ -47,6 +50,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=DATA,
         metavar="DIR|HUB_ID",
         shown="outputs/sft",
+        on_resume=MODEL,
     )
     ref_model: str | None = opt(
         None,
@@ -54,6 +58,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=DATA,
         metavar="DIR|HUB_ID",
         shown="model",
+        on_resume=MODEL,
     )
     continue_final_message: bool = continue_final_message()
 
@@ -73,6 +78,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=REWARDS,
         metavar="DIR",
         shown="outputs/rm, unless reward_funcs or reward_url is given",
+        on_resume=MODEL,
     )
     reward_funcs: str | None = opt(
         None,
@@ -83,6 +89,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         many=True,
         functions=True,
         wrong=wrong_function,
+        on_resume=FILES,
     )
     reward_url: str | None = opt(
         None,
@@ -91,6 +98,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=REWARDS,
         metavar="URL[,…]",
         many=True,
+        on_resume=FREE,
     )
     reward_weights: str | None = opt(
         None,
@@ -108,6 +116,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         group=REWARDS,
         above=0,
         high=1e6,
+        on_resume=FREE,
     )
     reward_workers: int = opt(
         0,
@@ -115,6 +124,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         "time; 0 calls it with all of it, in this process.",
         group=REWARDS,
         low=0,
+        on_resume=FREE,
     )
     missing_eos_penalty: float = opt(
         1.0,
@@ -178,12 +188,14 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         "Completions decoded together on a device. Lower it when sampling runs out of memory.",
         group=SAMPLING,
         low=1,
+        on_resume=FREE,
     )
     num_sample_generations: int = opt(
         10,
         "How often in the run to print a sample with its score and KL; 0 for never.",
         group=SAMPLING,
         low=0,
+        on_resume=FREE,
     )
 
     log_rollouts: int = opt(
@@ -192,13 +204,15 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         "rollout; 0 for none. easyrlhf rollouts and report.html show them.",
         group=RUN,
         low=0,
+        on_resume=FREE,
     )
-    log_rollout_ids: bool = opt(False, "Keep their token ids as well.", group=RUN)
+    log_rollout_ids: bool = opt(False, "Keep their token ids as well.", group=RUN, on_resume=FREE)
     eval_at_start: bool = opt(
         True,
         "Evaluate on valid_data, where it is given, before the first step too, as step 0; keep_best may then keep the "
         "start.",
         group=RUN,
+        on_resume=FREE,
     )
     max_steps: int | None = opt(
         None,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from easyrlhf.config.online import OnlineConfig
-from easyrlhf.settings import DATA, OPTIMISATION, PPO, REWARDS, SAMPLING, SettingError, opt
+from easyrlhf.settings import DATA, MODEL, OPTIMISATION, PPO, REWARDS, ROWS, SAMPLING, SettingError, opt
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -25,6 +25,7 @@ class PPOConfig(OnlineConfig):
         group=DATA,
         metavar="DIR",
         shown="reward_model",
+        on_resume=MODEL,
     )
     whiten_rewards: bool = opt(
         False,
@@ -97,6 +98,7 @@ class PPOConfig(OnlineConfig):
         group=PPO,
         metavar="FILE[,…]",
         many=True,
+        on_resume=ROWS,
     )
 
     response_length: int = opt(128, "Longest completion to sample, in tokens.", group=SAMPLING, low=1)

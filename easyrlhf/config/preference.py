@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from easyrlhf.config.shared import DEFAULT_MODEL, examine_rows, share_prefix
 from easyrlhf.config.training import TrainConfig
-from easyrlhf.settings import DATA, OPTIMISATION, PREFERENCE, SettingError, opt
+from easyrlhf.settings import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, opt
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -19,6 +19,7 @@ class PreferenceConfig(TrainConfig):
         group=DATA,
         metavar="DIR|HUB_ID",
         shown=f"outputs/sft if it exists, else {DEFAULT_MODEL}",
+        on_resume=MODEL,
     )
     share_prefix: str = share_prefix()
 
@@ -56,6 +57,7 @@ class ReferenceConfig(PreferenceConfig):
         group=DATA,
         metavar="DIR|HUB_ID",
         shown="model",
+        on_resume=MODEL,
     )
     beta: float = opt(
         0.1,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from easyrlhf.config.training import TrainConfig
-from easyrlhf.settings import DATA, VLLM, SettingError, Settings, opt
+from easyrlhf.settings import DATA, FREE, VLLM, SettingError, Settings, opt
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -17,13 +17,15 @@ class VLLMPlace(Settings):
         "network you trust.",
         group=VLLM,
         metavar="ADDRESS",
+        on_resume=FREE,
     )
-    vllm_port: int = opt(8000, "Port of the vLLM server.", group=VLLM, low=1, high=65535)
+    vllm_port: int = opt(8000, "Port of the vLLM server.", group=VLLM, low=1, high=65535, on_resume=FREE)
     vllm_tensor_parallel_size: int = opt(
         1,
         "GPUs that each copy of the model is cut over. Colocated: processes of the run, whose number it must divide.",
         group=VLLM,
         low=1,
+        on_resume=FREE,
     )
     vllm_gpu_memory_utilization: float = opt(
         0.3,
@@ -31,6 +33,7 @@ class VLLMPlace(Settings):
         group=VLLM,
         above=0,
         below=1,
+        on_resume=FREE,
     )
     vllm_weight_transfer: str = opt(
         "files",
@@ -38,6 +41,7 @@ class VLLMPlace(Settings):
         "to the server's; both have to be told.",
         group=VLLM,
         choices=("files", "nccl"),
+        on_resume=FREE,
     )
 
 
@@ -73,6 +77,7 @@ class RolloutConfig(VLLMPlace, TrainConfig):
         "of its own, where easyrlhf vllm_serve has started it.",
         group=VLLM,
         choices=("colocate", "server"),
+        on_resume=FREE,
     )
     vllm_timeout: float = opt(
         600.0,
@@ -81,6 +86,7 @@ class RolloutConfig(VLLMPlace, TrainConfig):
         group=VLLM,
         above=0,
         high=1e6,
+        on_resume=FREE,
     )
     vllm_sync_interval: int = opt(
         1,

@@ -4,7 +4,7 @@ import difflib
 import re
 from typing import Any
 
-from easyrlhf.settings import DATA, OPTIMISATION, RUN, SAMPLING, SettingError, opt, split_list, split_texts
+from easyrlhf.settings import DATA, FREE, OPTIMISATION, ROWS, RUN, SAMPLING, SettingError, opt, split_list, split_texts
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_LENGTH = 1024  # tokens
@@ -45,6 +45,7 @@ def report_to() -> Any:
         metavar="NAME[,…]|all|none",
         many=True,
         wrong=wrong_tracker,
+        on_resume=FREE,
     )
 
 
@@ -72,7 +73,7 @@ def filled_lengths(config: Any, places: int | None, taken: int = 0) -> dict[str,
 
 def row_format(help: str = "Row format, when recognising it is not wanted.") -> Any:
     """The setting `format`."""
-    return opt(None, help, group=DATA, metavar="NAME", shown="recognised")
+    return opt(None, help, group=DATA, metavar="NAME", shown="recognised", on_resume=ROWS)
 
 
 def row_field() -> Any:
@@ -85,6 +86,7 @@ def row_field() -> Any:
         group=DATA,
         metavar="NAME=KEY[,…]",
         many=True,
+        on_resume=ROWS,
     )
 
 
@@ -97,6 +99,7 @@ def row_transform() -> Any:
         group=DATA,
         metavar="FILE.py:FN",
         wrong=wrong_function,
+        on_resume=ROWS,
     )
 
 
@@ -117,7 +120,7 @@ def trust_remote_code() -> Any:
 
 def examine_rows(help: str, low: int) -> Any:
     """The setting `examine_rows`."""
-    return opt(64, f"Held-out pairs, spread over valid_data, that {help}", group=RUN, low=low)
+    return opt(64, f"Held-out pairs, spread over valid_data, that {help}", group=RUN, low=low, on_resume=FREE)
 
 
 def share_prefix() -> Any:
@@ -127,6 +130,7 @@ def share_prefix() -> Any:
         "Compute a prompt once for all of its answers: auto where that is faster, on always. The numbers are the same.",
         group=OPTIMISATION,
         choices=("auto", "on", "off"),
+        on_resume=FREE,
     )
 
 

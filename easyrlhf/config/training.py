@@ -22,7 +22,20 @@ from easyrlhf.config.shared import (
     row_transform,
     trust_remote_code,
 )
-from easyrlhf.settings import DATA, LORA, OPTIMISATION, RUN, SettingError, Settings, opt
+from easyrlhf.settings import (
+    DATA,
+    FILES,
+    FREE,
+    FREE_BUT_FOR_BEST,
+    LORA,
+    MODEL,
+    OPTIMISATION,
+    ROWS,
+    RUN,
+    SettingError,
+    Settings,
+    opt,
+)
 
 DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")
 
@@ -42,6 +55,7 @@ class TrainConfig(Settings):
         group=DATA,
         metavar="DIR|HUB_ID",
         shown=DEFAULT_MODEL,
+        on_resume=MODEL,
     )
     train_data: str = opt(
         MISSING,
@@ -51,6 +65,7 @@ class TrainConfig(Settings):
         group=DATA,
         metavar="FILE[,…]",
         many=True,
+        on_resume=ROWS,
     )
     valid_data: str | None = opt(
         None,
@@ -58,6 +73,7 @@ class TrainConfig(Settings):
         group=DATA,
         metavar="FILE[,…]",
         many=True,
+        on_resume=ROWS,
     )
     valid_split: float | None = opt(
         None,
@@ -72,6 +88,7 @@ class TrainConfig(Settings):
         group=DATA,
         metavar="DIR",
         shown="outputs/{cls.stage}",
+        on_resume=FREE,
     )
     format: str | None = row_format(
         "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… "
@@ -86,6 +103,7 @@ class TrainConfig(Settings):
         group=DATA,
         metavar="NAME|FILE",
         shown="the model's own",
+        on_resume=FILES,
     )
     chat_template_kwargs: str | None = chat_template_kwargs()
     enable_thinking: str | None = enable_thinking()
@@ -118,6 +136,7 @@ class TrainConfig(Settings):
         "writes it to bad_rows.jsonl.",
         group=DATA,
         choices=("stop", "skip"),
+        on_resume=ROWS,
     )
 
     epochs: int = opt(1, "Passes over train_data. More than 3 usually over-fits.", group=OPTIMISATION, low=1)
@@ -141,6 +160,7 @@ class TrainConfig(Settings):
         group=OPTIMISATION,
         low=1,
         shown="8192 on a GPU, 2048 on CPU",
+        on_resume=FREE,
     )
     learning_rate: float | None = opt(
         None,
@@ -184,11 +204,13 @@ class TrainConfig(Settings):
         group=OPTIMISATION,
         metavar="NAME",
         shown="transformers' choice",
+        on_resume=FREE,
     )
     gradient_checkpointing: bool = opt(
         False,
         "Recompute activations in the backward pass: about a third slower, far less memory on long sequences.",
         group=OPTIMISATION,
+        on_resume=FREE,
     )
 
     lora_r: int = opt(
@@ -224,6 +246,7 @@ class TrainConfig(Settings):
         metavar="N[,…]|cpu[:N]|mps",
         many=True,
         shown="all GPUs, else cpu",
+        on_resume=FREE,
     )
     deepspeed: str = opt(
         "auto",
@@ -233,6 +256,7 @@ class TrainConfig(Settings):
         group=RUN,
         metavar="NAME|FILE",
         shown="zero2 on several devices, else none",
+        on_resume=FREE,
     )
     nnodes: int = opt(
         1,
@@ -240,10 +264,16 @@ class TrainConfig(Settings):
         "on a disk that all of them see.",
         group=RUN,
         low=1,
+        on_resume=FREE,
     )
-    node_rank: int = opt(0, "Number of this machine, from 0.", group=RUN, low=0)
+    node_rank: int = opt(0, "Number of this machine, from 0.", group=RUN, low=0, on_resume=FREE)
     master_addr: str | None = opt(
-        None, "Name or address of the machine with node_rank 0.", group=RUN, metavar="HOST", shown="this machine"
+        None,
+        "Name or address of the machine with node_rank 0.",
+        group=RUN,
+        metavar="HOST",
+        shown="this machine",
+        on_resume=FREE,
     )
     master_port: int | None = opt(
         None,
@@ -253,18 +283,21 @@ class TrainConfig(Settings):
         low=1,
         below=2**16,
         shown="any free one, 29500 with several machines",
+        on_resume=FREE,
     )
     ddp_timeout: int = opt(
         1800,
         "Seconds after which a process that takes no part in an exchange with the others is given up and the run ends.",
         group=RUN,
         low=1,
+        on_resume=FREE,
     )
     reuse_memory: bool = opt(
         True,
         "On a CPU, keep freed memory for the next step instead of giving it back to the system each time. With glibc "
         "alone, and not where MALLOC_* or GLIBC_TUNABLES is set.",
         group=RUN,
+        on_resume=FREE,
     )
     seed: int = opt(
         42,
@@ -278,6 +311,7 @@ class TrainConfig(Settings):
         "Print a line of the table every so many steps. Every step is in metrics.jsonl.",
         group=RUN,
         low=1,
+        on_resume=FREE,
     )
     eval_steps: int | None = opt(
         None,
@@ -285,11 +319,13 @@ class TrainConfig(Settings):
         group=RUN,
         low=0,
         shown="10 times a run",
+        on_resume=FREE_BUT_FOR_BEST,
     )
     eval_at_start: bool = opt(
         False,
         "Evaluate on valid_data before the first step too, as step 0; keep_best may then keep the start.",
         group=RUN,
+        on_resume=FREE,
     )
     save_steps: int | None = opt(
         None,
@@ -298,8 +334,9 @@ class TrainConfig(Settings):
         group=RUN,
         low=0,
         shown="10 times a run",
+        on_resume=FREE,
     )
-    save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", group=RUN, low=1)
+    save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", group=RUN, low=1, on_resume=FREE)
     keep_best: str | None = opt(
         None,
         "Leave the weights of the step where this metric of the evaluations was best, instead of the last step's: "
@@ -314,6 +351,7 @@ class TrainConfig(Settings):
         "Save and stop (exit code 3) when a check (easyrlhf docs metrics) gives its first alarm. A check stops a run "
         "once: the same command goes on past its alarm, and with --no_stop_on_alarm past every other.",
         group=RUN,
+        on_resume=FREE,
     )
     resume: str = opt(
         "auto",
@@ -321,15 +359,19 @@ class TrainConfig(Settings):
         "continues that checkpoint; in another output_dir it branches off, where other settings are allowed.",
         group=RUN,
         metavar="auto|never|DIR",
+        on_resume=FREE,
     )
-    overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN)
-    allow_incomplete: bool = opt(False, "Accept an input folder whose own run did not finish.", group=RUN)
+    overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN, on_resume=FREE)
+    allow_incomplete: bool = opt(
+        False, "Accept an input folder whose own run did not finish.", group=RUN, on_resume=FREE
+    )
     trust_remote_code: bool = trust_remote_code()
     report_to: str = report_to()
     dry_run: bool = opt(
         False,
         "Print the resolved settings, what the data holds and the plan of steps; train nothing.",
         group=RUN,
+        on_resume=FREE,
     )
 
     def _check(self) -> None:

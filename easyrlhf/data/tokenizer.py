@@ -12,7 +12,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 from easyrlhf.data.hub import require_hub_id
 from easyrlhf.data.templates import CHAT_TEMPLATES, CONTROL_TOKENS
 from easyrlhf.errors import InputError
-from easyrlhf.models.adapters import below, tokenizer_folder
+from easyrlhf.models.parents import below, tokenizer_folder
 
 __all__ = ["CHAT_TEMPLATES", "load_tokenizer", "tokenizer_fingerprint"]
 

@@ -9,8 +9,8 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.manifest import STAGE_FILE, read_stage
 from easyrlhf.errors import InputError
-from easyrlhf.models.adapters import tokenizer_folder
 from easyrlhf.models.load import ends_of
+from easyrlhf.models.parents import tokenizer_folder
 
 INSIDE = ("adapter", "value_model")  # folders that a stage writes into its own
 

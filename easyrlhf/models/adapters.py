@@ -1,4 +1,4 @@
-"""Adapter folders of peft: what they were trained on, and merging them into it. Light to import."""
+"""Adapter folders of peft: what they are, and merging them into what they were trained on. Light to import."""
 
 import json
 import logging
@@ -44,53 +44,6 @@ def read_adapter_config(path: str | Path) -> dict:
             "base_model_name_or_path"
         )
     return settings
-
-
-def base_of(path: str) -> str:
-    """What an adapter folder was trained on, a folder or hub id; any other path is its own base.
-
-    A folder that is named relative to the adapter's own place is found there. Raises InputError.
-    """
-    if not is_adapter(path):
-        return path
-    base = read_adapter_config(path)["base_model_name_or_path"]
-    beside = Path(path).expanduser() / base
-    found = str(beside) if not Path(base).expanduser().exists() and beside.exists() else base
-    if Path(found).resolve() == Path(path).expanduser().resolve():
-        raise InputError(f"{path}: {CONFIG_FILE} names the adapter itself as its base; name the model it belongs to")
-    return found
-
-
-def root_of(path: str) -> str:
-    """Where the weights below an adapter lie, and below the adapter that this one was trained on, and so on."""
-    seen = [path]
-    while (base := base_of(seen[-1])) != seen[-1]:
-        if base in seen:
-            raise InputError(
-                f"{path}: is an adapter of an adapter of itself ({base}); name the right base in {CONFIG_FILE}"
-            )
-        seen.append(base)
-    return base
-
-
-def tokenizer_folder(path: str) -> str:
-    """Where a model's tokenizer lies: its own folder, or for an adapter without one that of its base."""
-    while is_adapter(path) and not any(Path(path).expanduser().glob("tokenizer*")):
-        path = base_of(path)
-    return path
-
-
-@contextmanager
-def below(path: str, base: str) -> Iterator[None]:
-    """Let what is wrong with the base model of an adapter name the adapter as well."""
-    try:
-        yield
-    except InputError as error:
-        if base == path:
-            raise
-        raise InputError(
-            f"{path}: is an adapter whose base model, base_model_name_or_path in {CONFIG_FILE}, cannot be used: {error}"
-        ) from error
 
 
 def is_classifier_adapter(path: str | Path) -> bool:

@@ -13,9 +13,9 @@ from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.load import evaluating, load_causal_lm, load_config
+from easyrlhf.models.parents import ADAPTER
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
-ADAPTER = "adapter"  # the folder of a LoRA run's adapter
 PROBES = (
     ("Name a colour.", "Blue."),
     (

@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 from easyrlhf.data.hub import require_hub_id
 from easyrlhf.data.tokenizer import own_vocabulary
 from easyrlhf.errors import InputError
-from easyrlhf.models.adapters import base_of, below, is_adapter, is_classifier_adapter, merge_adapter, quietly, root_of
+from easyrlhf.models.adapters import is_adapter, is_classifier_adapter, merge_adapter, quietly
+from easyrlhf.models.parents import base_of, below, root_of
 from easyrlhf.models.vocabulary import end_ids, spare_ids
 
 transformers_logging.disable_progress_bar()

@@ -19,10 +19,11 @@ from easyrlhf.data.summary import DataSummary
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, load_tokens
 from easyrlhf.engine import world
+from easyrlhf.engine.compare import as_begun
 from easyrlhf.engine.device import choose_threads, dtype_name, other_device
 from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.engine.renderers import open_renderer
-from easyrlhf.engine.run import Run, as_begun
+from easyrlhf.engine.run import Run
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
@@ -290,6 +291,8 @@ def start(
         how = f"of at most {how}"
     for line in run.passed_over:
         console.warn(f"{line}; the one before is continued")
+    for line in run.remarks:
+        console.warn(line)
     begin = run.beginning()
     where = f"on {run.device.type if world.size() > 1 else run.device}"
     if world.size() > 1:

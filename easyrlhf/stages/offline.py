@@ -60,6 +60,8 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         data = common.read_sets(run, renderer, stage.kind)
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps, parents = planned_steps(config, len(train)), common.parents_of(config)
+        if not run.recognise(common.stage_info(run, renderer, data, parents)):
+            return common.already_complete(config, console)
         common.start(run, console, stage.title, steps, data, parents)
         stage.check(config, renderer, data, console)
         if config.dry_run:
@@ -70,7 +72,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         train = stage.join(*how, train, planned_rows(config, len(train)), console)
         valid = valid and stage.join(*how, valid, np.arange(len(valid)), console)
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
-        run.begin(common.stage_info(run, renderer, data, parents), {"model": engine})
+        run.begin({"model": engine})
         log = common.open_log(run, console)
         metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
         with engine.whole() as whole:

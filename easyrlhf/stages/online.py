@@ -69,6 +69,8 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         check_readable(config, cast.rewards, data)
         steps = planned_steps(config, len(data["train"].rows))
         check_warmup(config, steps)
+        if not run.recognise(common.stage_info(run, renderer, data, cast.named(config))):
+            return common.already_complete(config, console)
         common.start(run, console, title, steps, data, cast.named(config), cast.beside(config))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
@@ -81,7 +83,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
             return Path(config.output_dir)
 
         online = build(run, renderer, cast, data.get("ptx"), steps, make_backend(run, renderer, console))
-        state = run.begin(common.stage_info(run, renderer, data, cast.named(config)), online.engines)
+        state = run.begin(online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
         log = common.open_log(run, console)
         valid = data["valid"] and data["valid"].rows

@@ -7,8 +7,9 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError
-from easyrlhf.models.folder import ADAPTER
+from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
 from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.parents import ADAPTER, BASE, base_of, changed_files, contents_of, recorded_base
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.shared import POLICY, REWARD, VALUE, AdapterView, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
@@ -17,19 +18,37 @@ from easyrlhf.stages import common
 
 
 def check_sharing(config: OnlineConfig, value_model: str | None) -> None:
-    """Raise InputError unless reward and value model are adapters of the policy's own starting model."""
+    """Raise InputError unless reward and value model are adapters of the policy's own starting model, or of a copy."""
     for flag, folder in (("--reward_model", config.reward_model), ("--value_model", value_model)):
-        if not folder:
-            continue
-        way_out = f"train it with rm_train --lora_r 16 --model {config.model}, or leave --share_backbone out"
-        if not (Path(folder) / ADAPTER / "adapter_config.json").exists():
-            raise InputError(f"{flag} {folder}: has no {ADAPTER}/, so it cannot share the policy's backbone; {way_out}")
-        parent = read_stage(folder).get("parents", {}).get("model")
-        if parent is None or Path(parent).resolve() != Path(config.model).resolve():
+        if folder:
+            check_base(flag, folder, config.model)
+
+
+def check_base(flag: str, folder: str, policy: str) -> None:
+    """Raise InputError unless a scalar model's folder holds an adapter that was trained on this policy."""
+    adapter = Path(folder).expanduser() / ADAPTER
+    if not (adapter / CONFIG_FILE).exists():
+        raise InputError(
+            f"{flag} {folder}: has no {ADAPTER}/, so it cannot share the policy's backbone; train it with rm_train "
+            f"--lora_r 16 --model {policy}, or leave --share_backbone out"
+        )
+    known, ours = recorded_base(adapter), contents_of(policy)
+    if known is None:  # of an older run, or of another program
+        try:
+            known = contents_of(base_of(str(adapter)))
+        except InputError as error:
             raise InputError(
-                f"{flag} {folder}: was trained from {parent or 'an unknown model'}, not from --model {config.model}, "
-                f"so the two cannot share a backbone; {way_out}"
-            )
+                f"{flag} {folder}: what it was trained from cannot be compared with --model {policy}, so the two "
+                f"cannot share a backbone. {error}; or leave --share_backbone out"
+            ) from error
+    if known is not None and known == ours:
+        return
+    parent = read_stage(folder).get("parents", {}).get("model") or read_adapter_config(adapter)[BASE]
+    why = f" ({changed_files(known, ours)})" if known and ours else ""
+    raise InputError(
+        f"{flag} {folder}: was trained from {parent}, not from --model {policy}{why}, so the two cannot share a "
+        f"backbone; give --model {parent}, or leave --share_backbone out"
+    )
 
 
 def load_shared(run: Run, renderer: Renderer, value_model: str | None) -> tuple[Models, ScalarModel | None]:

@@ -20,7 +20,8 @@ from easyrlhf import launch
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.config import ScoreConfig, SFTConfig
 from easyrlhf.engine import checkpoint, device, engine, lock
-from easyrlhf.engine.run import library_versions, locked
+from easyrlhf.engine.claim import locked
+from easyrlhf.engine.run import library_versions
 from easyrlhf.errors import InputError
 from easyrlhf.rewards import workers
 from easyrlhf.settings import SettingError

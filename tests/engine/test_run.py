@@ -37,13 +37,19 @@ def config(tmp_path) -> SFTConfig:
     return SFTConfig(model="m", train_data="x.jsonl", output_dir=str(tmp_path / "out"), devices="cpu").resolved()
 
 
+def begin(run, engines: dict, info: dict = INFO) -> dict:
+    """What a stage does before its loop; returns the state of the checkpoint that is continued."""
+    assert run.recognise(info)
+    return run.begin(engines)
+
+
 def train(config, steps: int, finish: bool = False) -> int | None:
     """A run that makes so many steps, saves after each, and ends; returns the step it began at, None when complete."""
     with open_run(config) as run:
         if run is None:
             return None
         engine = Numbers()
-        run.begin(INFO, {"model": engine})
+        begin(run, {"model": engine})
         began = run.step
         assert engine.number == began
         for _ in range(steps):
@@ -67,7 +73,7 @@ def test_a_new_run_begins_at_step_0_and_is_marked_running_only_once_begun(config
     with open_run(config) as run:
         assert (run.step, run.checkpoint) == (0, None)
         assert read_stage(out(config)) == {}
-        assert run.begin(INFO, {}) == {}
+        assert begin(run, {}) == {}
         stage = read_stage(out(config))
         assert (stage["status"], stage["stage"], stage["seed"], stage["precision"]) == ("running", "sft", 42, "float32")
         assert stage["data"] == INFO["data"]
@@ -84,7 +90,7 @@ def test_the_same_settings_continue_from_the_newest_checkpoint(config):
     assert train(config, 3) == 0
     assert train(config, 2) == 3
     with open_run(config) as run:
-        state = run.begin(INFO, {"model": Numbers()})
+        state = begin(run, {"model": Numbers()})
         assert (run.step, state["step"]) == (5, 5)
         assert run.seconds >= state["seconds"] > 0
 
@@ -105,7 +111,7 @@ def test_a_complete_run_is_left_alone(config):
 
 def test_completing_drops_the_cache(config):
     with open_run(config) as run:
-        run.begin(INFO, {})
+        begin(run, {})
         run.cache.mkdir()
         (run.cache / "train.arrow").write_text("rows")
         run.complete()
@@ -118,7 +124,7 @@ def test_other_settings_are_refused_and_listed(config):
     with pytest.raises(InputError) as caught, open_run(other):
         pass
     lines = str(caught.value).splitlines()
-    assert lines[1:3] == ["  batch_size: 64 → 8", "  learning_rate: 2e-05 → 0.001"]
+    assert lines[1:3] == ["  batch_size: 64 → 8", "  learning_rate: 2e-5 → 0.001"]
     assert "run of sft with other settings:" in lines[0]
     assert "--overwrite to start anew" in lines[-1]
 
@@ -185,7 +191,7 @@ def test_overwrite_deletes_ours_when_training_begins_and_not_before(config):
         assert run.checkpoint is None
         assert read_stage(out(config))["status"] == "complete"  # bad input now costs nothing
         assert (out(config) / "model.safetensors").exists()
-        run.begin(INFO, {"model": Numbers()})
+        begin(run, {"model": Numbers()})
         assert run.step == 0
         assert files(out(config)) - {".lock"} == {"stage.json", "args.yaml", "notes.txt"}
         assert read_stage(out(config))["status"] == "running"
@@ -198,7 +204,7 @@ def test_overwrite_in_a_folder_no_stage_wrote_deletes_nothing(config):
     for name in ("README.md", "model.safetensors", "tokenizer.json", "runs/notes.txt"):
         (out(config) / name).write_text("mine")
     with open_run(replace(config, overwrite=True)) as run:
-        run.begin(INFO, {})
+        begin(run, {})
     for name in ("README.md", "model.safetensors", "tokenizer.json", "runs/notes.txt"):
         assert (out(config) / name).read_text() == "mine"
 
@@ -213,10 +219,12 @@ def test_changed_data_are_refused_when_a_checkpoint_would_be_taken_back(config):
     train(config, 1)
     changed = {**INFO, "data": {"train": {"sha256": "other", "used": 3}}}
     with (
-        pytest.raises(InputError, match="rows of --train_data or --valid_data have changed"),
+        pytest.raises(
+            InputError, match=r"whose rows have changed since it started:\n  the train rows, --train_data x\.jsonl"
+        ),
         open_run(config) as run,
     ):
-        run.begin(changed, {"model": Numbers()})
+        begin(run, {"model": Numbers()}, changed)
     assert train(config, 0) == 1  # nothing was lost
 
 
@@ -237,7 +245,8 @@ def branch(config, tmp_path) -> SFTConfig:
 
 def test_a_checkpoint_is_continued_in_another_folder_with_other_settings(config, branch):
     with open_run(branch) as run:
-        assert run.beginning() == f"branches from {branch.resume}; settings that differ: learning_rate: 2e-05 -> 1e-06"
+        assert run.recognise(INFO)
+        assert run.beginning() == f"branches from {branch.resume}; settings that differ: learning_rate: 2e-5 -> 1e-6"
     assert train(branch, 3) == 2
     assert read_stage(out(branch))["branched_from"] == branch.resume
     assert train(branch, 0) == 5  # the same command continues it
@@ -292,7 +301,7 @@ def test_a_dry_run_works_elsewhere_and_leaves_nothing(config):
 
 def test_a_failure_says_what_is_safe(config):
     with pytest.raises(RunError, match="No checkpoint had been written yet"), open_run(config) as run:
-        run.begin(INFO, {})
+        begin(run, {})
         raise RunError("boom")
     train(config, 2)
     with pytest.raises(RunError) as caught, open_run(config):
@@ -306,7 +315,7 @@ def test_a_failure_is_said_where_not_even_the_checkpoints_can_be_listed(config, 
         raise OSError(errno.ENOMEM, "Cannot allocate memory", str(folder))
 
     with pytest.raises(RunError) as caught, open_run(config):
-        monkeypatch.setattr("easyrlhf.engine.run.list_checkpoints", fail)
+        monkeypatch.setattr("easyrlhf.engine.advice.list_checkpoints", fail)
         raise MemoryError
     assert str(caught.value).startswith("out of memory on cpu: MemoryError\n")
     kept = f"{out(config)}/checkpoints, which could not be listed: Cannot allocate memory"
@@ -320,7 +329,7 @@ def test_a_full_disk_while_saving_is_a_run_error(config):
 
     message = r"step-1: could not be written: .*No space left"
     with pytest.raises(RunError, match=message), open_run(config) as run:
-        run.begin(INFO, {})
+        begin(run, {})
         run.step = 1
         run.save({"model": FullDisk()})
 
@@ -330,7 +339,7 @@ def test_a_full_disk_while_saving_is_a_run_error(config):
 )
 def test_memory_that_runs_out_is_a_run_error_with_advice(config, error):
     with pytest.raises(RunError) as caught, open_run(replace(config, micro_batch_tokens=1000)) as run:
-        run.begin(INFO, {})
+        begin(run, {})
         raise error
     text = str(caught.value)
     assert text.startswith(f"out of memory on cpu: {str(error) or 'MemoryError'}\n")
@@ -340,7 +349,7 @@ def test_memory_that_runs_out_is_a_run_error_with_advice(config, error):
 
 def test_another_error_of_the_system_keeps_its_own_words(config):
     with pytest.raises(PermissionError), open_run(config) as run:
-        run.begin(INFO, {})
+        begin(run, {})
         raise OSError(errno.EACCES, "Permission denied")
 
 
@@ -377,7 +386,7 @@ def test_every_setting_of_ppo_survives_its_file(tmp_path):
 def test_a_stop_request_saves_marks_and_ends_the_run(config):
     with pytest.raises(RunStopped) as caught, open_run(config) as run:
         engine = Numbers()
-        run.begin(INFO, {"model": engine})
+        begin(run, {"model": engine})
         run.step = engine.number = 4
         run.stop_if_requested({"model": engine}, kl_coef=0.5)  # nothing was requested
         os.kill(os.getpid(), signal.SIGTERM)
@@ -406,7 +415,7 @@ def test_a_signal_during_training_waits_and_a_second_one_does_not():
 
 def test_a_stop_request_is_answered_at_once_with_what_another_one_would_lose(config, capfd):
     with pytest.raises(RunStopped, match="lost 2 steps and the one under way"), open_run(config) as run:
-        run.begin(INFO, {"model": Numbers()})
+        begin(run, {"model": Numbers()})
         run.step = 3
         run.save({"model": Numbers()})
         run.step = 5

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
-from easyrlhf.models.adapters import base_of, is_adapter, root_of
+from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import load_causal_lm, load_config
+from easyrlhf.models.parents import base_of, root_of
 
 IDS = T([[5, 6, 7, 8, 9, 10, 11, 12]])
 

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
-from easyrlhf.models.adapters import base_of
 from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import load_causal_lm, new_tokens
 from easyrlhf.models.lora import add_lora
+from easyrlhf.models.parents import base_of
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 NEW = [280, 281, 282]  # the control tokens of llama3 behind the 280 of the tokenizer

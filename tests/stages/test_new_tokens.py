@@ -11,8 +11,8 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
-from easyrlhf.models.adapters import base_of
 from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.parents import base_of
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.settings import SettingError

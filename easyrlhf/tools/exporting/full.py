@@ -11,10 +11,10 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.manifest import read_stage, write_stage
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.models.adapters import base_of
 from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.folder import probe, probe_ids
 from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.parents import base_of
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
