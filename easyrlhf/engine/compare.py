@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from easyrlhf.engine.inputs import PARTS, contents_of_setting
+from easyrlhf.engine.inputs import PARTS, contents_of_setting, parted
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import changed_files, places_of, recorded
-from easyrlhf.settings import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path
+from easyrlhf.settings import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path, split_list
 
 SETTINGS_FILE = "args.yaml"
 LENGTHS = ("max_length", "max_prompt_length", "overlength")  # those whose defaults follow from other settings
@@ -93,8 +93,8 @@ def other_content(name: str, kind: str | None, then: Any, now: Any, known: Any, 
     """
     if then is None or (then == now and (kind == FILES or known is None)):
         return None  # a file that is edited in its place is meant to be
-    if known is None and (place := place_then(then, folder)) is not None:
-        known = contents_of_setting(name, kind, place)
+    if known is None and (then_here := placed(then, kind, folder)) is not None:
+        known = contents_of_setting(name, kind, then_here)
     found = contents_of_setting(name, kind, now)
     if found is None or known is None:
         return None if then == now else ""
@@ -103,9 +103,13 @@ def other_content(name: str, kind: str | None, then: Any, now: Any, known: Any, 
     return changed_files(known, found) if kind == MODEL else "its content is not the same"
 
 
-def place_then(written: str, folder: Path) -> str | None:
-    """Where a path of the settings in a folder leads today; None where to nothing."""
-    return next((str(place) for place in places_of(written, folder) if place.exists()), None)
+def placed(written: str, kind: str, folder: Path) -> str | None:
+    """A value of the settings in a folder with the paths of today; None where one of them leads to nothing."""
+    items = list(map(parted, split_list(written))) if kind == FILES else [(written, "")]
+    found = [next((place for place in places_of(path, folder) if place.exists()), None) for path, _ in items]
+    if None in found:
+        return None
+    return ",".join(f"{place}{function}" for place, (_, function) in zip(found, items, strict=True))
 
 
 def edited(folder: Path, config) -> list[str]:

@@ -47,10 +47,14 @@ def rows_contents(spec: str) -> list[str] | None:
 def files_contents(value: str) -> list[str] | None:
     """The checksums of a comma list of files, each perhaps with `:function` behind it; None when one is not there."""
     found = []
-    for item in split_list(value):
-        path, colon, function = item.rpartition(":")
-        file = Path(path if colon and path.endswith(".py") else item).expanduser()
-        if not file.is_file():
+    for path, function in map(parted, split_list(value)):
+        if not Path(path).expanduser().is_file():
             return None
-        found.append(f"{known_checksum(file)}:{function}" if colon and path.endswith(".py") else known_checksum(file))
+        found.append(known_checksum(Path(path).expanduser()) + function)
     return found
+
+
+def parted(item: str) -> tuple[str, str]:
+    """`file.py:fn` as `file.py` and `:fn`; any other name has no second part."""
+    path, colon, function = item.rpartition(":")
+    return (path, colon + function) if colon and path.endswith(".py") else (item, "")
