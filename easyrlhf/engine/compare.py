@@ -80,8 +80,9 @@ def settings_then(folder: Path, config) -> dict[str, Any]:
     if not isinstance(then, dict):
         raise InputError(f"{file}: is no list of settings; restore the file")
     if then:  # a setting that is newer than the run had its default
-        then = {setting.name: setting.default for setting in dataclasses.fields(config)} | then
-        paths = {s.name: s for s in dataclasses.fields(config) if is_path(s) and then[s.name] is not None}
+        settings = dataclasses.fields(config)
+        then = {one.name: one.default for one in settings if one.default is not dataclasses.MISSING} | then
+        paths = {one.name: one for one in settings if is_path(one) and then.get(one.name) is not None}
         then |= {name: convert(setting, then[name]) for name, setting in paths.items()}  # once they were kept as given
     return then
 

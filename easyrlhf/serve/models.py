@@ -14,8 +14,9 @@ from torch import nn
 from easyrlhf.config import PolicyConfig, ServeConfig
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
-from easyrlhf.models.adapters import adapter_shapes, base_of, is_adapter, put_on
+from easyrlhf.models.adapters import adapter_shapes, is_adapter, put_on
 from easyrlhf.models.load import load_config
+from easyrlhf.models.parents import base_of
 from easyrlhf.serve.text import TokenTexts
 from easyrlhf.tools.policy import load_lm, read_renderer
 from easyrlhf.tools.scoring import longest

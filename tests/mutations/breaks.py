@@ -74,7 +74,7 @@ VLLM_TRANSFER, BLOCKED = "rollout/test_transfer.py", "rollout/test_blocked.py"
 
 CONVERTED = "tools/test_convert_config.py"
 EACH = f"{CONVERTED}::test_each_programs_file_is_recognised_and_gives_these_settings"
-PLATFORMS = "engine/test_platforms.py"
+PLATFORMS, COMPARE, PARENTS = "engine/test_platforms.py", "engine/test_compare.py", "models/test_parents.py"
 UNKNOWN = "cli/test_unknown.py"
 TRAVELS = "cli/test_wording.py::test_a_wrong_setting_travels_between_processes"
 GUESS = f"{UNKNOWN}::test_a_guess_can_have_the_value"
@@ -691,7 +691,7 @@ BREAKS = [
     Break("stages/align.py", '- rows[0]["sft_share"] * chosen.logprobs.sum()', "", ALIGN_PARITY),
     # adapter folders
     Break("models/adapters.py", "return merged.requires_grad_(True)", "return merged", ADAPTERS),
-    Break("models/adapters.py", "and beside.exists() else base", "and False else base", ADAPTERS),
+    Break("models/parents.py", "else [p for p in places if", "else [p for p in places or", PARENTS),
     Break(
         "data/tokenizer.py",
         "t not in taken and t not in template and not BYTE",
@@ -791,19 +791,21 @@ BREAKS = [
     Break("data/huge.py", 'if turn["role"] != "assistant" and', "if", "data/test_huge.py"),
     Break("config/shared.py", "min(longest // 2, longest - taken)", "longest // 2", LENGTHS_FOLLOW),
     Break("data/lengths.py", "self.cut += left < 1", "self.cut += 1", "data/test_lengths.py"),
-    Break("engine/run.py", "if any(then.get(name) != value for", "if any(False for", "stages/test_row_lengths.py"),
+    Break("engine/compare.py", "if any(then.get(name) != value for", "if any(False for", "stages/test_row_lengths.py"),
     Break("data/folders.py", "followlinks=True", "followlinks=False", FOLDERS),
     # the life of a run
-    Break("engine/run.py", 'claim(config, real) if real.is_dir() else "new"', '"new"', "engine/test_run.py"),
-    Break("engine/run.py", "if not same_rows(*rows):", "if False:", "engine/test_run.py"),
-    Break("engine/run.py", "if self.origin and list_checkpoints(real):", "if False:", "engine/test_run.py"),
-    Break("engine/run.py", "not in ROWS]", "not in ()]", "engine/test_run.py"),
+    Break("engine/claim.py", "claim(config, folder) if folder.is_dir() else NEW", "NEW", "engine/test_run.py"),
+    Break("engine/run.py", "require_same_rows(self.origin, self.config, self.info)", "pass", "engine/test_run.py"),
+    Break("engine/run.py", "if self.origin and list_checkpoints(self.home):", "if False:", "engine/test_run.py"),
+    Break("engine/compare.py", "return self.kind == ROWS and", "return False and", "engine/test_run.py"),
     Break("engine/engine.py", "load_state_dict(saved | ours)", "load_state_dict(saved)", "engine/test_engine.py"),
     Break("settings.py", "os.path.lexists(path)", "False", "cli/test_config.py"),
     Break(
         "settings.py", "os.path.expanduser(os.path.expandvars(path))", "os.path.expandvars(path)", "cli/test_config.py"
     ),
-    Break("engine/run.py", "{name: convert(setting, then[name]) for", "{name: then[name] for", "engine/test_run.py"),
+    Break(
+        "engine/compare.py", "{name: convert(setting, then[name]) for", "{name: then[name] for", "engine/test_run.py"
+    ),
     Break("streams.py", "if error.errno not in GONE:", "if True:", "cli/test_exit_codes.py"),
     Break("streams.py", 'else "replace"', 'else "strict"', "cli/test_exit_codes.py"),
     Break("stopping.py", "*([HANG_UP] if heard else [])", "*([HANG_UP] if HANG_UP else [])", "engine/test_run.py"),
@@ -823,4 +825,12 @@ BREAKS = [
     ),
     Break("config/unknown.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
     Break("settings.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
+    # identity goes by content
+    Break("engine/compare.py", "if found == known:", "if False:", COMPARE),
+    Break("engine/compare.py", "return None if config.keep_best else FREE", "return FREE", COMPARE),
+    Break("engine/inputs.py", "found.append(known_checksum(", "found.append(str(", COMPARE),
+    Break("config/training.py", "on_resume=FREE_BUT_FOR_BEST,", "on_resume=FREE,", COMPARE),
+    Break("models/parents.py", "if contents_of(place) == recorded)", "if place)", PARENTS),
+    Break("models/parents.py", "if key != BASE}", "if key}", PARENTS),
+    Break("stages/sharing.py", "if known is not None and known == ours:", "if known:", "stages/test_sharing.py"),
 ]

@@ -14,8 +14,8 @@ from typing import Any
 
 from easyrlhf.config import CompareConfig
 from easyrlhf.data.records import Messages
+from easyrlhf.engine.claim import locked
 from easyrlhf.engine.manifest import make_folder
-from easyrlhf.engine.run import locked
 from easyrlhf.errors import InputError
 from easyrlhf.report.compare import JUDGE, Answer, measured, names_of
 from easyrlhf.report.compare_page import compare_lines, compare_page
