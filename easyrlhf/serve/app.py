@@ -188,7 +188,11 @@ def make_app(service: Service, key: Key, hosts: Hosts) -> ASGIApp:
         Route("/api/score", service.score, methods=["POST"]),
     ]
     handlers = {Refusal: refusal_answer, HTTPException: http_answer, ClientDisconnect: nobody, Exception: fault_answer}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), key, hosts)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = (
+        False  # an address that is nearly right is wrong: clients lose bodies and keys on the way
+    )
+    return Guard(app, key, hosts)
 
 
 def new_service(config: ServeConfig, models: list[Served], scorer: Scorer | None, version: str) -> Service:

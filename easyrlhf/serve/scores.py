@@ -5,8 +5,9 @@ from typing import Any
 from easyrlhf.data.chat import opens, template_arguments
 from easyrlhf.data.messages import messages
 from easyrlhf.errors import InputError
-from easyrlhf.serve.protocol import check_keys, flag
+from easyrlhf.serve.protocol import check_keys
 from easyrlhf.serve.refusals import Refusal
+from easyrlhf.serve.values import flag
 from easyrlhf.tools.scoring import scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer
 

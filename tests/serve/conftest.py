@@ -31,7 +31,8 @@ def run_server(*models, **settings):
     thread.start()
     try:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        yield SimpleNamespace(url=url, key=KEY, service=service, config=config, engine=service.engine)
+        names = {one.id: one.title for one in service.models.values()}
+        yield SimpleNamespace(url=url, key=KEY, service=service, engine=service.engine, **names)
     finally:
         server.should_exit = True
         thread.join(20)
