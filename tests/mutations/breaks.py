@@ -34,6 +34,13 @@ ADVICE = "report/test_diagnostics.py"
 TRACKED = "report/test_trackers.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
+PAGE = "serve/test_page.py"
+SYSTEM = "test_a_system_turn_and_a_whole_conversation_in_the_files"
+SEEDS = "test_the_same_model_twice_has_two_seeds_and_settings_reach_the_server"
+RELOAD = "test_what_is_not_downloaded_survives_a_reload_and_another_tab"
+FAULTS_SAID = "test_a_fault_is_said_in_words_and_nothing_is_lost"
+STREAMED = "test_an_answer_is_shown_while_it_is_written_and_can_be_stopped"
+CLICKED = "test_two_models_answer_piece_by_piece_and_a_click_becomes_a_row"
 STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
 GREEDY = f"{SAMPLER}::test_temperature_0_is_greedy_search_token_for_token"
 SAMPLES = f"{SAMPLER}::test_samples_do_not_depend_on_batch_size_order_or_company"
@@ -811,6 +818,16 @@ BREAKS = [
     Break("stopping.py", "*([HANG_UP] if heard else [])", "*([HANG_UP] if HANG_UP else [])", "engine/test_run.py"),
     Break("engine/signals.py", "if self.requested and number == HANG_UP:", "if False:", "engine/test_run.py"),
     Break("engine/run.py", "lost = self.step - self.saved", "lost = self.step", "engine/test_run.py"),
+    # the web chat
+    Break("serve/page/talk.js", "turn.verdict?.winner ?? 0", "0", f"{PAGE}::test_a_conversation_by_keys_alone"),
+    Break(
+        "serve/page/talk.js", "withSystem(round.system, turns)", "withSystem(talk.system, turns)", f"{PAGE}::{SYSTEM}"
+    ),
+    Break("serve/page/talk.js", "2 * variant + side)", "2 * variant)", f"{PAGE}::{SEEDS}"),
+    Break("serve/page/store.js", "this.keep(ROW + entry.id, entry);", "", f"{PAGE}::{RELOAD}"),
+    Break("serve/page/server.js", "if (finish === null) throw BROKE_OFF;", "", f"{PAGE}::{FAULTS_SAID}"),
+    Break("serve/page/answers.js", "!talks.unfinished(answer)", "true", f"{PAGE}::{STREAMED}"),
+    Break("serve/page/view.js", "|| mine < other", "", f"{PAGE}::{CLICKED}"),
     # models and tools in Python
     Break("tools/loaded.py", "renderer.stops = config.stop_texts", "pass", IN_PYTHON),
     Break(

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import requests
 from click.testing import CliRunner
 
 from easyrlhf.cli import data_check
@@ -336,12 +337,13 @@ def test_a_system_turn_and_a_whole_conversation_in_the_files(chat):
     chat.sheet("settings")
     chat.set("system", "Be brief.")
     chat.close("settings")
-    for text in ("one", "two"):
-        chat.say(text)
-        chat.press("b")
+    chat.say("one")
+    chat.press("b")
+    chat.say("two")
     chat.sheet("settings")
     chat.set("system", "Be long.")  # the rows keep the one that the answers were drawn with
     chat.close("settings")
+    chat.press("b")
     chat.press("k")
     system = {"role": "system", "content": "Be brief."}
     assert [row["prompt"][0] for row in chat.download("comparisons")] == [system, system]
@@ -629,3 +631,48 @@ def test_what_was_said_is_spoken_once(chat):
     chat.say("Speak")
     assert "".join(chat.texts("#spoken p")) == "One thing. Another. And the end"
     assert chat.status() == "The answer is there. The answer: reward +31.000."
+
+
+# ---- with the server itself ----
+
+
+@in_a_browser
+def test_two_models_of_the_server_itself(driver, server, tmp_path):
+    """Their answers and rewards are those that other clients of it get; what does not fit is said."""
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    resize(driver, 1400)
+    driver.get(f"{server.url}/?key={server.key}")
+    chat = Chat(driver, None, tmp_path)
+    chat.ready()
+    assert driver.current_url == f"{server.url}/"
+    chat.sheet("settings")
+    chat.set("set-seed", "7")
+    chat.set("set-temperature", "1")
+    chat.close("settings")
+    chat.say("Name a colour.")
+    expected = [ask(server, model, seed) for model, seed in (("one", 7), ("two", 8))]
+    assert chat.texts(".reward b") == [f"{score:+.3f}".replace("-", "−") for _, score in expected]
+    chat.press("b")
+    [row] = chat.download("comparisons")
+    assert [row[key][0]["content"] for key in ("rejected", "chosen")] == [text for text, _ in expected]
+    checked(tmp_path / "comparisons.jsonl", "rm")
+
+    chat.say("word " * 200)
+    assert all("too long for" in text and "prompt has" in text for text in chat.texts(".fault p"))
+    assert chat.texts(".user .said")[-1].startswith("word word")
+    driver.delete_all_cookies()
+    chat.button("Try again", ".answer.a")
+    chat.until(lambda: "does not know this page" in chat.texts(".fault p")[0], "the refusal")
+    driver.get("about:blank")
+
+
+def ask(server, model: str, seed: int) -> tuple[str, float]:
+    """An answer with its reward, as a program gets them."""
+    headers = {"Authorization": f"Bearer {server.key}"}
+    messages = [{"role": "user", "content": "Name a colour."}]
+    body = {"model": model, "messages": messages, "seed": seed, "temperature": 1}
+    [choice] = requests.post(f"{server.url}/v1/chat/completions", json=body, headers=headers).json()["choices"]
+    text = choice["message"]["content"]
+    talk = {"messages": [*messages, {"role": "assistant", "content": text}]}
+    talk["finished"] = choice["finish_reason"] == "stop"
+    return text, requests.post(f"{server.url}/api/score", json=talk, headers=headers).json()["score"]

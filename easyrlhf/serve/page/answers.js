@@ -28,7 +28,7 @@ export async function write(turn, answer) {
   const was = answer.state;
   Object.assign(answer, { state: "waiting", fault: null, reward: null, begun: begun.length });
   try {
-    const finish = await draw(request(turn, answer, begun), abort.signal, (piece) => grow(turn, answer, piece, begun));
+    const finish = await draw(request(turn, answer, begun), abort.signal, (piece) => grow(turn, answer, piece));
     answer.state = finish === "length" ? "cut" : "done";
   } catch (error) {
     const unchanged = begun && answer.text === begun;
@@ -38,7 +38,7 @@ export async function write(turn, answer) {
       Object.assign(answer, { state: unchanged ? was : answer.text ? "broken" : "failed", fault: { title, advice } });
     }
   }
-  answer.text = talks.wellFormed(begun ? answer.text.trimEnd() : answer.text.trim());
+  answer.text = talks.wellFormed(answer.text);
   drawing.delete(answer);
   if (!holds(turn)) return;
   speak(turn, answer, true);
@@ -47,10 +47,10 @@ export async function write(turn, answer) {
   if (!talks.isRunning(turn)) tell(summary(turn));
 }
 
-function grow(turn, answer, piece, begun) {
+function grow(turn, answer, piece) {
   const first = answer.state === "waiting";
   answer.state = "streaming";
-  answer.text = begun ? answer.text + piece : (answer.text + piece).trimStart();
+  answer.text += piece;
   if (first) drawAll();
   else drawText(answer);
   speak(turn, answer, false);
@@ -59,19 +59,12 @@ function grow(turn, answer, piece, begun) {
 
 function request(turn, answer, begun) {
   const { temperature, top_p, top_k, repetition_penalty, max_tokens, stop } = app.settings;
-  const body = {
-    model: answer.model,
-    messages: talks.promptOf(app.talk, turn),
-    temperature,
-    top_p,
-    top_k,
-    repetition_penalty,
-    max_tokens,
-    seed: answer.seed,
-  };
+  const messages = talks.promptOf(app.talk, turn);
+  const body = { model: answer.model, messages, temperature, top_p, top_k, repetition_penalty, seed: answer.seed };
+  if (max_tokens !== app.about.defaults.max_tokens) body.max_tokens = max_tokens; // its own it fits to the room left
   if (stop.length) body.stop = stop;
   if (begun) {
-    body.messages.push({ role: "assistant", content: begun });
+    messages.push({ role: "assistant", content: begun });
     body.continue_final_message = true;
   }
   return body;

@@ -108,7 +108,7 @@ async function begin() {
 }
 
 function fillPickers() {
-  const options = () => app.about.models.map(({ id, title }) => el("option", { value: id, text: title }));
+  const options = () => app.about.models.map(({ id, title }) => el("option", { value: id, text: id, title }));
   find("model-0").replaceChildren(...options());
   find("model-1").replaceChildren(el("option", { value: "", text: "nothing to compare with" }), ...options());
   app.models.forEach((id, i) => {

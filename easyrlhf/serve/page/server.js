@@ -68,7 +68,8 @@ async function said(response) {
 }
 
 function refused(status, error, wait, body) {
-  const words = error.message ? ` ${sentence(error.message)}` : "";
+  if (error.code === "stopping") return GONE;
+  const words = error.message && error.code !== "internal_error" ? ` ${sentence(error.message)}` : "";
   const again = wait ? `Try again in ${wait} seconds.` : "Try again in a moment.";
   if (/context|too.?long/i.test(`${error.code ?? ""} ${error.type ?? ""}`)) {
     return new Fault(
@@ -109,7 +110,7 @@ function refused(status, error, wait, body) {
 
 const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 
-/** The objects of a stream of server-sent events. Raises BROKE_OFF when the stream ends without its last event. */
+/** The objects of a stream of server-sent events. Raises BROKE_OFF when the connection is lost. */
 async function* events(stream, signal) {
   const decoder = new TextDecoder();
   const reader = stream.getReader();
@@ -124,7 +125,7 @@ async function* events(stream, signal) {
         if (data === "[DONE]") return;
         if (data) yield JSON.parse(data);
       }
-      if (done) throw BROKE_OFF;
+      if (done) return;
     }
   } catch (error) {
     if (error instanceof Fault || error.name === "AbortError" || signal?.aborted) throw error;

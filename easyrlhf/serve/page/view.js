@@ -46,7 +46,7 @@ export function toTheEnd() {
 }
 
 function greeting(app) {
-  const [first, second] = app.models.map((id) => titleOf(app, id));
+  const [first, second] = app.models;
   const models = second ? `${first} and ${second}` : first;
   const tips = [
     second
@@ -64,7 +64,8 @@ function greeting(app) {
   );
 }
 
-const titleOf = (app, id) => (id ? (app.about.models.find((model) => model.id === id)?.title ?? id) : null);
+/** The path that a model was given by. */
+const titleOf = (app, id) => app.about.models.find((model) => model.id === id)?.title ?? id;
 
 function systemTurn(app, actions) {
   return el(
@@ -159,12 +160,14 @@ function card(app, turn, i, actions) {
 function head(app, turn, i) {
   const side = turn.sides[i];
   const { seed, model } = shownOf(side);
-  const name = hidden(turn) ? "hidden until you choose" : titleOf(app, model);
+  const name = hidden(turn)
+    ? { class: "name", text: "hidden until you choose" }
+    : { class: "name", text: model, title: titleOf(app, model) };
   return el(
     "h2",
     { class: "who" },
     turn.sides.length === 2 && el("span", { class: "badge", text: LETTERS[i] }),
-    el("span", { class: "name", text: name }),
+    el("span", name),
     !hidden(turn) && seed !== null && el("span", { class: "seed", text: `seed ${seed}` }),
   );
 }
@@ -187,7 +190,8 @@ function higher(turn, i) {
   if (turn.sides.length < 2) return null;
   const [mine, other] = [i, 1 - i].map((k) => shownOf(turn.sides[k]).reward?.score);
   if (!Number.isFinite(other) || mine < other) return null;
-  return el("span", { class: "higher", text: mine === other ? "equal" : `▲ higher by ${(mine - other).toFixed(3)}` });
+  if (mine === other) return el("span", { text: "both equal" });
+  return el("span", { class: "higher", text: `▲ higher by ${(mine - other).toFixed(3)}` });
 }
 
 export const signed = (number) => (number < 0 ? "−" : "+") + Math.abs(number).toFixed(3);
@@ -198,6 +202,7 @@ function tools(app, turn, i, inHistory, actions) {
   const suffix = turn.sides.length === 2 ? ` ${LETTERS[i]}` : "";
   const key = `${turn.id}-${i}`;
   const open = turn === last(app.talk) && !turn.verdict && !running(answer);
+  const again = open && answer.state !== "failed"; // beside a fault it is called Try again
   const unfinished =
     ["cut", "stopped", "broken", "edited"].includes(answer.state) &&
     answer.text &&
@@ -207,7 +212,7 @@ function tools(app, turn, i, inHistory, actions) {
     "div",
     { class: "tools" },
     open && side.variants.length > 1 && pager(turn, i, actions),
-    open &&
+    again &&
       button("Again", `again-${key}`, () => actions.regenerate(turn, i), {
         "aria-label": `Draw the answer${suffix} again, with a new seed`,
       }),
