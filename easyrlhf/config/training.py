@@ -315,10 +315,11 @@ class TrainConfig(Settings):
     )
     eval_steps: int | None = opt(
         None,
-        "Evaluate on valid_data every so many steps, and at the end; 0 for the end alone.",
+        "Evaluate on valid_data every so many steps, and at the end; 0 for the end alone. By default 10 times or more, "
+        "or as often as a fifth of the training's work allows, at most on a sample; with keep_best on all rows.",
         group=RUN,
         low=0,
-        shown="10 times a run",
+        shown="within a fifth of the training",
         on_resume=FREE_BUT_FOR_BEST,
     )
     eval_at_start: bool = opt(

@@ -1,32 +1,70 @@
 """The end of a step, the same in both loops: log it, judge it, show it, and save or stop where the settings say."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from easyrlhf.engine import world
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
+from easyrlhf.offline.evaluations import Evaluations, every_so_many, times_after
 from easyrlhf.report.console import Console
 from easyrlhf.report.diagnostics import Watch, alarms
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.report.metrics import is_better
 
+Advance = Callable[[int], None]  # told how many more rows of an evaluation are done
+
+
+def ignore(done: int) -> None:
+    """For evaluations that nobody watches."""
+
 
 class Course:
-    """A run on its way through its steps."""
+    """A run on its way through its steps.
 
-    def __init__(self, run: Run, engines: dict[str, Engine], total: int, log: MetricsLog, console: Console):
-        self.run, self.engines, self.total = run, engines, total
+    evaluations  when and on how many rows it evaluates; None without held-out rows
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        engines: dict[str, Engine],
+        total: int,
+        log: MetricsLog,
+        console: Console,
+        evaluations: Evaluations | None = None,
+    ):
+        self.run, self.engines, self.total, self.evaluations = run, engines, total, evaluations
         self.log, self.console = log, console
         self.watch = Watch(run.config.stage, log.rows())
 
     @contextmanager
     def shown(self) -> Iterator[None]:
         """A progress bar while the run goes on."""
-        with self.console.progress(self.total, self.run.step) as self.progress:
+        guess = {"eval": self.evaluations.in_steps} if self.evaluations else {}
+        with self.console.progress(self.total, self.run.step, ahead=self.ahead, guess=guess) as self.progress:
             yield
         self.run.stop.finishing = True
+
+    def ahead(self) -> dict[str, int]:
+        """How many steps, evaluations and checkpoints are still to come."""
+        run, evaluated = self.run, self.evaluations
+        return {
+            "step": self.total - run.step,
+            "eval": times_after(run.step, evaluated.every, self.total) if evaluated else 0,
+            "save": times_after(run.saved, every_so_many(run.config.save_steps, self.total), self.total),
+        }
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether an evaluation is due at the present step."""
+        return self.evaluations is not None and self.is_due(self.evaluations.every)
+
+    def evaluated(self, evaluate: Callable[[Advance], dict[str, float]]) -> dict[str, float]:
+        """The metrics of an evaluation, which is shown as such."""
+        with self.progress.phase("evaluating", "eval", self.evaluations.rows) as advance:
+            return evaluate(advance)
 
     @property
     def last(self) -> bool:
@@ -45,6 +83,11 @@ class Course:
             self.watch.add({"step": 0} | metrics)
         self.console.row(0, metrics)
         if self.run.is_best:
+            self.save(**state)
+
+    def save(self, **state) -> None:
+        """Write a checkpoint of the present step, with this state."""
+        with self.progress.phase("saving", "save"):
             self.run.save(self.engines, **state)
 
     def end_step(self, metrics: dict[str, float], **state) -> None:
@@ -64,7 +107,7 @@ class Course:
         run.stop_on_alarm(alarms(found), self.engines, **state)
         run.stop_if_requested(self.engines, **state)
         if run.is_best or self.is_due(config.save_steps):
-            run.save(self.engines, **state)
+            self.save(**state)
 
     def metrics(self) -> dict[str, float]:
         """What was logged at the step whose weights the run ends with."""
@@ -84,5 +127,5 @@ def note_best(run: Run, metrics: dict[str, float]) -> None:
 
 def is_due(step: int, every: int | None, total: int) -> bool:
     """Whether something done `every` so many steps (None: every tenth of the run; 0: never) is due at this step."""
-    every = max(1, total // 10) if every is None else every
+    every = every_so_many(every, total)
     return every > 0 and step % every == 0

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.shares import passes
 from easyrlhf.models.prefix import Family
-from easyrlhf.offline.course import Course
+from easyrlhf.offline.course import Advance, Course, ignore
+from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 
@@ -37,14 +38,14 @@ class Task:
     units     what one row adds to the denominator of the loss: its label tokens, or 1 for a pair
     tokens    tokens of one row in a forward pass, padding apart
     loss      rows of a micro-batch → (summed loss [], sums of metrics that are reported per unit)
-    evaluate  held-out rows → metrics
+    evaluate  (held-out rows, function that is told how many more of them are done) → metrics
     prepare   rows of an optimiser batch → the same rows with what they need to know of one another
     """
 
     units: Callable[[Row], int]
     tokens: Callable[[Row], int]
     loss: Callable[[list[Row]], tuple[Tensor, dict[str, Tensor]]]
-    evaluate: Callable[[Dataset], dict[str, float]]
+    evaluate: Callable[[Dataset, Advance], dict[str, float]]
     prepare: Callable[[list[Row]], list[Row]] = lambda rows: rows
 
 
@@ -65,6 +66,14 @@ def planned_rows(config, rows: int) -> np.ndarray:
     return np.unique(np.concatenate(list(planned_batches(config, rows))))
 
 
+def evaluations_of(config, rows: int, valid: Sized | None) -> Evaluations | None:
+    """When a run over this many rows evaluates on the held-out ones; None without any."""
+    if valid is None:
+        return None
+    steps = planned_steps(config, rows)
+    return planned_evaluations(config, steps, min(steps * config.batch_size, config.epochs * rows), len(valid))
+
+
 def fit(
     run: Run,
     engine: Engine,
@@ -79,11 +88,16 @@ def fit(
     Returns the metrics of the step whose weights the model has in the end.
     """
     config, total = run.config, planned_steps(run.config, len(train))
-    batches = planned_batches(config, len(train))
-    course = Course(run, {"model": engine}, total, log, console)
+    batches, evaluations = planned_batches(config, len(train)), evaluations_of(config, len(train), valid)
+    course = Course(run, {"model": engine}, total, log, console, evaluations)
+    looked_at = evaluations and evaluations.chosen(valid)
+
+    def evaluated() -> dict[str, float]:
+        return course.evaluated(lambda advance: task.evaluate(looked_at, advance))
+
     with course.shown():
         if run.step == 0 and valid is not None and config.eval_at_start:
-            course.begin(task.evaluate(valid))
+            course.begin(evaluated())
         for batch in itertools.islice(batches, run.step, None):
             started = time.perf_counter()
             metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
@@ -92,11 +106,11 @@ def fit(
                 "epoch": run.step * config.batch_size / len(train),
                 "time/step": time.perf_counter() - started,
             }
-            if valid is not None and course.is_due(config.eval_steps):
-                metrics |= task.evaluate(valid)
+            if course.evaluates:
+                metrics |= evaluated()
             course.end_step(metrics)
     if run.take_best(course.engines):
-        task.evaluate(valid)  # files that describe the evaluation are of these weights too
+        task.evaluate(looked_at, ignore)  # files that describe the evaluation are of these weights too
     return course.metrics()
 
 
@@ -113,7 +127,7 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
     return metrics | {"tokens_per_second": sum(lengths) / (time.perf_counter() - started)}
 
 
-def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int) -> dict[str, float]:
+def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int, advance: Advance) -> dict[str, float]:
     """The loss and the metrics of rows, per unit, in batches that are prepared like the optimiser's."""
     sums, count = Counter(), 0.0
     for start in range(0, len(rows), batch_size):
@@ -123,4 +137,5 @@ def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int) -> dic
             found = {"loss": loss.item()} | {name: value.item() for name, value in extra.items()}
             sums.update({name: value if counts else 0.0 for name, value in found.items()})
         count += sum(map(task.units, batch))
+        advance(len(batch))
     return {name: total / count for name, total in world.summed_numbers(sums).items()}

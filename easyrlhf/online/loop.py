@@ -1,7 +1,7 @@
 """The loop of the online stages: collect → estimate → update → log."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +18,8 @@ from easyrlhf.engine.run import Run
 from easyrlhf.engine.timer import Timer
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 from easyrlhf.losses.kl import adapted_kl_coef
-from easyrlhf.offline.course import Course
+from easyrlhf.offline.course import Advance, Course, ignore
+from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.kept import kept_rows
 from easyrlhf.online.methods import Method
@@ -33,6 +34,7 @@ from easyrlhf.rollout.sampler import EVALUATION, TRAINING
 from easyrlhf.rollout.vllm import VLLMSampler
 
 SHOWN_PROMPTS = 8
+PHASES = {"rollout": "sampling", "score": "scoring", "update": "update"}  # of a step, as the bar calls them
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ def planned_steps(config, prompts: int) -> int:
     return min(steps, config.max_steps or steps)
 
 
+def evaluations_of(config, prompts: int, valid: Sized | None) -> Evaluations | None:
+    """When a run over this many prompts evaluates on the held-out ones; None without any."""
+    if valid is None:
+        return None
+    steps = planned_steps(config, prompts)
+    return planned_evaluations(config, steps, steps * config.batch_size, len(valid))
+
+
 def fit(
     run: Run,
     online: Online,
@@ -105,24 +115,27 @@ def fit(
     if at.unfinished is not None:
         log.take_back(run.step)
     describe_training(online.rewards.state, config, total, len(prompts))
-    course = Course(run, online.engines, total, log, console)
+    evaluations = evaluations_of(config, len(prompts), valid)
+    course = Course(run, online.engines, total, log, console, evaluations)
+    looked_at = evaluations and evaluations.chosen(valid)
 
     def finish_step(metrics: dict[str, float]) -> None:
         with nothing_lost(lambda: log_and_save(course, metrics, at)):
-            if valid is not None and course.is_due(config.eval_steps):
-                metrics |= evaluate(run, online, valid)
+            if course.evaluates:
+                metrics |= course.evaluated(lambda advance: evaluate(run, online, looked_at, advance))
             if samples_due(run.step, total, config.num_sample_generations):
+                course.progress.tell("samples")
                 show_samples(run, online, shown, log, console, at.kl_coef)
         course.end_step(metrics, **asdict(at))
 
     with course.shown():
         if run.step == 0:
-            begin(course, online, valid, shown, at)
+            begin(course, online, looked_at, shown, at)
         if at.unfinished is not None:
             metrics, at.unfinished = at.unfinished, None
             finish_step(metrics)
         while run.step < total:
-            timer, before = Timer(), asdict(at)
+            timer, before = Timer(lambda phase: course.progress.tell(PHASES.get(phase, ""))), asdict(at)
             with timer("step"):
                 with nothing_lost(lambda before=before: run.save(online.engines, **before)):
                     rollout, sampled = collect_batch(run, online, prompts, timer, at)
@@ -165,7 +178,8 @@ def begin(course: Course, online: Online, valid: Dataset | None, shown: Dataset,
     run = course.run
     with nothing_lost(lambda: None):
         wanted = valid is not None and run.config.eval_at_start
-        metrics = evaluate(run, online, valid) if wanted else {}
+        metrics = course.evaluated(lambda advance: evaluate(run, online, valid, advance)) if wanted else {}
+        course.progress.tell("samples")
         show_samples(run, online, shown, course.log, course.console, at.kl_coef)
     if metrics:
         course.begin(metrics, **asdict(at))
@@ -257,7 +271,7 @@ def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, A
     return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
 
 
-def evaluate(run: Run, online: Online, valid: Dataset) -> dict[str, float]:
+def evaluate(run: Run, online: Online, valid: Dataset, advance: Advance = ignore) -> dict[str, float]:
     """Sample an answer to every held-out prompt, always with the same random numbers."""
     timer, rollouts = Timer(), []
     with timer("eval"):
@@ -265,6 +279,7 @@ def evaluate(run: Run, online: Online, valid: Dataset) -> dict[str, float]:
             numbers = range(start, min(start + run.config.batch_size, len(valid)))
             keys = [(run.config.seed, EVALUATION, number) for number in numbers]
             rollouts.append(online.look(run, [valid[number] for number in numbers], keys, timer))
+            advance(len(numbers))
     logged = {f"eval/{name}": value for name, value in logged_metrics(online.rewards).items()}
     return evaluation_metrics(rollouts) | logged | {"time/eval": timer.seconds["eval"]}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from easyrlhf.report.diagnostics import headline
+from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.info import RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.metrics import ALIGN_TITLES, metric, show
@@ -96,11 +96,11 @@ def write_model_card(folder: Path, *, stage: str, info: RunInfo) -> Path:
     """
     folder = Path(folder)
     history = rows_up_to(read_rows(folder / METRICS_FILE), info)
+    said = concluded(stage, history, examined_by(stage, folder))
     load = LOAD_REWARD if stage == "rm" else LOAD_POLICY
     parts = [
         _front_matter(stage, info),
-        f"# {folder.name}\n\n{WHAT[stage]}\n\n{headline(stage, history)} "
-        "Curves, samples and verdicts are in `report.html`.\n",
+        f"# {folder.name}\n\n{WHAT[stage]}\n\n{said.sentence} Curves, samples and verdicts are in `report.html`.\n",
         *_training(folder, stage, info),
         "## Results\n\n" + _results(stage, history),
         "## How to load\n\n" + load.format(folder=folder.as_posix()),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from easyrlhf.report import findings
-from easyrlhf.report.findings import Finder, Finding, History, above, below, early_and_late, values
-from easyrlhf.report.metrics import ALIGN_TITLES, COMPARING, GRPO, OFFLINE, ONLINE, PPO, metric
+from easyrlhf.report.findings import Finder, Finding, History, above, below, early_and_late, lately, values
+from easyrlhf.report.metrics import ALIGN_TITLES, COMPARING, GRPO, OFFLINE, ONLINE, PPO, metric, told
 
 SEVERITIES = ("alarm", "warn", "ok")
 
@@ -335,21 +335,24 @@ def alarms(found: list[Verdict]) -> list[str]:
     return [verdict.text for verdict in found if verdict.severity == "alarm"]
 
 
-def headline(stage: str, rows: list[dict]) -> str:
-    """The run in one sentence, for the top of its report and the end of its console output."""
-    if not rows:
-        return "No step has been logged yet."
-    return f"{_OUTCOMES[stage](History(rows))} {_health(stage, verdicts(stage, rows))}"
+def outcome(stage: str, rows: list[dict]) -> str:
+    """What came of the run, in one sentence."""
+    return _OUTCOMES[stage](History(rows)) if rows else "No step has been logged yet."
 
 
-def _health(stage: str, found: list[Verdict]) -> str:
-    counts = [verdict.severity for verdict in found]
-    judged, total = len(counts), len(checks_of(stage))
-    parts = [_plural(counts.count("alarm"), "alarm"), _plural(counts.count("warn"), "warning")]
-    trouble = " and ".join(part for part in parts if part)
+def health(found: list[Verdict], total: int) -> str:
+    """How many alarms and warnings there are, and how many of so many checks could be judged."""
+    judged, trouble = len(found), trouble_in(found)
     if judged == total:
         return f"{trouble}." if trouble else f"All {total} checks are healthy."
     return f"{trouble or 'No warning'}; {judged} of {total} checks could be judged."
+
+
+def trouble_in(found: list[Verdict]) -> str:
+    """`2 alarms and 1 warning`; "" where there is none."""
+    counts = [verdict.severity for verdict in found]
+    parts = [_plural(counts.count("alarm"), "alarm"), _plural(counts.count("warn"), "warning")]
+    return " and ".join(part for part in parts if part)
 
 
 def worst(found: list[Verdict]) -> str:
@@ -373,41 +376,42 @@ def _verdict(stage: str, check: Check, finding: Finding) -> Verdict:
 
 
 def _sft_outcome(history: History) -> str:
-    losses, perplexity = values(history, "loss"), values(history, "eval/perplexity")
-    said = f"Loss went from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "Nothing was trained"
-    return said + (f"; held-out perplexity is {perplexity[-1]:.3g}." if perplexity else ".")
+    ends, perplexity = early_and_late(history, "loss"), lately(history, "eval/perplexity")
+    losses = values(history, "loss")
+    early, late = ends or (losses[:1] + losses[-1:] if losses else (None, None))
+    said = "Nothing was trained" if early is None else f"Loss went from {told('loss', early)} to {told('loss', late)}"
+    return said + ("." if perplexity is None else f"; held-out perplexity is {told('eval/perplexity', perplexity)}.")
 
 
 def _rm_outcome(history: History) -> str:
-    accuracy = values(history, "eval/rewards/accuracies")
-    baseline = values(history, "eval/length_baseline_accuracy")
-    if accuracy:
-        said = f"The reward model ranks {accuracy[-1]:.1%} of held-out pairs right"
-        return said + (f"; length alone ranks {baseline[-1]:.1%}." if baseline else ".")
-    training = values(history, "rewards/accuracies")
-    share = f"{training[-1]:.1%}" if training else "none"
+    accuracy, alone = (lately(history, f"eval/{name}") for name in ("rewards/accuracies", "length_baseline_accuracy"))
+    if accuracy is not None:
+        said = f"The reward model ranks {told('rewards/accuracies', accuracy)} of held-out pairs right"
+        return said + ("." if alone is None else f"; length alone ranks {told('rewards/accuracies', alone)}.")
+    training = lately(history, "rewards/accuracies")
+    share = "none" if training is None else told("rewards/accuracies", training)
     return f"The reward model ranks {share} of the last training pairs right (none were held out)."
 
 
 def _align_outcome(name: str, history: History) -> str:
     """The share of pairs that the policy's own likelihoods rank right, held out where that was measured."""
     for metric_name, of_what in (("eval/rewards/accuracies", "held-out"), ("rewards/accuracies", "training")):
-        if shares := values(history, metric_name):
-            return f"{name} ranks {shares[-1]:.1%} of {of_what} pairs right."
-    margins = values(history, "rewards/margins")
-    said = f": liked answers lead disliked ones by {margins[-1]:+.3g}" if margins else ""
+        if (share := lately(history, metric_name)) is not None:
+            return f"{name} ranks {told(metric_name, share)} of {of_what} pairs right."
+    margin = lately(history, "rewards/margins")
+    said = "" if margin is None else f": liked answers lead disliked ones by {told('rewards/margins', margin)}"
     return f"{name} has run for {history.steps} steps{said}."
 
 
 def _online_outcome(name: str, history: History) -> str:
     ends = early_and_late(history, "objective/scores")
-    kl = values(history, "objective/kl") or values(history, "eval/kl")
+    kl = next((kl for part in ("objective/kl", "eval/kl") if (kl := lately(history, part)) is not None), None)
     if ends is None:
         return f"{name} has run for {history.steps} steps."
-    early, late = ends
-    moved = "raised" if late > early else "did not raise"
-    spent = f", at a KL of {findings.mean(kl[-findings.RECENT :]):.1f} nats" if kl else ""
-    return f"{name} {moved} the mean score: {early:+.2f} to {late:+.2f}{spent}."
+    early, late = (told("objective/scores", end) for end in ends)
+    moved = "raised" if ends[1] > ends[0] else "did not raise"
+    spent = "" if kl is None else f", at a KL of {told('objective/kl', kl).lstrip('+')} nats"
+    return f"{name} {moved} the mean score: {early} to {late}{spent}."
 
 
 _OUTCOMES = {

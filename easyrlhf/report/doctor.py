@@ -13,6 +13,7 @@ from easyrlhf.report.rm_eval import wilson
 
 PAGE_FILE = "doctor.html"
 SEVERELY_OFF, MANY_TIES = 0.1, 0.01  # calibration error beyond chance; share of equal scores
+FEW = 20  # pairs
 LEAN = {
     "ok": "PPO may lean on this reward model.",
     "warn": "PPO may lean on this reward model with care: see the warnings.",
@@ -66,8 +67,20 @@ def right_at_every_length(found: dict) -> Finding:
     ends = [wilson(part["accuracy"] * part["n"], part["n"])[1] for part in found["by_length_gap"]]
     worst_end = min(ends)
     part = found["by_length_gap"][ends.index(worst_end)]
-    says = f"where chosen − rejected is {gap_name(part)} tokens, {part['accuracy']:.1%} of {part['n']:,} are right"
-    return Finding(part["accuracy"], "alarm" if worst_end < 0.5 else "ok", says)
+    says = f"where chosen − rejected is {gap_name(part)} tokens, {right_of(part)}"
+    if worst_end < 0.5:
+        return Finding(part["accuracy"], "alarm", says)
+    least = f"no range is surely below one half; the lowest: {says}"
+    return Finding(part["accuracy"], "ok", least + (", too few to tell" if part["accuracy"] < 0.5 else ""))
+
+
+def right_of(part: dict) -> str:
+    """`87.2% of 252 pairs are right`; of a few pairs their number, as a share of them would say too much."""
+    right, n = part["accuracy"] * part["n"], part["n"]
+    if n >= FEW:
+        return f"{part['accuracy']:.1%} of {n:,} pairs are right"
+    count = f"{right:g}" if right else "none"
+    return f"{count} of {n:,} {'pair is' if n == 1 else 'pairs are'} right"
 
 
 def gap_name(part: dict) -> str:
@@ -177,6 +190,11 @@ def doctor_verdicts(found: dict) -> list[Verdict]:
     return sorted(verdicts, key=lambda verdict: SEVERITIES.index(verdict.severity))
 
 
+def is_whole(found: dict) -> bool:
+    """Whether an examination looked at everything, not at the held-out scores alone."""
+    return "probes" in found
+
+
 def lean(verdicts: list[Verdict]) -> str:
     """Whether PPO should lean on the model, in one sentence."""
     return LEAN[worst(verdicts)]
@@ -261,7 +279,7 @@ def columns(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 def verdict_section(found: dict) -> str:
     """The section of a page that says whether PPO should lean on the model; "" before the whole examination."""
-    if "probes" not in found:
+    if not is_whole(found):
         return ""
     verdicts = doctor_verdicts(found)
     return blocks.section("Should PPO lean on it?", blocks.verdict_list(verdicts), note=lean(verdicts))
@@ -293,10 +311,10 @@ def write_page(folder: Path, found: dict) -> Path:
     verdicts = doctor_verdicts(found)
     low, high = found["ci95"]
     numbers = [
-        ("accuracy", f"{found['accuracy']:.3f}", f"95% interval {low:.3f} to {high:.3f}, {found['n']:,} pairs"),
-        ("length alone", f"{found['length_baseline_accuracy']:.3f}", "the better of longer and shorter wins"),
+        ("accuracy", f"{found['accuracy']:.1%}", f"95% interval {low:.1%} to {high:.1%}, {found['n']:,} pairs"),
+        ("length alone", f"{found['length_baseline_accuracy']:.1%}", "the better of longer and shorter wins"),
         ("calibration error", f"{found['ece']:.3f}", f"chance alone {found['ece_by_chance']:.3f}"),
-        ("ties", f"{found['ties']:.3f}", "share of pairs"),
+        ("ties", f"{found['ties']:.1%}", "of the pairs"),
         ("invariance", f"{found['invariance']['largest']:.1e}", f"limit {found['invariance']['limit']:g}"),
     ]
     sections = [

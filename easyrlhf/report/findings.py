@@ -75,8 +75,24 @@ def early_and_late(history: History, name: str) -> tuple[float, float] | None:
     series = values(history, name)
     if len(series) < 2 * ENOUGH:
         return None
-    window = min(RECENT, max(ENOUGH, len(series) // 4))
-    return mean(series[:window]), mean(series[-window:])
+    few = window(len(series))
+    return mean(series[:few]), mean(series[-few:])
+
+
+def window(count: int) -> int:
+    """How many of so many values are the first and the last ones of early_and_late."""
+    return min(RECENT, max(ENOUGH, count // 4))
+
+
+def lately(history: History, name: str) -> float | None:
+    """A metric as it is at the end: an evaluation's last value, else the mean of the last ones; None without any.
+
+    The headline, the key numbers and the page over several runs all say this.
+    """
+    series = values(history, name)
+    if not series:
+        return None
+    return series[-1] if name.startswith("eval/") else mean(series[-window(len(series)) :])
 
 
 def mean(series: list[float]) -> float:

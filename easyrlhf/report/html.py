@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 from easyrlhf.report import blocks
-from easyrlhf.report.diagnostics import Verdict, headline, verdicts, worst
+from easyrlhf.report.conclusion import concluded, examined_by
+from easyrlhf.report.diagnostics import Verdict, verdicts
 from easyrlhf.report.doctor import verdict_section
-from easyrlhf.report.findings import RECENT, History, early_and_late, mean, values
+from easyrlhf.report.findings import RECENT, History, early_and_late, lately, window
 from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
-from easyrlhf.report.metrics import ALIGN_TITLES, show
-from easyrlhf.report.plots import RM_EVAL_FILE, charts, examination_of
+from easyrlhf.report.metrics import ALIGN_TITLES, told
+from easyrlhf.report.plots import RM_EVAL_FILE, charts
 from easyrlhf.report.rollouts import ROLLOUTS_FILE, extras, marks, pick, prompt_text, stored_rows
 
 REPORT_FILE = "report.html"
@@ -69,11 +70,12 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> 
     folder = Path(folder)
     rows = read_rows(folder / METRICS_FILE)
     title = STAGE_TITLES[stage] + ("" if folder.name == stage else f": {folder.name}")
-    found = verdicts(stage, rows)
+    examined = examined_by(stage, folder)
+    conclusion = concluded(stage, rows, examined)
     sections = [
         *_numbers(folder, stage, rows),
-        *_verdicts(found),
-        *_examination(folder, stage),
+        *_verdicts(verdicts(stage, rows)),
+        *_examination(examined),
         *_charts(folder, stage),
         *_samples(read_rows(folder / SAMPLES_FILE)),
         *_rollouts(folder, rows),
@@ -82,8 +84,8 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> 
     html = blocks.page(
         title,
         sections,
-        lead=headline(stage, rows),
-        severity=worst(found),
+        lead=conclusion.sentence,
+        severity=conclusion.severity,
         over=f"easyrlhf · {stage}",
         foot=f"Written by easyrlhf {info.get('easyrlhf_version', '')}".strip(),
     )
@@ -117,30 +119,22 @@ def _answer(row: dict) -> tuple[str, str, str]:
 def _numbers(folder: Path, stage: str, rows: list[dict]) -> list[str]:
     numbers, history = [], History(rows)
     for label, name in KEY_NUMBERS[stage]:
-        late = recent(rows, name)
+        late = lately(history, name)
         if late is None:
             continue
         ends = None if name.startswith(("time/", "tokens")) else early_and_late(history, name)
-        note = f"{show(name, ends[0])} at the start" if ends else ""
+        note = f"{told(name, ends[0])} at the start" if ends else ""
         if name == "eval/rewards/accuracies" and (folder / RM_EVAL_FILE).exists():
             note = _interval(folder / RM_EVAL_FILE)
-        numbers.append((label, show(name, late), note))
-    note = f"{rows[-1]['step']} steps; means over the last {RECENT} logged." if rows else ""
+        numbers.append((label, told(name, late), note))
+    note = f"{rows[-1]['step']} steps; means over the last {window(len(rows))} logged." if rows else ""
     return [blocks.section("Key numbers", blocks.key_numbers(numbers), note=note)] if numbers else []
-
-
-def recent(rows: list[dict], name: str) -> float | None:
-    """A metric as it is at the end: an evaluation's last value, else the mean of the last logged ones."""
-    series = values(History(rows), name)
-    if not series:
-        return None
-    return series[-1] if name.startswith("eval/") else mean(series[-RECENT:])
 
 
 def _interval(path: Path) -> str:
     found = json.loads(path.read_text(encoding="utf-8"))
     low, high = found["ci95"]
-    return f"95% interval {low:.3f} to {high:.3f}, {found['n']:,} pairs"
+    return f"95% interval {low:.1%} to {high:.1%}, {found['n']:,} pairs"
 
 
 def _verdicts(found: list[Verdict]) -> list[str]:
@@ -148,8 +142,8 @@ def _verdicts(found: list[Verdict]) -> list[str]:
     return [blocks.section("Verdicts", blocks.verdict_list(found), note=note)] if found else []
 
 
-def _examination(folder: Path, stage: str) -> list[str]:
-    section = verdict_section(examination_of(folder)) if stage == "rm" else ""
+def _examination(examined: dict) -> list[str]:
+    section = verdict_section(examined) if examined else ""
     return [section] if section else []
 
 

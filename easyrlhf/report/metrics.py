@@ -371,6 +371,16 @@ def is_better(name: str, value: float, than: float) -> bool:
     return value > than if metric(name).better == "high" else value < than
 
 
+SHARES = ("accuracies", "length_baseline_accuracy", "ties", "eos_rate")
+
+
+def told(name: str, value: float | None) -> str:
+    """`value` as sentences and the cards of a page have it: as show, but shares of pairs and answers in per cent."""
+    if value is not None and name.endswith(SHARES):
+        return f"{value:.1%}"
+    return show(name, value)
+
+
 def show(name: str, value: float | None) -> str:
     """`value` as people read it; a dash for one that is missing or was not finite."""
     return "-" if value is None else format(value, metric(name).format)

@@ -1,47 +1,52 @@
 """Several runs on one page: their numbers side by side, their curves over one another, the settings that differ."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, product
 from pathlib import Path
 
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import SERIES, Chart, band, curve
-from easyrlhf.report.diagnostics import headline, verdicts, worst
-from easyrlhf.report.html import KEY_NUMBERS, recent
+from easyrlhf.report.conclusion import all_concluded, concluded
+from easyrlhf.report.findings import History, lately
+from easyrlhf.report.html import KEY_NUMBERS
 from easyrlhf.report.info import STAGE_TITLES
-from easyrlhf.report.metrics import ONLINE, metric, show
+from easyrlhf.report.metrics import ONLINE, metric, told
 from easyrlhf.report.plots import CURVES, points
 
 LINES = ("-", "--", ":")
-SEVERITIES = ("alarm", "warn", "ok")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder says: its label on the page, stage, resolved settings and logged rows."""
+    """What a run's folder says: its label on the page, stage, resolved settings, logged rows and, of a reward model,
+    its examination."""
 
     label: str
     stage: str
     settings: dict
     rows: list[dict]
+    examined: dict = field(default_factory=dict)
 
 
 def write_overlay(path: Path, runs: list[RunRecord]) -> Path:
     """Write a page that compares runs, of one stage or of several; returns its path."""
     stages = list(dict.fromkeys(run.stage for run in runs))
-    severities = [worst(verdicts(run.stage, run.rows)) for run in runs]
+    conclusions = {run.label: concluded(run.stage, run.rows, run.examined) for run in runs}
+    whole = all_concluded(conclusions)
     drawn = [blocks.chart(chart) for chart in overlaid(runs, stages)]
     sections = [
         blocks.section("Key numbers", key_table(runs, stages), note="Means over the last steps logged."),
-        blocks.section("In a sentence", blocks.table((), [(r.label, headline(r.stage, r.rows)) for r in runs])),
+        blocks.section(
+            "In a sentence", blocks.table((), [(label, one.sentence) for label, one in conclusions.items()])
+        ),
         *([blocks.section("Curves", blocks.grid(*drawn))] if drawn else []),
         *_differences(runs),
     ]
     page = blocks.page(
         f"{len(runs)} runs: {', '.join(STAGE_TITLES[stage] for stage in stages)}",
         sections,
-        lead=", ".join(run.label for run in runs),
-        severity=min(severities, key=SEVERITIES.index),
+        lead=whole.sentence,
+        severity=whole.severity,
         over="easyrlhf · runs compared",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,13 +57,14 @@ def write_overlay(path: Path, runs: list[RunRecord]) -> Path:
 def key_table(runs: list[RunRecord], stages: list[str]) -> str:
     """A row for each key number of the stages, a column for each run."""
     names = {name: label for stage in stages for label, name in KEY_NUMBERS[stage]}
-    rows = [(label, *(_shown(run, name) for run in runs)) for name, label in names.items()]
+    histories = [History(run.rows) for run in runs]
+    rows = [(label, *(_shown(history, name) for history in histories)) for name, label in names.items()]
     return blocks.table(("", *(run.label for run in runs)), [row for row in rows if any(row[1:])])
 
 
-def _shown(run: RunRecord, name: str) -> str:
-    value = recent(run.rows, name)
-    return "" if value is None else show(name, value)
+def _shown(history: History, name: str) -> str:
+    value = lately(history, name)
+    return "" if value is None else told(name, value)
 
 
 def overlaid(runs: list[RunRecord], stages: list[str]) -> list[Chart]:

@@ -39,6 +39,7 @@ from easyrlhf.losses.alignment import (
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import completion_logprobs
 from easyrlhf.models.prefix import Family
+from easyrlhf.offline.course import Advance
 from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_of
 from easyrlhf.offline.reference import Joined, all_logprobs, reference_columns
 from easyrlhf.report.console import Console
@@ -94,7 +95,6 @@ def stage_of(title: str, kind: str, task: Callable, check: Callable | None = Non
         model=lambda run, renderer: common.load_trained_lm(run, renderer, run.config.model),
         task=task,
         save=common.save_trained_lm,
-        advice="the policy loads with from_pretrained('{folder}')",
         join=join_reference,
         check=check or check_reference,
     )
@@ -265,7 +265,7 @@ def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
         units=lambda row: row["weight"],
         tokens=lambda row: 2 * row["length"],
         loss=pair_loss,
-        evaluate=lambda rows: evaluate(lm, run, rows, task),
+        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
         prepare=prepare,
     )
     return task
@@ -276,10 +276,10 @@ def column(rows: list[Row], name: str, device: torch.device) -> Tensor:
     return torch.tensor([row.get(name, 0.0) for row in rows], dtype=torch.float32, device=device)
 
 
-def evaluate(lm: nn.Module, run: Run, rows: Joined, task: Task) -> dict[str, float]:
+def evaluate(lm: nn.Module, run: Run, rows: Joined, task: Task, advance: Advance) -> dict[str, float]:
     """Loss and metrics of held-out rows, in batches as large as the optimiser's."""
     with torch.no_grad(), evaluating(lm):
-        found = mean_metrics(task, rows, run.config.batch_size, run.micro_batch_tokens)
+        found = mean_metrics(task, rows, run.config.batch_size, run.micro_batch_tokens, advance)
     return {f"eval/{name}": value for name, value in found.items()}
 
 
@@ -336,7 +336,7 @@ def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
         units=lambda row: 1,
         tokens=lambda row: row["length"],
         loss=loss_sum,
-        evaluate=lambda rows: evaluate(lm, run, rows, task),
+        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
         prepare=prepare,
     )
     return task
@@ -375,7 +375,7 @@ def rrhf_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
         units=lambda row: 1,
         tokens=lambda row: len(row["completions_ids"]) * row["length"],
         loss=loss_sum,
-        evaluate=lambda rows: evaluate(lm, run, rows, task),
+        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
         prepare=prepare,
     )
     return task

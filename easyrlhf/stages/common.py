@@ -31,14 +31,17 @@ from easyrlhf.models.folder import probe_ids, save_lm
 from easyrlhf.models.load import check_text_alone, load_causal_lm, load_config, new_tokens, positions_of
 from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.offline.evaluations import Evaluations
 from easyrlhf.report.card import RESULTS, write_model_card
+from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.console import Console
 from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.html import REPORT_FILE, write_report
 from easyrlhf.report.info import BEST, facts
 from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, read_rows
 from easyrlhf.report.metrics import ranked
-from easyrlhf.report.plots import examination_of, plot_run
+from easyrlhf.report.next_steps import next_commands
+from easyrlhf.report.plots import plot_run
 from easyrlhf.report.trackers.chosen import check_report_to
 from easyrlhf.settings import split_list
 
@@ -275,11 +278,13 @@ def start(
     data: dict[str, TokenData | None],
     models: dict[str, str],
     beside: dict[str, str] | None = None,
+    evaluations: Evaluations | None = None,
 ) -> None:
     """Choose the CPU threads for models of this size, and say what will be done: data, models with memory, plan.
 
-    models  name → folder or hub id of every model
-    beside  name → what a model, or a part that has none, is in place of weights of its own
+    models       name → folder or hub id of every model
+    beside       name → what a model, or a part that has none, is in place of weights of its own
+    evaluations  None without held-out rows
     """
     beside = beside or {}
     config = run.config
@@ -313,6 +318,7 @@ def start(
         "plan": [
             f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {begin}",
             f"{where} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",
+            *([evaluations.line()] if evaluations else []),
         ],
     }
     if config.max_length == positions_of(config.model, trust_remote_code=config.trust_remote_code) < DEFAULT_LENGTH:
@@ -375,14 +381,14 @@ def open_log(run: Run, console: Console) -> MetricsLog:
     return MetricsLog(run.folder, last_step=run.step, report_to=config.report_to, about=about, say=say)
 
 
-def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, advice: str, **results) -> Path:
+def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, **results) -> Path:
     """Mark the run complete and write what a person reads: plots, report, model card, verdicts, last words."""
     log.close()
-    world.on_main(lambda: present(run, console, metrics, advice, results))
+    world.on_main(lambda: present(run, console, metrics, results))
     return run.folder
 
 
-def present(run: Run, console: Console, metrics: dict, advice: str, results: dict) -> None:
+def present(run: Run, console: Console, metrics: dict, results: dict) -> None:
     """What finish does, in the main process."""
     config, stage = run.config, run.config.stage
     run.complete(metrics=metrics, **results)
@@ -390,17 +396,16 @@ def present(run: Run, console: Console, metrics: dict, advice: str, results: dic
     plot_run(run.folder, stage)
     write_report(run.folder, stage=stage, settings=dataclasses.asdict(config), info=info)
     write_model_card(run.folder, stage=stage, info=info)
-    console.verdicts(verdicts(stage, read_rows(run.folder / METRICS_FILE)))
-    examined = examination_of(run.folder).get("verdict") if stage == "rm" else None
-    if examined and examined["severity"] != "ok":
-        console.warn(f"{examined['lean']} See {run.folder / REPORT_FILE}")
+    rows = read_rows(run.folder / METRICS_FILE)
+    console.verdicts(verdicts(stage, rows))
     console.finish(
         [
             f"{stage} complete in {run.seconds:,.0f} s: {run.folder}",
             *(f"{name}: {text}" for name, text in facts(info) if name == BEST),
+            concluded(stage, rows, examined_by(stage, run.folder)).sentence,
             f"report: {run.folder / REPORT_FILE}",
-            advice.format(folder=run.folder),
-        ]
+        ],
+        next_commands(stage, dataclasses.asdict(config)),
     )
 
 

@@ -14,7 +14,7 @@ from easyrlhf.engine import world
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.run import Run, open_run
 from easyrlhf.engine.zero import make_engine
-from easyrlhf.offline.loop import Task, fit, planned_rows, planned_steps
+from easyrlhf.offline.loop import Task, evaluations_of, fit, planned_rows, planned_steps
 from easyrlhf.report.console import Console
 from easyrlhf.stages import common
 
@@ -29,7 +29,6 @@ class OfflineStage:
     task    (model, pad_id, run) → its part of the loop
     save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json. The main
             process alone calls it
-    advice  the next command, `{folder}` being this stage's
     check   (settings, renderer, data, console) → raises InputError for data that the method cannot use
     join    (run, renderer, model, kind, rows, numbers, console) → the rows, with what must be computed once of those
             that the run will read
@@ -40,7 +39,6 @@ class OfflineStage:
     model: Callable[[Run, Renderer], nn.Module]
     task: Callable[[Any, int, Run], Task]
     save: Callable[[Run, Any, Renderer], dict]
-    advice: str
     check: Callable[[TrainConfig, Renderer, dict, Console], None] = lambda *_: None
     join: Callable[..., Any] = lambda run, renderer, model, kind, rows, numbers, console: rows
 
@@ -62,7 +60,8 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         steps, parents = planned_steps(config, len(train)), common.parents_of(config)
         if not run.recognise(common.stage_info(run, renderer, data, parents)):
             return common.already_complete(config, console)
-        common.start(run, console, stage.title, steps, data, parents)
+        evaluations = evaluations_of(config, len(train), valid)
+        common.start(run, console, stage.title, steps, data, parents, evaluations=evaluations)
         stage.check(config, renderer, data, console)
         if config.dry_run:
             return Path(config.output_dir)
@@ -70,11 +69,11 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         model = stage.model(run, renderer)
         how = run, renderer, model, stage.kind
         train = stage.join(*how, train, planned_rows(config, len(train)), console)
-        valid = valid and stage.join(*how, valid, np.arange(len(valid)), console)
+        valid = valid and stage.join(*how, valid, np.array(evaluations.numbers), console)
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
         run.begin({"model": engine})
         log = common.open_log(run, console)
         metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
         with engine.whole() as whole:
             results = world.on_main(lambda: stage.save(run, whole, renderer))
-        return common.finish(run, console, metrics, log, stage.advice, **results)
+        return common.finish(run, console, metrics, log, **results)

@@ -18,7 +18,7 @@ from easyrlhf.models.load import check_text_alone, leave_out_spare
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
-from easyrlhf.online.loop import Online, Progress, fit, planned_steps
+from easyrlhf.online.loop import Online, Progress, evaluations_of, fit, planned_steps
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.mixing import PtxBatches
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
@@ -71,7 +71,9 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         check_warmup(config, steps)
         if not run.recognise(common.stage_info(run, renderer, data, cast.named(config))):
             return common.already_complete(config, console)
-        common.start(run, console, title, steps, data, cast.named(config), cast.beside(config))
+        valid = data["valid"] and data["valid"].rows
+        evaluations = evaluations_of(config, len(data["train"].rows), valid)
+        common.start(run, console, title, steps, data, cast.named(config), cast.beside(config), evaluations)
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if lost := handed_only(config):
@@ -86,11 +88,10 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         state = run.begin(online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
         log = common.open_log(run, console)
-        valid = data["valid"] and data["valid"].rows
         with online.rewards, online.sampler:
             metrics = fit(run, online, data["train"].rows, valid, log, console, at)
         save(run, online, renderer)
-        return common.finish(run, console, metrics, log, "the policy loads with from_pretrained('{folder}')")
+        return common.finish(run, console, metrics, log)
 
 
 def check_warmup(config: OnlineConfig, steps: int) -> None:

@@ -18,6 +18,7 @@ from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
+from easyrlhf.offline.course import Advance
 from easyrlhf.offline.loop import Row, Task, pair_of
 from easyrlhf.report.console import Console, Progress
 from easyrlhf.report.doctor import write_examination
@@ -87,13 +88,14 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
         return (weight * loss).sum(), {name: (weight * values).sum() for name, values in metrics.items()}
 
     @torch.no_grad()
-    def evaluate(rows: Dataset) -> dict[str, float]:
+    def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
         found = torch.zeros(2, len(rows), dtype=torch.float64)
         with evaluating(model):
             for group, counts in passes([2 * length for length in rows["length"]], run.micro_batch_tokens):
                 scores = torch.stack(scores_of([rows[index] for index in group]))
                 if counts:
                     found[:, group] = scores.cpu().double()
+                    advance(len(group))
         return evaluation_of(run.folder, rows, *world.summed(found).numpy())
 
     return Task(
@@ -128,6 +130,5 @@ RM = OfflineStage(
     model=load_model,
     task=rm_task,
     save=save_model,
-    advice="next: ppo_train --reward_model {folder} --train_data …",
     check=lambda config, renderer, data, console: common.check_probes_render("--model", config.model, renderer),
 )

@@ -15,6 +15,7 @@ from easyrlhf.engine.run import Run
 from easyrlhf.engine.shares import passes
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.offline.course import Advance
 from easyrlhf.offline.loop import Row, Task
 from easyrlhf.stages import common
 from easyrlhf.stages.offline import OfflineStage, train_offline
@@ -38,8 +39,8 @@ def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
         loss_mask = pad_right([row["loss_mask"] for row in rows]).to(run.device)
         return -token_logprobs(lm, input_ids, loss_mask).sum(), {}
 
-    def evaluate(rows: Dataset) -> dict[str, float]:
-        loss = mean_loss(lm, rows, negative_log_likelihood, run.micro_batch_tokens)
+    def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
+        loss = mean_loss(lm, rows, negative_log_likelihood, run.micro_batch_tokens, advance)
         return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
 
     return Task(
@@ -51,7 +52,7 @@ def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
 
 
 @torch.no_grad()
-def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int) -> float:
+def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int, advance: Advance) -> float:
     """Mean loss per assistant token over all rows, dropout off."""
     sums = {"loss": 0.0, "tokens": 0}
     with evaluating(lm):
@@ -59,6 +60,7 @@ def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int) -> float:
             batch = [rows[index] for index in group]
             sums["loss"] += loss(batch)[0].item() * counts
             sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * counts
+            advance(len(batch) * counts)
     sums = world.summed_numbers(sums)
     return sums["loss"] / sums["tokens"]
 
@@ -69,5 +71,4 @@ SFT = OfflineStage(
     model=load_model,
     task=sft_task,
     save=common.save_trained_lm,
-    advice="next: rm_train --model {folder} --train_data …",
 )

@@ -20,6 +20,7 @@ from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import positions_of
 from easyrlhf.online.rollout import unpad
+from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import Output, beside, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
@@ -318,4 +319,4 @@ def last_words(config: GenerateConfig, output: Output) -> Iterator[str]:
         yield f"warning: {tally['kept_unscored']:,} of the answers written have no reward (null): {UNSCORED}"
     if tally["rows"]:
         stage = "sft_train" if config.to == "demonstrations" else "dpo_train"
-        yield f"next: {stage} --model {config.model} --train_data {output.file}"
+        yield next_line([stage, "--model", config.model, "--train_data", str(output.file)])

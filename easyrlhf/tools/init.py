@@ -19,6 +19,7 @@ from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.engine.manifest import make_folder, write_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
+from easyrlhf.report.next_steps import next_line
 
 PAD, END = "<|pad|>", "<|endoftext|>"
 
@@ -70,7 +71,8 @@ def init_model(config: InitConfig) -> Path:
     )
     count = sum(parameter.numel() for parameter in lm.parameters())
     print(f"{folder}: a random Llama of {count:,} parameters and a tokenizer of {len(tokenizer):,} tokens")
-    print(f"next: sft_train --model {folder} --train_data {config.train_data} --learning_rate 2e-3")
+    words = ["sft_train", "--model", str(folder), "--train_data", config.train_data, "--learning_rate", "2e-3"]
+    print(next_line(words))
     return folder
 
 

@@ -7,6 +7,7 @@ import yaml
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.report.card import write_model_card
+from easyrlhf.report.conclusion import examined_by
 from easyrlhf.report.html import write_report
 from easyrlhf.report.info import STAGE_TITLES
 from easyrlhf.report.log import METRICS_FILE, read_rows
@@ -39,7 +40,7 @@ def record(folder: Path, label: str) -> RunRecord:
             "give the --output_dir of sft_train, rm_train, ppo_train and so on"
         )
     settings = yaml.safe_load((folder / ARGS_FILE).read_text(encoding="utf-8"))
-    return RunRecord(label, stage, settings, read_rows(folder / METRICS_FILE))
+    return RunRecord(label, stage, settings, read_rows(folder / METRICS_FILE), examined_by(stage, folder))
 
 
 def labels(paths: list[Path]) -> list[str]:

@@ -32,6 +32,10 @@ MEASURED = "cli/test_config.py::test_when_the_distance_from_the_reference_is_mea
 UNLOADED = "stages/test_references.py::test_no_reference_is_loaded_where_it_is_never_asked"
 ADVICE = "report/test_diagnostics.py"
 TRACKED = "report/test_trackers.py"
+CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS = (
+    f"report/test_{name}.py" for name in ("conclusion", "overlay", "pace", "layout", "next_steps")
+)
+EVALUATIONS = "offline/test_evaluations.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
 PAGE = "serve/test_page.py"
@@ -256,7 +260,25 @@ BREAKS = [
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
     Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
     Break("report/diagnostics.py", "_verdict(self._stage, check", '_verdict("ppo", check', ADVICE),
-    Break("report/diagnostics.py", 'nats" if kl else ""', 'nats" if kl else ", at a KL of 0.0 nats"', ADVICE),
+    Break("report/diagnostics.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
+    Break("report/conclusion.py", "return Conclusion(worst(every)", "return Conclusion(worst(found)", CONCLUSION),
+    Break("report/conclusion.py", "if examined and is_whole(examined)", "if examined", CONCLUSION),
+    Break("report/conclusion.py", "SEVERITIES.index(run[1].severity)", "-SEVERITIES.index(run[1].severity)", OVERLAY),
+    Break("report/findings.py", "mean(series[-window(len(series)) :])", "mean(series)", CONCLUSION),
+    Break("report/doctor.py", "if n >= FEW:", "if True:", CONCLUSION),
+    Break("report/pace.py", "return seconds / count", "return seconds", PACE),
+    Break("report/pace.py", "return guess[kind] * seconds_each", "return 0 * seconds_each", PACE),
+    Break("report/progress.py", "self._began += seconds", "self._began += 0", PACE),
+    Break("report/progress.py", "min(time.monotonic() - said, under_way)", "(time.monotonic() - said)", PACE),
+    Break("report/layout.py", "table_width(columns) > width and", "False and", LAYOUT),
+    Break("report/layout.py", '"break_long_words": False', '"break_long_words": True', LAYOUT),
+    Break("report/layout.py", 'lines[-1] += " \\\\"', "pass", NEXT_STEPS),
+    Break("report/console.py", "list(map(shlex.quote, words))", "list(words)", NEXT_STEPS),
+    Break("report/next_steps.py", '"--model", model, "--reward_model"', '"--reward_model"', NEXT_STEPS),
+    Break("offline/evaluations.py", "work // SHARE // held_out - at_start", "work // held_out - at_start", EVALUATIONS),
+    Break("offline/evaluations.py", "int(type(config).eval_at_start)", "0", EVALUATIONS),
+    Break("offline/evaluations.py", "is None and not config.keep_best:", "is None:", EVALUATIONS),
+    Break("offline/evaluations.py", "+ (total % every > 0)", "", EVALUATIONS),
     Break("online/kept.py", "number * len(rollout) // size", "number", KEPT),
     Break("online/kept.py", "part.kl.sum(1)", "part.kl.mean(1)", KEPT),
     Break("online/kept.py", "advantages[mask.bool()]", "advantages", KEPT),

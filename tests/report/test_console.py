@@ -2,8 +2,9 @@
 
 import io
 
-from easyrlhf.report import console as console_module
-from easyrlhf.report.console import COLUMNS, Console, one_line
+from easyrlhf.report import progress as progress_module
+from easyrlhf.report.console import Console, one_line
+from easyrlhf.report.layout import COLUMNS
 from easyrlhf.report.metrics import metric
 
 
@@ -75,7 +76,7 @@ def test_evaluation_gets_a_line_of_its_own():
 
 def test_without_a_terminal_progress_speaks_only_after_a_silence(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     out = io.StringIO()
     with Console("ppo", out).progress(10, done=2) as progress:
         now[0] = 20.0

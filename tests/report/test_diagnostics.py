@@ -7,7 +7,8 @@ from dataclasses import fields
 import pytest
 
 from easyrlhf.config.unknown import STAGES
-from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, headline, verdicts, worst
+from easyrlhf.report.conclusion import concluded
+from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, verdicts, worst
 from easyrlhf.report.metrics import METRICS
 from easyrlhf.report.metrics_page import markdown
 
@@ -290,27 +291,27 @@ def test_a_check_of_another_stage_does_not_speak():
 
 def test_an_empty_history_has_a_headline_and_no_verdict():
     assert verdicts("ppo", []) == []
-    assert headline("ppo", []) == "No step has been logged yet."
+    assert concluded("ppo", []).sentence == "No step has been logged yet."
 
 
 def test_the_headline_gives_the_outcome_and_the_health():
     history = rows(objective__scores=[0.0] * 10 + [1.0] * 10, objective__kl=steady(20.0))
     total = sum("ppo" in check.stages for check in CHECKS)
-    assert headline("ppo", history) == (
-        "PPO raised the mean score: +0.00 to +1.00, at a KL of 20.0 nats. "
+    assert concluded("ppo", history).sentence == (
+        "PPO raised the mean score: +0.000 to +1.000, at a KL of 20.000 nats. "
         f"1 warning; 4 of {total} checks could be judged."
     )
     history = rows(loss=[2.0, 1.5], eval__loss=[2.0, 1.9], eval__perplexity=[7.39, 6.69])
-    assert headline("sft", history) == (
+    assert concluded("sft", history).sentence == (
         "Loss went from 2 to 1.5; held-out perplexity is 6.69. All 2 checks are healthy."
     )
     history = rows(loss=[2.0, 1.5], eval__loss=[2.0, 2.5])
-    assert headline("sft", history) == "Loss went from 2 to 1.5. 1 warning."
+    assert concluded("sft", history).sentence == "Loss went from 2 to 1.5. 1 warning."
 
 
 def test_the_headline_says_how_many_checks_could_be_judged():
     history = rows(**{"eval/rewards/accuracies": [0.7], "eval/length_baseline_accuracy": [0.6]})
-    assert headline("rm", history) == (
+    assert concluded("rm", history).sentence == (
         "The reward model ranks 70.0% of held-out pairs right; length alone ranks 60.0%. "
         "No warning; 3 of 5 checks could be judged."
     )
@@ -439,6 +440,8 @@ def test_the_page_of_metrics_names_both():
 
 @pytest.mark.parametrize("name", ["objective/kl", "eval/kl", None])
 def test_a_run_whose_distance_nobody_measured_is_not_said_to_have_gone_none(name):
-    spent = ", at a KL of 2.0 nats" if name else ""
+    spent = ", at a KL of 2.000 nats" if name else ""
     told = [{"step": step, "objective/scores": step / 10} | ({name: 2.0} if name else {}) for step in range(1, 13)]
-    assert headline("grpo", told).startswith(f"GRPO raised the mean score: +0.20 to +1.10{spent}. No warning")
+    assert concluded("grpo", told).sentence.startswith(
+        f"GRPO raised the mean score: +0.200 to +1.100{spent}. No warning"
+    )

@@ -48,7 +48,18 @@ def test_numbers_stand_side_by_side_and_equal_settings_are_left_out(two, tmp_pat
     assert cells(page, "KL, nats an answer") == ["+1.000", "+4.000"]
     assert cells(page, "kl_coef") == ["0.2", ""] and cells(page, "beta") == ["", "0.1"]
     assert "<td>seed</td>" not in page
-    assert "ppo, grpo" in page
+    assert '<p class="lead ok">ppo, grpo: no warning.</p>' in page
+
+
+def test_the_first_line_carries_the_worst_run(folder, tmp_path):
+    runs = [
+        folder("fine", "sft", [{"loss": 2.0}, {"loss": 1.0}]),
+        folder("far", "ppo", [{"objective/kl": 20.0}] * 3),
+        folder("broken", "ppo", [{"objective/kl": 60.0, "health/eos_rate": 0.6}] * 3),
+    ]
+    page = report(tuple(runs), str(tmp_path / "page.html")).read_text()
+    said = "broken: 1 alarm and 1 warning; far: 1 warning; fine: no warning."
+    assert f'<p class="lead alarm">{said}</p>' in page
 
 
 def test_curves_lie_over_one_another_and_keep_their_colours(two, tmp_path):

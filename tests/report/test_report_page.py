@@ -130,7 +130,7 @@ def test_the_reward_models_report_gives_its_interval(rm):
     page = write_report(rm, stage="rm", settings={}, info=INFO).read_text()
     assert "<h1>Reward model: my_rm</h1>" in page
     # 3 of 4: (0.75 + 3.8415/8 ± 1.96 √(0.046875 + 3.8415/64)) / (1 + 3.8415/4)
-    assert "95% interval 0.301 to 0.954, 4 pairs" in page
+    assert "95% interval 30.1% to 95.4%, 4 pairs" in page
 
 
 def test_charts_in_a_page_take_its_colours_and_names():

@@ -58,8 +58,8 @@ def script_evaluations(monkeypatch) -> None:
     fit, evaluate = offline.fit, loop.evaluate
 
     def scripted_fit(run, engine, task, *rest):
-        def scripted(rows):
-            return task.evaluate(rows) | {"eval/loss": FALLS_THEN_RISES[run.step - 1]}
+        def scripted(rows, advance):
+            return task.evaluate(rows, advance) | {"eval/loss": FALLS_THEN_RISES[run.step - 1]}
 
         return fit(run, engine, replace(task, evaluate=scripted), *rest)
 

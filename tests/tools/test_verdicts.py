@@ -74,7 +74,9 @@ def test_each_threshold(changed, expected):
 def test_the_verdict_on_length_is_about_the_range_that_is_surely_wrong():
     ranges = [{"low": 1, "high": 9, "n": 1, "accuracy": 0.0}, {"low": -9, "high": -1, "n": 100, "accuracy": 0.4}]
     verdict = doctor_verdicts(FOUND | {"by_length_gap": ranges})[0]
-    assert verdict.value == 0.4 and "chosen − rejected is -9 to -1 tokens, 40.0% of 100 are right" in verdict.message
+    assert (
+        verdict.value == 0.4 and "chosen − rejected is -9 to -1 tokens, 40.0% of 100 pairs are right" in verdict.message
+    )
 
 
 def test_a_probe_above_the_chosen_answers_is_hackable_whichever_it_is():

@@ -19,6 +19,7 @@ ADAPTER = "a folder that holds an adapter is given like any other; it is merged 
 KERNEL = "such as flash_attention_2, sdpa or eager"
 HUB_DATA = "the hub's data sets are written name:config@split"
 PER_EPOCH = "it counts optimiser steps; left out, 10 times a run"
+EVALS_PER_EPOCH = "it counts optimiser steps; left out, 10 times a run or more, within a fifth of the training"
 HELD_OUT = "a share of the rows, in whole prompts; easyrlhf data split writes them to files"
 ROLLOUT = (
     "batch_size counts the completions of a rollout, over all devices, and num_mini_batches the optimiser steps it is "
@@ -393,7 +394,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "overwrite_output_dir": Translation(
         ("overwrite",), "it empties output_dir first; the same command goes on without it"
     ),
-    "evals_per_epoch": Translation(("eval_steps",), PER_EPOCH),
+    "evals_per_epoch": Translation(("eval_steps",), EVALS_PER_EPOCH),
     "saves_per_epoch": Translation(("save_steps",), PER_EPOCH),
     "log_completions": Translation(
         ("log_rollouts", "num_sample_generations"),
