@@ -272,7 +272,7 @@ BREAKS = [
     Break("report/progress.py", "min(time.monotonic() - said, under_way)", "(time.monotonic() - said)", PACE),
     Break("report/layout.py", "table_width(columns) > width and", "False and", LAYOUT),
     Break("report/layout.py", '"break_long_words": False', '"break_long_words": True', LAYOUT),
-    Break("report/layout.py", 'lines[-1] += " \\\\"', "pass", NEXT_STEPS),
+    Break("report/layout.py", 'lines[-1] += " \\\\"', "pass", LAYOUT),
     Break("report/console.py", "list(map(shlex.quote, words))", "list(words)", NEXT_STEPS),
     Break("report/next_steps.py", '"--model", model, "--reward_model"', '"--reward_model"', NEXT_STEPS),
     Break("offline/evaluations.py", "work // SHARE // held_out - at_start", "work // held_out - at_start", EVALUATIONS),
