@@ -55,7 +55,8 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     `more` may hold: `choices` (tuple of str), `low`/`high` (inclusive limits), `above`/`below`
     (exclusive limits), `many` (comma list: a YAML list is joined), `mapping` (JSON object: a YAML
     mapping becomes one), `exact` (texts in which white space counts: nothing is stripped, see
-    split_texts), `functions` (Python code may give functions, which get names), `metavar` (how --help
+    split_texts), `apart` (whole texts: several are a YAML list, or the flag several times; see
+    split_apart), `functions` (Python code may give functions, which get names), `metavar` (how --help
     names the value), `shown` (how --help shows the default;
     `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
     value, or None; of a comma list, with each item), `on_resume` (FREE, ROWS, MODEL or FILES, above).
@@ -76,9 +77,11 @@ def convert(setting: Field, value: Any) -> Any:
     SettingError when it cannot be read as that type. "none" stands for None where None is allowed.
     """
     name, (kind, optional) = setting.name, setting_kind(setting)
-    if optional and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
+    exact, apart = (setting.metadata.get(name, False) for name in ("exact", "apart"))
+    if optional and (value is None or (isinstance(value, str) and not apart and value.lower() in ("none", "null"))):
         return None
-    exact = setting.metadata.get("exact", False)
+    if apart and isinstance(value, list | tuple):
+        value = APART.join(map(str, value))
     if setting.metadata.get("functions"):
         several = isinstance(value, list | tuple)
         named = [name_of(one) if callable(one) else one for one in (value if several else [value])]
@@ -89,7 +92,7 @@ def convert(setting: Field, value: Any) -> Any:
         value = json.dumps(value)
     if value is None or not isinstance(value, str | bool | int | float | os.PathLike):
         raise SettingError(name, f"{name} {value!r}: takes {_kind_words(setting)}")
-    text = str(value) if exact else str(value).strip()
+    text = str(value) if exact or apart else str(value).strip()
     if kind is bool and text.lower() in TRUTH:
         return TRUTH[text.lower()]
     if isinstance(value, bool) and text.lower() in setting.metadata.get("choices", ()):
@@ -160,6 +163,14 @@ def check_limits(setting: Field, value: Any) -> None:
 def split_list(value: str | None) -> tuple[str, ...]:
     """The items of a comma list; () for None."""
     return tuple(item.strip() for item in value.split(",") if item.strip()) if value else ()
+
+
+APART = "\0"  # stands in no word of a command line
+
+
+def split_apart(value: str | None) -> tuple[str, ...]:
+    """The whole texts of a setting that has several; () for None."""
+    return () if value is None else tuple(value.split(APART))
 
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", ",": ",", "\\": "\\"}

@@ -14,7 +14,7 @@ class FilesCommand(SettingsCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words before the first flag as --train_data."""
-        files = list(takewhile(lambda word: not word.startswith("-"), args))
+        files = list(takewhile(lambda word: word == "-" or not word.startswith("-"), args))
         given = ["--train_data", ",".join(files)] if files else []
         return super().parse_args(ctx, [*given, *args[len(files) :]])
 

@@ -47,7 +47,7 @@ class SettingsCommand(click.Command):
     def prepare(self, config: str | None, **flags: Any) -> Job:
         """The call of the stage with its checked config; nothing heavy is imported yet."""
         command = click.get_current_context().command_path
-        given = {name: value for name, value in flags.items() if value is not None}
+        given = {name: value for name, value in flags.items() if value not in (None, ())}
         settings = build_config(self.config_class, config, given, command)
         return job(START, self.target, settings) if isinstance(settings, TrainConfig) else job(self.target, settings)
 
@@ -70,9 +70,10 @@ class SettingsCommand(click.Command):
             if error.option_name in _switches(self.config_class):
                 raise click.UsageError(_no_value(error.option_name)) from None
             raise
-        for name, value in ctx.params.items():
-            if isinstance(value, str) and value.startswith("--"):
-                raise click.UsageError(f"--{name} needs a value, but {value} follows it")
+        for name, given in ctx.params.items():
+            for value in given if isinstance(given, tuple) else [given]:
+                if isinstance(value, str) and value.startswith("--"):
+                    raise click.UsageError(f"--{name} needs a value, but {value} follows it")
         if ctx.args:
             raise click.UsageError(_explain_stray(ctx.args[0], words, self.config_class))
         wrong, known = explain_twice(words, self, {f.name for f in fields(self.config_class) if f.metadata.get("many")})
@@ -106,7 +107,8 @@ def _options(config_class: type[Settings]) -> list[click.Parameter]:
     for setting in fields(config_class):
         name, (kind, _) = setting.name, setting_kind(setting)
         flag = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
-        options.append(click.Option([flag, name], default=None, help=setting.metadata["help"]))
+        several = setting.metadata.get("apart", False)
+        options.append(click.Option([flag, name], default=None, multiple=several, help=setting.metadata["help"]))
     return options
 
 
@@ -231,6 +233,8 @@ def _explain_stray(stray: str, words: list[str], config_class: type[Settings]) -
     if "=" in stray:
         name, value = stray.split("=", 1)
         return f"stray argument {stray}; settings are given as --{name.lstrip('-')} {value}"
+    if previous in {f"--{f.name}" for f in fields(config_class) if f.metadata.get("apart")}:
+        return f"stray argument {stray}; a text with spaces needs quotes around it, as in {previous} '… {stray}'"
     if previous:
         return f"stray argument {stray}; several values of {previous} are joined by commas"
     return f"stray argument {stray}; every value follows its flag"

@@ -24,11 +24,11 @@ def with_underscores(words: list[str], command: click.Command) -> list[str]:
 
 
 def given_flags(words: list[str], command: click.Command) -> Iterator[tuple[click.Option, str, str]]:
-    """(option, flag as it was written, value; "" for a switch) of each known flag, in the order of the words."""
+    """(option, flag as it was written, value; "" for a switch) of each flag that counts once, in their order."""
     options = {name: o for o in command.params for name in (*o.opts, *o.secondary_opts) if isinstance(o, click.Option)}
     for word, following in pairwise([*words, ""]):
         flag, equals, value = word.partition("=")
-        if flag in options:
+        if flag in options and not options[flag].multiple:
             option = options[flag]
             yield option, flag, "" if option.is_flag else value if equals else following
 

@@ -8,6 +8,7 @@ from easyrlhf.settings import DATA, FREE, OPTIMISATION, ROWS, RUN, SAMPLING, Set
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_LENGTH = 1024  # tokens
+STANDARD_INPUT = ("-", "/dev/stdin")  # names of it among files of rows
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # what report_to may name, one or several of them
 NO_TRACKER, EVERY_TRACKER = "none", "all"
 FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")

@@ -72,7 +72,7 @@ class LookConfig(Settings):
     train_data: str = opt(
         MISSING,
         "The rows to look at: .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder (folder@split) or a hub dataset "
-        "id; several separated by commas. Given as the first words, it needs no flag.",
+        "id; several separated by commas; - for JSON on standard input. Given as the first words, it needs no flag.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,

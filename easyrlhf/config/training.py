@@ -14,6 +14,7 @@ from easyrlhf.config.rendering import (
 from easyrlhf.config.shared import (
     DEFAULT_LENGTH,
     DEFAULT_MODEL,
+    STANDARD_INPUT,
     check_report_to,
     filled_lengths,
     report_to,
@@ -35,8 +36,10 @@ from easyrlhf.settings import (
     SettingError,
     Settings,
     opt,
+    split_list,
 )
 
+ROWS = ("train_data", "valid_data", "ptx_data")
 DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")
 
 
@@ -377,6 +380,7 @@ class TrainConfig(Settings):
 
     def _check(self) -> None:
         template_kwargs(self)
+        self._check_rows()
         check_report_to(self.report_to)
         longest = self.max_length or DEFAULT_LENGTH
         if (self.max_prompt_length or 1) >= longest:
@@ -416,6 +420,15 @@ class TrainConfig(Settings):
                 f"node_rank {self.node_rank}: with nnodes {self.nnodes} it must be below {self.nnodes}; give nnodes "
                 "the number of machines",
             )
+
+    def _check_rows(self) -> None:
+        for name in ROWS:
+            if piped := [one for one in split_list(getattr(self, name, None)) if one in STANDARD_INPUT]:
+                raise SettingError(
+                    name,
+                    f"{name} {piped[0]}: a run reads its rows again when it continues, and in each of its processes; "
+                    "save standard input to a file, such as rows.jsonl, and give that",
+                )
 
     def _check_devices(self) -> None:
         if self.devices is None:

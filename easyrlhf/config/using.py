@@ -22,7 +22,18 @@ from easyrlhf.config.shared import (
     wrong_function,
 )
 from easyrlhf.config.tools import ScoringConfig
-from easyrlhf.settings import DATA, REWARDS, RUN, SAMPLING, SettingError, Settings, opt, split_list, split_texts
+from easyrlhf.settings import (
+    DATA,
+    REWARDS,
+    RUN,
+    SAMPLING,
+    SettingError,
+    Settings,
+    opt,
+    split_apart,
+    split_list,
+    split_texts,
+)
 
 JUDGE_URL = re.compile(r"https?://[^\s,/@?#]+(/[^\s@?#]*)?")
 ORDERS = ("worst", "best", "longest", "furthest")
@@ -117,22 +128,32 @@ class ChatConfig(PolicyConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class GenerateConfig(PolicyConfig):
-    """Settings of `easyrlhf generate`: answers to a file of prompts, all of them or the best."""
+    """Settings of `easyrlhf generate`: answers to prompts, all of them or the best."""
 
     stage: ClassVar[str] = "generate"
 
-    prompts: str = opt(
-        MISSING,
-        "Prompts, as ppo_train reads them: rows of any format; answers that they hold are left aside.",
+    prompts: str | None = opt(
+        None,
+        "Prompts, as ppo_train reads them: rows of any format; answers that they hold are left aside. - reads JSON "
+        "from standard input.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
-    output: str = opt(
-        MISSING,
-        "File for the rows. The same command goes on where it was stopped.",
+    prompt: str | None = opt(
+        None,
+        "A text to answer in place of prompts: a user turn where the model has a chat template. May be given more than "
+        "once; - is the text of standard input.",
         group=DATA,
-        metavar="FILE.jsonl",
+        metavar="TEXT",
+        apart=True,
+    )
+    output: str | None = opt(
+        None,
+        "File for the rows. The same command goes on where it was stopped. - prints them.",
+        group=DATA,
+        metavar="FILE.jsonl|-",
+        shown="- with prompt, as plain text",
     )
     format: str | None = row_format("Row format of the prompts, when recognising it is not wanted.")
     field: str | None = row_field()
@@ -183,6 +204,21 @@ class GenerateConfig(PolicyConfig):
     overwrite: bool = opt(False, "Replace the output file and begin anew.", group=RUN)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts to answer."""
+        return split_apart(self.prompt)
+
+    @property
+    def to_screen(self) -> bool:
+        """Whether answers go to standard output."""
+        return self.output in (None, "-")
+
+    @property
+    def readable(self) -> bool:
+        """Whether they are printed for a reader, and not as rows."""
+        return self.to_screen and bool(self.prompt) and self.to == "demonstrations"
+
+    @property
     def draws(self) -> int:
         """Answers drawn for each prompt."""
         return self.best_of or self.samples or 1
@@ -194,7 +230,7 @@ class GenerateConfig(PolicyConfig):
 
     def _check(self) -> None:
         super()._check()
-        _check_rows_file("output", self.output)
+        self._check_places()
         pairs, low = self.to == "comparisons", self.min_reward is not None
         rules = (
             ("samples", self.samples and self.best_of, f"best_of {self.best_of} says how many are drawn; give one"),
@@ -210,6 +246,28 @@ class GenerateConfig(PolicyConfig):
         for name, broken, rule in rules:
             if broken:
                 raise SettingError(name, f"{name} {getattr(self, name)}: {rule}")
+
+    def _check_places(self) -> None:
+        """Where prompts come from, and where answers go."""
+        if bool(self.prompts) == bool(self.texts):
+            both = self.prompts and self.texts
+            raise SettingError(
+                "prompt" if both else "prompts",
+                "prompt: prompts are given as well; give one of the two"
+                if both
+                else "prompts: nothing to answer; give a file of prompts, or a text with prompt",
+            )
+        if empty := [text for text in self.texts if not text.strip()]:
+            raise SettingError("prompt", f"prompt {empty[0]!r}: says nothing; give a text to answer")
+        if self.prompts and self.output is None:
+            raise SettingError(
+                "output", "output: give the file for the answers, such as answers.jsonl, or - for standard output"
+            )
+        if not self.to_screen:
+            _check_rows_file("output", self.output)
+        rows = ("format", "field", "transform", "max_prompt_length")
+        if self.texts and (stray := next((name for name in rows if getattr(self, name) is not None), None)):
+            raise SettingError(stray, f"{stray} {getattr(self, stray)}: belongs to prompts; leave it out")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -247,16 +305,17 @@ class ScoreConfig(RewardModelConfig):
 
     data: str | None = opt(
         None,
-        "Rows to score: answers, comparisons or rankings in any format (easyrlhf docs formats), or rows with a 'text'.",
+        "Rows to score: answers, comparisons or rankings in any format (easyrlhf docs formats), or rows with a 'text'; "
+        "- for JSON on standard input.",
         group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
     output: str | None = opt(
         None,
-        "File for the rows with their scores. The same command goes on where it was stopped.",
+        "File for the rows with their scores. The same command goes on where it was stopped. - prints them.",
         group=DATA,
-        metavar="FILE.jsonl",
+        metavar="FILE.jsonl|-",
     )
     text: str | None = opt(None, "One text to score as it is, without a chat template.", group=DATA, metavar="TEXT")
     prompt: str | None = opt(None, "One prompt; completion is scored as the answer to it.", group=DATA, metavar="TEXT")
@@ -284,10 +343,10 @@ class ScoreConfig(RewardModelConfig):
             name, found = (given or ["data"])[-1], " and ".join(given) or "nothing"
             raise SettingError(name, f"{name}: give either data, or text, or prompt with completion; {found} was given")
         if self.data and not self.output:
-            raise SettingError("output", "output: give the file for the scores of data, such as scores.jsonl")
+            raise SettingError("output", "output: give the file for the scores of data, such as scores.jsonl, or -")
         if self.output and not self.data:
             raise SettingError("output", f"output {self.output}: belongs to data; the score of one text is printed")
-        if self.output:
+        if self.output and self.output != "-":
             _check_rows_file("output", self.output)
 
 

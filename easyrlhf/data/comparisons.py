@@ -27,7 +27,7 @@ def parse_preference(row: dict, notes: Counter) -> Comparison:
     """TRL's preference rows, with the prompt in its own key or at the start of both answers."""
     chosen = fields.text_or_messages(fields.need(row, "chosen"), "chosen")
     rejected = fields.text_or_messages(fields.need(row, "rejected"), "rejected")
-    if type(chosen) is not type(rejected):
+    if isinstance(chosen, str) is not isinstance(rejected, str):
         raise StructuralFault("'chosen' and 'rejected' are a string and messages; use one form")
     if "prompt" not in row:
         split = _split_texts if isinstance(chosen, str) else hh.split_messages
@@ -151,5 +151,4 @@ def _comparison(prompt, chosen, rejected, row: dict) -> Comparison:
     fields.check_completion(rejected, "rejected")
     if chosen == rejected:
         raise ContentFault(EQUAL)
-    margin = row.get("margin")
-    return Comparison(prompt, chosen, rejected, None if margin is None else fields.number(margin, "margin"))
+    return Comparison(prompt, chosen, rejected, fields.optional_number(row, "margin"))

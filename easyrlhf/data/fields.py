@@ -3,10 +3,12 @@
 import difflib
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.messages import THOUGHT_KEYS, is_empty, kind_of, messages
+from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Messages
 
 NO_PROMPT = "no prompt before the answer"
@@ -20,7 +22,7 @@ ABOUT_A_ROW = re.compile(
     r"models|annotator|author|date|time|timestamp|url|path|file|license|reason|rationale|explanation|comment|notes?)$",
     re.I,
 )
-LIKED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+LIKED = {True: True, False: False, "true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
 def need(row: dict, key: str) -> Any:
@@ -138,19 +140,28 @@ def text_or_messages(value: Any, key: str) -> str | Messages:
 
 def same_form(prompt: str | Messages, completion: str | Messages, key: str) -> None:
     """Raise when one is a string and the other a conversation."""
-    if type(prompt) is not type(completion):
+    if isinstance(prompt, str) is not isinstance(completion, str):
         found = "a string" if isinstance(completion, str) else "messages"
         wanted = "a string" if isinstance(prompt, str) else "messages"
         raise StructuralFault(f"key '{key}' is {found} but 'prompt' is {wanted}; use one form")
 
 
 def number(value: Any, key: str) -> float:
-    """A finite number."""
+    """A finite number, perhaps in the cell of a table."""
+    if isinstance(value, Cell):
+        with suppress(ValueError):
+            value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise StructuralFault(f"key '{key}': expected a number, found {kind_of(value)}")
     if (isinstance(value, int) and abs(value) > 10**15) or not math.isfinite(value):
         raise StructuralFault(f"key '{key}': expected a finite number, found {str(value)[:30]}")
     return float(value)
+
+
+def optional_number(row: dict, key: str) -> float | None:
+    """The number under a key; None where it is missing, null or an empty cell."""
+    value = row.get(key)
+    return None if value is None or (isinstance(value, Cell) and not value.strip()) else number(value, key)
 
 
 def label(row: dict) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from easyrlhf.data.decoding import BOM, decode_all, decode_line, not_utf8, surrogate_fault
-from easyrlhf.data.raw import RawRow, numbered
+from easyrlhf.data.raw import Cell, RawRow, numbered
 from easyrlhf.errors import InputError
 
 Reader = Callable[[Path], Iterator[RawRow]]
@@ -167,7 +167,7 @@ def _no_list(path: Path, value: object) -> str:
 
 
 def read_csv(path: Path, delimiter: str) -> Iterator[RawRow]:
-    """A table with a header; every value is text. Cells in quotes may hold new lines; a row's place is its first."""
+    """A table with a header; every value is a Cell. Cells in quotes may hold new lines; a row's place is its first."""
     how = {"mode": "rt", "encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
     with _opened(path, **how) as file:
         csv.field_size_limit(LONGEST_CELL)
@@ -180,7 +180,7 @@ def read_csv(path: Path, delimiter: str) -> Iterator[RawRow]:
                 fault = f"{len(cells)} cells, but the header has {len(header)}; put quotes around a cell with"
                 yield RawRow(place, cells, f"{fault} {'tabs' if delimiter == TAB else 'commas'} or new lines in it")
             else:
-                yield RawRow(place, dict(zip(header, cells, strict=True)), _cells_fault(cells))
+                yield RawRow(place, dict(zip(header, map(Cell, cells), strict=True)), _cells_fault(cells))
 
 
 def _records(path: Path, table) -> Iterator[tuple[str, list[str]]]:

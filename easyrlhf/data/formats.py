@@ -1,8 +1,10 @@
 """The row formats: one table of name -> who recognises a row, who turns it into a record."""
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +13,12 @@ from easyrlhf.data.axolotl import SPELLINGS
 from easyrlhf.data.fields import is_label, may_ask
 from easyrlhf.data.keys import NAMED, Row, complete, fates, unused_in_turns
 from easyrlhf.data.messages import role_of, unfolded
+from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.errors import InputError
 
 FORCED = "only with --format"
+LISTED = ("completions", "scores", "ranks", "answers")  # of rankings
 UNFOLDED = ("messages", "conversations", "prompt", "completion", "chosen", "rejected", "rejected_messages")
 
 
@@ -71,9 +75,18 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
 
 
 def unfolded_row(row: dict) -> dict:
-    """The row with messages in the places of strings that hold them as JSON."""
+    """The row with messages in the places of strings that hold them as JSON, and with the lists of a table's cells."""
     found = {key: unfolded(row[key]) for key in UNFOLDED if isinstance(row.get(key), str)}
+    found |= {key: listed(row[key]) for key in LISTED if isinstance(row.get(key), Cell)}
     return row | found if found else row
+
+
+def listed(cell: Cell) -> Any:
+    """The list that the cell of a table holds as JSON; any other cell as it is."""
+    with suppress(ValueError):
+        found = json.loads(cell)
+        return found if isinstance(found, list) else cell
+    return cell
 
 
 def recognise(row: Any) -> str | None:

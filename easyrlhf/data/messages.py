@@ -305,7 +305,8 @@ def kind_of(value: Any) -> str:
     names |= {list: "a list", dict: "an object"}
     shown = repr(value)
     shown = shown if len(shown) <= 40 else shown[:40] + "…"
-    return f"{names.get(type(value), type(value).__name__)} ({shown})"
+    kind = str if isinstance(value, str) else type(value)
+    return f"{names.get(kind, kind.__name__)} ({shown})"
 
 
 def _key(turn: dict, names: tuple[str, ...], key: str) -> str:

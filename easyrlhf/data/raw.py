@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class Cell(str):
+    """The text of a table's cell, which may stand for a number or a list where a format has one."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class RawRow:
     """One row as it lies in the file, or as --transform and --field made it of one.

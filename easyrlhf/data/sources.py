@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
+from easyrlhf.config.shared import STANDARD_INPUT
+from easyrlhf.data import standard_input
 from easyrlhf.data.changes import MISSING, Changes, lookup
 from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.files import check_file, other_kind, reader_of
@@ -111,6 +113,8 @@ def _transformed(read: Callable[[], Iterator[RawRow]], changes: Changes) -> Iter
 
 
 def _open_one(name: str) -> list[Source]:
+    if name in STANDARD_INPUT:
+        return [Source(standard_input.NAME, standard_input.open_rows())]
     path = Path(name).expanduser()
     if is_in_folder(name):
         folder = open_folder(name)
@@ -119,6 +123,8 @@ def _open_one(name: str) -> list[Source]:
         return [replace(opened[0], notes=folder.notes), *opened[1:]]
     if path.is_file():
         return [_open_file(path)]
+    if path.exists():
+        raise InputError(f"{name}: is a pipe or a device, and rows are read more than once; pipe them in and name -")
     hub_id = HUB_ID.fullmatch(name)
     if reader_of(path) or other_kind(path) or name.startswith((".", "/", "~")) or not hub_id:
         raise InputError(f"{name}: no such file or folder{_near(path)}")

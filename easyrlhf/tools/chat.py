@@ -13,6 +13,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.tools.output import shown
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
@@ -179,6 +180,5 @@ class Chat:
 
 
 def write(text: str) -> None:
-    """Print a piece of an answer at once; what would control the terminal is shown as �."""
-    safe = "".join(c if c.isprintable() or c in "\n\t" else UNFINISHED_CHARACTER for c in text)
-    print(safe, end="", flush=True)
+    """Print a piece of an answer at once."""
+    print(shown(text), end="", flush=True)

@@ -1,7 +1,9 @@
 """easyrlhf generate: answers to a file of prompts: all, the best of N, or those good enough; docs/using_models.md."""
 
+import hashlib
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,17 +18,20 @@ from easyrlhf.data.chat import answered, arguments_for, opens
 from easyrlhf.data.formats import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
+from easyrlhf.data.standard_input import read_text
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import positions_of
 from easyrlhf.online.rollout import unpad
 from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.tools.output import Output, beside, open_output
+from easyrlhf.tools.output import Output, Printed, open_output, shown
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of
+from easyrlhf.tools.scoring import scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
+Rows = Output | Printed
+TEXTS = ("prompt", "completion")
 NO_LIMIT = 2**31 - 1
 READ_AS = {"demonstrations": "prompt_completion", "comparisons": "preference"}
 UNSCORED, EMPTY, UNFINISHED = "too long for the reward model", "empty", "cut off"
@@ -59,28 +64,54 @@ class Answer:
         return self.text
 
 
-def generate(config: GenerateConfig) -> Path:
-    """Answer every prompt and write the rows that the settings keep, in the order of the prompts.
+def generate(config: GenerateConfig) -> None:
+    """Answer every prompt and write or print the rows that the settings keep, in the order of the prompts.
 
-    Returns the file. Raises InputError for models, data or an output file that cannot be used; RunError when no answer
-    was worth keeping.
+    Raises InputError for models, data or an output file that cannot be used; RunError when no answer was worth keeping.
     """
     renderer = read_renderer(config)
     with open_output(config) as output:
         with TemporaryDirectory() as scratch:
-            rows = read_prompts(config, renderer, output, Path(scratch))
+            rows = rows_of(config, renderer, output, Path(scratch))
             if output.complete:
                 print(f"{output.file}: is complete already; nothing to do")
             else:
                 write_answers(config, renderer, rows, output)
         output.finish()
-        print("\n".join(last_words(config, output)))
+        for line in last_words(config, output):
+            print(line)
         if not output.tally["rows"]:
             raise RunError(f"{output.file}: is empty, since no answer could be kept; see what was left out, above")
-    return output.file
 
 
-def read_prompts(config: GenerateConfig, renderer: Renderer, output: Output, scratch: Path) -> Dataset:
+def rows_of(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset | list[dict[str, Any]]:
+    """The prompts of the settings, a text or rows. Raises InputError; loads no model."""
+    return ask(config, renderer, output) if config.texts else read_prompts(config, renderer, output, scratch)
+
+
+def ask(config: GenerateConfig, renderer: Renderer, output: Rows) -> list[dict[str, Any]]:
+    """The texts of `prompt` as rows: a user turn each, where there is a template. Raises InputError for a long one."""
+    texts = [read_text() if text == "-" else text for text in config.texts]
+    if empty := [number for number, text in enumerate(texts, 1) if not text.strip()]:
+        raise InputError(f"--prompt: text {empty[0]} says nothing")
+    prompts: list[Messages | str] = texts
+    if renderer.tokenizer.chat_template:
+        prompts = [[{"role": "user", "content": text}] for text in texts]
+    else:
+        print(f"note: {config.model} has no chat template, so it goes on with the text as it is", file=sys.stderr)
+    room, ids = room_for_prompt(config), [renderer.prompt_ids(prompt) for prompt in prompts]
+    for number, one in enumerate(ids, 1):
+        if room is not None and len(one) > room:
+            raise InputError(
+                f"--prompt: text {number} has {too_long(one, room)}, which is the room that --max_new_tokens "
+                f"{config.max_new_tokens} leaves"
+            )
+    output.begin(hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), len(prompts))
+    rows = zip(prompts, ids, strict=True)
+    return [{"prompt": json.dumps(prompt), "columns": "{}", "prompt_ids": one} for prompt, one in rows]
+
+
+def read_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset:
     """The prompt rows, for which the output is claimed. Raises InputError; loads no model."""
     room = room_for_prompt(config)
     if room and config.max_prompt_length and config.max_prompt_length > room:
@@ -100,7 +131,7 @@ def read_prompts(config: GenerateConfig, renderer: Renderer, output: Output, scr
         transform=config.transform,
         on_bad_row=config.on_bad_row,
         name="prompts",
-        bad_rows=beside(output.file, "bad_rows.jsonl"),
+        bad_rows=output.bad_rows,
         seed=config.seed,
     )
     print("\n".join(data.summary.lines()))
@@ -123,7 +154,7 @@ def check_columns(config: GenerateConfig, rows: Dataset) -> None:
             )
 
 
-def write_answers(config: GenerateConfig, renderer: Renderer, rows: Dataset, output: Output) -> None:
+def write_answers(config: GenerateConfig, renderer: Renderer, rows: Any, output: Rows) -> None:
     """Sample, score and keep, some prompts at a time."""
     judge = None
     if config.reward_model:
@@ -138,7 +169,24 @@ def write_answers(config: GenerateConfig, renderer: Renderer, rows: Dataset, out
             written = []
             for row, answers in zip(chunk, draw(config, renderer, sampler, judge, chunk, numbers), strict=True):
                 written += kept(config, row, answers, output.tally)
-            output.write(written, len(chunk))
+            if config.readable:
+                print_answers(config, output, written)
+                output.write([], len(chunk))
+            else:
+                output.write(written, len(chunk))
+
+
+def print_answers(config: GenerateConfig, output: Printed, rows: list[dict[str, Any]]) -> None:
+    """Print answers as text; with what they answer and their rewards above them, where there are several or a judge."""
+    for row in rows:
+        asked, answer = (value if isinstance(value, str) else value[-1]["content"] for value in map(row.get, TEXTS))
+        if len(config.texts) > 1 and not row["sample"]:
+            output.print_line("> " + shown(asked).replace("\n", "\n> "))
+        marks = [f"answer {row['sample'] + 1}"] if config.draws > 1 else []
+        marks += [f"reward {row['reward']:+.4f}"] if row.get("reward") is not None else []
+        if marks:
+            output.print_line(f"[{', '.join(marks)}]")
+        output.print_line(shown(answer) + "\n" * (len(config.texts) * config.draws > 1))
 
 
 @dataclass(frozen=True)
@@ -292,9 +340,16 @@ def kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def last_words(config: GenerateConfig, output: Output) -> Iterator[str]:
-    """What was written and left out, and what the rewards say."""
+def last_words(config: GenerateConfig, output: Rows) -> Iterator[str]:
+    """What was written and left out, and what the rewards say; of texts for a reader, only what is not seen in them."""
     tally = output.tally
+    if config.readable:
+        if tally["kept_unfinished"]:
+            yield (
+                f"note: {tally['kept_unfinished']:,} of {tally['rows']:,} answers were cut off at --max_new_tokens "
+                f"{config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}"
+            )
+        return
     yield f"{output.file}: {tally['rows']:,} rows of {output.total:,} prompts and {tally['answers']:,} answers"
     if left := [f"{tally[reason]:,} {reason}" for reason in (UNFINISHED, EMPTY, UNSCORED, LOW, TIED) if tally[reason]]:
         yield f"left out: {', '.join(left)}"
@@ -317,6 +372,6 @@ def last_words(config: GenerateConfig, output: Output) -> Iterator[str]:
         yield f"warning: {tally['kept_empty']:,} of the answers written are empty; sft_train drops such rows"
     if tally["kept_unscored"]:
         yield f"warning: {tally['kept_unscored']:,} of the answers written have no reward (null): {UNSCORED}"
-    if tally["rows"]:
+    if tally["rows"] and not config.to_screen:
         stage = "sft_train" if config.to == "demonstrations" else "dpo_train"
         yield next_line([stage, "--model", config.model, "--train_data", str(output.file)])

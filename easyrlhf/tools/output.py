@@ -1,14 +1,15 @@
-"""A .jsonl file that grows step by step, so that the same command goes on where it was stopped."""
+"""A .jsonl file that grows step by step, so that the same command goes on where it was stopped; or standard output."""
 
 import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from easyrlhf.engine.lock import held
 from easyrlhf.engine.manifest import STAGE_FILE
@@ -41,14 +42,16 @@ class Output:
 
     FILE.run.json says how far the part is; what lies behind that, such as half a row, is cut off.
 
-    done   inputs (prompts, rows) that are dealt with
-    total  inputs there are
-    tally  what was counted and summed up over those done
+    done      inputs (prompts, rows) that are dealt with
+    total     inputs there are
+    tally     what was counted and summed up over those done
+    bad_rows  file for rows that are dropped
     """
 
     def __init__(self, file: Path, settings: dict[str, Any]):
         self.file = file
         self.part, self.record = beside(file, "part"), beside(file, "run.json")
+        self.bad_rows = beside(file, "bad_rows.jsonl")
         self.settings = settings
         self.bytes = self.done = self.total = 0
         self.data = ""
@@ -113,18 +116,63 @@ class Output:
         os.replace(draft, self.record)
 
 
+class Printed:
+    """Rows on their way to standard output, as they come: nothing is kept, so that nothing can go on.
+
+    out  where they go; whatever else is printed meanwhile goes to standard error
+    """
+
+    file, bad_rows, complete = "standard output", None, False
+
+    def __init__(self, out: TextIO):
+        self.out = out
+        self.done = self.total = 0
+        self.tally: Counter = Counter()
+
+    def begin(self, data: str, total: int) -> None:
+        """As Output's; the inputs are always new."""
+        self.total = total
+
+    def write(self, rows: list[dict[str, Any]], inputs: int) -> None:
+        """Print the rows that so many more inputs gave."""
+        for row in rows:
+            self.print_line(json.dumps(row, ensure_ascii=False, default=str))
+        self.done += inputs
+
+    def print_line(self, line: str) -> None:
+        """Print a line at once."""
+        print(line, file=self.out, flush=True)
+
+    def progress(self, unit: str) -> AbstractContextManager[None]:
+        """Nothing: the rows show how far it is."""
+        return nullcontext()
+
+    def finish(self) -> None:
+        """Nothing."""
+
+
+def shown(text: str) -> str:
+    """A text as it may be printed: what would control the terminal is �."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 def beside(file: Path, ending: str) -> Path:
     """FILE.ending."""
     return file.with_name(f"{file.name}.{ending}")
 
 
 @contextmanager
-def open_output(config: Settings) -> Iterator[Output]:
-    """Claim the file of `config.output` for this process, and know how far it is.
+def open_output(config: Settings) -> Iterator[Output | Printed]:
+    """Claim the file of `config.output` for this process, and know how far it is; or keep standard output for rows.
 
     Raises InputError when the file is not ours to go on with: written by something else or with other settings,
     in use, or not writable.
     """
+    if config.output in (None, "-"):
+        printed = Printed(sys.stdout)
+        with redirect_stdout(sys.stderr):
+            yield printed
+        return
     file = Path(config.output)
     models = {name: getattr(config, name, None) for name in MODELS}
     output = Output(file, settings_of(config, FREE_TO_CHANGE, models))

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from easyrlhf.config import ScoreConfig
@@ -21,7 +20,7 @@ from easyrlhf.data.summary import Ledger
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.tools.loaded import RewardModel
-from easyrlhf.tools.output import Output, beside, open_output
+from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.scoring import longest, scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
@@ -37,15 +36,15 @@ class Item:
     sequences: list[list[int]]
 
 
-def score(config: ScoreConfig) -> Path | None:
+def score(config: ScoreConfig) -> None:
     """Score the rows of `data` into `output`, or print the score of one text.
 
-    Returns the file. Raises InputError for data, a model or an output file that cannot be used.
+    Raises InputError for data, a model or an output file that cannot be used.
     """
     if config.data:
-        return score_file(config, longest("--reward_model", config.reward_model, config))
-    print_score(config)
-    return None
+        score_file(config, longest("--reward_model", config.reward_model, config))
+    else:
+        print_score(config)
 
 
 def print_score(config: ScoreConfig) -> None:
@@ -65,39 +64,34 @@ def print_score(config: ScoreConfig) -> None:
     print(f"{found:.6f}")
 
 
-def score_file(config: ScoreConfig, limit: int | None) -> Path:
+def score_file(config: ScoreConfig, limit: int | None) -> None:
     """Score a file; the same command goes on after the last rows that were written."""
     if config.format is not None:
         require_format(config.format)
     renderer = open_renderer(config.reward_model, config)
     with open_output(config) as output:
-        output.begin(*survey(config, renderer))
+        output.begin(*survey(config, renderer, Ledger("data", output.bad_rows)))
         if output.complete:
             print(f"{output.file}: is complete already; nothing to do")
         else:
             scorer = load_scorer(config)
-            todo = islice(items(config, renderer, new_ledger(config)), output.done, None)
+            todo = islice(items(config, renderer, Ledger("data", output.bad_rows)), output.done, None)
             with output.progress("row"):
                 while chunk := list(islice(todo, ROWS_AT_ONCE)):
                     output.write(scored_rows(scorer, chunk, limit, config.column, output.tally), len(chunk))
         output.finish()
         print("\n".join(last_words(output, limit)))
-    return output.file
 
 
-def new_ledger(config: ScoreConfig) -> Ledger:
-    """An account of the rows; those dropped are kept beside the output."""
-    return Ledger("data", beside(Path(config.output), "bad_rows.jsonl"))
-
-
-def survey(config: ScoreConfig, renderer: Renderer) -> tuple[str, int]:
+def survey(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> tuple[str, int]:
     """Read all rows before a model is loaded: their SHA-256, and how many there are. Raises InputError."""
-    digest, ledger = hashlib.sha256(), new_ledger(config)
+    digest = hashlib.sha256()
     for item in items(config, renderer, ledger):
         digest.update(json.dumps(item.row, default=str).encode() + b"\n")
         ledger.use([{"length": max(map(len, item.sequences))}])
     if not ledger.used:
-        raise InputError(f"{config.data}: no usable row; the dropped ones are in {ledger.bad_rows}")
+        kept = f"; the dropped ones are in {ledger.bad_rows}" if ledger.bad_rows else ""
+        raise InputError(f"{config.data}: no usable row{kept}")
     print("\n".join(ledger.summary(digest.hexdigest()).lines()))
     return digest.hexdigest(), ledger.used
 
@@ -188,7 +182,7 @@ def count(tally: Counter, record: Record, scores: list[float | None]) -> None:
         tally.update(pairs=1, right=(known[0] > known[1]) + 0.5 * (known[0] == known[1]))
 
 
-def last_words(output: Output, limit: int | None) -> Iterator[str]:
+def last_words(output: Output | Printed, limit: int | None) -> Iterator[str]:
     """What was written, and what the scores say."""
     tally = output.tally
     yield f"{output.file}: {output.total:,} rows"

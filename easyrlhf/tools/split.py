@@ -74,6 +74,8 @@ def check_sources(sources: list[Source], folder: Path) -> None:
                 f"{source.name}={source.weight:g}: every row is written once; the stage that trains takes weights"
             )
         path = Path(source.name).expanduser().resolve()
+        if not path.exists():  # a hub id, or standard input
+            continue
         if path.parent == folder.resolve() or any(path.is_relative_to((folder / side).resolve()) for side in SIDES):
             raise InputError(f"--output_dir {folder}: {source.name} lies there; give another folder")
 

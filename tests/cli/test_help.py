@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -76,7 +77,7 @@ def test_the_examples_of_help_are_commands_that_parse(name, monkeypatch, stages)
     monkeypatch.setattr(command, "target", "pretended_stage:train")
     monkeypatch.chdir(Path(__file__).parents[2])
     for example in command.page.examples:
-        words = example.split("#")[0].split()[len(name.split()) :]
+        words = shlex.split(example, comments=True)[len(name.split()) :]
         result = CliRunner().invoke(command, words, prog_name=name)
         assert result.exit_code == 0, f"{example}\n{result.output}"
     assert len(stages.configs) == len(command.page.examples)

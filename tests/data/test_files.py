@@ -1,13 +1,17 @@
 """Every kind of file: its rows by value, their places, and what is said of a file that is not what its name says."""
 
+import csv
 import gzip
 import json
 import random
+import re
 
 import pyarrow as pa
 import pytest
 
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import open_sources
+from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
 
 
@@ -182,3 +186,50 @@ def test_whatever_bytes_a_file_holds_it_is_read_or_refused_with_its_name(file, n
             assert all(row.place.startswith(str(path)) for source in open_sources(str(path)) for row in source.read())
         except InputError as error:
             assert str(error).startswith(str(path))
+
+
+def records(path, kind: str, **changes) -> list[tuple]:
+    [source] = open_sources(str(path), **changes)
+    return list(read_records(source, kind, Ledger("rows", None), format=None, on_bad_row="stop"))
+
+
+COLUMNS = "prompt,chosen,rejected,margin\nSay red.,red,blue,{}\n"
+
+
+@pytest.mark.parametrize("cell, margin", [("0.5", 0.5), (" 2 ", 2.0), ("-1e-1", -0.1), ("", None), (" ", None)])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_the_cell_of_a_number_is_one(tmp_path, cell, margin, suffix):
+    table = COLUMNS.format(cell)
+    file = tmp_path / f"a.{suffix}"
+    file.write_text(table if suffix == "csv" else table.replace(",", "\t"))
+    [(record, _)] = records(file, "comparison")
+    assert record.margin == margin and (record.chosen, record.rejected) == ("red", "blue")
+
+
+@pytest.mark.parametrize(
+    "cell, fault", [("much", "a number, found a string ('much')"), ("nan", "a finite number, found nan")]
+)
+def test_the_cell_of_a_number_that_is_none_is_named_by_its_line(tmp_path, cell, fault):
+    (tmp_path / "a.csv").write_text(COLUMNS.format("1") + f"Say one.,one,two,{cell}\n")
+    with pytest.raises(InputError, match=re.escape(f"a.csv:3: key 'margin': expected {fault}")):
+        records(tmp_path / "a.csv", "comparison")
+
+
+def test_a_number_under_another_name_and_a_number_in_json_text(tmp_path):
+    (tmp_path / "a.csv").write_text(COLUMNS.format("0.5").replace("margin", "gap"))
+    [(record, _)] = records(tmp_path / "a.csv", "comparison", field="margin=gap")
+    assert record.margin == 0.5
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "0.5"}))
+    with pytest.raises(InputError, match=r"a.jsonl:1: key 'margin': expected a number, found a string \('0.5'\)"):
+        records(tmp_path / "a.jsonl", "comparison")
+
+
+def test_cells_hold_labels_and_the_lists_of_rankings(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,completion,label\na,b,1.0\na,c,0\na,d,False\n")
+    assert [record.label for record, _ in records(tmp_path / "a.csv", "feedback")] == [True, False, False]
+    with (tmp_path / "b.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["prompt", "completions", "scores", "reason"])
+        rows.writerow(["a", json.dumps(["b", "c"]), "[1, 0.5]", "7"])
+    [(record, _)] = records(tmp_path / "b.csv", "ranking")
+    assert (record.completions, record.scores, record.columns) == (["b", "c"], [1.0, 0.5], {"reason": "7"})

@@ -61,6 +61,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+PRINTED = "tools/test_generate.py tools/test_score.py::test_rows_are_scored_from_standard_input_to_standard_output"
 IN_PYTHON, WORDING = "tools/test_loaded.py", "cli/test_wording.py"
 BEFORE = "stages/test_before_training.py"
 TOKENIZER, PROOF = "data/test_tokenizer.py", "engine/test_proof.py"
@@ -862,6 +863,17 @@ BREAKS = [
         "each = [number for _ in range(num_samples) for number in range(len(asked))]",
         IN_PYTHON,
     ),
+    Break("data/fields.py", "with suppress(ValueError):", "if False:", "data/test_files.py"),
+    Break("data/fields.py", "isinstance(value, Cell) and not value.strip()", "False", "data/test_files.py"),
+    Break("data/formats.py", "if isinstance(row.get(key), Cell)", "if False", "data/test_files.py"),
+    Break("data/standard_input.py", "start.startswith(GZIP)", "False", "data/test_standard_input.py"),
+    Break(
+        "data/standard_input.py", "row.place.replace(str(path), NAME, 1)", "row.place", "data/test_standard_input.py"
+    ),
+    Break("config/training.py", "if one in STANDARD_INPUT]:", "if False]:", "data/test_standard_input.py"),
+    Break("settings.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
+    Break("cli/options.py", "value not in (None, ())", "value is not None", "tools/test_generate.py"),
+    Break("tools/output.py", "with redirect_stdout(sys.stderr):", "if True:", PRINTED),
     Break("config/unknown.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
     Break("settings.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
     # identity goes by content

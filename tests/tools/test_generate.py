@@ -430,3 +430,102 @@ def test_help_is_narrow_and_its_examples_parse(command, monkeypatch):
         done = CliRunner().invoke(command, shlex.split(example)[2:], prog_name="easyrlhf")
         assert done.exit_code == 0, done.output
     assert len(seen) == len(command.page.examples)
+
+
+def printed(model: str, *words: str, stdin: str | bytes = "", code: int = 0):
+    """What the command prints when its answers go to standard output."""
+    given = [model, "--max_new_tokens", "6", "--devices", "cpu", *words]
+    done = CliRunner().invoke(command_line.command, given, prog_name="easyrlhf generate", input=stdin)
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_answer_to_a_prompt_is_printed_and_nothing_else(model, run):
+    _, rows = run("rows", "--temperature", "0")
+    done = printed(model, "--prompt", "Say red.", "--temperature", "0")
+    assert done.stdout == output.shown(rows[0]["completion"][0]["content"]) + "\n"
+    piped = printed(model, "--prompt", "-", "--temperature", "0", stdin="Say red.\n")
+    assert piped.stdout == done.stdout
+    assert piped.stderr == ("" if rows[0]["finished"] else "note: 1 of 1 answers were cut off at --max_new_tokens 6\n")
+
+
+def test_answers_to_several_texts_stand_below_them(model, run, rm):
+    _, rows = run("rows", "--samples", "2", "--reward_model", rm.folder)
+    done = printed(
+        model, "--prompt", "Say red.", "--prompt", "Say blue.", "--samples", "2", "--reward_model", rm.folder
+    )
+    expected = ""
+    for number, word in enumerate(["red", "blue"]):
+        expected += f"> Say {word}.\n"
+        for sample in range(2):
+            row = rows[2 * number + sample]
+            said = output.shown(row["completion"][0]["content"])
+            expected += f"[answer {sample + 1}, reward {row['reward']:+.4f}]\n{said}\n\n"
+    assert done.stdout == expected
+
+
+def test_rows_go_through_the_command_from_standard_input_to_standard_output(model, run):
+    _, rows = run("rows")
+    lines = "".join(json.dumps(row) + "\n" for row in PROMPTS)
+    done = printed(model, "--prompts", "-", "--output", "-", stdin=lines)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == rows
+    assert "standard output: 7 rows of 7 prompts and 7 answers" in done.stderr and "next:" not in done.stderr
+    done = printed(model, "--prompts", "-", "--output", "-", stdin=json.dumps(PROMPTS))
+    assert [json.loads(line) for line in done.stdout.splitlines()] == rows
+
+
+def test_a_text_may_be_answered_into_a_file_as_a_row(model, run, tmp_path):
+    _, rows = run("rows")
+    out = tmp_path / "text.jsonl"
+    printed(model, "--prompt", "Say red.", "--output", str(out))
+    assert read(out) == [{name: value for name, value in rows[0].items() if name != "id"}]
+
+
+def test_texts_keep_their_commas_and_may_be_called_none():
+    for text in ("a, b", "none", " a\\n"):
+        assert GenerateConfig(model="m", prompt=text).texts == (text,)
+    config = GenerateConfig(model="m", prompt=["a, b", "-"])
+    assert config.texts == ("a, b", "-") == GenerateConfig(model="m", prompt=config.prompt).texts
+
+
+@pytest.mark.parametrize(
+    "words, stdin, message",
+    [
+        (["--prompt", "a", "--prompts", "p"], "", "--prompt: prompts are given as well; give one of the two"),
+        ([], "", "prompts: nothing to answer; give a file of prompts, or a text with prompt"),
+        (["--prompts", "-"], "", "output: give the file for the answers, such as answers.jsonl, or - for standard out"),
+        (["--prompt", " "], "", "--prompt ' ': says nothing; give a text to answer"),
+        (["--prompt", "-"], "\n", "--prompt: text 1 says nothing"),
+        (["--prompt", "-"], b"\xff", "standard input: not text in UTF-8 (invalid start byte at byte 0); convert it"),
+        (
+            ["--prompt", "a", "b"],
+            "",
+            "stray argument b; a text with spaces needs quotes around it, as in --prompt '… b'",
+        ),
+        (["--prompt", "a", "--field", "x=y"], "", "--field x=y: belongs to prompts; leave it out"),
+        (
+            ["--prompt", "a", "--prompt", "b " * 2000],
+            "",
+            "--prompt: text 2 has 4,008 tokens, more than 1,018, wh",
+        ),
+        (
+            ["--prompts", "-", "--output", "-"],
+            "Hi, there",
+            "standard input: begins with 'Hi, there'; expected one JS",
+        ),
+        (["--prompts", "-", "--output", "-"], "", "standard input: is empty; pipe rows into the command"),
+        (
+            ["--prompts", "-", "--output", "-"],
+            '{"prompt": "a"}\n{"prompt"',
+            "standard input:2: not JSON (Expecting '",
+        ),
+        (
+            ["--prompts", "-", "--output", "-"],
+            "[1, 2",
+            "standard input: not one JSON list in UTF-8 (Expecting ',' ",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_is_said(model, words, stdin, message):
+    assert printed(model, *words, stdin=stdin, code=2).stderr.startswith(f"error: {message}")

@@ -245,3 +245,14 @@ def test_nothing_to_score_a_language_model_and_scores_that_are_no_numbers_are_re
     monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
     done = run(rm.folder, "--text", "a", "--devices", "cpu")
     assert done.exit_code == 2 and "NaN or infinite" in done.stderr
+
+
+def test_rows_are_scored_from_standard_input_to_standard_output(rm, tmp_path):
+    rows = [{"prompt": ASK, "completion": GOOD}, {"prompt": ASK, "completion": BAD}, {"prompt": ASK, "completion": []}]
+    expected, _ = scored(rm, rows[:2], tmp_path)
+    words = [rm.folder, "--data", "-", "--output", "-", "--devices", "cpu", "--on_bad_row", "skip"]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    done = CliRunner().invoke(command_line.command, words, prog_name="easyrlhf score", input=lines)
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line) for line in done.stdout.splitlines()] == expected
+    assert "data: 3 rows read = 2 used + 1 dropped" in done.stderr
