@@ -39,7 +39,7 @@ from easyrlhf.settings import (
     split_list,
 )
 
-ROWS = ("train_data", "valid_data", "ptx_data")
+READ_AGAIN = ("train_data", "valid_data", "ptx_data")
 DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")
 
 
@@ -422,7 +422,7 @@ class TrainConfig(Settings):
             )
 
     def _check_rows(self) -> None:
-        for name in ROWS:
+        for name in READ_AGAIN:
             if piped := [one for one in split_list(getattr(self, name, None)) if one in STANDARD_INPUT]:
                 raise SettingError(
                     name,
