@@ -68,7 +68,15 @@ function grow(area) {
 }
 
 function onKey(event) {
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (
+    event.repeat ||
+    event.isComposing ||
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    document.querySelector("dialog[open]")
+  )
+    return;
   const typing = event.target.closest?.("input, textarea, select");
   if (event.key === "Escape") {
     if (drawing.size) stopAll();

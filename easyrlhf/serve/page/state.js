@@ -29,16 +29,26 @@ export function defaults() {
   };
 }
 
+/** Take up what this browser kept, as far as this version and this server know it. */
 export function restore(saved) {
-  const then = saved.defaults ?? {};
-  const set = Object.entries(saved.settings ?? {}).filter(([name, value]) => !(name in then && then[name] === value));
-  app.settings = { ...defaults(), ...Object.fromEntries(set) }; // what was not changed follows the server
-  if (Array.isArray(saved.talk?.turns)) app.talk = talks.afterReload(saved.talk);
+  app.settings = { ...defaults(), ...keptSettings(saved) };
+  if (talks.isTalk(saved.talk)) app.talk = talks.afterReload(saved.talk);
+  else if (saved.talk) tell("The conversation that this browser kept is of another version; a new one begins.");
   const served = app.about.models.map((model) => model.id);
-  const [first, second] = saved.models ?? [served[0], served[1] ?? null];
+  const [first, second] = Array.isArray(saved.models) ? saved.models : [served[0], served[1] ?? null];
   app.models = [served.includes(first) ? first : served[0], served.includes(second) ? second : null];
-  app.editing = saved.editing ?? null;
+  app.editing = app.talk.turns.some((turn) => turn.id === saved.editing?.id) ? saved.editing : null;
   find("message").value = saved.draft ?? "";
+}
+
+/** The settings that were changed; the others follow the server. */
+function keptSettings(saved) {
+  const kind = (value) => (Array.isArray(value) ? "list" : typeof (value ?? 0));
+  const own = defaults();
+  const entries = Object.entries(saved.settings ?? {}).filter(
+    ([name, value]) => kind(value) === kind(own[name]) && value !== saved.defaults?.[name],
+  );
+  return Object.fromEntries(entries);
 }
 
 let saving = null;

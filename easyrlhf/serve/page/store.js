@@ -1,6 +1,8 @@
 // What this browser keeps: the conversation under one key, and each row under one of its own, so that two tabs never
 // write over each other's rows. A storage that is full or forbidden costs the keeping, never the page.
 
+import { isRow } from "./talk.js";
+
 const STATE = "easyrlhf.chat.state";
 const ROW = "easyrlhf.chat.row.";
 
@@ -12,11 +14,11 @@ export class Store {
     this.rows = new Map();
   }
 
-  /** The state as it was left, or null; rows are read too. */
+  /** The state as it was left in this tab, or else in this browser; null where there is none. Rows are read too. */
   read() {
     try {
       this.readRows();
-      return JSON.parse(localStorage.getItem(STATE));
+      return JSON.parse(sessionStorage.getItem(STATE) ?? localStorage.getItem(STATE));
     } catch (error) {
       if (!(error instanceof SyntaxError)) this.trouble(STATE, error);
       return null;
@@ -28,7 +30,7 @@ export class Store {
       if (!key.startsWith(ROW)) continue;
       try {
         const entry = JSON.parse(localStorage.getItem(key));
-        if (entry?.id && entry.row) this.rows.set(entry.id, entry);
+        if (isRow(entry?.row)) this.rows.set(entry.id, entry);
       } catch (error) {
         if (!(error instanceof SyntaxError)) throw error;
       }
@@ -37,6 +39,11 @@ export class Store {
 
   write(state) {
     this.keep(STATE, state);
+    try {
+      sessionStorage.setItem(STATE, JSON.stringify(state)); // another tab has a conversation of its own
+    } catch {
+      // what is not kept here is kept there, or its trouble is told
+    }
   }
 
   /** Keep a row: {id, kind: "comparison" | "demonstration", row, exported, at}. */

@@ -100,6 +100,21 @@ export function demonstrationRow(talk) {
   return turns.length ? { messages: withSystem(talk.system, turns) } : null;
 }
 
+const isText = (value) => typeof value === "string";
+const areTurns = (value) => Array.isArray(value) && value.length > 0 && value.every((turn) => isText(turn?.content));
+const isAnswer = (answer) => isText(answer?.text) && isText(answer.state) && isText(answer.model);
+const isSide = (side) => Array.isArray(side?.variants) && side.variants.every(isAnswer) && shownOf(side);
+
+/** Whether it is a row, as this version keeps them. */
+export const isRow = (row) => areTurns(row?.messages) || [row?.prompt, row?.chosen, row?.rejected].every(areTurns);
+
+/** Whether it is a conversation, as this version keeps them. */
+export function isTalk(talk) {
+  const isTurn = (turn) =>
+    turn?.role === "user" ? isText(turn.text) : turn?.sides?.length > 0 && turn.sides.every(isSide);
+  return isText(talk?.system) && Array.isArray(talk.turns) && talk.turns.every(isTurn);
+}
+
 export const jsonLines = (rows) => rows.map((row) => JSON.stringify(row) + "\n").join("");
 
 /** A talk as it is after a reload: what was being written broke off there. */
