@@ -48,7 +48,7 @@ def test_every_command_parses_up_to_the_call_of_its_stage(page, monkeypatch, tmp
             tools = importlib.import_module("easyrlhf.cli.main").main
             assert callable(tools.invoke(tools.make_context(program, words))), words
         else:
-            assert program in ("pip", "tensorboard", "gzip", "export", "eval"), program
+            assert program in ("pip", "tensorboard", "gzip", "export", "eval", "hf"), program
     assert len(seen) == stages
     for target in seen:
         module, function = target.split(":")

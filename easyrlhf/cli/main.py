@@ -30,6 +30,7 @@ COMMANDS = {
     "report": ("easyrlhf.cli.report:command", "Write a run's report anew, or compare several runs on one page."),
     "rollouts": ("easyrlhf.cli.rollouts:command", "What an online run sampled: the worst, the best, the longest."),
     "export": ("easyrlhf.cli.export:command", "Merge, split or convert a model for other programs."),
+    "push": ("easyrlhf.cli.push:command", "Upload a finished model to the Hugging Face hub."),
     "chat": ("easyrlhf.cli.chat:command", "Talk to a model."),
     "generate": ("easyrlhf.cli.generate:command", "Answer a file of prompts: all samples, or the best."),
     "score": ("easyrlhf.cli.score:command", "Score a file or a text with a reward model."),

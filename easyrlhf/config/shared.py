@@ -1,16 +1,13 @@
 """What several files of settings share: patterns of values, and settings that are the same everywhere."""
 
-import difflib
 import re
 from typing import Any
 
-from easyrlhf.settings import DATA, FREE, OPTIMISATION, ROWS, RUN, SAMPLING, SettingError, opt, split_list, split_texts
+from easyrlhf.settings import DATA, FREE, OPTIMISATION, ROWS, RUN, SAMPLING, SettingError, opt, split_texts
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_LENGTH = 1024  # tokens
 STANDARD_INPUT = ("-", "/dev/stdin")  # names of it among files of rows
-TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # what report_to may name, one or several of them
-NO_TRACKER, EVERY_TRACKER = "none", "all"
 FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 # rewards.fn, pkg.rewards.fn, rewards:fn, rewards.py::fn, rewards.py:fn()
 OTHER_FORMS = re.compile(r"(?P<file>[\w./~-]*?[\w~-])(\.py)?(\.|::?)(?P<name>(?!py$)[A-Za-z_]\w*)(\(\))?")
@@ -23,42 +20,6 @@ def wrong_function(function: str) -> str | None:
     meant = OTHER_FORMS.fullmatch(function)
     file = meant and (meant["file"] if "/" in meant["file"] else meant["file"].replace(".", "/"))
     return "must look like file.py:function" + (f"; write {file}.py:{meant['name']}" if meant else "")
-
-
-def wrong_tracker(name: str) -> str | None:
-    """What is wrong with an item of report_to, and the nearest one where there is one; None if nothing."""
-    known = (*TRACKERS, NO_TRACKER, EVERY_TRACKER)
-    if name in known:
-        return None
-    near = difflib.get_close_matches(name.lower(), known, 1)
-    return f"must be one or several of {', '.join(TRACKERS)}; or none; or all, which is every one that is installed" + (
-        f"; did you mean {near[0]}?" if near else ""
-    )
-
-
-def report_to() -> Any:
-    """The setting `report_to`."""
-    return opt(
-        TRACKERS[0],
-        "Live curves beside metrics.jsonl: TensorBoard files in output_dir/runs, Weights & Biases, MLflow, Trackio, or "
-        "several of them; all that are installed; or none.",
-        group=RUN,
-        metavar="NAME[,…]|all|none",
-        many=True,
-        wrong=wrong_tracker,
-        on_resume=FREE,
-    )
-
-
-def check_report_to(report_to: str) -> None:
-    """Raise SettingError for a tracker that is named twice, and for none or all beside others."""
-    names = split_list(report_to)
-    if not names:
-        raise SettingError("report_to", f"report_to {report_to!r}: names no tracker; write none")
-    alone = next((name for name in names if name in (NO_TRACKER, EVERY_TRACKER)), None)
-    if len(names) > 1 and (alone or len(set(names)) < len(names)):
-        rule = f"{alone} stands alone" if alone else "each tracker once"
-        raise SettingError("report_to", f"report_to {report_to}: {rule}")
 
 
 def filled_lengths(config: Any, places: int | None, taken: int = 0) -> dict[str, int]:

@@ -12,6 +12,7 @@ from easyrlhf.config.rendering import (
     learned_answers,
     template_kwargs,
 )
+from easyrlhf.config.reporting import check_hub, hub_private, push_to_hub
 from easyrlhf.config.shared import (
     examine_rows,
     filled_lengths,
@@ -291,8 +292,11 @@ class ExportConfig(Settings):
     overwrite: bool = opt(False, "Write into output_dir although it is not empty.", group=RUN)
     allow_incomplete: bool = opt(False, "Export a model whose own run did not finish.", group=RUN)
     trust_remote_code: bool = trust_remote_code()
+    push_to_hub: str | None = push_to_hub("Upload output_dir, once it is written,")
+    hub_private: bool = hub_private()
 
     def _check(self) -> None:
+        check_hub(self.push_to_hub, self.hub_private)
         if not SHARD_SIZE.fullmatch(self.max_shard_size):
             raise SettingError(
                 "max_shard_size", f"max_shard_size {self.max_shard_size}: write a number with KB, MB or GB, such as 5GB"

@@ -11,13 +11,12 @@ from easyrlhf.config.rendering import (
     learned_answers,
     template_kwargs,
 )
+from easyrlhf.config.reporting import check_hub, check_report_to, hub_private, push_to_hub, report_to
 from easyrlhf.config.shared import (
     DEFAULT_LENGTH,
     DEFAULT_MODEL,
     STANDARD_INPUT,
-    check_report_to,
     filled_lengths,
-    report_to,
     row_field,
     row_format,
     row_transform,
@@ -371,6 +370,8 @@ class TrainConfig(Settings):
     )
     trust_remote_code: bool = trust_remote_code()
     report_to: str = report_to()
+    push_to_hub: str | None = push_to_hub()
+    hub_private: bool = hub_private()
     dry_run: bool = opt(
         False,
         "Print the resolved settings, what the data holds and the plan of steps; train nothing.",
@@ -382,6 +383,7 @@ class TrainConfig(Settings):
         template_kwargs(self)
         self._check_rows()
         check_report_to(self.report_to)
+        check_hub(self.push_to_hub, self.hub_private)
         longest = self.max_length or DEFAULT_LENGTH
         if (self.max_prompt_length or 1) >= longest:
             raise SettingError(

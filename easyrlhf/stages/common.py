@@ -24,6 +24,7 @@ from easyrlhf.engine.device import choose_threads, dtype_name, other_device
 from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.engine.run import Run
+from easyrlhf.engine.upload import check_push, push_or_say
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
@@ -66,6 +67,8 @@ def prepare(run: Run, console: Console) -> Renderer:
     check_parent("--model", config.model, config)
     check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
     check_positions("--model", config.model, config)
+    if config.push_to_hub:
+        world.on_main(lambda: check_push("--push_to_hub", config.push_to_hub, config.hub_private))
     renderer = open_renderer(config.model, config, chat_template=config.chat_template)
     check_lora(run, renderer, console)
     if renderer.date_dependent():
@@ -323,9 +326,17 @@ def start(
     }
     if config.max_length == positions_of(config.model, trust_remote_code=config.trust_remote_code) < DEFAULT_LENGTH:
         sections["plan"].append(f"rows of up to {config.max_length} tokens, for which {config.model} was made")
+    if config.push_to_hub:
+        sections["plan"].append(f"{upload_planned(config)} when it is complete")
     if config.dry_run:
         sections["settings"] = config.to_yaml().splitlines()
     console.summary(title, sections)
+
+
+def upload_planned(config) -> str:
+    """What --push_to_hub does, for people."""
+    whose = "which only you can read" if config.hub_private else "which everybody can read"
+    return f"uploads {config.output_dir}, without checkpoints, to {config.push_to_hub} on the hub, {whose},"
 
 
 def counted(number: int, noun: str) -> str:
@@ -407,6 +418,7 @@ def present(run: Run, console: Console, metrics: dict, results: dict) -> None:
         ],
         next_commands(stage, dataclasses.asdict(config)),
     )
+    upload(config, console)
 
 
 def already_complete(config, console: Console) -> Path:
@@ -415,4 +427,13 @@ def already_complete(config, console: Console) -> Path:
         f"{config.output_dir}: this run is already complete; nothing to do. "
         "Give another --output_dir, or --overwrite to train it again"
     )
+    world.on_main(lambda: upload(config, console))
     return Path(config.output_dir)
+
+
+def upload(config, console: Console) -> None:
+    """Bring a complete run to the hub where the settings say so; what goes wrong is said, and fails nothing."""
+    if config.push_to_hub and config.dry_run:
+        console.note(f"{upload_planned(config)} as it is")
+    elif config.push_to_hub:
+        console.note(push_or_say(Path(config.output_dir), config.push_to_hub, config.hub_private))

@@ -25,7 +25,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "an account's key is never a setting: it would be written down; its own program keeps it",
-        "hub_token hf_hub_token hf_token hf_use_auth_token wandb_api_key api_key",
+        "hub_token hf_hub_token hf_token hf_use_auth_token push_to_hub_token wandb_api_key api_key",
     ),
     (
         "curves are named by output_dir; a tracker's further settings are its own environment variables",
@@ -78,8 +78,12 @@ REASONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "nothing is uploaded; output_dir is an ordinary checkpoint that the hub's own program uploads",
-        "push_to_hub hub_model_id hub_strategy hub_private_repo hub_revision",
+        "the finished folder is uploaded once, by push_to_hub, to the main branch; checkpoints stay here",
+        "hub_strategy hub_always_push hub_revision hub_strategy_kwargs push_checkpoints_to_hub",
+    ),
+    (
+        "data sets are not uploaded; push_to_hub is for the model",
+        "push_dataset_to_hub hub_dataset_id dataset_push_to_hub",
     ),
     (
         "every run writes its own tokenised rows beside its result; there is no cache",

@@ -320,6 +320,14 @@ WITH_A_NOTE: dict[str, Translation] = {
         ("use_trackio", "trackio_space_id", "trackio_project_name"),
         Translation(("report_to",), "write report_to trackio; TRACKIO_SPACE_ID and TRACKIO_PROJECT are read"),
     ),
+    **dict.fromkeys(
+        ("hub_model_id", "push_to_hub_model_id", "push_to_hub_organization", "export_hub_model_id", "hub_repo_id"),
+        Translation(("push_to_hub",), "it takes the repository itself: push_to_hub OWNER/NAME"),
+    ),
+    **dict.fromkeys(
+        ("hub_private_repo", "hub_public_repo"),
+        Translation(("hub_private",), "a repository is private unless this is false"),
+    ),
     "log_with": Translation(("report_to",), "one or several of tensorboard, wandb, mlflow, trackio; all; or none"),
     "mask_history": Translation(("learn",), "write learn last"),
     "loss_scale": Translation(("learn",), "all answers, or write learn last; prompts are never learned"),

@@ -4,7 +4,8 @@ import math
 import re
 from typing import Any
 
-from easyrlhf.config.shared import EVERY_TRACKER, NO_TRACKER, TRACKERS, wrong_function
+from easyrlhf.config.reporting import EVERY_TRACKER, NO_TRACKER, TRACKERS
+from easyrlhf.config.shared import wrong_function
 from easyrlhf.settings import split_list
 from easyrlhf.tools.converting.draft import Draft, Rule, number, truth
 from easyrlhf.tools.converting.lengths import ACCUMULATION, ONLINE, PER_DEVICE, batch, completion_limit
@@ -167,6 +168,25 @@ def tracker(name: str, project: str) -> Rule:
         draft.set("report_to", ",".join([*before, name]), f"{said}its own variables name project and account")
 
     return rule
+
+
+def push_to_hub(draft: Draft, key: str, value: Any) -> None:
+    """A switch there, whose repository stands beside it; without one it has the name of the output folder."""
+    if not truth(value):
+        return
+    named = draft.find("hub_model_id") or str(draft.find("output_dir") or "").rstrip("/").rpartition("/")[2]
+    if named:
+        draft.set("push_to_hub", named, f"{key}: {value}")
+    else:
+        draft.leave(key, value, "here push_to_hub takes the repository, OWNER/NAME")
+
+
+def hub_model_id(draft: Draft, key: str, value: Any) -> None:
+    """The repository, which axolotl uploads to without a switch."""
+    if draft.find("push_to_hub") is None and "base_model" in draft.theirs:
+        draft.set("push_to_hub", value, key)
+    elif not truth(draft.find("push_to_hub")):
+        draft.leave(key, value, "here push_to_hub, which uploads; theirs names it only")
 
 
 def lora_target(draft: Draft, key: str, value: Any) -> None:
@@ -340,6 +360,9 @@ RULES: dict[str, Rule] = {
     "disable_gradient_checkpointing": no_checkpointing,
     "deepspeed": deepspeed,
     "report_to": report_to,
+    "push_to_hub": push_to_hub,
+    "hub_model_id": hub_model_id,
+    "hub_private_repo": lambda draft, key, value: draft.set("hub_private", truth(value), ""),
     **dict.fromkeys(("wandb_project", "use_wandb"), tracker("wandb", "wandb_project")),
     **dict.fromkeys(("use_mlflow", "mlflow_experiment_name"), tracker("mlflow", "mlflow_experiment_name")),
     **dict.fromkeys(("use_trackio", "trackio_project_name"), tracker("trackio", "trackio_project_name")),

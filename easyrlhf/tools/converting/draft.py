@@ -37,7 +37,7 @@ CONFIGS: dict[str, type[TrainConfig]] = {
     )
 }
 SECRET = ("hub_token", "hf_hub_token", "hf_token", "hf_use_auth_token", "swanlab_token", "wandb_api_key", "use_wandb")
-SECRET += ("swanlab_api_key", "swanlab_lark_secret", "swanlab_lark_webhook_url", "comet_api_key")
+SECRET += ("swanlab_api_key", "swanlab_lark_secret", "swanlab_lark_webhook_url", "comet_api_key", "push_to_hub_token")
 SECRET += ("comet_experiment_key", "mlflow_tracking_uri")  # the latter may hold a password
 NEEDED = {"train_data": "rows.jsonl"}  # stands in where theirs names no data
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from easyrlhf.config import ExportConfig
+from easyrlhf.engine.upload import check_push, push_or_say
 from easyrlhf.tools.exporting.classifier import export_classifier
 from easyrlhf.tools.exporting.exported import check_room
 from easyrlhf.tools.exporting.full import export_full
@@ -18,5 +19,9 @@ def export_model(config: ExportConfig) -> Path:
     """
     folder = Path(config.output_dir)
     check_room(config, folder)
+    if config.push_to_hub:
+        check_push("--push_to_hub", config.push_to_hub, config.hub_private)
     FORMS[config.to](config, folder)
+    if config.push_to_hub:
+        print(push_or_say(folder, config.push_to_hub, config.hub_private))
     return folder
