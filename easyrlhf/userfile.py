@@ -6,8 +6,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from easyrlhf.callables import HANDED
@@ -35,7 +37,7 @@ def find_function(flag: str, spec: str, modules: dict[str, ModuleType]) -> Funct
     if path not in modules:
         try:
             modules[path] = load_module(path)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InputError(f"{flag} {spec}: importing {path} raised {reason}") from error
     function = getattr(modules[path], name, None)
@@ -46,8 +48,12 @@ def find_function(flag: str, spec: str, modules: dict[str, ModuleType]) -> Funct
 
 
 def load_module(path: str | Path) -> ModuleType:
-    """A python file as a module; whatever it raises goes through."""
-    name = f"easyrlhf_file_{Path(path).stem}"  # no module of another name is hidden by it
+    """A python file as a module, which may import the files beside it; whatever it raises goes through."""
+    names = (f"easyrlhf_file_{Path(path).stem}{'_' * number}" for number in count())  # hide no module of another file
+    name = next(one for one in names if getattr(sys.modules.get(one), "__file__", str(path)) == str(path))
+    folder = str(Path(path).absolute().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up by its name
@@ -57,7 +63,16 @@ def load_module(path: str | Path) -> ModuleType:
 
 def raised(error: BaseException, function: Function) -> str:
     """`ZeroDivisionError: division by zero (rewards.py:12)`: what was raised, and where in the function's own file."""
-    file = inspect.unwrap(function).__code__.co_filename if inspect.isfunction(function) else None
+    file = getattr(code_of(function), "co_filename", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     place = f" ({os.path.basename(file)}:{lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def code_of(function: Function) -> CodeType | None:
+    """The code that calling it runs: of a function, a method, a partial, an object; None where python has none."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    called = function if inspect.isroutine(function) else type(function).__call__
+    return getattr(getattr(called, "__func__", called), "__code__", None)

@@ -16,8 +16,8 @@ PAGE = HelpPage(
         (
             "Worth a look",
             "objective/scores should rise, and health/equal_groups stay below one half: a prompt whose answers all "
-            "score the same teaches nothing. beta is 0 by default, and no reference is held: measure_kl step shows how "
-            "far the policy goes.",
+            "score the same has no advantage. beta is 0 by default, and no reference is held: measure_kl step shows "
+            "how far the policy goes.",
         ),
         ("Next", "read the samples before and after in outputs/grpo/report.html"),
     ],

@@ -43,7 +43,9 @@ class Method:
         """Whether any completion of each group gets an advantage.  [B / num_generations]
 
         It is the estimate that says so: all the method compares counts, such as each reward by itself in GDPO and the
-        KL in the scores of RLOO. Where completions are compared with the whole batch, all groups teach or none.
+        KL in the scores of RLOO. GRPO's KL stands beside the advantages, in the loss of any group, and says nothing of
+        whether rewards tell its completions apart, which is what is sampled for. Where completions are compared with
+        the whole batch, all groups teach or none.
         """
         teaches = self.estimate(rollout, config, kl_coef).has_advantage.view(-1, config.num_generations).any(1)
         return teaches if self.in_groups else teaches.any().expand(len(teaches))

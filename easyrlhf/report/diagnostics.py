@@ -234,8 +234,8 @@ CHECKS: tuple[Check, ...] = (
         "health/equal_groups",
         GRPO,
         "warn: recent mean above 0.5",
-        "Most prompts get completions that all score the same, and teach nothing: they are too easy, too hard, or the "
-        "reward is too coarse.",
+        "Most prompts get completions that no reward tells apart, and no advantage: they are too easy, too hard, or "
+        "the reward is too coarse.",
         "Raise num_generations, set dynamic_sampling, choose other prompts, or use a finer reward.",
         above("health/equal_groups"),
     ),

@@ -12,7 +12,7 @@ from typing import Any
 from easyrlhf.data.keys import ANSWERS
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import ASIDES
-from easyrlhf.rewards.batch import OURS
+from easyrlhf.rewards.batch import OURS, listed
 from easyrlhf.userfile import Function, find_function, raised
 
 
@@ -29,11 +29,11 @@ def load_functions(specs: Iterable[str]) -> list[Function]:
 
 
 def parameters(function: Function) -> dict[str, inspect.Parameter]:
-    """Its parameters by name; {} for one that does not say (a builtin)."""
+    """Its parameters by name; any keyword for one that does not say (a builtin)."""
     try:
         return dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        return {}
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
 
 
 def required_columns(function: Function) -> list[str]:
@@ -45,16 +45,20 @@ def required_columns(function: Function) -> list[str]:
 
 def takes_any_column(function: Function) -> bool:
     """Whether it has **kwargs, or does not say."""
-    found = parameters(function)
-    return not found or any(p.kind is p.VAR_KEYWORD for p in found.values())
+    return any(p.kind is p.VAR_KEYWORD for p in parameters(function).values())
 
 
 def refused(function: Function, names: Iterable[str]) -> list[str]:
-    """Those of the names that it does not take as keywords: it lacks **kwargs, or takes one by position alone."""
-    if takes_any_column(function):
-        return []
-    known = parameters(function)
-    return [name for name in names if name not in known or known[name].kind is inspect.Parameter.POSITIONAL_ONLY]
+    """Those of the names that it does not take as keywords: it lacks **kwargs, or needs one by position alone."""
+    known, any_column = parameters(function), takes_any_column(function)
+    by_keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+
+    def takes(name: str) -> bool:
+        if name in known and known[name].kind in by_keyword:
+            return True
+        return any_column and (name not in known or known[name].default is not inspect.Parameter.empty)
+
+    return [name for name in names if not takes(name)]
 
 
 def taken(function: Function, columns: Iterable[str]) -> list[str]:
@@ -77,9 +81,11 @@ def check_parameters(
     """
     given = [*OURS, *sorted(set(taken(function, columns or ())) - set(OURS))]
     if unknown := refused(function, given):
+        by_position = any(p.kind is p.POSITIONAL_ONLY and p.name in unknown for p in parameters(function).values())
+        way = "leave out the / in its parameters" if by_position else "end its parameters with **kwargs"
         raise InputError(
             f"--reward_funcs {spec}: takes no parameter {', '.join(unknown)}, but is called with the keywords "
-            f"{', '.join(given)}{' and every column of the data' * (columns is None)}; end its parameters with **kwargs"
+            f"{', '.join(given)}{' and every column of the data' * (columns is None)}; {way}"
         )
     missing = [name for name in required_columns(function) if name not in given]
     if columns is not None and missing:
@@ -100,16 +106,16 @@ def is_async(function: Function) -> bool:
 
 
 def call(function: Function, keywords: dict[str, list]) -> Any:
-    """What it returns, awaited where that is needed."""
+    """What it returns, awaited where that is needed; a list where it can be one."""
     scores = function(**keywords)
-    return in_event_loop(lambda: scores).result() if inspect.isawaitable(scores) else scores
+    return in_event_loop(lambda: scores).result() if inspect.isawaitable(scores) else listed(scores)
 
 
 def in_event_loop(start: Callable[[], Awaitable]) -> Future:
-    """Begin to await what `start` returns, in this process's event loop for reward functions."""
+    """Begin to await what `start` returns, as call does, in this process's event loop for reward functions."""
 
     async def wait() -> Any:
-        return await start()
+        return listed(await start())
 
     return asyncio.run_coroutine_threadsafe(wait(), event_loop())
 

@@ -137,8 +137,9 @@ def numbers(name: str, scores: list, batch: Batch) -> list[float]:
     found = [as_number(score) for score in score_list(scores, name, batch)]
     if None in found:
         place = found.index(None)
+        said = repr(scores[place])[:200]
         raise RewardError(
-            f"{name} returned {scores[place]!r}, which is not a finite number, for this sample:\n{batch.sample(place)}"
+            f"{name} returned {said}, which is not a finite number, for this sample:\n{batch.sample(place)}"
         )
     return found
 

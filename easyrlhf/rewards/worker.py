@@ -14,7 +14,9 @@ from easyrlhf.streams import outlast_readers
 
 
 def serve() -> None:
-    """Answer (place, keywords) with ("scores", list, logged) or ("fault", text, logged) until the other side is gone.
+    """Answer (place, keywords) with ("scores", list, logged), ("no list", its type, logged) or ("fault", text, logged).
+
+    Until the other side is gone.
 
     The connection is the file descriptor of the last argument; the first message on it lists the functions.
     """
@@ -53,9 +55,9 @@ def answer(function: Function, keywords: dict[str, Any]) -> tuple[str, Any, Logg
     keywords = keywords | {name: getattr(logged, name) for name in asked_asides(function, keywords) if name in LOGGING}
     try:
         scores = call(function, keywords)
-        scores = scores.tolist() if hasattr(scores, "tolist") else scores
-        scores = [plain(score) for score in scores] if isinstance(scores, list | tuple) else plain(scores)
-        return "scores", scores, logged
+        if not isinstance(scores, list):
+            return "no list", type(scores).__name__, logged
+        return "scores", [plain(score) for score in scores], logged
     except BaseException as error:
         return "fault", fault(error, function), logged
 

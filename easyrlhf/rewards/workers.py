@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import LOGGING, Logged
-from easyrlhf.rewards.batch import Batch, RewardError, score_list
+from easyrlhf.rewards.batch import Batch, RewardError, not_one_each, score_list
 from easyrlhf.rewards.elsewhere import Elsewhere, Pending, asides_for, in_thread, keywords_for, too_slow
 from easyrlhf.rewards.functions import Function
 
@@ -122,6 +122,8 @@ class Workers:
         if kind == "scores":
             said.check(who, part)
             return score_list(what, who, part), said
+        if kind == "no list":
+            raise not_one_each(f"{what}, which is no list,", who, part)
         raise RewardError(f"{who} raised {what}\n{part.sample()}")
 
     def dead(self, number: int, who: str, part: Batch) -> RewardError:

@@ -328,6 +328,15 @@ def test_completions_of_one_score_differ_in_rloo_by_their_kl(grpo_config):
     assert metrics == {"health/equal_groups": 0.5}
 
 
+def test_a_price_of_kl_in_the_loss_makes_no_group_of_equal_scores_worth_keeping(grpo_config):
+    """DAPO, verl and TRL look at the rewards alone too: the KL is learned from whatever group there is."""
+    config = grpo_config(beta=0.1, dynamic_sampling=3)
+    first, second = rollout_of([[1.0, 1.0], [1.0, 2.0]]), rollout_of([[5.0, 6.0], [0.0, 0.0]])
+    rollout, metrics, at, _ = collected(config, first, second)
+    assert metrics == {"health/equal_groups": 0.0} and at.drawn == 8
+    assert rollout.scores.tolist() == [1.0, 2.0, 5.0, 6.0]
+
+
 def test_groups_whose_only_good_answer_was_cut_off_are_equal_when_that_is_masked(grpo_config):
     one = rollout_of([[0.0, 1.0], [1.0, 1.0]])
     cut = replace(one, finished=torch.tensor([False, False, True, True]))

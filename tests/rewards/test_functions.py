@@ -2,10 +2,15 @@
 
 import asyncio
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
+from fractions import Fraction
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +59,19 @@ def test_a_file_hides_no_module_of_its_name(tmp_path):
     assert json.loads("1") == 1
 
 
+def test_files_of_one_name_are_two_modules_and_import_what_lies_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name, number in (("a", 1), ("b", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"numbers_of_{name}.py").write_text(f"number = {number}\n")
+        (folder / "rewards.py").write_text(f"from numbers_of_{name} import number\nclass Kept: number = number\n")
+    first, second = (load_module(tmp_path / name / "rewards.py") for name in "ab")
+    again = [pickle.loads(pickle.dumps(module.Kept)).number for module in (first, second)]
+    assert again == [1, 2]
+    assert load_module(tmp_path / "b" / "rewards.py").__name__ == second.__name__
+
+
 @pytest.mark.parametrize(
     "text, spec, message",
     [
@@ -62,6 +80,7 @@ def test_a_file_hides_no_module_of_its_name(tmp_path):
         ("import a_module_that_is_not_there\n", "r.py:score", "raised ModuleNotFoundError"),
         ("def score(:\n", "r.py:score", "raised SyntaxError"),
         ("score = 3\n", "r.py:score", "it has none"),
+        ("raise SystemExit('usage')\n", "r.py:score", "raised SystemExit: usage"),
     ],
 )
 def test_a_function_that_cannot_be_had_is_bad_input(tmp_path, text, spec, message):
@@ -79,6 +98,7 @@ def only_completions(completions): ...
 def no_ids(prompts, completions, **_): ...
 def ours(prompts, completions, completion_ids): ...
 def by_position(prompts, /, **_): ...
+def says_nothing(): ...
 def wants(completions, solution, **_): ...
 def may_have(completions, solution=None, **_): ...
 def for_log(completions, log_metric, **_): ...
@@ -92,7 +112,8 @@ def for_log(completions, log_metric, **_): ...
         (ours, [], None),
         (ours, ["word", "level"], "takes no parameter level, word, but is called with .*completion_ids, level, word;"),
         (no_ids, ["word"], None),
-        (by_position, [], None),
+        (by_position, [], "takes no parameter prompts, but is called with"),
+        (says_nothing, [], "takes no parameter prompts, completions, completion_ids"),
         (wants, None, None),
         (wants, ["solution"], None),
         (wants, ["word"], "needs solution, which is no column of --train_data; it has word. Add the column"),
@@ -101,7 +122,6 @@ def for_log(completions, log_metric, **_): ...
         (for_log, [], None),
         (len, [], None),
         (max, [], None),  # says nothing of its parameters
-        (by_position, ["prompts"], None),
     ],
 )
 def test_a_function_that_cannot_take_what_it_is_given_is_bad_input(function, columns, message):
@@ -173,6 +193,94 @@ def plain_call_to_async(**_):
 @pytest.mark.parametrize("function", [Judge(), plain_call_to_async, lambda **_: Judge()([])])
 def test_whatever_gives_something_to_await_is_awaited(ask, prompt_row, answer, function):
     assert ask(RewardFunction(function, "judge"), [prompt_row([3])], [answer("x")]) == [5.0]
+
+
+# --- what it returns
+
+
+class Five:
+    """A callable object."""
+
+    def __call__(self, prompts, **_):
+        return [5.0 for _ in prompts]
+
+    def method(self, prompts, **_):
+        return self(prompts)
+
+
+async def five_later(prompts, **_):
+    return map(float, "555")
+
+
+def fives(prompts, **_):
+    yield from [5.0] * 3
+
+
+SERIES = {
+    "generator": fives,
+    "map of an async function": five_later,
+    "range": lambda **_: range(5, 6),
+    "values of a dict": lambda **_: dict.fromkeys(range(3), 5).values(),
+    "tuple": lambda **_: (5, 5.0, True * 5),
+    "tensor": lambda **_: torch.full((3,), 5.0, dtype=torch.bfloat16, requires_grad=True),
+    "array": lambda **_: np.full(3, 5),
+    "scalars": lambda **_: [np.float32(5), torch.tensor([5]), Fraction(5)],
+    "object": Five(),
+    "method": Five().method,
+    "partial": partial(lambda prompts, number, **_: [number] * 3, number=5),
+}
+
+
+@pytest.mark.parametrize("function", SERIES.values(), ids=SERIES)
+def test_anything_in_an_order_is_a_list_of_scores(three, rewards_of, prompt_row, answer, function):
+    check_parameters("r.py:f", function, [])
+    rows = [prompt_row([3], prompt) for prompt in ("abc" if function is not SERIES["range"] else "a")]
+    rewards = rewards_of([RewardFunction(function, "f")])
+    scores, _ = rewards(rows, [answer("x")] * len(rows), torch.ones(len(rows), dtype=torch.bool))
+    assert scores.tolist() == [5.0] * len(rows)
+
+
+def breaks_off(**_):
+    yield 1.0
+    raise ValueError("half way")
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda **_: {1.0, 2.0, 3.0}, "returned set, which is no list, for 3 completions"),
+        (lambda **_: {"scores": [1.0]}, "returned dict, which is no list"),
+        (lambda **_: "123", "returned str, which is no list"),
+        (lambda **_: None, "returned NoneType, which is no list"),
+        (lambda **_: 1.0, "returned float, which is no list"),
+        (lambda **_: iter([1.0]), "returned 1 scores for 3 completions"),
+        (breaks_off, r"f raised ValueError: half way \(test_functions.py:\d+\)"),
+        (partial(breaks_off), r"f raised ValueError: half way \(test_functions.py:\d+\)"),
+    ],
+)
+def test_what_is_no_list_of_scores_is_named(three, function, message):
+    with pytest.raises(RewardError, match=message):
+        RewardFunction(function, "f").start(three).scores()
+
+
+def test_a_function_may_change_what_it_is_given(rewards_of, answer, prompt_row):
+    """The next one, and messages, have what the policy said."""
+
+    def spoil(prompts, completions, completion_ids, word, **_):
+        prompts.clear()
+        completions[0][0]["content"] = "spoilt"
+        completion_ids[1].append(7)
+        word[0].append(7)
+        return [0.0, 0.0]
+
+    def seen(prompts, completions, completion_ids, word, **_):
+        texts, ends = [message[0]["content"] for message in completions], [ids[-1] for ids in completion_ids]
+        found = texts, ends, word, len(prompts)
+        return [float(found == (["x", "y"], [2, 2], [[1], [1]], 2))] * 2
+
+    rewards = rewards_of([RewardFunction(spoil, "spoil"), RewardFunction(seen, "seen")])
+    rows = [prompt_row([3], [{"role": "user", "content": text}], word=[1]) for text in "ab"]
+    assert rewards(rows, [answer("x"), answer("y")], torch.ones(2, dtype=torch.bool))[0].tolist() == [1.0, 1.0]
 
 
 # --- limits

@@ -121,7 +121,7 @@ def test_a_refusal_is_not_tried_again_and_its_message_is_shown(three, status, no
         (b"[1, 2, 3]", "must answer"),
         (b'{"rewards": [1, 2, 3]}', "must answer"),
         (b'{"scores": [1, 2]}', "returned 2 scores for 3 completions"),
-        (b'{"scores": null}', "returned a NoneType for 3 completions"),
+        (b'{"scores": null}', "returned NoneType, which is no list, for 3 completions"),
     ],
 )
 def test_an_answer_without_a_score_each_is_refused(three, body, message):
