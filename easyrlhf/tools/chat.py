@@ -18,7 +18,12 @@ from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import scores_of, too_long
 from easyrlhf.tools.serve_reward import Scorer, load_scorer
 
-COMMANDS = "/reset forgets the conversation, /system TEXT sets the system prompt (and resets), /exit ends"
+QUOTES = '"""'
+COMMANDS = (
+    "/reset forgets the conversation, /system TEXT sets the system prompt (and resets), /exit or /quit ends, "
+    f"/help or ? shows this; {QUOTES} begins a message of several lines and ends it"
+)
+ENDS, HELP = ("/exit", "/quit"), ("/help", "?")
 UNFINISHED_CHARACTER = "\ufffd"  # how half a character decodes
 
 
@@ -36,8 +41,8 @@ def chat(config: ChatConfig) -> None:
     talk = Chat(config, renderer, load_sampler(config, renderer, 1), room, scorer, limit, console, opening)
     if sys.stdin.isatty():
         console.note(f"{config.model}: {COMMANDS}")
-    for line in lines_typed():
-        if line.strip() == "/exit":
+    for line in messages_typed():
+        if line.rstrip() in ENDS:
             break
         talk.hear(line)
 
@@ -47,23 +52,42 @@ def system_turn(text: str | None) -> Messages:
     return [{"role": "system", "content": text}] if text else []
 
 
-def lines_typed() -> Iterator[str]:
-    """Lines of standard input, with a prompt and line editing at a terminal. Ctrl-C there ends them, like the end."""
-    if not sys.stdin.isatty():
-        try:
-            yield from (line.rstrip("\r\n") for line in sys.stdin)
-        except UnicodeDecodeError as error:
-            raise InputError(f"standard input: not text in UTF-8 ({error.reason}); convert it") from error
-        return
-    with suppress(ImportError):  # Windows has its own line editing
-        import readline  # noqa: F401  gives input() its arrow keys
+def messages_typed() -> Iterator[str]:
+    """Lines of standard input until it ends, and as one what stands between quotes over several lines."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # Windows has its own line editing
+            import readline  # noqa: F401  gives input() its arrow keys
+    while (line := line_typed("\n> ")) is not None:
+        yield quoted(line) if line.lstrip().startswith(QUOTES) else line
 
-    while True:
+
+def quoted(line: str) -> str:
+    """The message that begins in this line behind quotes and ends before others, or with the input.
+
+    It begins with a space, as what is no command does.
+    """
+    text = line.lstrip().removeprefix(QUOTES)
+    while not text.rstrip().endswith(QUOTES) and (more := line_typed("… ")) is not None:
+        text += f"\n{more}"
+    return f" {text.rstrip().removesuffix(QUOTES)}"
+
+
+def line_typed(prompt: str) -> str | None:
+    """A line of standard input; None at its end. At a terminal after a prompt, with line editing; Ctrl-C there ends it.
+
+    Raises InputError for what is no text.
+    """
+    if sys.stdin.isatty():
         try:
-            yield input("\n> ")
+            return input(prompt)
         except (EOFError, KeyboardInterrupt):
             print()
-            return
+            return None
+    try:
+        line = sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input: not text in UTF-8 ({error.reason}); convert it") from error
+    return line.rstrip("\r\n") if line else None
 
 
 @dataclass
@@ -87,8 +111,10 @@ class Chat:
 
     def hear(self, line: str) -> None:
         """Do what a line says: a command, or something to be answered."""
-        command, _, text = line.strip().partition(" ")
-        if command == "/reset":
+        command, _, text = line.rstrip().partition(" ")
+        if line.rstrip() in HELP:
+            self.console.note(COMMANDS)
+        elif command == "/reset":
             self.reset(self.system)
         elif command == "/system":
             self.reset(system_turn(text.strip()))

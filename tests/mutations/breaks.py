@@ -38,6 +38,7 @@ CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS = (
 EVALUATIONS = "offline/test_evaluations.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
+TALK, QUOTED = "tools/test_chat.py", "test_a_message_of_several_lines_stands_between_quotes"
 PAGE = "serve/test_page.py"
 SYSTEM = "test_a_system_turn_and_a_whole_conversation_in_the_files"
 SEEDS = "test_the_same_model_twice_has_two_seeds_and_settings_reach_the_server"
@@ -852,6 +853,13 @@ BREAKS = [
     Break("stopping.py", "*([HANG_UP] if heard else [])", "*([HANG_UP] if HANG_UP else [])", "engine/test_run.py"),
     Break("engine/signals.py", "if self.requested and number == HANG_UP:", "if False:", "engine/test_run.py"),
     Break("engine/run.py", "lost = self.step - self.saved", "lost = self.step", "engine/test_run.py"),
+    Break(
+        "tools/chat.py",
+        "if line.rstrip() in ENDS:",
+        "if line.strip() in ENDS:",
+        f"{TALK}::test_a_space_makes_a_message_of_a_command",
+    ),
+    Break("tools/chat.py", 'return f" {text.rstrip()', 'return f"{text.rstrip()', f"{TALK}::{QUOTED}"),
     # the web chat
     Break("serve/page/talk.js", "turn.verdict?.winner ?? 0", "0", f"{PAGE}::test_a_conversation_by_keys_alone"),
     Break(

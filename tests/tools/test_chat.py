@@ -125,6 +125,36 @@ def test_what_begins_with_a_slash_is_not_sent_by_mistake(sft, greedy):
     assert second == greedy(turn("user", "/rest"))[0].splitlines()[0]
 
 
+@pytest.mark.parametrize("line", [" /reset", " /exit", " /system Be brief.", " ?"])
+def test_a_space_makes_a_message_of_a_command(sft, seen, line):
+    prompts, written = seen
+    talk(sft, ["Say owl.", line])
+    assert prompts[1].startswith(prompts[0]) and prompts[1].endswith(written(turn("user", line.strip())))
+
+
+@pytest.mark.parametrize("line", ["/help", "?"])
+def test_help_tells_the_commands(sft, seen, line):
+    told = " ".join(talk(sft, [line, "/quit", "Say owl."]).stdout.split())
+    assert all(command in told for command in ("/reset", "/system TEXT", "/exit or /quit", "/help or ?", '""" begins'))
+    assert not seen[0]
+
+
+@pytest.mark.parametrize(
+    "lines, text",
+    [
+        (['"""Say owl', "", '  and "red".', '"""'], 'Say owl\n\n  and "red".'),
+        (['"""/exit', 'Say owl."""'], "/exit\nSay owl."),
+        (['"""Say owl."""'], "Say owl."),
+        (['"""Say', "owl."], "Say\nowl."),
+    ],
+    ids=["lines", "command", "one line", "input ends"],
+)
+def test_a_message_of_several_lines_stands_between_quotes(sft, seen, lines, text):
+    prompts, written = seen
+    talk(sft, lines)
+    assert prompts == [written(turn("user", text))]
+
+
 @torch.no_grad()
 def test_the_reward_is_that_of_the_reward_model(sft, rm, greedy):
     tokenizer, lm = AutoTokenizer.from_pretrained(rm.folder), AutoModelForCausalLM.from_pretrained(rm.folder)
