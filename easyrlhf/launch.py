@@ -44,11 +44,15 @@ class Plan:
 def start(target: str, config: Any) -> Path:
     """Run a stage, `module:function`, with its settings: here, or in as many processes as they ask for.
 
+    A dry run is one process, after the same checks.
     Returns the output folder. Raises what the stage raises; a process that ended otherwise is a RunError.
     """
     module, function = target.split(":")
     plan = plan_of(config)
-    if plan.count == 1 and config.nnodes == 1:
+    several = plan.count > 1 or config.nnodes > 1
+    if several:
+        check_several(config)
+    if config.dry_run or not several:
         return getattr(importlib.import_module(module), function)(config)
     return run_processes(target, config, plan)
 
@@ -56,8 +60,6 @@ def start(target: str, config: Any) -> Path:
 def plan_of(config: Any) -> Plan:
     """How many processes this command is to start: one where another launcher has started us already."""
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
-        return Plan(1, "")
-    if config.dry_run:
         return Plan(1, "")
     devices = config.devices
     if devices is None:
@@ -84,16 +86,20 @@ def visible_gpus() -> list[str]:
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
-def run_processes(target: str, config: Any, plan: Plan) -> Path:
-    """Start this node's processes, wait for them, and end them all when one fails."""
+def check_several(config: Any) -> None:
+    """Raise InputError where several processes cannot be started, or cannot meet."""
     if sys.platform == "win32":
         raise InputError("--devices: a run in several processes needs Linux or macOS; give one device, such as 0")
-    config = config.resolved()
     if config.nnodes > 1 and not config.master_addr:
         raise InputError(
             f"--nnodes {config.nnodes}: needs --master_addr, the name or address of the node of --node_rank 0, "
             "the same on every node"
         )
+
+
+def run_processes(target: str, config: Any, plan: Plan) -> Path:
+    """Start this node's processes, wait for them, and end them all when one fails."""
+    config = config.resolved()
     logs = Path(config.output_dir) / LOGS
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self, get_args
 
 from easyrlhf.callables import name_of
 from easyrlhf.errors import InputError
+from easyrlhf.paths import split_paths
 
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -118,7 +119,7 @@ def expanded(name: str, value: str, many: bool = False) -> str:
     Raises SettingError for a variable that is not set.
     """
     if many:
-        return ",".join(expanded(name, item) for item in value.split(","))
+        return ",".join(expanded(name, item) for item in split_paths(value))
     path = value.strip()
     if not re.search(r"^~|\$", path) or os.path.lexists(path):
         return value
@@ -143,7 +144,8 @@ def check_limits(setting: Field, value: Any) -> None:
         near = difflib.get_close_matches(str(value), limits["choices"], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise SettingError(name, f"{name} {value}: must be one of {', '.join(limits['choices'])}{hint}")
-    for item in split_list(value) if limits.get("many") and "wrong" in limits else [value]:
+    split = split_paths if is_path(setting) else split_list
+    for item in split(value) if limits.get("many") and "wrong" in limits else [value]:
         if "wrong" in limits and (wrong := limits["wrong"](item)):
             raise SettingError(name, f"{name} {item}: {wrong}")
     if not isinstance(value, int | float):

@@ -15,6 +15,7 @@ from typing import Any
 from easyrlhf.callables import HANDED
 from easyrlhf.config.shared import wrong_function
 from easyrlhf.errors import InputError
+from easyrlhf.paths import broken_link
 
 Function = Callable[..., Any]
 
@@ -33,7 +34,7 @@ def find_function(flag: str, spec: str, modules: dict[str, ModuleType]) -> Funct
         raise InputError(f"{flag} {spec}: {wrong}")
     path, _, name = spec.rpartition(":")
     if not Path(path).is_file():
-        raise InputError(f"{flag} {spec}: there is no file {path}")
+        raise InputError(f"{flag} {spec}: {broken_link(path) or f'there is no file {path}'}")
     if path not in modules:
         try:
             modules[path] = load_module(path)

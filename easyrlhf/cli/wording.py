@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from easyrlhf.paths import broken_link
 from easyrlhf.shipped import how_to_get, settings_files
 
 
@@ -62,6 +63,8 @@ def missing_file(path: str) -> str:
     if file.is_dir():
         inside = file / "args.yaml"
         return f"{path}: is a folder" + (f"; did you mean {inside}?" if inside.is_file() else "")
+    if broken := broken_link(file):
+        return f"{path}: {broken}"
     beside = {one.name: one for one in sorted(file.parent.glob("*")) if one.suffix in (".yaml", ".yml")}
     same = [name for name in beside if name.partition(".")[0] == file.name]
     if near := same or difflib.get_close_matches(file.name, beside, 1):

@@ -10,6 +10,7 @@ from easyrlhf.config.rendering import continue_final_message
 from easyrlhf.config.rollouts import RolloutConfig
 from easyrlhf.config.shared import DEFAULT_LENGTH, check_stop, share_prefix, stop, stop_finishes, wrong_function
 from easyrlhf.config.training import TrainConfig
+from easyrlhf.paths import split_paths
 from easyrlhf.settings import (
     DATA,
     FILES,
@@ -271,7 +272,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     @property
     def reward_sources(self) -> int:
         """How many sources make the score; at least 1, as the default is a reward model."""
-        named = len(split_list(self.reward_funcs)) + len(split_list(self.reward_url))
+        named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url))
         return max(1, bool(self.reward_model) + named)
 
     @property

@@ -7,6 +7,7 @@ from typing import ClassVar
 from easyrlhf.config.rendering import chat_template_kwargs, enable_thinking, fold_system, template_kwargs
 from easyrlhf.config.tools import ScoringConfig
 from easyrlhf.config.using import PolicyConfig
+from easyrlhf.paths import split_paths
 from easyrlhf.settings import DATA, RUN, SAMPLING, SettingError, opt, split_list
 
 KEY = re.compile(r"[A-Za-z0-9._~-]+")  # what stands in a link and in a header as it is
@@ -113,7 +114,7 @@ class ServeConfig(ScoringConfig):
     @property
     def paths(self) -> tuple[str, ...]:
         """The models."""
-        return split_list(self.model)
+        return split_paths(self.model)
 
     def policy(self, path: str) -> PolicyConfig:
         """These settings as far as they concern one of the models."""

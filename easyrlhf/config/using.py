@@ -22,6 +22,7 @@ from easyrlhf.config.shared import (
     wrong_function,
 )
 from easyrlhf.config.tools import ScoringConfig
+from easyrlhf.paths import split_paths
 from easyrlhf.settings import (
     DATA,
     REWARDS,
@@ -31,7 +32,6 @@ from easyrlhf.settings import (
     Settings,
     opt,
     split_apart,
-    split_list,
     split_texts,
 )
 
@@ -484,7 +484,7 @@ class CompareConfig(ScoringConfig):
     @property
     def paths(self) -> tuple[str, ...]:
         """The models, the first one first."""
-        return split_list(self.models)
+        return split_paths(self.models)
 
     def _check(self) -> None:
         super()._check()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.errors import InputError
+from easyrlhf.paths import broken_link
 
 MODEL_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_ID = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<split>[^@/]+))?")
@@ -42,6 +43,8 @@ def require_hub_id(path: str, file: str, remedy: str) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     folder, near = Path(path).expanduser(), []
+    if broken := broken_link(folder):
+        raise InputError(f"{path}: {broken}; {remedy}")
     if folder.parent.is_dir():
         near = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.iterdir()], 1)
     hint = f"did you mean {folder.parent / near[0]}? Otherwise " if near else ""

@@ -19,6 +19,7 @@ from easyrlhf.data.folders import is_in_folder, is_shard, open_folder
 from easyrlhf.data.hub import HUB_ID, load_hub_dataset
 from easyrlhf.data.raw import RawRow, numbered
 from easyrlhf.errors import InputError
+from easyrlhf.paths import broken_link, split_paths
 from easyrlhf.shipped import how_to_get
 
 BY_TRANSFORM = "dropped by --transform"
@@ -59,7 +60,7 @@ def open_sources(spec: str, *, field: str | None = None, transform: str | None =
     Each may end with a weight, `path=0.3`. field and transform are the settings of these names (data/changes.py).
     Raises InputError when one of them does not exist or is of an unknown kind.
     """
-    names = [name.strip() for name in spec.split(",") if name.strip()]
+    names = split_paths(spec)
     if not names:
         raise InputError(f"no data: {spec!r} names no file, folder or hub data set")
     changes = Changes.parse(field, transform)
@@ -125,6 +126,8 @@ def _open_one(name: str) -> list[Source]:
         return [_open_file(path)]
     if path.exists():
         raise InputError(f"{name}: is a pipe or a device, and rows are read more than once; pipe them in and name -")
+    if broken := broken_link(path):
+        raise InputError(f"{name}: {broken}")
     hub_id = HUB_ID.fullmatch(name)
     if reader_of(path) or other_kind(path) or name.startswith((".", "/", "~")) or not hub_id:
         raise InputError(f"{name}: no such file or folder{_near(path)}")

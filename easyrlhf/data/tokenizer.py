@@ -13,6 +13,7 @@ from easyrlhf.data.hub import require_hub_id
 from easyrlhf.data.templates import CHAT_TEMPLATES, CONTROL_TOKENS
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import below, tokenizer_folder
+from easyrlhf.paths import broken_link
 
 __all__ = ["CHAT_TEMPLATES", "load_tokenizer", "tokenizer_fingerprint"]
 
@@ -82,6 +83,8 @@ def _set_template(tokenizer: PreTrainedTokenizerFast, chat_template: str) -> Non
         tokenizer.chat_template = bos + CHAT_TEMPLATES[chat_template]
         return
     file = Path(chat_template).expanduser()
+    if broken := broken_link(file):
+        raise InputError(f"--chat_template {chat_template}: {broken}")
     if not file.is_file():
         names = ", ".join(CHAT_TEMPLATES)
         near = difflib.get_close_matches(chat_template, CHAT_TEMPLATES, 1)

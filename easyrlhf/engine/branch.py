@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from easyrlhf.engine.checkpoint import CHECKPOINTS
+from easyrlhf.engine.checkpoint import CHECKPOINTS, STATE, list_checkpoints
 from easyrlhf.engine.compare import Difference, differences
 from easyrlhf.engine.facts import other_rows
-from easyrlhf.engine.manifest import STAGE_FILE, read_stage
+from easyrlhf.engine.manifest import STAGE_FILE, checksum, read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.models.parents import recorded
 
 WEIGHTS = ("lora_r", "lora_target", "modules_to_save", "model")  # what decides which weights a checkpoint is of
 
@@ -17,6 +18,27 @@ def origin_of(config) -> Path | None:
         return None
     folder = Path(config.resume).expanduser().resolve().parent.parent
     return None if folder == Path(config.output_dir).resolve() else folder
+
+
+def has_branched(config) -> bool:
+    """Whether output_dir holds a run that has branched from the checkpoint that --resume names, and has saved since.
+
+    Raises InputError when what it holds is another run.
+    """
+    folder, checkpoint = Path(config.output_dir), Path(config.resume)
+    if not list_checkpoints(folder):
+        return False
+    known = read_stage(folder)
+    origin, state = known.get("branched_from"), recorded(known, "resume")
+    if origin and Path(origin).resolve() == checkpoint.resolve():
+        return True
+    if state and (checkpoint / STATE).is_file() and checksum(checkpoint / STATE) == state:
+        return True
+    raise InputError(
+        f"--resume {config.resume}: --output_dir {folder} holds a run that "
+        f"{f'branched from {origin}' if origin else 'began by itself'}, not from there; give another --output_dir to "
+        "branch into, or leave --resume out to continue that run"
+    )
 
 
 def require_same_course(origin: Path, config) -> None:

@@ -13,6 +13,7 @@ from easyrlhf.engine.compare import SETTINGS_FILE, differences
 from easyrlhf.engine.lock import held
 from easyrlhf.engine.manifest import STAGE_FILE, make_folder, read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.paths import broken_link
 from easyrlhf.settings import MODEL
 
 LOCK = ".lock"
@@ -50,9 +51,12 @@ def entered(stack: ExitStack, config) -> tuple[Path, str]:
 
 def check_folder(folder: Path) -> None:
     """Raise InputError, as make_folder would, where a folder cannot be made or written; makes nothing."""
+    if broken := broken_link(folder):
+        raise InputError(f"--output_dir {folder}: {broken}; give another folder")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise InputError(f"--output_dir {folder}: cannot be created (Not a directory); give another folder")
+        why = "File exists" if there == folder else "Not a directory"
+        raise InputError(f"--output_dir {folder}: cannot be created ({why}); give another folder")
     if os.access(there, os.W_OK):
         return
     says = "is not writable" if there == folder else "cannot be created (Permission denied)"

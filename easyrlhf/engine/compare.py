@@ -11,7 +11,8 @@ from easyrlhf.engine.inputs import PARTS, contents_of_setting, parted
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import changed_files, places_of, recorded
-from easyrlhf.settings import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path, split_list
+from easyrlhf.paths import split_paths
+from easyrlhf.settings import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path
 
 SETTINGS_FILE = "args.yaml"
 LENGTHS = ("max_length", "max_prompt_length", "overlength")  # those whose defaults follow from other settings
@@ -106,7 +107,7 @@ def other_content(name: str, kind: str | None, then: Any, now: Any, known: Any, 
 
 def placed(written: str, kind: str, folder: Path) -> str | None:
     """A value of the settings in a folder with the paths of today; None where one of them leads to nothing."""
-    items = list(map(parted, split_list(written))) if kind == FILES else [(written, "")]
+    items = list(map(parted, split_paths(written))) if kind == FILES else [(written, "")]
     found = [next((place for place in places_of(path, folder) if place.exists()), None) for path, _ in items]
     if None in found:
         return None

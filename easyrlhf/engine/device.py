@@ -27,7 +27,7 @@ def pick_device(devices: str | None) -> torch.device:
         return torch.device("mps")
     if (devices or "").startswith("cpu") or (devices is None and not torch.cuda.is_available()):
         return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK") or devices or 0)
+    index = int(os.environ.get("LOCAL_RANK") or (devices or "0").split(",")[0])  # the first of them, in a dry run
     if index >= torch.cuda.device_count():
         raise InputError(
             f"--devices {devices}: this machine has {torch.cuda.device_count()} usable GPUs; "

@@ -1,4 +1,7 @@
-"""What a run finds out before it trains, compared with what the run in its folder had found: tokens and rows."""
+"""What a run finds out before it trains: libraries, tokens and rows, and whether those of its folder were the same."""
+
+import importlib.metadata
+from contextlib import suppress
 
 from easyrlhf.engine.inputs import PARTS
 
@@ -39,3 +42,12 @@ def counts(then: dict, now: dict) -> str:
     if before is None or after is None or before == after:
         return "not the same ones, or not in the same order"
     return f"{before:,} rows then, {after:,} now"
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide the numbers."""
+    found = {}
+    for name in ("torch", "transformers", "peft", "datasets", "tokenizers", "deepspeed"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # DeepSpeed is for Linux alone
+            found[name] = importlib.metadata.version(name)
+    return found

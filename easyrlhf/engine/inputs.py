@@ -7,7 +7,8 @@ from typing import Any
 from easyrlhf.data.sources import open_sources
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import contents_of, known_checksum
-from easyrlhf.settings import FILES, MODEL, split_list
+from easyrlhf.paths import split_paths
+from easyrlhf.settings import FILES, MODEL
 
 PARTS = {"train": "train_data", "valid": "valid_data", "ptx": "ptx_data"}  # of the data → the setting that names it
 
@@ -47,7 +48,7 @@ def rows_contents(spec: str) -> list[str] | None:
 def files_contents(value: str) -> list[str] | None:
     """The checksums of a comma list of files, each perhaps with `:function` behind it; None when one is not there."""
     found = []
-    for path, function in map(parted, split_list(value)):
+    for path, function in map(parted, split_paths(value)):
         if not Path(path).expanduser().is_file():
             return None
         found.append(known_checksum(Path(path).expanduser()) + function)

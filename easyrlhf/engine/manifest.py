@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.paths import broken_link
 
 STAGE_FILE = "stage.json"
 MODEL_FILES = (
@@ -25,6 +26,8 @@ BLOCK = 2**22  # bytes read at a time
 
 def make_folder(folder: Path) -> None:
     """Create the output folder; InputError when that is not possible."""
+    if broken := broken_link(folder):
+        raise InputError(f"--output_dir {folder}: {broken}; give another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

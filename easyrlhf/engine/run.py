@@ -4,7 +4,7 @@ import importlib.metadata
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,26 +12,29 @@ import torch
 
 from easyrlhf.engine import world
 from easyrlhf.engine.advice import full_disk_explained, further, how_to_go_on, out_of_memory_explained, what_is_safe
-from easyrlhf.engine.branch import listed_changes, origin_of, require_same_course, require_same_rows
+from easyrlhf.engine.branch import has_branched, listed_changes, origin_of, require_same_course, require_same_rows
 from easyrlhf.engine.checkpoint import (
     CHECKPOINTS,
+    STATE,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
     read_state,
     remove_checkpoints_after,
     save_checkpoint,
+    step_of,
 )
-from easyrlhf.engine.claim import COMPLETE, READ_FIRST, changed, entered, remove_ours
+from easyrlhf.engine.claim import COMPLETE, READ_FIRST, article, changed, entered, remove_ours
 from easyrlhf.engine.compare import edited, write_settings
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.facts import other_rows, other_tokens
+from easyrlhf.engine.facts import library_versions, other_rows, other_tokens
 from easyrlhf.engine.inputs import inputs_of
-from easyrlhf.engine.manifest import read_stage, write_stage
+from easyrlhf.engine.manifest import checksum, read_stage, write_stage
+from easyrlhf.engine.sharding import wants_group, zero_config
 from easyrlhf.engine.signals import StopRequest
-from easyrlhf.engine.zero import read_zero_config
 from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.models.parents import recorded
 
 
 class Run:
@@ -55,7 +58,7 @@ class Run:
         self.zero = zero_config(config)
         resume = "never" if config.overwrite or found == READ_FIRST else config.resume
         self.origin = origin_of(config)  # the folder of another run that this one branches from
-        if self.origin and list_checkpoints(self.home):
+        if self.origin and world.on_main(lambda: has_branched(config)):
             self.origin, resume = None, "auto"  # it has branched already: the same command continues it
         self.checkpoint, self.passed_over = world.on_main(lambda: find_checkpoint(self.home, resume))
         if self.origin:
@@ -71,11 +74,21 @@ class Run:
         return Path(self.config.output_dir)
 
     def beginning(self) -> str:
-        """Where the run begins, for the start summary."""
+        """Where the run begins and what goes by that, for the start summary."""
         if self.origin is None:
-            return f"continues after {self.checkpoint.name}" if self.checkpoint else "from the beginning"
+            return (f"continues after {self.checkpoint.name}" if self.checkpoint else "from the beginning") + self.lost
         differences = "; ".join(map(str, listed_changes(self.origin, self.config, self.info))) or "none"
         return f"branches from {self.checkpoint}; settings that differ: {differences.replace(' → ', ' -> ')}"
+
+    @property
+    def lost(self) -> str:
+        """What is in the folder and will be gone, for the start summary; "" where that is nothing."""
+        known = read_stage(self.home)
+        if self.config.overwrite:
+            return f", in place of {article(known)} run of {known['stage']}" if known else ""
+        begin = step_of(self.checkpoint) if self.checkpoint else 0
+        names = [checkpoint.name for checkpoint in list_checkpoints(self.home) if step_of(checkpoint) > begin]
+        return f", without {', '.join(names)}" if names else ""
 
     @property
     def cache(self) -> Path:
@@ -139,8 +152,14 @@ class Run:
 
     def mark_begun(self) -> None:
         """Write what says that the run is under way."""
+        known = read_stage(self.folder)
         self.info["inputs"] = inputs_of(self.config)  # the hub's models are there by now
-        if self.config.overwrite and read_stage(self.folder):  # where no stage has written, nothing is ours
+        if self.origin:
+            self.info["inputs"]["resume"] = checksum(self.checkpoint / STATE)
+        elif self.checkpoint and "branched_from" in known:  # it goes on as the branch that it is
+            self.info["branched_from"] = known["branched_from"]
+            self.info["inputs"]["resume"] = recorded(known, "resume")
+        if self.config.overwrite and known:  # where no stage has written, nothing is ours
             remove_ours(self.folder)
         write_settings(self.folder, self.config)
         write_stage(self.folder, self.info)
@@ -250,40 +269,3 @@ def open_run(config) -> Iterator[Run | None]:
                     yield run
         except RunError as error:
             raise further(error, what_is_safe(config)) from error
-
-
-def wants_group(config) -> bool:
-    """Whether a process that is alone has to be a group of one, which DeepSpeed and a vLLM inside of it ask for."""
-    rollout = getattr(config, "rollout", "hf"), getattr(config, "vllm_mode", None)
-    return asks_for_zero(config) or rollout == ("vllm", "colocate")
-
-
-def asks_for_zero(config) -> bool:
-    """Whether the settings name a DeepSpeed configuration."""
-    return config.deepspeed not in ("auto", "none")
-
-
-def zero_config(config) -> dict | None:
-    """DeepSpeed's configuration for a run: by default zero2 with several processes, and none alone.
-
-    Adapters on a shared backbone are too small to be worth spreading. Raises InputError.
-    """
-    shared = getattr(config, "share_backbone", False)
-    if shared and asks_for_zero(config):
-        raise InputError(
-            f"--deepspeed {config.deepspeed}: cannot be used with --share_backbone, where two models are trained on "
-            "one backbone; use --deepspeed none, which also works on several devices"
-        )
-    chosen = config.deepspeed
-    if chosen == "auto":
-        chosen = "zero2" if world.size() > 1 and not shared else "none"
-    return None if chosen == "none" else read_zero_config(chosen)
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide the numbers."""
-    found = {}
-    for name in ("torch", "transformers", "peft", "datasets", "tokenizers", "deepspeed"):
-        with suppress(importlib.metadata.PackageNotFoundError):  # DeepSpeed is for Linux alone
-            found[name] = importlib.metadata.version(name)
-    return found

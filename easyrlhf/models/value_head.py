@@ -132,6 +132,12 @@ def check_head_file(folder: str, hidden_size: int) -> None:
         )
 
 
+def has_head(folder: str) -> bool:
+    """Whether a value head lies beside a model."""
+    file = Path(folder).expanduser() / HEAD_FILE
+    return file.exists() or file.with_suffix(".bin").exists()
+
+
 def describe(shapes: dict[str, tuple[int, ...]]) -> str:
     """Names and shapes on one line."""
     return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())) or "nothing"

@@ -19,6 +19,7 @@ from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, check_head_file
+from easyrlhf.paths import split_paths
 from easyrlhf.rewards.functions import Function, check_parameters, load_functions, required_columns, takes_any_column
 from easyrlhf.rewards.model import rendered
 from easyrlhf.rewards.server import check_server
@@ -45,7 +46,7 @@ class RewardCast:
 
 def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     """Check every reward source of the settings. Raises InputError."""
-    specs = split_list(config.reward_funcs)
+    specs = split_paths(config.reward_funcs)
     functions = load_functions(specs)
     for spec, function in zip(specs, functions, strict=True):
         check_parameters(spec, function)
@@ -69,7 +70,7 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
 
 def handed_only(config: OnlineConfig) -> list[str]:
     """The reward functions that only this process has: Python code handed them over, and no file names them."""
-    return [spec for spec in split_list(config.reward_funcs) if spec in HANDED and not in_file(spec)]
+    return [spec for spec in split_paths(config.reward_funcs) if spec in HANDED and not in_file(spec)]
 
 
 def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenData | None]) -> None:
@@ -80,7 +81,7 @@ def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenD
     formats = {name.split(",")[0] for part in data.values() if part for name in part.summary.formats}
     asked = {key for name in formats for key in FORMATS[name].asks}
     columns = {name for rows in parts for cell in rows["columns"] for name in json.loads(cell)}
-    for spec, function in zip(split_list(config.reward_funcs), cast.functions, strict=True):
+    for spec, function in zip(split_paths(config.reward_funcs), cast.functions, strict=True):
         check_parameters(spec, function, columns, asked)
 
 
@@ -154,7 +155,7 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardCast, model: ScalarMo
         share = sharing_of(model.lm, config.share_prefix)
         how = cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens, share
         sources.append(RewardModel(model, *how))
-    specs, limit = split_list(config.reward_funcs), config.reward_timeout
+    specs, limit = split_paths(config.reward_funcs), config.reward_timeout
     names = [spec.rpartition(":")[2] for spec in specs]
     if config.reward_workers:
         workers = Workers(list(specs), config.reward_workers, limit)

@@ -114,7 +114,7 @@ def test_bad_flags_load_neither_torch_nor_transformers(tmp_path):
 
 ROOM = Path(importlib.import_module("easyrlhf").__file__).parent
 LOWEST = [
-    *(ROOM / f"{name}.py" for name in ("settings", "errors", "callables")),
+    *(ROOM / f"{name}.py" for name in ("settings", "errors", "callables", "paths")),
     *sorted((ROOM / "config").rglob("*.py")),
 ]
 
@@ -125,9 +125,8 @@ def test_the_lowest_modules_import_only_the_standard_library_and_each_other(file
     imported = [node.module for node in body if isinstance(node, ast.ImportFrom)]
     imported += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
     ours = [module for module in imported if module.partition(".")[0] not in sys.stdlib_module_names]
-    assert [
-        module for module in ours if not re.fullmatch(r"easyrlhf\.(settings|errors|callables|config(\.\w+)*)", module)
-    ] == []
+    lowest = r"easyrlhf\.(settings|errors|callables|paths|config(\.\w+)*)"
+    assert [module for module in ours if not re.fullmatch(lowest, module)] == []
 
 
 def test_a_setting_that_may_come_first_stands_without_its_flag_in_the_usage_line():

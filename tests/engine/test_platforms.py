@@ -21,7 +21,7 @@ from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.config import ScoreConfig, SFTConfig
 from easyrlhf.engine import checkpoint, device, engine, lock
 from easyrlhf.engine.claim import locked
-from easyrlhf.engine.run import library_versions
+from easyrlhf.engine.facts import library_versions
 from easyrlhf.errors import InputError
 from easyrlhf.rewards import workers
 from easyrlhf.settings import SettingError

@@ -250,6 +250,11 @@ def test_a_checkpoint_is_continued_in_another_folder_with_other_settings(config,
     assert train(branch, 3) == 2
     assert read_stage(out(branch))["branched_from"] == branch.resume
     assert train(branch, 0) == 5  # the same command continues it
+    moved = out(config).rename(out(config).parent / "moved")  # and knows the checkpoint by its content
+    assert train(replace(branch, resume=f"{moved}/checkpoints/step-2"), 0) == 5
+    with pytest.raises(InputError, match=f"holds a run that branched from {branch.resume}, not from there"):
+        train(replace(branch, resume=f"{moved}/checkpoints/step-3"), 0)
+    moved.rename(out(config))
     assert files(out(config) / "checkpoints") == {"step-2", "step-3"}
 
 
@@ -278,6 +283,67 @@ def test_a_dry_run_says_what_the_run_would_do(config):
     train(config, 1, finish=True)
     with open_run(replace(config, dry_run=True)) as run:
         assert run is None
+
+
+def test_a_dry_run_says_what_will_be_gone(config):
+    train(config, 3)
+    for settings, says in (
+        ({"resume": "never"}, "from the beginning, without step-2, step-3"),
+        ({"resume": str(out(config) / "checkpoints" / "step-2")}, "continues after step-2, without step-3"),
+        ({"overwrite": True}, "from the beginning, in place of an unfinished run of sft"),
+    ):
+        with open_run(replace(config, dry_run=True, **settings)) as run:
+            assert run.beginning() == says
+    assert files(out(config) / "checkpoints") == {"step-2", "step-3"}
+
+
+def refusal(config, info: dict = INFO) -> str:
+    """Why a run cannot begin."""
+    with pytest.raises(InputError) as caught, open_run(config) as run:
+        run.recognise(info)
+    return str(caught.value)
+
+
+def test_a_dry_run_refuses_in_the_words_of_the_run(config, branch, tmp_path):
+    others = {**INFO, "data": {"train": {"sha256": "other", "used": 4}}}
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("mine")
+    cases = [
+        (replace(config, seed=7), INFO, "seed: 42 → 7"),
+        (config, others, "3 rows then, 4 now"),
+        (replace(config, output_dir=str(tmp_path / "foreign")), INFO, "did not write (thesis.tex)"),
+        (replace(branch, lora_r=8), INFO, "trains other weights (lora_r: 0 → 8)"),
+        (branch, others, "its run trains on other rows"),
+        (replace(branch, resume=f"{tmp_path}/nothing/step-1"), INFO, "not a checkpoint"),
+        (
+            replace(config, resume=f"{tmp_path}/no/checkpoints/step-1"),
+            INFO,
+            "began by its",
+        ),
+        (replace(config, output_dir=str(tmp_path / "foreign" / "thesis.tex")), INFO, "cannot be created (File exists)"),
+    ]
+    for settings, info, says in cases:
+        found = refusal(settings, info)
+        assert says in found and refusal(replace(settings, dry_run=True), info) == found
+    with open_run(config):
+        found = refusal(config)
+        assert "another run is working there" in found and refusal(replace(config, dry_run=True)) == found
+    before = files(out(config))
+    with open_run(replace(config, dry_run=True)):
+        assert files(out(config)) == before
+
+
+def test_a_complete_run_of_other_names_is_done_when_its_rows_are_the_same(config):
+    train(config, 1, finish=True)
+    other = replace(config, train_data="y.jsonl")
+    before = (out(config) / "stage.json").read_bytes()
+    with open_run(other) as run:
+        assert run.recognise(INFO) is False
+        assert run.folder != out(config)
+    assert "holds a complete run of sft, whose rows have changed since it started" in refusal(
+        other, {**INFO, "data": {"train": {"sha256": "other", "used": 3}}}
+    )
+    assert (out(config) / "stage.json").read_bytes() == before
 
 
 def test_two_processes_cannot_work_in_one_folder(config):

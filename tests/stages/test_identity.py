@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.config import DPOConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config import DPOConfig, KTOConfig, PPOConfig, RMConfig, RRHFConfig, SFTConfig
 from easyrlhf.errors import InputError, RunStopped
-from easyrlhf.stages.align import train_dpo
+from easyrlhf.stages.align import train_dpo, train_kto, train_rrhf
 from easyrlhf.stages.online import train_ppo
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
@@ -104,11 +104,42 @@ def test_a_run_goes_on_and_is_done_wherever_its_inputs_lie(stage, stop_after, mo
     before = written(Path("again/new_run"))
     for dry_run in (False, True):
         assert "already complete; nothing to do" in says(capsys, lambda dry=dry_run: stage(**there, dry_run=dry))
-    assert {
-        path: path.stat().st_mtime_ns for path in Path("again/new_run").rglob("*") if path.name != ".lock"
-    } == before
+    assert written(Path("again/new_run")) == before
     rows = Path("again/new_rows.jsonl")
     rows.write_text("".join(lines[1:]))
     refused = says(capsys, lambda: stage(**there), InputError)
     assert says(capsys, lambda: stage(**there, dry_run=True), InputError) == refused
     assert "holds a complete run" in refused and "48 rows then, 47 now" in refused
+
+
+KINDS = {"sft": "sft", "rm": "pairs", "dpo": "pairs", "kto": "pairs", "rrhf": "pairs", "ppo": "prompts"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_that_are_held_out_and_trained_on_are_counted_by_their_content(name, data, chain, small, tmp_path, capsys):
+    train, config = {**STAGES, "kto": (train_kto, KTOConfig), "rrhf": (train_rrhf, RRHFConfig)}[name]
+    lines = Path(getattr(data, KINDS[name])).read_text().splitlines(keepends=True)
+    unique = [json.dumps(json.loads(line.replace("Say", "Now say"))) + "\n" for line in lines[:5]]
+    (tmp_path / "valid.jsonl").write_text("".join(lines[:7] + unique))
+    settings = small | {"model": chain.sft, "train_data": getattr(data, KINDS[name]), "dry_run": True}
+    settings |= {"output_dir": str(tmp_path / "run"), "valid_data": str(tmp_path / "valid.jsonl")}
+    settings |= {"reward_model": chain.rm, "response_length": 6} if name == "ppo" else {}
+    train(config(**settings))
+    shared, all_rows = (14, 24) if name == "kto" else (7, 12)  # of a comparison KTO makes two rows
+    said = f"trained on: {shared} of {all_rows} rows of --valid_data {tmp_path}/valid.jsonl are in --train_data"
+    assert said in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "valid.jsonl").write_text("".join(unique))
+    train(config(**settings))
+    assert "trained on:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sft", "rm"])
+def test_a_reward_model_as_a_start_is_said_to_lose_its_head(name, data, chain, small, tmp_path, capsys):
+    train, config = STAGES[name]
+    rows = {"sft": data.sft, "rm": data.pairs}[name]
+    settings = small | {"train_data": rows, "output_dir": str(tmp_path / "run"), "dry_run": True}
+    train(config(model=chain.rm, **settings))
+    said = f"warning: --model {chain.rm}: is a reward model or a value model; its language model alone is used, without"
+    assert said in " ".join(capsys.readouterr().out.split())
+    train(config(model=chain.sft, **settings))
+    assert "its head" not in capsys.readouterr().out

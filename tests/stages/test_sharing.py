@@ -15,6 +15,7 @@ from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.settings import SettingError
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.rm import train_rm
+from easyrlhf.stages.sharing import check_base
 
 CLOCK = ("time/", "tokens_per_second")
 
@@ -114,6 +115,47 @@ def test_a_reward_model_in_full_is_refused(shared, chain):
 def test_a_reward_model_of_another_base_is_refused(shared, chain):
     with pytest.raises(InputError, match=f"was trained from {chain.sft}, not from --model {chain.init}"):
         shared("refused", model=chain.init, chat_template="chatml")
+
+
+def without_account(rm: str, target: Path) -> Path:
+    """A copy of a reward model as runs left it that kept no account of what they were trained on."""
+    shutil.copytree(rm, target)
+    stage = json.loads((target / "stage.json").read_text())
+    del stage["inputs"]
+    (target / "stage.json").write_text(json.dumps(stage))
+    return target
+
+
+def test_a_reward_model_shares_the_backbone_of_a_copy_of_its_base(lora_rm, chain, tmp_path, monkeypatch):
+    shutil.copytree(chain.sft, tmp_path / "copy")
+    shutil.copytree(lora_rm, tmp_path / "rm")
+    older = without_account(lora_rm, tmp_path / "older")
+    monkeypatch.chdir(tmp_path)
+    for rm in (lora_rm, "rm", older):
+        for policy in (chain.sft, "copy", f"{tmp_path}/copy/"):
+            check_base("--reward_model", str(rm), policy)
+    weights = (tmp_path / "copy" / "model.safetensors").read_bytes()
+    (tmp_path / "copy" / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    stage = json.loads((tmp_path / "copy" / "stage.json").read_text())
+    del stage["files"]["model.safetensors"]  # its own way out
+    (tmp_path / "copy" / "stage.json").write_text(json.dumps(stage))
+    for rm in ("rm", older):
+        with pytest.raises(InputError, match=r"not from --model copy \(model\.safetensors is not the same\)") as caught:
+            check_base("--reward_model", str(rm), "copy")
+        assert "give --model" in str(caught.value) and "train" not in str(caught.value).partition("trained")[2]
+
+
+def test_a_base_that_is_nowhere_is_told_with_the_places_and_a_way_out(lora_rm, chain, tmp_path):
+    older = without_account(lora_rm, tmp_path / "a" / "rm")
+    file = older / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "outputs/tsft"}))
+    with pytest.raises(InputError) as caught:
+        check_base("--reward_model", str(older), chain.sft)
+    for place in (older / "adapter", older, tmp_path / "a", tmp_path):
+        assert f"\n  {place / 'outputs' / 'tsft'}: no model" in str(caught.value)
+    assert f"write its folder at base_model_name_or_path in {file}; or leave --share_backbone out" in str(caught.value)
+    shutil.copytree(chain.sft, tmp_path / "a" / "outputs" / "tsft")
+    check_base("--reward_model", str(older), chain.sft)
 
 
 def test_an_adapter_that_was_changed_since_is_refused(shared, lora_rm, tmp_path):

@@ -17,12 +17,12 @@ from easyrlhf.data.records import Messages
 from easyrlhf.engine.claim import locked
 from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError
+from easyrlhf.paths import split_paths
 from easyrlhf.report.compare import JUDGE, Answer, measured, names_of
 from easyrlhf.report.compare_page import compare_lines, compare_page
 from easyrlhf.report.console import Console
 from easyrlhf.rewards.elsewhere import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.settings import split_list
 from easyrlhf.stages.rewards import check_reward_model
 from easyrlhf.tools.comparing.contestants import (
     ANSWER_KEY,
@@ -136,7 +136,7 @@ def compare_models(config: CompareConfig) -> Path:
 
 def check(config: CompareConfig) -> Cast:
     """Everything the settings name, checked before any weights are loaded. Raises InputError."""
-    specs = split_list(config.reward_funcs)
+    specs = split_paths(config.reward_funcs)
     functions = load_functions(specs)
     for spec, function in zip(specs, functions, strict=True):
         check_parameters(spec, function)
@@ -157,7 +157,7 @@ def check_columns(config: CompareConfig, cast: Cast, prompts: Prompts) -> None:
     """Raise InputError when a function cannot be called with the columns of the prompts."""
     columns = {name for row in prompts.rows for name in json.loads(row["columns"])}
     check_judge(config, cast.judge, columns)
-    for spec, source in zip(split_list(config.reward_funcs), cast.functions.values(), strict=True):
+    for spec, source in zip(split_paths(config.reward_funcs), cast.functions.values(), strict=True):
         try:
             check_parameters(spec, source.function, columns)
         except InputError as error:
