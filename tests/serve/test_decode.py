@@ -62,7 +62,7 @@ def test_those_that_join_later_even_longer_ones_get_what_they_would_get_alone(lm
     monkeypatch.setattr(cache, "CHUNK", chunk)
     monkeypatch.setattr("easyrlhf.rollout.running.CHUNK", chunk)
     group = Group(served, 8)
-    hows = [{}, {"temperature": 0}, {"shape": Shape(0.8, 5, 1.3), "limit": 20}, {"temperature": 0.6, "limit": 30}]
+    hows = [{}, {"temperature": 0}, {"temperature": 0.6, "limit": 30}, {"shape": Shape(0.9, 10, 3.0), "limit": 20}]
     samples = [sample(place, **how) for place, how in enumerate(hows)]
     group.step([samples[0]])
     group.step([])

@@ -1,5 +1,6 @@
 """The models that are served: what they are called, and adapters of one base over its weights."""
 
+import json
 import threading
 from types import SimpleNamespace
 
@@ -90,3 +91,9 @@ def test_adapters_share_a_base_that_is_not_served_itself(folders, adapters):
     sky, far, sea = load_models(read_models(config))
     assert sky.lm is sea.lm is not far.lm and far.adapter is None and sky.adapter != sea.adapter
     assert list(families([str(adapters.sky), str(folders.one), str(folders.two)])) == [[0, 1], [2]]
+
+
+def test_an_adapter_of_an_adapter_stands_alone(adapters, tmp_path):
+    settings = {"base_model_name_or_path": str(adapters.sky), "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert list(families([str(adapters.sky), str(tmp_path), str(adapters.sea)])) == [[0, 2], [1]]
