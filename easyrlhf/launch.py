@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
+from easyrlhf.glance import glance
 from easyrlhf.stopping import insisting, stop_signals
 
 LAUNCHED = "EASYRLHF_LAUNCHED"  # set in the processes that we start
@@ -48,6 +49,7 @@ def start(target: str, config: Any) -> Path:
     Returns the output folder. Raises what the stage raises; a process that ended otherwise is a RunError.
     """
     module, function = target.split(":")
+    glance(config)
     plan = plan_of(config)
     several = plan.count > 1 or config.nnodes > 1
     if several:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from easyrlhf.cli.helping import HelpPage, write_page
-from easyrlhf.cli.running import Job, job, run_and_exit
+from easyrlhf.cli.running import Job, job, job_on_models, run_and_exit
 from easyrlhf.cli.wording import explain_twice, missing_file, with_underscores
 from easyrlhf.config import TrainConfig
 from easyrlhf.config.peers import unfold
@@ -49,7 +49,8 @@ class SettingsCommand(click.Command):
         command = click.get_current_context().command_path
         given = {name: value for name, value in flags.items() if value not in (None, ())}
         settings = build_config(self.config_class, config, given, command)
-        return job(START, self.target, settings) if isinstance(settings, TrainConfig) else job(self.target, settings)
+        stage = isinstance(settings, TrainConfig)
+        return job(START, self.target, settings) if stage else job_on_models(self.target, settings)
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> None:
         """Run as a program: parse, run the stage, exit with its code."""

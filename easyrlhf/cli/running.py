@@ -10,6 +10,7 @@ import click
 
 from easyrlhf.cli.wording import in_our_words
 from easyrlhf.errors import EasyRLHFError
+from easyrlhf.settings import Settings
 from easyrlhf.streams import outlast_readers
 
 STOPPED = 3
@@ -23,6 +24,17 @@ def job(target: str, *args: Any, **kwargs: Any) -> Job:
     def run() -> Any:
         module, function = target.split(":")
         return getattr(importlib.import_module(module), function)(*args, **kwargs)
+
+    return run
+
+
+def job_on_models(target: str, settings: Settings) -> Job:
+    """A job that is called with these settings, if the models that they name are there."""
+    look, work = job("easyrlhf.glance:glance_at_models", settings), job(target, settings)
+
+    def run() -> Any:
+        look()
+        return work()
 
     return run
 

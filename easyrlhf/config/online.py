@@ -42,7 +42,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     kl_target: ClassVar[float | None] = None  # what PPO alone can be told
     kl_estimator: ClassVar[str] = "k1"
     value_warmup_steps: ClassVar[int] = 0
-    ptx_data: ClassVar[str | None] = None
     soft_punish_cache: ClassVar[int] = 0  # what GRPO alone can be told
 
     model: str | None = opt(

@@ -50,6 +50,7 @@ class TrainConfig(Settings):
     learning_rate_lora: ClassVar[float]
     less_for_completions: ClassVar[str] = ""  # how the default of max_prompt_length goes on in --help
     taken_length: ClassVar[int] = 0  # tokens of max_length that no prompt can have
+    ptx_data: ClassVar[str | None] = None  # a setting of PPO
 
     model: str | None = opt(
         None,

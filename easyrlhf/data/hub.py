@@ -55,6 +55,16 @@ def require_hub_id(path: str, file: str, remedy: str) -> None:
         require_hub(path, hint + remedy)
 
 
+def require_model(path: str) -> None:
+    """Raise InputError for a model's folder that is not there or holds no model, and as require_hub_id does."""
+    remedy = "give a folder with a config.json, or a hub id such as Qwen/Qwen2.5-0.5B"
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        require_hub_id(path, "config.json", remedy)
+    elif not (folder / "config.json").is_file():
+        raise InputError(f"{path}: holds no config.json, so it is no model; {remedy}")
+
+
 def load_hub_dataset(full_id: str, name: str, config: str | None, split: str | None, hint: str = "") -> Any:
     """A hub data set as a memory-mapped `datasets.Dataset`, from the cache where it has it.
 

@@ -37,6 +37,20 @@ KINDS: dict[str, type] = {
     "feedback": Feedback,
     "prompt": Prompt,
 }
+# stage → the kind of rows that it learns from
+STAGE_KINDS = {
+    "sft": "demonstration",
+    "rm": "comparison",
+    "ppo": "prompt",
+    "grpo": "prompt",
+    "dpo": "comparison",
+    "ipo": "comparison",
+    "kto": "feedback",
+    "orpo": "comparison",
+    "simpo": "comparison",
+    "cpo": "comparison",
+    "rrhf": "ranking",
+}
 READ_BY: dict[type, str] = {
     Demonstration: "sft_train",
     Comparison: "rm_train and dpo_train",

@@ -54,17 +54,20 @@ class Source:
             yield from (int(whole) + (row in chosen) for row in range(BLOCK))
 
 
-def open_sources(spec: str, *, field: str | None = None, transform: str | None = None) -> list[Source]:
+def open_sources(
+    spec: str, *, field: str | None = None, transform: str | None = None, local: bool = False
+) -> list[Source]:
     """The sources that a comma list of files, folders and hub ids names; nothing is read yet.
 
     Each may end with a weight, `path=0.3`. field and transform are the settings of these names (data/changes.py).
+    local  leave out what would have to be loaded from the hub
     Raises InputError when one of them does not exist or is of an unknown kind.
     """
     names = split_paths(spec)
     if not names:
         raise InputError(f"no data: {spec!r} names no file, folder or hub data set")
     changes = Changes.parse(field, transform)
-    sources = [replace(one, weight=weight) for path, weight in map(_weighed, names) for one in _open_one(path)]
+    sources = [replace(one, weight=weight) for path, weight in map(_weighed, names) for one in _open_one(path, local)]
     return [replace(one, read=partial(_changed, one.read, changes)) for one in sources] if changes else sources
 
 
@@ -113,7 +116,7 @@ def _transformed(read: Callable[[], Iterator[RawRow]], changes: Changes) -> Iter
                 yield from changes.transformed(raw.value)
 
 
-def _open_one(name: str) -> list[Source]:
+def _open_one(name: str, local: bool) -> list[Source]:
     if name in STANDARD_INPUT:
         return [Source(standard_input.NAME, standard_input.open_rows())]
     path = Path(name).expanduser()
@@ -131,6 +134,8 @@ def _open_one(name: str) -> list[Source]:
     hub_id = HUB_ID.fullmatch(name)
     if reader_of(path) or other_kind(path) or name.startswith((".", "/", "~")) or not hub_id:
         raise InputError(f"{name}: no such file or folder{_near(path)}")
+    if local:
+        return []
     rows = load_hub_dataset(name, **hub_id.groupdict(), hint=_near(path))
     return [Source(name, partial(numbered, name, rows))]
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from easyrlhf.data.hub import require_hub_id
+from easyrlhf.data.hub import require_model
 from easyrlhf.data.tokenizer import own_vocabulary
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import is_adapter, is_classifier_adapter, merge_adapter, quietly
@@ -39,8 +39,7 @@ def load_config(path: str, *, trust_remote_code: bool = False):
 
 def read_config(path: str, trust_remote_code: bool):
     """The configuration of a folder or hub id that is no adapter. Raises InputError."""
-    if not Path(path).expanduser().exists():
-        require_hub_id(path, "config.json", "give a folder with a config.json, or a hub id such as Qwen/Qwen2.5-0.5B")
+    require_model(path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

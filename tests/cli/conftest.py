@@ -61,6 +61,7 @@ def stages(monkeypatch, tmp_path):
     module = types.ModuleType("pretended_stage")
     module.train = pretended.train
     monkeypatch.setitem(sys.modules, "pretended_stage", module)
+    monkeypatch.setattr("easyrlhf.launch.glance", lambda config: None)  # their inputs are pretended as well
     return pretended
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from easyrlhf.config import LookConfig
 from easyrlhf.data import hh
-from easyrlhf.data.reader import BROKEN, as_kind, read_records
+from easyrlhf.data.reader import BROKEN, STAGE_KINDS, as_kind, read_records
 from easyrlhf.data.records import (
     Comparison,
     Feedback,
@@ -30,19 +30,6 @@ from easyrlhf.errors import InputError
 EXAMPLES = 3  # places that are shown of each finding
 NOT_RENDERABLE = "not renderable"
 NO_CONTENT_FAULT = (BROKEN, NOT_RENDERABLE, BY_TRANSFORM)  # reasons that say nothing of what a row says
-STAGE_KINDS = {
-    "sft": "demonstration",
-    "rm": "comparison",
-    "ppo": "prompt",
-    "grpo": "prompt",
-    "dpo": "comparison",
-    "ipo": "comparison",
-    "kto": "feedback",
-    "orpo": "comparison",
-    "simpo": "comparison",
-    "cpo": "comparison",
-    "rrhf": "ranking",
-}
 # How the message of an unreadable row begins -> the check that counts it.
 UNREADABLE = {
     "not UTF-8": "not_utf8",

@@ -1,0 +1,50 @@
+"""What a glance shows to be wrong with a command's inputs, told before torch is imported, which takes seconds."""
+
+from dataclasses import fields
+from itertools import islice
+
+from easyrlhf.config import TrainConfig
+from easyrlhf.data.hub import require_model
+from easyrlhf.data.reader import STAGE_KINDS, read_records
+from easyrlhf.data.sources import open_sources
+from easyrlhf.data.summary import Ledger
+from easyrlhf.engine.manifest import read_stage
+from easyrlhf.models.adapters import below, root_of
+from easyrlhf.settings import Settings
+
+ROWS = 100  # of each file
+
+
+def glance(config: TrainConfig) -> None:
+    """Look for models that are not there, and at the form of the first rows of every file; the stage looks at all.
+
+    A folder that a run was begun in is left to the stage, as a finished run needs its inputs no more. Hub data sets are
+    not loaded, and rows that a function of the user's changes are not read. Raises InputError.
+    """
+    config = config.resolved()
+    if read_stage(config.output_dir):
+        return
+    glance_at_models(config)
+    kind = STAGE_KINDS[config.stage]
+    for data, wanted in ((config.train_data, kind), (config.valid_data, kind), (config.ptx_data, "demonstration")):
+        if data:
+            glance_at_rows(config, data, wanted)
+
+
+def glance_at_models(settings: Settings) -> None:
+    """Raise InputError for a setting that names a model, and one that is not there; of a run's folder its run knows."""
+    for setting in fields(settings):
+        path = getattr(settings, setting.name)
+        if path and setting.name.endswith("model") and setting.metadata.get("metavar") in ("DIR", "DIR|HUB_ID"):
+            base = root_of(path)
+            with below(path, base):
+                if not read_stage(base):
+                    require_model(base)
+
+
+def glance_at_rows(config: TrainConfig, data: str, kind: str) -> None:
+    """Read the first rows of each local file of a data setting. Raises InputError."""
+    for source in open_sources(data, field=config.field, transform=config.transform, local=True):
+        if not config.transform:
+            records = read_records(source, kind, Ledger("", None), format=config.format, on_bad_row=config.on_bad_row)
+            list(islice(records, ROWS))
