@@ -2,27 +2,36 @@
 
 from dataclasses import fields
 from itertools import islice
+from pathlib import Path
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.data.hub import require_model
 from easyrlhf.data.reader import STAGE_KINDS, read_records
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import Ledger
+from easyrlhf.engine.claim import NEW, check_folder, claim
+from easyrlhf.engine.compare import as_begun
 from easyrlhf.engine.manifest import read_stage
-from easyrlhf.models.adapters import below, root_of
+from easyrlhf.models.parents import below, root_of
 from easyrlhf.settings import Settings
 
 ROWS = 100  # of each file
 
 
 def glance(config: TrainConfig) -> None:
-    """Look for models that are not there, and at the form of the first rows of every file; the stage looks at all.
+    """Look at the output folder, for models that are not there, and at the form of the first rows of every file.
 
-    A folder that a run was begun in is left to the stage, as a finished run needs its inputs no more. Hub data sets are
-    not loaded, and rows that a function of the user's changes are not read. Raises InputError.
+    The stage looks at all of it, and alone where a run goes on: a finished one needs its inputs no more. Hub data sets
+    are not loaded, and rows that a function of the user's changes are not read. Raises InputError.
     """
-    config = config.resolved()
-    if read_stage(config.output_dir):
+    config = as_begun(config.resolved())
+    folder = Path(config.output_dir)
+    check_folder(folder)
+    if config.max_length is not None:
+        config = config.with_lengths(None)
+    elif read_stage(folder):  # lengths that are not this run's: the model must be asked for them
+        return
+    if folder.is_dir() and claim(config, folder) != NEW:
         return
     glance_at_models(config)
     kind = STAGE_KINDS[config.stage]

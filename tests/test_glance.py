@@ -29,6 +29,13 @@ def adapter(folder, base: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
 
 
+def run(folder, config) -> None:
+    """What a finished run of these settings leaves of itself."""
+    folder.mkdir()
+    (folder / "stage.json").write_text(json.dumps({"stage": config.stage, "status": "complete"}))
+    (folder / "args.yaml").write_text(config.resolved().with_lengths(None).to_yaml())
+
+
 def test_what_is_right_at_a_glance_passes(place):
     glance(SFTConfig(model="model", train_data="rows.jsonl", valid_data="rows.jsonl"))
     adapter(place / "lora", "model")
@@ -64,7 +71,7 @@ def test_an_input_that_cannot_be_used_is_named(place, config, told):
 
 def test_the_base_of_an_adapter_is_looked_for(place):
     adapter(place / "lora", "./gone")
-    with pytest.raises(InputError, match=r"lora: is an adapter whose base model, .*gone: no such folder"):
+    with pytest.raises(InputError, match=r"lora: is an adapter whose base model, .*cannot be found: ./gone"):
         glance(SFTConfig(model="lora", train_data="rows.jsonl"))
     with pytest.raises(InputError, match="lora: is an adapter"):
         glance_at_models(ChatConfig(model="lora"))
@@ -79,9 +86,20 @@ def test_the_first_rows_are_read_and_no_others(place):
     glance(SFTConfig(model="model", train_data="rows.jsonl"))
 
 
+def test_a_folder_that_cannot_be_the_runs_is_named(place):
+    (place / "other").mkdir()
+    (place / "other" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match=r"--output_dir other: holds files this stage did not write \(thesis.tex\)"):
+        glance(SFTConfig(model="model", train_data="rows.jsonl", output_dir="other"))
+    with pytest.raises(InputError, match=r"--output_dir rows.jsonl/x: cannot be created"):
+        glance(SFTConfig(model="model", train_data="rows.jsonl", output_dir="rows.jsonl/x"))
+    run(place / "out", SFTConfig(model="model", train_data="rows.jsonl", output_dir="out", seed=1))
+    with pytest.raises(InputError, match="holds a complete run of sft with other settings:\n  seed: 1 → 2"):
+        glance(SFTConfig(model="model", train_data="rows.jsonl", output_dir="out", seed=2))
+
+
 def test_a_folder_that_a_run_was_begun_in_and_hub_data_are_left_to_the_stage(place):
-    (place / "out").mkdir()
-    (place / "out" / "stage.json").write_text(json.dumps({"stage": "sft", "status": "complete"}))
+    run(place / "out", SFTConfig(model="./gone", train_data="gone.jsonl", output_dir="out"))
     glance(SFTConfig(model="./gone", train_data="gone.jsonl", output_dir="out"))
     glance(SFTConfig(model="model", train_data="Anthropic/hh-rlhf"))
     glance_at_models(ChatConfig(model="out"))  # whether it holds a model, the run knows

@@ -10,10 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from easyrlhf.engine import world
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.manifest import checksum, written_to
+from easyrlhf.engine.manifest import CHECKPOINTS, checksum, written_to
 from easyrlhf.errors import InputError, RunError
 
-CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 
 

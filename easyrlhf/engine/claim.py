@@ -8,10 +8,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from easyrlhf.engine.checkpoint import CHECKPOINTS
 from easyrlhf.engine.compare import SETTINGS_FILE, differences
 from easyrlhf.engine.lock import held
-from easyrlhf.engine.manifest import STAGE_FILE, make_folder, read_stage
+from easyrlhf.engine.manifest import CHECKPOINTS, STAGE_FILE, make_folder, read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.paths import broken_link
 from easyrlhf.settings import MODEL

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.paths import broken_link
 
-STAGE_FILE = "stage.json"
+STAGE_FILE, CHECKPOINTS = "stage.json", "checkpoints"
 MODEL_FILES = (
     "*.safetensors",
     "config.json",
