@@ -443,6 +443,11 @@ FAULTS = [
         "too long for sft",
         "begin a new conversation",
     ),
+    (
+        Refusal(400, {"message": "ask for 9 or less", "param": "max_tokens", "code": "context_length_exceeded"}),
+        "may not be so long. ask for 9 or less.",
+        "Lower “Longest answer”",
+    ),
     (["Half an answer", None], "broke off", "go on from it"),
 ]
 

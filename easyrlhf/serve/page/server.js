@@ -71,6 +71,9 @@ function refused(status, error, wait, body) {
   if (error.code === "stopping") return GONE;
   const words = error.message && error.code !== "internal_error" ? ` ${sentence(error.message)}` : "";
   const again = wait ? `Try again in ${wait} seconds.` : "Try again in a moment.";
+  if (/max_.*tokens/.test(error.param)) {
+    return new Fault(`The answer may not be so long.${words}`, "Lower “Longest answer” in Settings.");
+  }
   if (/context|too.?long/i.test(`${error.code ?? ""} ${error.type ?? ""}`)) {
     return new Fault(
       `The conversation is too long for ${body.model}.${words}`,

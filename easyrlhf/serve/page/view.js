@@ -182,7 +182,7 @@ function marks(turn, i) {
       parts.push(el("span", { class: "reward" }, "reward ", el("b", { text: signed(reward.score) })), higher(turn, i));
     else parts.push(el("span", { class: "reward", text: `no reward: ${reward.note ?? "the reward model gave none"}` }));
   }
-  return el("p", { class: "marks" }, ...parts.filter(Boolean));
+  return el("p", { class: "marks" }, ...parts.filter(Boolean).flatMap((part) => [part, " "]));
 }
 
 /** By how much this side's reward is the higher one. */
