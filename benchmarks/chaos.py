@@ -216,7 +216,7 @@ def check_loss(cell: Cell, command: room.Command, run: Path, kind: str, before: 
         cell.fault(f"step {max(before)} was saved, and after {kind} the newest is {newest}", command)
     lost = max(0, logged - newest)
     cell.lost = max(cell.lost, lost)
-    most = 0 if kind == REQUEST and command.code == 3 and "stopped on request" in command.err else SAVE_STEPS
+    most = 0 if kind == REQUEST and command.code == 3 and "Stopped on request" in command.err else SAVE_STEPS
     if lost > most:
         cell.fault(f"{lost} steps were lost by {kind}", command)
 

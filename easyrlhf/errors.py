@@ -15,6 +15,10 @@ class RunError(EasyRLHFError, RuntimeError):
     """The run failed after it had begun (NaN loss, a reward function that raised); exit code 1."""
 
 
+class NotFinite(RunError):
+    """A loss, a gradient or weights are NaN or infinite: the same command would come to the same end; exit code 1."""
+
+
 class ServiceError(RunError):
     """What a run asks for numbers has failed, a reward source or a sampler; the run is saved before it ends."""
 

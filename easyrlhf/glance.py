@@ -11,7 +11,7 @@ from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import Ledger
 from easyrlhf.engine.claim import NEW, check_folder, claim
 from easyrlhf.engine.compare import as_begun
-from easyrlhf.engine.manifest import read_stage
+from easyrlhf.engine.manifest import is_part_of_run, read_stage
 from easyrlhf.models.parents import below, root_of
 from easyrlhf.settings import Settings
 
@@ -47,7 +47,7 @@ def glance_at_models(settings: Settings) -> None:
         if path and setting.name.endswith("model") and setting.metadata.get("metavar") in ("DIR", "DIR|HUB_ID"):
             base = root_of(path)
             with below(path, base):
-                if not read_stage(base):
+                if not (read_stage(base) or is_part_of_run(base)):
                     require_model(base)
 
 

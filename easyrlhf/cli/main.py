@@ -29,6 +29,7 @@ COMMANDS = {
     "doctor": ("easyrlhf.cli.doctor:command", "Examine a reward model: should PPO lean on it?"),
     "report": ("easyrlhf.cli.report:command", "Write a run's report anew, or compare several runs on one page."),
     "rollouts": ("easyrlhf.cli.rollouts:command", "What an online run sampled: the worst, the best, the longest."),
+    "finish": ("easyrlhf.cli.finish:command", "End a run where it stopped, with a complete model."),
     "export": ("easyrlhf.cli.export:command", "Merge, split or convert a model for other programs."),
     "push": ("easyrlhf.cli.push:command", "Upload a finished model to the Hugging Face hub."),
     "chat": ("easyrlhf.cli.chat:command", "Talk to a model."),

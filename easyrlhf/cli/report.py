@@ -12,11 +12,9 @@ from easyrlhf.cli.running import Job, job
     "--output",
     metavar="FILE",
     type=PATH,
-    default="outputs/report.html",
-    show_default=True,
-    help="Where the page over several runs goes; that of one run is its own report.html.",
+    help="Where the page goes: by default outputs/report.html over several runs, and DIR/report.html of one.",
 )
-def command(runs: tuple[str, ...], output: str) -> Job:
+def command(runs: tuple[str, ...], output: str | None) -> Job:
     """Write the report of a run anew, or compare several runs on one page.
 
     Goes in: folders of training stages, finished or not. Comes out: one self-contained html file with key numbers,

@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 import click
 
 from easyrlhf.cli.wording import in_our_words
-from easyrlhf.errors import EasyRLHFError
+from easyrlhf.errors import EasyRLHFError, RunStopped
 from easyrlhf.settings import Settings
 from easyrlhf.streams import outlast_readers
 
 STOPPED = 3
+ERROR = "error: "
 
 Job = Callable[[], Any]
 
@@ -59,13 +60,15 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
     except click.ClickException as error:
         _fail(in_our_words(error), error.exit_code)
     except EasyRLHFError as error:
-        _fail(str(error), error.exit_code, shown=error.shown_by == int(os.environ.get("RANK", 0)))
+        asked = isinstance(error, RunStopped)  # which is no error: it was told to
+        own = error.shown_by == int(os.environ.get("RANK", 0))
+        _fail(str(error), error.exit_code, shown=own, head="" if asked else ERROR)
     except (KeyboardInterrupt, click.Abort):
-        _fail("stopped at once; the same command goes on from the last checkpoint", STOPPED)
+        _fail("Stopped at once. The same command goes on from what it has saved", STOPPED, head="")
     sys.exit(0)
 
 
-def _fail(message: str, exit_code: int, *, shown: bool = True) -> NoReturn:
+def _fail(message: str, exit_code: int, *, shown: bool = True, head: str = ERROR) -> NoReturn:
     if shown:
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"{head}{message}", err=True)
     sys.exit(exit_code)

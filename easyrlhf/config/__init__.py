@@ -25,6 +25,7 @@ from easyrlhf.config.tools import (
     CheckConfig,
     DoctorConfig,
     ExportConfig,
+    FinishConfig,
     FitConfig,
     InitConfig,
     LookConfig,
@@ -43,7 +44,25 @@ from easyrlhf.config.using import (
     ScoreConfig,
 )
 
+TRAINING: dict[str, type[TrainConfig]] = {  # the stages' names
+    config.stage: config
+    for config in (
+        SFTConfig,
+        RMConfig,
+        PPOConfig,
+        GRPOConfig,
+        DPOConfig,
+        IPOConfig,
+        KTOConfig,
+        ORPOConfig,
+        SimPOConfig,
+        CPOConfig,
+        RRHFConfig,
+    )
+}
+
 __all__ = [
+    "TRAINING",
     "CPOConfig",
     "ChatConfig",
     "CheckConfig",
@@ -51,6 +70,7 @@ __all__ = [
     "DPOConfig",
     "DoctorConfig",
     "ExportConfig",
+    "FinishConfig",
     "FitConfig",
     "GRPOConfig",
     "GenerateConfig",

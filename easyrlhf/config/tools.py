@@ -28,6 +28,12 @@ MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?
 SHARD_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
 
 
+def check_one_device(devices: str | None) -> None:
+    """Raise SettingError unless it names one device at most."""
+    if devices is not None and not re.fullmatch(r"cpu|mps|\d+", devices):
+        raise SettingError("devices", f"devices {devices}: must be cpu or one GPU index such as 0, or mps")
+
+
 @dataclass(kw_only=True, frozen=True)
 class InitConfig(Settings):
     """Settings of `easyrlhf init`: a tokenizer and a small random model, without a download."""
@@ -199,8 +205,7 @@ class ScoringConfig(Settings):
     trust_remote_code: bool = trust_remote_code()
 
     def _check(self) -> None:
-        if self.devices is not None and not re.fullmatch(r"cpu|mps|\d+", self.devices):
-            raise SettingError("devices", f"devices {self.devices}: must be cpu or one GPU index such as 0, or mps")
+        check_one_device(self.devices)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -261,6 +266,32 @@ class DoctorConfig(ScoringConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
+class FinishConfig(Settings):
+    """Settings of `easyrlhf finish`: a run that has stopped is ended where it is, with a complete model."""
+
+    stage: ClassVar[str] = "finish"
+
+    run: str = opt(MISSING, "The folder of a run that has stopped or failed.", group=DATA, metavar="DIR")
+    step: int | None = opt(
+        None,
+        "The step whose weights the model gets; those of a checkpoint.",
+        group=DATA,
+        low=1,
+        shown="that of the newest checkpoint; with keep_best, the best one up to it",
+    )
+    devices: str | None = opt(
+        None,
+        "Where to compute: one GPU index such as 0, cpu, or mps, an Apple GPU.",
+        group=RUN,
+        metavar="N|cpu|mps",
+        shown="the first GPU, else cpu",
+    )
+
+    def _check(self) -> None:
+        check_one_device(self.devices)
+
+
+@dataclass(kw_only=True, frozen=True)
 class ExportConfig(Settings):
     """Settings of `easyrlhf export`: a model in the form that other programs read."""
 
@@ -268,18 +299,27 @@ class ExportConfig(Settings):
 
     model: str = opt(
         MISSING,
-        "The model to export: a folder of a stage, or an adapter folder of peft.",
+        "The model to export: a folder of a stage, one of its checkpoints, or an adapter folder of peft.",
         group=DATA,
         metavar="DIR",
     )
+    step: int | None = opt(
+        None,
+        "The step of the run whose weights are exported; those of a checkpoint, whether the run goes on or has ended.",
+        group=DATA,
+        low=1,
+        shown="the model's end",
+    )
     to: str = opt(
-        MISSING,
+        "full",
         "The form: full is one causal language model, adapters merged; sequence_classification is a reward model as "
         "AutoModelForSequenceClassification with one label.",
         group=DATA,
         choices=("full", "sequence_classification"),
     )
-    output_dir: str = opt(MISSING, "Folder for the exported model.", group=DATA, metavar="DIR")
+    output_dir: str | None = opt(
+        None, "Folder for the exported model.", group=DATA, metavar="DIR", shown="with step, model-step-N beside it"
+    )
     max_shard_size: str = opt(
         "5GB", "Largest weight file, as 5GB or 500MB; a larger model is split.", group=DATA, metavar="SIZE"
     )
@@ -295,8 +335,15 @@ class ExportConfig(Settings):
     push_to_hub: str | None = push_to_hub("Upload output_dir, once it is written,")
     hub_private: bool = hub_private()
 
+    @property
+    def folder(self) -> str:
+        """Where the model goes."""
+        return self.output_dir or f"{self.model.rstrip('/')}-step-{self.step}"
+
     def _check(self) -> None:
         check_hub(self.push_to_hub, self.hub_private)
+        if self.output_dir is None and self.step is None:
+            raise SettingError("output_dir", "output_dir: give the folder for the exported model")
         if not SHARD_SIZE.fullmatch(self.max_shard_size):
             raise SettingError(
                 "max_shard_size", f"max_shard_size {self.max_shard_size}: write a number with KB, MB or GB, such as 5GB"

@@ -4,36 +4,12 @@ import difflib
 from dataclasses import Field, fields
 from typing import Any
 
-from easyrlhf.config import (
-    CPOConfig,
-    DPOConfig,
-    GRPOConfig,
-    IPOConfig,
-    KTOConfig,
-    ORPOConfig,
-    PPOConfig,
-    RMConfig,
-    RRHFConfig,
-    SFTConfig,
-    SimPOConfig,
-)
+from easyrlhf.config import TRAINING
 from easyrlhf.config.peers import BLOCKS, FOREIGN, methods, path_of, translation, twins, unfold
 from easyrlhf.config.peers.datasets import read_data_set
 from easyrlhf.settings import SettingError, Settings, convert
 
-STAGES: tuple[type[Settings], ...] = (
-    SFTConfig,
-    RMConfig,
-    PPOConfig,
-    GRPOConfig,
-    DPOConfig,
-    IPOConfig,
-    KTOConfig,
-    ORPOConfig,
-    SimPOConfig,
-    CPOConfig,
-    RRHFConfig,
-)
+STAGES: tuple[type[Settings], ...] = tuple(TRAINING.values())
 CLOSE = 0.8  # below that a name is another word, and a guess would mislead
 DESTROYS = ("overwrite",)  # never offered: who did not write it does not want it
 UNTOLD: Any = object()  # a value that is not known

@@ -1,14 +1,19 @@
 """Last words of a run that fails: what happened, in the user's terms, what is safe, and how to go on."""
 
+import itertools
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from easyrlhf.engine import world
 from easyrlhf.engine.checkpoint import CHECKPOINTS, list_checkpoints
-from easyrlhf.engine.faults import is_full_disk, is_out_of_memory
-from easyrlhf.errors import EasyRLHFError, RunError
+from easyrlhf.engine.compare import SETTINGS_FILE
+from easyrlhf.engine.disk import is_full_disk, reason_of
+from easyrlhf.engine.faults import is_out_of_memory
+from easyrlhf.engine.manifest import read_stage
+from easyrlhf.errors import EasyRLHFError, InputError, NotFinite, RunError
 
 if TYPE_CHECKING:
     from easyrlhf.engine.run import Run
@@ -43,32 +48,59 @@ def out_of_memory_explained(run: "Run") -> Iterator[None]:
 
 @contextmanager
 def full_disk_explained(run: "Run") -> Iterator[None]:
-    """Turn what the system says of a disk that is full or has become read-only into a RunError that names the file."""
+    """Turn what is said of a disk that is full or has become read-only into a RunError that names the file.
+
+    An error of the system that names a file of the run is one of writing: what the run reads there, it has written.
+    """
     try:
         yield
-    except OSError as error:
-        if not is_full_disk(error):
+    except Exception as error:
+        file = getattr(error, "filename", None)
+        ours = isinstance(error, OSError) and file and run.folder.resolve() in Path(str(file)).resolve().parents
+        if isinstance(error, EasyRLHFError) or not (is_full_disk(error) or (ours and not is_out_of_memory(error))):
             raise
-        found = RunError(f"{error.filename or run.folder}: could not be written: {error.strerror}; make room there")
+        found = RunError(f"{file or run.folder}: could not be written: {reason_of(error)}")
         found.shown_by = world.rank()
         raise found from error
 
 
-def what_is_safe(config) -> str:
-    """One sentence on what a failed run leaves behind and how to go on."""
+def what_is_safe(config, error: RunError) -> str:
+    """One sentence on what a run that failed by this error leaves behind and how to go on."""
     folder = Path(config.output_dir)
     try:
-        newest = next(reversed(list_checkpoints(folder)), None)
-    except OSError as error:  # a process without memory cannot even read a folder, and has to say what happened to it
-        kept = f"what is in {folder / CHECKPOINTS}, which could not be listed: {error.strerror}"
+        found = list_checkpoints(folder)
+    except OSError as second:  # a process without memory cannot even read a folder, and has to say what happened to it
+        kept = f"what is in {folder / CHECKPOINTS}, which could not be listed: {second.strerror}"
         return f"Safe on disk: {kept}. {how_to_go_on(config)}"
-    if newest:
+    with suppress(InputError):
+        if read_stage(folder).get("status") == "complete":
+            again = f"easyrlhf report {shlex.quote(str(folder))}"
+            return f"The model in {folder} is complete and safe; {again} writes its pages anew."
+    if isinstance(error, NotFinite) and (folder / SETTINGS_FILE).exists():
+        safe = f"Safe on disk: {', '.join(map(str, reversed(found)))}. " if found else ""
+        return f"{safe}The same command would end the same way. A lower rate: {lower_rate(config, found)}"
+    if found:
+        newest = found[-1]
         other = f"Other settings, such as a lower --learning_rate, need --resume {newest} and another --output_dir."
         return f"Safe on disk: {newest}. {how_to_go_on(config)} {other}"
     return (
         "No checkpoint had been written yet; the same command starts from the beginning. Other settings need another "
         "--output_dir, or --overwrite."
     )
+
+
+def lower_rate(config, checkpoints: list[Path]) -> str:
+    """The command that goes on from the newest of a run's checkpoints, or begins anew, with a tenth of its rate."""
+    folder = Path(config.output_dir)
+    words = [f"{config.stage}_train", "--config", str(folder / SETTINGS_FILE)]
+    words += ["--resume", str(checkpoints[-1])] if checkpoints else []
+    words += ["--output_dir", str(free_name(folder)), "--learning_rate", f"{config.learning_rate / 10:g}"]
+    return shlex.join([*words, *["--no_overwrite"] * config.overwrite])
+
+
+def free_name(folder: Path) -> Path:
+    """A folder beside, of nearly the same name, that is not there yet."""
+    return next(name for n in itertools.count(2) if not (name := folder.with_name(f"{folder.name}-{n}")).exists())
 
 
 def how_to_go_on(config) -> str:

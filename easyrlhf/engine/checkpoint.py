@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from easyrlhf.engine import world
+from easyrlhf.engine.disk import readable, written_to
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.manifest import CHECKPOINTS, checksum, written_to
+from easyrlhf.engine.manifest import CHECKPOINTS, STATE, checksum
 from easyrlhf.errors import InputError, RunError
-
-STATE = "state.json"
 
 
 def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: dict, keep: int) -> Path:
@@ -41,6 +40,7 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
 
     def end() -> None:
         with written_to(target):
+            readable(draft)
             files = {
                 str(path.relative_to(draft)): checksum(path) for path in sorted(draft.rglob("*")) if path.is_file()
             }
@@ -125,6 +125,16 @@ def remove_checkpoints_after(folder: Path, step: int) -> None:
             shutil.rmtree(checkpoint)
 
 
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run that is whole; None when there is none. With it, a line on every damaged one."""
+    passed_over: list[str] = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        if (found := damage(checkpoint)) is None:
+            return checkpoint, passed_over
+        passed_over.append(f"{checkpoint}: is damaged: {found}")
+    return None, passed_over
+
+
 def find_checkpoint(folder: Path, resume: str) -> tuple[Path | None, list[str]]:
     """The checkpoint to start from for --resume auto, never or PATH; None to start from the beginning.
 
@@ -139,16 +149,12 @@ def find_checkpoint(folder: Path, resume: str) -> tuple[Path | None, list[str]]:
         if found := damage(Path(resume)):
             raise InputError(f"--resume {resume}: is damaged: {found}; give another one")
         return Path(resume), []
-    passed_over: list[str] = []
-    for checkpoint in reversed(list_checkpoints(folder)):
-        if (found := damage(checkpoint)) is None:
-            return checkpoint, passed_over
-        passed_over.append(f"{checkpoint}: is damaged: {found}")
-    if passed_over:
+    newest, passed_over = newest_whole(folder)
+    if passed_over and newest is None:
         raise InputError(
             "\n".join([*passed_over, "no checkpoint is whole; restore one, or start anew with --resume never"])
         )
-    return None, []
+    return newest, passed_over
 
 
 def rng_file() -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from easyrlhf.engine.disk import written_to
 from easyrlhf.engine.inputs import PARTS, contents_of_setting, parted
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
@@ -154,4 +155,5 @@ def as_begun(config):
 
 def write_settings(folder: Path, config) -> None:
     """Write the resolved settings as args.yaml, which --config accepts."""
-    (folder / SETTINGS_FILE).write_text(config.to_yaml(), encoding="utf-8")
+    with written_to(folder / SETTINGS_FILE):
+        (folder / SETTINGS_FILE).write_text(config.to_yaml(), encoding="utf-8")

@@ -5,14 +5,13 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
@@ -20,10 +19,11 @@ from torch.optim import Optimizer
 from transformers import get_scheduler
 
 from easyrlhf.engine import world
-from easyrlhf.engine.manifest import written_to
+from easyrlhf.engine.disk import written_to
 from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, marks, stuck
 from easyrlhf.engine.shares import Pass
-from easyrlhf.errors import InputError, RunError
+from easyrlhf.engine.weights import stored
+from easyrlhf.errors import NotFinite, RunError
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 STATE_FILE = "engine.json"
@@ -59,12 +59,14 @@ class Engine(ABC):
     micro-batches together. What is saved can be loaded by any engine with any number of processes.
 
     trained  name → parameter
+    changes  times that the weights were changed, or may have been
     """
 
     def __init__(self, model: nn.Module, settings: OptimiserSettings):
         self.model, self.settings = model, settings
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.proven = False  # whether a step was seen to change what it should
+        self.changes = 0
 
     def make_optimiser(self, parameters: dict[str, nn.Parameter]) -> Optimizer:
         """AdamW that decays matrices and leaves vectors alone."""
@@ -125,14 +127,23 @@ class Engine(ABC):
         """The trained weights that this process has a gradient for; DeepSpeed lets none see it but Adam."""
         return set()
 
-    @staticmethod
-    def not_finite(loss: float, grad_norm: float | None = None) -> RunError:
+    def not_finite(self, loss: float, grad_norm: float | None = None) -> NotFinite:
         """The error of a step that is not taken."""
         found = "" if grad_norm is None else f" with a gradient of norm {grad_norm}"
-        return RunError(
-            f"the loss is {loss}{found}; the weights were not changed. Lower --learning_rate, or use --precision "
-            "float32"
-        )
+        return NotFinite(f"the loss is {loss}{found}; the weights were not changed. {self.remedy}")
+
+    @property
+    def remedy(self) -> str:
+        """What may keep numbers finite that are not."""
+        rounded = any(parameter.dtype != torch.float32 for parameter in self.trained.values())
+        return f"Lower --learning_rate{', or use --precision float32' * rounded}"
+
+    def check_finite(self) -> None:
+        """Raise NotFinite when a trained weight is NaN or infinite; every process looks at what it has of them."""
+        broken = [name for name, weights in self.held().items() if not bool(weights.isfinite().all())]
+        if world.any_of(bool(broken)):
+            which = f": {', '.join(broken[:3])}" if broken else ""
+            raise NotFinite(f"trained weights have become NaN or infinite{which}. {self.remedy}")
 
     def save(self, folder: Path) -> None:
         """Write what a resumed run needs: trained weights, optimiser, schedule; each process a part of it.
@@ -159,17 +170,7 @@ class Engine(ABC):
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Take back what save wrote. Raises InputError when it is of another model."""
-        with ExitStack() as stack:
-            files = [stack.enter_context(safe_open(file, "pt")) for file in sorted(folder.glob("part-*.safetensors"))]
-            places = {key: file for file in files for key in file.keys()}  # noqa: SIM118
-            theirs = {
-                key.removeprefix(f"{MASTER}/"): tuple(file.get_slice(key).get_shape())
-                for key, file in places.items()
-                if key.startswith(f"{MASTER}/")
-            }
-            ours = {name: tuple(shape) for name, shape in self.shapes().items()}
-            if different := sorted({name for name, _ in theirs.items() ^ ours.items()}):
-                raise InputError(f"{folder}: not a checkpoint of this model; they differ in {', '.join(different[:3])}")
+        with stored(folder, self.shapes()) as places:
             state = json.loads((folder / STATE_FILE).read_text())
             for name in self.trained:
                 keys = {part: f"{part}/{name}" for part in (MASTER, *MOMENTS)}
@@ -186,6 +187,10 @@ class Engine(ABC):
         self.scheduler._last_lr = rates
         for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def held(self) -> dict[str, Tensor]:
+        """The trained weights that this process has, by name."""
+        return dict(self.trained)
 
     def shapes(self) -> dict[str, torch.Size]:
         """Shape of every trained parameter, by name."""
@@ -245,6 +250,7 @@ class PlainEngine(Engine):
         grad_norm = nn.utils.clip_grad_norm_(self.masters.values(), self.settings.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise self.not_finite(loss, grad_norm)
+        self.changes += 1
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from easyrlhf.engine.disk import is_full_disk
 from easyrlhf.errors import EasyRLHFError, InputError, ServiceError
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 LOSS_SIGNS = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "broken pipe", "socket", "tcpstore")
 
 
@@ -61,11 +61,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return getattr(error, "errno", None) == errno.ENOMEM or (
         isinstance(error, RuntimeError | OSError) and "can't allocate memory" in str(error)
     )
-
-
-def is_full_disk(error: Exception) -> bool:
-    """Whether an exception says that a disk is full or takes nothing."""
-    return isinstance(error, OSError) and error.errno in DISK
 
 
 def is_loss(error: Exception) -> bool:

@@ -2,17 +2,16 @@
 
 import json
 import os
+import shlex
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from easyrlhf.errors import InputError, RunError
+from easyrlhf.engine.disk import written_to
+from easyrlhf.errors import InputError
 from easyrlhf.paths import broken_link
 
-STAGE_FILE, CHECKPOINTS = "stage.json", "checkpoints"
+STAGE_FILE, CHECKPOINTS, STATE = "stage.json", "checkpoints", "state.json"
+INSIDE = ("adapter", "value_model")  # folders that a stage writes into its own
 MODEL_FILES = (
     "*.safetensors",
     "config.json",
@@ -36,15 +35,6 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"--output_dir {folder}: is not writable; give another folder")
 
 
-@contextmanager
-def written_to(target: Path) -> Iterator[None]:
-    """Turn what a full or read-only disk says into a RunError about what was to be written."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{target}: could not be written: {error}") from error
-
-
 def read_stage(folder: str | Path) -> dict:
     """stage.json of a folder, or {} when it has none. Raises InputError when it is not what a stage writes."""
     file = Path(folder) / STAGE_FILE
@@ -60,12 +50,16 @@ def read_stage(folder: str | Path) -> dict:
 
 
 def write_stage(folder: Path, info: dict) -> None:
-    """Write stage.json, beside its place first: it is never half there. A complete one lists the model's files."""
+    """Write stage.json, beside its place first: it is never half there. A complete one lists the model's files.
+
+    Raises RunError when the disk does not take it.
+    """
     if info["status"] == "complete":
         info = info | {"files": checksums(folder)}
     draft = folder / f".{STAGE_FILE}"
-    draft.write_text(json.dumps(info, indent=2, default=str) + "\n")
-    draft.replace(folder / STAGE_FILE)
+    with written_to(folder / STAGE_FILE):
+        draft.write_text(json.dumps(info, indent=2, default=str) + "\n")
+        draft.replace(folder / STAGE_FILE)
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -83,6 +77,34 @@ def checksum(file: Path) -> str:
     return f"{found:08x}"
 
 
+def is_unfinished(folder: str | Path) -> bool:
+    """Whether a folder is that of a stage which has not ended. Raises InputError as read_stage does."""
+    stage = read_stage(folder)
+    return bool(stage) and stage["status"] != "complete"
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a folder is a checkpoint where its run has left it."""
+    folder = Path(path).expanduser()
+    return folder.absolute().parent.name == CHECKPOINTS and (folder / STATE).is_file()
+
+
+def is_part_of_run(path: str | Path) -> bool:
+    """Whether a path that holds no model may stand for one: a checkpoint, or what an unfinished run will write."""
+    folder = Path(path).expanduser()
+    return is_checkpoint(folder) or (folder.name in INSIDE and not folder.exists() and is_unfinished(folder.parent))
+
+
+def ways_out(folder: str | Path, stage: dict) -> str:
+    """What can be done with the folder of a run that is not complete."""
+    again = f"{stage['stage']}_train --config {shlex.quote(str(Path(folder) / 'args.yaml'))} goes on with it"
+    if not any(Path(folder).glob("checkpoints/step-*")):
+        there = (Path(folder) / "config.json").exists()
+        return f"It has saved no step; {again}{'; --allow_incomplete takes the model that is there' * there}"
+    finish = f"easyrlhf finish {shlex.quote(str(folder))} ends it where it is"
+    return f"{finish}; {again}; --allow_incomplete takes its newest checkpoint"
+
+
 def require_whole(flag: str, folder: str, *, allow_incomplete: bool = False, result: str | None = None) -> None:
     """Raise InputError unless the folder's own stage, if it has one, is complete and its model files are unchanged.
 
@@ -95,8 +117,8 @@ def require_whole(flag: str, folder: str, *, allow_incomplete: bool = False, res
             return
         why = f", so {result} would be built on an unfinished model" if result else ""
         raise InputError(
-            f"{flag} {folder}: its {stage['stage']} run is not complete (status {stage['status']}){why}. Run the same "
-            f"{stage['stage']} command again to finish it, or pass --allow_incomplete"
+            f"{flag} {folder}: its {stage['stage']} run is not complete (status {stage['status']}){why}. "
+            f"{ways_out(folder, stage)}"
         )
     files = stage.get("files", {})
     if not isinstance(files, dict):

@@ -7,12 +7,10 @@ from easyrlhf.config.rendering import template_kwargs
 from easyrlhf.data.chat import Rendering
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.manifest import STAGE_FILE, read_stage
+from easyrlhf.engine.manifest import INSIDE, STAGE_FILE, read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import ends_of
 from easyrlhf.models.parents import tokenizer_folder
-
-INSIDE = ("adapter", "value_model")  # folders that a stage writes into its own
 
 
 def open_renderer(path: str, config, *, strict: bool = True, samples: bool = True, holder: str = "", **how) -> Renderer:

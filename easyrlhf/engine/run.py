@@ -1,10 +1,12 @@
 """The life of one stage in its output folder: claimed, begun, checkpointed, stopped or completed."""
 
 import importlib.metadata
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +23,8 @@ from easyrlhf.engine.checkpoint import (
     load_checkpoint,
     read_state,
     remove_checkpoints_after,
+    restore_rng,
+    rng_state,
     save_checkpoint,
     step_of,
 )
@@ -33,8 +37,10 @@ from easyrlhf.engine.inputs import inputs_of
 from easyrlhf.engine.manifest import checksum, read_stage, write_stage
 from easyrlhf.engine.sharding import wants_group, zero_config
 from easyrlhf.engine.signals import StopRequest
-from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.errors import InputError, NotFinite, RunError, RunStopped
 from easyrlhf.models.parents import recorded
+
+EVERY = sys.maxsize  # checkpoints to keep
 
 
 class Run:
@@ -42,6 +48,7 @@ class Run:
 
     step         steps done; saved: those that a checkpoint holds
     best         {"metric", "step", "value"} of the best evaluation by --keep_best so far; None without one
+    asked        the settings as they were given; those of config name the models that are read
     zero         DeepSpeed's configuration; None without DeepSpeed
     passed_over  a line on every damaged checkpoint that is newer than the one to continue
     remarks      a line on whatever else the user should know of how the run goes on
@@ -49,6 +56,7 @@ class Run:
 
     def __init__(self, config, folder: Path, stop: StopRequest, found: str):
         self.config, self.folder, self.stop, self.found = config, folder, stop, found
+        self.asked = config
         self.device = pick_device(config.devices)
         if config.reuse_memory:
             reuse_memory(self.device)
@@ -65,6 +73,7 @@ class Run:
             world.on_main(lambda: require_same_course(self.origin, config))
         self.remarks = world.on_main(lambda: edited(self.home, config)) if self.checkpoint and not self.origin else []
         self.step = self.saved = 0
+        self.holder = self.checkpoint  # of the step that was saved last
         self.best: dict | None = None
         self.earlier_seconds = 0.0
 
@@ -77,7 +86,7 @@ class Run:
         """Where the run begins and what goes by that, for the start summary."""
         if self.origin is None:
             return (f"continues after {self.checkpoint.name}" if self.checkpoint else "from the beginning") + self.lost
-        differences = "; ".join(map(str, listed_changes(self.origin, self.config, self.info))) or "none"
+        differences = "; ".join(map(str, listed_changes(self.origin, self.asked, self.info))) or "none"
         return f"branches from {self.checkpoint}; settings that differ: {differences.replace(' → ', ' -> ')}"
 
     @property
@@ -153,7 +162,7 @@ class Run:
     def mark_begun(self) -> None:
         """Write what says that the run is under way."""
         known = read_stage(self.folder)
-        self.info["inputs"] = inputs_of(self.config)  # the hub's models are there by now
+        self.info["inputs"] = inputs_of(self.asked)  # the hub's models are there by now
         if self.origin:
             self.info["inputs"]["resume"] = checksum(self.checkpoint / STATE)
         elif self.checkpoint and "branched_from" in known:  # it goes on as the branch that it is
@@ -161,22 +170,48 @@ class Run:
             self.info["inputs"]["resume"] = recorded(known, "resume")
         if self.config.overwrite and known:  # where no stage has written, nothing is ours
             remove_ours(self.folder)
-        write_settings(self.folder, self.config)
+        write_settings(self.folder, self.asked)
         write_stage(self.folder, self.info)
 
-    def save(self, engines: dict[str, Engine], **state) -> Path:
-        """Write a checkpoint of the present step. Raises RunError when the disk does not take it."""
+    def save(self, engines: dict[str, Engine], *, keep: int | None = None, **state) -> Path:
+        """Write a checkpoint of the present step, and remove the oldest beyond `keep`, by default save_total_limit.
+
+        Raises RunError when the disk does not take it, or when its weights are not finite.
+        """
         state = {**state, "seconds": self.seconds}
         if self.best:
             state["best"] = self.best
-        checkpoint = save_checkpoint(self.folder, self.step, engines, state, self.config.save_total_limit)
+        for engine in engines.values():
+            engine.check_finite()
+        self.holder = save_checkpoint(self.folder, self.step, engines, state, keep or self.config.save_total_limit)
         self.saved = self.step
-        return checkpoint
+        return self.holder
+
+    @contextmanager
+    def unchanged_is_kept(self, engines: dict[str, Engine], **state) -> Iterator[None]:
+        """When a step's update fails in here before it has changed any weights, save those of the step before.
+
+        What was saved earlier stays, whatever save_total_limit says: nobody knows yet where the trouble began. Among
+        several processes only numbers that are not finite are an error that all of them have.
+        """
+        changes, random = [engine.changes for engine in engines.values()], rng_state()
+        try:
+            yield
+        except RunStopped:
+            raise
+        except Exception as error:
+            unchanged = changes == [engine.changes for engine in engines.values()]
+            common = world.size() == 1 or isinstance(error, NotFinite)
+            if unchanged and common and self.step > self.saved:
+                restore_rng(random)
+                with suppress(Exception):  # the error itself is the one to be told
+                    self.save(engines, keep=EVERY, **state)
+            raise
 
     def at_stake(self) -> str:
         """What an end at once would lose: whole steps, and the one under way."""
         lost = self.step - self.saved
-        since = f"{self.checkpoint_of(self.saved)} holds the rest" if self.saved else "no checkpoint was written yet"
+        since = f"{self.holder} holds the rest" if self.holder else "no checkpoint was written yet"
         return f"{lost} step{'' if lost == 1 else 's'} and the one under way ({since})"
 
     @property
@@ -207,7 +242,7 @@ class Run:
     def stop_if_requested(self, engines: dict[str, Engine], **state) -> None:
         """After a stop request: save, mark the run as stopped, and raise RunStopped."""
         if world.any_of(self.stop.requested):
-            self.halt("stopped on request", f" {self.how_to_go_on}", engines, state)
+            self.halt("Stopped on request", f" {self.how_to_go_on} {self.how_to_end}", engines, state)
 
     def stop_on_alarm(self, alarms: list[str], engines: dict[str, Engine], **state) -> None:
         """With --stop_on_alarm, when there are alarms: save, mark the run as stopped, and raise RunStopped."""
@@ -215,9 +250,9 @@ class Run:
             return
         way_out = (
             f"{self.how_to_go_on} It goes on past this alarm, and with --no_stop_on_alarm past every other. "
-            "Other settings need another --output_dir, or --overwrite."
+            f"Other settings need another --output_dir, or --overwrite. {self.how_to_end}"
         )
-        self.halt("stopped by an alarm", "\n" + "\n".join([*alarms, way_out]), engines, state)
+        self.halt("Stopped by an alarm", "\n" + "\n".join([*alarms, way_out]), engines, state)
 
     def halt(self, why: str, more: str, engines: dict[str, Engine], state: dict) -> NoReturn:
         """Save, mark the run as stopped, and raise RunStopped: why and where, then more."""
@@ -229,6 +264,11 @@ class Run:
     def how_to_go_on(self) -> str:
         """The last sentence of a message about a run that did not finish."""
         return how_to_go_on(self.config)
+
+    @property
+    def how_to_end(self) -> str:
+        """What to do with a run that is not to go on."""
+        return f"easyrlhf finish {shlex.quote(str(self.folder))} ends it here, with a complete model."
 
     def complete(self, **results) -> None:
         """Mark the run as complete and drop its cache; what follows it may now read the folder."""
@@ -268,4 +308,4 @@ def open_run(config) -> Iterator[Run | None]:
                 with out_of_memory_explained(run), full_disk_explained(run):
                     yield run
         except RunError as error:
-            raise further(error, what_is_safe(config)) from error
+            raise further(error, what_is_safe(config, error)) from error

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from easyrlhf.engine import world
 from easyrlhf.engine.engine import MASTER, MOMENTS, Engine, OptimiserSettings, PlainEngine
-from easyrlhf.errors import InputError, RunError
+from easyrlhf.errors import InputError, NotFinite
 from easyrlhf.models.load import plain_lm
 from easyrlhf.models.trainable import check_trainable
 
@@ -169,12 +169,13 @@ class ZeroEngine(Engine):
         """As Engine says; when the gradient is not finite, the weights in memory are no longer good."""
         if not math.isfinite(loss):
             raise self.not_finite(loss)
+        self.changes += 1
         self.deepspeed.step()
         grad_norm = float(self.deepspeed.get_global_grad_norm())
         if not math.isfinite(grad_norm):
-            raise RunError(
+            raise NotFinite(
                 f"the gradient has norm {grad_norm} at a loss of {loss}; the weights in memory are lost, those on disk "
-                "are not. Lower --learning_rate, or use --precision float32"
+                f"are not. {self.remedy}"
             )
         return grad_norm
 
@@ -183,6 +184,10 @@ class ZeroEngine(Engine):
         with warnings.catch_warnings():  # torch expects an optimiser's step before, which would exchange gradients
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self.scheduler.step()
+
+    def held(self) -> dict[str, Tensor]:
+        """As Engine says: parts, which have no names of their own."""
+        return {f"part {number} of this process": flat for number, flat in enumerate(self.flats)}
 
     def shapes(self) -> dict[str, torch.Size]:
         """As Engine says; at stage 3 the parameters themselves are empty."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from easyrlhf.engine.disk import readable, written_to
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.classifier import is_classifier, load_classifier
@@ -36,27 +37,32 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     draft = folder / ".final"
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
-        if hasattr(lm, "merge_and_unload"):
-            save_adapter(draft / ADAPTER, lm, tokenizer, head)
-            with quietly():
-                lm = lm.merge_and_unload()
-        if lm.device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
-        lm.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        if head is not None:
-            save_head(head, draft)
-        readable(draft)
-        for path in sorted(draft.iterdir()):
-            target = folder / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
-    except OSError as error:
-        raise RunError(f"{folder}: the model could not be written: {error}") from error
+        with written_to(folder):
+            lm = write_lm(draft, lm, tokenizer, head)
+            readable(draft)
+            for path in sorted(draft.iterdir()):
+                target = folder / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(path, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    return lm
+
+
+def write_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None) -> PreTrainedModel:
+    """Write the files of save_lm into a new folder; returns the (merged) model."""
+    folder.mkdir(parents=True)
+    if hasattr(lm, "merge_and_unload"):
+        save_adapter(folder / ADAPTER, lm, tokenizer, head)
+        with quietly():
+            lm = lm.merge_and_unload()
+    if lm.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if head is not None:
+        save_head(head, folder)
     return lm
 
 
@@ -77,14 +83,6 @@ def save_adapter(folder: Path, lora: nn.Module, tokenizer, head: nn.Linear | Non
     tokenizer.save_pretrained(folder)
     if head is not None:
         save_head(head, folder)
-
-
-def readable(folder: Path) -> None:
-    """Give the files of a folder the mode that new files have: safetensors lets no one else read what it writes."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in (path for path in folder.rglob("*") if path.is_file()):
-        file.chmod(0o666 & ~mask)
 
 
 def load_scalar_model(folder: str, tokenizer, *, dtype: torch.dtype, **how) -> ScalarModel:

@@ -100,7 +100,8 @@ def fit(
             course.begin(evaluated())
         for batch in itertools.islice(batches, run.step, None):
             started = time.perf_counter()
-            metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
+            with run.unchanged_is_kept(course.engines):
+                metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
             run.step += 1
             metrics |= {
                 "epoch": run.step * config.batch_size / len(train),

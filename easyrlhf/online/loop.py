@@ -142,7 +142,7 @@ def fit(
                     if config.rollout_ahead and run.step + 1 < total:
                         begin_next(online, prompts, config, at)
                     rollout = online.method.estimate(rollout, config, at.kl_coef)
-                with timer("update"):
+                with timer("update"), run.unchanged_is_kept(online.engines, **before):
                     updated = online.update(rollout, run.step)
                 online.sampler.updated()
             run.step += 1

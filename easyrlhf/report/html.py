@@ -60,9 +60,10 @@ KEY_NUMBERS |= dict.fromkeys(
 KEY_NUMBERS["grpo"] = tuple(entry for entry in KEY_NUMBERS["ppo"] if entry[1] != "value/explained_variance")
 
 
-def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> Path:
-    """Write folder/report.html from its metrics.jsonl, samples.jsonl, rm_eval.json and doctor.json.
+def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo, page: Path | None = None) -> Path:
+    """Write a page from a folder's metrics.jsonl, samples.jsonl, rm_eval.json and doctor.json.
 
+    page      where to; None is folder/report.html
     settings  the resolved settings, name -> value
     info      what stage.json holds
     returns the path of the page, one file that needs no other
@@ -89,7 +90,8 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo) -> 
         over=f"easyrlhf · {stage}",
         foot=f"Written by easyrlhf {info.get('easyrlhf_version', '')}".strip(),
     )
-    path = folder / REPORT_FILE
+    path = page or folder / REPORT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8", errors="replace")
     return path
 

@@ -5,7 +5,7 @@ from typing import TypedDict
 from easyrlhf.report.metrics import ALIGN_TITLES, show
 
 STAGE_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"} | ALIGN_TITLES
-BEST = "best step"
+BEST, EARLY = "best step", "ended early"
 
 
 class RunInfo(TypedDict, total=False):
@@ -14,6 +14,7 @@ class RunInfo(TypedDict, total=False):
     base              hub id or folder that the first stage started from
     parents           role -> folder: {"model": "outputs/sft", "reward_model": "outputs/rm"}
     data              name -> {"files", "read", "used", "dropped": {reason: rows}, "notes", …}
+    ended_early       {"step", "of"} of a run that `easyrlhf finish` has ended
     best              {"metric", "step", "value"} of the step whose weights --keep_best left in the folder
     wall_seconds      wall time of the stage
     libraries         library -> version
@@ -22,6 +23,7 @@ class RunInfo(TypedDict, total=False):
     base: str
     parents: dict[str, str]
     data: dict[str, dict]
+    ended_early: dict
     best: dict
     precision: str
     seed: int
@@ -34,6 +36,8 @@ def facts(info: RunInfo) -> list[tuple[str, str]]:
     """The short entries as (name, text) rows for people, in reading order."""
     rows = [("base model", info["base"])] if "base" in info else []
     rows += [(role.replace("_", " "), folder) for role, folder in info.get("parents", {}).items() if folder]
+    if early := info.get("ended_early"):
+        rows.append((EARLY, f"after step {early['step']} of {early['of']}, by easyrlhf finish"))
     if best := info.get("best"):
         value = show(best["metric"], best["value"])
         rows.append((BEST, f"{best['step']}, with {best['metric']} at {value}; the weights are of that step"))

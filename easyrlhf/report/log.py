@@ -12,6 +12,7 @@ from easyrlhf.report.trackers.chosen import Trackers
 from easyrlhf.report.trackers.tracker import TrackedRun
 
 METRICS_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
+LOGS = (METRICS_FILE, SAMPLES_FILE, ROLLOUTS_FILE)
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -45,7 +46,7 @@ class MetricsLog:
     ):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS_FILE, SAMPLES_FILE, ROLLOUTS_FILE):
+        for name in LOGS:
             cut_back(folder / name, last_step or -1)
         self._path = folder / METRICS_FILE
         self._metrics = _append(self._path)
@@ -134,6 +135,20 @@ def cut_back(path: Path, last_step: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def set_aside(folder: Path, last_step: int) -> list[Path]:
+    """Move rows of later steps than `last_step` out of a folder's logs, into files beside; returns these files."""
+    made = []
+    for name in LOGS:
+        log = folder / name
+        lines = _lines(log) if log.exists() else []
+        later = [line for line in lines if (row := _parse(line)) is not None and row["step"] > last_step]
+        if later:
+            made.append(log.with_name(f"{log.stem}.after-{last_step}.jsonl"))
+            made[-1].write_text("".join(line + "\n" for line in later), encoding="utf-8", errors="replace")
+        cut_back(log, last_step)
+    return made
 
 
 def _number(value) -> int | float:

@@ -49,37 +49,47 @@ from easyrlhf.stages.offline import OfflineStage, train_offline
 
 def train_dpo(config: DPOConfig) -> Path:
     """Direct preference optimisation (Rafailov et al. 2023) and the losses of its family; see train_offline."""
-    return train_offline(config, comparing("DPO", dpo_losses))
+    return train_offline(config, stages()["dpo"])
 
 
 def train_ipo(config: IPOConfig) -> Path:
     """Identity preference optimisation (Azar et al. 2024) on mean log-ratios; see train_offline."""
-    return train_offline(config, comparing("IPO", ipo_losses))
+    return train_offline(config, stages()["ipo"])
 
 
 def train_orpo(config: ORPOConfig) -> Path:
     """Odds-ratio preference optimisation (Hong et al. 2024), which needs no reference; see train_offline."""
-    return train_offline(config, comparing("ORPO", orpo_losses))
+    return train_offline(config, stages()["orpo"])
 
 
 def train_simpo(config: SimPOConfig) -> Path:
     """Simple preference optimisation (Meng et al. 2024), which needs no reference; see train_offline."""
-    return train_offline(config, comparing("SimPO", simpo_losses))
+    return train_offline(config, stages()["simpo"])
 
 
 def train_cpo(config: CPOConfig) -> Path:
     """Contrastive preference optimisation (Xu et al. 2024), which needs no reference; see train_offline."""
-    return train_offline(config, comparing("CPO", cpo_losses))
+    return train_offline(config, stages()["cpo"])
 
 
 def train_kto(config: KTOConfig) -> Path:
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024) on single answers; see train_offline."""
-    return train_offline(config, stage_of("KTO", "feedback", kto_task, check=check_feedback))
+    return train_offline(config, stages()["kto"])
 
 
 def train_rrhf(config: RRHFConfig) -> Path:
     """Rank responses to align language models with human feedback (Yuan et al. 2023); see train_offline."""
-    return train_offline(config, stage_of("RRHF", "ranking", rrhf_task))
+    return train_offline(config, stages()["rrhf"])
+
+
+def stages() -> dict[str, OfflineStage]:
+    """The stages of this file, by name."""
+    comparisons = {"DPO": dpo_losses, "IPO": ipo_losses, "ORPO": orpo_losses, "SimPO": simpo_losses, "CPO": cpo_losses}
+    return {
+        **{title.lower(): comparing(title, losses) for title, losses in comparisons.items()},
+        "kto": stage_of("KTO", "feedback", kto_task, check=check_feedback),
+        "rrhf": stage_of("RRHF", "ranking", rrhf_task),
+    }
 
 
 def comparing(title: str, losses: Callable) -> OfflineStage:

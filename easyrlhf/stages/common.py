@@ -25,6 +25,7 @@ from easyrlhf.engine.device import choose_threads, dtype_name, other_device
 from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.engine.run import Run
+from easyrlhf.engine.unfinished import shape_of
 from easyrlhf.engine.upload import check_push, push_or_say
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
@@ -57,7 +58,7 @@ def settled(config):
     config, places = as_begun(config.resolved()), None
     if config.max_length is None:
         with suppress(InputError):  # prepare says what is wrong with the model, after what is wrong with the folder
-            places = positions_of(config.model, trust_remote_code=config.trust_remote_code)
+            places = positions_of(shape_of(config.model), trust_remote_code=config.trust_remote_code)
     return config.with_lengths(places)
 
 
@@ -426,11 +427,11 @@ def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, **results
 
 def present(run: Run, console: Console, metrics: dict, results: dict) -> None:
     """What finish does, in the main process."""
-    config, stage = run.config, run.config.stage
+    stage = run.config.stage
     run.complete(metrics=metrics, **results)
     info = read_stage(run.folder)
     plot_run(run.folder, stage)
-    write_report(run.folder, stage=stage, settings=dataclasses.asdict(config), info=info)
+    write_report(run.folder, stage=stage, settings=dataclasses.asdict(run.asked), info=info)
     write_model_card(run.folder, stage=stage, info=info)
     rows = read_rows(run.folder / METRICS_FILE)
     console.verdicts(verdicts(stage, rows))
@@ -441,9 +442,9 @@ def present(run: Run, console: Console, metrics: dict, results: dict) -> None:
             concluded(stage, rows, examined_by(stage, run.folder)).sentence,
             f"report: {run.folder / REPORT_FILE}",
         ],
-        next_commands(stage, dataclasses.asdict(config)),
+        next_commands(stage, dataclasses.asdict(run.asked)),
     )
-    upload(config, console)
+    upload(run.asked, console)
 
 
 def already_complete(config, console: Console) -> Path:

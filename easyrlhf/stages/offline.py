@@ -17,6 +17,7 @@ from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Task, evaluations_of, fit, planned_rows, planned_steps
 from easyrlhf.report.console import Console
 from easyrlhf.stages import common
+from easyrlhf.stages.parents import with_parents
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
     with open_run(config) as run:
         if run is None:
             return common.already_complete(config, console)
+        config = with_parents(run, console)
         renderer = common.prepare(run, console)
         data = common.read_sets(run, renderer, stage.kind)
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows

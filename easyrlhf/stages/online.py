@@ -25,6 +25,7 @@ from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm import Backend
 from easyrlhf.stages import common
+from easyrlhf.stages.parents import with_parents
 from easyrlhf.stages.rewards import (
     RewardCast,
     check_columns,
@@ -59,6 +60,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
     with open_run(config) as run:
         if run is None:
             return common.already_complete(config, console)
+        config = with_parents(run, console)
         renderer = common.prepare(run, console)
         cast = check_cast(config, renderer)
         check_rollout(config, renderer)
@@ -214,6 +216,20 @@ def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, Scala
     return Models(policy, reference, value, sharing_of(policy, config.share_prefix)), None
 
 
+def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict[str, nn.Module]:
+    """The models that a run trains and nothing else, by the names of their engines, as they start.
+
+    value_model  folder where the value model starts; None: the policy's own start
+    """
+    config = run.config
+    if config.share_backbone:
+        models, _ = load_shared(run, renderer, value_model, judged=False)
+        return {"policy": models.policy} | ({} if models.value is None else {"value": models.value})
+    policy = common.load_trained_lm(run, renderer, config.model)
+    value = {"value": load_value_model(run, renderer, value_model)} if config.learns_values else {}
+    return {"policy": policy} | value
+
+
 def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
     """The frozen reference; None when it is the policy without its adapter, or never asked."""
     config = run.config
@@ -230,14 +246,16 @@ def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> Scalar
 
 def save(run: Run, online: Online, renderer: Renderer) -> None:
     """Write the policy at the root and the value model, if any, in value_model/."""
-    shared = run.config.share_backbone
     with online.engines["policy"].whole() as policy:
-        world.on_main(
-            lambda: save_lm(run.folder, apart(run, renderer, policy) if shared else policy, renderer.tokenizer) and None
-        )
+        world.on_main(lambda: save_policy(run, renderer, policy))
     if online.models.value is not None:
         with online.engines["value"].whole() as value:
             world.on_main(lambda: save_value_model(run, renderer, value))
+
+
+def save_policy(run: Run, renderer: Renderer, policy: nn.Module) -> None:
+    """Write the policy."""
+    save_lm(run.folder, apart(run, renderer, policy) if run.config.share_backbone else policy, renderer.tokenizer)
 
 
 def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:

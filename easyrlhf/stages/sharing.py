@@ -51,15 +51,18 @@ def check_base(flag: str, folder: str, policy: str) -> None:
     )
 
 
-def load_shared(run: Run, renderer: Renderer, value_model: str | None) -> tuple[Models, ScalarModel | None]:
+def load_shared(
+    run: Run, renderer: Renderer, value_model: str | None, *, judged: bool = True
+) -> tuple[Models, ScalarModel | None]:
     """Policy and value model on one backbone, whose adapter-free form is the reference, and the reward model.
 
+    judged  whether there will be rewards to ask for, so that the reward model is needed
     Whoever takes the reward model must check its probes: they prove that base, adapter and head belong together.
     """
     config = run.config
     backbone = SharedBackbone(common.load_trained_lm(run, renderer, config.model))
     policy, reward, value = backbone.view(POLICY, trained=True), None, None
-    if config.reward_model:
+    if config.reward_model and judged:
         reward = adapter_with_head(backbone, REWARD, config.reward_model, trained=False)
         reward.head.requires_grad_(False)
     if config.learns_values and value_model:

@@ -16,7 +16,7 @@ from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import shown
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer, load_scorer
+from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
 
 QUOTES = '"""'
 COMMANDS = (
@@ -36,7 +36,7 @@ def chat(config: ChatConfig) -> None:
     if room is not None and len(ids) > room:
         raise InputError(f"--system: leaves no room for a conversation ({too_long(ids, room)}); shorten it")
     scorer = load_scorer(config) if config.reward_model else None
-    limit = positions_of(config.reward_model, trust_remote_code=config.trust_remote_code) if scorer else None
+    limit = positions_of(reward_folder(config), trust_remote_code=config.trust_remote_code) if scorer else None
     console = Console("chat")
     talk = Chat(config, renderer, load_sampler(config, renderer, 1), room, scorer, limit, console, opening)
     if sys.stdin.isatty():

@@ -18,7 +18,7 @@ from easyrlhf.report.rm_eval import rm_evaluation
 from easyrlhf.rewards.examine import PARTS, examine, positions
 from easyrlhf.rewards.model import score_sequences
 from easyrlhf.tools.comparing.journal import progress
-from easyrlhf.tools.serve_reward import Scorer, load_scorer
+from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
 
 LENGTH = 1024
 AT_ONCE = 256  # answers whose lengths are sorted into forward passes
@@ -50,7 +50,7 @@ def longest(config: DoctorConfig, scorer: Scorer) -> int:
     """Tokens that a pair may have. Raises InputError when the model has no place for as many."""
     places = positions(scorer.model)
     if config.max_length is None:
-        return min(read_stage(config.reward_model).get("max_length", LENGTH), places or LENGTH)
+        return min(read_stage(reward_folder(config)).get("max_length", LENGTH), places or LENGTH)
     if places and config.max_length > places:
         raise InputError(
             f"--max_length {config.max_length}: {config.reward_model} was made for {places} tokens at most; use "

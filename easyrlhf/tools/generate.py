@@ -28,7 +28,7 @@ from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import Output, Printed, open_output, shown
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer, load_scorer
+from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
 
 Rows = Output | Printed
 TEXTS = ("prompt", "completion")
@@ -158,7 +158,7 @@ def write_answers(config: GenerateConfig, renderer: Renderer, rows: Any, output:
     """Sample, score and keep, some prompts at a time."""
     judge = None
     if config.reward_model:
-        limit = positions_of(config.reward_model, trust_remote_code=config.trust_remote_code)
+        limit = positions_of(reward_folder(config), trust_remote_code=config.trust_remote_code)
         judge = Judge(load_scorer(config), limit)
     sampler = load_sampler(config, renderer, config.batch_size)
     at_once = max(1, config.batch_size // config.draws)

@@ -22,7 +22,7 @@ from easyrlhf.settings import SAMPLING, SettingError
 from easyrlhf.tools.generate import Answer, answers_to
 from easyrlhf.tools.policy import load_lm, read_renderer, room_for_prompt, sampler_of
 from easyrlhf.tools.scoring import longest, scores_of, too_long
-from easyrlhf.tools.serve_reward import load_scorer
+from easyrlhf.tools.serve_reward import load_scorer, reward_folder
 
 Text = Messages | str
 OF_AN_ANSWER = {f.name for f in fields(PolicyConfig) if f.metadata["group"] == SAMPLING} | {"seed"}
@@ -123,7 +123,7 @@ class RewardModel:
     def __init__(self, config: RewardModelConfig):
         self.config = config
         self.limit = longest("reward_model", config.reward_model, config)
-        self.renderer = open_renderer(config.reward_model, config)
+        self.renderer = open_renderer(reward_folder(config), config)
         self.scorer = load_scorer(config)
 
     def score(self, rows: Any) -> list[float]:

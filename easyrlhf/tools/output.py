@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from easyrlhf.engine.lock import held
-from easyrlhf.engine.manifest import STAGE_FILE
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.report.console import Console, Progress
 from easyrlhf.settings import Settings, split_list
+from easyrlhf.tools.at_hand import state_file
 
 # What may differ when a command goes on: where and how it is computed, not what.
 FREE_TO_CHANGE = {"overwrite", "devices", "batch_size", "micro_batch_tokens", "allow_incomplete"}
@@ -237,7 +237,7 @@ def settings_of(config: Settings, free: set[str], models: dict[str, str | None])
     """
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
     for name, path in models.items():
-        stage = Path(path or "") / STAGE_FILE
-        if path and stage.exists():
+        stage = path and state_file(path)
+        if stage and stage.exists():
             settings[f"stage of {name}"] = hashlib.sha256(stage.read_bytes()).hexdigest()[:16]
     return settings

@@ -17,6 +17,7 @@ from easyrlhf.models.value_head import HEAD_FILE
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.shape import Shape
+from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.scoring import longest
 
 
@@ -28,22 +29,28 @@ def read_renderer(config: PolicyConfig, flag: str = "--model", *, strict: bool =
 
     Raises InputError for a model that is unfinished or scores instead of writing, and for an adapter that is none.
     """
-    path = config.model
+    path = at_hand(flag, config.model, allow_incomplete=config.allow_incomplete)
     require_whole(flag, path, allow_incomplete=config.allow_incomplete)
     scores = is_classifier(path, trust_remote_code=config.trust_remote_code)
     if scores or (Path(path) / HEAD_FILE).exists():
         raise InputError(
-            f"{flag} {path}: is a reward model, which scores answers and writes none; give a language model, and "
-            "this folder with --reward_model"
+            f"{flag} {config.model}: is a reward model, which scores answers and writes none; give a language model, "
+            "and this folder with --reward_model"
         )
-    if config.adapter and not (Path(config.adapter) / "adapter_config.json").exists():
+    adapter = adapter_of(config)
+    if adapter and not (Path(adapter) / "adapter_config.json").exists():
         raise InputError(
             f"--adapter {config.adapter}: has no adapter_config.json; give a folder that peft wrote, such as "
             "outputs/sft/adapter"
         )
-    own = config.adapter and any(Path(config.adapter).glob("tokenizer*"))  # it may know tokens that its base does not
-    holder = config.adapter if own else path
+    own = adapter and any(Path(adapter).glob("tokenizer*"))  # it may know tokens that its base does not
+    holder = adapter if own else path
     return open_renderer(path, config, strict=strict, chat_template=config.chat_template, holder=holder)
+
+
+def adapter_of(config: PolicyConfig) -> str | None:
+    """The folder of the adapter to put on the model; that of a checkpoint where its run has not ended."""
+    return config.adapter and at_hand("--adapter", config.adapter, allow_incomplete=config.allow_incomplete)
 
 
 def room_for_prompt(config: PolicyConfig) -> int | None:
@@ -66,14 +73,14 @@ def load_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
     """The model of the settings on its device, its adapter merged. Raises InputError."""
     device = pick_device(config.devices)
     lm = load_causal_lm(
-        config.model,
+        at_hand("--model", config.model, allow_incomplete=config.allow_incomplete),
         renderer.tokenizer,
         dtype=pick_dtype(config.precision, device),
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
     )
-    if config.adapter:
-        lm = with_adapter(lm, config.adapter, config.model)
+    if adapter := adapter_of(config):
+        lm = with_adapter(lm, adapter, config.model)
     leave_out_spare(lm, renderer.tokenizer)
     lm = lm.to(device).eval().requires_grad_(False)
     choose_threads(device, sum(p.numel() for p in lm.parameters()))

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import yaml
 
+from easyrlhf.engine.disk import written_to
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.conclusion import examined_by
-from easyrlhf.report.html import write_report
+from easyrlhf.report.html import REPORT_FILE, write_report
 from easyrlhf.report.info import STAGE_TITLES
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.overlay import RunRecord, write_overlay
@@ -17,18 +18,36 @@ from easyrlhf.report.plots import plot_run
 ARGS_FILE = "args.yaml"
 
 
-def report(folders: tuple[str, ...], output: str) -> Path:
-    """Write the page of one run into its folder, or that of several to `output`; returns its path.
+OUTPUT = "outputs/report.html"  # of several runs
 
-    Raises InputError for a folder that no stage wrote, or one named twice.
+
+def report(folders: tuple[str, ...], output: str | None) -> Path:
+    """Write the page of one run into its folder, or to `output` alone, or that of several; returns its path.
+
+    Raises InputError for a folder that no stage wrote, or one named twice; RunError when the disk does not take it.
     """
     paths = [Path(folder) for folder in folders]
     if twice := sorted({str(path) for path in paths if paths.count(path) > 1}):
         raise InputError(f"{twice[0]}: is named twice; name each run once")
     runs = [record(path, label) for path, label in zip(paths, labels(paths), strict=True)]
-    page = rewritten(paths[0], runs[0]) if len(runs) == 1 else write_overlay(Path(output), runs)
+    page = page_of(paths[0], runs[0], output) if len(runs) == 1 else overlay_of(runs, Path(output or OUTPUT))
     print(page)
     return page
+
+
+def overlay_of(runs: list[RunRecord], output: Path) -> Path:
+    """The page over several runs."""
+    with written_to(output, "Nothing of the runs was changed; --output FILE takes another place"):
+        return write_overlay(output, runs)
+
+
+def page_of(folder: Path, run: RunRecord, output: str | None) -> Path:
+    """The page of one run: in its folder, where all that is drawn of it is made anew, or in a file."""
+    if output is None:
+        with written_to(folder / REPORT_FILE, "The run is as it was; --output FILE writes the page elsewhere"):
+            return rewritten(folder, run)
+    with written_to(Path(output), "The run is as it was; --output FILE takes another place"):
+        return write_report(folder, stage=run.stage, settings=run.settings, info=read_stage(folder), page=Path(output))
 
 
 def record(folder: Path, label: str) -> RunRecord:

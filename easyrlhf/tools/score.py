@@ -22,7 +22,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.tools.loaded import RewardModel
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.scoring import longest, scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer, load_scorer
+from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
 
 ROWS_AT_ONCE = 256  # scored together, then written
 
@@ -68,7 +68,7 @@ def score_file(config: ScoreConfig, limit: int | None) -> None:
     """Score a file; the same command goes on after the last rows that were written."""
     if config.format is not None:
         require_format(config.format)
-    renderer = open_renderer(config.reward_model, config)
+    renderer = open_renderer(reward_folder(config), config)
     with open_output(config) as output:
         output.begin(*survey(config, renderer, Ledger("data", output.bad_rows)))
         if output.complete:

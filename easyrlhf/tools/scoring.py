@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.rewards.model import score_sequences
+from easyrlhf.tools.at_hand import at_hand
 
 if TYPE_CHECKING:  # it scores with what is here
     from easyrlhf.tools.serve_reward import Scorer
@@ -17,7 +18,8 @@ def longest(flag: str, path: str, config) -> int | None:
     flag  the one that names the model
     Raises InputError when the model has no place for max_length.
     """
-    most = positions_of(path, trust_remote_code=config.trust_remote_code)
+    folder = at_hand(flag, path, allow_incomplete=config.allow_incomplete)
+    most = positions_of(folder, trust_remote_code=config.trust_remote_code)
     if most and config.max_length and config.max_length > most:
         raise InputError(
             f"--max_length {config.max_length}: {flag} {path} was made for {most} tokens at most; use --max_length "

@@ -23,6 +23,7 @@ from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.value_head import ScalarModel, check_head_file
+from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.scoring import scores_of, too_long
 
 PATHS = ("/", "/score")
@@ -243,9 +244,14 @@ def serve_reward(config: ServeRewardConfig) -> None:
             print("ended", flush=True)
 
 
+def reward_folder(config: ScoringConfig) -> str:
+    """The folder of the settings' reward model; one made of a checkpoint where its run has not ended."""
+    return at_hand("--reward_model", config.reward_model, allow_incomplete=config.allow_incomplete)
+
+
 def load_scorer(config: ScoringConfig) -> Scorer:
     """The model of the settings, ready to answer. Raises InputError."""
-    folder, trust = config.reward_model, config.trust_remote_code
+    folder, trust = reward_folder(config), config.trust_remote_code
     device = pick_device(config.devices)
     dtype = pick_dtype(config.precision, device)
     require_whole("--reward_model", folder, allow_incomplete=config.allow_incomplete)

@@ -4,15 +4,18 @@ import json
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
-from easyrlhf.engine.manifest import require_whole
+from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
+from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm import for_device, lora_room
+from easyrlhf.stages.parents import kept
 from easyrlhf.stages.rollouts import check_model
 
 ALLOWED = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}  # to change its weights
@@ -23,6 +26,8 @@ def vllm_serve(config: OnlineConfig) -> NoReturn:
     if find_spec("vllm") is None:
         raise InputError("vllm is not installed here; pip install 'easyrlhf[vllm]'")
     model = config.model or config.default_model()
+    folder = Path(config.output_dir or f"outputs/{config.stage}")
+    model = kept({True: folder, False: folder}, "model", model, config, bool(read_stage(folder)), Console("vllm_serve"))
     require_whole("--model", model, allow_incomplete=config.allow_incomplete)
     check_model(model, load_tokenizer(model, trust_remote_code=config.trust_remote_code), config.trust_remote_code)
     config = config.with_lengths(positions_of(model, trust_remote_code=config.trust_remote_code))

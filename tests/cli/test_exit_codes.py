@@ -25,7 +25,6 @@ def test_a_finished_stage_exits_with_0_and_adds_no_words(stages):
         (RunError("the loss became NaN at step 7"), 1),
         (InputError("rows.jsonl:7: not JSON"), 2),
         (SettingError("model", "model: outputs/sft does not exist"), 2),
-        (RunStopped("stopped after step 7"), 3),
     ],
 )
 def test_an_error_for_the_user_is_one_message_and_its_exit_code(stages, error, code):
@@ -36,11 +35,18 @@ def test_an_error_for_the_user_is_one_message_and_its_exit_code(stages, error, c
     assert result.stdout == ""
 
 
+def test_a_stop_that_was_asked_for_is_a_plain_sentence(stages):
+    stages.raises = RunStopped("Stopped on request after step 7; x/step-7 holds it.")
+    result = stages.run(*ARGS)
+    assert result.exit_code == 3
+    assert result.stderr == "Stopped on request after step 7; x/step-7 holds it.\n"
+
+
 def test_a_second_interrupt_exits_with_3(stages):
     stages.raises = KeyboardInterrupt()
     result = stages.run(*ARGS)
     assert result.exit_code == 3
-    assert result.stderr == "error: stopped at once; the same command goes on from the last checkpoint\n"
+    assert result.stderr == "Stopped at once. The same command goes on from what it has saved\n"
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a fault"), ValueError("x"), EOFError("cut")])

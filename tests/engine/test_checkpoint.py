@@ -1,6 +1,7 @@
 """Checkpoints: whole or invisible, and the newest one found."""
 
 import json
+import os
 import zlib
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_checkpoint_appears_with_all_its_files(tmp_path):
     assert (state["step"], state["x"]) == (3, 1)
     assert state["files"].keys() == {"model/number", "rng-0.safetensors"}
     assert state["files"]["model/number"] == f"{zlib.crc32(b'5'):08x}"
+
+
+def test_everybody_may_read_a_checkpoint_as_far_as_new_files_go(tmp_path):
+    class Private(Numbers):
+        def save(self, folder):
+            super().save(folder)
+            (folder / "number").chmod(0o600)  # as safetensors leaves what it writes
+
+    before = os.umask(0o022)
+    try:
+        saved = save_checkpoint(tmp_path, 3, {"model": Private(5)}, {}, keep=2)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in saved.rglob("*") if path.is_file()} == {0o644}
 
 
 def test_a_step_saved_twice_stays_as_it_was_first(tmp_path):

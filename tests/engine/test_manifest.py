@@ -62,7 +62,19 @@ def test_a_missing_file_is_named(folder):
 def test_an_unfinished_stage_is_refused_unless_allowed(folder):
     write_stage(folder, {"stage": "sft", "status": "stopped"})
     assert "files" not in read_stage(folder)
-    with pytest.raises(InputError, match=r"its sft run is not complete \(status stopped\).*--allow_incomplete"):
+    begins = (
+        rf"its sft run is not complete \(status stopped\)\. {{}}sft_train --config {folder}/args.yaml goes on with it"
+    )
+    with pytest.raises(
+        InputError, match=begins.format("It has saved no step; ") + "; --allow_incomplete takes the model"
+    ):
+        require_whole("--model", str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=begins.format("It has saved no step; ") + "$"):
+        require_whole("--model", str(folder))
+    (folder / "checkpoints" / "step-3").mkdir(parents=True)
+    finish = f"easyrlhf finish {folder} ends it where it is; "
+    with pytest.raises(InputError, match=begins.format(finish) + "; --allow_incomplete takes its newest checkpoint$"):
         require_whole("--model", str(folder))
     require_whole("--model", str(folder), allow_incomplete=True)
 

@@ -1,12 +1,15 @@
 """One page over several runs, and `easyrlhf report`, on small hand-made stage folders."""
 
+import errno
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from easyrlhf.cli.main import main
+from easyrlhf.errors import RunError
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.tools.report import labels, report
 
@@ -75,9 +78,8 @@ def test_curves_lie_over_one_another_and_keep_their_colours(two, tmp_path):
 
 def test_one_run_gets_its_own_page_anew(folder, tmp_path):
     path = folder("sft", "sft", [{"loss": 2.0}, {"loss": 1.0}], learning_rate=0.5)
-    page = report((path,), str(tmp_path / "unused.html"))
+    page = report((path,), None)
     assert str(page) == f"{path}/report.html" and "learning_rate" in page.read_text()
-    assert not (tmp_path / "unused.html").exists()
     assert (tmp_path / "sft" / "plots" / "loss.png").stat().st_size > 1000
 
 
@@ -95,3 +97,26 @@ def test_folders_that_no_stage_wrote_and_doubles_are_refused(two, tmp_path, caps
             main(["report", *words])
         assert stopped.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_page_of_one_run_can_go_elsewhere_and_a_disk_that_takes_none_is_one_line(two, tmp_path, monkeypatch):
+    path = two[0]
+    before = sorted(Path(path).iterdir())
+    page = report((path,), str(tmp_path / "new" / "page.html"))
+    assert page == tmp_path / "new" / "page.html" and "<html" in page.read_text()
+    assert sorted(Path(path).iterdir()) == before
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("plot_run", "write_overlay"):
+        monkeypatch.setattr(f"easyrlhf.tools.report.{name}", refuse)
+    said = "could not be written: Read-only file system; see that it can be written. "
+    with pytest.raises(RunError) as found:
+        report((path,), None)
+    assert (
+        str(found.value) == f"{path}/report.html: {said}The run is as it was; --output FILE writes the page elsewhere"
+    )
+    with pytest.raises(RunError) as found:
+        report(two, "x.html")
+    assert str(found.value) == f"x.html: {said}Nothing of the runs was changed; --output FILE takes another place"

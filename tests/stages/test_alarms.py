@@ -199,7 +199,7 @@ def test_an_alarm_stops_the_run_once_and_says_how_to_go_on(run, tmp_path, monkey
         run("right", 8, stop_on_alarm=True, **PPO_NO_ROOM)
     assert caught.value.exit_code == 3
     first, alarm, way_out = str(caught.value).splitlines()
-    assert re.fullmatch(r"stopped by an alarm after step 3; .*/checkpoints/step-3 holds it\.", first)
+    assert re.fullmatch(r"Stopped by an alarm after step 3; .*/checkpoints/step-3 holds it\.", first)
     assert alarm.startswith("Missing EOS: health/eos_rate is 0.000 lately.") and "Raise response_length" in alarm
     assert "The same command continues the run. It goes on past this alarm" in way_out
     assert "--no_stop_on_alarm" in way_out and "another --output_dir" in way_out

@@ -113,7 +113,7 @@ def test_sigterm_saves_and_exits_3_and_the_same_command_finishes(ppo_command, tm
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 3, stderr
-    assert b"stopped on request after step" in stderr and b"Traceback" not in stderr
+    assert b"Stopped on request after step" in stderr and b"Traceback" not in stderr
     step = json.loads((tmp_path / "run" / "stage.json").read_text())["step"]
     assert (tmp_path / "run" / "checkpoints" / f"step-{step}" / "state.json").exists()
     assert ppo_command(tmp_path / "run").wait(180) == 0

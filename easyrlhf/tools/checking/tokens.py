@@ -13,6 +13,7 @@ from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.tokenizer import find_end_of_turn
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.engine.renderers import open_renderer
+from easyrlhf.engine.unfinished import shape_of
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.tools.checking.rows import NOT_RENDERABLE, Found, Split
@@ -49,6 +50,11 @@ def parts_of(row: dict[str, Any]) -> list[list[Part]]:
 
 def load_renderer(config: LookConfig) -> Renderer:
     """The renderer that the stage would have. Raises InputError."""
+    if (start := shape_of(config.model)) != config.model:
+        raise InputError(
+            f"--model {config.model}: has no tokenizer of its own, as its run has not ended or it is a checkpoint; "
+            f"give --model {start}"
+        )
     return open_renderer(config.model, config, samples=False, chat_template=config.chat_template)
 
 

@@ -56,6 +56,7 @@ from easyrlhf.tools.comparing.marking import (
 )
 from easyrlhf.tools.loaded import texts_of
 from easyrlhf.tools.output import beside, settings_of
+from easyrlhf.tools.serve_reward import reward_folder
 
 COMPARE_FILE, PAGE_FILE = "compare.json", "compare.html"
 ANSWERS_FILE, JUDGEMENTS_FILE = "answers.jsonl", "judgements.jsonl"
@@ -145,7 +146,7 @@ def check(config: CompareConfig) -> Cast:
     if twice:
         raise InputError(f"--reward_funcs {config.reward_funcs}: the name {twice} is taken; give the function another")
     if config.reward_model:
-        check_reward_model("--reward_model", config.reward_model, config)
+        check_reward_model("--reward_model", reward_folder(config), config)
     sources = {
         name: RewardFunction(function, name, config.reward_timeout)
         for name, function in zip(names, functions, strict=True)

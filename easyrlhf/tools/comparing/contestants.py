@@ -22,6 +22,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.online.rollout import unpad
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.comparing.journal import Journal, Key
 from easyrlhf.tools.generate import NO_LIMIT, said
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
@@ -111,7 +112,8 @@ def mark_of(renderer: Renderer) -> dict[str, Any]:
 def settings_for(config: CompareConfig, path: str) -> PolicyConfig:
     """The settings of a command for this model alone; the chat template is for models that have none."""
     template = config.chat_template
-    if template and load_tokenizer(path, trust_remote_code=config.trust_remote_code).chat_template:
+    folder = at_hand("--models", path, allow_incomplete=config.allow_incomplete)
+    if template and load_tokenizer(folder, trust_remote_code=config.trust_remote_code).chat_template:
         template = None
     return PolicyConfig(model=path, chat_template=template, **{name: getattr(config, name) for name in SHARED})
 

@@ -18,7 +18,7 @@ from easyrlhf.tools.comparing.journal import Journal, Key, progress
 from easyrlhf.tools.comparing.judges import Judge
 from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, joined
 from easyrlhf.tools.scoring import scores_of
-from easyrlhf.tools.serve_reward import Scorer, load_scorer
+from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
 
 REWARD_MODEL = "reward_model"
 SCORE = "score/"
@@ -36,7 +36,7 @@ def score_all(
     }
     if config.reward_model and said.missing(keys, field_of(REWARD_MODEL)):
         scorer = load_scorer(config)
-        limit = positions_of(config.reward_model, trust_remote_code=config.trust_remote_code)
+        limit = positions_of(reward_folder(config), trust_remote_code=config.trust_remote_code)
         sources[REWARD_MODEL] = lambda part: model_scores(scorer, limit, prompts, said, part)
     for name, score in sources.items():
         todo = said.missing(keys, field_of(name))

@@ -53,36 +53,36 @@ SHIFTED = """\
 """
 
 
-def export_classifier(config: ExportConfig, folder: Path) -> None:
+def export_classifier(config: ExportConfig, folder: Path, source: str) -> None:
     """Write a reward model as a sequence classifier into the folder, proven on the two probe texts.
 
+    source  what the model is known by
     Raises InputError for a model that is no reward model, or a family without that form; RunError when the written
     folder scores otherwise.
     """
-    check_source(config)
+    check_head(config, source)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     renderer = Renderer(tokenizer)
     trusted = {"trust_remote_code": config.trust_remote_code}
     model = load_scalar_model(config.model, tokenizer, dtype=stored_dtype(config), **trusted).eval()
     offset = model.head.bias.item()
     with drafted(folder) as draft:
-        save(as_classifier(model, offset, config.model), tokenizer, draft, config.max_shard_size)
+        save(as_classifier(model, offset, source), tokenizer, draft, config.max_shard_size)
         del model
-        probes = prove(config, draft, renderer, offset)
-    write_facts(config, folder, renderer, offset, probes)
-    print(f"{folder}: AutoModelForSequenceClassification, num_labels 1; two probe texts score as {config.model}")
+        probes = prove(config, draft, renderer, offset, source)
+    write_facts(config, folder, renderer, offset, probes, source)
+    print(f"{folder}: AutoModelForSequenceClassification, num_labels 1; two probe texts score as {source}")
     if offset:
         print(f"scores are those of the original minus {offset:+.6f}, the bias of its head ({OFFSET} in config.json)")
 
 
-def check_source(config: ExportConfig) -> None:
+def check_head(config: ExportConfig, source: str) -> None:
     """Raise InputError unless the model is a reward model with a value head."""
-    source = config.model
-    if is_classifier(source, trust_remote_code=config.trust_remote_code):
+    if is_classifier(config.model, trust_remote_code=config.trust_remote_code):
         raise InputError(f"--model {source}: is a sequence classifier already; there is nothing to export")
-    hidden_size = load_config(source, trust_remote_code=config.trust_remote_code).get_text_config().hidden_size
+    hidden_size = load_config(config.model, trust_remote_code=config.trust_remote_code).get_text_config().hidden_size
     try:
-        check_head_file(source, hidden_size)
+        check_head_file(config.model, hidden_size)
     except InputError as error:
         raise InputError(f"--model {error}") from error
 
@@ -123,7 +123,7 @@ def save(classifier: PreTrainedModel, tokenizer, folder: Path, max_shard_size: s
 
 
 @torch.no_grad()
-def prove(config: ExportConfig, folder: Path, renderer: Renderer, offset: float) -> list[dict]:
+def prove(config: ExportConfig, folder: Path, renderer: Renderer, offset: float, source: str) -> list[dict]:
     """Read both folders in float32 and compare the probe texts' scores, by transformers alone and by this package.
 
     returns the exported model's probes, for stage.json
@@ -146,22 +146,24 @@ def prove(config: ExportConfig, folder: Path, renderer: Renderer, offset: float)
         limit = TOLERANCE * max(1.0, abs(entry["score"]))
         if not max(abs(logit - entry["score"]), abs(again["score"] - entry["score"])) <= limit:  # nan fails too
             raise RunError(
-                f"the exported model is not the same: it scores a probe text {logit:.6f}, but {config.model} "
+                f"the exported model is not the same: it scores a probe text {logit:.6f}, but {source} "
                 f"without its bias scores it {entry['score']:.6f}. Nothing was written"
             )
     return wanted
 
 
-def write_facts(config: ExportConfig, folder: Path, renderer: Renderer, offset: float, probes: list[dict]) -> None:
+def write_facts(
+    config: ExportConfig, folder: Path, renderer: Renderer, offset: float, probes: list[dict], source: str
+) -> None:
     """stage.json and the model card."""
     tokenizer = renderer.tokenizer
-    facts = facts_of(config, tokenizer)
+    facts = facts_of(config, tokenizer, source)
     write_stage(folder, facts | {OFFSET: offset, "probes": probes})
     head = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["easyrlhf", "reward-model"]}
     card = CARD.format(
         name=folder.name,
         version=facts["easyrlhf_version"],
-        parent=config.model,
+        parent=source,
         folder=folder.as_posix(),
         eos=tokenizer.eos_token,
         pad=tokenizer.pad_token,

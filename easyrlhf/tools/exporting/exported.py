@@ -12,23 +12,27 @@ import yaml
 
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
+from easyrlhf.engine.disk import readable, written_to
 from easyrlhf.engine.manifest import make_folder, read_stage, require_whole
 from easyrlhf.engine.renderers import rendering_of
-from easyrlhf.errors import InputError, RunError
-from easyrlhf.models.folder import readable
+from easyrlhf.errors import InputError
 from easyrlhf.models.load import check_text_alone, load_config
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 
 
 def check_room(config: ExportConfig, folder: Path) -> None:
-    """Raise InputError unless the model's own run is finished and there is room for the result."""
-    require_whole("--model", config.model, allow_incomplete=config.allow_incomplete)
-    check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
+    """Raise InputError unless there is room for the result."""
     if folder.resolve() == Path(config.model).resolve():
         raise InputError(f"--output_dir {folder}: is also --model; give another folder")
     if folder.exists() and any(folder.iterdir()) and not config.overwrite:
         raise InputError(f"--output_dir {folder}: is not empty; give another folder, or --overwrite to write into it")
+
+
+def check_source(model: str, config: ExportConfig) -> None:
+    """Raise InputError unless a model is whole and of text alone."""
+    require_whole("--model", model, allow_incomplete=config.allow_incomplete)
+    check_text_alone("--model", model, trust_remote_code=config.trust_remote_code)
 
 
 def stored_dtype(config: ExportConfig) -> torch.dtype:
@@ -48,26 +52,25 @@ def drafted(folder: Path) -> Iterator[Path]:
     draft = folder / ".export"
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        yield draft
-        readable(draft)
-        for old in (path for pattern in WEIGHTS for path in folder.glob(pattern)):
-            old.unlink()
-        for path in sorted(draft.iterdir()):
-            os.replace(path, folder / path.name)
-    except OSError as error:
-        raise RunError(f"{folder}: the model could not be written: {error}") from error
+        with written_to(folder, "Nothing is left there, and the model it comes from is as it was"):
+            yield draft
+            readable(draft)
+            for old in (path for pattern in WEIGHTS for path in folder.glob(pattern)):
+                old.unlink()
+            for path in sorted(draft.iterdir()):
+                os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def facts_of(config: ExportConfig, tokenizer) -> dict:
-    """What stage.json says of an exported model."""
+def facts_of(config: ExportConfig, tokenizer, source: str) -> dict:
+    """What stage.json says of an exported model, which came from `source`."""
     parent = read_stage(config.model)
     return {
         "status": "complete",
         "easyrlhf_version": importlib.metadata.version("easyrlhf"),
         "stage": "export",
-        "parents": {"model": config.model},
+        "parents": {"model": source},
         **{name: parent[name] for name in ("base", "max_length") if name in parent},
         **tokenizer_fingerprint(tokenizer),
         "rendering": rendering_of(config.model).as_dict(),

@@ -33,14 +33,15 @@ model = AutoModelForCausalLM.from_pretrained("{folder}")
 """
 
 
-def export_full(config: ExportConfig, folder: Path) -> None:
+def export_full(config: ExportConfig, folder: Path, source: str) -> None:
     """Write a causal language model with its value head, if it has one; an adapter is merged into its base model.
 
+    source  what the model is known by
     Raises InputError for a sequence classifier; RunError when the written model is another one.
     """
     if is_classifier(config.model, trust_remote_code=config.trust_remote_code):
         raise InputError(
-            f"--model {config.model}: is a sequence classifier; this form is for language models and for reward models "
+            f"--model {source}: is a sequence classifier; this form is for language models and for reward models "
             f"with {HEAD_FILE}"
         )
     base = base_of(config.model)
@@ -48,7 +49,7 @@ def export_full(config: ExportConfig, folder: Path) -> None:
     dtype = stored_dtype(config)
     lm = load_causal_lm(config.model, tokenizer, dtype=dtype, trust_remote_code=config.trust_remote_code).eval()
     ids = probe_ids(Renderer(tokenizer))
-    facts = facts_of(config, tokenizer)
+    facts = facts_of(config, tokenizer, source)
     with drafted(folder) as draft:
         if lm.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
@@ -64,7 +65,7 @@ def export_full(config: ExportConfig, folder: Path) -> None:
     merged = "" if base == config.model else f", merged into `{base}`"
     card = CARD.format(
         name=folder.name,
-        parent=config.model,
+        parent=source,
         merged=merged,
         version=facts["easyrlhf_version"],
         folder=folder.as_posix(),

@@ -7,10 +7,13 @@ import torch
 
 from easyrlhf.config import OnlineConfig, ReferenceConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
+from easyrlhf.engine.manifest import require_whole
+from easyrlhf.engine.unfinished import shape_of
 from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.prefix import sees_all
 from easyrlhf.stages.common import check_positions
+from easyrlhf.stages.parents import model_settings
 from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, Phase, Plan
 from easyrlhf.tools.fitting.shape_pass import (
     FROZEN,
@@ -34,7 +37,7 @@ def complete(config: TrainConfig) -> TrainConfig:
 
     Raises InputError when the starting model has no place for rows as long as the settings allow.
     """
-    config = replace(config, model=config.model or config.default_model())
+    config = shaped(replace(config, model=config.model or config.default_model()))
     config = config.with_lengths(positions_of(config.model, trust_remote_code=config.trust_remote_code))
     check_positions("--model", config.model, config)
     if isinstance(config, OnlineConfig) and not (config.reward_model or config.reward_funcs or config.reward_url):
@@ -42,6 +45,19 @@ def complete(config: TrainConfig) -> TrainConfig:
     if isinstance(config, OnlineConfig | ReferenceConfig):
         config = replace(config, ref_model=config.ref_model or config.model)
     return config
+
+
+def shaped(config: TrainConfig) -> TrainConfig:
+    """The settings with what an unfinished run started from in place of its folder: the two have one shape.
+
+    Raises InputError for an unfinished run that the settings do not let the stage take.
+    """
+    found = {}
+    for name, path in model_settings(config).items():
+        if (shape := shape_of(path)) != path:
+            require_whole(f"--{name}", path, allow_incomplete=config.allow_incomplete)
+            found[name] = shape
+    return replace(config, **found)
 
 
 def row_length(config: TrainConfig) -> int:

@@ -1,0 +1,169 @@
+"""easyrlhf finish: a run that has stopped is ended where it is: a complete folder, from one of its checkpoints."""
+
+import json
+import shlex
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from easyrlhf.config import FinishConfig, OnlineConfig, TrainConfig
+from easyrlhf.engine.advice import free_name
+from easyrlhf.engine.checkpoint import CHECKPOINTS, damage, read_state, step_of
+from easyrlhf.engine.compare import SETTINGS_FILE
+from easyrlhf.engine.disk import reason_of, written_to
+from easyrlhf.engine.lock import held
+from easyrlhf.engine.manifest import read_stage
+from easyrlhf.engine.unfinished import checkpoint_at
+from easyrlhf.errors import InputError, RunError
+from easyrlhf.offline import loop as offline
+from easyrlhf.online import loop as online
+from easyrlhf.report.console import Console
+from easyrlhf.report.html import REPORT_FILE
+from easyrlhf.report.log import METRICS_FILE, read_rows, set_aside
+from easyrlhf.report.plots import DOCTOR_FILE, RM_EVAL_FILE
+from easyrlhf.stages.restored import Restored, no_examination, offline_stage, restore, settings_of
+from easyrlhf.tools.comparing.journal import progress
+from easyrlhf.tools.report import record, rewritten
+
+
+def finish(config: FinishConfig) -> Path:
+    """Make a complete folder of a run that has stopped, from its newest checkpoint or that of a step; returns it.
+
+    Raises InputError for a folder of no run, one that another process works in, or one without such a checkpoint;
+    RunError when the disk does not take the model, and then the run is as it was.
+    """
+    folder, console = Path(config.run), Console("finish")
+    known = read_stage(folder)
+    settings = settings_of(folder, known)
+    with ExitStack() as stack:
+        hold(stack, folder)
+        known = read_stage(folder)
+        if known["status"] == "complete":
+            console.note(f"{folder}: this run is complete already; nothing to do{of_a_step(folder, config.step)}")
+            return folder
+        checkpoint, passed_over = checkpoint_at(folder, config.step)
+        for line in passed_over:
+            console.warn(f"{line}; the one before is taken")
+        end(console, folder, known, settings, checkpoint, config)
+    return folder
+
+
+def hold(stack: ExitStack, folder: Path) -> None:
+    """Keep other processes out of the folder as long as the stack lasts. Raises InputError when one works there."""
+    try:
+        stack.enter_context(held(folder / ".lock"))
+    except BlockingIOError as error:
+        raise InputError(
+            f"{folder}: its run is at work; stop it first (Ctrl-C, or SIGTERM: it saves its last step). Meanwhile "
+            f"easyrlhf export {shlex.quote(str(folder))} --step N makes a model of a checkpoint"
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"{folder}: could not be written: {reason_of(error)}. The run is as it was; easyrlhf export "
+            f"{shlex.quote(str(folder))} --step N --output_dir DIR makes a model of a checkpoint elsewhere"
+        ) from error
+
+
+def of_a_step(folder: Path, step: int | None) -> str:
+    """What to do for a model of an earlier step of a complete run."""
+    return f"; easyrlhf export {shlex.quote(str(folder))} --step {step} makes a model of that step" if step else ""
+
+
+def end(
+    console: Console, folder: Path, known: dict, settings: TrainConfig, checkpoint: Path, config: FinishConfig
+) -> None:
+    """Write the model of a checkpoint into its run's folder, and mark the run as complete and ended early."""
+    state, step, total = read_state(checkpoint), step_of(checkpoint), planned_steps(settings, known)
+    best = best_of(folder, state, chosen=config.step is not None)
+    source = folder / CHECKPOINTS / f"step-{best['step']}" if best else checkpoint
+    console.note(f"{folder}: step {step_of(source)} of {total} becomes a complete model, from {source}")
+    rows = held_out(folder, settings)
+    restored = restore(folder, source, folder, config.devices, **({} if rows else no_examination(folder)))
+    run = restored.run
+    run.info = {name: value for name, value in known.items() if name != "step"}
+    run.step, run.best, run.earlier_seconds = step, best, state.get("seconds", 0.0)
+    with written_to(folder, f"{checkpoint} is safe, and the run goes on from there or is finished by the same command"):
+        metrics = metrics_of(folder, step_of(source)) | evaluated(restored, rows, step_of(source))
+        results = restored.write()
+        for file in set_aside(folder, step):
+            console.note(f"what was logged after step {step} is now in {file}")
+    run.complete(metrics=metrics, ended_early={"step": step, "of": total}, **results)
+    with written_to(folder, f"Its model is complete; easyrlhf report {shlex.quote(str(folder))} writes the pages anew"):
+        rewritten(folder, record(folder, folder.name))
+    further = ["--config", folder / SETTINGS_FILE, "--resume", checkpoint, "--output_dir", free_name(folder)]
+    console.finish(
+        [
+            f"{settings.stage} ended early, at step {step} of {total}: {folder} is complete",
+            f"report: {folder / REPORT_FILE}",
+            f"to train it further: {shlex.join([f'{settings.stage}_train', *map(str, further)])}",
+        ]
+    )
+
+
+def planned_steps(settings: TrainConfig, known: dict) -> int:
+    """The steps that the run would have had."""
+    part = known["data"]["train"]
+    rows = part.get("rows", part["used"])  # which earlier versions counted alone
+    return (online if isinstance(settings, OnlineConfig) else offline).planned_steps(settings, rows)
+
+
+def best_of(folder: Path, state: dict, *, chosen: bool) -> dict | None:
+    """The best step that a checkpoint remembers: that of --keep_best, unless another step was asked for.
+
+    Raises InputError when its own checkpoint is not whole.
+    """
+    best = state.get("best")
+    if best is None or (chosen and best["step"] != state["step"]):
+        return None
+    checkpoint = folder / CHECKPOINTS / f"step-{best['step']}"
+    if why := damage(checkpoint):
+        raise InputError(
+            f"{checkpoint}: holds the best {best['metric']}, and is damaged: {why}; restore it, or give --step "
+            f"{state['step']} for the last weights"
+        )
+    return best
+
+
+def metrics_of(folder: Path, step: int) -> dict[str, Any]:
+    """What was logged at a step."""
+    rows = [row for row in read_rows(folder / METRICS_FILE) if row["step"] == step]
+    return {name: value for row in rows for name, value in row.items() if name != "step"}
+
+
+# --- a reward model's examination, which describes the weights of the folder
+
+
+def held_out(folder: Path, settings: TrainConfig) -> Dataset | None:
+    """The held-out rows of a reward model's run, as long as they lie in its cache."""
+    file = folder / "cache" / "valid.arrow"
+    return Dataset.from_file(str(file)) if settings.stage == "rm" and file.exists() else None
+
+
+def evaluated(restored: Restored, rows: Dataset | None, step: int) -> dict[str, float]:
+    """What the held-out rows say of a reward model, logged at its step as well; nothing of other stages.
+
+    Where the rows are gone, so are the files that describe an evaluation, which may be of another step.
+    """
+    run = restored.run
+    if run.config.stage != "rm":
+        return {}
+    if rows is None:
+        for name in (RM_EVAL_FILE, DOCTOR_FILE):
+            (run.folder / name).unlink(missing_ok=True)
+        return {}
+    task = offline_stage("rm").task(restored.models["model"], restored.renderer.pad_id, run)
+    with progress("pair", len(rows), 0) as advance:
+        found = task.evaluate(rows, advance)
+    replace_row(run.folder, step, found)
+    return found
+
+
+def replace_row(folder: Path, step: int, found: dict[str, float]) -> None:
+    """Put numbers into a step's row of metrics.jsonl."""
+    file = folder / METRICS_FILE
+    rows = [row | found if row["step"] == step else row for row in read_rows(file)]
+    draft = file.with_name(f".{file.name}")
+    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    draft.replace(file)
