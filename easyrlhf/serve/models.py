@@ -118,8 +118,6 @@ def families(paths: list[str]) -> Iterator[list[int]]:
     found: dict[str, list[int]] = {}
     for number, path in enumerate(paths):
         base = base_of(path)
-        if is_adapter(base):  # an adapter of an adapter is merged into all that lies below
-            base = path
         folder = Path(base).expanduser()
         found.setdefault(str(folder.resolve()) if folder.exists() else base, []).append(number)
     yield from found.values()

@@ -1,6 +1,8 @@
 """The models that are served: what they are called, and adapters of one base over its weights."""
 
+import copy
 import json
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import PolicyConfig, ServeConfig
-from easyrlhf.serve.models import families, ids_of, load_models, read_models
+from easyrlhf.serve.models import families, ids_of, load_models, over_the_same, read_models
 from easyrlhf.settings import SettingError
 from easyrlhf.tools.policy import load_sampler, read_renderer
 
@@ -93,7 +95,18 @@ def test_adapters_share_a_base_that_is_not_served_itself(folders, adapters):
     assert list(families([str(adapters.sky), str(folders.one), str(folders.two)])) == [[0, 1], [2]]
 
 
-def test_an_adapter_of_an_adapter_stands_alone(adapters, tmp_path):
+def test_an_adapter_with_tokens_of_its_own_shares_nothing(folders, adapters, tmp_path, tokenizer):
+    shutil.copytree(adapters.sky, tmp_path / "sky")
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<sky>"])
+    own.save_pretrained(tmp_path / "sky")
+    first, sky, other = read_models(
+        ServeConfig(model=f"{folders.one},{adapters.sky},{tmp_path / 'sky'}", devices="cpu")
+    )
+    assert over_the_same(sky, first) and not over_the_same(other, first) and not over_the_same(first, first)
+
+
+def test_an_adapter_of_an_adapter_has_another_base(adapters, tmp_path):
     settings = {"base_model_name_or_path": str(adapters.sky), "peft_type": "LORA"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     assert list(families([str(adapters.sky), str(tmp_path), str(adapters.sea)])) == [[0, 2], [1]]
