@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import PolicyConfig, ServeConfig
 from easyrlhf.serve.models import families, ids_of, load_models, over_the_same, read_models
+from easyrlhf.serve.protocol import chat_request
+from easyrlhf.serve.refusals import Refusal
 from easyrlhf.settings import SettingError
 from easyrlhf.tools.policy import load_sampler, read_renderer
 
@@ -110,3 +113,22 @@ def test_an_adapter_of_an_adapter_has_another_base(adapters, tmp_path):
     settings = {"base_model_name_or_path": str(adapters.sky), "peft_type": "LORA"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     assert list(families([str(adapters.sky), str(tmp_path), str(adapters.sea)])) == [[0, 2], [1]]
+
+
+def test_tools_and_variables_reach_a_template_that_reads_them(folders):
+    config = ServeConfig(model=str(folders.one), chat_template="chatml", devices="cpu")
+    [model] = load_models(read_models(config))
+    model = replace(model, positions=None)  # what tools take is more than it has
+    turns = [{"role": "user", "content": "What time is it?"}]
+    tools = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]
+    body = {"model": "one", "messages": turns, "max_tokens": 1}
+
+    def prompt(**more) -> str:
+        return model.decoder.tokenizer.decode(chat_request(body | more, {"one": model}, config).prompts[0])
+
+    assert '"name": "clock"' in prompt(tools=tools) and "<tools>" in prompt(tools=tools)
+    assert prompt(tools=tools, tool_choice="none") == prompt() and "clock" not in prompt()
+    with pytest.raises(Refusal, match="no variable 'colour'"):
+        prompt(chat_template_kwargs={"colour": 1})
+    model.renderer.tokenizer.chat_template = "{{ colour }}" + model.renderer.tokenizer.chat_template
+    assert prompt(chat_template_kwargs={"colour": "green"}).startswith("green")
