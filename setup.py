@@ -90,6 +90,7 @@ CLASSIFIERS = [
 SHIPPED = [
     "README.md",
     "docs/*.md",
+    "docs/*.ipynb",
     "configs/*.yaml",
     "configs/recipes/*.yaml",
     "configs/deepspeed/*.json",

@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,11 @@ def text_of(page: str) -> str:
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words of every line of the page's bash blocks."""
+    """The words of every command of the page's bash blocks, each part of a pipe for itself."""
     blocks = re.findall(r"```bash\n(.*?)```", text_of(page), flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [list(part) for line in words for pipe, part in groupby(line, "|".__eq__) if not pipe]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -48,7 +50,7 @@ def test_every_command_parses_up_to_the_call_of_its_stage(page, monkeypatch, tmp
             tools = importlib.import_module("easyrlhf.cli.main").main
             assert callable(tools.invoke(tools.make_context(program, words))), words
         else:
-            assert program in ("pip", "tensorboard", "gzip", "export", "eval", "hf"), program
+            assert program in ("pip", "tensorboard", "gzip", "export", "eval", "hf", "printf"), program
     assert len(seen) == stages
     for target in seen:
         module, function = target.split(":")
@@ -69,6 +71,16 @@ def test_every_link_inside_the_project_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(page))
     inside = [link for link in links if not link.startswith(("http://", "https://"))]
     assert [link for link in inside if not (ROOT / "docs" / link).exists()] == []
+
+
+def test_every_page_leads_to_the_list_of_pages_and_is_on_it():
+    assert [page for page in PAGES if page != "README.md" and "](README.md)" not in text_of(page).splitlines()[2]] == []
+    listed = set(re.findall(r"\]\((\w+\.md)\)", text_of("README.md")))
+    assert set(PAGES) - listed == {"README.md"}
+    readme = (ROOT / "README.md").read_text()
+    named = re.findall(r"docs/\w+\.md", re.sub(r"```.*?```", "", readme, flags=re.DOTALL))
+    assert readme.index("pip install easyrlhf") < readme.index("(docs/README.md)") < readme.index("quickstart.sh")
+    assert [name for name in named if f"]({name})" not in readme] == []
 
 
 def names_by_answer() -> str:

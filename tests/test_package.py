@@ -46,7 +46,8 @@ def built(tmp_path_factory) -> Path:
 
 
 def test_a_wheel_holds_settings_files_toy_data_and_pages_byte_for_byte(built):
-    patterns = ["configs/*.yaml", "configs/recipes/*.yaml", "configs/deepspeed/*.json", "docs/*.md", "data/toy/*.*"]
+    patterns = ["configs/*.yaml", "configs/recipes/*.yaml", "configs/deepspeed/*.json", "data/toy/*.*"]
+    patterns += ["docs/*.md", "docs/*.ipynb"]
     expected = {file.relative_to(ROOT).as_posix() for pattern in patterns for file in ROOT.glob(pattern)}
     expected |= {"README.md", "data/README.md", "scripts/quickstart_report.py"}
     files = built / "easyrlhf" / "files"

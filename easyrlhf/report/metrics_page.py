@@ -9,6 +9,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 HEAD = """\
 # Metrics and diagnostics
 
+[All pages](README.md)
+
 Every stage writes one JSON object a step to `metrics.jsonl` in its output folder, and the same
 numbers to TensorBoard (`tensorboard --logdir outputs`) or other trackers (`--report_to`, see [hub.md](hub.md)).
 Numbers keep every digit. A value that was NaN or infinite is written as `null`. Evaluation rows
