@@ -80,6 +80,7 @@ def save_adapter(folder: Path, lora: nn.Module, tokenizer, head: nn.Linear | Non
     grown = bool(base) and layers[0].weight.shape[0] > load_config(base).get_text_config().vocab_size
     with quietly():
         lora.save_pretrained(folder, save_embedding_layers=changed and grown)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form; the stage writes its own
     tokenizer.save_pretrained(folder)
     if head is not None:
         save_head(head, folder)

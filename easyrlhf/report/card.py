@@ -1,21 +1,22 @@
-"""README.md of a stage folder: its model card, with the front matter that the hub reads."""
+"""README.md of a stage folder and of its adapter: model cards, with the front matter that the hub reads."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
+from easyrlhf.config.unknown import STAGES
+from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
+from easyrlhf.models.parents import ADAPTER, BASE
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.info import RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, read_rows
+from easyrlhf.report.metadata import TASK, TASKS, front_matter
 from easyrlhf.report.metrics import ALIGN_TITLES, metric, show
 
 CARD_FILE = "README.md"
-TAGS = {
-    "sft": ("sft", "text-generation"),
-    "rm": ("reward-model",),
-    "ppo": ("ppo", "rlhf", "text-generation"),
-    "grpo": ("grpo", "rlhf", "text-generation"),
-}
+CONFIGS = {config.stage: config for config in STAGES}
+TAGS = {"sft": ("sft",), "rm": ("rm", "reward-model", "rlhf"), "ppo": ("ppo", "rlhf"), "grpo": ("grpo", "rlhf")}
 RESULTS = {
     "sft": ("loss", "eval/loss", "eval/perplexity"),
     "rm": (
@@ -46,7 +47,7 @@ WHAT = {
     "another.",
 }
 for stage, title in ALIGN_TITLES.items():
-    TAGS[stage] = (stage, "rlhf", "text-generation")
+    TAGS[stage] = (stage, "rlhf")
     PICTURES[stage] = "loss"
     RESULTS[stage] = ("loss", "eval/loss", "rewards/margins", "eval/rewards/accuracies", "eval/rewards/margins")
     WHAT[stage] = f"A policy aligned with {title} on people's preferences, without a reward model."
@@ -54,8 +55,9 @@ LOAD_POLICY = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-model = AutoModelForCausalLM.from_pretrained("{folder}")
+path = "{folder}"  # or the id of this repository on the hub
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = AutoModelForCausalLM.from_pretrained(path)
 messages = [{{"role": "user", "content": "Hello!"}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
@@ -73,9 +75,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-backbone = AutoModel.from_pretrained("{folder}")
-head = load_file("{folder}/value_head.safetensors")
+path = "{folder}"  # from the hub: huggingface_hub.snapshot_download("OWNER/NAME")
+tokenizer = AutoTokenizer.from_pretrained(path)
+backbone = AutoModel.from_pretrained(path)
+head = load_file(f"{{path}}/value_head.safetensors")
 messages = [
     {{"role": "user", "content": "Hello!"}},
     {{"role": "assistant", "content": "Hello, how can I help?"}},
@@ -88,41 +91,77 @@ print(hidden @ head["v_head.summary.weight"].T + head["v_head.summary.bias"])
 ```
 """
 
+LOAD_ADAPTER = """\
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+path = "{folder}"  # or the id of its repository on the hub
+tokenizer = AutoTokenizer.from_pretrained(path)
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, path)
+```
+"""
+
 
 def write_model_card(folder: Path, *, stage: str, info: RunInfo) -> Path:
-    """Write folder/README.md from its metrics.jsonl, args.yaml and plots; returns its path.
+    """Write folder/README.md, and that of its adapter, from its metrics.jsonl, args.yaml and plots; returns its path.
 
     info  what stage.json holds
     """
     folder = Path(folder)
     history = rows_up_to(read_rows(folder / METRICS_FILE), info)
     said = concluded(stage, history, examined_by(stage, folder))
-    load = LOAD_REWARD if stage == "rm" else LOAD_POLICY
+    load, task = LOAD_REWARD if stage == "rm" else LOAD_POLICY, TASKS.get(stage, TASK)
     parts = [
-        _front_matter(stage, info),
+        front_matter(folder.name, task, tags_of(stage, folder), info, results=held_out(stage, history)),
         f"# {folder.name}\n\n{WHAT[stage]}\n\n{said.sentence} Curves, samples and verdicts are in `report.html`.\n",
         *_training(folder, stage, info),
         "## Results\n\n" + _results(stage, history),
         "## How to load\n\n" + load.format(folder=folder.as_posix()),
-        *_settings(folder),
+        *_settings(folder, stage),
         *_versions(info),
     ]
     path = folder / CARD_FILE
     path.write_text("\n".join(parts), encoding="utf-8", errors="replace")
+    if (folder / ADAPTER / CONFIG_FILE).is_file():
+        write_adapter_card(folder, stage, info, history)
     return path
+
+
+def write_adapter_card(folder: Path, stage: str, info: RunInfo, history: list[dict]) -> None:
+    """Write adapter/README.md: what the adapter is for, and that it fits one base alone."""
+    adapter = folder / ADAPTER
+    about = read_adapter_config(adapter)
+    base, results = about[BASE], held_out(stage, history)
+    name, tags = f"{folder.name}-adapter", tags_of(stage, folder)
+    head = "Its head is in `value_head.safetensors`. " if (adapter / "value_head.safetensors").exists() else ""
+    parts = [
+        front_matter(name, TASKS.get(stage, TASK), tags, info, results=results, adapter_of=base),
+        f"# {name}\n\nA LoRA adapter of rank {about.get('r')} for `{base}`, and for no other weights. {WHAT[stage]}\n",
+        f"{head}The folder above holds the merged model, and how the adapter was trained.\n",
+        "## Results\n\n" + _results(stage, history),
+        "## How to load\n\n" + LOAD_ADAPTER.format(folder=adapter.as_posix(), base=base),
+        *_versions(info),
+    ]
+    (adapter / CARD_FILE).write_text("\n".join(parts), encoding="utf-8", errors="replace")
+
+
+def held_out(stage: str, history: list[dict]) -> dict[str, float | None]:
+    """The last held-out numbers that a card names."""
+    last = {name: value for row in history for name, value in row.items()}
+    return {name: last[name] for name in RESULTS[stage] if name.startswith("eval/") and name in last}
+
+
+def tags_of(stage: str, folder: Path) -> list[str]:
+    """The words that the model is found by; GRPO's relatives have their own names."""
+    advantage = _settings_of(folder).get("advantage")
+    return [*(advantage if tag == "grpo" and advantage else tag for tag in TAGS[stage])]
 
 
 def rows_up_to(rows: list[dict], info: RunInfo) -> list[dict]:
     """The rows that led to the folder's weights: up to the best step with --keep_best, else all."""
     return [row for row in rows if "best" not in info or row["step"] <= info["best"]["step"]]
-
-
-def _front_matter(stage: str, info: RunInfo) -> str:
-    head = {"library_name": "transformers", "tags": ["easyrlhf", *TAGS[stage]]}
-    # a local folder is no hub id, and the hub refuses a card that names one
-    if "base" in info and not Path(info["base"]).exists():
-        head["base_model"] = info["base"]
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def _training(folder: Path, stage: str, info: RunInfo) -> list[str]:
@@ -149,13 +188,21 @@ def _versions(info: RunInfo) -> list[str]:
     return [f"## Versions\n\n{said}\n"] if said else []
 
 
-def _settings(folder: Path) -> list[str]:
-    path = folder / "args.yaml"
-    if not path.exists():
+def _settings(folder: Path, stage: str) -> list[str]:
+    defaults = {setting.name: setting.default for setting in fields(CONFIGS[stage])}
+    given = {name: value for name, value in _settings_of(folder).items() if value != defaults.get(name)}
+    if not given:
         return []
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    rows = [(f"`{name}`", "" if value is None else str(value)) for name, value in settings.items()]
-    return ["## Settings\n\n" + _table(("setting", "value"), rows)]
+    rows = [(f"`{name}`", str(value)) for name, value in given.items()]
+    return [
+        "## Settings\n\n" + _table(("setting", "value"), rows),
+        "The others have their defaults; `args.yaml` has all of them.\n",
+    ]
+
+
+def _settings_of(folder: Path) -> dict:
+    path = folder / "args.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -15,6 +15,8 @@ class RunInfo(TypedDict, total=False):
     parents           role -> folder: {"model": "outputs/sft", "reward_model": "outputs/rm"}
     data              name -> {"files", "read", "used", "dropped": {reason: rows}, "notes", …}
     ended_early       {"step", "of"} of a run that `easyrlhf finish` has ended
+    stage             sft, rm, ppo…
+    hub               what report.metadata.hub_facts found: base_model, license, language, data
     best              {"metric", "step", "value"} of the step whose weights --keep_best left in the folder
     wall_seconds      wall time of the stage
     libraries         library -> version
@@ -24,6 +26,8 @@ class RunInfo(TypedDict, total=False):
     parents: dict[str, str]
     data: dict[str, dict]
     ended_early: dict
+    stage: str
+    hub: dict
     best: dict
     precision: str
     seed: int

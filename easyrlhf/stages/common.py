@@ -33,6 +33,7 @@ from easyrlhf.models.adapters import quietly
 from easyrlhf.models.folder import probe_ids, save_lm
 from easyrlhf.models.load import check_text_alone, load_causal_lm, load_config, new_tokens, positions_of
 from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
+from easyrlhf.models.parents import root_of
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.value_head import HEAD_FILE, has_head
 from easyrlhf.offline.evaluations import Evaluations
@@ -43,6 +44,7 @@ from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.html import REPORT_FILE, write_report
 from easyrlhf.report.info import BEST, facts
 from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, read_rows
+from easyrlhf.report.metadata import hub_facts
 from easyrlhf.report.metrics import ranked
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import plot_run
@@ -396,7 +398,8 @@ def model_without_weights(path: str, trust_remote_code: bool) -> PreTrainedModel
 def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], parents: dict[str, str]) -> dict:
     """Facts about a run for stage.json: parents, tokenizer, data."""
     config, tokenizer = run.config, renderer.tokenizer
-    parent = read_stage(config.model)
+    parent, root = read_stage(config.model), root_of(config.model)
+    summaries = {name: part.summary for name, part in data.items() if part}
     return {
         "base": parent.get("base", config.model),
         "parents": parents,
@@ -404,7 +407,8 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
         "rendering": renderer.rendering.as_dict(),
         "special_tokens": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         "max_length": config.max_length,
-        "data": {name: part.summary.as_dict() for name, part in data.items() if part},
+        "data": {name: summary.as_dict() for name, summary in summaries.items()},
+        "hub": hub_facts(root, parent or read_stage(root), {name: one.files for name, one in summaries.items()}),
     }
 
 

@@ -59,6 +59,7 @@ def test_a_lora_model_is_saved_merged_with_its_adapter_beside(tmp_path, tiny_lm,
     assert (expected - base).abs().max() > 0.1
     weights = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     assert all("lora_" in name for name in weights)
+    assert not (tmp_path / "out" / "adapter" / "README.md").exists()  # peft's empty form
 
 
 def test_saving_again_replaces_files_and_adapter_and_leaves_others_alone(tmp_path, tiny_lm, tokenizer):

@@ -5,10 +5,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-import yaml
 
 from easyrlhf.report import blocks, charts
-from easyrlhf.report.card import write_model_card
 from easyrlhf.report.html import before_and_after, write_report
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.report.plots import plot_run
@@ -189,30 +187,3 @@ def test_a_png_is_embedded_in_the_page(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(b"\x89PNG")
     assert 'src="data:image/png;base64,iVBORw=="' in blocks.figure(path, "caption")
-
-
-def test_the_model_card_has_front_matter_results_and_the_folders_own_settings(ppo):
-    (ppo / "args.yaml").write_text("kl_coef: 0.05\nmodel: a|b\n")
-    plot_run(ppo, "ppo")
-    card = write_model_card(ppo, stage="ppo", info=INFO).read_text()
-    _, front, body = card.split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "library_name": "transformers",
-        "tags": ["easyrlhf", "ppo", "rlhf", "text-generation"],
-        "base_model": "Qwen/Qwen2.5-0.5B",
-    }
-    assert "| `objective/kl` | +4.000 |" in body
-    assert "| `model` | a\\|b |" in body
-    assert "![reward_kl](plots/reward_kl.png)" in body
-    assert "easyrlhf 0.1.0, torch 2.13.0" in body
-
-
-def test_a_local_base_model_is_not_named_to_the_hub(ppo, tmp_path):
-    card = write_model_card(ppo, stage="ppo", info={"base": str(tmp_path)}).read_text()
-    assert "base_model" not in card.split("---\n")[1]
-    assert str(tmp_path) in card
-
-
-def test_the_reward_models_card_warns_of_the_random_head(rm):
-    card = write_model_card(rm, stage="rm", info=INFO).read_text()
-    assert "value_head.safetensors" in card and "random head" in card

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
@@ -95,6 +96,11 @@ def test_a_trained_reward_model_has_no_constant_and_its_card_runs(rm, tmp_path, 
     assert "minus" not in capsys.readouterr().out
     card = (out / "README.md").read_text()
     assert "bias" not in card
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["easyrlhf", "rm", "reward-model", "rlhf"],
+    }
     exec(re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)[1], {})
     said = float(capsys.readouterr().out)
     tokenizer = load_tokenizer(rm.folder)
@@ -212,6 +218,7 @@ def adapter(model_folder, tokenizer, tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     lm.save_pretrained(tmp_path / "adapter")
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
     return tmp_path / "adapter", lm.eval()
 
 
@@ -223,7 +230,14 @@ def test_an_adapter_is_merged_into_full_weights(adapter, tmp_path, exported):
     with lm.disable_adapter():
         assert (logits_of(merged) - logits_of(lm)).abs().max() > 0.1
     assert AutoTokenizer.from_pretrained(out).chat_template
-    assert "merged into" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "merged into" in card
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "license": "mit",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["easyrlhf"],
+    }
 
 
 def test_a_reward_models_adapter_keeps_its_head(adapter, tiny_lm, tokenizer, tmp_path, exported):

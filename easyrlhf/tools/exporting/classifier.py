@@ -17,6 +17,7 @@ from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model, probe, probe_ids
 from easyrlhf.models.load import load_config
 from easyrlhf.models.value_head import ScalarModel, check_head_file
+from easyrlhf.report.metadata import TASKS
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
 OFFSET = "score_offset"  # key of config.json
@@ -159,7 +160,6 @@ def write_facts(
     tokenizer = renderer.tokenizer
     facts = facts_of(config, tokenizer, source)
     write_stage(folder, facts | {OFFSET: offset, "probes": probes})
-    head = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["easyrlhf", "reward-model"]}
     card = CARD.format(
         name=folder.name,
         version=facts["easyrlhf_version"],
@@ -170,4 +170,4 @@ def write_facts(
         pad_id=tokenizer.pad_token_id,
         shifted=SHIFTED.format(offset=offset, key=OFFSET) if offset else "",
     )
-    write_card(folder, head, card)
+    write_card(folder, TASKS["rm"], facts, card)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import yaml
 
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
@@ -16,7 +15,11 @@ from easyrlhf.engine.disk import readable, written_to
 from easyrlhf.engine.manifest import make_folder, read_stage, require_whole
 from easyrlhf.engine.renderers import rendering_of
 from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import check_text_alone, load_config
+from easyrlhf.models.parents import ADAPTER, root_of
+from easyrlhf.report.card import TAGS
+from easyrlhf.report.metadata import front_matter, hub_facts
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 
@@ -65,7 +68,8 @@ def drafted(folder: Path) -> Iterator[Path]:
 
 def facts_of(config: ExportConfig, tokenizer, source: str) -> dict:
     """What stage.json says of an exported model, which came from `source`."""
-    parent = read_stage(config.model)
+    folder, root = Path(config.model).expanduser(), root_of(config.model)
+    parent = read_stage(folder.resolve().parent if is_adapter(folder) and folder.name == ADAPTER else folder)
     return {
         "status": "complete",
         "easyrlhf_version": importlib.metadata.version("easyrlhf"),
@@ -73,12 +77,15 @@ def facts_of(config: ExportConfig, tokenizer, source: str) -> dict:
         "parents": {"model": source},
         **{name: parent[name] for name in ("base", "max_length") if name in parent},
         **tokenizer_fingerprint(tokenizer),
+        "trained_by": parent.get("trained_by", parent.get("stage")),
+        "hub": hub_facts(root, parent or read_stage(root), {}),
         "rendering": rendering_of(config.model).as_dict(),
         "special_tokens": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
     }
 
 
-def write_card(folder: Path, head: dict, text: str) -> None:
+def write_card(folder: Path, task: str, facts: dict, text: str) -> None:
     """README.md with the front matter that the hub reads."""
-    front = yaml.safe_dump(head, sort_keys=False)
-    (folder / "README.md").write_text(f"---\n{front}---\n{text}", encoding="utf-8")
+    tags = list(TAGS.get(facts["trained_by"], ()))
+    front = front_matter(folder.name, task, tags, facts)
+    (folder / "README.md").write_text(front + text, encoding="utf-8")

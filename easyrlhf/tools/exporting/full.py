@@ -16,6 +16,7 @@ from easyrlhf.models.folder import probe, probe_ids
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.parents import base_of
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
+from easyrlhf.report.metadata import TASK, TASKS
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of log-probabilities, in nats
@@ -70,7 +71,7 @@ def export_full(config: ExportConfig, folder: Path, source: str) -> None:
         version=facts["easyrlhf_version"],
         folder=folder.as_posix(),
     )
-    write_card(folder, {"library_name": "transformers", "tags": ["easyrlhf"]}, card)
+    write_card(folder, TASKS["rm"] if "probes" in facts else TASK, facts, card)
     files = len(list(folder.glob("model*.safetensors")))
     print(f"{folder}: full weights ({files} of .safetensors); two probe texts are as likely as before")
 
