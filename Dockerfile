@@ -5,8 +5,8 @@
 #                                                                     whose address pytorch.org shows: several GB less
 #   docker run --rm -it --gpus all --ipc=host -v "$PWD:/work" easyrlhf sft_train --train_data demos.jsonl
 #
-# EXTRAS=vllm or wandb adds those extras of setup.py. DeepSpeed's offloading compiles a kernel when it is first used and
-# needs nvcc for it: give an image with CUDA's compiler and Python 3.11 or newer as BASE.
+# EXTRAS=vllm, wandb or mlflow adds those extras of setup.py. DeepSpeed's offloading compiles a kernel when it is first
+# used and needs nvcc for it: give an image with CUDA's compiler and Python 3.11 or newer as BASE.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 

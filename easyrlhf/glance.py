@@ -13,6 +13,7 @@ from easyrlhf.engine.claim import NEW, check_folder, claim
 from easyrlhf.engine.compare import as_begun
 from easyrlhf.engine.manifest import is_part_of_run, read_stage
 from easyrlhf.models.parents import below, root_of
+from easyrlhf.report.trackers.chosen import require_installed
 from easyrlhf.settings import Settings
 
 ROWS = 100  # of each file
@@ -24,6 +25,7 @@ def glance(config: TrainConfig) -> None:
     The stage looks at all of it, and alone where a run goes on: a finished one needs its inputs no more. Hub data sets
     are not loaded, and rows that a function of the user's changes are not read. Raises InputError.
     """
+    require_installed(config.report_to)
     config = as_begun(config.resolved())
     folder = Path(config.output_dir)
     check_folder(folder)

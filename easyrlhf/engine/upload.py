@@ -77,7 +77,7 @@ def why_not_there(api: "HfApi", repository: str, private: bool) -> str | None:
 
 
 def push(folder: Path, repository: str, private: bool) -> str:
-    """Upload a folder as it stands, without what is for going on alone; returns the address of the repository.
+    """Upload a folder as it stands, without what is for going on alone; returns where it is and who can read it.
 
     private  of a repository that is made; into one that is public nothing is uploaded then
     Raises RunError when the hub does not take it.
@@ -98,7 +98,7 @@ def push(folder: Path, repository: str, private: bool) -> str:
             ignore_patterns=list(LEFT_OUT),
             delete_patterns=list(REPLACED),
         )
-    return made.url
+        return f"{made.url} ({'private' if api.repo_info(made.repo_id).private else 'public'})"
 
 
 def push_or_say(folder: Path, repository: str, private: bool) -> str:

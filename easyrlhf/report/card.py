@@ -9,7 +9,7 @@ from easyrlhf.config.unknown import STAGES
 from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
 from easyrlhf.models.parents import ADAPTER, BASE
 from easyrlhf.report.conclusion import concluded, examined_by
-from easyrlhf.report.info import RunInfo, data_lines, facts, versions
+from easyrlhf.report.info import RunInfo, data_lines, facts, versions, without_passwords
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.metadata import TASK, TASKS, front_matter
 from easyrlhf.report.metrics import ALIGN_TITLES, metric, show
@@ -193,7 +193,7 @@ def _settings(folder: Path, stage: str) -> list[str]:
     given = {name: value for name, value in _settings_of(folder).items() if value != defaults.get(name)}
     if not given:
         return []
-    rows = [(f"`{name}`", str(value)) for name, value in given.items()]
+    rows = [(f"`{name}`", str(without_passwords(value))) for name, value in given.items()]
     return [
         "## Settings\n\n" + _table(("setting", "value"), rows),
         "The others have their defaults; `args.yaml` has all of them.\n",

@@ -1,6 +1,7 @@
 """What a report and a model card say of a run beside its numbers, read from its stage.json."""
 
-from typing import TypedDict
+import re
+from typing import Any, TypedDict
 
 from easyrlhf.report.metrics import ALIGN_TITLES, show
 
@@ -67,6 +68,11 @@ def data_lines(summary: dict) -> list[str]:
         numbers = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
         lines.append(f"tokens ({column}): {numbers}")
     return lines + [f"{count:,} {note}" for note, count in summary.get("notes", {}).items()]
+
+
+def without_passwords(value: Any) -> Any:
+    """A setting as others may read it: addresses without the name and password that may stand before their host."""
+    return re.sub(r"(?<=://)[^/@\s,]+@", "…@", value) if isinstance(value, str) else value
 
 
 def duration(seconds: float) -> str:

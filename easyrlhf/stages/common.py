@@ -363,8 +363,8 @@ def start(
 
 def upload_planned(config) -> str:
     """What --push_to_hub does, for people."""
-    whose = "which only you can read" if config.hub_private else "which everybody can read"
-    return f"uploads {config.output_dir}, without checkpoints, to {config.push_to_hub} on the hub, {whose},"
+    whose = "private" if config.hub_private else "public"
+    return f"uploads {config.output_dir}, without checkpoints, to {config.push_to_hub} on the hub ({whose})"
 
 
 def counted(number: int, noun: str) -> str:

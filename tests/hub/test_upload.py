@@ -29,12 +29,16 @@ def test_the_folder_arrives_byte_by_byte_in_one_commit_of_a_private_repository(h
     assert len(found["files"]) == 11
     assert found["private"] is True
     assert found["commits"] == ["dpo, step 7, by easyrlhf 0.1.0"]
-    assert capsys.readouterr().out == f"uploaded to {hub.url}/me/my-dpo\n"
+    assert capsys.readouterr().out == f"uploaded to {hub.url}/me/my-dpo (private)\n"
 
 
-def test_a_repository_is_public_only_when_that_is_asked_for(hub, run_folder):
+def test_a_repository_is_public_only_when_that_is_asked_for(hub, run_folder, capsys):
     push_run(str(run_folder), "team/dpo", private=False)
     assert hub.repositories["team/dpo"]["private"] is False
+    hub.make("me/dpo", private=True)  # which stays what it is
+    push_run(str(run_folder), "me/dpo", private=False)
+    said = [f"uploaded to {hub.url}/team/dpo (public)", f"uploaded to {hub.url}/me/dpo (private)"]
+    assert capsys.readouterr().out.splitlines() == said
 
 
 def test_a_second_upload_replaces_weights_and_keeps_what_others_put_there(hub, run_folder):

@@ -125,6 +125,16 @@ def test_a_continued_run_goes_on_under_its_name_and_a_new_one_does_not(tmp_path)
     assert TrackedRun(tmp_path, last_step=3).known("mlflow") is None
 
 
+def test_no_tracker_gets_a_password(tmp_path):
+    settings = {"reward_url": "http://me:secret@host:80/score,https://other/x", "judge": "a@b", "seed": 1}
+    assert TrackedRun(tmp_path, "ppo", settings).given == {
+        "stage": "ppo",
+        "reward_url": "http://…@host:80/score,https://other/x",
+        "judge": "a@b",
+        "seed": 1,
+    }
+
+
 def test_samples_are_markdown_in_which_no_text_is_markup():
     assert as_markdown([SAMPLE]) == SAMPLE_TEXT
 

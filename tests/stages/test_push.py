@@ -42,11 +42,11 @@ def test_a_complete_run_is_uploaded_and_the_same_command_uploads_again(hub, conf
     hub.faults["POST", "/commit/"] = 500
     folder = train_sft(config(push_to_hub="toy", lora_r=2))  # the upload fails, the run does not
     said = capsys.readouterr().out
-    assert "uploads" in said and "to toy on the hub, which only you can read, when it is complete" in said
+    assert "uploads" in said and "to toy on the hub (private) when it is complete" in said
     assert f"upload it later: easyrlhf push {folder} toy" in said
     hub.faults.clear()
     train_sft(config(push_to_hub="toy", lora_r=2))
-    assert f"uploaded to {hub.url}/me/toy" in capsys.readouterr().out
+    assert f"uploaded to {hub.url}/me/toy (private)" in capsys.readouterr().out
     found = hub.repositories["me/toy"]
     assert (found["private"], found["commits"]) == (True, ["sft, step 2, by easyrlhf 0.1.0"])
     assert found["files"] == files(folder)
@@ -63,10 +63,10 @@ def test_an_upload_may_be_asked_for_when_the_run_is_complete(hub, config, capsys
 
 def test_a_dry_run_says_what_it_would_upload(hub, config, capsys):
     train_sft(config(push_to_hub="toy", hub_private=False, dry_run=True))
-    assert "to toy on the hub, which everybody can read, when it is complete" in capsys.readouterr().out
+    assert "to toy on the hub (public) when it is complete" in capsys.readouterr().out
     train_sft(config())
     train_sft(config(push_to_hub="toy", dry_run=True))
-    assert "to toy on the hub, which only you can read, as it is" in capsys.readouterr().out
+    assert "to toy on the hub (private) as it is" in capsys.readouterr().out
     assert hub.repositories == {}
 
 
@@ -85,7 +85,7 @@ def test_export_uploads_what_it_has_written(hub, chain, tmp_path, capsys):
     folder = export_model(ExportConfig(**settings))
     found = hub.repositories["team/full"]
     assert (found["files"], found["commits"]) == (files(folder), ["export by easyrlhf 0.1.0"])
-    assert f"uploaded to {hub.url}/team/full" in capsys.readouterr().out
+    assert f"uploaded to {hub.url}/team/full (private)" in capsys.readouterr().out
     hub.me["auth"]["accessToken"]["role"] = "read"
     with pytest.raises(InputError, match="--push_to_hub team/other: the token may only read"):
         export_model(ExportConfig(**settings | {"push_to_hub": "team/other", "output_dir": str(tmp_path / "other")}))

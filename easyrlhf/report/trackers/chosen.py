@@ -33,14 +33,20 @@ def is_installed(name: str) -> bool:
     return False
 
 
-def check_report_to(report_to: str) -> None:
-    """Raise InputError when a tracker that --report_to names is not installed, or says that it cannot be used."""
+def require_installed(report_to: str) -> None:
+    """Raise InputError when a tracker that --report_to names is not installed; light."""
     for name in names_of(report_to):
         if not is_installed(name):
             raise InputError(
                 f"--report_to {report_to}: the {name} package is not installed; pip install "
                 f"{CLASSES[name].packages[0]}, or leave {name} out"
             )
+
+
+def check_report_to(report_to: str) -> None:
+    """Raise InputError when a tracker that --report_to names is not installed, or says that it cannot be used."""
+    require_installed(report_to)
+    for name in names_of(report_to):
         try:
             CLASSES[name].check()
         except Exception as error:  # whatever that library raises

@@ -1,11 +1,13 @@
 """MLflow, through its client: a run that the calling program has open is left alone."""
 
 import os
+import re
 import time
 
 from easyrlhf.report.trackers.tracker import PROJECT, TrackedRun, Tracker, as_markdown
 
 PARAMS_AT_ONCE, LONGEST_PARAM = 100, 6000  # what MLflow takes
+NOT_IN_NAMES = re.compile(r"[^\w./ :-]", re.ASCII)  # a reward function may call its numbers anything
 # By default a server that is gone holds up each call for minutes, and the training with it.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
@@ -42,7 +44,8 @@ class MLflow(Tracker):
         from mlflow.entities import Metric
 
         now = round(time.time() * 1000)
-        self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value in row.items()])
+        metrics = [Metric(NOT_IN_NAMES.sub("_", name), value, now, step) for name, value in row.items()]
+        self._client.log_batch(self._id, metrics=metrics)
 
     def samples(self, step: int, rows: list[dict]) -> None:
         self._client.log_text(self._id, as_markdown(rows), f"samples/step-{step:08}.md")

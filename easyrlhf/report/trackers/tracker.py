@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from easyrlhf.report.info import without_passwords
+
 PROJECT = "easyrlhf"  # where a tracker groups runs, unless its own environment variable says otherwise
 
 
@@ -27,7 +29,8 @@ class TrackedRun:
     @property
     def given(self) -> dict[str, Any]:
         """The stage, and the settings that have a value."""
-        return {"stage": self.stage} | {name: value for name, value in self.settings.items() if value is not None}
+        values = {name: without_passwords(value) for name, value in self.settings.items() if value is not None}
+        return {"stage": self.stage} | values
 
     def kept(self, tracker: str) -> Path:
         """The file that keeps by what name the tracker knows the run."""
