@@ -10,6 +10,7 @@ import math
 import os
 import re
 import types
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
@@ -60,7 +61,8 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     split_apart), `functions` (Python code may give functions, which get names), `metavar` (how --help
     names the value), `shown` (how --help shows the default;
     `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
-    value, or None; of a comma list, with each item), `on_resume` (FREE, ROWS, MODEL or FILES, above).
+    value, or None; of a comma list, with each item), `otherwise` (the way out for a value of another
+    type), `on_resume` (FREE, ROWS, MODEL or FILES, above).
     """
     return field(default=default, metadata={"help": help, "group": group, **more})
 
@@ -101,10 +103,11 @@ def convert(setting: Field, value: Any) -> Any:
     if kind is str and text and not isinstance(value, bool):
         return expanded(name, text, setting.metadata.get("many", False)) if is_path(setting) else text
     if kind in (int, float) and not isinstance(value, bool):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            pass
+        with suppress(ValueError):  # 3.0 and 1e3 are whole numbers
+            if float(text).is_integer():
+                return int(float(text))
     raise SettingError(name, f"{name} {text or repr(value)}: takes {_kind_words(setting)}")
 
 
@@ -134,7 +137,8 @@ def _kind_words(setting: Field) -> str:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
     if "choices" in setting.metadata:
         words = "one of " + ", ".join(setting.metadata["choices"])
-    return words + (" or none" if optional else "")
+    words += " or none" if optional else ""
+    return f"{words}; {setting.metadata['otherwise']}" if "otherwise" in setting.metadata else words
 
 
 def check_limits(setting: Field, value: Any) -> None:

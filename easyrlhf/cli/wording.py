@@ -1,6 +1,7 @@
 """Words about a command line: flags in another spelling, twice or without a value; click's errors as ours."""
 
 import difflib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -101,7 +102,20 @@ def _bad_value(error: click.BadParameter) -> str:
     if error.param is None:
         return error.format_message()
     name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.make_metavar(error.ctx)
+    found = re.match(r"(?:'(?P<text>.*)'|(?P<number>\S+)) is not ", error.message, re.DOTALL)
+    if wanted := _wanted(error.param.type, found and found["text"]):
+        return f"{name} {found['text'] or found['number']}: {wanted}"
     return f"{name}: {error.message}"
+
+
+def _wanted(kind: click.ParamType, given: str | None) -> str | None:
+    """What an option takes, in the words of settings.py; None for a type of our own."""
+    if isinstance(kind, click.Choice):
+        near = difflib.get_close_matches(given or "", kind.choices, 1)
+        return f"must be one of {', '.join(kind.choices)}" + (f"; did you mean {near[0]}?" if near else "")
+    if isinstance(kind, click.IntRange) and given is None:
+        return f"must be {kind.min} or more"
+    return {"integer": "takes a whole number", "float": "takes a number"}.get(kind.name.split()[0])
 
 
 def _no_such(error: click.NoSuchOption) -> str:

@@ -142,7 +142,13 @@ class TrainConfig(Settings):
         on_resume=ROWS,
     )
 
-    epochs: int = opt(1, "Passes over train_data. More than 3 usually over-fits.", group=OPTIMISATION, low=1)
+    epochs: int = opt(
+        1,
+        "Passes over train_data. More than 3 usually over-fits.",
+        group=OPTIMISATION,
+        low=1,
+        otherwise="for a part of a pass give max_steps, the number of optimiser steps: rows of that part / batch_size",
+    )
     max_steps: int | None = opt(
         None,
         "Stop after this many optimiser steps even when the epochs are not over; for short trials.",

@@ -54,7 +54,8 @@ def _meaning(path: str, config_class: type[Settings], command: str, value: Any, 
     if name in known and path not in FOREIGN:
         return f"here it is {dash}{name}, outside of any block"
     if found := translation(path):
-        return _translate(found.ours, found.note, known, dash)
+        refusal = "" if found.note else _refusal(found.ours, config_class, value)
+        return _translate(found.ours, found.note, known, dash) + refusal
     if same := [f"{dash}{twin}" for twin in twins(name) if twin in known]:
         return f"here it is {same[0]}"
     if stages := _stages_with(name):
@@ -88,6 +89,18 @@ def _translate(ours: tuple[str, ...], note: str, known: list[str], dash: str) ->
     if ours:
         return f"that is {dash}{ours[0]}, a setting of {_stages_with(ours[0])}"
     return note
+
+
+def _refusal(ours: tuple[str, ...], config_class: type[Settings], value: Any) -> str:
+    """What to add where the one setting that a name is here does not take the value; "" where it does."""
+    settings = [f for f in fields(config_class) if f.name in ours]
+    if len(ours) > 1 or not settings or value is UNTOLD:
+        return ""
+    try:
+        convert(settings[0], value)
+    except SettingError as error:
+        return f", but {error}"
+    return ""
 
 
 def _stages_with(name: str) -> str:

@@ -124,6 +124,18 @@ def test_limits_that_are_included_are_accepted():
     assert RMConfig(train_data="a", seed=2**32 - 1).seed == 4294967295
 
 
+@pytest.mark.parametrize("given", [3.0, "3.0", " 3 ", "3e0"])
+def test_whole_numbers_may_be_written_with_a_point(given):
+    epochs = SFTConfig(train_data="a", epochs=given).epochs
+    assert epochs == 3 and type(epochs) is int
+
+
+@pytest.mark.parametrize("given", [2.5, "2.5", "inf", "nan", "three", True])
+def test_other_numbers_are_not_rounded(given):
+    with pytest.raises(SettingError, match=r"^epochs .*: takes a whole number"):
+        SFTConfig(train_data="a", epochs=given)
+
+
 def test_python_values_become_the_settings_own_types(tmp_path):
     config = SFTConfig(train_data=["a", "b"], output_dir=tmp_path, lora_alpha=16, devices=0)
     assert config.train_data == "a,b"

@@ -75,6 +75,7 @@ def test_the_examples_of_help_are_commands_that_parse(name, monkeypatch, stages)
     """Each is run against the pretended stage; configs/ is read from the project."""
     command = PAGES[name]
     monkeypatch.setattr(command, "target", "pretended_stage:train")
+    monkeypatch.setattr("easyrlhf.glance.glance_at_models", lambda settings: None)  # the folders of examples
     monkeypatch.chdir(Path(__file__).parents[2])
     for example in command.page.examples:
         words = shlex.split(example, comments=True)[len(name.split()) :]
@@ -131,4 +132,4 @@ def test_the_lowest_modules_import_only_the_standard_library_and_each_other(file
 
 def test_a_setting_that_may_come_first_stands_without_its_flag_in_the_usage_line():
     assert help_of("easyrlhf chat").startswith("Usage: easyrlhf chat DIR|HUB_ID [--config")
-    assert "Usage: easyrlhf generate DIR|HUB_ID --prompts FILE[,…]" in help_of("easyrlhf generate")
+    assert "Usage: easyrlhf generate DIR|HUB_ID [--config" in help_of("easyrlhf generate")

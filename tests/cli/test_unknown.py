@@ -5,7 +5,9 @@ from collections import Counter
 from dataclasses import fields
 
 import pytest
+from click.testing import CliRunner
 
+from easyrlhf.cli.main import main
 from easyrlhf.config import SFTConfig
 from easyrlhf.config.peers import FOREIGN
 from easyrlhf.config.peers.absent import REASONS
@@ -104,6 +106,25 @@ def test_what_other_stages_call_a_setting_is_translated(stages, stage, flag, exp
     assert expected in stages.error(stage, "--train_data", "a", flag, "1")
 
 
+PART = "takes a whole number; for a part of a pass give max_steps, the number of optimiser steps: rows of that part / "
+
+
+def test_a_part_of_a_pass_is_answered_under_either_name(stages, yaml_file):
+    own = stages.error("sft", "--train_data", "a", "--epochs", "0.5")
+    theirs = stages.error("sft", "--train_data", "a", "--num_train_epochs", "0.5")
+    assert own == f"--epochs 0.5: {PART}batch_size"
+    assert theirs == f"unknown flag --num_train_epochs: here it is --epochs, but epochs 0.5: {PART}batch_size"
+    whole = stages.error("sft", "--config", yaml_file("train_data: a\nnum_train_epochs: 3.0\n"))
+    assert whole == "settings.yaml:2: unknown key num_train_epochs: here it is epochs"
+
+
+@pytest.mark.parametrize("command", ["chat m", "generate m --prompt a", "compare a b --prompts c --judge d.py:e"])
+@pytest.mark.parametrize("name", ["max_tokens", "response_length", "max_completion_length", "generate_max_len"])
+def test_the_length_of_answers_has_one_name_where_models_are_used(command, name):
+    done = CliRunner().invoke(main, [*command.split(), f"--{name}", "5"])
+    assert f"unknown flag --{name}: here it is --max_new_tokens" in done.stderr
+
+
 @pytest.mark.parametrize(
     "flag",
     ["--adapter_x", "--overwrite_caches", "--overwrit", "--max_sample", "--multi_turn_lr_scheduler"],
@@ -170,7 +191,7 @@ def test_blocks_are_walked_and_all_that_is_wrong_with_a_file_comes_in_the_order_
         "algorithm: {kl_ctrl: {kl_coef: 0.001}}\n"
     )
     assert stages.error("ppo", "--config", path, "--batch_size", "0").splitlines() == [
-        "settings.yaml:1: epochs many: takes a whole number",
+        f"settings.yaml:1: epochs many: {PART}batch_size",
         "settings.yaml:3: unknown key trl.beta: here it is kl_coef",
         "settings.yaml:4: unknown key trl.use_vllm: here it is rollout (write rollout vllm)",
         "settings.yaml:5: unknown key trl.xyz.a: ppo_train --help lists all settings",

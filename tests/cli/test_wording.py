@@ -101,9 +101,16 @@ def test_a_flag_given_twice_counts_as_it_stands_last_and_that_is_said(stages):
         (["data", "convert", "a", "--outputt", "b"], "unknown flag --outputt: did you mean --output?"),
         (["data", "download", "a", "b"], "stray argument b"),
         (["docs", "a", "b", "c"], "stray argument b c"),
+        (["data", "split", "a", "--output_dir", "b", "--valid", "5%"], "--valid 5%: takes a number"),
+        (["data", "split", "a", "--output_dir", "b", "--seed", "1.5"], "--seed 1.5: takes a whole number"),
+        (["convert-config", "a", "--num_devices", "0"], "--num_devices 0: must be 1 or more"),
+        (
+            ["data", "convert", "a", "--output", "b", "--kind", "pair"],
+            "--kind pair: must be one of demonstration, comparison, ranking, feedback, prompt",
+        ),
         (
             ["data", "convert", "a", "--output", "b", "--on_bad_row", "stpo"],
-            "--on_bad_row: 'stpo' is not one of 'stop', 'skip'.",
+            "--on_bad_row stpo: must be one of stop, skip; did you mean stop?",
         ),
     ],
 )

@@ -916,6 +916,14 @@ BREAKS = [
         "data/standard_input.py", "row.place.replace(str(path), NAME, 1)", "row.place", "data/test_standard_input.py"
     ),
     Break("config/training.py", "if one in STANDARD_INPUT]:", "if False]:", "data/test_standard_input.py"),
+    Break("settings.py", "if float(text).is_integer():", "if False:", "cli/test_config.py"),
+    Break(
+        "config/unknown.py",
+        '"" if found.note else _refusal(found.ours, config_class, value)',
+        '""',
+        "cli/test_unknown.py",
+    ),
+    Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
     Break("settings.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
     Break("cli/options.py", "value not in (None, ())", "value is not None", "tools/test_generate.py"),
     Break("tools/output.py", "with redirect_stdout(sys.stderr):", "if True:", PRINTED),
