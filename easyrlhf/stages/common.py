@@ -35,6 +35,7 @@ from easyrlhf.models.load import check_text_alone, load_causal_lm, load_config, 
 from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.parents import root_of
 from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.models.untrained import untrained_tokens
 from easyrlhf.models.value_head import HEAD_FILE, has_head
 from easyrlhf.offline.evaluations import Evaluations
 from easyrlhf.report.card import RESULTS, write_model_card
@@ -111,10 +112,10 @@ def check_lora(run: Run, renderer: Renderer, console: Console) -> None:
     config = run.config
     if not config.lora_r:
         return
-    tokens = new_tokens(config.model, renderer.tokenizer, trust_remote_code=config.trust_remote_code)
+    lm = model_without_weights(config.model, config.trust_remote_code)
+    tokens = tokens_to_learn(config.model, renderer, lm, config.trust_remote_code)
     if not (tokens or config.modules_to_save):
         return
-    lm = model_without_weights(config.model, config.trust_remote_code)
     whole = modules_trained_whole(lm, split_list(config.modules_to_save))
     trained_rows(lm, split_list(config.lora_target), whole, tokens)
     what = f"--modules_to_save {config.modules_to_save}"
@@ -277,9 +278,18 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
             dropout=config.lora_dropout,
             target=config.lora_target,
             modules_to_save=config.modules_to_save,
-            new_tokens=new_tokens(path, renderer.tokenizer, trust_remote_code=config.trust_remote_code),
+            new_tokens=tokens_to_learn(path, renderer, lm, config.trust_remote_code),
         )
     return lm.train()
+
+
+def tokens_to_learn(path: str, renderer: Renderer, lm: nn.Module, trust_remote_code: bool) -> list[int]:
+    """Ids of the tokens whose rows LoRA has to train beside its adapters: the model cannot know them. Reads few rows.
+
+    lm  the model, with or without its weights
+    """
+    new = new_tokens(path, renderer.tokenizer, trust_remote_code=trust_remote_code)
+    return sorted({*new, *untrained_tokens(path, renderer.tokenizer, lm)})
 
 
 def load_frozen_lm(run: Run, renderer: Renderer, path: str) -> nn.Module:

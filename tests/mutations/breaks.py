@@ -70,6 +70,8 @@ BEFORE = "stages/test_before_training.py"
 TOKENIZER, PROOF = "data/test_tokenizer.py", "engine/test_proof.py"
 ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
 ADAPTERS = "models/test_adapters.py"
+UNTRAINED = "models/test_untrained.py"
+ENDS_LEARNED = "stages/test_new_tokens.py::test_answers_end_where_the_vocabulary_holds_tokens_that_were_never_trained"
 LOST = "stages/test_nothing_lost.py::test_a_run_that_failed_goes_on_bit_for_bit"
 FUNCTIONS, SERVER = "rewards/test_functions.py", "rewards/test_server.py"
 SCORING = f"{LOST}[ppo-scoring]"
@@ -711,6 +713,11 @@ BREAKS = [
     Break("rewards/batch.py", "return list(scores) if in_order else scores", "return scores", FUNCTIONS),
     Break("rewards/batch.py", "return pickle.loads(pickle.dumps(shared))", "return shared", FUNCTIONS),
     Break("rewards/functions.py", "return any_column and (name not in known or", "return any_column or (", FUNCTIONS),
+    Break("models/untrained.py", "for middle in (torch.zeros_like(rows[0]), ", "for middle in (", UNTRAINED),
+    Break("models/untrained.py", ", rows.mean(0)):", ",):", UNTRAINED),
+    Break("models/untrained.py", 'or name.endswith(f".{key}")', "", UNTRAINED),
+    Break("models/untrained.py", "[i for i in ids if i < count]", "list(ids)", UNTRAINED),
+    Break("stages/common.py", "sorted({*new, *untrained_tokens(path, renderer.tokenizer, lm)})", "new", ENDS_LEARNED),
     Break("userfile.py", "        sys.path.append(folder)\n", "        pass\n", FUNCTIONS),
     Break("rewards/elsewhere.py", "        self.logged.check(self.who, self.batch)\n", "", "rewards/test_asides.py"),
     Break("rewards/sources.py", "        self.extra[:] = logged.rows()\n", "", "rewards/test_asides.py"),

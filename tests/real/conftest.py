@@ -38,6 +38,8 @@ RUNS = {
     "rm": f"rm_train {ROWS} pairs.jsonl --learning_rate 1e-8 --lora_r 4 --valid_data pairs.jsonl --examine_rows 1",
     "dpo": f"dpo_train {ROWS} pairs.jsonl --lora_r 4",
     "kto": f"kto_train {ROWS} feedback.jsonl --lora_r 4",
+    **{stage: f"{stage}_train {ROWS} pairs.jsonl --lora_r 4" for stage in ("ipo", "orpo", "simpo", "cpo")},
+    "rrhf": f"rrhf_train {ROWS} rankings.jsonl --lora_r 4",
     "grpo": f"grpo_train {ONLINE} --num_generations 2 --max_completion_length 8 --beta 0.04 --reward_funcs len.py:f",
     "ppo": f"ppo_train {ONLINE} --response_length 8 --num_ppo_epochs 1 --reward_model rm",
 }
@@ -82,6 +84,9 @@ def home(tmp_path_factory) -> Path:
     rows = {
         "sft": [{"messages": question + good} for question, good, _ in asked],
         "pairs": [{"prompt": question, "chosen": good, "rejected": bad} for question, good, bad in asked],
+        "rankings": [
+            {"prompt": question, "completions": [bad, good], "scores": [0.1, 0.7]} for question, good, bad in asked
+        ],
         "prompts": [{"prompt": question} for question, _, _ in asked],
         "feedback": [
             {"prompt": question, "completion": said, "label": label}

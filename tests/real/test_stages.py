@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 pytestmark = pytest.mark.real
 
 END = 2  # <|im_end|>
-RUNS = ["sft", "sft_full", "rm", "dpo", "kto", "grpo", "ppo"]
+PAIR = ("chosen", "rejected")
+RUNS = ["sft", "sft_full", "rm", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "rrhf", "grpo", "ppo"]
 
 
 def steps(folder: Path) -> list[dict]:
@@ -67,9 +68,49 @@ def test_the_first_loss_of_sft_is_that_of_transformers(trained, real_lm, plain, 
 def test_the_first_loss_of_dpo_is_ln_2_of_the_logprobs_of_transformers(trained, real_lm, plain, rows):
     first = steps(trained("dpo"))[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    for side in ("chosen", "rejected"):
+    for side in PAIR:
         means = [logprobs(real_lm, plain, row["prompt"], row[side]).mean().item() for row in rows("pairs")]
         assert first[f"logps/{side}"] == pytest.approx(sum(means) / len(means), abs=2e-5)
+
+
+@pytest.fixture(scope="module")
+def answers(real_lm, plain, rows) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Log-probabilities of the tokens of the chosen and of the rejected answers, as transformers has them."""
+    return tuple([logprobs(real_lm, plain, row["prompt"], row[side]) for row in rows("pairs")] for side in PAIR)
+
+
+def mean(values) -> float:
+    return sum(values) / len(values)
+
+
+def log_odds(tokens: torch.Tensor) -> float:
+    probability = math.exp(tokens.mean().item())
+    return math.log(probability / (1 - probability))
+
+
+def softplus(number: float) -> float:
+    return math.log1p(math.exp(-number))
+
+
+@pytest.mark.parametrize(
+    "name, loss, demonstrated",  # of one comparison; and whether the chosen answers' cross-entropy is added
+    [
+        ("ipo", lambda chosen, rejected: 25.0, False),  # 1 / (2 beta), squared: the policy is the reference
+        ("orpo", lambda chosen, rejected: 0.1 * softplus(log_odds(chosen) - log_odds(rejected)), True),
+        ("simpo", lambda chosen, rejected: softplus(2.0 * (chosen.mean() - rejected.mean()).item() - 1.0), False),
+        ("cpo", lambda chosen, rejected: softplus(0.1 * (chosen.sum() - rejected.sum()).item()), True),
+        ("rrhf", lambda chosen, rejected: max(0.0, (rejected.mean() - chosen.mean()).item()), True),
+    ],
+)
+def test_the_first_losses_of_other_methods_are_their_formulas_of_transformers(
+    trained, answers, name, loss, demonstrated
+):
+    chosen, rejected = answers
+    expected = mean([loss(*pair) for pair in zip(chosen, rejected, strict=True)])
+    expected -= torch.cat(chosen).mean().item() if demonstrated else 0.0
+    first, second = (row["loss"] for row in steps(trained(name)))
+    assert first == pytest.approx(expected, abs=2e-5)
+    assert second < first  # the same rows once more
 
 
 def test_the_first_loss_of_a_reward_model_is_that_of_transformers(trained, real_lm, plain, rows):
@@ -95,7 +136,7 @@ def test_with_a_head_of_zeros_it_is_ln_2(real_model, real_tokenizer, plain, rows
     from easyrlhf.models.value_head import ScalarModel, new_head
 
     lm = load_causal_lm(real_model, real_tokenizer, dtype=torch.float32)
-    pairs = [[ids_of(plain, row["prompt"], row[side])[0] for side in ("chosen", "rejected")] for row in rows("pairs")]
+    pairs = [[ids_of(plain, row["prompt"], row[side])[0] for side in PAIR] for row in rows("pairs")]
     model = ScalarModel(lm, new_head(lm, zero=True))
     families = [(chosen[:3], [chosen[3:], rejected[3:]]) for chosen, rejected in pairs]
     with torch.no_grad():

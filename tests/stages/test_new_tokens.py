@@ -8,6 +8,7 @@ import torch
 
 from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
 from easyrlhf.data.render import Renderer
+from easyrlhf.data.templates import CONTROL_TOKENS
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
@@ -52,6 +53,30 @@ def test_answers_end(llama3, place):
         for ids, mask in zip(samples.completion_ids, samples.completion_mask, strict=True)
     ]
     assert samples.finished.all() and said == [f"{word}." for word in WORDS]
+
+
+@pytest.fixture(scope="session")
+def untrained(chain, data, tmp_path_factory) -> Path:
+    """A base model whose vocabulary holds llama3's tokens, as rows of 0 that were never trained."""
+    tokenizer = load_tokenizer(chain.sft)
+    lm = load_causal_lm(chain.sft, tokenizer, dtype=torch.float32)
+    tokenizer.add_tokens(list(CONTROL_TOKENS["llama3"]), special_tokens=True)
+    lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for layer in (lm.get_input_embeddings(), lm.get_output_embeddings()):
+        layer.weight.data[-3:] = 0.0
+    folder = tmp_path_factory.mktemp("untrained")
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_answers_end_where_the_vocabulary_holds_tokens_that_were_never_trained(untrained, data, tmp_path, capsys):
+    settings = {"max_length": 64, "max_prompt_length": 40, "batch_size": 8, "devices": "cpu", "report_to": "none"}
+    settings |= {"model": str(untrained), "train_data": data.sft, "output_dir": str(tmp_path / "sft"), "epochs": 20}
+    folder = train_sft(SFTConfig(**settings | LORA))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"rows of their own for 3 tokens that {untrained} has never seen (<|start_header_id|>, " in said
+    test_answers_end(folder, ".")
 
 
 def test_a_reward_model_and_ppo_go_on_from_the_adapter_of_each(llama3, chain, data, small, small_ppo, tmp_path):
