@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from easyrlhf.engine.compare import SETTINGS_FILE, differences
+from easyrlhf.engine.compare import PARENTS, SETTINGS_FILE, differences
 from easyrlhf.engine.lock import held
 from easyrlhf.engine.manifest import CHECKPOINTS, STAGE_FILE, make_folder, read_stage
 from easyrlhf.errors import InputError
@@ -16,10 +16,9 @@ from easyrlhf.paths import broken_link
 from easyrlhf.settings import MODEL
 
 LOCK = ".lock"
-PARENTS = "parents"  # models of other runs' checkpoints that a run builds on
 BEFORE_THE_START = {"cache", LOCK, "bad_rows.jsonl", "logs", PARENTS}
 OUR_FILES = (
-    f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics*.jsonl samples*.jsonl rollouts*.jsonl rm_eval.json "
+    f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics*.jsonl samples*.jsonl rollouts*.jsonl rm_eval.json .look-* "
     "doctor.json report.html README.md plots runs adapter value_model .final config.json generation_config.json "
     "value_head.safetensors model*.safetensors model.safetensors.index.json tokenizer* special_tokens_map.json "
     "vocab.json merges.txt added_tokens.json chat_template.jinja"
@@ -45,7 +44,8 @@ def entered(stack: ExitStack, config) -> tuple[Path, str]:
         stack.enter_context(locked(folder))
         found = claim(config, folder)
     if config.dry_run or found == READ_FIRST:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory())), found
+        place = None if config.dry_run else folder  # that all machines of a run see
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".look-", dir=place))), found
     return folder, found
 
 

@@ -11,11 +11,12 @@ from easyrlhf.engine.disk import written_to
 from easyrlhf.engine.inputs import PARTS, contents_of_setting, parted
 from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
-from easyrlhf.models.parents import changed_files, places_of, recorded
+from easyrlhf.models.parents import changed_files, places_of, recorded, same_contents
 from easyrlhf.paths import split_paths
 from easyrlhf.settings import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path
 
 SETTINGS_FILE = "args.yaml"
+PARENTS = "parents"  # models of other runs' checkpoints that a run builds on
 LENGTHS = ("max_length", "max_prompt_length", "overlength")  # those whose defaults follow from other settings
 
 
@@ -48,11 +49,12 @@ def differences(folder: Path, config) -> list[Difference]:
     So are those whose words differ where what they name is the same to the byte. Raises InputError.
     """
     then, stage = settings_then(folder, config), read_stage(folder)
+    kept = {getattr(config, place.name, None) for place in (folder / PARENTS).glob("*")}  # what it builds on, it has
     found = []
     for setting in sorted(dataclasses.fields(config), key=lambda setting: setting.name):
         name, kind = setting.name, kind_of(setting, config)
         before, now = then.get(name), getattr(config, name)
-        if kind == FREE:
+        if kind == FREE or (kind == MODEL and before == now and now in kept):
             continue
         if kind is None or (before is None) != (now is None):
             why = None if before == now else ""
@@ -101,9 +103,9 @@ def other_content(name: str, kind: str | None, then: Any, now: Any, known: Any, 
     found = contents_of_setting(name, kind, now)
     if found is None or known is None:
         return None if then == now else ""
-    if found == known:
-        return None
-    return changed_files(known, found) if kind == MODEL else "its content is not the same"
+    if kind == MODEL:
+        return None if same_contents(known, found) else changed_files(known, found)
+    return None if found == known else "its content is not the same"
 
 
 def placed(written: str, kind: str, folder: Path) -> str | None:

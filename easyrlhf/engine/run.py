@@ -128,8 +128,9 @@ class Run:
         }
         if self.origin:
             self.info["branched_from"] = str(self.checkpoint)
+        complete = world.any_of(self.found == READ_FIRST)  # and all have read what will be gone then
         world.on_main(self.require_same)
-        return self.found != READ_FIRST
+        return not complete
 
     def require_same(self) -> None:
         """Raise InputError unless tokens and rows are those of the run that is continued, branched from or complete."""

@@ -27,6 +27,8 @@ OTHER_FILES = (
     "added_tokens.json",
     "*.py",
 )
+WEIGHTS = (".safetensors", ".bin")
+BELOW = "base/"  # before the names of the files that an adapter's base has
 BASE = "base_model_name_or_path"
 NEAREST = 6  # folders above one that are searched for what it was made from
 
@@ -45,10 +47,12 @@ def contents_of(path: str | Path) -> Contents | None:
     listed = listed if isinstance(listed, dict) else {}  # of a complete stage; require_whole sees whether they hold
     files = {file for pattern in (*MODEL_FILES, *OTHER_FILES) for file in folder.glob(pattern)}
     found = {file.name: listed.get(file.name) or known_checksum(file) for file in sorted(files)}
+    if not any(name.endswith(WEIGHTS) for name in found):
+        return None  # as in a cache that has the configuration alone
     if is_adapter(folder):
         settings = {key: value for key, value in read_adapter_config(folder).items() if key != BASE}
         found[CONFIG_FILE] = f"{zlib.crc32(json.dumps(settings, sort_keys=True).encode()):08x}"
-        found |= {f"base/{name}": value for name, value in (contents_of(base_of(str(folder))) or {}).items()}
+        found |= {f"{BELOW}{name}": value for name, value in (contents_of(base_of(str(folder))) or {}).items()}
     return found or None
 
 
@@ -78,9 +82,31 @@ def _checksum_then(file: Path, size: int, changed: int) -> str:
     return checksum(file)
 
 
+def same_contents(then: Contents | None, now: Contents | None) -> bool:
+    """Whether two models are known, and the same to the byte."""
+    return then is not None and now is not None and not other_files(then, now)
+
+
+def other_files(then: Contents, now: Contents) -> list[str]:
+    """The files in which two models differ: weights and configuration, and of what else there is what both have.
+
+    A model in the hub's cache lacks files of its tokenizer that nobody has asked for, and the base of an adapter may
+    not be there yet.
+    """
+    based = all(any(name.startswith(BELOW) for name in one) for one in (then, now))
+    names = [name for name in sorted(then.keys() | now.keys()) if based or not name.startswith(BELOW)]
+    found = [name for name in names if (name in then and name in now) or is_essential(name)]
+    return [name for name in found if then.get(name) != now.get(name)]
+
+
+def is_essential(name: str) -> bool:
+    """Whether a model without this file would be another one."""
+    return name.endswith(WEIGHTS) or name.removeprefix(BELOW) in ("config.json", CONFIG_FILE)
+
+
 def changed_files(then: Contents, now: Contents) -> str:
     """Which files of two models differ, in words."""
-    names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    names = other_files(then, now)
     others = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{others} {'is' if len(names) == 1 else 'are'} not the same"
 
@@ -107,7 +133,7 @@ def find(written: str, home: Path, recorded: Contents | None) -> str:
     """
     places = [place for place in places_of(written, home) if is_model(place)]
     if recorded is not None:
-        same = next((place for place in places if contents_of(place) == recorded), None)
+        same = next((place for place in places if same_contents(recorded, contents_of(place))), None)
     else:
         places = places if not Path(written).expanduser().is_absolute() else [p for p in places if str(p) == written]
         same = next(iter(places), None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.engine import world
-from easyrlhf.engine.claim import PARENTS
+from easyrlhf.engine.compare import PARENTS
 from easyrlhf.engine.manifest import INSIDE, read_stage
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.unfinished import stand_in

@@ -10,8 +10,8 @@ from easyrlhf.config import TRAINING, OnlineConfig, TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.engine.checkpoint import step_of
-from easyrlhf.engine.claim import PARENTS, UNFINISHED
-from easyrlhf.engine.compare import SETTINGS_FILE
+from easyrlhf.engine.claim import UNFINISHED
+from easyrlhf.engine.compare import PARENTS, SETTINGS_FILE
 from easyrlhf.engine.manifest import STAGE_FILE, read_stage, write_stage
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.engine.run import Run

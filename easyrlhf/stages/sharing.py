@@ -9,7 +9,7 @@ from easyrlhf.engine.run import Run
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
 from easyrlhf.models.load import load_causal_lm
-from easyrlhf.models.parents import ADAPTER, BASE, base_of, changed_files, contents_of, recorded_base
+from easyrlhf.models.parents import ADAPTER, BASE, base_of, changed_files, contents_of, recorded_base, same_contents
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.shared import POLICY, REWARD, VALUE, AdapterView, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
@@ -41,7 +41,7 @@ def check_base(flag: str, folder: str, policy: str) -> None:
                 f"{flag} {folder}: what it was trained from cannot be compared with --model {policy}, so the two "
                 f"cannot share a backbone. {error}; or leave --share_backbone out"
             ) from error
-    if known is not None and known == ours:
+    if same_contents(known, ours):
         return
     parent = read_stage(folder).get("parents", {}).get("model") or read_adapter_config(adapter)[BASE]
     why = f" ({changed_files(known, ours)})" if known and ours else ""

@@ -99,6 +99,15 @@ def test_a_model_that_was_trained_again_under_its_name_is_another(place):
     assert line == "model: sft → sft (model.safetensors is not the same)"
 
 
+def test_what_a_run_has_kept_of_an_unfinished_one_is_what_it_goes_on_with(place):
+    config = begun()
+    Path("sft/model.safetensors").write_text("finished since")
+    Path("run/parents/model").mkdir(parents=True)
+    assert lines(config) == []  # neither model nor ref_model, which is the same
+    Path("rm/model.safetensors").write_text("trained again")
+    assert lines(config) == ["reward_model: rm → rm (model.safetensors is not the same)"]
+
+
 def test_a_function_that_was_mended_in_its_place_goes_on_and_is_mentioned(place):
     config = begun()
     assert edited(Path("run"), config) == []

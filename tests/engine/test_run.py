@@ -350,6 +350,15 @@ def test_a_complete_run_of_other_names_is_done_when_its_rows_are_the_same(config
     assert (out(config) / "stage.json").read_bytes() == before
 
 
+def test_a_template_that_was_edited_is_told_from_rows(config):
+    train(config, 1)
+    stage = read_stage(out(config))
+    write_stage(out(config), stage | {"tokenizer": "a", "chat_template": "b"})
+    edited = {**INFO, "tokenizer": "a", "chat_template": "c", "data": {"train": {"sha256": "other", "used": 3}}}
+    says = "whose tokens have changed since it started:\n  the chat template of --model m\nput them back"
+    assert says in refusal(config, edited)
+
+
 def test_two_processes_cannot_work_in_one_folder(config):
     with open_run(config):
         with pytest.raises(InputError, match="another run is working there"), open_run(config):

@@ -10,7 +10,7 @@ import pytest
 
 from easyrlhf.engine.manifest import write_stage
 from easyrlhf.errors import InputError
-from easyrlhf.models.parents import base_of, changed_files, contents_of, places_of
+from easyrlhf.models.parents import base_of, changed_files, contents_of, places_of, same_contents
 
 
 def model(folder: Path, weights: str = "w") -> Path:
@@ -58,6 +58,29 @@ def test_an_adapter_is_known_with_its_base_and_not_by_where_that_lies(outputs):
     assert contents_of(adapter(outputs / "two", "../copy")) == one
     (outputs / "copy" / "model.safetensors").write_text("other")
     assert changed_files(one, contents_of(outputs / "two")) == "base/model.safetensors is not the same"
+
+
+def test_files_that_were_not_asked_for_make_no_other_model(outputs):
+    one = {"config.json": "1", "model.safetensors": "2", "merges.txt": "3"}
+    assert same_contents(one, {"config.json": "1", "model.safetensors": "2"})
+    assert not same_contents(one, one | {"merges.txt": "4"})
+    assert not same_contents(one, {"config.json": "1", "merges.txt": "3"})
+    assert same_contents(one | {"base/model.safetensors": "5"}, one)  # a base that is not in the cache yet
+    assert not same_contents(one | {"base/model.safetensors": "5"}, one | {"base/model.safetensors": "6"})
+    assert not same_contents(None, None)
+    (outputs / "cache").mkdir()
+    (outputs / "cache" / "config.json").write_text("{}")
+    assert contents_of(outputs / "cache") is None
+
+
+def test_a_model_of_the_hub_is_known_by_what_the_cache_has(outputs, tmp_path, monkeypatch):
+    found = tmp_path / "hub" / "models--o--n" / "snapshots" / "abc" / "config.json"
+    shutil.copytree(outputs / "sft", found.parent)
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda path, name: str(found) if path == "o/n" else None
+    )
+    assert contents_of("o/n") == contents_of(outputs / "sft")
+    assert contents_of("o/m") is None
 
 
 def test_a_relative_base_is_found_from_every_working_directory(outputs, tmp_path, monkeypatch):

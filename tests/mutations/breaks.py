@@ -937,12 +937,15 @@ BREAKS = [
     Break("config/unknown.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
     Break("settings.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
     # identity goes by content
-    Break("engine/compare.py", "if found == known:", "if False:", COMPARE),
+    Break("engine/compare.py", "None if found == known else", "None if False else", COMPARE),
+    Break("engine/compare.py", "None if same_contents(known, found) else", "None if True else", COMPARE),
     Break("engine/compare.py", "return None if config.keep_best else FREE", "return FREE", COMPARE),
     Break("engine/inputs.py", "found.append(known_checksum(", "found.append(str(", COMPARE),
     Break("config/training.py", "on_resume=FREE_BUT_FOR_BEST,", "on_resume=FREE,", COMPARE),
-    Break("models/parents.py", "if contents_of(place) == recorded)", "if place)", PARENTS),
+    Break("models/parents.py", "if same_contents(recorded, contents_of(place)))", "if place)", PARENTS),
     Break("models/parents.py", "if key != BASE}", "if key}", PARENTS),
+    Break("models/parents.py", "if based or not name", "if True or not name", PARENTS),
+    Break("models/parents.py", "or is_essential(name)]", "]", PARENTS),
     Break("engine/branch.py", "checksum(checkpoint / STATE) == state", "False", "engine/test_run.py"),
     Break("engine/claim.py", "if (folder / LOCK).exists():", "if False:", "engine/test_run.py"),
     Break("engine/claim.py", "return READ_FIRST if found else COMPLETE", "return COMPLETE", "engine/test_run.py"),
@@ -990,4 +993,5 @@ BREAKS = [
     Break("glance.py", "claim(config, folder) != NEW", "False", "test_glance.py"),
     Break("glance.py", "list(islice(records, ROWS))", "list(islice(records, ROWS - 1))", "test_glance.py"),
     Break("launch.py", "    glance(config)\n", "", "test_glance.py"),
+    Break("stages/sharing.py", "if same_contents(known, ours):", "if known:", SHARES_A_COPY),
 ]

@@ -48,6 +48,7 @@ def test_the_start_summary_says_what_is_held(monkeypatch, model_folder):
         dtype=torch.float32,
         device=SimpleNamespace(type="cuda"),
         passed_over=[],
+        remarks=[],
         beginning=lambda: "from the beginning",
         zero=None,
     )
