@@ -413,6 +413,7 @@ def test_it_says_that_it_fits(folder):
     assert "sft_train on 1 GPU of 80 GiB, in bfloat16" in done.stdout
     assert "fits in 80 GiB (10 % kept free) with 72.0 GiB to spare" in done.stdout
     assert "lower it" not in done.stdout and "one device" not in done.stdout
+    assert "these are tensors" not in done.stdout
 
 
 @pytest.mark.parametrize("stage", ["rm", "kto", "rrhf", "grpo_train"])
@@ -420,6 +421,7 @@ def test_every_stage_can_be_asked(folder, stage):
     done = run(stage, "--model", folder(), "--devices", "cpu:16GB", "--max_length", "1024", "--lora_r", "4")
     assert done.exit_code == 0, done.output
     assert "on 1 CPU of 16 GiB, in float32" in done.stdout and "<- peak" in done.stdout
+    assert "\nthese are tensors; the process takes about 0.5 GiB more for Python and its libraries" in done.stdout
 
 
 def test_seventy_billion_parameters_take_seconds_and_no_weights(folder):

@@ -13,6 +13,10 @@ from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, Plan
 from easyrlhf.tools.fitting.stage_memory import complete, plan_of, row_length, token_budget
 
 GIB = 2**30
+PROCESS = (
+    "these are tensors; the process takes about 0.5 GiB more for Python and its libraries, and up to a third more that\n"
+    "its allocator keeps for the next step (--no_reuse_memory) and kernels work in"
+)
 
 
 def fit(config: TrainConfig, own: FitConfig) -> Plan:
@@ -99,6 +103,8 @@ def verdict(plan: Plan) -> list[str]:
         f"fits in {size} with {gap:,.1f} GiB to spare" if plan.fits else f"does not fit in {size}: {gap:,.1f} GiB short"
     )
     lines = [f"peak: {plan.peak.name}, {plan.needed / GIB:,.2f} GiB: {fits}"]
+    if machine.kind == "cpu":
+        lines.append(PROCESS)
     if plan.host:
         lines.append(f"and {plan.host / GIB:,.2f} GiB of the host's memory")
     return lines
