@@ -14,8 +14,8 @@ from easyrlhf.tools.fitting.stage_memory import complete, plan_of, row_length, t
 
 GIB = 2**30
 PROCESS = (
-    "these are tensors; the process takes about 0.5 GiB more for Python and its libraries, and up to a third more that\n"
-    "its allocator keeps for the next step (--no_reuse_memory) and kernels work in"
+    "these are tensors; the process takes about 0.5 GiB more for Python and its libraries, and up to a third more\n"
+    "that its allocator keeps for the next step (--no_reuse_memory) and kernels work in"
 )
 
 
