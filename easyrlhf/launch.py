@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 from easyrlhf.glance import glance
+from easyrlhf.report.opening import opening_of, say_at_once
 from easyrlhf.stopping import insisting, stop_signals
 
 LAUNCHED = "EASYRLHF_LAUNCHED"  # set in the processes that we start
@@ -48,6 +49,7 @@ def start(target: str, config: Any) -> Path:
     A dry run is one process, after the same checks.
     Returns the output folder. Raises what the stage raises; a process that ended otherwise is a RunError.
     """
+    say_at_once(opening_of(config), sys.stdout)
     module, function = target.split(":")
     glance(config)
     plan = plan_of(config)

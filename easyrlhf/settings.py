@@ -265,6 +265,7 @@ class Settings:
     """Common ground of all settings: conversion, limits, YAML. Frozen: no run changes its own."""
 
     stage: ClassVar[str]
+    opening: ClassVar[str] = ""  # what the command says at once; {self.name} is a setting
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse names that are no settings, with the nearest one that is."""

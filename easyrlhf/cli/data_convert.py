@@ -4,6 +4,7 @@ import click
 
 from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
+from easyrlhf.report.opening import opened
 
 
 @click.command()
@@ -44,4 +45,5 @@ def command(files: tuple[str, ...], output: str, **settings) -> Job:
       easyrlhf data convert mine.jsonl --field prompt=question,completion=answer --output demos.jsonl
       easyrlhf data convert mine.jsonl --transform rows.py:fix --kind prompt --output prompts.jsonl
     """
-    return job("easyrlhf.tools.convert:convert_data", ",".join(files), output, **settings)
+    spec = ",".join(files)
+    return opened(f"reading {spec} …", job("easyrlhf.tools.convert:convert_data", spec, output, **settings))

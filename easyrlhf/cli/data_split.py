@@ -4,6 +4,7 @@ import click
 
 from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
+from easyrlhf.report.opening import opened
 
 
 @click.command()
@@ -40,4 +41,5 @@ def command(files: tuple[str, ...], output_dir: str, **settings) -> Job:
       easyrlhf data split a.jsonl b.parquet --valid 0.1 --seed 1 --output_dir data/both
       rm_train --train_data data/pairs/train.jsonl --valid_data data/pairs/valid.jsonl
     """
-    return job("easyrlhf.tools.split:split_data", ",".join(files), output_dir, **settings)
+    spec = ",".join(files)
+    return opened(f"reading {spec} …", job("easyrlhf.tools.split:split_data", spec, output_dir, **settings))

@@ -11,6 +11,7 @@ from easyrlhf.cli.options import SettingsCommand, build_config
 from easyrlhf.cli.running import Job, job
 from easyrlhf.config import FitConfig
 from easyrlhf.config.unknown import STAGES
+from easyrlhf.report.opening import opened, opening_of
 
 CONFIGS = {config.stage: config for config in STAGES}
 OWN = [setting.name for setting in fields(FitConfig)]
@@ -55,7 +56,8 @@ class FitCommand(SettingsCommand):
         given = {name: value for name, value in flags.items() if value is not None}
         own = {name: given.pop(name) for name in OWN if name in given}
         stage = build_config(self.config_class, config, UNREAD | given, command)
-        return job(self.target, stage, build_config(FitConfig, None, own, command))
+        settings = build_config(FitConfig, None, own, command)
+        return opened(opening_of(settings), job(self.target, stage, settings))
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The page of what is not a flag of the stage."""

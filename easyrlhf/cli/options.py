@@ -18,6 +18,7 @@ from easyrlhf.cli.wording import explain_twice, missing_file, with_underscores
 from easyrlhf.config import TrainConfig
 from easyrlhf.config.peers import unfold
 from easyrlhf.config.unknown import explain_unknown, is_foreign_block
+from easyrlhf.report.opening import opened, opening_of
 from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind, yaml_places
 
 MANY = 4  # unknown keys that make a file another program's
@@ -49,8 +50,9 @@ class SettingsCommand(click.Command):
         command = click.get_current_context().command_path
         given = {name: value for name, value in flags.items() if value not in (None, ())}
         settings = build_config(self.config_class, config, given, command)
-        stage = isinstance(settings, TrainConfig)
-        return job(START, self.target, settings) if stage else job_on_models(self.target, settings)
+        if isinstance(settings, TrainConfig):
+            return job(START, self.target, settings)
+        return opened(opening_of(settings), job_on_models(self.target, settings))
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> None:
         """Run as a program: parse, run the stage, exit with its code."""

@@ -4,6 +4,7 @@ import click
 
 from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
+from easyrlhf.report.opening import opened
 
 
 @click.command("report")
@@ -24,4 +25,4 @@ def command(runs: tuple[str, ...], output: str | None) -> Job:
       easyrlhf report outputs/ppo
       easyrlhf report outputs/ppo outputs/grpo outputs/dpo --output outputs/methods.html
     """
-    return job("easyrlhf.tools.report:report", runs, output)
+    return opened(f"reading {', '.join(runs)} …", job("easyrlhf.tools.report:report", runs, output))

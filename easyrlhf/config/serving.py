@@ -19,6 +19,7 @@ class ServeConfig(ScoringConfig):
     """Settings of `easyrlhf serve`: models behind an OpenAI-compatible server, with a page to talk to them."""
 
     stage: ClassVar[str] = "serve"
+    opening: ClassVar[str] = "loading {self.model} …"
 
     model: str = opt(
         MISSING,

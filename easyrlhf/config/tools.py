@@ -39,6 +39,7 @@ class InitConfig(Settings):
     """Settings of `easyrlhf init`: a tokenizer and a small random model, without a download."""
 
     stage: ClassVar[str] = "init"
+    opening: ClassVar[str] = "reading {self.train_data} …"
 
     train_data: str = opt(
         MISSING,
@@ -75,6 +76,8 @@ class InitConfig(Settings):
 @dataclass(kw_only=True, frozen=True)
 class LookConfig(Settings):
     """What every command that looks at data through the eyes of a stage can be told."""
+
+    opening: ClassVar[str] = "reading {self.train_data} …"
 
     train_data: str = opt(
         MISSING,
@@ -213,6 +216,7 @@ class ServeRewardConfig(ScoringConfig):
     """Settings of `easyrlhf serve_reward`: a trained reward model behind HTTP."""
 
     stage: ClassVar[str] = "serve_reward"
+    opening: ClassVar[str] = "loading {self.reward_model} …"
 
     reward_model: str = opt(
         MISSING,
@@ -235,6 +239,7 @@ class DoctorConfig(ScoringConfig):
     """Settings of `easyrlhf doctor`: a reward model is examined on held-out comparisons."""
 
     stage: ClassVar[str] = "doctor"
+    opening: ClassVar[str] = "loading {self.reward_model} …"
 
     reward_model: str = opt(
         MISSING,
@@ -255,10 +260,25 @@ class DoctorConfig(ScoringConfig):
     transform: str | None = row_transform()
     max_length: int | None = opt(
         None,
-        "Longest sequence in tokens, prompt and completion together; longer rows are dropped and counted.",
+        "Longest sequence in tokens, prompt and completion together.",
         group=DATA,
         low=2,
         shown="that of its training, else 1024",
+    )
+    max_prompt_length: int | None = opt(
+        None,
+        "Longest prompt in tokens; must leave room below max_length.",
+        group=DATA,
+        low=1,
+        shown="that of its training, else what max_length leaves",
+    )
+    overlength: str | None = opt(
+        None,
+        "Rows longer than that: drop counts them and writes them to bad_rows.jsonl, however many there are; truncate "
+        "cuts prompts from the left.",
+        group=DATA,
+        choices=("drop", "truncate"),
+        shown="as in its training, else drop, and stop when it is more than 10 % of the rows",
     )
     examine_rows: int = examine_rows("probes and invariance are measured on; accuracy is, on all.", 1)
     on_bad_row: str = on_bad_row()
@@ -296,6 +316,7 @@ class ExportConfig(Settings):
     """Settings of `easyrlhf export`: a model in the form that other programs read."""
 
     stage: ClassVar[str] = "export"
+    opening: ClassVar[str] = "loading {self.model} …"
 
     model: str = opt(
         MISSING,
@@ -355,6 +376,7 @@ class FitConfig(Settings):
     """Settings of `easyrlhf fit` beside those of the stage whose memory it works out."""
 
     stage: ClassVar[str] = "fit"
+    opening: ClassVar[str] = "working out the memory …"
 
     devices: str | None = opt(
         None,

@@ -46,6 +46,8 @@ DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")
 class TrainConfig(Settings):
     """What every training stage can be told; the stages below add their own settings."""
 
+    opening: ClassVar[str] = "reading {self.train_data} …"
+
     learning_rate_full: ClassVar[float]
     learning_rate_lora: ClassVar[float]
     less_for_completions: ClassVar[str] = ""  # how the default of max_prompt_length goes on in --help

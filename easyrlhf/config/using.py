@@ -118,6 +118,7 @@ class ChatConfig(PolicyConfig):
     """Settings of `easyrlhf chat`: a conversation with a model."""
 
     stage: ClassVar[str] = "chat"
+    opening: ClassVar[str] = "loading {self.model} …"
 
     system: str | None = opt(None, "System prompt to begin with.", group=DATA, metavar="TEXT")
     max_new_tokens: int = opt(512, "Longest answer, in tokens.", group=SAMPLING, low=1)
@@ -131,6 +132,7 @@ class GenerateConfig(PolicyConfig):
     """Settings of `easyrlhf generate`: answers to prompts, all of them or the best."""
 
     stage: ClassVar[str] = "generate"
+    opening: ClassVar[str] = "reading {self.prompts} …"
 
     prompts: str | None = opt(
         None,
@@ -302,6 +304,7 @@ class ScoreConfig(RewardModelConfig):
     """Settings of `easyrlhf score`: scores of a reward model for the rows of a file, or for one text."""
 
     stage: ClassVar[str] = "score"
+    opening: ClassVar[str] = "loading {self.reward_model} …"
 
     data: str | None = opt(
         None,
@@ -355,6 +358,7 @@ class CompareConfig(ScoringConfig):
     """Settings of `easyrlhf compare`: several models answer the same prompts, and their answers are judged."""
 
     stage: ClassVar[str] = "compare"
+    opening: ClassVar[str] = "reading {self.prompts} …"
 
     models: str = opt(
         MISSING,

@@ -21,6 +21,7 @@ from easyrlhf.data.formats import (
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.sources import RawRow, Source
 from easyrlhf.data.summary import Ledger
+from easyrlhf.data.watching import watched
 from easyrlhf.errors import InputError
 
 LOOK_AT = 10  # rows from which a file's format is recognised
@@ -87,7 +88,7 @@ def read_records(
     ledger.formats.append(expected or name)
     ledger.notes += source.notes
     read, faults, first = 0, Counter(), {}
-    for raw in source.read():
+    for raw in watched(source.name, source.read()):
         ledger.read += 1
         if raw.dropped:
             ledger.drop(raw.dropped, raw.place, raw.value)

@@ -18,19 +18,19 @@ THEME = {
     **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)},
 }
 STYLE = {
-    "font.size": 9,
+    "font.size": 10,  # a chart is as wide as a page of 400 px: its points are about as large as pixels
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "text.color": INK,
     "text.parse_math": False,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 8,
+    "axes.labelsize": 10,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 10,
+    "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
@@ -38,18 +38,19 @@ STYLE = {
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 10,
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "easyrlhf",
     "figure.constrained_layout.use": True,
 }
 SIZE = (4.4, 2.7)
+LABEL_ROOM = 0.22  # beyond the longest bar, as a share of the axis
 SMOOTHED_FROM = 40  # points; shorter curves are shown as they are
 MOST_POINTS = 500
 
@@ -153,25 +154,45 @@ def thinned(steps: list, series: list[float]) -> tuple[list, list[float]]:
     return [steps[i] for i in starts], means
 
 
-def interval_bars(name: str, title: str, bars: list[tuple[str, float, float, float]], caption: str = "") -> Chart:
+def interval_bars(
+    name: str,
+    title: str,
+    bars: list[tuple[str, float, float, float]],
+    caption: str = "",
+    *,
+    even: float | None = None,
+    shown: Callable[[float], str] = "{:.2f}".format,
+) -> Chart:
     """Horizontal bars with their intervals, the first on top.
 
-    bars  (label, mean, low, high), low and high the ends of the 95 % interval
+    bars   (label, mean, low, high), low and high the ends of the 95 % interval
+    even   where a dashed line marks no difference
+    shown  mean → its label, which stands beyond the interval, on the side away from 0
     """
 
     def draw(axes) -> None:
         for i, (_, mean, low, high) in enumerate(bars):
             axes.barh(i, mean, height=0.56, color=SERIES[i % len(SERIES)])
             axes.errorbar(mean, i, xerr=[[mean - low], [high - mean]], color=INK, capsize=4)
-            axes.annotate(f"{mean:.2f}", (high, i), (8, 0), textcoords="offset points", va="center", color=INK)
+            end, away, align = (low, -8, "right") if mean < 0 else (high, 8, "left")
+            how = {"textcoords": "offset points", "va": "center", "ha": align, "color": INK}
+            axes.annotate(shown(mean), (end, i), (away, 0), **how)
+        if even is not None:
+            axes.axvline(even, color=MUTED, linewidth=1, linestyle="--", zorder=3)
         axes.set_yticks(range(len(bars)), [label for label, *_ in bars])
-        axes.tick_params(axis="y", labelsize=9, labelcolor=INK)
+        axes.tick_params(axis="y", labelcolor=INK)
         axes.invert_yaxis()
-        axes.margins(x=0.14)
-        axes.set_xlim(left=min(0.0, *(low for _, _, low, _ in bars)))
+        axes.set_xlim(*reach([end for _, *ends in bars for end in ends]))
         axes.grid(axis="y", visible=False)
 
     return Chart(name, title, caption, draw, (SIZE[0], 0.9 + 0.5 * len(bars)))
+
+
+def reach(ends: list[float]) -> tuple[float, float]:
+    """The axis of bars that start at 0: as far as their ends, with room for a label where there are any beyond 0."""
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    room = LABEL_ROOM * ((high - low) or 1.0)
+    return low - room * (low < 0), high + room * (high > 0 or low == 0)
 
 
 def _style():

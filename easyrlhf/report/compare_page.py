@@ -6,6 +6,7 @@ from typing import Any
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import interval_bars
 from easyrlhf.report.compare import JUDGE, Answer, Verdict, decided, percent, score_gap
+from easyrlhf.report.diagnostics import SEVERITIES
 from easyrlhf.report.doctor import columns
 
 PAIR_HEAD = ("model", "by", "win rate", "at equal length", "won/tied/lost", "longer wins", "score difference")
@@ -133,6 +134,7 @@ def compare_page(
     prompts   [P] the texts of the prompts
     answers   [M][N], verdicts [M - 1][N], as in `measured`
     """
+    severity, lead = concluded(found)
     sections = [
         blocks.section("Key numbers", blocks.key_numbers(key_numbers(found))),
         blocks.section("Verdicts", blocks.lines(found["verdicts"])),
@@ -148,11 +150,34 @@ def compare_page(
     return blocks.page(
         f"{' and '.join(found['names'][1:])} against {found['first']}",
         [*sections, blocks.section("Settings", fold)],
-        lead=f"{found['verdicts'][0]}.",
-        severity="ok" if any(entry["n"] and decided(entry["ci95"]) for entry in found["comparisons"]) else "warn",
+        lead=lead,
+        severity=severity,
         over="easyrlhf · compare",
         foot=f"Written by easyrlhf {found['easyrlhf_version']}",
     )
+
+
+def concluded(found: dict[str, Any]) -> tuple[str, str]:
+    """The worst severity of the comparisons (ok: the model surely wins; warn: nothing can be told, or there is a
+    warning; alarm: it surely loses), and a sentence that carries it."""
+    judged = [severity_of(entry) for entry in found["comparisons"]]
+    worst = min(judged, key=SEVERITIES.index)
+    verdict, others = found["verdicts"][judged.index(worst)], len(judged) - 1
+    lead = f"{verdict[0].upper() if verdict.startswith('no') else verdict[0]}{verdict[1:]}."
+    lead += f" {others} more {'verdict' if others == 1 else 'verdicts'} below." if others else ""
+    warned = [said for said in remarks(found) if said.startswith("warning: ")]
+    if worst == "ok" and warned:
+        return "warn", f"{lead} But {warned[0].removeprefix('warning: ')}."
+    return worst, lead
+
+
+def severity_of(entry: dict[str, Any]) -> str:
+    """How bad one comparison is for the model that is compared with the first."""
+    said = decided(entry["ci95"]) if entry["n"] else 0
+    equal = entry.get("length_controlled") if entry["n"] else None
+    if said > 0 and equal and decided(equal["ci95"]) < 0:  # it wins by length alone
+        return "warn"
+    return ("warn", "ok", "alarm")[said]
 
 
 def key_numbers(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -160,35 +185,36 @@ def key_numbers(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     numbers, by = [], found["comparisons"][0]["by"]
     for entry in found["comparisons"]:
         if entry["n"] and entry["by"] == by:
-            low, high = (100 * end for end in entry["ci95"])
-            label = f"{entry['model']} wins, by {entry['by']}"
-            numbers.append((label, f"{entry['win_rate']:.1%}", f"95 % interval {low:.1f} to {high:.1f}"))
-            if equal := entry["length_controlled"]:
-                low, high = (100 * end for end in equal["ci95"])
-                note = f"95 % interval {low:.1f} to {high:.1f}"
-                numbers.append(("… at equal length", f"{equal['win_rate']:.1%}", note))
+            rates = {f"{entry['model']} wins, by {entry['by']}": entry}
+            rates |= {"… at equal length": equal} if (equal := entry["length_controlled"]) else {}
+            for label, rate in rates.items():
+                share, low, high = in_percent(rate)
+                numbers.append((label, f"{share:.1f} %", f"95 % interval {low:.1f} to {high:.1f}"))
     for entry in found["models"][1:]:
         if entry["kl"]:
             numbers.append((f"KL of {entry['model']}", f"{entry['kl']['mean']:.2f}", f"nats, from {found['first']}"))
     if found["judge"] and found["judge"]["agreement"] is not None:
-        numbers.append(("judge's orders agree", f"{found['judge']['agreement']:.0%}", found["judge_name"]))
+        numbers.append(("judge's orders agree", f"{100 * found['judge']['agreement']:.0f} %", found["judge_name"]))
     return numbers
 
 
 def charts_section(found: dict[str, Any]) -> list[str]:
     """Win rates and, side by side, what was measured of each model."""
     entries = [entry for entry in found["comparisons"] if entry["n"]]
-    bars = [(f"{entry['model']}\nby {entry['by']}", entry["win_rate"], *entry["ci95"]) for entry in entries]
-    note = "Share of pairs won against the first model, ties one half, with 95 % intervals; 0.5 is no difference."
-    drawn = [interval_bars("win_rates", "Win rate", bars, note)] if bars else []
+    bars = [(f"{entry['model']}\nby {entry['by']}", *in_percent(entry)) for entry in entries]
+    note = "Share of pairs won against the first model, ties one half, with 95 % intervals; 50 % is no difference."
+    shares = {"even": 50.0, "shown": "{:.1f} %".format}
+    drawn = [interval_bars("win_rates", "Win rate", bars, note, **shares)] if bars else []
     bars = [
-        (f"{entry['model']}\nby {entry['by']}", equal["win_rate"], *equal["ci95"])
+        (f"{entry['model']}\nby {entry['by']}", *in_percent(equal))
         for entry in entries
         if (equal := entry["length_controlled"])
     ]
     if bars:
         drawn.append(
-            interval_bars("equal", "Win rate at equal length", bars, "The same, had the answers equal lengths.")
+            interval_bars(
+                "equal", "Win rate at equal length", bars, "The same, had the answers equal lengths.", **shares
+            )
         )
     measures = [(f"score/{name}", f"Score: {name}", "scores", name) for name in found["models"][0]["scores"]]
     measures += [
@@ -201,6 +227,11 @@ def charts_section(found: dict[str, Any]) -> list[str]:
         if bars:
             drawn.append(interval_bars(name, title, bars, "Means with 95 % intervals."))
     return [blocks.section("Pictures", blocks.grid(*map(blocks.chart, drawn)))] if drawn else []
+
+
+def in_percent(rate: dict[str, Any]) -> tuple[float, ...]:
+    """A win rate and the ends of its interval."""
+    return tuple(100 * share for share in (rate["win_rate"], *rate["ci95"]))
 
 
 def sample_sections(

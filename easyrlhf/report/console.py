@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
+from easyrlhf.data.watching import watched_by
 from easyrlhf.report.diagnostics import Verdict
 from easyrlhf.report.layout import COUNTER, GAP, LEFT, cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import OFFLINE, ONLINE, show
+from easyrlhf.report.opening import Counted
 from easyrlhf.report.progress import Progress
 from easyrlhf.streams import lasting
 
@@ -55,6 +57,12 @@ class Console:
             for line in lines:
                 self._say(f"    {line}")
         self._print("")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Say how many rows of a long file are read."""
+        with watched_by(Counted(self._file)):
+            yield
 
     @contextmanager
     def progress(

@@ -250,7 +250,7 @@ def _draw_histograms(axes, found: dict) -> None:
 def _draw_length_gap(axes, ranges: list[dict]) -> None:
     names = [f"{r['low']}" if r["low"] == r["high"] else f"{r['low']:+d} to\n{r['high']:+d}" for r in ranges]
     bars = axes.bar(range(len(ranges)), [r["accuracy"] for r in ranges], 0.66, color=SERIES[0])
-    axes.bar_label(bars, [f"{r['accuracy']:.0%}\nn {r['n']}" for r in ranges], fontsize=8, color=INK)
+    axes.bar_label(bars, [f"{r['accuracy']:.0%}\nn {r['n']}" for r in ranges], fontsize=10, color=INK)
     axes.axhline(0.5, color=MUTED, linewidth=1, linestyle="--")
     axes.set_xticks(range(len(ranges)), names)
     axes.set_xlabel("chosen − rejected, tokens")

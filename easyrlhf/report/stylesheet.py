@@ -122,6 +122,7 @@ figcaption { color: var(--muted); font-size: 13.5px; line-height: 1.4; margin: 8
   margin: 8px 0 0;
 }
 .scroll { overflow-x: auto; }
+.flag, td.short { white-space: nowrap; }
 table { border-collapse: collapse; font-size: 14.5px; font-variant-numeric: tabular-nums; }
 th, td {
   text-align: left;

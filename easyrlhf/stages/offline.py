@@ -57,7 +57,8 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
             return common.already_complete(config, console)
         config = with_parents(run, console)
         renderer = common.prepare(run, console)
-        data = common.read_sets(run, renderer, stage.kind)
+        with console.reading():
+            data = common.read_sets(run, renderer, stage.kind)
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps, parents = planned_steps(config, len(train)), common.parents_of(config)
         if not run.recognise(common.stage_info(run, renderer, data, parents)):
@@ -68,6 +69,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         if config.dry_run:
             return Path(config.output_dir)
 
+        console.note("loading the model …")
         model = stage.model(run, renderer)
         how = run, renderer, model, stage.kind
         train = stage.join(*how, train, planned_rows(config, len(train)), console)

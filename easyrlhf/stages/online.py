@@ -64,9 +64,10 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         renderer = common.prepare(run, console)
         cast = check_cast(config, renderer)
         check_rollout(config, renderer)
-        data = common.read_sets(run, renderer, "prompt")
-        if config.ptx_data:
-            data["ptx"] = common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
+        with console.reading():
+            data = common.read_sets(run, renderer, "prompt")
+            if config.ptx_data:
+                data["ptx"] = common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
         check_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
         steps = planned_steps(config, len(data["train"].rows))
@@ -86,7 +87,9 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         if config.dry_run:
             return Path(config.output_dir)
 
-        online = build(run, renderer, cast, data.get("ptx"), steps, make_backend(run, renderer, console))
+        backend = make_backend(run, renderer, console)
+        console.note("loading the models …")
+        online = build(run, renderer, cast, data.get("ptx"), steps, backend)
         state = run.begin(online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
         log = common.open_log(run, console)

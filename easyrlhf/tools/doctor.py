@@ -1,14 +1,19 @@
 """easyrlhf doctor: a reward model is examined on held-out comparisons; docs/reward_models.md says how to read it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import yaml
 from datasets import Dataset
 
 from easyrlhf.config import DoctorConfig
+from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import load_tokens
+from easyrlhf.engine.compare import SETTINGS_FILE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.engine.manifest import make_folder, read_stage
 from easyrlhf.errors import InputError
@@ -31,10 +36,10 @@ def examine_reward_model(config: DoctorConfig) -> Path:
     """
     folder = Path(config.output_dir)
     scorer = load_scorer(config)  # reads of the settings what both commands have
-    length = longest(config, scorer)
+    limits = limits_of(config, positions(scorer.model))
     make_folder(folder)
     with TemporaryDirectory() as scratch:
-        rows = read_pairs(config, scorer.renderer, length, Path(scratch))
+        rows = read_pairs(config, scorer.renderer, limits, Path(scratch))
         dtype = pick_dtype(config.precision, pick_device(config.devices))
         measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:])
         how = scorer.model, scorer.renderer, rows, scorer.micro_batch_tokens, dtype
@@ -46,27 +51,54 @@ def examine_reward_model(config: DoctorConfig) -> Path:
     return folder
 
 
-def longest(config: DoctorConfig, scorer: Scorer) -> int:
-    """Tokens that a pair may have. Raises InputError when the model has no place for as many."""
-    places = positions(scorer.model)
-    if config.max_length is None:
-        return min(read_stage(reward_folder(config)).get("max_length", LENGTH), places or LENGTH)
-    if places and config.max_length > places:
+@dataclass(frozen=True)
+class Limits:
+    """How long pairs may be, in tokens, and what becomes of longer ones: as rm_train has these settings."""
+
+    max_length: int
+    max_prompt_length: int
+    overlength: str | None
+
+
+def limits_of(config: DoctorConfig, places: int | None) -> Limits:
+    """Those of the settings, else those that the model was trained with, so that the same rows are judged alike.
+
+    places  tokens that the model was made for; None: not known
+    Raises InputError when it has no place for as many.
+    """
+    trained = trained_limits(Path(reward_folder(config)))
+    length = config.max_length or min(trained.get("max_length") or LENGTH, places or LENGTH)
+    if places and length > places:
         raise InputError(
-            f"--max_length {config.max_length}: {config.reward_model} was made for {places} tokens at most; use "
+            f"--max_length {length}: {config.reward_model} was made for {places} tokens at most; use "
             f"--max_length {places} or less"
         )
-    return config.max_length
+    prompt = config.max_prompt_length or min(trained.get("max_prompt_length") or length - 1, length - 1)
+    if prompt >= length:
+        raise InputError(
+            f"--max_prompt_length {prompt}: must be less than max_length {length}, or no completion fits; lower it or "
+            "raise max_length"
+        )
+    return Limits(length, prompt, config.overlength or trained.get("overlength"))
 
 
-def read_pairs(config: DoctorConfig, renderer: Renderer, length: int, scratch: Path) -> Dataset:
+def trained_limits(folder: Path) -> dict[str, Any]:
+    """The settings of the rm_train that made a folder; {} when it was another program."""
+    file = folder.expanduser() / SETTINGS_FILE
+    if read_stage(folder).get("stage") != "rm" or not file.exists():
+        return {}
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def read_pairs(config: DoctorConfig, renderer: Renderer, limits: Limits, scratch: Path) -> Dataset:
     """The pairs of `valid_data`. Raises InputError."""
     data = load_tokens(
         config.valid_data,
         "comparison",
         renderer,
-        max_length=length,
-        max_prompt_length=length - 1,
+        max_length=limits.max_length,
+        max_prompt_length=limits.max_prompt_length,
+        overlength=limits.overlength or "drop",
         cache_dir=scratch,
         format=config.format,
         field=config.field,
@@ -74,7 +106,7 @@ def read_pairs(config: DoctorConfig, renderer: Renderer, length: int, scratch: P
         on_bad_row=config.on_bad_row,
         name="valid",
         bad_rows=Path(config.output_dir) / "bad_rows.jsonl",
-        too_long=1.0,
+        too_long=1.0 if limits.overlength == "drop" else TOLERATED,
     )
     print("\n".join(data.summary.lines()))
     return data.rows

@@ -12,10 +12,10 @@ from easyrlhf.settings import SettingError
 ARGS = ("sft", "--train_data", "rows.jsonl")
 
 
-def test_a_finished_stage_exits_with_0_and_adds_no_words(stages):
+def test_a_finished_stage_exits_with_0_and_says_what_it_reads(stages):
     result = stages.run(*ARGS)
     assert result.exit_code == 0
-    assert result.output == ""
+    assert result.output == "reading rows.jsonl …\n"
     assert [config.train_data for config in stages.configs] == ["rows.jsonl"]
 
 
@@ -32,7 +32,7 @@ def test_an_error_for_the_user_is_one_message_and_its_exit_code(stages, error, c
     result = stages.run(*ARGS)
     assert result.exit_code == code
     assert result.stderr == f"error: {error}\n"
-    assert result.stdout == ""
+    assert result.stdout == "reading rows.jsonl …\n"
 
 
 def test_a_stop_that_was_asked_for_is_a_plain_sentence(stages):

@@ -34,7 +34,13 @@ ADVICE = "report/test_diagnostics.py"
 TRACKED, UPLOAD, CARD = "report/test_trackers.py", "hub/test_upload.py", "report/test_card.py"
 CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS = (
     f"report/test_{name}.py" for name in ("conclusion", "overlay", "pace", "layout", "next_steps")
+TRACKED, UPLOAD = "report/test_trackers.py", "hub/test_upload.py"
+TRACKED = "report/test_trackers.py"
+CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
+    f"report/test_{name}.py"
+    for name in ("conclusion", "overlay", "pace", "layout", "next_steps", "report_page", "opening")
 )
+DOCTOR = "tools/test_doctor.py"
 EVALUATIONS = "offline/test_evaluations.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
@@ -269,6 +275,20 @@ BREAKS = [
     Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
     Break("report/diagnostics.py", "_verdict(self._stage, check", '_verdict("ppo", check', ADVICE),
     Break("report/diagnostics.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
+    Break("report/compare_page.py", 'return ("warn", "ok", "alarm")[said]', 'return "ok"', CONCLUSION),
+    Break("report/compare_page.py", "judged.index(worst)", "0", CONCLUSION),
+    Break("report/blocks.py", ".translate(CONTROLS)", "", REPORT_PAGE),
+    Break("report/blocks.py", "0 < len(text) <= SHORT", "False", REPORT_PAGE),
+    Break("report/charts.py", '(low, -8, "right") if mean < 0', '(low, -8, "right") if mean < -9', REPORT_PAGE),
+    Break("report/charts.py", "if even is not None:", "if False:", REPORT_PAGE),
+    Break("report/charts.py", '"legend.fontsize": 10,', '"legend.fontsize": 8,', REPORT_PAGE),
+    Break("report/opening.py", 'if line and os.environ.get("RANK", "0") == "0":', "if line:", OPENING),
+    Break("report/opening.py", 'getattr(settings, "json", False)', "False", OPENING),
+    Break("report/opening.py", "SHOWN if self._terminal else QUIET_SECONDS", "SHOWN", OPENING),
+    Break("data/watching.py", "watcher(name, None)", "pass", OPENING),
+    Break("launch.py", "    say_at_once(opening_of(config), sys.stdout)", "    pass", OPENING),
+    Break("tools/doctor.py", 'config.overlength or trained.get("overlength")', "config.overlength", DOCTOR),
+    Break("tools/doctor.py", 'too_long=1.0 if limits.overlength == "drop" else TOLERATED', "too_long=1.0", DOCTOR),
     Break("report/conclusion.py", "return Conclusion(worst(every)", "return Conclusion(worst(found)", CONCLUSION),
     Break("report/conclusion.py", "if examined and is_whole(examined)", "if examined", CONCLUSION),
     Break("report/conclusion.py", "SEVERITIES.index(run[1].severity)", "-SEVERITIES.index(run[1].severity)", OVERLAY),

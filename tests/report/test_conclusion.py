@@ -6,6 +6,7 @@ import re
 import pytest
 
 from easyrlhf.report.card import write_model_card
+from easyrlhf.report.compare_page import concluded as of_comparison
 from easyrlhf.report.conclusion import concluded
 from easyrlhf.report.doctor import right_at_every_length
 from easyrlhf.report.html import write_report
@@ -92,3 +93,42 @@ def test_few_pairs_are_counted(n, accuracy, said):
     found = right_at_every_length({"by_length_gap": [{"low": -9, "high": -1, "n": n, "accuracy": accuracy}]})
     assert found.severity == "ok" and found.says.startswith("no range is surely below one half")
     assert found.says.endswith(said)
+
+
+def compared(*rates: tuple[float, float, float], equal=None, finished=1.0) -> dict:
+    entries = [
+        {"n": 100, "win_rate": rate, "ci95": [low, high], "length_controlled": equal, "left_out": 0}
+        for rate, low, high in rates
+    ]
+    return {
+        "comparisons": entries,
+        "verdicts": [f"verdict {number}" for number in range(len(entries))],
+        "models": [{"model": "ppo", "finished": finished, "kl_why": None}],
+        "judge": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "found, severity, lead",
+    [
+        (compared((0.6, 0.55, 0.65)), "ok", "verdict 0."),
+        (compared((0.5, 0.45, 0.55)), "warn", "verdict 0."),
+        (compared((0.4, 0.35, 0.45)), "alarm", "verdict 0."),
+        (compared((0.6, 0.55, 0.65), (0.5, 0.4, 0.6)), "warn", "verdict 1. 1 more verdict below."),
+        (compared((0.6, 0.55, 0.65), (0.5, 0.4, 0.6), (0.3, 0.2, 0.4)), "alarm", "verdict 2. 2 more verdicts below."),
+        (compared((0.6, 0.55, 0.65), equal={"win_rate": 0.4, "ci95": [0.3, 0.45]}), "warn", "verdict 0."),
+        (compared((0.6, 0.55, 0.65), equal={"win_rate": 0.5, "ci95": [0.4, 0.6]}), "ok", "verdict 0."),
+        (
+            compared((0.6, 0.55, 0.65), finished=0.5),
+            "warn",
+            "verdict 0. But 50% of the answers of ppo were cut off at --max_new_tokens, and are judged as they are.",
+        ),
+    ],
+)
+def test_a_comparisons_first_line_carries_its_worst_verdict(found, severity, lead):
+    assert of_comparison(found) == (severity, lead)
+
+
+def test_a_comparison_that_nobody_could_judge_is_a_warning():
+    found = compared((0.6, 0.55, 0.65)) | {"comparisons": [{"n": 0, "left_out": 0}]}
+    assert of_comparison(found)[0] == "warn"

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import io
 import shlex
+from unittest import mock
 
 import click
 import pytest
@@ -25,21 +26,20 @@ def commands_of(config_class, **settings) -> list[list[str]]:
 
 
 def taken(words: list[str]):
-    """The settings that a command makes of the words, or its job where it has no settings of its own."""
+    """The settings that a command makes of the words."""
     program, *rest = words
     if program == "easyrlhf":
         command, rest = main.get_command(click.Context(main), rest[0]), rest[1:]
     else:
         command = importlib.import_module(f"easyrlhf.cli.{program.removesuffix('_train')}").main
-    with command.make_context(program, rest) as context:
-        job = command.invoke(context)
-    return job.__closure__ and next(
-        value for cell in job.__closure__ for value in _flat(cell.cell_contents) if dataclasses.is_dataclass(value)
-    )
-
-
-def _flat(value):
-    return value if isinstance(value, tuple) else (value,)
+    seen = []
+    with (
+        mock.patch("easyrlhf.cli.options.job", lambda *args: seen.append(args[-1])),
+        mock.patch("easyrlhf.cli.options.job_on_models", lambda *args: seen.append(args[-1])),
+        command.make_context(program, rest) as context,
+    ):
+        command.invoke(context)
+    return seen[0]
 
 
 @pytest.mark.parametrize("stage", CONFIGS)

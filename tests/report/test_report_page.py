@@ -9,6 +9,7 @@ import pytest
 from easyrlhf.report import blocks, charts
 from easyrlhf.report.html import before_and_after, write_report
 from easyrlhf.report.log import MetricsLog
+from easyrlhf.report.plots import charts as charts_of
 from easyrlhf.report.plots import plot_run
 from easyrlhf.report.rm_eval import rm_evaluation
 
@@ -129,6 +130,57 @@ def test_the_reward_models_report_gives_its_interval(rm):
     assert "<h1>Reward model: my_rm</h1>" in page
     # 3 of 4: (0.75 + 3.8415/8 ± 1.96 √(0.046875 + 3.8415/64)) / (1 + 3.8415/4)
     assert "95% interval 30.1% to 95.4%, 4 pairs" in page
+
+
+def test_control_characters_do_not_stand_in_a_page():
+    shown = blocks.samples([("a\x00b\x1b[31m\r\nnew\tline\u202eturned", [("step 1", "👩\u200d💻\x9b ü", "")])])
+    assert "a�b�[31m\nnew\tline�turned" in shown and "👩\u200d💻� ü" in shown
+
+
+def test_a_flag_is_one_piece():
+    flag = '<span class="flag">--max_prompt_length</span>'
+    assert f"raise {flag}, or" in blocks.section("s", note="raise --max_prompt_length, or")
+    assert flag in blocks.lines(["--max_prompt_length"]) and flag in blocks.table((), [("--max_prompt_length",)])
+    assert "span" not in blocks.lines(["a --- b, well--known, −−x"])
+
+
+def test_a_short_cell_is_never_broken_and_a_long_one_may_be():
+    assert '<td class="short">+18.500</td><td></td>' in blocks.table((), [("+18.500", "")])
+    assert f"<td>{'x' * 25}</td>" in blocks.table((), [("x" * 25,)])
+
+
+def drawn_bars(bars, **how):
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    charts.interval_bars("a", "A", bars, **how).draw(axes)
+    return axes
+
+
+def test_the_label_of_a_negative_bar_stands_beyond_its_interval():
+    axes = drawn_bars([("x", -2.0, -3.0, -1.0), ("y", 1.0, 0.5, 1.5)])
+    places = [(label.xy[0], label.get_ha(), label.get_text()) for label in axes.texts]
+    assert places == [(-3.0, "right", "-2.00"), (1.5, "left", "1.00")]
+    # a fifth of the axis and a little more beyond both ends, where the labels are
+    assert axes.get_xlim() == pytest.approx((-3 - 0.22 * 4.5, 1.5 + 0.22 * 4.5))
+    assert drawn_bars([("x", -2.0, -3.0, -1.0)]).get_xlim() == pytest.approx((-3.66, 0.0))
+    assert drawn_bars([("x", 0.0, 0.0, 0.0)]).get_xlim() == pytest.approx((0.0, 0.22))
+
+
+def test_a_line_marks_no_difference():
+    axes = drawn_bars([("x", 63.0, 57.0, 68.0)], even=50.0, shown="{:.1f} %".format)
+    assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "--"] == [[50.0, 50.0]]
+    assert axes.texts[0].get_text() == "63.0 %"
+
+
+def test_no_text_of_a_chart_is_small_where_the_page_is_narrow(rm, ppo):
+    """A page of 400 px leaves a chart 342 px; the picture is 316.8 points wide."""
+    for folder, stage in ((rm, "rm"), (ppo, "ppo")):
+        for chart in charts_of(folder, stage):
+            svg = chart.svg()
+            width = float(re.search(r'viewBox="0 0 ([0-9.]+) ', svg)[1])
+            sizes = [float(size) for size in re.findall(r"font(?:-size)?: [^;\"]*?([0-9.]+)px", svg)]
+            assert sizes and min(sizes) * 342 / width >= 10, chart.name
 
 
 def test_charts_in_a_page_take_its_colours_and_names():

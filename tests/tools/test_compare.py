@@ -386,7 +386,7 @@ def test_bad_input_is_named_before_any_model_is_loaded(words, message, models, r
     more = [] if "--max_new_tokens" in words else ["--max_new_tokens", "6"]
     done = CliRunner().invoke(command_line.command, [*given[:-2], *more, *given[-2:]], prog_name="easyrlhf compare")
     assert done.exit_code == 2, done.output
-    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "\nerror: " in f"\n{done.stderr}" and message in done.stderr
     assert not (tmp_path / "outputs" / "compare" / "run.json").exists()
 
 

@@ -70,6 +70,7 @@ def run(*words: str, capsys) -> tuple[int, str, str]:
         main(["data", "check", *words])
     out, err = capsys.readouterr()
     assert "Traceback" not in err
+    err = re.sub(r"\Areading .* …\n", "", err)
     return stop.value.code, out, err
 
 

@@ -14,7 +14,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models import value_head
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.stages.rm import train_rm
-from easyrlhf.tools.doctor import examine_reward_model
+from easyrlhf.tools.doctor import Limits, examine_reward_model, limits_of, read_pairs
 
 PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " red"}
 
@@ -128,7 +128,7 @@ def test_a_folder_that_is_no_reward_model_is_bad_input(model_folder, pair_file):
     done = run(str(model_folder()), "--valid_data", pair_file, "--devices", "cpu")
     assert done.exit_code == 2
     assert "has no value_head.safetensors, so it is not a reward model" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_folder_that_is_no_reward_model_is_bad_input(model_folder, pair_file):
     [
         ({**PAIR, "rejected": " blue"}, "chosen"),
         ({"prompt": "The sky is"}, "pairs.jsonl"),
-        ({**PAIR, "chosen": " blue" * 2000}, "no usable row; the dropped ones are in"),
+        ({**PAIR, "chosen": " blue" * 2000}, "every one of the 1 rows is too long for --max_length"),
     ],
     ids=["equal", "no pair", "too long"],
 )
@@ -147,6 +147,37 @@ def test_data_without_a_usable_pair_are_bad_input(rm, tmp_path, row, message):
     assert done.exit_code == 2, done.output
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "doctor.json").exists()
+
+
+def limits(folder, places=1024, **settings) -> tuple:
+    config = DoctorConfig(reward_model=str(folder), valid_data="a.jsonl", **settings)
+    found = limits_of(config, places)
+    return found.max_length, found.max_prompt_length, found.overlength
+
+
+def test_the_limits_are_those_of_the_training(tmp_path):
+    assert limits(tmp_path) == (1024, 1023, None) and limits(tmp_path, places=64) == (64, 63, None)
+    (tmp_path / "stage.json").write_text(json.dumps({"stage": "rm", "status": "complete", "max_length": 64}))
+    (tmp_path / "args.yaml").write_text("max_length: 64\nmax_prompt_length: 40\noverlength: truncate\n")
+    assert limits(tmp_path) == (64, 40, "truncate")
+    assert limits(tmp_path, max_length=128, overlength="drop") == (128, 40, "drop")
+    assert limits(tmp_path, max_length=32) == (32, 31, "truncate")
+    with pytest.raises(InputError, match="--max_prompt_length 64: must be less than max_length 64"):
+        limits(tmp_path, max_prompt_length=64)
+
+
+@pytest.mark.parametrize("overlength, read, refused", [("truncate", 4, False), ("drop", 3, False), (None, 0, True)])
+def test_long_rows_are_read_as_in_training(chatml_renderer, tmp_path, overlength, read, refused):
+    rows = [PAIR, PAIR, PAIR, {**PAIR, "prompt": "The sky is " * 40}]
+    lines = [json.dumps(row | {"chosen": f" blue{i}"}) + "\n" for i, row in enumerate(rows)]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    config = DoctorConfig(reward_model="rm", valid_data=str(tmp_path / "pairs.jsonl"), output_dir=str(tmp_path))
+    how = config, chatml_renderer, Limits(100, 80, overlength), tmp_path
+    if refused:
+        with pytest.raises(InputError, match=r"1 of 4 rows .* or cut prompts with --overlength truncate"):
+            read_pairs(*how)
+    else:
+        assert len(read_pairs(*how)) == read
 
 
 def test_more_tokens_than_the_model_has_places_are_bad_input(rm, pair_file, tmp_path):
