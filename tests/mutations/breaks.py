@@ -35,7 +35,6 @@ TRACKED, UPLOAD, CARD = "report/test_trackers.py", "hub/test_upload.py", "report
 CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS = (
     f"report/test_{name}.py" for name in ("conclusion", "overlay", "pace", "layout", "next_steps")
 TRACKED, UPLOAD = "report/test_trackers.py", "hub/test_upload.py"
-TRACKED = "report/test_trackers.py"
 CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
     f"report/test_{name}.py"
     for name in ("conclusion", "overlay", "pace", "layout", "next_steps", "report_page", "opening")
