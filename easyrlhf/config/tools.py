@@ -290,6 +290,7 @@ class FinishConfig(Settings):
     """Settings of `easyrlhf finish`: a run that has stopped is ended where it is, with a complete model."""
 
     stage: ClassVar[str] = "finish"
+    opening: ClassVar[str] = "reading {self.run} …"
 
     run: str = opt(MISSING, "The folder of a run that has stopped or failed.", group=DATA, metavar="DIR")
     step: int | None = opt(

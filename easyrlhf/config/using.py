@@ -132,7 +132,7 @@ class GenerateConfig(PolicyConfig):
     """Settings of `easyrlhf generate`: answers to prompts, all of them or the best."""
 
     stage: ClassVar[str] = "generate"
-    opening: ClassVar[str] = "reading {self.prompts} …"
+    opening: ClassVar[str] = "loading {self.model} …"
 
     prompts: str | None = opt(
         None,

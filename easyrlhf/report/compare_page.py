@@ -14,10 +14,12 @@ CUT_OFF = 0.2  # share of answers cut off from which it is worth a word
 MOST_SAMPLES = 4  # of each kind
 
 
-def compare_lines(found: dict[str, Any]) -> list[str]:
-    """The numbers as lines of text: models, comparisons, the judge, and what to know about them."""
+def compare_lines(found: dict[str, Any], width: int | None = None) -> list[str]:
+    """The numbers as lines of text: models, comparisons, the judge, and what to know about them; tables as `columns`
+    has them."""
     lines = [f"{found['prompts']:,} prompts, {found['samples']:,} to each of {len(found['models'])} models", ""]
-    lines += [*columns(model_head(found), model_rows(found)), "", *columns(PAIR_HEAD, pair_rows(found)), ""]
+    lines += [*columns(model_head(found), model_rows(found), width), ""]
+    lines += [*columns(PAIR_HEAD, pair_rows(found), width), ""]
     return [*lines, *remarks(found)]
 
 

@@ -85,8 +85,8 @@ CHECKS: tuple[Check, ...] = (
         OFFLINE,
         "alarm: loss or grad_norm was NaN or infinite at any step",
         "The weights have taken a step that no later step repairs.",
-        "Lower learning_rate, keep max_grad_norm at 1.0, use precision bf16 or float32, and go on "
-        "from the last checkpoint before that step.",
+        "Lower learning_rate, keep max_grad_norm at 1.0 or below, use precision float32 if it is not, and go on from the "
+        "last checkpoint before that step (resume, into another output_dir).",
         findings.not_finite("loss", "grad_norm"),
     ),
     Check(
@@ -95,8 +95,8 @@ CHECKS: tuple[Check, ...] = (
         ONLINE,
         "alarm: a loss, a gradient norm, the KL or the score was NaN or infinite at any step",
         "The weights have taken a step that no later step repairs, or a reward was not a number.",
-        "Look at the samples of that step, lower learning_rate, set reward_clip, and go on from "
-        "the last checkpoint before it.",
+        "Look at the samples of that step, lower learning_rate, set reward_clip, and go on from the last checkpoint "
+        "before it (resume, into another output_dir).",
         findings.not_finite(
             "loss/policy_avg",
             "loss/value_avg",

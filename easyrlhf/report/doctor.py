@@ -200,19 +200,19 @@ def lean(verdicts: list[Verdict]) -> str:
     return LEAN[worst(verdicts)]
 
 
-def doctor_lines(found: dict) -> list[str]:
-    """The examination as lines of text: numbers, files, probes, verdict."""
+def doctor_lines(found: dict, width: int | None = None) -> list[str]:
+    """The examination as lines of text: numbers, files, probes, verdict; tables as `columns` has them."""
     lines = [
         f"{found['reward_model']}: {found['n']:,} held-out pairs, {found['precision']}",
         *(f"  {name:<28}{value}" for name, value in number_rows(found)),
         "",
-        *columns(SOURCE_HEAD, source_rows(found)),
+        *columns(SOURCE_HEAD, source_rows(found), width),
         "",
-        *columns(GAP_HEAD, gap_rows(found)),
+        *columns(GAP_HEAD, gap_rows(found), width),
         "",
-        *columns(PROBE_HEAD, probe_rows(found)),
+        *columns(PROBE_HEAD, probe_rows(found), width),
         "",
-        *columns(INVARIANCE_HEAD, invariance_rows(found)),
+        *columns(INVARIANCE_HEAD, invariance_rows(found), width),
         "",
     ]
     verdicts = doctor_verdicts(found)
@@ -269,12 +269,25 @@ def invariance_rows(found: dict) -> list[tuple[str, ...]]:
     return [(what, f"{difference:.1e}") for what, difference in found["invariance"]["differences"].items()]
 
 
-def columns(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """A table as lines, the first column left and the others right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    rest = [[c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)] for cells in (head, *rows)]
-    first = [cells[0].ljust(widths[0]) for cells in (head, *rows)]
-    return [("  " + "  ".join([name, *cells])).rstrip() for name, cells in zip(first, rest, strict=True)]
+def columns(head: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None = None) -> list[str]:
+    """A table as lines, the first column left and the others right.
+
+    width  columns of the terminal; a wider table becomes several below one another, each with the first column
+    """
+    widths = [2 + max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    groups: list[list[int]] = [[]]
+    for i, one in enumerate(widths[1:], 1):
+        if width and groups[-1] and widths[0] + sum(widths[k] for k in groups[-1]) + one > width:
+            groups.append([])
+        groups[-1].append(i)
+    tables = [
+        [
+            f"  {cells[0]}".ljust(widths[0]) + "".join(cells[i].rjust(widths[i]) for i in group)
+            for cells in (head, *rows)
+        ]
+        for group in groups
+    ]
+    return [text.rstrip() for i, table in enumerate(tables) for text in ([""] if i else []) + table]
 
 
 def verdict_section(found: dict) -> str:

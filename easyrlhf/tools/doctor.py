@@ -17,6 +17,7 @@ from easyrlhf.engine.compare import SETTINGS_FILE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.engine.manifest import make_folder, read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.report.console import Console
 from easyrlhf.report.doctor import PAGE_FILE, doctor_lines, write_examination, write_page
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
@@ -47,7 +48,10 @@ def examine_reward_model(config: DoctorConfig) -> Path:
             measured |= examine(*how, most=config.examine_rows, advance=advance)
     found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
     write_page(folder, found)
-    print("\n".join([*doctor_lines(found), "", f"{folder / DOCTOR_FILE}", f"{folder / PAGE_FILE}"]))
+    console = Console(config.stage)
+    console.note(
+        "\n".join([*doctor_lines(found, console.width), "", *map(str, (folder / DOCTOR_FILE, folder / PAGE_FILE))])
+    )
     return folder
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from easyrlhf.report.console import Console
+from easyrlhf.report.doctor import columns
 from easyrlhf.report.layout import COLUMNS, cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import METRICS
 
@@ -120,6 +121,21 @@ def test_packed_by_hand():
         "       " + "b" * 30 + "  c",
     ]
     assert packed("first", ["a 1", "b 2"], 11) == ["first", "    a 1", "    b 2"]
+
+
+def test_a_wide_table_becomes_several_with_the_first_column_each():
+    head, rows = ("model", "answers", "win rate"), [("sft", "8", "50 %"), ("ppo", "128", "62.5 %")]
+    whole = ["  model  answers  win rate", "  sft          8      50 %", "  ppo        128    62.5 %"]
+    assert columns(head, rows) == columns(head, rows, 26) == whole
+    assert columns(head, rows, 25) == [
+        "  model  answers",
+        "  sft          8",
+        "  ppo        128",
+        "",
+        "  model  win rate",
+        "  sft        50 %",
+        "  ppo      62.5 %",
+    ]
 
 
 def test_a_command_is_broken_so_that_a_shell_reads_it_as_one():

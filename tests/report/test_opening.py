@@ -29,8 +29,9 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def heavy(monkeypatch, capsys):
-    """A module with a stage, or a tool, that remembers what was said before it was imported."""
+    """A module with a stage that remembers what was said before it was imported."""
     said = []
+    monkeypatch.setattr(launch, "glance", lambda config: None)
 
     class Heavy(types.ModuleType):
         @property
@@ -55,6 +56,7 @@ def test_a_tool_says_it_where_its_output_is_not(monkeypatch):
     tool = types.ModuleType("light_tool")
     tool.run = lambda config: print('{"step": 1}')
     monkeypatch.setitem(sys.modules, "light_tool", tool)
+    monkeypatch.setattr("easyrlhf.glance.glance_at_models", lambda settings: None)
     for config_class, words, said in (
         (RolloutsConfig, ["--run", "out", "--json"], ""),
         (main.get_command(click.Context(main), "score").config_class, ["--reward_model", "rm", "--text", "a"], "rm"),
@@ -69,7 +71,7 @@ def test_every_command_that_loads_much_has_a_first_line():
     context = click.Context(main)
     silent = {name for name in COMMANDS if not _openings(main.get_command(context, name))}
     # these read files of ours or fetch, print or start something else
-    assert silent == {"recipes", "init-config", "docs", "convert-config", "vllm_serve", "report", "rollouts"}
+    assert silent == {"recipes", "init-config", "docs", "convert-config", "vllm_serve", "report", "rollouts", "push"}
 
 
 def _openings(command) -> list[str]:

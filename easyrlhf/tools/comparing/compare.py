@@ -130,7 +130,7 @@ def compare_models(config: CompareConfig) -> Path:
             found = carry_out(config, cast, prompts, folder)
             write_record(folder, settings, prompts.sha256, True)
         remove_parts(folder)
-    console.note("\n".join(["", *compare_lines(found)]))
+    console.note("\n".join(["", *compare_lines(found, console.width)]))
     console.finish([*found["verdicts"], "", str(folder / COMPARE_FILE), str(folder / PAGE_FILE)])
     return folder
 
