@@ -85,8 +85,8 @@ CHECKS: tuple[Check, ...] = (
         OFFLINE,
         "alarm: loss or grad_norm was NaN or infinite at any step",
         "The weights have taken a step that no later step repairs.",
-        "Lower learning_rate, keep max_grad_norm at 1.0 or below, use precision float32 if it is not, and go on from the "
-        "last checkpoint before that step (resume, into another output_dir).",
+        "Lower learning_rate, keep max_grad_norm at 1.0 or below, use precision float32 if it is not, and go on from "
+        "the last checkpoint before that step (resume, into another output_dir).",
         findings.not_finite("loss", "grad_norm"),
     ),
     Check(

@@ -32,8 +32,6 @@ MEASURED = "cli/test_config.py::test_when_the_distance_from_the_reference_is_mea
 UNLOADED = "stages/test_references.py::test_no_reference_is_loaded_where_it_is_never_asked"
 ADVICE = "report/test_diagnostics.py"
 TRACKED, UPLOAD, CARD = "report/test_trackers.py", "hub/test_upload.py", "report/test_card.py"
-CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS = (
-    f"report/test_{name}.py" for name in ("conclusion", "overlay", "pace", "layout", "next_steps")
 TRACKED, UPLOAD = "report/test_trackers.py", "hub/test_upload.py"
 CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
     f"report/test_{name}.py"
