@@ -492,7 +492,7 @@ def test_the_page_is_one_file_with_the_verdict_the_numbers_and_samples(run, rm, 
     page = (tmp_path / "out" / "compare.html").read_text()
     numbers = found(tmp_path)
     assert all(verdict in page for verdict in numbers["verdicts"])
-    assert f"{numbers['comparisons'][0]['win_rate']:.1%}" in page
+    assert f"{100 * numbers['comparisons'][0]['win_rate']:.1f} %" in page
     assert "<script" not in page and not re.search(r"(?:src|href)=\"http", page)
     assert "&lt;b&gt;Say" in page and "<b>Say" not in page
     assert page.count("<svg") >= 4
