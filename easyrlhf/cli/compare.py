@@ -1,22 +1,8 @@
 """The command `easyrlhf compare`."""
 
-from itertools import takewhile
-
-import click
-
 from easyrlhf.cli.helping import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import CompareConfig
-
-
-class CompareCommand(SettingsCommand):
-    """Takes the models as its first words too: `easyrlhf compare outputs/sft outputs/ppo`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words before the first flag as --models."""
-        models = list(takewhile(lambda word: not word.startswith("-"), args))
-        return super().parse_args(ctx, ["--models", ",".join(models), *args[len(models) :]] if models else args)
-
 
 PAGE = HelpPage(
     summary="Is one model better than another? All answer the same prompts, and their answers are judged.",
@@ -42,4 +28,6 @@ PAGE = HelpPage(
     ],
 )
 
-command = CompareCommand("compare", CompareConfig, "easyrlhf.tools.comparing.compare:compare_models", PAGE)
+command = SettingsCommand(
+    "compare", CompareConfig, "easyrlhf.tools.comparing.compare:compare_models", PAGE, first="models"
+)

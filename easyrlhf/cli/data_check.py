@@ -1,23 +1,8 @@
 """The command `easyrlhf data check`."""
 
-from itertools import takewhile
-
-import click
-
 from easyrlhf.cli.helping import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import CheckConfig
-
-
-class FilesCommand(SettingsCommand):
-    """Takes its data as the first words too: `easyrlhf data check a.jsonl b.jsonl --stage rm`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words before the first flag as --train_data."""
-        files = list(takewhile(lambda word: word == "-" or not word.startswith("-"), args))
-        given = ["--train_data", ",".join(files)] if files else []
-        return super().parse_args(ctx, [*given, *args[len(files) :]])
-
 
 PAGE = HelpPage(
     summary="Read all rows as a stage would, and say what is wrong with them, before any model is trained.",
@@ -38,4 +23,4 @@ PAGE = HelpPage(
     ],
 )
 
-command = FilesCommand("check", CheckConfig, "easyrlhf.tools.checking.check:print_check", PAGE)
+command = SettingsCommand("check", CheckConfig, "easyrlhf.tools.checking.check:print_check", PAGE, first="train_data")

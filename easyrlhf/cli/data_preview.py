@@ -1,7 +1,7 @@
 """The command `easyrlhf data preview`."""
 
-from easyrlhf.cli.data_check import FilesCommand
 from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import PreviewConfig
 
 PAGE = HelpPage(
@@ -22,4 +22,6 @@ PAGE = HelpPage(
     ],
 )
 
-command = FilesCommand("preview", PreviewConfig, "easyrlhf.tools.checking.preview:preview_rows", PAGE)
+command = SettingsCommand(
+    "preview", PreviewConfig, "easyrlhf.tools.checking.preview:preview_rows", PAGE, first="train_data"
+)

@@ -7,6 +7,7 @@ work, so a value means the same wherever it comes from.
 import re
 import sys
 from dataclasses import MISSING, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ START = "easyrlhf.launch:start"  # a training stage runs in as many processes as
 class SettingsCommand(click.Command):
     """A command whose flags are the fields of a config class; it calls `target(config)`.
 
-    first  a setting that may also stand as the first word, without its flag: `easyrlhf chat outputs/sft`
+    first  a setting that may also stand as the first word, without its flag: `easyrlhf chat outputs/sft`; one that
+           takes several values may be several words: `easyrlhf serve outputs/sft outputs/ppo`
     """
 
     def __init__(self, name: str, config_class: type[Settings], target: str, page: HelpPage, *, first: str = ""):
@@ -61,9 +63,7 @@ class SettingsCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Click's parsing, with better words for flags that do not exist and stray arguments."""
-        if self.first and args and not args[0].startswith("-"):
-            args = [f"--{self.first}", *args]
-        args = with_underscores(args, self)
+        args = with_underscores(self.with_first_flag(args), self)
         words = list(args)
         try:
             rest = super().parse_args(ctx, args)
@@ -85,6 +85,15 @@ class SettingsCommand(click.Command):
         for line in known:
             click.echo(f"note: {line}", err=True)
         return rest
+
+    def with_first_flag(self, args: list[str]) -> list[str]:
+        """The words with the flag of the setting that may come first; of one that takes several, all before a flag."""
+        if not self.first:
+            return args
+        values = list(takewhile(lambda word: word == "-" or not word.startswith("-"), args))
+        several = any(f.name == self.first and f.metadata.get("many") for f in fields(self.config_class))
+        values = values if several else values[:1]
+        return [f"--{self.first}", ",".join(values), *args[len(values) :]] if values else args
 
     def explain_flags(self, first: str, words: list[str], ctx: click.Context) -> str:
         """A line for every flag that does not exist; `first` is the one that click found."""

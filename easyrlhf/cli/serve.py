@@ -9,7 +9,7 @@ PAGE = HelpPage(
     story=[
         (
             "Goes in",
-            "Models, separated by commas; with --reward_model one that scores their answers. Needs "
+            "One model or several; with --reward_model one that scores their answers. Needs "
             "pip install 'easyrlhf[serve]'.",
         ),
         (
@@ -22,8 +22,8 @@ PAGE = HelpPage(
     ],
     examples=[
         "easyrlhf serve outputs/ppo",
-        "easyrlhf serve outputs/sft,outputs/ppo --reward_model outputs/rm",
-        "easyrlhf serve Qwen/Qwen2.5-0.5B-Instruct,outputs/dpo/adapter --port 8001 --temperature 0.7",
+        "easyrlhf serve outputs/sft outputs/ppo --reward_model outputs/rm",
+        "easyrlhf serve Qwen/Qwen2.5-0.5B-Instruct outputs/dpo/adapter --port 8001 --temperature 0.7",
     ],
 )
 

@@ -23,8 +23,9 @@ class ServeConfig(ScoringConfig):
 
     model: str = opt(
         MISSING,
-        "The language models: folders of stages, adapter folders, any Hugging Face checkpoints or hub ids. Adapters of "
-        "one base model share its weights. Clients name a model by the last part of its path.",
+        "The language models: folders of stages, adapter folders, any Hugging Face checkpoints or hub ids. Given as "
+        "the first words, they need no flag and no commas. Adapters of one base model share its weights. Clients name "
+        "a model by the last part of its path.",
         group=DATA,
         metavar="DIR|HUB_ID[,…]",
         many=True,

@@ -221,7 +221,9 @@ def ids_of(prompt: str | list[int], model: Served) -> list[int]:
     """Token ids of a text. Raises Refusal."""
     size = len(model.renderer.tokenizer)
     if isinstance(prompt, str):
-        return model.prompt_ids(prompt, None)
+        if ids := model.prompt_ids(prompt, None):
+            return ids
+        raise Refusal("prompt: has no token", param="prompt")
     if not all(0 <= number < size for number in prompt):
         raise Refusal(f"prompt: holds token ids that {model.id} has not; they are below {size}", param="prompt")
     return prompt

@@ -117,6 +117,14 @@ def test_models_that_cannot_be_served_are_bad_input(folders, settings, words):
         serve.serve(ServeConfig(**given, devices="cpu", port=0))
 
 
+@pytest.mark.parametrize("words", [["sft", "ppo"], ["sft,ppo"], ["--model", "sft,ppo"], ["sft", "ppo", "--port", "1"]])
+def test_models_are_the_first_words(words, monkeypatch):
+    seen = []
+    monkeypatch.setattr("easyrlhf.tools.serve.serve", seen.append)
+    assert CliRunner().invoke(command_line.command, words, prog_name="serve").exit_code == 0
+    assert seen[0].paths == ("sft", "ppo") and seen[0].port == (1 if "1" in words else 8000)
+
+
 def test_help_teaches():
     page = " ".join(CliRunner().invoke(command_line.command, ["--help"], prog_name="easyrlhf serve").output.split())
     assert page.startswith("Usage: easyrlhf serve DIR|HUB_ID[,…]")
