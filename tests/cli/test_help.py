@@ -133,3 +133,4 @@ def test_the_lowest_modules_import_only_the_standard_library_and_each_other(file
 def test_a_setting_that_may_come_first_stands_without_its_flag_in_the_usage_line():
     assert help_of("easyrlhf chat").startswith("Usage: easyrlhf chat DIR|HUB_ID [--config")
     assert "Usage: easyrlhf generate DIR|HUB_ID [--config" in help_of("easyrlhf generate")
+    assert "Usage: easyrlhf compare DIR,DIR[,…] --prompts FILE[,…]" in help_of("easyrlhf compare")

@@ -55,3 +55,10 @@ def ask(batch_of):
 def three(batch_of, prompt_row, answer):
     """Three short answers, whose texts are "1", "2" and "3", to the prompts "a", "b" and "c"."""
     return batch_of([prompt_row([3], prompt) for prompt in "abc"], [answer(text) for text in "123"])
+
+
+@pytest.fixture(autouse=True)
+def models_of_examples_are_pretended(monkeypatch):
+    """Commands are called as help and pages write them, with models that are not there; tests/test_glance.py looks."""
+    monkeypatch.setattr("easyrlhf.launch.glance", lambda config: None)
+    monkeypatch.setattr("easyrlhf.glance.glance_at_models", lambda settings: None)

@@ -71,3 +71,10 @@ def exported():
         return export_model(ExportConfig(**settings | more))
 
     return export
+
+
+@pytest.fixture(autouse=True)
+def models_of_examples_are_pretended(monkeypatch):
+    """Commands are called as help and pages write them, with models that are not there; tests/test_glance.py looks."""
+    monkeypatch.setattr("easyrlhf.launch.glance", lambda config: None)
+    monkeypatch.setattr("easyrlhf.glance.glance_at_models", lambda settings: None)
