@@ -62,7 +62,6 @@ def stages(monkeypatch, tmp_path):
     module.train = pretended.train
     monkeypatch.setitem(sys.modules, "pretended_stage", module)
     monkeypatch.setattr("easyrlhf.launch.glance", lambda config: None)  # their inputs are pretended as well
-    monkeypatch.setattr("easyrlhf.glance.glance_at_models", lambda settings: None)
     return pretended
 
 

@@ -411,7 +411,7 @@ def test_every_command_of_the_page_parses(monkeypatch, tmp_path):
         monkeypatch.setattr(f"easyrlhf.{target}", seen.append)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    lines = [shlex.split(line) for line in "\n".join(blocks).replace("\\\n", " ").splitlines()]
+    lines = [shlex.split(line, comments=True) for line in "\n".join(blocks).replace("\\\n", " ").splitlines()]
     programs = {"easyrlhf": main, "sft_train": sft.main, "dpo_train": dpo.main}
     for program, *words in filter(None, lines):
         done = CliRunner().invoke(programs[program], words, prog_name=program)
