@@ -1,12 +1,15 @@
-"""Runs in two processes that are killed at random moments, continued until complete, and compared with their twins.
+"""Runs that are killed at random moments, continued until complete, and compared with their twins.
 
     python benchmarks/chaos.py --cycles 50 --output_dir outputs/chaos          # about 20 minutes on 2 idle cores
+    python benchmarks/chaos.py --cycles 50 --engines alone --output_dir outputs/stops          # about 10 minutes
 
-Works on a finished quickstart (scripts/quickstart.sh): its folders are where the stages start. Each cell (a stage under
-ZeRO-2 or ZeRO-3) first runs undisturbed, then is killed: one of its processes by SIGKILL, the launcher by SIGKILL, or
-the launcher by SIGTERM; while it starts, between two steps, in a save, or after its last step. The same command
-continues it. A complete run must have the metrics and the weights of its twin, bit for bit; no kill may cost more
-steps than there are between two checkpoints, and none after SIGTERM; no process may outlive its launcher.
+Works on a finished quickstart (scripts/quickstart.sh): its folders are where the stages start. Each cell (a stage in
+two processes under ZeRO-2 or ZeRO-3, or alone in one) first runs undisturbed, then is killed, while it starts, between
+two steps, in a save, or after its last step. Of two processes one gets SIGKILL, or the launcher SIGKILL or SIGTERM; a
+single one gets SIGKILL, SIGTERM, SIGINT or SIGHUP, or loses the reader of its output, which must not stop it. The same
+command continues it. A complete run must have the metrics and the weights of its twin, bit for bit; no kill may cost
+more steps than there are between two checkpoints, and none after a signal that can be heard; no process may outlive its
+launcher, and none may end without a word.
 
 What every sitting said is in OUTPUT_DIR/STAGE-ENGINE/sitting-N, what rank 1 said in the run's logs/. Exit code 1 when
 anything was lost, differed, was left behind, or ended as it should not.
@@ -33,13 +36,35 @@ room = load_module(Path(__file__).parent.parent / "tests" / "distributed" / "con
 
 TOY = Path(__file__).parent.parent / "data" / "toy"
 RANK, LAUNCHER, REQUEST = "SIGKILL rank", "SIGKILL launcher", "SIGTERM launcher"
+ALONE, READER = "alone", "closed pipe"
+KINDS = (RANK, LAUNCHER, REQUEST)
+KINDS_ALONE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", READER)
 MOMENTS = {"start": 1, "step": 3, "save": 3, "end": 1}  # weights of the draw
 SAVE_STEPS = 3
 ENOUGH = 60.0  # seconds in which a launcher must end once one of its processes is killed
 SMALL = {"max_length": 128, "max_prompt_length": 96, "report_to": "none", "save_steps": SAVE_STEPS, "devices": "cpu:2"}
 OFFLINE = {"batch_size": 16, "max_steps": 24, "learning_rate": 1e-3}
 PPO = {"batch_size": 16, "max_steps": 12, "response_length": 8, "num_mini_batches": 2, "num_ppo_epochs": 1}
-COLUMNS = ["stage", "engine", "cycles", RANK, LAUNCHER, REQUEST, "most steps lost", "runs", "differences", "orphans"]
+COUNTS = ["most steps lost", "runs", "differences", "silent ends", "orphans"]
+
+
+class Piped(room.Command):
+    """A command whose standard output goes through a pipe to a reader, which writes it to the file."""
+
+    def __init__(self, words: list[str], home: Path):
+        home.mkdir()
+        self.home, self.out_file, self.err_file = home, home / "out.txt", home / "err.txt"
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(home)}
+        with self.out_file.open("w") as out, self.err_file.open("w") as err:
+            self.process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=err)
+            self.reader = subprocess.Popen(["cat"], stdin=self.process.stdout, stdout=out)
+        self.process.stdout.close()
+
+    def end(self) -> None:
+        """Kill whatever is left."""
+        super().end()
+        self.reader.kill()
+        self.reader.wait()
 
 
 @dataclass
@@ -67,6 +92,7 @@ class Cell:
     lost: int = 0
     orphans: int = 0
     differences: int = 0
+    silent: int = 0
     kills: Counter = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
@@ -79,9 +105,19 @@ class Cell:
         """Start the command on this run, anew or to continue it."""
         self.sittings += 1
         home = self.folder / f"sitting-{self.sittings}"
-        flags = self.settings | {"deepspeed": self.engine, "output_dir": run}
-        self.command = room.start(home, self.stage, **flags)
+        flags = self.settings | {"output_dir": run}
+        if self.engine != ALONE:
+            self.command = room.start(home, self.stage, **flags | {"deepspeed": self.engine})
+            return self.command
+        words = [sys.executable, "-c", f"from easyrlhf.cli.{self.stage} import main; main()"]
+        words += [word for name, value in (flags | {"devices": "cpu"}).items() for word in (f"--{name}", str(value))]
+        self.command = Piped(words, home)
         return self.command
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What can be done to it."""
+        return KINDS_ALONE if self.engine == ALONE else KINDS
 
     def fault(self, text: str, command: room.Command) -> None:
         """Note what is not as it should be, and where its evidence lies."""
@@ -128,7 +164,7 @@ def torment(cell: Cell, cycles: int, draw: random.Random) -> None:
             run = cell.folder / f"run-{cell.runs}"
         command = cell.sit(run)
         before = saved_steps(run)
-        kind = draw.choice([RANK, LAUNCHER, REQUEST])
+        kind = draw.choice(cell.kinds)
         if cycles and wait_for_moment(cell, command, run, draw):
             cycles -= 1
             strike(cell, command, run, kind, draw)
@@ -167,29 +203,52 @@ def wait_while(command: room.Command, condition) -> None:
 
 def strike(cell: Cell, command: room.Command, run: Path, kind: str, draw: random.Random) -> None:
     """Kill what is to be killed, and see how the launcher ends."""
-    wait_while(command, lambda: not ranks_of(command))
-    ranks = ranks_of(command)
-    if not ranks:
+    begun = bool(command.out)
+    if not hit(cell, command, kind, draw):
         return
-    cell.kills[kind] += 1
-    if kind == RANK:
-        os.kill(draw.choice(ranks), signal.SIGKILL)
-    else:
-        command.process.send_signal(signal.SIGKILL if kind == LAUNCHER else signal.SIGTERM)
+    patience = room.PATIENCE if kind == READER else ENOUGH
     try:
-        code = command.wait(ENOUGH)
+        code = command.wait(patience)
     except subprocess.TimeoutExpired:
-        return cell.fault(f"hung for {ENOUGH:g} s after {kind}", command)
+        return cell.fault(f"hung for {patience:g} s after {kind}", command)
     done = status(run) == "complete"
-    usual = {RANK: {1}, LAUNCHER: {-signal.SIGKILL}, REQUEST: {3}}[kind] | (
-        {0, 1, 3, -signal.SIGTERM} if done else set()
-    )
+    usual = usual_codes(kind, begun) | ({0, 1, 3, -signal.SIGTERM} if done else set())
+    if code > 0 and not command.err.strip():
+        cell.silent += 1
+        cell.fault(f"ended with exit code {code} and no word after {kind}", command)
     if code not in usual:
         cell.fault(f"ended with exit code {code} after {kind}", command)
     if code and done:
         print(f"  {cell.stage} {cell.engine}: exit code {code} after all work was done ({kind}); see {command.home}")
-    if code in (1, 3) and (len(re.findall("^error: ", command.err, re.MULTILINE)) != 1 or "Traceback" in command.err):
+    told = len(re.findall("^(error: |Stopped |SIG[A-Z]+ received before)", command.err, re.MULTILINE))
+    if code in (1, 3) and (told != 1 or "Traceback" in command.err):
         cell.fault(f"{kind} was not told in one message", command)
+
+
+def hit(cell: Cell, command: room.Command, kind: str, draw: random.Random) -> bool:
+    """Do what is to be done; False when the command has ended by itself."""
+    if cell.engine != ALONE:
+        wait_while(command, lambda: not ranks_of(command))
+        if not (ranks := ranks_of(command)):
+            return False
+    if kind == RANK:
+        os.kill(draw.choice(ranks), signal.SIGKILL)
+    elif kind == READER:
+        command.reader.kill()
+    else:
+        name = {LAUNCHER: "SIGKILL", REQUEST: "SIGTERM"}.get(kind, kind)
+        command.process.send_signal(getattr(signal, name))
+    cell.kills[kind] += 1
+    return True
+
+
+def usual_codes(kind: str, begun: bool) -> set[int]:
+    """The exit codes that a kill may have; a program that has not said its first word dies of a signal by default."""
+    if kind in KINDS_ALONE:
+        number = 0 if kind == READER else getattr(signal, kind)
+        heard = kind not in ("SIGKILL", READER)
+        return ({3} if heard else {-number}) | (set() if begun else {-number})
+    return {RANK: {1}, LAUNCHER: {-signal.SIGKILL}, REQUEST: {3}}[kind]
 
 
 def ranks_of(command: room.Command) -> list[int]:
@@ -216,7 +275,7 @@ def check_loss(cell: Cell, command: room.Command, run: Path, kind: str, before: 
         cell.fault(f"step {max(before)} was saved, and after {kind} the newest is {newest}", command)
     lost = max(0, logged - newest)
     cell.lost = max(cell.lost, lost)
-    most = 0 if kind == REQUEST and command.code == 3 and "Stopped on request" in command.err else SAVE_STEPS
+    most = 0 if command.code == 3 and "Stopped on request" in command.err else SAVE_STEPS
     if lost > most:
         cell.fault(f"{lost} steps were lost by {kind}", command)
 
@@ -278,10 +337,12 @@ def main(cycles: int, start: Path, output_dir: Path, stages: str, engines: str, 
             torment(cell, own, random.Random(f"{seed} {cell.stage} {cell.engine}"))
         finally:
             cell.command.end()
-    print("\n" + line(COLUMNS) + "\n" + line(["---"] * len(COLUMNS)))
+    kinds = list(dict.fromkeys(kind for cell in found for kind in cell.kinds))
+    columns = ["stage", "engine", "cycles", *kinds, *COUNTS]
+    print("\n" + line(columns) + "\n" + line(["---"] * len(columns)))
     for cell in found:
-        kills = [cell.kills[kind] for kind in (RANK, LAUNCHER, REQUEST)]
-        counts = [cell.lost, cell.runs, cell.differences, cell.orphans]
+        kills = [cell.kills[kind] for kind in kinds]
+        counts = [cell.lost, cell.runs, cell.differences, cell.silent, cell.orphans]
         print(line([cell.stage, cell.engine, sum(kills), *kills, *counts]))
     faults = [fault for cell in found for fault in cell.faults]
     print("\n".join(["", *faults, f"{len(faults)} faults"]))

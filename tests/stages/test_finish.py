@@ -1,7 +1,8 @@
 """What a stopped run has kept can be used: ended where it is, exported at a step, read by every tool."""
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,32 @@ from easyrlhf.config import (
     DPOConfig,
     ExportConfig,
     FinishConfig,
+    GenerateConfig,
     GRPOConfig,
     KTOConfig,
+    PolicyConfig,
     PPOConfig,
     RMConfig,
     RRHFConfig,
+    ScoreConfig,
     SFTConfig,
 )
 from easyrlhf.engine.claim import locked
 from easyrlhf.engine.manifest import read_stage, require_whole
+from easyrlhf.engine.unfinished import shape_of
 from easyrlhf.errors import InputError, RunError, RunStopped
 from easyrlhf.stages.align import train_dpo, train_kto, train_rrhf
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
+from easyrlhf.tools import at_hand
 from easyrlhf.tools.exporting.export import export_model
 from easyrlhf.tools.finish import finish
+from easyrlhf.tools.fitting.stage_memory import shaped
+from easyrlhf.tools.generate import generate
+from easyrlhf.tools.policy import load_lm, read_renderer
+from easyrlhf.tools.scoring import scores_of
+from easyrlhf.tools.serve_reward import load_scorer
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +220,8 @@ def test_a_model_that_cannot_be_written_leaves_the_run_to_go_on(stopped, monkeyp
 def test_a_checkpoint_is_exported_while_its_run_goes_on_and_nothing_there_is_touched(pair, tmp_path):
     run = pair("rm", 0).stopped
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    scored = ScoreConfig(reward_model=str(run), text="Say red.", devices="cpu", allow_incomplete=True)
+    unfinished = load_scorer(scored)
     with locked(run):
         export_model(ExportConfig(model=str(run), step=3, output_dir=str(tmp_path / "full")))
         export_model(
@@ -221,9 +234,50 @@ def test_a_checkpoint_is_exported_while_its_run_goes_on_and_nothing_there_is_tou
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"} == before
     finish(FinishConfig(run=str(run), devices="cpu"))
     assert_same_model(tmp_path / "full", run)
+    ids = [unfinished.renderer.sequence("", "Say red.")]
+    assert scores_of(unfinished, ids, None) == scores_of(load_scorer(scored), ids, None)
     head = load_file(tmp_path / "cls" / "model.safetensors")["score.weight"]
     assert torch.equal(head, load_file(run / "value_head.safetensors")["v_head.summary.weight"])
     assert read_stage(tmp_path / "full")["parents"] == {"model": str(run / "checkpoints" / "step-3")}
+
+
+def test_tools_read_the_newest_checkpoint_of_a_run_that_has_not_ended(stopped, chain, tmp_path, capsys):
+    run = stopped(lora_r=4)
+    config = PolicyConfig(model=str(run), devices="cpu")
+    with pytest.raises(InputError, match=r"is not complete \(status stopped\).*--allow_incomplete takes its newest"):
+        read_renderer(config)
+    allowed = replace(config, allow_incomplete=True)
+    renderer = read_renderer(allowed)
+    assert "not complete (status stopped); its step 3 is read" in capsys.readouterr().err
+    begun = load_lm(allowed, renderer).state_dict()
+    earlier = load_lm(replace(config, model=str(run / "checkpoints" / "step-2")), renderer).state_dict()
+    on_top = PolicyConfig(model=chain.init, adapter=str(run / "adapter"), devices="cpu", allow_incomplete=True)
+    adapted = load_lm(on_top, read_renderer(on_top)).state_dict()
+    finish(FinishConfig(run=str(run), devices="cpu"))
+    ended = load_lm(config, read_renderer(config)).state_dict()
+    assert all(torch.equal(begun[key], ended[key]) and torch.equal(adapted[key], ended[key]) for key in ended)
+    assert not all(torch.equal(earlier[key], ended[key]) for key in ended)
+
+
+def test_answers_of_one_checkpoint_are_not_continued_with_another(stopped, data, tmp_path):
+    run, out = stopped(), tmp_path / "out.jsonl"
+    settings = {"prompts": data.prompts, "output": str(out), "devices": "cpu", "max_new_tokens": 2}
+    generate(GenerateConfig(model=str(run), allow_incomplete=True, **settings))
+    assert out.exists()
+    at_hand._stands.clear()  # another process
+    shutil.rmtree(run / "checkpoints" / "step-3")
+    with pytest.raises(InputError, match="was begun with other settings"):
+        generate(GenerateConfig(model=str(run), allow_incomplete=True, **settings))
+
+
+def test_what_needs_only_the_shape_of_an_unfinished_run_goes_by_where_it_started(stopped, chain, data):
+    run = stopped()
+    assert shape_of(str(run)) == chain.init
+    assert shape_of(chain.sft) == chain.sft
+    assert shape_of(f"{chain.sft}/checkpoints/step-18") == chain.sft
+    with pytest.raises(InputError, match="is not complete"):
+        shaped(RMConfig(model=str(run), train_data=data.pairs))
+    assert shaped(RMConfig(model=str(run), train_data=data.pairs, allow_incomplete=True)).model == chain.init
 
 
 def test_a_stage_builds_on_an_unfinished_run_and_keeps_what_it_took(stopped, data, small, tmp_path, stop_after):
