@@ -463,10 +463,12 @@ def present(run: Run, console: Console, metrics: dict, results: dict) -> None:
 
 def already_complete(config, console: Console) -> Path:
     """Say that there is nothing left to do."""
-    console.note(
-        f"{config.output_dir}: this run is already complete; nothing to do. "
-        "Give another --output_dir, or --overwrite to train it again"
-    )
+    early = read_stage(config.output_dir).get("ended_early")
+    ended = f" (ended early, after step {early['step']} of {early['of']}, by easyrlhf finish)" if early else ""
+    ways = "Give another --output_dir, or --overwrite to train it again"
+    if early:
+        ways = "--resume CHECKPOINT with another --output_dir trains it further, --overwrite trains it again"
+    console.note(f"{config.output_dir}: this run is already complete{ended}; nothing to do. {ways}")
     world.on_main(lambda: upload(config, console))
     return Path(config.output_dir)
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from easyrlhf.online import loop as online
 from easyrlhf.report.console import Console
 from easyrlhf.report.html import REPORT_FILE
 from easyrlhf.report.log import METRICS_FILE, read_rows, set_aside
+from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import DOCTOR_FILE, RM_EVAL_FILE
+from easyrlhf.stages.common import upload
 from easyrlhf.stages.restored import Restored, no_examination, offline_stage, restore, settings_of
 from easyrlhf.tools.comparing.journal import progress
 from easyrlhf.tools.report import record, rewritten
@@ -36,7 +39,7 @@ def finish(config: FinishConfig) -> Path:
     """
     folder, console = Path(config.run), Console("finish")
     known = read_stage(folder)
-    settings = settings_of(folder, known)
+    settings = replace(settings_of(folder, known), output_dir=config.run)
     with ExitStack() as stack:
         hold(stack, folder)
         known = read_stage(folder)
@@ -98,8 +101,10 @@ def end(
             f"{settings.stage} ended early, at step {step} of {total}: {folder} is complete",
             f"report: {folder / REPORT_FILE}",
             f"to train it further: {shlex.join([f'{settings.stage}_train', *map(str, further)])}",
-        ]
+        ],
+        next_commands(settings.stage, asdict(settings)),
     )
+    upload(settings, console)
 
 
 def planned_steps(settings: TrainConfig, known: dict) -> int:

@@ -163,6 +163,9 @@ def test_an_earlier_step_can_be_the_end_and_later_rows_are_set_aside(stopped, tm
     finish(FinishConfig(run=str(run), step=3))
     said = capsys.readouterr().out
     assert "complete already; nothing to do" in said and f"easyrlhf export {run} --step 3" in said
+    train_sft(SFTConfig.from_yaml(run / "args.yaml"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "already complete (ended early, after step 2 of 6, by easyrlhf finish); nothing to do. --resume" in said
     assert read_stage(run)["step"] == 2
 
 
