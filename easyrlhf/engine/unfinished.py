@@ -33,8 +33,8 @@ class Stand:
     def __str__(self) -> str:
         """What is read, for people."""
         status = read_stage(self.run)["status"]
-        run = f"{self.run}: its run is not complete (status {status})" if status != "complete" else f"{self.run}"
-        return f"{run}; its step {step_of(self.checkpoint)} is read, from {self.checkpoint}"
+        run = f"its run is not complete (status {status}); " if status != "complete" else ""
+        return f"{self.run}: {run}its step {step_of(self.checkpoint)} is read, from {self.checkpoint}"
 
 
 def stand_in(flag: str, path: str, *, allow_incomplete: bool, result: str | None = None) -> Stand | None:
