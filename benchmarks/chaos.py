@@ -335,6 +335,9 @@ def main(cycles: int, start: Path, output_dir: Path, stages: str, engines: str, 
         try:
             run_twin(cell)
             torment(cell, own, random.Random(f"{seed} {cell.stage} {cell.engine}"))
+        except KeyboardInterrupt:  # what was seen so far is told
+            cell.fault("was broken off", cell.command)
+            break
         finally:
             cell.command.end()
     kinds = list(dict.fromkeys(kind for cell in found for kind in cell.kinds))
