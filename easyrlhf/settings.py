@@ -268,12 +268,15 @@ class Settings:
     opening: ClassVar[str] = ""  # what the command says at once; {self.name} is a setting
 
     def __new__(cls, **given: Any) -> Self:
-        """Refuse names that are no settings, with the nearest one that is."""
+        """Refuse names that are no settings, with the nearest one that is, and a call that lacks a setting."""
         names = {f.name for f in fields(cls)}
         if unknown := [name for name in given if name not in names]:
             from easyrlhf.config.unknown import explain_keyword  # which knows all config classes, and so this module
 
             raise SettingError(unknown[0], "\n".join(explain_keyword(name, cls, given[name]) for name in unknown))
+        lacking = [f for f in fields(cls) if f.default is MISSING and f.name not in given]
+        if given and lacking:  # nothing is given where a copy is made
+            raise SettingError(lacking[0].name, f"{lacking[0].name} is required. {lacking[0].metadata['help']}")
         return super().__new__(cls)
 
     def __post_init__(self):

@@ -7,6 +7,7 @@ from typing import Any
 from easyrlhf.config import TRAINING
 from easyrlhf.config.peers import BLOCKS, FOREIGN, methods, path_of, translation, twins, unfold
 from easyrlhf.config.peers.datasets import read_data_set
+from easyrlhf.config.peers.sampling import explain_sampling
 from easyrlhf.settings import SettingError, Settings, convert
 
 STAGES: tuple[type[Settings], ...] = tuple(TRAINING.values())
@@ -53,6 +54,8 @@ def _meaning(path: str, config_class: type[Settings], command: str, value: Any, 
         return f"here it is {read_data_set(value)}"
     if name in known and path not in FOREIGN:
         return f"here it is {dash}{name}, outside of any block"
+    if sampling := explain_sampling(name, known, dash):
+        return sampling
     if found := translation(path):
         refusal = "" if found.note else _refusal(found.ours, config_class, value)
         return _translate(found.ours, found.note, known, dash) + refusal

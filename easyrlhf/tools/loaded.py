@@ -1,6 +1,7 @@
 """Models in Python: a policy that answers and a reward model that scores; docs/python.md."""
 
 import copy
+import difflib
 import warnings
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from easyrlhf.config import PolicyConfig, RewardModelConfig
+from easyrlhf.config.peers.sampling import SAMPLES
 from easyrlhf.config.unknown import explain_keyword
 from easyrlhf.data import fields as read
 from easyrlhf.data.batches import join
@@ -191,7 +193,11 @@ def not_of_an_answer(name: str, value: Any) -> str:
     """Why generate does not take a keyword."""
     if name in {f.name for f in fields(PolicyConfig)}:
         return f"{name}: belongs to the model; give it to load_policy"
-    return explain_keyword(name, PolicyConfig, value).replace(PolicyConfig.__name__, "generate")
+    if name in SAMPLES:
+        return f"{name}: is no setting of generate; here it is num_samples"
+    said = explain_keyword(name, PolicyConfig, value).replace(PolicyConfig.__name__, "generate")
+    near = difflib.get_close_matches(name, ["num_samples", "batch_size"], 1, 0.8)
+    return f"{said}; did you mean {near[0]}?" if near and ";" not in said else said
 
 
 def plain(model: str) -> str:

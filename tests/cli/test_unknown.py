@@ -106,6 +106,19 @@ def test_what_other_stages_call_a_setting_is_translated(stages, stage, flag, exp
     assert expected in stages.error(stage, "--train_data", "a", flag, "1")
 
 
+@pytest.mark.parametrize(
+    "command, flag, answer",
+    [
+        ("generate m", "num_return_sequences", "here it is --samples"),
+        ("generate m", "do_sample", "temperature 0 takes the likeliest token, always; above it tokens are drawn"),
+        ("chat m", "min_p", "not in this version, which has temperature, top_p, top_k and repetition_penalty"),
+    ],
+)
+def test_names_of_sampling_are_answered_where_models_are_used(command, flag, answer):
+    done = CliRunner().invoke(main, [*command.split(), f"--{flag}", "5"])
+    assert done.stderr == f"error: unknown flag --{flag}: {answer}\n"
+
+
 PART = "takes a whole number; for a part of a pass give max_steps, the number of optimiser steps: rows of that part / "
 
 

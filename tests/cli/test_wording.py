@@ -166,6 +166,8 @@ def test_wrong_settings_are_input_errors_in_python_too():
     assert isinstance(caught.value, InputError) and isinstance(caught.value, ValueError)
     with pytest.raises(InputError, match=r"^train_dta: is no setting of SFTConfig; did you mean train_data\?$"):
         SFTConfig(train_dta="a")
+    with pytest.raises(InputError, match=r"^train_data is required. Rows to train on: .jsonl"):
+        SFTConfig(model="a")
     with pytest.raises(InputError, match=r"^num_train_epochs: is no setting of SFTConfig; here it is epochs$"):
         SFTConfig(train_data="a", num_train_epochs=1)
     with pytest.raises(InputError, match=r"^kl_coef: .*; it is a setting of ppo_train, not of sft_train\nlr: .*rate$"):

@@ -963,6 +963,8 @@ BREAKS = [
     ),
     Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
     Break("settings.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
+    Break("config/peers/sampling.py", 'if "repetition_penalty" not in known:', "if True:", "cli/test_unknown.py"),
+    Break("settings.py", "if given and lacking:", "if False:", WORDING),
     Break("cli/options.py", "value not in (None, ())", "value is not None", "tools/test_generate.py"),
     Break("tools/output.py", "with redirect_stdout(sys.stderr):", "if True:", PRINTED),
     Break("config/unknown.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),

@@ -12,16 +12,15 @@ from easyrlhf.tools.checking.page import console_lines, write_page
 from easyrlhf.tools.checking.rows import STAGE_KINDS, Split, read_split, sources_of
 
 
-def check_data(files: Any, *, stage: str, **settings: Any) -> list[Finding]:
+def check_data(files: Any, **settings: Any) -> list[Finding]:
     """Check data as `easyrlhf data check` does; prints nothing and returns all findings, errors first.
 
     files     a file, folder or hub id, a comma list or a list of them
-    stage     the stage that is to learn from the rows: sft, rm, ppo…
-    settings  those of the command: valid_data, model, field, max_length…
+    settings  those of the command: stage, which is to learn from the rows (sft, rm, ppo…), valid_data, model, field…
     Raises InputError for a file or a model that is not there, and SettingError for a setting; what is wrong with rows
     is a finding.
     """
-    return examined(CheckConfig(train_data=files, stage=stage, **settings))[2]
+    return examined(CheckConfig(train_data=files, **settings))[2]
 
 
 def print_check(config: CheckConfig) -> list[Finding]:
