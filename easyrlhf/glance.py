@@ -4,7 +4,7 @@ from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
-from easyrlhf.config import TrainConfig
+from easyrlhf.config import LookConfig, TrainConfig
 from easyrlhf.data.hub import require_model
 from easyrlhf.data.reader import STAGE_KINDS, read_records
 from easyrlhf.data.sources import open_sources
@@ -49,7 +49,8 @@ def glance_at_models(settings: Settings) -> None:
         if path and setting.name.endswith("model") and setting.metadata.get("metavar") in ("DIR", "DIR|HUB_ID"):
             base = root_of(path)
             with below(path, base):
-                if not (read_stage(base) or is_part_of_run(base)):
+                of_a_tokenizer = isinstance(settings, LookConfig) and Path(base).is_dir()  # no more of it is read
+                if not (read_stage(base) or is_part_of_run(base) or of_a_tokenizer):
                     require_model(base)
 
 
