@@ -406,8 +406,8 @@ def test_no_setting_is_lost_between_python_and_the_command_line():
 
 def test_every_command_of_the_page_parses(monkeypatch, tmp_path):
     seen = []
-    tools = ("tools.chat.chat", "tools.generate.generate", "tools.score.score")
-    for target in (*tools, "stages.sft.train_sft", "stages.align.train_dpo"):
+    tools = ("chat.chat", "generate.generate", "score.score", "finish.finish", "exporting.export.export_model")
+    for target in (*(f"tools.{tool}" for tool in tools), "stages.sft.train_sft", "stages.align.train_dpo"):
         monkeypatch.setattr(f"easyrlhf.{target}", seen.append)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
