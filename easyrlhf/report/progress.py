@@ -66,8 +66,9 @@ class Progress:
 
     def tell(self, phase: str) -> None:
         """Say what is being done: `sampling`, or "" for the work that the bar counts."""
+        another = phase.split(" ")[0] != self._phase.split(" ")[0]
         self._phase = phase
-        self._refresh()
+        self._refresh(at_once=another)
 
     @contextmanager
     def phase(self, name: str, kind: str, total: int = 0) -> Iterator[Callable[[int], None]]:
@@ -116,7 +117,7 @@ class Progress:
         left = seconds_left(self._ahead(), self._seen, self._guess)
         self._estimate = None if left is None else (left, time.monotonic())
 
-    def _refresh(self) -> None:
+    def _refresh(self, at_once: bool) -> None:
         if self._bar:
             self._bar.update(
                 self._bar.task_ids[0],
@@ -124,6 +125,7 @@ class Progress:
                 completed=self.done,
                 speed=self.speed(),
                 headline=self._headline,
+                refresh=at_once,  # else it is drawn ten times a second
             )
         elif time.monotonic() - self.spoke >= QUIET_SECONDS:
             share = f"{self.done / self.total:.0%}" if self.total else ""

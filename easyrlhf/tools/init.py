@@ -16,6 +16,7 @@ from easyrlhf.config import InitConfig
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.templates import CONTROL_TOKENS
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.data.watching import watched
 from easyrlhf.engine.manifest import make_folder, write_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
@@ -79,7 +80,7 @@ def init_model(config: InitConfig) -> Path:
 def texts(train_data: str) -> Iterator[str]:
     """Every text in the rows of the files, whatever their format."""
     for source in open_sources(train_data):
-        for row in source.read():
+        for row in watched(source.name, source.read()):
             if row.fault:
                 raise InputError(f"{row.place}: {row.fault}")
             yield from strings(row.value)
