@@ -96,7 +96,7 @@ def reference_columns(
     family_of  row → its prompt and completions
     returns    column → [N] float64, NaN where a row is not needed
     """
-    file = cache_folder() / f"{fingerprint(lm, rows, numbers, names, family_of)}.safetensors"
+    file = cache_folder("reference") / f"{fingerprint(lm, rows, numbers, names, family_of)}.safetensors"
     found = world.on_main(lambda: read_columns(file))
     if found is None:
         with adapter_off(lm), console.progress(len(numbers), unit="row") as progress:
@@ -137,9 +137,9 @@ def keep_columns(columns: dict[str, np.ndarray], file: Path, console: Console) -
         )
 
 
-def cache_folder() -> Path:
-    """Where reference log-probabilities are kept: $EASYRLHF_CACHE, else ~/.cache/easyrlhf."""
-    return Path(os.environ.get("EASYRLHF_CACHE", Path.home() / ".cache" / "easyrlhf")) / "reference"
+def cache_folder(kind: str) -> Path:
+    """Where what can be made again is kept, a folder a kind: below $EASYRLHF_CACHE, else ~/.cache/easyrlhf."""
+    return Path(os.environ.get("EASYRLHF_CACHE", Path.home() / ".cache" / "easyrlhf")) / kind
 
 
 def fingerprint(

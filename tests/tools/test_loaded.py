@@ -190,7 +190,9 @@ def test_findings_come_as_objects_and_nothing_is_printed(tmp_path, capsys):
         easyrlhf.check_data(tmp_path / "nothing.jsonl", stage="sft")
 
 
-def test_a_comparison_in_python_is_what_the_file_says(rm, policy, tmp_path):
+def test_a_comparison_in_python_is_what_the_file_says(rm, policy, tmp_path, monkeypatch):
+    monkeypatch.setenv("EASYRLHF_CACHE", str(tmp_path / "cache"))
+
     def shorter(prompt, answer_a, answer_b):
         return "A" if len(answer_a) < len(answer_b) else "B" if len(answer_b) < len(answer_a) else "tie"
 
@@ -211,6 +213,12 @@ def test_a_comparison_in_python_is_what_the_file_says(rm, policy, tmp_path):
     assert [row["completion"] for row in lines[:3]] == [one.completion for one in policy.generate(ASKED)]
     again = easyrlhf.compare([rm.root / "init", other], ASKED, judge=shorter, reward_funcs=length, **settings)
     assert again == found
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv("EASYRLHF_CACHE", str(tmp_path / "taken"))
+    with pytest.raises(
+        easyrlhf.InputError, match=r"^prompts: cannot be kept in .*taken/prompts; set EASYRLHF_CACHE to"
+    ):
+        easyrlhf.compare([rm.root / "init", other], ASKED, judge=shorter, **settings)
 
 
 def test_every_block_of_the_page_runs(rm, tmp_path, monkeypatch, capsys):
@@ -218,6 +226,7 @@ def test_every_block_of_the_page_runs(rm, tmp_path, monkeypatch, capsys):
     trained = []
     monkeypatch.setattr("easyrlhf.launch.start", lambda target, config: trained.append((target, config.output_dir)))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EASYRLHF_CACHE", str(tmp_path / "cache"))
     (tmp_path / "outputs").mkdir()
     for name, folder in {"init": "init", "sft": "init", "rm": "rm"}.items():
         (tmp_path / "outputs" / name).symlink_to(rm.root / folder)

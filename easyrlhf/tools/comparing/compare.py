@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from easyrlhf.config import CompareConfig
 from easyrlhf.data.records import Messages
 from easyrlhf.engine.claim import locked
 from easyrlhf.engine.manifest import make_folder
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, RunError
+from easyrlhf.offline.reference import cache_folder
 from easyrlhf.paths import split_paths
 from easyrlhf.report.compare import JUDGE, Answer, measured, names_of
 from easyrlhf.report.compare_page import compare_lines, compare_page
@@ -93,10 +93,19 @@ def compare(models: Any, prompts: Any, **settings: Any) -> dict[str, Any]:
 
 
 def file_of(prompts: Iterable[Messages | str]) -> Path:
-    """A file with these prompts, the same for the same ones, so that the same call goes on. Raises InputError."""
+    """A file with these prompts, the same for the same ones, so that the same call goes on.
+
+    Raises InputError for what is no prompt, and where the file cannot be written.
+    """
     rows = as_lines({"prompt": prompt} for prompt in texts_of(prompts, "prompts"))
-    file = Path(tempfile.gettempdir(), f"prompts-{hashlib.sha256(rows.encode()).hexdigest()[:16]}.jsonl")
-    write_whole(file, rows)
+    file = cache_folder("prompts") / f"{hashlib.sha256(rows.encode()).hexdigest()[:16]}.jsonl"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, rows)
+    except (OSError, RunError) as error:
+        raise InputError(
+            f"prompts: cannot be kept in {file.parent}; set EASYRLHF_CACHE to another folder, or give a file"
+        ) from error
     return file
 
 
