@@ -14,8 +14,8 @@ SHOWN = 0.2  # seconds between two changes of the line on a terminal
 
 
 def opening_of(settings: Settings) -> str:
-    """The first line of a command, `reading demos.jsonl …`; "" where its output is for programs."""
-    return "" if getattr(settings, "json", False) else settings.opening.format(self=settings)
+    """The first line of a command, `reading demos.jsonl …`; "" where it loads nothing large."""
+    return settings.opening.format(self=settings)
 
 
 def say_at_once(line: str, file: TextIO) -> None:

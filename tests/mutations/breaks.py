@@ -281,7 +281,6 @@ BREAKS = [
     Break("report/charts.py", "if even is not None:", "if False:", REPORT_PAGE),
     Break("report/charts.py", '"legend.fontsize": 10,', '"legend.fontsize": 8,', REPORT_PAGE),
     Break("report/opening.py", 'if line and os.environ.get("RANK", "0") == "0":', "if line:", OPENING),
-    Break("report/opening.py", 'getattr(settings, "json", False)', "False", OPENING),
     Break("report/opening.py", "SHOWN if self._terminal else QUIET_SECONDS", "SHOWN", OPENING),
     Break("data/watching.py", "watcher(name, None)", "pass", OPENING),
     Break("launch.py", "    say_at_once(opening_of(config), sys.stdout)", "    pass", OPENING),
