@@ -1,6 +1,7 @@
 """What a command says before it imports anything heavy, and while it reads a long file. Light to import."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +46,10 @@ class Counted:
     def _write(self, text: str) -> None:
         if not self._terminal:
             print(text, end="\n" if text else "", file=self._file, flush=True)
-        elif text or self._width:
+            return
+        room = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be taken back
+        text = text if len(text) <= room else f"…{text[1 - room :]}"
+        if text or self._width:
             print(f"\r{text:<{self._width}}", end="" if text else "\r", file=self._file, flush=True)
             self._width = len(text)
 

@@ -126,6 +126,16 @@ def test_on_a_terminal_one_line_changes_and_is_gone_in_the_end(clock):
     assert out.getvalue().endswith(f"\r{' ' * len(said)}\r")
 
 
+def test_the_changing_line_stays_on_one_line(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    out = Terminal()
+    say = Counted(out)
+    clock[0] = 1.0
+    say("a/long/path/to/rows.jsonl", 500)
+    assert out.getvalue() == "\r…ws.jsonl: 500 rows"
+    assert len(out.getvalue()) - 1 < 20
+
+
 def test_settings_stand_in_the_line():
     assert opening_of(SFTConfig(train_data="a.jsonl")) == "reading a.jsonl …"
     assert opening_of(RolloutsConfig(run="out", json=True)) == ""
