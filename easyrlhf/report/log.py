@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Self
 
 from easyrlhf.report.metrics import metric
 from easyrlhf.report.rollouts import ROLLOUTS_FILE
@@ -87,10 +88,19 @@ class MetricsLog:
         cut_back(self._path, step - 1)
         self._metrics = _append(self._path)
 
-    def close(self) -> None:
-        """Flush and close everything."""
+    def close(self, complete: bool = True) -> None:
+        """Flush and close everything.
+
+        complete  whether the run has done all of its steps; trackers show one that has not as such
+        """
         self._metrics.close()
-        self._trackers.close()
+        self._trackers.close(complete)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self.close(complete=kind is None)
 
 
 class SilentLog(MetricsLog):
@@ -115,7 +125,7 @@ class SilentLog(MetricsLog):
     def take_back(self, step: int) -> None:
         """There is none."""
 
-    def close(self) -> None:
+    def close(self, complete: bool = True) -> None:
         """Close nothing."""
 
 

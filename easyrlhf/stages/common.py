@@ -432,9 +432,8 @@ def open_log(run: Run, console: Console) -> MetricsLog:
     return MetricsLog(run.folder, last_step=run.step, report_to=config.report_to, about=about, say=say)
 
 
-def finish(run: Run, console: Console, metrics: dict, log: MetricsLog, **results) -> Path:
+def finish(run: Run, console: Console, metrics: dict, **results) -> Path:
     """Mark the run complete and write what a person reads: plots, report, model card, verdicts, last words."""
-    log.close()
     world.on_main(lambda: present(run, console, metrics, results))
     return run.folder
 

@@ -76,8 +76,8 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         valid = valid and stage.join(*how, valid, np.array(evaluations.numbers), console)
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
         run.begin({"model": engine})
-        log = common.open_log(run, console)
-        metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
+        with common.open_log(run, console) as log:
+            metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
         with engine.whole() as whole:
             results = world.on_main(lambda: stage.save(run, whole, renderer))
-        return common.finish(run, console, metrics, log, **results)
+        return common.finish(run, console, metrics, **results)

@@ -92,11 +92,10 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         online = build(run, renderer, cast, data.get("ptx"), steps, backend)
         state = run.begin(online.engines)
         at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
-        log = common.open_log(run, console)
-        with online.rewards, online.sampler:
+        with common.open_log(run, console) as log, online.rewards, online.sampler:
             metrics = fit(run, online, data["train"].rows, valid, log, console, at)
         save(run, online, renderer)
-        return common.finish(run, console, metrics, log)
+        return common.finish(run, console, metrics)
 
 
 def check_warmup(config: OnlineConfig, steps: int) -> None:

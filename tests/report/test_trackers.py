@@ -37,8 +37,8 @@ class Kept(Tracker):
     def samples(self, step, rows):
         self._take("samples", (step, rows))
 
-    def close(self):
-        self._take("close", None)
+    def close(self, complete):
+        self._take("close", complete)
 
     def _take(self, call, what):
         if call in self.faults:
@@ -54,14 +54,14 @@ def kept(monkeypatch):
     return fakes
 
 
-def run_of_two_steps(folder, report_to, said=None, last_step=0, steps=(1, 2)):
+def run_of_two_steps(folder, report_to, said=None, last_step=0, steps=(1, 2), complete=True):
     """Log loss = step / 10 and one sample at each step."""
     say = [(lambda line: None) if said is None else said.append] * 2
     log = MetricsLog(folder, last_step=last_step, report_to=report_to, about=ABOUT, say=tuple(say))
     for step in steps:
         log.log(step, {"loss": step / 10})
         log.samples(step, [SAMPLE])
-    log.close()
+    log.close(complete)
 
 
 def test_several_trackers_get_settings_numbers_and_samples(kept, tmp_path):
@@ -69,7 +69,7 @@ def test_several_trackers_get_settings_numbers_and_samples(kept, tmp_path):
     run_of_two_steps(tmp_path / "ppo", "mlflow,wandb", said)
     given = {"stage": "ppo"} | {name: value for name, value in SETTINGS.items() if value is not None}
     numbers = [[("scalars", (step, {"loss": step / 10})), ("samples", (step, [SAMPLE]))] for step in (1, 2)]
-    wanted = [("open", given), *numbers[0], *numbers[1], ("close", None)]
+    wanted = [("open", given), *numbers[0], *numbers[1], ("close", True)]
     assert kept["wandb"].told == kept["mlflow"].told == wanted
     assert said == ["kept: ppo", "kept: ppo"]
 
@@ -84,6 +84,16 @@ def test_a_tracker_that_fails_costs_itself_alone_and_one_line(kept, tmp_path, fa
         "wandb gets nothing more of this run (OSError: no such server); metrics.jsonl has every number"
     ]
     assert [row["loss"] for row in read_rows(tmp_path / "ppo" / "metrics.jsonl")] == [0.1, 0.2]
+
+
+def test_a_run_that_stops_is_closed_as_one_that_is_not_complete(kept, tmp_path):
+    with pytest.raises(KeyboardInterrupt), MetricsLog(tmp_path, report_to="wandb", about=ABOUT) as log:
+        log.log(1, {"loss": 0.5})
+        raise KeyboardInterrupt
+    assert kept["wandb"].told[-1] == ("close", False)
+    with MetricsLog(tmp_path, report_to="mlflow", about=ABOUT):
+        pass
+    assert kept["mlflow"].told[-1] == ("close", True)
 
 
 def test_a_tracker_that_cannot_be_closed_does_not_fail_a_finished_run(kept, tmp_path):
@@ -197,10 +207,11 @@ def test_mlflow_keeps_one_run_over_a_stop(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     monkeypatch.chdir(tmp_path)
     check_report_to("mlflow")
-    run_of_two_steps(tmp_path / "ppo", "mlflow", said := [])
+    run_of_two_steps(tmp_path / "ppo", "mlflow", said := [], complete=False)
+    client, known = MlflowClient(), (tmp_path / "ppo" / "runs" / "mlflow_id").read_text()
+    assert client.get_run(known).info.status == "KILLED"
     run_of_two_steps(tmp_path / "ppo", "mlflow", said, last_step=2, steps=(3,))
     assert not [line for line in said if "nothing more" in line]
-    client = MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
     assert (run.info.run_name, run.info.status) == ("ppo", "FINISHED")
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [
@@ -302,7 +313,7 @@ def test_wandb_is_told_the_run_of_before(monkeypatch, tmp_path):
     run = types.SimpleNamespace(
         define_metric=lambda *a, **k: calls.append(("axis", a, k)),
         log=lambda row: calls.append(("log", row)),
-        finish=lambda: calls.append("finish"),
+        finish=lambda exit_code: calls.append(exit_code),
     )
     wandb = types.ModuleType("wandb")
     wandb.init = lambda **how: calls.append(how) or run
@@ -311,8 +322,8 @@ def test_wandb_is_told_the_run_of_before(monkeypatch, tmp_path):
     for last_step in (0, 2):
         trackers = Trackers("wandb", TrackedRun(tmp_path / "sft", "sft", {"seed": 1}, last_step=last_step))
         trackers.scalars(last_step + 1, {"loss": 0.5})
-        trackers.close()
+        trackers.close(complete=last_step == 2)
     first, again = (call for call in calls if isinstance(call, dict))
     assert first == again and len(first["id"]) == 8
     assert (first["project"], first["name"], first["config"]) == ("mine", "sft", {"stage": "sft", "seed": 1})
-    assert ("log", {"step": 3, "loss": 0.5}) in calls and calls.count("finish") == 2
+    assert ("log", {"step": 3, "loss": 0.5}) in calls and [call for call in calls if isinstance(call, int)] == [1, 0]

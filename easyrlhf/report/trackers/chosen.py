@@ -82,9 +82,9 @@ class Trackers:
         """Give what a model wrote to each."""
         self._each(lambda tracker: tracker.samples(step, rows))
 
-    def close(self) -> None:
-        """Close each."""
-        self._each(lambda tracker: tracker.close())
+    def close(self, complete: bool) -> None:
+        """Close each; a run that is not complete may go on later."""
+        self._each(lambda tracker: tracker.close(complete))
 
     def _each(self, what: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):

@@ -50,8 +50,8 @@ class MLflow(Tracker):
     def samples(self, step: int, rows: list[dict]) -> None:
         self._client.log_text(self._id, as_markdown(rows), f"samples/step-{step:08}.md")
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, complete: bool) -> None:
+        self._client.set_terminated(self._id, "FINISHED" if complete else "KILLED")
 
 
 def _client():

@@ -25,5 +25,5 @@ class TensorBoard(Tracker):
     def samples(self, step: int, rows: list[dict]) -> None:
         self._writer.add_text("samples", as_markdown(rows), step)
 
-    def close(self) -> None:
+    def close(self, complete: bool) -> None:
         self._writer.close()

@@ -73,8 +73,8 @@ class Tracker:
         """Take in what a model wrote: {"prompt", "completion", "score", …} each."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Write out what is still held back; the run has ended."""
+    def close(self, complete: bool) -> None:
+        """Write out what is still held back: the run is complete, or has stopped or failed and may go on later."""
         raise NotImplementedError
 
 

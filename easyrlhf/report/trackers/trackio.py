@@ -33,7 +33,7 @@ class Trackio(Tracker):
 
         self._run.log({"samples": Markdown(as_markdown(rows))}, step=step)
 
-    def close(self) -> None:
+    def close(self, complete: bool) -> None:
         import trackio
 
         with contextlib.redirect_stdout(io.StringIO()):

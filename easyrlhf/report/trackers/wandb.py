@@ -45,5 +45,5 @@ class Wandb(Tracker):
         table = Table(columns=columns, data=[[row.get(name) for name in columns] for row in plain])
         self._run.log({"step": step, "samples": table})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, complete: bool) -> None:
+        self._run.finish(exit_code=0 if complete else 1)
