@@ -43,8 +43,7 @@ def contents_of(path: str | Path) -> Contents | None:
     folder = folder_of(str(path))
     if folder is None:
         return None
-    listed = read_stage(folder).get("files")
-    listed = listed if isinstance(listed, dict) else {}  # of a complete stage; require_whole sees whether they hold
+    listed = checksums_listed(folder)
     files = {file for pattern in (*MODEL_FILES, *OTHER_FILES) for file in folder.glob(pattern)}
     found = {file.name: listed.get(file.name) or known_checksum(file) for file in sorted(files)}
     if not any(name.endswith(WEIGHTS) for name in found):
@@ -54,6 +53,16 @@ def contents_of(path: str | Path) -> Contents | None:
         found[CONFIG_FILE] = f"{zlib.crc32(json.dumps(settings, sort_keys=True).encode()):08x}"
         found |= {f"{BELOW}{name}": value for name, value in (contents_of(base_of(str(folder))) or {}).items()}
     return found or None
+
+
+def checksums_listed(folder: Path) -> Contents:
+    """The checksums that stage.json lists, of those files that nobody has written since."""
+    listed = read_stage(folder).get("files")
+    if not isinstance(listed, dict):
+        return {}
+    then = (folder / STAGE_FILE).stat().st_mtime_ns
+    files = {name: folder / name for name in listed}
+    return {name: listed[name] for name, file in files.items() if file.is_file() and file.stat().st_mtime_ns <= then}
 
 
 def folder_of(path: str) -> Path | None:

@@ -52,6 +52,18 @@ def test_contents_are_the_bytes_of_the_files_that_make_a_model(outputs):
     assert contents_of("nothing/here") is None
 
 
+def test_checksums_that_a_stage_has_listed_hold_until_a_file_is_written(outputs):
+    write_stage(outputs / "sft", {"stage": "sft", "status": "complete"})
+    stage = json.loads((outputs / "sft" / "stage.json").read_text())
+    stage["files"]["model.safetensors"] = "as listed"
+    (outputs / "sft" / "stage.json").write_text(json.dumps(stage))
+    assert contents_of(outputs / "sft")["model.safetensors"] == "as listed"
+    (outputs / "sft" / "model.safetensors").write_text("v")
+    later = (outputs / "sft" / "stage.json").stat().st_mtime_ns + 10**9
+    os.utime(outputs / "sft" / "model.safetensors", ns=(later, later))
+    assert contents_of(outputs / "sft")["model.safetensors"] == f"{zlib.crc32(b'v'):08x}"
+
+
 def test_an_adapter_is_known_with_its_base_and_not_by_where_that_lies(outputs):
     one = contents_of(adapter(outputs / "one", str(outputs / "sft")))
     shutil.copytree("outputs/sft", "outputs/copy")

@@ -977,6 +977,7 @@ BREAKS = [
     Break("config/training.py", "on_resume=FREE_BUT_FOR_BEST,", "on_resume=FREE,", COMPARE),
     Break("models/parents.py", "if same_contents(recorded, contents_of(place)))", "if place)", PARENTS),
     Break("models/parents.py", "if key != BASE}", "if key}", PARENTS),
+    Break("models/parents.py", "and file.stat().st_mtime_ns <= then", "", PARENTS),
     Break("models/parents.py", "if based or not name", "if True or not name", PARENTS),
     Break("models/parents.py", "or is_essential(name)]", "]", PARENTS),
     Break("engine/branch.py", "checksum(checkpoint / STATE) == state", "False", "engine/test_run.py"),
