@@ -1,6 +1,5 @@
 """The life of one stage in its output folder: claimed, begun, checkpointed, stopped or completed."""
 
-import importlib.metadata
 import shlex
 import shutil
 import sys
@@ -14,31 +13,25 @@ import torch
 
 from easyrlhf.engine import world
 from easyrlhf.engine.advice import full_disk_explained, further, how_to_go_on, out_of_memory_explained, what_is_safe
-from easyrlhf.engine.branch import has_branched, listed_changes, origin_of, require_same_course, require_same_rows
+from easyrlhf.engine.branch import has_branched, origin_of, require_same_course
 from easyrlhf.engine.checkpoint import (
     CHECKPOINTS,
-    STATE,
     find_checkpoint,
-    list_checkpoints,
     load_checkpoint,
-    read_state,
     remove_checkpoints_after,
     restore_rng,
     rng_state,
     save_checkpoint,
-    step_of,
 )
-from easyrlhf.engine.claim import COMPLETE, READ_FIRST, article, changed, entered, remove_ours
-from easyrlhf.engine.compare import edited, write_settings
-from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
+from easyrlhf.engine.claim import COMPLETE, READ_FIRST, entered
+from easyrlhf.engine.compare import edited
+from easyrlhf.engine.device import pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.facts import library_versions, other_rows, other_tokens
-from easyrlhf.engine.inputs import inputs_of
-from easyrlhf.engine.manifest import checksum, read_stage, write_stage
+from easyrlhf.engine.manifest import write_stage
+from easyrlhf.engine.resume import account_of, beginning_of, mark_begun, require_same
 from easyrlhf.engine.sharding import wants_group, zero_config
 from easyrlhf.engine.signals import StopRequest
-from easyrlhf.errors import InputError, NotFinite, RunError, RunStopped
-from easyrlhf.models.parents import recorded
+from easyrlhf.errors import NotFinite, RunError, RunStopped
 
 EVERY = sys.maxsize  # checkpoints to keep
 
@@ -84,20 +77,7 @@ class Run:
 
     def beginning(self) -> str:
         """Where the run begins and what goes by that, for the start summary."""
-        if self.origin is None:
-            return (f"continues after {self.checkpoint.name}" if self.checkpoint else "from the beginning") + self.lost
-        differences = "; ".join(map(str, listed_changes(self.origin, self.asked, self.info))) or "none"
-        return f"branches from {self.checkpoint}; settings that differ: {differences.replace(' → ', ' -> ')}"
-
-    @property
-    def lost(self) -> str:
-        """What is in the folder and will be gone, for the start summary; "" where that is nothing."""
-        known = read_stage(self.home)
-        if self.config.overwrite:
-            return f", in place of {article(known)} run of {known['stage']}" if known else ""
-        begin = step_of(self.checkpoint) if self.checkpoint else 0
-        names = [checkpoint.name for checkpoint in list_checkpoints(self.home) if step_of(checkpoint) > begin]
-        return f", without {', '.join(names)}" if names else ""
+        return beginning_of(self)
 
     @property
     def cache(self) -> Path:
@@ -116,40 +96,17 @@ class Run:
         returns  whether there is anything to do; not when an equal run is complete there
         Raises InputError when they are no longer those the run was started with.
         """
-        self.info = {
-            "status": "running",
-            "easyrlhf_version": importlib.metadata.version("easyrlhf"),
-            "stage": self.config.stage,
-            **info,
-            "precision": dtype_name(self.dtype),
-            "seed": self.config.seed,
-            "processes": world.size(),
-            "libraries": library_versions(),
-        }
-        if self.origin:
-            self.info["branched_from"] = str(self.checkpoint)
+        self.info = account_of(self, info)
         complete = world.any_of(self.found == READ_FIRST)  # and all have read what will be gone then
-        world.on_main(self.require_same)
+        world.on_main(lambda: require_same(self))
         return not complete
-
-    def require_same(self) -> None:
-        """Raise InputError unless tokens and rows are those of the run that is continued, branched from or complete."""
-        if self.origin:
-            require_same_rows(self.origin, self.config, self.info)
-        elif self.checkpoint or self.found == READ_FIRST:
-            known = read_stage(self.home)
-            if lines := other_tokens(known, self.info, self.config):
-                raise InputError(changed(self.home, known, "tokens", lines))
-            if lines := other_rows(known, self.info, self.config):
-                raise InputError(changed(self.home, known, "rows", lines))
-            self.require_best(read_state(self.checkpoint).get("best") if self.checkpoint else None)
 
     def begin(self, engines: dict[str, Engine]) -> dict:
         """Mark the run as started, and take back its newest checkpoint if it has one; recognise comes before.
 
         Returns the state saved with the checkpoint; {} for a fresh start.
         """
-        world.on_main(self.mark_begun)
+        world.on_main(lambda: mark_begun(self))
         self.stop.holding, self.stop.at_stake = True, self.at_stake
         if world.rank():
             torch.manual_seed(self.config.seed + world.rank())  # new weights were the same everywhere, dropout is not
@@ -159,20 +116,6 @@ class Run:
         self.best = None if self.origin else state.get("best")  # that of another run is in its folder
         world.on_main(lambda: remove_checkpoints_after(self.folder, self.step))
         return state
-
-    def mark_begun(self) -> None:
-        """Write what says that the run is under way."""
-        known = read_stage(self.folder)
-        self.info["inputs"] = inputs_of(self.asked)  # the hub's models are there by now
-        if self.origin:
-            self.info["inputs"]["resume"] = checksum(self.checkpoint / STATE)
-        elif self.checkpoint and "branched_from" in known:  # it goes on as the branch that it is
-            self.info["branched_from"] = known["branched_from"]
-            self.info["inputs"]["resume"] = recorded(known, "resume")
-        if self.config.overwrite and known:  # where no stage has written, nothing is ours
-            remove_ours(self.folder)
-        write_settings(self.folder, self.asked)
-        write_stage(self.folder, self.info)
 
     def save(self, engines: dict[str, Engine], *, keep: int | None = None, **state) -> Path:
         """Write a checkpoint of the present step, and remove the oldest beyond `keep`, by default save_total_limit.
@@ -223,14 +166,6 @@ class Run:
     def checkpoint_of(self, step: int) -> Path:
         """Where the checkpoint of a step is, if it was saved."""
         return self.folder / CHECKPOINTS / f"step-{step}"
-
-    def require_best(self, best: dict | None) -> None:
-        """Raise InputError when the checkpoint of the best step, as the one to continue remembers it, is not there."""
-        if best and not self.checkpoint_of(best["step"]).is_dir():
-            raise InputError(
-                f"{self.checkpoint_of(best['step'])}: is missing, and holds the best {best['metric']} up to "
-                f"{self.checkpoint}, which this run continues; put it back, or start anew with --resume never"
-            )
 
     def take_best(self, engines: dict[str, Engine]) -> bool:
         """Put the weights of the best step into the engines' models; False when there are no better ones."""

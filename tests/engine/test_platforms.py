@@ -134,7 +134,7 @@ def test_windows_refuses_several_processes_by_name(monkeypatch):
     monkeypatch.setattr(launch, "sys", windows)
     monkeypatch.setattr(workers, "sys", windows)
     with pytest.raises(InputError, match="in several processes needs Linux or macOS"):
-        launch.start("nowhere:never", SFTConfig(train_data="a", devices="cpu:2"))
+        launch.check_several(SFTConfig(train_data="a", devices="cpu:2"))
     with pytest.raises(InputError, match="--reward_workers 3: needs Linux or macOS; leave it at 0"):
         workers.Workers(["r.py:fn"], 3, 1.0)
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,21 @@ def test_a_dry_run_says_what_will_be_gone(config):
         with open_run(replace(config, dry_run=True, **settings)) as run:
             assert run.beginning() == says
     assert files(out(config) / "checkpoints") == {"step-2", "step-3"}
+
+
+def test_a_dry_run_looks_for_the_best_step_where_the_run_is(config):
+    with open_run(config) as run:
+        engine = Numbers()
+        begin(run, {"model": engine})
+        for run.step in (1, 2, 3):
+            run.best = {"metric": "eval/loss", "step": 1, "value": 0.5}
+            run.save({"model": engine})
+    dry = replace(config, dry_run=True)
+    with open_run(dry) as run:
+        assert run.recognise(INFO) and run.beginning() == "continues after step-3"
+    shutil.rmtree(out(config) / "checkpoints" / "step-1")
+    found = refusal(config)
+    assert "step-1: is missing, and holds the best eval/loss" in found and refusal(dry) == found
 
 
 def refusal(config, info: dict = INFO) -> str:

@@ -884,7 +884,7 @@ BREAKS = [
     Break("data/folders.py", "followlinks=True", "followlinks=False", FOLDERS),
     # the life of a run
     Break("engine/claim.py", "claim(config, folder) if folder.is_dir() else NEW", "NEW", "engine/test_run.py"),
-    Break("engine/run.py", "require_same_rows(self.origin, self.config, self.info)", "pass", "engine/test_run.py"),
+    Break("engine/resume.py", "require_same_rows(run.origin, run.config, run.info)", "pass", "engine/test_run.py"),
     Break(
         "engine/run.py",
         "if self.origin and world.on_main(lambda:",
@@ -970,6 +970,7 @@ BREAKS = [
     Break("config/unknown.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
     Break("settings.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
     # identity goes by content
+    Break("engine/resume.py", "best and run.home /", "best and run.folder /", "engine/test_run.py"),
     Break("engine/compare.py", "None if found == known else", "None if False else", COMPARE),
     Break("engine/compare.py", "None if same_contents(known, found) else", "None if True else", COMPARE),
     Break("engine/compare.py", "return None if config.keep_best else FREE", "return FREE", COMPARE),
