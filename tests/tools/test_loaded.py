@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import easyrlhf
@@ -67,6 +68,22 @@ def test_answers_are_those_of_the_command(policy, rm, tmp_path, settings):
     with pytest.warns(UserWarning, match="has a chat template, and a text is read as it is"):
         found = policy.generate(texts, **settings)
     assert [one.text for one in found] == [row["completion"] for row in rows[1]]
+
+
+def test_an_adapter_folder_is_loaded_on_the_model_that_it_names(policy, rm, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(rm.root / "init")
+    torch.manual_seed(0)
+    lora = get_peft_model(base, LoraConfig(r=4, lora_alpha=99, target_modules="all-linear", init_lora_weights=False))
+    lora.save_pretrained(tmp_path / "adapter")
+    settings = {"devices": "cpu", "max_new_tokens": 6, "temperature": 0}
+    alone = easyrlhf.load_policy(tmp_path / "adapter", **settings)
+    put_on = easyrlhf.load_policy(rm.root / "init", adapter=tmp_path / "adapter", **settings)
+    ids = alone.renderer.prompt_ids(ASKED[0])
+    with torch.no_grad():
+        drawn = lora.eval().generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0]
+    for loaded in (alone, put_on):
+        assert loaded.generate(ASKED[0])[0].text == loaded.renderer.decode(drawn[len(ids) :].tolist()).strip()
+    assert alone.generate(ASKED[0])[0].text != policy.generate(ASKED[0], temperature=0)[0].text
 
 
 def test_samples_of_a_prompt_stand_side_by_side_and_differ(policy, rm, tmp_path):
