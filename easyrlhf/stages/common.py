@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from easyrlhf.config import OnlineConfig
 from easyrlhf.config.shared import DEFAULT_LENGTH
 from easyrlhf.data.lengths import TOLERATED
-from easyrlhf.data.overlap import trained_on
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.splitting import Part, hold_out
@@ -36,7 +35,6 @@ from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.parents import root_of
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.untrained import untrained_tokens
-from easyrlhf.models.value_head import HEAD_FILE, has_head
 from easyrlhf.offline.evaluations import Evaluations
 from easyrlhf.report.card import RESULTS, write_model_card
 from easyrlhf.report.conclusion import concluded, examined_by
@@ -51,6 +49,7 @@ from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import plot_run
 from easyrlhf.report.trackers.chosen import check_report_to
 from easyrlhf.settings import split_list
+from easyrlhf.stages.remarks import say_what_is_left_out, say_what_is_trained_on
 
 GIB = 2**30
 
@@ -84,27 +83,6 @@ def prepare(run: Run, console: Console) -> Renderer:
             "Give --chat_template a copy with a fixed date to avoid it"
         )
     return renderer
-
-
-def say_what_is_left_out(config, console: Console) -> None:
-    """Warn where a model is a reward model's, whose head no stage goes on with from there."""
-    for flag in ("model", "ref_model"):
-        path = getattr(config, flag, None)
-        if path and has_head(path) and (flag == "model" or path != config.model):
-            console.warn(
-                f"--{flag} {path}: is a reward model or a value model; its language model alone is used, without its "
-                f"head ({HEAD_FILE})"
-            )
-
-
-def say_what_is_trained_on(config, data: dict[str, TokenData | None], console: Console) -> None:
-    """Warn of held-out rows that are trained on as well: what is said of them is no measure."""
-    train, valid = data.get("train"), data.get("valid")
-    if train and valid and not config.valid_split and (shared := trained_on(valid.rows, train.rows)):
-        console.warn(
-            f"held-out figures are of rows that were trained on: {shared:,} of {len(valid.rows):,} rows of "
-            f"--valid_data {config.valid_data} are in --train_data {config.train_data}"
-        )
 
 
 def check_lora(run: Run, renderer: Renderer, console: Console) -> None:

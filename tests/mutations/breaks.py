@@ -988,7 +988,7 @@ BREAKS = [
     Break("paths.py", 'if head and "," not in tail', "if head", "test_paths.py"),
     Break("paths.py", "for place in (given, *given.parents):", "for place in (given,):", "test_paths.py"),
     Break("data/overlap.py", "key.update(len(ids)", "key.update(0 * len(ids)", "data/test_overlap.py"),
-    Break("stages/common.py", "if path and has_head(path)", "if False", LOST_HEAD),
+    Break("stages/remarks.py", "if path and has_head(path)", "if False", LOST_HEAD),
     Break("stages/sharing.py", "if same_contents(known, ours):", "if known:", SHARES_A_COPY),
     # the server of models, and that of rewards
     Break("rollout/cache.py", "moved[:, :, count : self", "moved[:, :, : self", SERVED_LATE),
