@@ -20,6 +20,7 @@ from easyrlhf.engine.unfinished import checkpoint_at
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.offline import loop as offline
 from easyrlhf.online import loop as online
+from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.console import Console
 from easyrlhf.report.html import REPORT_FILE
 from easyrlhf.report.log import METRICS_FILE, read_rows, set_aside
@@ -96,13 +97,15 @@ def end(
     with written_to(folder, f"Its model is complete; easyrlhf report {shlex.quote(str(folder))} writes the pages anew"):
         rewritten(folder, record(folder, folder.name))
     further = ["--config", folder / SETTINGS_FILE, "--resume", checkpoint, "--output_dir", free_name(folder)]
+    said = concluded(settings.stage, read_rows(folder / METRICS_FILE), examined_by(settings.stage, folder)).sentence
     console.finish(
         [
             f"{settings.stage} ended early, at step {step} of {total}: {folder} is complete",
+            said,
             f"report: {folder / REPORT_FILE}",
-            f"to train it further: {shlex.join([f'{settings.stage}_train', *map(str, further)])}",
+            "The last of these commands trains it further:",
         ],
-        next_commands(settings.stage, asdict(settings)),
+        [*next_commands(settings.stage, asdict(settings)), [f"{settings.stage}_train", *map(str, further)]],
     )
     upload(settings, console)
 
