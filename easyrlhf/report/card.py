@@ -1,5 +1,6 @@
 """README.md of a stage folder and of its adapter: model cards, with the front matter that the hub reads."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import yaml
 
 from easyrlhf.config.unknown import STAGES
 from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
-from easyrlhf.models.parents import ADAPTER, BASE
+from easyrlhf.models.parents import ADAPTER, BASE, folder_of
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.info import RunInfo, data_lines, facts, versions, without_passwords
 from easyrlhf.report.log import METRICS_FILE, read_rows
@@ -99,7 +100,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 path = "{folder}"  # or the id of its repository on the hub
 tokenizer = AutoTokenizer.from_pretrained(path)
 base = AutoModelForCausalLM.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, path)
+{grown}model = PeftModel.from_pretrained(base, path)
 ```
 """
 
@@ -141,10 +142,25 @@ def write_adapter_card(folder: Path, stage: str, info: RunInfo, history: list[di
         f"# {name}\n\nA LoRA adapter of rank {about.get('r')} for `{base}`, and for no other weights. {WHAT[stage]}\n",
         f"{head}The folder above holds the merged model, and how the adapter was trained.\n",
         "## Results\n\n" + _results(stage, history),
-        "## How to load\n\n" + LOAD_ADAPTER.format(folder=adapter.as_posix(), base=base),
+        "## How to load\n\n" + LOAD_ADAPTER.format(folder=adapter.as_posix(), base=base, grown=grown(folder, base)),
         *_versions(info),
     ]
     (adapter / CARD_FILE).write_text("\n".join(parts), encoding="utf-8", errors="replace")
+
+
+def grown(folder: Path, base: str) -> str:
+    """The line that gives a base as many embeddings as the run's model has, where that is another number."""
+    rows, before = (vocabulary_of(place) for place in (folder, folder_of(base)))
+    return "" if rows is None or before in (None, rows) else f"base.resize_token_embeddings({rows})\n"
+
+
+def vocabulary_of(folder: Path | None) -> int | None:
+    """Rows of a model's embeddings, as its configuration says; None when there is none to be read."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return None
+    return settings.get("vocab_size") or settings.get("text_config", {}).get("vocab_size")
 
 
 def held_out(stage: str, history: list[dict]) -> dict[str, float | None]:

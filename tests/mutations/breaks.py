@@ -324,6 +324,7 @@ BREAKS = [
     Break("models/folder.py", """(folder / "README.md").unlink(missing_ok=True)""", "pass", "models/test_folder.py"),
     Break("report/info.py", """re.sub(r"(?<=://)[^/@""", """re.sub(r"(?<=@@)[^/@""", TRACKED),
     Break("report/log.py", "self.close(complete=kind is None)", "self.close()", TRACKED),
+    Break("report/card.py", "rows is None or before in (None, rows)", "True", CARD),
     Break("report/trackers/tracker.py", "if self.last_step and file.exists()", "if file.exists()", TRACKED),
     Break("report/trackers/tensorboard.py", "run.last_step + 1 if run.last_step else 0", "None", TRACKED),
     Break("config/reporting.py", "(alone or len(set(names)) < len(names))", "alone", "cli/test_config.py"),

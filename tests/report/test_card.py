@@ -100,6 +100,19 @@ def test_files_are_no_data_set_and_an_adapter_of_a_folder_names_no_base(dpo, tmp
     assert "More Information Needed" not in text
 
 
+@pytest.mark.parametrize("before, line", [(100, "base.resize_token_embeddings(103)\n"), (103, ""), (None, "")])
+def test_an_adapter_of_a_vocabulary_that_grew_says_how_it_loads(dpo, tmp_path, before, line):
+    base = tmp_path / "sft"
+    base.mkdir()
+    (dpo / "config.json").write_text('{"text_config": {"vocab_size": 103}}')
+    if before:
+        (base / "config.json").write_text(json.dumps({"vocab_size": before}))
+    adapter_of(dpo, str(base))
+    write_model_card(dpo, stage="dpo", info=INFO)
+    text = (dpo / "adapter" / "README.md").read_text()
+    assert f'from_pretrained("{base}")\n{line}model = PeftModel.from_pretrained(base, path)\n' in text
+
+
 def test_a_full_model_on_an_adapters_own_base_keeps_what_the_hub_knows_of_the_first_one(dpo, tmp_path):
     adapter_of(dpo, str(tmp_path / "sft"))  # trained from Qwen, whose weights are not those that the adapter fits
     write_model_card(dpo, stage="dpo", info=INFO)
