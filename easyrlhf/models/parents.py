@@ -144,7 +144,8 @@ def find(written: str, home: Path, recorded: Contents | None) -> str:
     if recorded is not None:
         same = next((place for place in places if same_contents(recorded, contents_of(place))), None)
     else:
-        places = places if not Path(written).expanduser().is_absolute() else [p for p in places if str(p) == written]
+        given = Path(written).expanduser()
+        places = [place for place in places if place == given] if given.is_absolute() else places
         same = next(iter(places), None)
     if same is not None:
         return written if same == Path(written) else str(same)

@@ -128,6 +128,12 @@ def test_a_base_that_was_trained_again_is_another_model(outputs):
     assert f"{outputs / 'sft'}: another model: model.safetensors is not the same" in str(caught.value)
 
 
+def test_an_absolute_base_may_end_with_a_slash_or_begin_at_home(outputs, tmp_path, monkeypatch):
+    assert Path(base_of(str(adapter(outputs / "one", f"{outputs}/sft/")))) == outputs / "sft"
+    monkeypatch.setenv("HOME", str(outputs))
+    assert base_of(str(adapter(outputs / "two", "~/sft"))) == str(outputs / "sft")
+
+
 def test_without_an_account_nothing_is_guessed_and_every_place_is_named(outputs, tmp_path):
     made = adapter(outputs / "dpo" / "adapter", "/gone/outputs/sft")
     with pytest.raises(InputError) as caught:

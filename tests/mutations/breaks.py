@@ -781,7 +781,7 @@ BREAKS = [
     Break("stages/align.py", '- rows[0]["sft_share"] * chosen.logprobs.sum()', "", ALIGN_PARITY),
     # adapter folders
     Break("models/adapters.py", "return merged.requires_grad_(True)", "return merged", ADAPTERS),
-    Break("models/parents.py", "else [p for p in places if", "else [p for p in places or", PARENTS),
+    Break("models/parents.py", "for place in places if place == given]", "for place in places]", PARENTS),
     Break(
         "data/tokenizer.py",
         "t not in taken and t not in template and not BYTE",
