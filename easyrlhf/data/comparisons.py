@@ -117,7 +117,7 @@ def has_conversation(row: dict) -> bool:
 
 def conversation_key(row: dict) -> str:
     """The key of a row's conversation."""
-    return "conversations" if "conversations" in row and "messages" not in row else "messages"
+    return "conversations" if "conversations" in row and row.get("messages") is None else "messages"
 
 
 def conversation_of(row: dict) -> Messages:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from easyrlhf.data.faults import ContentFault, StructuralFault
-from easyrlhf.data.messages import THOUGHT_KEYS, is_empty, kind_of, messages
+from easyrlhf.data.messages import THOUGHT_KEYS, from_json, is_empty, kind_of, messages
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Messages
 
@@ -82,7 +82,10 @@ def asked(row: dict, question: str) -> Messages:
 def earlier_turns(row: dict) -> Messages:
     """The turns of `history`, a list of questions with their answers."""
     turns: Messages = []
-    for i, pair in enumerate(items(row.get("history") or [], "history")):
+    history = row.get("history") or []
+    if isinstance(history, str) and history.lstrip().startswith("["):
+        history = from_json(history, "history", "a list")
+    for i, pair in enumerate(items(history, "history")):
         if len(items(pair, f"history[{i}]")) != 2:
             raise StructuralFault(f"key 'history[{i}]': expected a question and its answer, found {len(pair)} items")
         question, answer = (text(item, f"history[{i}]") for item in pair)
@@ -130,11 +133,11 @@ def _check_object(value: Any, key: str, *names: str) -> None:
 
 
 def text_or_messages(value: Any, key: str) -> str | Messages:
-    """A string or a list of messages."""
+    """A string or messages: a list of them, or the single one."""
     if isinstance(value, str):
         return text(value, key)
-    if isinstance(value, list):
-        return messages(value, key)
+    if isinstance(value, list | dict):
+        return messages(value if isinstance(value, list) else [value], key)
     raise StructuralFault(f"key '{key}': expected a string or messages, found {kind_of(value)}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from easyrlhf.data import comparisons, conversations, hh, rankings
 from easyrlhf.data.axolotl import SPELLINGS
 from easyrlhf.data.fields import is_label, may_ask
-from easyrlhf.data.keys import NAMED, Row, complete, fates, unused_in_turns
+from easyrlhf.data.keys import ANSWERS, NAMED, PASSED, Row, complete, fates, unused_in_turns
 from easyrlhf.data.messages import role_of, unfolded
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
@@ -20,6 +20,10 @@ from easyrlhf.errors import InputError
 FORCED = "only with --format"
 LISTED = ("completions", "scores", "ranks", "answers")  # of rankings
 UNFOLDED = ("messages", "conversations", "prompt", "completion", "chosen", "rejected", "rejected_messages")
+# Keys that tell formats apart, null where a table of several formats has a row of another.
+TELLING = (*UNFOLDED, "rejected_response", "chosen_response", *LISTED, "instruction", "question", "query", "text")
+IMPLICIT = ", implicit prompt"
+IMPLICIT_TEXT = f"preference, standard{IMPLICIT}"
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,16 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
     Raises StructuralFault, which names the key, and ContentFault.
     """
     form, prompts = FORMATS[name], kind == "prompt"
-    seen = Row(unfolded_row(row))
+    row = unfolded_row(row)
+    bare = without_nulls(row)
+    seen = Row(bare if _recognised(bare) == name else row)
     record = (form.ask if prompts and form.ask else form.parse)(seen, notes)
     record = record.as_prompt() if prompts else record
     found = fates(seen, record, form.asks, form.record is Demonstration, prompts)
-    record = replace(complete(record, seen, found, notes), place=place)
+    record = complete(record, seen, found, notes)
+    nulls = [key for key in row if key not in seen]
+    found |= dict.fromkeys(nulls, PASSED if prompts else NAMED)
+    record = replace(record, columns=record.columns | dict.fromkeys(nulls), place=place)
     named = [key for key, fate in found.items() if fate == NAMED]
     return Reading(record, found, named + unused_in_turns(seen, seen.looked_at))
 
@@ -93,8 +102,28 @@ def recognise(row: Any) -> str | None:
     """The name of the format a row is written in, or None."""
     if not isinstance(row, dict):
         return None
-    row = unfolded_row(row)
+    return _recognised(without_nulls(unfolded_row(row)))
+
+
+def _recognised(row: dict) -> str | None:
     return next((name for name, form in FORMATS.items() if form.recognise and form.recognise(row)), None)
+
+
+def without_nulls(row: dict) -> dict:
+    """An unfolded row without null keys of other formats than its own, if it can be read without them.
+
+    A null of its own format stays, and so does one that leaves a question alone or texts without their prompt: such a
+    row has a fault.
+    """
+    nulls = [key for key in TELLING if key in row and row[key] is None]
+    if not nulls:
+        return row
+    bare = {key: value for key, value in row.items() if key not in nulls}
+    name = _recognised(bare)
+    form = name and variant(name, bare)
+    if form in (None, IMPLICIT_TEXT) or (name == _recognised(row) and not form.endswith(IMPLICIT)):
+        return row
+    return row if FORMATS[name].record is Prompt and any(key in ANSWERS for key in nulls) else bare
 
 
 def variant(name: str, row: dict) -> str:
@@ -103,7 +132,7 @@ def variant(name: str, row: dict) -> str:
     if name not in ("preference", "prompt_completion", "unpaired", "ranking", "prompt") or not keyed:
         return name
     form = "conversational" if isinstance(row[keyed[0]], list) else "standard"
-    return f"{name}, {form}" + (", implicit prompt" if keyed[0] != "prompt" else "")
+    return f"{name}, {form}" + (IMPLICIT if keyed[0] != "prompt" else "")
 
 
 def require_format(name: str, kind: str | None = None) -> str | None:

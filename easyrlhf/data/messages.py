@@ -42,7 +42,7 @@ MEDIA = frozenset(
     for prefix in ("", "_")
 )
 EMPTY = (None, "", [], {})
-A_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
+OBJECTS = re.compile(r"\s*(\[\s*)?\{")  # how a list of turns, or a single one, begins
 PARTS = ("text", "input_text", "output_text")  # types of parts of a content that are text
 # Every key of a message that is used or refused by name; others are named as not used.
 MESSAGE_KEYS = frozenset(
@@ -82,15 +82,16 @@ def _role(written: str) -> str:
 
 
 def unfolded(value: Any) -> Any:
-    """The messages that a string holds as JSON, or as Python writes them; any other value as it is."""
-    if not (isinstance(value, str) and A_LIST_OF_OBJECTS.match(value)):
+    """The messages that a string holds as JSON, or as Python writes them, or the single one; any other as it is."""
+    if not (isinstance(value, str) and OBJECTS.match(value)):
         return value
     for read in (json.loads, ast.literal_eval):
         try:
             found = read(value.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(found, list) and found and all(map(_looks_like_a_turn, found)):
+        turns = found if isinstance(found, list) else [found]
+        if turns and all(map(_looks_like_a_turn, turns)):
             return found
     return value
 
@@ -134,7 +135,8 @@ def _part(part: Any, key: str) -> tuple[str, str]:
         raise StructuralFault(
             f"key '{key}': a part of type {kind!r}; easyrlhf trains on text, so parts hold text alone"
         )
-    text = part.get(kind, part.get("text")) if name == "thinking" else part.get("text")
+    names = (kind, "text", "value") if name == "thinking" else ("text", "value")  # the latter in LLaMA-Factory's
+    text = _first(part, names)
     if not isinstance(text, str):
         raise StructuralFault(f"key '{key}': expected a string in this part of type {kind!r}, found {kind_of(text)}")
     return name, text

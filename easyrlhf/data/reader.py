@@ -9,6 +9,7 @@ from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
 from easyrlhf.data.formats import (
     FORMATS,
+    IMPLICIT_TEXT,
     WHOLE,
     Reading,
     read_row,
@@ -17,6 +18,7 @@ from easyrlhf.data.formats import (
     table,
     unfolded_row,
     variant,
+    without_nulls,
 )
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.sources import RawRow, Source
@@ -30,7 +32,6 @@ TOLERATED = 0.01
 TOLERATED_EQUAL = 0.05
 EQUALS = ("chosen equals rejected", "all completions equal", "all ties")
 BROKEN = "unreadable row"
-IMPLICIT_TEXT = "preference, standard, implicit prompt"
 KINDS: dict[str, type] = {
     "demonstration": Demonstration,
     "comparison": Comparison,
@@ -220,7 +221,7 @@ def _require_no_question(raw: RawRow) -> None:
 def _variant_of(row: Any) -> str | None:
     row = unfolded_row(row) if isinstance(row, dict) else row
     name = recognise(row)
-    return None if name is None else variant(name, row)
+    return None if name is None else variant(name, without_nulls(row))
 
 
 def _require_kind(source: Source, name: str, kind: str | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from easyrlhf.data.axolotl import SPELLINGS
 from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.formats import FORMATS, read_row, recognise, require_format, variant
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
+from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, answers_of
 from easyrlhf.errors import InputError
 
 README = Path(__file__).parents[2] / "data" / "README.md"
@@ -55,6 +55,55 @@ def feedback(prompt, completion, label) -> Feedback:
 
 def ranking(prompt, completions, scores) -> Ranking:
     return Ranking(prompt, completions, scores, {}, "file:1")
+
+
+@pytest.mark.parametrize(
+    "null", ["prompt", "messages", "conversations", "chosen", "rejected", "completion", "question"]
+)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [user("q"), assistant("a")]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"instruction": "q", "output": "a"},
+        {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+        {"messages": [user("q")], "chosen": assistant("a"), "rejected": assistant("b")},
+        {"conversations": [user("q")], "chosen": json.dumps(assistant("a")), "rejected": repr(assistant("b"))},
+        {"instruction": "q", "chosen": "a", "rejected": "b"},
+        {"conversations": [user("q"), assistant("a")], "kto_tag": True},
+        {"prompt": [user("q")], "completion": [assistant("a")]},
+    ],
+)
+def test_null_keys_of_other_formats_are_no_matter(row, null):
+    expected = parse(row)
+    assert expected.prompt == [user("q")]
+    mixed = {null: None} | row
+    for found in (mixed, dict(reversed(mixed.items()))):
+        record = parse(found)
+        assert (recognise(found), type(record)) == (recognise(row), type(expected))
+        assert (record.prompt, answers_of(record)) == (expected.prompt, answers_of(expected))
+        assert record.columns in ({}, {null: None})
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ({"prompt": "a", "completion": None, "messages": None}, "key 'completion' is null"),
+        ({"prompt": [user("q")], "chosen": None, "rejected": None}, "key 'chosen' is null"),
+        ({"prompt": None, "chosen": "It is red.", "rejected": "It is blue."}, "key 'prompt' is null"),
+        ({"prompt": None, "completion": "a"}, "key 'prompt' is null"),
+    ],
+)
+def test_a_null_of_its_own_format_is_a_fault_of_the_row(row, said):
+    with pytest.raises(StructuralFault, match=said):
+        parse(row)
+
+
+def test_earlier_turns_may_stand_in_a_string():
+    row = {"query": "q", "response": "a", "history": json.dumps([["q1", "a1"]])}
+    assert parse(row) == demonstration([user("q1")], [assistant("a1"), user("q"), assistant("a")])
+    with pytest.raises(StructuralFault, match="key 'history': expected a list"):
+        parse(row | {"history": "[WP] A story"})
 
 
 ASKED = [user("Name a colour.")]

@@ -95,6 +95,8 @@ def test_thoughts_have_one_name(key):
 def test_text_parts_are_joined_and_a_thought_among_them_is_one():
     parts = [{"type": "text", "text": "It is "}, {"type": "text", "text": "blue."}]
     assert turn(role="assistant", content=parts) == {"role": "assistant", "content": "It is blue."}
+    parts = [{"type": "text", "value": "It is "}, {"text": "blue."}]  # the first as LLaMA-Factory writes it
+    assert turn(role="assistant", content=parts) == {"role": "assistant", "content": "It is blue."}
     parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "output_text", "text": "Blue."}]
     assert turn(role="assistant", content=parts) == {
         "role": "assistant",
@@ -201,7 +203,10 @@ def test_messages_in_a_string_are_read_and_texts_that_only_begin_like_them_stay_
         '[{"role": "x", "content": "y"}]',
     ):
         assert unfolded(text) == text
-    row = {"prompt": json.dumps([ASKED]), "chosen": repr([IT_RAINS]), "rejected": json.dumps([CALLS])}
+    assert unfolded(json.dumps(IT_RAINS)) == unfolded(repr(IT_RAINS)) == IT_RAINS
+    for text in ('{"a": 1}', '{"role": "user"}', '{"role": "x", "content": "y"}', "{}", "{ a }"):
+        assert unfolded(text) == text
+    row = {"prompt": json.dumps([ASKED]), "chosen": repr([IT_RAINS]), "rejected": json.dumps(CALLS)}
     record = read_row(recognise(row), row, "f:1", Counter()).record
     assert (record.prompt, record.chosen, record.rejected) == ([ASKED], [IT_RAINS], [CALLS])
 
