@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -152,6 +152,11 @@ class Console:
             print(text, file=self._file, flush=True)
         if self._progress:
             self._progress.spoke = time.monotonic()
+
+
+def say(lines: Iterable[str]) -> None:
+    """What a tool has to say, on standard output, broken between words where the terminal is narrower."""
+    Console("").note("\n".join(lines))
 
 
 def one_line(text: str) -> str:

@@ -17,7 +17,7 @@ from easyrlhf.engine.compare import SETTINGS_FILE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.engine.manifest import make_folder, read_stage
 from easyrlhf.errors import InputError
-from easyrlhf.report.console import Console
+from easyrlhf.report.console import Console, say
 from easyrlhf.report.doctor import PAGE_FILE, doctor_lines, write_examination, write_page
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
@@ -112,7 +112,7 @@ def read_pairs(config: DoctorConfig, renderer: Renderer, limits: Limits, scratch
         bad_rows=Path(config.output_dir) / "bad_rows.jsonl",
         too_long=1.0 if limits.overlength == "drop" else TOLERATED,
     )
-    print("\n".join(data.summary.lines()))
+    say(data.summary.lines())
     return data.rows
 
 

@@ -23,6 +23,7 @@ from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import positions_of
 from easyrlhf.online.rollout import unpad
+from easyrlhf.report.console import say
 from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import Output, Printed, open_output, shown
@@ -134,7 +135,7 @@ def read_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scrat
         bad_rows=output.bad_rows,
         seed=config.seed,
     )
-    print("\n".join(data.summary.lines()))
+    say(data.summary.lines())
     check_columns(config, data.rows)
     output.begin(data.summary.sha256, len(data.rows))
     return data.rows

@@ -19,6 +19,7 @@ from easyrlhf.data.sources import open_sources
 from easyrlhf.data.summary import Ledger
 from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
+from easyrlhf.report.console import say
 from easyrlhf.tools.loaded import RewardModel
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.scoring import longest, scores_of, too_long
@@ -80,7 +81,7 @@ def score_file(config: ScoreConfig, limit: int | None) -> None:
                 while chunk := list(islice(todo, ROWS_AT_ONCE)):
                     output.write(scored_rows(scorer, chunk, limit, config.column, output.tally), len(chunk))
         output.finish()
-        print("\n".join(last_words(output, limit)))
+        say(last_words(output, limit))
 
 
 def survey(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> tuple[str, int]:
@@ -92,7 +93,7 @@ def survey(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> tuple[str
     if not ledger.used:
         kept = f"; the dropped ones are in {ledger.bad_rows}" if ledger.bad_rows else ""
         raise InputError(f"{config.data}: no usable row{kept}")
-    print("\n".join(ledger.summary(digest.hexdigest()).lines()))
+    say(ledger.summary(digest.hexdigest()).lines())
     return digest.hexdigest(), ledger.used
 
 

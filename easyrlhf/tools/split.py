@@ -13,6 +13,7 @@ from easyrlhf.data.splitting import HeldOut, hold_out
 from easyrlhf.data.summary import DataSummary, Ledger
 from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError
+from easyrlhf.report.console import say
 
 SIDES = ("train", "valid")
 Counts = dict[tuple[str, str], int]  # (side, format) -> rows
@@ -62,7 +63,7 @@ def split_data(
     share = sum(rows for (side, _), rows in counts.items() if side == "valid") / ledger.used
     lines = [f"{file}: {counts[key]:,} rows" for key, file in written.items()]
     held = f"held out: {share:.1%} of the rows, all of {len(held_out.keys):,} prompts (seed {seed})"
-    print("\n".join([*summary.lines(), *lines, held]))
+    say([*summary.lines(), *lines, held])
     return summary
 
 

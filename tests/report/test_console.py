@@ -3,7 +3,7 @@
 import io
 
 from easyrlhf.report import progress as progress_module
-from easyrlhf.report.console import Console, one_line
+from easyrlhf.report.console import Console, one_line, say
 from easyrlhf.report.layout import COLUMNS
 from easyrlhf.report.metrics import metric
 
@@ -105,3 +105,17 @@ def test_the_summary_and_the_last_words_are_readable_lines():
     console.warn("small data")
     console.finish(["done", "next: rm_train"])
     assert out.getvalue() == "SFT\n  data\n    3 rows\n\nwarning: small data\n\ndone\nnext: rm_train\n"
+
+
+def test_what_a_tool_says_fits_too(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    say(["twelve rows of which", "ten are over length"])
+    say(f"line {number}" for number in range(2))
+    assert capsys.readouterr().out.splitlines() == [
+        "twelve rows of which",
+        "ten are over length",
+        "line 0",
+        "line 1",
+    ]
+    say(["twelve rows of which ten are over length"])
+    assert capsys.readouterr().out == "twelve rows of which\n  ten are over\n  length\n"

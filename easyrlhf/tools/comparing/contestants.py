@@ -21,6 +21,7 @@ from easyrlhf.engine.device import pick_micro_batch_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.online.rollout import unpad
+from easyrlhf.report.console import say
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.comparing.journal import Journal, Key
@@ -136,7 +137,7 @@ def read_prompts(config: CompareConfig, contestants: list[Contestant], scratch: 
         bad_rows=Path(config.output_dir) / "bad_rows.jsonl",
         seed=config.seed,
     )
-    print("\n".join(data.summary.lines()))
+    say(data.summary.lines())
     rows = [{"prompt": row["prompt"], "columns": row["columns"], "prompt_ids": row["prompt_ids"]} for row in data.rows]
     ids = [prompt_ids(contestant, rows) for contestant in contestants]
     for contestant, own, limit in zip(contestants, ids, limits, strict=True):
