@@ -1,5 +1,6 @@
 """When a run evaluates, and on how many held-out rows: as the settings say, or within a fifth of its work."""
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +49,16 @@ class Evaluations:
         return f"evaluating {times} on {rows}: about {100 * self.share:.0f} % of the run"
 
     def chosen(self, rows: Any) -> Any:
-        """The rows to look at: all, or evenly spaced ones, the same in every evaluation."""
+        """The rows to look at: all, or some, the same in every evaluation."""
         return rows if self.rows == self.of else Chosen(rows, self.numbers)
 
     @property
     def numbers(self) -> list[int]:
-        """Numbers of the rows to look at, in order."""
-        return [i * self.of // self.rows for i in range(self.rows)]
+        """Numbers of the rows to look at, in order; of some rows the same in every run, whatever its seed.
+
+        At random: liked and disliked answers, or languages, may take turns in a file.
+        """
+        return sorted(random.Random(0).sample(range(self.of), self.rows))
 
 
 class Chosen:

@@ -304,6 +304,13 @@ BREAKS = [
     Break("offline/evaluations.py", "int(type(config).eval_at_start)", "0", EVALUATIONS),
     Break("offline/evaluations.py", "is None and not config.keep_best:", "is None:", EVALUATIONS),
     Break("offline/evaluations.py", "+ (total % every > 0)", "", EVALUATIONS),
+    Break("offline/evaluations.py", "random.Random(0)", "random.Random(self.steps)", EVALUATIONS),
+    Break(
+        "offline/evaluations.py",
+        "random.Random(0).sample(range(self.of), self.rows)",
+        "range(self.of)[::2]",
+        EVALUATIONS,
+    ),
     Break("online/kept.py", "number * len(rollout) // size", "number", KEPT),
     Break("online/kept.py", "part.kl.sum(1)", "part.kl.mean(1)", KEPT),
     Break("online/kept.py", "advantages[mask.bool()]", "advantages", KEPT),

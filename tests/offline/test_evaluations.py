@@ -69,8 +69,18 @@ def test_the_summary_says_what_it_costs():
     assert planned(24, 384, 252, eval_steps=2).line() == "evaluating 12 times on 252 rows: about 72 % of the run"
 
 
-def test_a_sample_is_spread_over_the_rows_and_read_as_they_are():
+def test_a_sample_is_the_same_each_time_and_takes_no_turns():
+    sample, again = (Evaluations(every=1, times=n, rows=100, of=200, trained=10, steps=n).numbers for n in (1, 2))
+    assert sample == again == sorted(set(sample)) and len(sample) == 100
+    assert sample[0] >= 0 and sample[-1] < 200
+    # an even draw of 100 of 200 has 50 of either kind, give or take 3.5: no pattern of the file is met
+    for period in (2, 4, 10):
+        assert abs(sum(number % period < period // 2 for number in sample) - 50) < 12
+
+
+def test_a_sample_is_read_as_its_rows_are(monkeypatch):
     rows = {"length": [10 * i for i in range(9)]}
+    monkeypatch.setattr(Evaluations, "numbers", [0, 2, 4, 6])
 
     class Rows(list):
         def __getitem__(self, key):
