@@ -1,9 +1,7 @@
 """easyrlhf generate: answers to a file of prompts: all, the best of N, or those good enough; docs/using_models.md."""
 
-import hashlib
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +16,6 @@ from easyrlhf.data.chat import answered, arguments_for, opens
 from easyrlhf.data.formats import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.standard_input import read_text
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import positions_of
@@ -26,13 +23,13 @@ from easyrlhf.online.rollout import unpad
 from easyrlhf.report.console import say
 from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.tools.output import Output, Printed, open_output, shown
+from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of, too_long
+from easyrlhf.tools.scoring import scores_of
 from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.texts import ask, print_answers
 
 Rows = Output | Printed
-TEXTS = ("prompt", "completion")
 NO_LIMIT = 2**31 - 1
 READ_AS = {"demonstrations": "prompt_completion", "comparisons": "preference"}
 UNSCORED, EMPTY, UNFINISHED = "too long for the reward model", "empty", "cut off"
@@ -88,28 +85,6 @@ def generate(config: GenerateConfig) -> None:
 def rows_of(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset | list[dict[str, Any]]:
     """The prompts of the settings, a text or rows. Raises InputError; loads no model."""
     return ask(config, renderer, output) if config.texts else read_prompts(config, renderer, output, scratch)
-
-
-def ask(config: GenerateConfig, renderer: Renderer, output: Rows) -> list[dict[str, Any]]:
-    """The texts of `prompt` as rows: a user turn each, where there is a template. Raises InputError for a long one."""
-    texts = [read_text() if text == "-" else text for text in config.texts]
-    if empty := [number for number, text in enumerate(texts, 1) if not text.strip()]:
-        raise InputError(f"--prompt: text {empty[0]} says nothing")
-    prompts: list[Messages | str] = texts
-    if renderer.tokenizer.chat_template:
-        prompts = [[{"role": "user", "content": text}] for text in texts]
-    else:
-        print(f"note: {config.model} has no chat template, so it goes on with the text as it is", file=sys.stderr)
-    room, ids = room_for_prompt(config), [renderer.prompt_ids(prompt) for prompt in prompts]
-    for number, one in enumerate(ids, 1):
-        if room is not None and len(one) > room:
-            raise InputError(
-                f"--prompt: text {number} has {too_long(one, room)}, which is the room that --max_new_tokens "
-                f"{config.max_new_tokens} leaves"
-            )
-    output.begin(hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), len(prompts))
-    rows = zip(prompts, ids, strict=True)
-    return [{"prompt": json.dumps(prompt), "columns": "{}", "prompt_ids": one} for prompt, one in rows]
 
 
 def read_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset:
@@ -175,19 +150,6 @@ def write_answers(config: GenerateConfig, renderer: Renderer, rows: Any, output:
                 output.write([], len(chunk))
             else:
                 output.write(written, len(chunk))
-
-
-def print_answers(config: GenerateConfig, output: Printed, rows: list[dict[str, Any]]) -> None:
-    """Print answers as text; with what they answer and their rewards above them, where there are several or a judge."""
-    for row in rows:
-        asked, answer = (value if isinstance(value, str) else value[-1]["content"] for value in map(row.get, TEXTS))
-        if len(config.texts) > 1 and not row["sample"]:
-            output.print_line("> " + shown(asked).replace("\n", "\n> "))
-        marks = [f"answer {row['sample'] + 1}"] if config.draws > 1 else []
-        marks += [f"reward {row['reward']:+.4f}"] if row.get("reward") is not None else []
-        if marks:
-            output.print_line(f"[{', '.join(marks)}]")
-        output.print_line(shown(answer) + "\n" * (len(config.texts) * config.draws > 1))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -433,12 +434,13 @@ def test_help_is_narrow_and_its_examples_parse(command, monkeypatch):
 
 
 def printed(model: str, *words: str, stdin: str | bytes = "", code: int = 0):
-    """What the command prints when its answers go to standard output."""
+    """What the command prints when its answers go to standard output; without the lines that say what is loaded."""
     given = [model, "--max_new_tokens", "6", "--devices", "cpu", *words]
     done = CliRunner().invoke(command_line.command, given, prog_name="easyrlhf generate", input=stdin)
     assert done.exit_code == code, done.output
     assert "Traceback" not in done.stderr
-    return done
+    said = re.sub(r"^(loading|reading) .* …\n", "", done.stderr, flags=re.MULTILINE)
+    return SimpleNamespace(stdout=done.stdout, stderr=said)
 
 
 def test_the_answer_to_a_prompt_is_printed_and_nothing_else(model, run):
