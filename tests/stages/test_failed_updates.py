@@ -1,5 +1,6 @@
 """An update that fails: what was done before is kept, and the way out that is printed is one."""
 
+import errno
 import json
 import math
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -111,6 +113,35 @@ def test_a_run_whose_update_failed_for_another_reason_goes_on_as_if_nothing_was(
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert steps(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_final_model_and_a_report_that_cannot_be_written_are_one_message_each(sft, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def refused(*_, **__):
+        raise OSError(errno.EACCES, "Permission denied", str(run / "report.html"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("easyrlhf.models.folder.write_lm", full)
+        with pytest.raises(RunError) as found:
+            sft()
+    said, way_out = str(found.value).splitlines()
+    assert said == (
+        f"{run}: could not be written: Error while serializing: I/O error: No space left on device (os error 28); "
+        "make room there"
+    )
+    assert way_out.startswith(f"Safe on disk: {run}/checkpoints/step-6. The same command continues the run.")
+    with monkeypatch.context() as patch:
+        patch.setattr("easyrlhf.stages.common.write_report", refused)
+        with pytest.raises(RunError) as found:
+            sft()
+    said, way_out = str(found.value).splitlines()
+    assert said == f"{run}/report.html: could not be written: Permission denied; see that it can be written"
+    assert way_out == f"The model in {run} is complete and safe; easyrlhf report {run} writes its pages anew."
+    assert json.loads((run / "stage.json").read_text())["status"] == "complete"
 
 
 def test_weights_that_are_not_finite_are_never_saved(sft, tmp_path, monkeypatch):
