@@ -117,6 +117,6 @@ def test_nothing_heavy_is_imported_for_it(place):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (
         2,
-        "[]\n",
+        "reading gone.jsonl …\n[]\n",
         "error: gone.jsonl: no such file or folder; did you mean rows.jsonl?\n",
     )
