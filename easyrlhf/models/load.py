@@ -24,6 +24,11 @@ from easyrlhf.models.vocabulary import end_ids, spare_ids
 transformers_logging.disable_progress_bar()
 logging.getLogger("peft").setLevel(logging.ERROR)
 
+# Of generation_config.json, without sampling or beams.
+IGNORED_SETTINGS = (
+    *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("early_stopping", "length_penalty"),
+)
 NO_CHANCE = -1e9  # a logit, finite, so that entropies of what it stands in are numbers
 
 
@@ -78,7 +83,8 @@ def ends_of(path: str, tokenizer, *, trust_remote_code: bool = False) -> tuple[i
     root = root_of(path)
     folder = Path(root).expanduser()
     if not folder.is_dir() or (folder / "generation_config.json").exists():
-        with suppress(OSError, ValueError, TypeError):  # transformers' own loading passes over one it cannot read, too
+        # transformers' own loading passes over one it cannot read, too
+        with quietly(), suppress(OSError, ValueError, TypeError):
             named = GenerationConfig.from_pretrained(folder if folder.is_dir() else root).eos_token_id
     return end_ids(named, configured, tokenizer)
 
@@ -167,7 +173,26 @@ def read_weights(path: str, **how) -> PreTrainedModel:
             f"{path}: its weights lack {', '.join(missing[:3])} ({len(missing)} in all), which would be random; "
             "restore the folder, or train it again"
         )
+    make_savable(lm)
     return lm
+
+
+def make_savable(lm: PreTrainedModel) -> None:
+    """Take out of the generation settings what nothing reads and transformers will not save, such as a temperature
+    without sampling: many models have one, and a run would end after its last step.
+    """
+
+    def valid() -> bool:
+        with quietly(), suppress(ValueError):
+            lm.generation_config.validate(strict=True)
+            return True
+        return False
+
+    if not valid():
+        for name in IGNORED_SETTINGS:
+            setattr(lm.generation_config, name, None)
+    if not valid():
+        lm.generation_config = GenerationConfig(eos_token_id=lm.generation_config.eos_token_id)
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -18,8 +18,9 @@ def end_ids(named: int | list[int] | None, configured: int | list[int] | None, t
     """
     if isinstance(named, int) and named == configured and not is_special(tokenizer, named):
         named = None
-    others = [named] if isinstance(named, int) else named or []
-    return tuple(dict.fromkeys([tokenizer.eos_token_id, *(i for i in others if is_token(tokenizer, i))]))
+    others = named if isinstance(named, list | tuple) else [named]
+    others = [i for i in others if type(i) is int and is_token(tokenizer, i)]
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
 
 def is_token(tokenizer, i: int) -> bool:

@@ -93,6 +93,33 @@ def test_every_end_that_generation_config_names_ends_an_answer_and_is_kept(
     assert json.loads((tmp_path / "saved/config.json").read_text())["eos_token_id"] == 2
 
 
+@pytest.mark.parametrize(
+    "settings, kept",
+    [
+        ({"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+        ({"do_sample": True, "temperature": 0.6}, {"do_sample": True, "temperature": 0.6}),
+        ({"early_stopping": True, "length_penalty": 2.0}, {}),
+        ({"top_k": -5}, {}),
+    ],
+)
+def test_settings_that_transformers_will_not_save_cost_no_run(model_folder, tokenizer, tmp_path, settings, kept):
+    """Llama 2's own folder has a temperature and no do_sample."""
+    folder = model_folder()
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 7]}))
+    save_lm(tmp_path / "saved", load_causal_lm(str(folder), tokenizer, dtype=torch.float32), tokenizer)
+    found = json.loads((tmp_path / "saved/generation_config.json").read_text())
+    ours = {"eos_token_id", "pad_token_id", "transformers_version"}
+    assert {name: value for name, value in found.items() if name not in ours} == kept
+    assert found["eos_token_id"] == [2, 7]
+
+
+@pytest.mark.parametrize("named", [2.0, "2", [7.0, "7"], [[7]], True, {"a": 7}])
+def test_what_is_no_id_ends_nothing(model_folder, tokenizer, named):
+    folder = model_folder()
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
+    assert ends_of(str(folder), tokenizer) == (2,)
+
+
 def test_a_list_set_on_a_model_ends_answers_and_a_familys_default_does_not(model_folder, tokenizer):
     assert ends_of(str(model_folder("ordinary", eos_token_id=7)), tokenizer) == (2,)  # a word that config.json has
     assert ends_of(str(model_folder("special", eos_token_id=1)), tokenizer) == (2, 1)  # <|im_start|>
