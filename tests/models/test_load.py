@@ -189,7 +189,7 @@ def test_a_model_that_scales_its_logits_by_a_tenth_is_refused_and_keeps_its_mode
 
 
 def test_a_folder_without_config_is_bad_input(tmp_path):
-    with pytest.raises(InputError, match="holds no config.json, so it is no model"):
+    with pytest.raises(InputError, match=r"holds no config\.json, so it is no model"):
         load_config(str(tmp_path))
 
 
