@@ -212,7 +212,8 @@ def strike(cell: Cell, command: room.Command, run: Path, kind: str, draw: random
     except subprocess.TimeoutExpired:
         return cell.fault(f"hung for {patience:g} s after {kind}", command)
     done = status(run) == "complete"
-    usual = usual_codes(kind, begun) | ({0, 1, 3, -signal.SIGTERM} if done else set())
+    late = {0, 1, 3, *(-number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))}  # nothing left to lose
+    usual = usual_codes(kind, begun) | (late if done else set())
     if code > 0 and not command.err.strip():
         cell.silent += 1
         cell.fault(f"ended with exit code {code} and no word after {kind}", command)
