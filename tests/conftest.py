@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose time to threads
+os.environ.pop("COLUMNS", None)  # lines are as long as they are, wherever the tests are started
 
 import pytest
 

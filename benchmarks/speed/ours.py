@@ -12,6 +12,7 @@ from torch import Tensor
 from easyrlhf.config import OnlineConfig, TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
+from easyrlhf.engine.claim import NEW
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.signals import StopRequest
@@ -43,7 +44,7 @@ def open_stage(config: TrainConfig) -> tuple[Run, Renderer]:
     torch.manual_seed(config.seed)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, folder, StopRequest()), Renderer(load_tokenizer(config.model))
+    return Run(config, folder, StopRequest(), NEW), Renderer(load_tokenizer(config.model))
 
 
 class OfflineSide:
