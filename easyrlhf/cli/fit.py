@@ -9,11 +9,9 @@ from easyrlhf.cli.group import LazyGroup
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.options import SettingsCommand, build_config
 from easyrlhf.cli.running import Job, job
-from easyrlhf.config import FitConfig
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config import TRAINING, FitConfig
 from easyrlhf.report.opening import opened, opening_of
 
-CONFIGS = {config.stage: config for config in STAGES}
 OWN = [setting.name for setting in fields(FitConfig)]
 UNREAD = {"train_data": "none"}  # the stage wants it, and no row is read here
 
@@ -48,7 +46,7 @@ class FitCommand(SettingsCommand):
     """Takes the flags of a stage, with its own meaning of --devices and --deepspeed."""
 
     def __init__(self, stage: str):
-        super().__init__(stage, CONFIGS[stage], "easyrlhf.tools.fitting.fit:fit", page_of(stage))
+        super().__init__(stage, TRAINING[stage], "easyrlhf.tools.fitting.fit:fit", page_of(stage))
 
     def prepare(self, config: str | None, **flags: Any) -> Job:
         """The call of the tool with the settings of the stage and its own."""
@@ -70,7 +68,7 @@ class FitGroup(LazyGroup):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of a stage; None when there is no such stage."""
         stage = name.removesuffix("_train")
-        return FitCommand(stage) if stage in CONFIGS else None
+        return FitCommand(stage) if stage in TRAINING else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """The stage that args begin with; a wrong one is answered with the nearest right one."""
@@ -79,7 +77,7 @@ class FitGroup(LazyGroup):
 
 command = FitGroup(
     "fit",
-    {stage: (__name__, f"Memory of {stage}_train.") for stage in CONFIGS},
+    {stage: (__name__, f"Memory of {stage}_train.") for stage in TRAINING},
     help=(
         "How much memory a stage needs, and what would make it fit: give the flags of the stage, and --devices. "
         "For example: easyrlhf fit ppo --model outputs/sft --devices 80GB"

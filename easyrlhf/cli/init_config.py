@@ -5,9 +5,7 @@ import difflib
 import click
 
 from easyrlhf.cli.running import Job, job
-from easyrlhf.config.unknown import STAGES
-
-CONFIGS = {config.stage: config for config in STAGES}
+from easyrlhf.config import TRAINING
 
 
 @click.command()
@@ -22,8 +20,8 @@ def command(stage: str) -> Job:
       sft_train --config sft.yaml --train_data demos.jsonl
     """
     name = stage.replace("-", "_").removesuffix("_train")
-    if name not in CONFIGS:
-        near = difflib.get_close_matches(name, CONFIGS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(CONFIGS)}"
+    if name not in TRAINING:
+        near = difflib.get_close_matches(name, TRAINING, 1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(TRAINING)}"
         raise click.UsageError(f"unknown stage {stage}: {hint}")
-    return job("easyrlhf.cli.commented:print_commented", CONFIGS[name])
+    return job("easyrlhf.cli.commented:print_commented", TRAINING[name])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config import TRAINING
 from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
 from easyrlhf.models.parents import ADAPTER, BASE, folder_of
 from easyrlhf.report.conclusion import concluded, examined_by
@@ -16,7 +16,6 @@ from easyrlhf.report.metadata import TASK, TASKS, front_matter
 from easyrlhf.report.metrics import ALIGN_TITLES, metric, show
 
 CARD_FILE = "README.md"
-CONFIGS = {config.stage: config for config in STAGES}
 TAGS = {"sft": ("sft",), "rm": ("rm", "reward-model", "rlhf"), "ppo": ("ppo", "rlhf"), "grpo": ("grpo", "rlhf")}
 RESULTS = {
     "sft": ("loss", "eval/loss", "eval/perplexity"),
@@ -205,7 +204,7 @@ def _versions(info: RunInfo) -> list[str]:
 
 
 def _settings(folder: Path, stage: str) -> list[str]:
-    defaults = {setting.name: setting.default for setting in fields(CONFIGS[stage])}
+    defaults = {setting.name: setting.default for setting in fields(TRAINING[stage])}
     given = {name: value for name, value in _settings_of(folder).items() if value != defaults.get(name)}
     if not given:
         return []

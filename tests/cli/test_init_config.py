@@ -8,9 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from easyrlhf.cli.main import main as easyrlhf
-from easyrlhf.config.unknown import STAGES
-
-CONFIGS = {config.stage: config for config in STAGES}
+from easyrlhf.config import TRAINING
 
 
 def printed(stage: str) -> str:
@@ -19,19 +17,19 @@ def printed(stage: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("stage", CONFIGS)
+@pytest.mark.parametrize("stage", TRAINING)
 def test_the_file_as_it_is_sets_nothing(stage, stages, yaml_file):
     config = stages.config(stage, "--config", yaml_file(printed(stage)), "--train_data", "rows.jsonl")
-    assert config == CONFIGS[stage](train_data="rows.jsonl")
+    assert config == TRAINING[stage](train_data="rows.jsonl")
 
 
-@pytest.mark.parametrize("stage", CONFIGS)
+@pytest.mark.parametrize("stage", TRAINING)
 def test_with_every_line_uncommented_it_sets_every_default(stage, stages, yaml_file):
     text = re.sub(r"^# ", "", printed(stage), flags=re.MULTILINE)
     assert list(yaml.safe_load(text)) == re.findall(r"^# (\w+):", printed(stage), flags=re.MULTILINE)
-    assert set(yaml.safe_load(text)) == {setting.name for setting in fields(CONFIGS[stage])}
+    assert set(yaml.safe_load(text)) == {setting.name for setting in fields(TRAINING[stage])}
     config = stages.config(stage, "--config", yaml_file(text))
-    assert config == CONFIGS[stage](train_data="FILE")
+    assert config == TRAINING[stage](train_data="FILE")
 
 
 def test_an_uncommented_and_changed_line_is_set(stages, yaml_file):
@@ -42,7 +40,7 @@ def test_an_uncommented_and_changed_line_is_set(stages, yaml_file):
 def test_every_setting_stands_below_its_help_kind_limits_and_default():
     page = printed("ppo_train")
     words = re.sub(r"(?<!\n)\n## ", " ", page)
-    for setting in fields(CONFIGS["ppo"]):
+    for setting in fields(TRAINING["ppo"]):
         below = re.search(rf"^## (.*)\n# {setting.name}:", words, re.MULTILINE)[1]
         assert below.startswith(setting.metadata["help"])
         assert ("It must be given" in below) == (setting.default is MISSING)

@@ -10,13 +10,11 @@ import click
 import pytest
 
 from easyrlhf.cli.main import main
-from easyrlhf.config import DPOConfig, GRPOConfig, KTOConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config import TRAINING, DPOConfig, GRPOConfig, KTOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.report.console import Console
 from easyrlhf.report.next_steps import next_commands, next_line
 
 FILES = {"train_data": 'my rows/it\'s a "file".jsonl', "model": "my models/a&b;c", "output_dir": "out put/run 1"}
-CONFIGS = {config.stage: config for config in STAGES}
 
 
 def commands_of(config_class, **settings) -> list[list[str]]:
@@ -42,11 +40,11 @@ def taken(words: list[str]):
     return seen[0]
 
 
-@pytest.mark.parametrize("stage", CONFIGS)
+@pytest.mark.parametrize("stage", TRAINING)
 @pytest.mark.parametrize("width", [None, 40, 80])
 def test_pasting_gives_the_same_words_and_the_commands_take_them(stage, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width or ""))
-    wanted, out = commands_of(CONFIGS[stage], valid_data="held out.jsonl"), io.StringIO()
+    wanted, out = commands_of(TRAINING[stage], valid_data="held out.jsonl"), io.StringIO()
     Console(stage, out).finish(["complete"], wanted)
     text = out.getvalue().split("next: ")[1:]
     pasted = [shlex.split(part.replace("\\\n", "")) for part in text]

@@ -5,37 +5,12 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from easyrlhf.config import (
-    CPOConfig,
-    DPOConfig,
-    GRPOConfig,
-    IPOConfig,
-    KTOConfig,
-    ORPOConfig,
-    PPOConfig,
-    RMConfig,
-    SFTConfig,
-    SimPOConfig,
-    TrainConfig,
-)
+from easyrlhf.config import TRAINING, TrainConfig
 from easyrlhf.config.peers import FOREIGN, path_of, translation, twins
 from easyrlhf.settings import SettingError, check_limits, convert
 
-CONFIGS: dict[str, type[TrainConfig]] = {
-    config.stage: config
-    for config in (
-        SFTConfig,
-        RMConfig,
-        PPOConfig,
-        GRPOConfig,
-        DPOConfig,
-        IPOConfig,
-        KTOConfig,
-        ORPOConfig,
-        SimPOConfig,
-        CPOConfig,
-    )
-}
+# what other programs' settings may become: none of them ranks responses
+CONFIGS: dict[str, type[TrainConfig]] = {stage: config for stage, config in TRAINING.items() if stage != "rrhf"}
 SECRET = ("hub_token", "hf_hub_token", "hf_token", "hf_use_auth_token", "swanlab_token", "wandb_api_key", "use_wandb")
 SECRET += ("swanlab_api_key", "swanlab_lark_secret", "swanlab_lark_webhook_url", "comet_api_key", "push_to_hub_token")
 SECRET += ("comet_experiment_key", "mlflow_tracking_uri")  # the latter may hold a password
