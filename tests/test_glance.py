@@ -9,6 +9,7 @@ import pytest
 from easyrlhf.config import ChatConfig, DPOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.errors import InputError
 from easyrlhf.glance import ROWS, glance, glance_at_models
+from easyrlhf.launch import start
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "peft", "numpy")
 DEMONSTRATION = {"prompt": "a", "completion": "b"}
@@ -103,6 +104,16 @@ def test_a_folder_that_a_run_was_begun_in_and_hub_data_are_left_to_the_stage(pla
     glance(SFTConfig(model="./gone", train_data="gone.jsonl", output_dir="out"))
     glance(SFTConfig(model="model", train_data="Anthropic/hh-rlhf"))
     glance_at_models(ChatConfig(model="out"))  # whether it holds a model, the run knows
+
+
+def test_a_run_of_other_lengths_is_left_to_the_stage_which_asks_the_model_for_its_own(place):
+    run(place / "out", SFTConfig(model="model", train_data="rows.jsonl", output_dir="out", max_length=64))
+    glance(SFTConfig(model="./gone", train_data="gone.jsonl", output_dir="out", max_prompt_length=8))
+
+
+def test_a_stage_called_from_python_is_looked_at_as_well(place):
+    with pytest.raises(InputError, match=r"gone.jsonl: no such file or folder"):
+        start("nowhere:never", SFTConfig(model="model", train_data="gone.jsonl", devices="cpu"))
 
 
 def test_nothing_heavy_is_imported_for_it(place):
