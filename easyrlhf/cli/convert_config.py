@@ -4,9 +4,9 @@ import click
 
 from easyrlhf.cli.paths import PATH
 from easyrlhf.cli.running import Job, job
+from easyrlhf.tools.converting.draft import CONFIGS
 
 PEERS = ("axolotl", "llamafactory", "swift", "trl", "openrlhf", "verl")
-STAGES = ("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo")
 
 
 @click.command()
@@ -15,7 +15,7 @@ STAGES = ("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo
 @click.option("--from", "peer", type=click.Choice(PEERS), help="Whose file it is.  [default: recognised by its keys]")
 @click.option(
     "--stage",
-    type=click.Choice(STAGES),
+    type=click.Choice([*CONFIGS]),
     help="The stage, where the file does not say it: TRL's do not.  [default: what the keys say]",
 )
 @click.option(

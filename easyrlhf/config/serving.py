@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
 from easyrlhf.config.rendering import chat_template_kwargs, enable_thinking, fold_system, template_kwargs
+from easyrlhf.config.shared import check_room
 from easyrlhf.config.tools import ScoringConfig
 from easyrlhf.config.using import PolicyConfig
 from easyrlhf.paths import split_paths
@@ -130,12 +131,7 @@ class ServeConfig(ScoringConfig):
         paths = self.paths
         if twice := next((path for i, path in enumerate(paths) if path in paths[:i]), None):
             raise SettingError("model", f"model {self.model}: {twice} is there twice; give it once")
-        if self.max_length is not None and self.max_new_tokens >= self.max_length:
-            raise SettingError(
-                "max_new_tokens",
-                f"max_new_tokens {self.max_new_tokens}: must be less than max_length {self.max_length}, or no prompt "
-                "fits; lower it or raise max_length",
-            )
+        check_room(self.max_length, self.max_new_tokens)
         if self.api_key is not None and not KEY.fullmatch(self.api_key):
             raise SettingError(  # the key is not repeated
                 "api_key", "api_key: must be of letters, digits and . _ ~ - alone, as it stands in a link and a header"

@@ -118,6 +118,16 @@ def stop_finishes() -> Any:
     )
 
 
+def check_room(max_length: int | None, max_new_tokens: int) -> None:
+    """Raise SettingError when the longest answer leaves no room for a prompt."""
+    if max_length is not None and max_new_tokens >= max_length:
+        raise SettingError(
+            "max_new_tokens",
+            f"max_new_tokens {max_new_tokens}: must be less than max_length {max_length}, or no prompt fits; lower it "
+            "or raise max_length",
+        )
+
+
 def check_stop(stop: str | None, finishes: bool) -> None:
     """Raise SettingError unless every stop text is one, and stop_finishes has any."""
     if stop is not None and not all(split_texts(stop)):

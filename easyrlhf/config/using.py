@@ -12,6 +12,7 @@ from easyrlhf.config.rendering import (
     template_kwargs,
 )
 from easyrlhf.config.shared import (
+    check_room,
     check_stop,
     on_bad_row,
     row_field,
@@ -105,12 +106,7 @@ class PolicyConfig(ScoringConfig):
         super()._check()
         check_stop(self.stop, self.stop_finishes)
         template_kwargs(self)
-        if self.max_length is not None and self.max_new_tokens >= self.max_length:
-            raise SettingError(
-                "max_new_tokens",
-                f"max_new_tokens {self.max_new_tokens}: must be less than max_length {self.max_length}, or no prompt "
-                "fits; lower it or raise max_length",
-            )
+        check_room(self.max_length, self.max_new_tokens)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -519,12 +515,7 @@ class CompareConfig(ScoringConfig):
             raise SettingError(
                 "judge_key_env", "judge_key_env: must be the name of an environment variable, not the key itself"
             )
-        if self.max_length is not None and self.max_new_tokens >= self.max_length:
-            raise SettingError(
-                "max_new_tokens",
-                f"max_new_tokens {self.max_new_tokens}: must be less than max_length {self.max_length}, or no prompt "
-                "fits; lower it or raise max_length",
-            )
+        check_room(self.max_length, self.max_new_tokens)
 
 
 @dataclass(kw_only=True, frozen=True)

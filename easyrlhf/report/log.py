@@ -132,16 +132,26 @@ class SilentLog(MetricsLog):
 def cut_back(path: Path, last_step: int) -> None:
     """Keep the rows up to and including `last_step`; none when it is below 0.
 
-    Written beside and renamed into place. The rows kept are the bytes they were; a half-written
-    line is dropped.
+    The rows kept are the bytes they were; a half-written line is dropped.
     """
     if not path.exists():
         return
     rows = ((line, _parse(line)) for line in (_lines(path) if last_step >= 0 else []))
-    kept = [line for line, row in rows if row is not None and row["step"] <= last_step]
+    _rewrite(path, [line + "\n" for line, row in rows if row is not None and row["step"] <= last_step])
+
+
+def amend(path: Path, step: int, metrics: dict[str, float]) -> None:
+    """Put numbers into the row of a step; the others are the bytes they were. A half-written line is dropped."""
+    rows = ((line, _parse(line)) for line in _lines(path))
+    known = [(line, row) for line, row in rows if row is not None]
+    _rewrite(path, [_line(row | metrics) if row["step"] == step else line + "\n" for line, row in known])
+
+
+def _rewrite(path: Path, lines: list[str]) -> None:
+    """Write a file anew, beside its place and renamed into it."""
     beside = path.with_name(path.name + ".part")
     with beside.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in kept)
+        file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -1,6 +1,5 @@
 """easyrlhf finish: a run that has stopped is ended where it is: a complete folder, from one of its checkpoints."""
 
-import json
 import shlex
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from datasets import Dataset
 from easyrlhf.config import FinishConfig, OnlineConfig, TrainConfig
 from easyrlhf.engine.advice import free_name
 from easyrlhf.engine.checkpoint import CHECKPOINTS, damage, read_state, step_of
+from easyrlhf.engine.claim import LOCK
 from easyrlhf.engine.compare import SETTINGS_FILE
 from easyrlhf.engine.disk import reason_of, written_to
 from easyrlhf.engine.lock import held
@@ -23,7 +23,7 @@ from easyrlhf.online import loop as online
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.console import Console
 from easyrlhf.report.html import REPORT_FILE
-from easyrlhf.report.log import METRICS_FILE, read_rows, set_aside
+from easyrlhf.report.log import METRICS_FILE, amend, read_rows, set_aside
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import DOCTOR_FILE, RM_EVAL_FILE
 from easyrlhf.stages.common import upload
@@ -57,7 +57,7 @@ def finish(config: FinishConfig) -> Path:
 def hold(stack: ExitStack, folder: Path) -> None:
     """Keep other processes out of the folder as long as the stack lasts. Raises InputError when one works there."""
     try:
-        stack.enter_context(held(folder / ".lock"))
+        stack.enter_context(held(folder / LOCK))
     except BlockingIOError as error:
         raise InputError(
             f"{folder}: its run is at work; stop it first (Ctrl-C, or SIGTERM: it saves its last step). Meanwhile "
@@ -164,14 +164,5 @@ def evaluated(restored: Restored, rows: Dataset | None, step: int) -> dict[str, 
     task = offline_stage("rm").task(restored.models["model"], restored.renderer.pad_id, run)
     with progress("pair", len(rows), 0) as advance:
         found = task.evaluate(rows, advance)
-    replace_row(run.folder, step, found)
+    amend(run.folder / METRICS_FILE, step, found)
     return found
-
-
-def replace_row(folder: Path, step: int, found: dict[str, float]) -> None:
-    """Put numbers into a step's row of metrics.jsonl."""
-    file = folder / METRICS_FILE
-    rows = [row | found if row["step"] == step else row for row in read_rows(file)]
-    draft = file.with_name(f".{file.name}")
-    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    draft.replace(file)

@@ -9,10 +9,9 @@ from click.testing import CliRunner, Result
 
 from easyrlhf.cli.helping import HelpPage
 from easyrlhf.cli.options import SettingsCommand
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config import TRAINING
 
 PAGE = HelpPage(summary="A command for tests.", story=[("Goes in", "rows")], examples=["do it"])
-CONFIGS = {config.stage: config for config in STAGES}
 
 
 class Stages:
@@ -32,7 +31,7 @@ class Stages:
     def run(self, stage: str, *args: str) -> Result:
         """Run `<stage>_train` with these arguments."""
         name = f"{stage}_train"
-        command = SettingsCommand(name, CONFIGS[stage], "pretended_stage:train", PAGE)
+        command = SettingsCommand(name, TRAINING[stage], "pretended_stage:train", PAGE)
         return CliRunner().invoke(command, list(args), prog_name=name)
 
     def config(self, stage: str, *args: str):

@@ -921,6 +921,7 @@ BREAKS = [
     Break("engine/checkpoint.py", "            readable(draft)\n", "", "engine/test_checkpoint.py"),
     Break("engine/disk.py", "    except EasyRLHFError:\n        raise\n", "", "engine/test_disk.py"),
     Break("tools/finish.py", "for file in set_aside(folder, step):", "for file in ():", FINISH),
+    Break("report/log.py", "_line(row | metrics)", "_line(metrics | row)", "report/test_log.py"),
     Break("tools/finish.py", "if best is None or (chosen and", "if True or (chosen and", FINISH),
     Break("stages/parents.py", "if recorded and begun:", "if False:", FINISH),
     Break("tools/at_hand.py", "return stand.checkpoint / STATE if stand else", "return", FINISH),

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from easyrlhf.report.log import MetricsLog, read_rows
+from easyrlhf.report.log import MetricsLog, amend, read_rows
 
 
 def written(folder, steps, last_step=0):
@@ -76,6 +76,15 @@ def test_a_half_written_last_line_is_dropped_even_inside_a_character(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2]
     written(tmp_path, [3], last_step=2)
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_numbers_come_into_the_row_of_their_step_and_leave_the_others_as_they_were(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step":1, "loss":0.50}\n{"step": 2, "loss": 0.25, "eval/loss": 9.0}\n{"step": 3, "lo')
+    amend(file, 2, {"eval/loss": 0.125, "eval/rewards/margins": float("inf")})
+    assert file.read_text() == (
+        '{"step":1, "loss":0.50}\n{"step": 2, "loss": 0.25, "eval/loss": 0.125, "eval/rewards/margins": null}\n'
+    )
 
 
 def test_no_draft_of_the_cut_back_stays_behind(tmp_path):
