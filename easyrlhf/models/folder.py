@@ -1,5 +1,6 @@
 """Model folders: written whole or not at all, and proven by reading them back."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -119,7 +120,7 @@ def probe(model: ScalarModel, ids: list[list[int]]) -> list[dict]:
 
 def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dtype: torch.dtype) -> None:
     """Raise InputError unless the model scores the probe texts as stage.json says it did when it was saved."""
-    if not _are_probes(probes):
+    if not _are_probes(probes, model.lm.config.get_text_config().vocab_size):
         raise InputError(f"{folder}: the key 'probes' of its stage.json is not what a stage writes; restore the file")
     found = probe(model, [entry["input_ids"] for entry in probes])
     for then, now in zip(probes, found, strict=True):
@@ -130,14 +131,15 @@ def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dty
             )
 
 
-def _are_probes(probes: Any) -> bool:
-    """Whether this is what probe gives: a file that was edited may hold anything."""
+def _are_probes(probes: Any, vocab_size: int) -> bool:
+    """Whether this is what probe gives for a model of so many tokens: a file that was edited may hold anything."""
     return isinstance(probes, list) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("score"), float | int)
+        and math.isfinite(entry["score"])
         and isinstance(entry.get("input_ids"), list)
         and entry["input_ids"]
-        and all(type(token) is int for token in entry["input_ids"])
+        and all(type(token) is int and 0 <= token < vocab_size for token in entry["input_ids"])
         for entry in probes
     )
 

@@ -110,6 +110,26 @@ def test_a_bf16_reading_passes_the_probes_of_float32(reward_folder, tokenizer):
         check_probes(model, small, folder, torch.float32)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"input_ids": [5, 10**6]},
+        {"input_ids": [-1]},
+        {"input_ids": []},
+        {"input_ids": [True]},
+        {"score": float("inf")},
+        {"score": float("nan")},
+        {"score": None},
+    ],
+    ids=str,
+)
+def test_probes_that_no_stage_writes_are_refused(edit, reward_folder, tokenizer):
+    folder, probes = reward_folder
+    model = load_scalar_model(str(folder), tokenizer, dtype=torch.float32)
+    with pytest.raises(InputError, match=r"the key 'probes' of its stage.json is not what a stage writes"):
+        check_probes(model, [probes[0], probes[1] | edit], folder, torch.float32)
+
+
 def change_head(folder, change) -> None:
     tensors = load_file(folder / HEAD_FILE)
     save_file({name: change(tensor) for name, tensor in tensors.items()}, folder / HEAD_FILE)
