@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.rollout.draw import draw
 from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.inverse_cdf import draw
 from easyrlhf.rollout.sampler import HFSampler
 
 VOCABULARY, PAD, END, LONGEST = 8192, 0, 1, 64

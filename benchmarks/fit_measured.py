@@ -18,14 +18,14 @@ import click
 from shared_backbone import TensorBytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.engine import Engine
 from easyrlhf.models.folder import save_lm
 from easyrlhf.online import collect as collecting
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.stages import align, online, rm, sft
+from easyrlhf.stages import online, preference, rm, sft
 from easyrlhf.tools.fitting.memory import Machine
 from easyrlhf.tools.fitting.stage_memory import complete, plan_of
 
@@ -51,8 +51,8 @@ ONLINE_WAYS = "shared", TOGETHER
 TRAIN = {
     "sft": sft.train_sft,
     "rm": rm.train_rm,
-    "dpo": align.train_dpo,
-    "kto": align.train_kto,
+    "dpo": preference.train_dpo,
+    "kto": preference.train_kto,
     "ppo": online.train_ppo,
     "grpo": online.train_grpo,
 }

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.models.prefix import Family, completion_states, enable_sharing
+from easyrlhf.models.prefix_sharing import Family, completion_states, enable_sharing
 from easyrlhf.models.value_head import new_head
 
 CPU = torch.device("cpu")

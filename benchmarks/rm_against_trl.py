@@ -32,10 +32,10 @@ from trl import RewardConfig, RewardTrainer
 
 from easyrlhf.config import InitConfig, RMConfig, SFTConfig
 from easyrlhf.data.batches import micro_batches, pad_right
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import as_kind, read_records
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import choose_threads
 from easyrlhf.models.folder import load_scalar_model

@@ -5,16 +5,16 @@ from itertools import islice
 from pathlib import Path
 
 from easyrlhf.config import LookConfig, TrainConfig
+from easyrlhf.config.base import Settings
 from easyrlhf.data.hub import require_model
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import STAGE_KINDS, read_records
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
-from easyrlhf.engine.claim import NEW, check_folder, claim
-from easyrlhf.engine.compare import as_begun
-from easyrlhf.engine.manifest import is_part_of_run, read_stage
 from easyrlhf.models.parents import below, root_of
 from easyrlhf.report.trackers.chosen import require_installed
-from easyrlhf.settings import Settings
+from easyrlhf.run.claim import NEW, check_folder, claim
+from easyrlhf.run.differences import as_begun
+from easyrlhf.run.manifest import is_part_of_run, read_stage
 
 ROWS = 100  # of each file
 

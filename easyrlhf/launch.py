@@ -111,7 +111,15 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
         outputs = open_logs(stack, logs, range(first, first + plan.count))
         placed = replace(config, nnodes=1, node_rank=0)  # by their environment, not by these
         (folder / SETTINGS).write_text(placed.to_yaml())
-        command = [sys.executable, "-P", "-m", "easyrlhf.launched", target, type(config).__name__, str(folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "easyrlhf.cli.worker_process",
+            target,
+            type(config).__name__,
+            str(folder),
+        ]
         environment = os.environ | meeting(config, plan) | placement(plan)
         children: list[subprocess.Popen] = []
         asked = stack.enter_context(signals_passed_on(children))

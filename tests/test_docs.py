@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from easyrlhf.config.peers import FOREIGN, Translation
 from easyrlhf.config.peers.methods import COMMANDS
 from easyrlhf.config.peers.methods import KEYS as METHOD_KEYS
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md"))

@@ -7,11 +7,11 @@ import pytest
 from easyrlhf.config import PPOConfig, SFTConfig
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.claim import check_folder
-from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import load_config
 from easyrlhf.paths import broken_link, split_paths
+from easyrlhf.run.claim import check_folder
+from easyrlhf.run.manifest import make_folder
 from easyrlhf.userfile import find_function
 
 

@@ -12,20 +12,20 @@ from torch import Tensor
 from easyrlhf.config import OnlineConfig, TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.claim import NEW
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.signals import StopRequest
-from easyrlhf.engine.timer import Timer
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Row, train_step
 from easyrlhf.online.loop import Progress, collect_batch
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler, Samples, draw
+from easyrlhf.run.claim import NEW
+from easyrlhf.run.run import Run
+from easyrlhf.run.signals import StopRequest
+from easyrlhf.run.timer import Timer
 from easyrlhf.stages import online
-from easyrlhf.stages.align import comparing, dpo_losses, kto_task, stage_of
 from easyrlhf.stages.offline import OfflineStage
+from easyrlhf.stages.preference import comparing, dpo_losses, kto_task, stage_of
 from easyrlhf.stages.rm import RM
 from easyrlhf.stages.sft import SFT
 

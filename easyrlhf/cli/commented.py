@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from easyrlhf.settings import GROUPS, Settings, setting_kind
+from easyrlhf.config.base import GROUPS, Settings, setting_kind
 
 WIDTH = 100
 LIMITS = {"low": "{} or more", "above": "above {}", "high": "{} or less", "below": "below {}"}

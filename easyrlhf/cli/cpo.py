@@ -1,6 +1,6 @@
 """The command `cpo_train`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import CPOConfig
 
@@ -25,4 +25,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("cpo_train", CPOConfig, "easyrlhf.stages.align:train_cpo", PAGE)
+main = SettingsCommand("cpo_train", CPOConfig, "easyrlhf.stages.preference:train_cpo", PAGE)

@@ -1,6 +1,6 @@
 """The command `dpo_train`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import DPOConfig
 
@@ -28,4 +28,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("dpo_train", DPOConfig, "easyrlhf.stages.align:train_dpo", PAGE)
+main = SettingsCommand("dpo_train", DPOConfig, "easyrlhf.stages.preference:train_dpo", PAGE)

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from easyrlhf.cli.group import LazyGroup
-from easyrlhf.cli.helping import HelpPage, write_page
+from easyrlhf.cli.exit_codes import Job, job
+from easyrlhf.cli.help_page import HelpPage, write_page
+from easyrlhf.cli.lazy_group import LazyGroup
 from easyrlhf.cli.options import SettingsCommand, build_config
-from easyrlhf.cli.running import Job, job
 from easyrlhf.config import TRAINING, FitConfig
 from easyrlhf.report.opening import opened, opening_of
 

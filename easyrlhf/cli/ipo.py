@@ -1,6 +1,6 @@
 """The command `ipo_train`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import IPOConfig
 
@@ -25,4 +25,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("ipo_train", IPOConfig, "easyrlhf.stages.align:train_ipo", PAGE)
+main = SettingsCommand("ipo_train", IPOConfig, "easyrlhf.stages.preference:train_ipo", PAGE)

@@ -1,6 +1,6 @@
 """The command `kto_train`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import KTOConfig
 
@@ -27,4 +27,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("kto_train", KTOConfig, "easyrlhf.stages.align:train_kto", PAGE)
+main = SettingsCommand("kto_train", KTOConfig, "easyrlhf.stages.preference:train_kto", PAGE)

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from easyrlhf.cli.group import LazyGroup
+from easyrlhf.cli.exit_codes import run_and_exit
+from easyrlhf.cli.lazy_group import LazyGroup
 from easyrlhf.cli.options import version_option
-from easyrlhf.cli.running import run_and_exit
 
 COMMANDS = {
     "recipes": ("easyrlhf.cli.recipes:command", "Settings files and toy data: list, print or copy them."),

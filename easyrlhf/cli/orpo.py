@@ -1,6 +1,6 @@
 """The command `orpo_train`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import ORPOConfig
 
@@ -25,4 +25,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("orpo_train", ORPOConfig, "easyrlhf.stages.align:train_orpo", PAGE)
+main = SettingsCommand("orpo_train", ORPOConfig, "easyrlhf.stages.preference:train_orpo", PAGE)

@@ -1,6 +1,6 @@
 """The command `rrhf_train`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import RRHFConfig
 
@@ -25,4 +25,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("rrhf_train", RRHFConfig, "easyrlhf.stages.align:train_rrhf", PAGE)
+main = SettingsCommand("rrhf_train", RRHFConfig, "easyrlhf.stages.preference:train_rrhf", PAGE)

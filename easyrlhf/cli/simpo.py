@@ -1,6 +1,6 @@
 """The command `simpo_train`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import SimPOConfig
 
@@ -25,4 +25,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("simpo_train", SimPOConfig, "easyrlhf.stages.align:train_simpo", PAGE)
+main = SettingsCommand("simpo_train", SimPOConfig, "easyrlhf.stages.preference:train_simpo", PAGE)

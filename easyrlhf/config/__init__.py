@@ -5,6 +5,15 @@ from these dataclasses and all pass through `Settings.__post_init__`, which conv
 """
 
 from easyrlhf.config.grpo import GRPOConfig
+from easyrlhf.config.inference import (
+    ChatConfig,
+    CompareConfig,
+    GenerateConfig,
+    PolicyConfig,
+    RewardModelConfig,
+    RolloutsConfig,
+    ScoreConfig,
+)
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import (
@@ -19,7 +28,7 @@ from easyrlhf.config.preference import (
     RRHFConfig,
     SimPOConfig,
 )
-from easyrlhf.config.rollouts import VLLMServeConfig
+from easyrlhf.config.sampling import VLLMServeConfig
 from easyrlhf.config.serving import ServeConfig
 from easyrlhf.config.tools import (
     CheckConfig,
@@ -34,15 +43,6 @@ from easyrlhf.config.tools import (
     ServeRewardConfig,
 )
 from easyrlhf.config.training import SFTConfig, TrainConfig
-from easyrlhf.config.using import (
-    ChatConfig,
-    CompareConfig,
-    GenerateConfig,
-    PolicyConfig,
-    RewardModelConfig,
-    RolloutsConfig,
-    ScoreConfig,
-)
 
 TRAINING: dict[str, type[TrainConfig]] = {  # the stages' names
     config.stage: config

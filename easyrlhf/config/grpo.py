@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from easyrlhf.config.base import GRPO, REWARDS, SAMPLING, SettingError, opt
 from easyrlhf.config.online import OnlineConfig
-from easyrlhf.settings import GRPO, REWARDS, SAMPLING, SettingError, opt
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from easyrlhf.data import fields, hh
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.messages import messages
 from easyrlhf.data.records import Comparison, Messages
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 EQUAL = "chosen equals rejected"
 QUESTIONS = ("instruction", "prompt", "question", "query", "input")

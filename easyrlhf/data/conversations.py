@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from easyrlhf.data import fields
 from easyrlhf.data.comparisons import conversation_of, has_conversation, question_in, whole_conversation
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.messages import is_empty, messages
 from easyrlhf.data.records import Demonstration, Feedback, Messages, Prompt
+from easyrlhf.data.row_errors import ContentFault
 
 AFTER_THE_ANSWER = "rows with turns after the last answer, left out"
 OPENED = "rows that the assistant opens: its first turn is context"

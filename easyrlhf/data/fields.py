@@ -6,10 +6,10 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.messages import THOUGHT_KEYS, from_json, is_empty, kind_of, messages
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Messages
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 NO_PROMPT = "no prompt before the answer"
 LABELS = ("label", "kto_tag")

@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.messages import (
     EMPTY,
     MEDIA,
@@ -19,6 +18,7 @@ from easyrlhf.data.messages import (
     switched_off,
 )
 from easyrlhf.data.records import Demonstration, Messages, Prompt, Record, answers_of
+from easyrlhf.data.row_errors import StructuralFault
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")

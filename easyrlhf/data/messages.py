@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any
 
-from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.records import Message, Messages
+from easyrlhf.data.row_errors import StructuralFault
 
 SYSTEM = ("system", "developer")  # roles of a turn that says how to answer
 ROLES = ("system", "user", "assistant", "tool", "developer")

@@ -6,8 +6,8 @@ What every format reads alike (system texts, tools, columns) is added by data/fo
 from collections import Counter
 
 from easyrlhf.data import fields, hh
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.records import Ranking
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 
 def parse_ranking(row: dict, notes: Counter) -> Ranking:

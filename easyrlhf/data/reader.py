@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
 from easyrlhf.data.formats import (
     FORMATS,
@@ -20,9 +19,10 @@ from easyrlhf.data.formats import (
     variant,
     without_nulls,
 )
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.data.sources import RawRow, Source
-from easyrlhf.data.summary import Ledger
 from easyrlhf.data.watching import watched
 from easyrlhf.errors import InputError
 

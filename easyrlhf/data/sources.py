@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
-from easyrlhf.config.shared import STANDARD_INPUT
+from easyrlhf.config.common_fields import STANDARD_INPUT
 from easyrlhf.data import standard_input
-from easyrlhf.data.changes import MISSING, Changes, lookup
-from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.files import check_file, other_kind, reader_of
 from easyrlhf.data.folders import is_in_folder, is_shard, open_folder
 from easyrlhf.data.hub import HUB_ID, load_hub_dataset
 from easyrlhf.data.raw import RawRow, numbered
+from easyrlhf.data.row_errors import StructuralFault
+from easyrlhf.data.row_transform import MISSING, Changes, lookup
 from easyrlhf.errors import InputError
 from easyrlhf.paths import broken_link, split_paths
 from easyrlhf.shipped import how_to_get

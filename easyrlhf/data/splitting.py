@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from easyrlhf.data.ledger import HELD_OUT, KEPT, Ledger
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.sources import Source
-from easyrlhf.data.summary import HELD_OUT, KEPT, Ledger
 from easyrlhf.errors import InputError
 
 

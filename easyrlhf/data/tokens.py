@@ -14,19 +14,19 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from easyrlhf.data.chat import arguments_for
+from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.dropped import note_dropped
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.formats import require_format
 from easyrlhf.data.huge import Huge
+from easyrlhf.data.kto_mismatch import add_partners
+from easyrlhf.data.ledger import HELD_OUT, KEPT, LEFT_OUT, OVER_LENGTH, REPEATED, DataSummary, Ledger
 from easyrlhf.data.lengths import TOLERATED, Limits
-from easyrlhf.data.partners import add_partners
 from easyrlhf.data.reader import KINDS, as_kind, plural, read_records
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.render import Renderer
+from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.sources import Source, open_sources
 from easyrlhf.data.splitting import Part
-from easyrlhf.data.summary import HELD_OUT, KEPT, LEFT_OUT, OVER_LENGTH, REPEATED, DataSummary, Ledger
 from easyrlhf.errors import InputError
 
 SOURCE = "source"  # column with the file of a row, which is no part of its content

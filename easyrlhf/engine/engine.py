@@ -18,12 +18,12 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 from transformers import get_scheduler
 
-from easyrlhf.engine import world
-from easyrlhf.engine.disk import written_to
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import Pass
 from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, marks, stuck
-from easyrlhf.engine.shares import Pass
-from easyrlhf.engine.weights import stored
 from easyrlhf.errors import NotFinite, RunError
+from easyrlhf.files import written_to
+from easyrlhf.run.trained_weights import stored
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 STATE_FILE = "engine.json"
@@ -103,7 +103,7 @@ class Engine(ABC):
             self.backward(loss if counts else 0.0 * loss, last=number == len(passes))
             total += loss.item() * counts
             sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
-        sums = world.summed_numbers({**sums, "loss": total})
+        sums = processes.summed_numbers({**sums, "loss": total})
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
         looked = not self.proven and done["learning_rate"] > 0  # a warm-up begins with a step of rate 0
         before, asked = (marks(self), self.with_gradient()) if looked else ({}, set())
@@ -141,7 +141,7 @@ class Engine(ABC):
     def check_finite(self) -> None:
         """Raise NotFinite when a trained weight is NaN or infinite; every process looks at what it has of them."""
         broken = [name for name, weights in self.held().items() if not bool(weights.isfinite().all())]
-        if world.any_of(bool(broken)):
+        if processes.any_of(bool(broken)):
             which = f": {', '.join(broken[:3])}" if broken else ""
             raise NotFinite(f"trained weights have become NaN or infinite{which}. {self.remedy}")
 
@@ -153,19 +153,19 @@ class Engine(ABC):
         mine: dict[str, Tensor] = {}
         for number, name in enumerate(self.trained):
             found = self.gathered(name)
-            if number % world.size() == world.rank():
+            if number % processes.size() == processes.rank():
                 mine |= {f"{part}/{name}": tensor.detach().cpu().contiguous() for part, tensor in found.items()}
         steps = self.adam_steps()
 
         def write() -> None:
             with written_to(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file(mine, folder / f"part-{world.rank() + 1}-of-{world.size()}.safetensors")
-                if world.is_main():
+                save_file(mine, folder / f"part-{processes.rank() + 1}-of-{processes.size()}.safetensors")
+                if processes.is_main():
                     state = {"steps": steps, "scheduler": self.scheduler.state_dict()}
                     (folder / STATE_FILE).write_text(json.dumps(state))
 
-        world.together(write)
+        processes.together(write)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
@@ -245,7 +245,7 @@ class PlainEngine(Engine):
 
     def update(self, loss: float) -> float:
         """As Engine says; nothing is changed when it raises."""
-        if world.size() > 1:
+        if processes.size() > 1:
             sum_gradients(list(self.masters.values()))
         grad_norm = nn.utils.clip_grad_norm_(self.masters.values(), self.settings.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -313,7 +313,7 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
         if place == len(parameters) or sum(grad.nbytes for grad in bucket) >= BUCKET:
-            total = world.summed(_flatten_dense_tensors(bucket))
+            total = processes.summed(_flatten_dense_tensors(bucket))
             for grad, whole in zip(bucket, _unflatten_dense_tensors(total, bucket), strict=True):
                 grad.copy_(whole)
             bucket = []

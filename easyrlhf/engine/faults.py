@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from easyrlhf.engine.disk import is_full_disk
 from easyrlhf.errors import EasyRLHFError, InputError, ServiceError
+from easyrlhf.files import is_full_disk
 
 LOSS_SIGNS = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "broken pipe", "socket", "tcpstore")
 

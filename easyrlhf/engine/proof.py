@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 
 MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")  # parts of what an engine gives of a weight
 BETAS = (0.9, 0.999)
@@ -34,7 +34,7 @@ def is_due(engine, name: str, step: int, asked: bool, learning_rate: float) -> b
     """Whether Adam's step on the weight's element of the largest gradient outgrows the rounding of float32."""
     found = engine.gathered(name)
     if step == 0 or MOMENTS[0] not in found:  # Adam does not know the weight
-        return world.any_of(asked)
+        return processes.any_of(asked)
     master, first, second = (found[part].detach().flatten() for part in (MASTER, *MOMENTS))
     place = max((first.argmax(), first.argmin()), key=lambda index: first[index].abs().item())
     mean, square, weight = (tensor[place].item() for tensor in (first, second, master))

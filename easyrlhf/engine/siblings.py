@@ -2,8 +2,8 @@
 
 from itertools import groupby
 
-from easyrlhf.engine.shares import Pass, passes
-from easyrlhf.models.prefix import Family
+from easyrlhf.engine.micro_batches import Pass, passes
+from easyrlhf.models.prefix_sharing import Family
 
 
 def sibling_passes(prompts: list[list[int]], lengths: list[int], budget: int, share: str) -> list[Pass]:

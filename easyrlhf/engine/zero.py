@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.engine import MASTER, MOMENTS, Engine, OptimiserSettings, PlainEngine
 from easyrlhf.errors import InputError, NotFinite
 from easyrlhf.models.load import plain_lm
@@ -163,7 +163,7 @@ class ZeroEngine(Engine):
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """As Engine says. DeepSpeed takes the mean over the processes, where we want the sum."""
         self.deepspeed.set_gradient_accumulation_boundary(last)
-        self.deepspeed.backward(loss * world.size())
+        self.deepspeed.backward(loss * processes.size())
 
     def update(self, loss: float) -> float:
         """As Engine says; when the gradient is not finite, the weights in memory are no longer good."""
@@ -242,8 +242,8 @@ class ZeroEngine(Engine):
     def own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
         """What of a whole tensor lies on this process; the last part is filled up with zeros."""
         width = parameter.ds_tensor.ds_numel
-        padded = nn.functional.pad(whole.flatten(), (0, width * world.size() - whole.numel()))
-        return padded[width * world.rank() : width * (world.rank() + 1)].to(parameter.device)
+        padded = nn.functional.pad(whole.flatten(), (0, width * processes.size() - whole.numel()))
+        return padded[width * processes.rank() : width * (processes.rank() + 1)].to(parameter.device)
 
     def adam_steps(self) -> dict[str, int]:
         """As Engine says."""

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from easyrlhf.engine.disk import readable, written_to
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import readable, written_to
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.load import evaluating, load_causal_lm, load_config
 from easyrlhf.models.parents import ADAPTER
+from easyrlhf.models.sequence_classifier import is_classifier, load_classifier
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
 PROBES = (

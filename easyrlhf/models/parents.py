@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.data.hub import MODEL_ID
-from easyrlhf.engine.manifest import MODEL_FILES, STAGE_FILE, checksum, read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import CONFIG_FILE, is_adapter, read_adapter_config
+from easyrlhf.run.manifest import MODEL_FILES, STAGE_FILE, checksum, read_stage
 
 ADAPTER = "adapter"  # the folder of a LoRA run's adapter
 # What transformers, peft and TRL write beside the files of MODEL_FILES, or in their place.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import in_one_pass, plain_lm
-from easyrlhf.models.prefix import Family, completion_states, row_states
+from easyrlhf.models.prefix_sharing import Family, completion_states, row_states
 
 HEAD_FILE = "value_head.safetensors"
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"

@@ -13,15 +13,15 @@ from datasets import Dataset
 from torch import Tensor
 
 from easyrlhf.data.batches import optimiser_batches
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.shares import passes
-from easyrlhf.models.prefix import Family
-from easyrlhf.offline.course import Advance, Course, ignore
+from easyrlhf.engine.micro_batches import passes
+from easyrlhf.models.prefix_sharing import Family
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance, Course, ignore
 
 Row = dict[str, Any]
 
@@ -139,4 +139,4 @@ def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int, advanc
             sums.update({name: value if counts else 0.0 for name, value in found.items()})
         count += sum(map(task.units, batch))
         advance(len(batch))
-    return {name: total / count for name, total in world.summed_numbers(sums).items()}
+    return {name: total / count for name, total in processes.summed_numbers(sums).items()}

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from easyrlhf.engine import world
-from easyrlhf.engine.shares import passes
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import passes
 from easyrlhf.models.load import evaluating, plain_lm
 from easyrlhf.models.logprobs import completion_logprobs
-from easyrlhf.models.prefix import Family
+from easyrlhf.models.prefix_sharing import Family
 from easyrlhf.report.console import Console
 
 Row = dict[str, Any]
@@ -67,7 +67,7 @@ def all_logprobs(
             logprobs = completion_logprobs(lm, [families[i] for i in group], pad_id, device, share)
             if counts:
                 found[group] = logprobs.view(-1, count).cpu().double()
-    return world.summed(found).numpy()
+    return processes.summed(found).numpy()
 
 
 def padded_tokens(family: Family) -> int:
@@ -97,7 +97,7 @@ def reference_columns(
     returns    column → [N] float64, NaN where a row is not needed
     """
     file = cache_folder("reference") / f"{fingerprint(lm, rows, numbers, names, family_of)}.safetensors"
-    found = world.on_main(lambda: read_columns(file))
+    found = processes.on_main(lambda: read_columns(file))
     if found is None:
         with adapter_off(lm), console.progress(len(numbers), unit="row") as progress:
             columns = np.zeros((len(numbers), len(names)))
@@ -107,7 +107,7 @@ def reference_columns(
                 for _ in families:
                     progress.advance()
         found = {name: np.ascontiguousarray(column) for name, column in zip(names, columns.T, strict=True)}
-        if world.is_main():
+        if processes.is_main():
             keep_columns(found, file, console)
     columns = {name: np.full(len(rows), np.nan) for name in found}
     for name, values in found.items():

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.faults import named
 from easyrlhf.engine.siblings import families_of, sibling_passes
-from easyrlhf.engine.timer import Timer
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import answer_logprobs, answer_logprobs_and_entropies
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
 from easyrlhf.rewards.batch import Batch
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.sampler import Sampler
+from easyrlhf.run.timer import Timer
 
 
 @dataclass(frozen=True)
@@ -125,5 +125,7 @@ def score_tokens(
             for name, flat in zip(names, found, strict=True) if counts else ():
                 scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
 
-    world.together(own)
-    return {"values": None, "ref_logprobs": None} | {name: world.summed(numbers) for name, numbers in scored.items()}
+    processes.together(own)
+    return {"values": None, "ref_logprobs": None} | {
+        name: processes.summed(numbers) for name, numbers in scored.items()
+    }

@@ -12,26 +12,26 @@ from torch import Tensor
 
 from easyrlhf.data.batches import endless_order
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.timer import Timer
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 from easyrlhf.losses.kl import adapted_kl_coef
-from easyrlhf.offline.course import Advance, Course, ignore
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.kept import kept_rows
-from easyrlhf.online.methods import Method
-from easyrlhf.online.observe import evaluation_metrics, importance_metrics, rollout_metrics, sample_rows
+from easyrlhf.online.method import Method
+from easyrlhf.online.metrics import evaluation_metrics, importance_metrics, rollout_metrics, sample_rows
 from easyrlhf.online.rollout import Rollout, concatenate
+from easyrlhf.online.rollout_log import kept_rows
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.batch import TrainerState
-from easyrlhf.rewards.sources import Rewards
-from easyrlhf.rollout.dealt import DealtSampler
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.sampler import EVALUATION, TRAINING
-from easyrlhf.rollout.vllm import VLLMSampler
+from easyrlhf.rollout.sharded import DealtSampler
+from easyrlhf.rollout.vllm_sampler import VLLMSampler
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance, Course, ignore
+from easyrlhf.run.timer import Timer
 
 SHOWN_PROMPTS = 8
 PHASES = {"rollout": "sampling", "score": "scoring", "update": "update"}  # of a step, as the bar calls them
@@ -160,7 +160,7 @@ def describe_training(state: TrainerState, config, total: int, prompts: int) -> 
     """What reward functions may know of the whole run."""
     state.max_steps, state.train_batch_size = total, config.batch_size
     state.num_train_epochs = total * config.batch_size / (prompts * config.num_generations)
-    state.is_local_process_zero = state.is_world_process_zero = world.is_main()
+    state.is_local_process_zero = state.is_world_process_zero = processes.is_main()
 
 
 def logged_metrics(rewards: Rewards) -> dict[str, float]:
@@ -203,7 +203,7 @@ def nothing_lost(keep: Callable[[], Any]) -> Iterator[None]:
     except RunStopped:  # at once, by a second signal
         raise
     except Exception as error:
-        if world.size() == 1 or isinstance(error, EasyRLHFError):
+        if processes.size() == 1 or isinstance(error, EasyRLHFError):
             try:
                 keep()
             except Exception as second:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from easyrlhf.config import OnlineConfig, PPOConfig
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.shares import Pass
+from easyrlhf.engine.micro_batches import Pass
 from easyrlhf.engine.siblings import families_of, sibling_passes
 from easyrlhf.losses.ppo import ppo_value_loss
 from easyrlhf.models.logprobs import answer_logprobs
 from easyrlhf.models.value_head import ScalarModel
-from easyrlhf.online.methods import Method
+from easyrlhf.online.method import Method
 from easyrlhf.online.rollout import Rollout
 
 # metric → what its sum is divided by

@@ -5,9 +5,9 @@ from typing import Any
 
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import interval_bars
-from easyrlhf.report.compare import JUDGE, Answer, Verdict, decided, percent, score_gap
+from easyrlhf.report.comparison import JUDGE, Answer, Verdict, decided, percent, score_gap
 from easyrlhf.report.diagnostics import SEVERITIES
-from easyrlhf.report.doctor import columns
+from easyrlhf.report.rm_verdict import columns
 
 PAIR_HEAD = ("model", "by", "win rate", "at equal length", "won/tied/lost", "longer wins", "score difference")
 CUT_OFF = 0.2  # share of answers cut off from which it is worth a word

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from easyrlhf.report.diagnostics import SEVERITIES, checks_of, health, outcome, trouble_in, verdicts, worst
-from easyrlhf.report.doctor import doctor_verdicts, is_whole, lean
 from easyrlhf.report.plots import examination_of
+from easyrlhf.report.rm_verdict import doctor_verdicts, is_whole, lean
 
 
 @dataclass(frozen=True)

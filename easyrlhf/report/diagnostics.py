@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from easyrlhf.report import findings
-from easyrlhf.report.findings import Finder, Finding, History, above, below, early_and_late, lately, values
+from easyrlhf.report import detectors
+from easyrlhf.report.detectors import Finder, Finding, History, above, below, early_and_late, lately, values
 from easyrlhf.report.metrics import ALIGN_TITLES, COMPARING, GRPO, OFFLINE, ONLINE, PPO, metric, told
 
 SEVERITIES = ("alarm", "warn", "ok")
@@ -87,7 +87,7 @@ CHECKS: tuple[Check, ...] = (
         "The weights have taken a step that no later step repairs.",
         "Lower learning_rate, keep max_grad_norm at 1.0 or below, use precision float32 if it is not, and go on from "
         "the last checkpoint before that step (resume, into another output_dir).",
-        findings.not_finite("loss", "grad_norm"),
+        detectors.not_finite("loss", "grad_norm"),
     ),
     Check(
         "NaN or infinity",
@@ -97,7 +97,7 @@ CHECKS: tuple[Check, ...] = (
         "The weights have taken a step that no later step repairs, or a reward was not a number.",
         "Look at the samples of that step, lower learning_rate, set reward_clip, and go on from the last checkpoint "
         "before it (resume, into another output_dir).",
-        findings.not_finite(
+        detectors.not_finite(
             "loss/policy_avg",
             "loss/value_avg",
             "policy/grad_norm",
@@ -155,7 +155,7 @@ CHECKS: tuple[Check, ...] = (
         "The value model predicts returns worse than their mean would, so advantages are mostly noise.",
         "Raise value_learning_rate, give it a head start with value_warmup_steps, or start it from "
         "the reward model (value_model).",
-        below("value/explained_variance", enough=2 * findings.RECENT),
+        below("value/explained_variance", enough=2 * detectors.RECENT),
     ),
     Check(
         "missing EOS",
@@ -184,7 +184,7 @@ CHECKS: tuple[Check, ...] = (
         "The score pays for length: the policy earns by writing more, not by answering better.",
         "Check the reward model's accuracy by length gap in its report, balance lengths in the "
         "comparisons, raise {price}, or lower {limit}.",
-        findings.length_hacking,
+        detectors.length_hacking,
     ),
     Check(
         "entropy collapse",
@@ -193,7 +193,7 @@ CHECKS: tuple[Check, ...] = (
         "warn: below a fifth of its start",
         "The policy has all but stopped exploring: it writes the same answer every time.",
         "Raise {price}, lower learning_rate, or stop at an earlier step.",
-        findings.entropy_collapse,
+        detectors.entropy_collapse,
     ),
     Check(
         "flat score",
@@ -203,7 +203,7 @@ CHECKS: tuple[Check, ...] = (
         "No answers that score higher have been found.",
         "Raise learning_rate or total_episodes, lower {price}, or raise batch_size; see that the "
         "scores within one step differ at all.",
-        findings.score_not_rising,
+        detectors.score_not_rising,
         live=False,
     ),
     Check(
@@ -216,7 +216,7 @@ CHECKS: tuple[Check, ...] = (
         "solved, or the reward cannot tell these answers apart.",
         "Stop here if the samples are good (keep_best finds the step); otherwise use harder prompts or a finer "
         "reward, and see that reward_clip does not cut every score to the same value.",
-        findings.reward_saturation,
+        detectors.reward_saturation,
     ),
     Check(
         "over-optimisation",
@@ -227,7 +227,7 @@ CHECKS: tuple[Check, ...] = (
         "The policy earns its score with answers that no reader would prefer.",
         "Go back to a checkpoint before the KL passed 15 nats; raise {price}{target}, and train the "
         "reward model on pairs that punish what the samples show.",
-        findings.over_optimisation,
+        detectors.over_optimisation,
     ),
     Check(
         "equal groups",
@@ -247,7 +247,7 @@ CHECKS: tuple[Check, ...] = (
         "Chosen answers have become unlikely as well, only less so than rejected ones: the policy drifts towards text "
         "that is in neither.",
         "Lower learning_rate or epochs, raise beta{sft_loss}.",
-        findings.falling_likelihood,
+        detectors.falling_likelihood,
     ),
     Check(
         "length-only reward",
@@ -257,7 +257,7 @@ CHECKS: tuple[Check, ...] = (
         "Preferring the longer (or the shorter) answer would do as well: the model may know "
         "nothing else, and PPO will find that out.",
         "Use more pairs, or pairs whose lengths are close; look at the accuracy by length gap.",
-        findings.length_baseline,
+        detectors.length_baseline,
         live=False,
     ),
     Check(
@@ -268,7 +268,7 @@ CHECKS: tuple[Check, ...] = (
         "The model hardly tells chosen from rejected.",
         "Check that chosen and rejected are not swapped or cut to the same text by max_length; "
         "raise learning_rate or epochs; start from an SFT model.",
-        findings.near_chance,
+        detectors.near_chance,
         live=False,
     ),
     Check(
@@ -278,7 +278,7 @@ CHECKS: tuple[Check, ...] = (
         "warn: above 0.01",
         "Different answers get the very same score: they are cut to the same tokens, or the precision is too coarse.",
         "Raise max_length, or score in float32 (precision float32).",
-        findings.ties,
+        detectors.ties,
     ),
     Check(
         "overfitting",
@@ -288,7 +288,7 @@ CHECKS: tuple[Check, ...] = (
         "The model learns the training examples by heart and gets worse on others.",
         "Use fewer epochs or more data, lower learning_rate, or train with lora_r; let "
         "keep_best eval/loss leave the weights of the best step.",
-        findings.overfitting,
+        detectors.overfitting,
     ),
 )
 

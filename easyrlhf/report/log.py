@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from easyrlhf.report.metrics import metric
-from easyrlhf.report.rollouts import ROLLOUTS_FILE
+from easyrlhf.report.rollout_rows import ROLLOUTS_FILE
 from easyrlhf.report.trackers.chosen import Trackers
 from easyrlhf.report.trackers.tracker import TrackedRun
 

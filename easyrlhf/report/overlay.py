@@ -7,7 +7,7 @@ from pathlib import Path
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import SERIES, Chart, band, curve
 from easyrlhf.report.conclusion import all_concluded, concluded
-from easyrlhf.report.findings import History, lately
+from easyrlhf.report.detectors import History, lately
 from easyrlhf.report.html import KEY_NUMBERS
 from easyrlhf.report.info import STAGE_TITLES
 from easyrlhf.report.metrics import ONLINE, metric, told

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from easyrlhf.data.batches import pad_right
-from easyrlhf.data.chat import answered, arguments_for
+from easyrlhf.data.chat_template import answered, arguments_for
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
-from easyrlhf.engine.shares import Pass, passes
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import Pass, passes
 from easyrlhf.engine.siblings import families_of, sibling_passes
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.batch import Row
@@ -103,8 +103,8 @@ def scored(micro_batches: list[Pass], score: Callable[[list[int]], Tensor], coun
             if counts:
                 scores[group] = found.cpu()
 
-    world.together(own)
-    return world.summed(scores).tolist()
+    processes.together(own)
+    return processes.summed(scores).tolist()
 
 
 def rendered(renderer: Renderer, row: Row, text: str, ended: bool) -> list[int]:

@@ -8,8 +8,8 @@ from typing import Any
 import requests
 
 from easyrlhf.errors import InputError
+from easyrlhf.rewards.async_source import LIMIT, Elsewhere, Pending, in_thread
 from easyrlhf.rewards.batch import Batch, RewardError, score_list
-from easyrlhf.rewards.elsewhere import LIMIT, Elsewhere, Pending, in_thread
 
 BATCH = 64  # completions of one request, or those of one prompt where they are more
 ATTEMPTS = 7

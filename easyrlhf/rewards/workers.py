@@ -13,12 +13,14 @@ from multiprocessing.connection import wait
 
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import LOGGING, Logged
+from easyrlhf.rewards.async_source import Elsewhere, Pending, asides_for, in_thread, keywords_for, too_slow
 from easyrlhf.rewards.batch import Batch, RewardError, not_one_each, score_list
-from easyrlhf.rewards.elsewhere import Elsewhere, Pending, asides_for, in_thread, keywords_for, too_slow
 from easyrlhf.rewards.functions import Function
 
 PATIENCE = 2.0  # seconds for a worker to leave by itself
-PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from easyrlhf.rewards.worker import serve; serve()"
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from easyrlhf.rewards.worker_main import serve; serve()"
+)
 
 
 class Worker:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from easyrlhf.models.load import evaluating, plain_lm
-from easyrlhf.rollout.blocked import blocked_weights
-from easyrlhf.rollout.draw import draw
+from easyrlhf.rollout.decode_batch import Running, prefill
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.running import Running, prefill
+from easyrlhf.rollout.inverse_cdf import draw
+from easyrlhf.rollout.onednn_linear import blocked_weights
 from easyrlhf.rollout.shape import NO_SHAPE, Shape
 
 TRAINING, EVALUATION = 0, 1  # what a sample is for: the part of its key after the seed

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from easyrlhf.rollout.blocked import blocked_weights
-from easyrlhf.rollout.running import PREFILL_TOKENS, Running, prefill
+from easyrlhf.rollout.decode_batch import PREFILL_TOKENS, Running, prefill
+from easyrlhf.rollout.onednn_linear import blocked_weights
 from easyrlhf.rollout.sampler import draw_shaped
 from easyrlhf.rollout.shape import Shape
 from easyrlhf.serve.models import Served

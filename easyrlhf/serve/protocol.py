@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from easyrlhf.config import ServeConfig
-from easyrlhf.data.chat import opens, template_arguments
+from easyrlhf.data.chat_template import opens, template_arguments
 from easyrlhf.data.messages import messages
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from easyrlhf.data.chat import opens, template_arguments
+from easyrlhf.data.chat_template import opens, template_arguments
 from easyrlhf.data.messages import messages
 from easyrlhf.errors import InputError
 from easyrlhf.serve.protocol import check_keys

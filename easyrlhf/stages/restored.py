@@ -7,22 +7,22 @@ from typing import Any
 from torch import nn
 
 from easyrlhf.config import TRAINING, OnlineConfig, TrainConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
-from easyrlhf.engine.checkpoint import step_of
-from easyrlhf.engine.claim import UNFINISHED
-from easyrlhf.engine.compare import PARENTS, SETTINGS_FILE
-from easyrlhf.engine.manifest import STAGE_FILE, read_stage, write_stage
-from easyrlhf.engine.renderers import open_renderer
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.signals import StopRequest
-from easyrlhf.engine.weights import load_trained
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import find, recorded
-from easyrlhf.settings import SettingError
-from easyrlhf.stages import align, online, rm, sft
+from easyrlhf.run.checkpoint import step_of
+from easyrlhf.run.claim import UNFINISHED
+from easyrlhf.run.differences import PARENTS, SETTINGS_FILE
+from easyrlhf.run.manifest import STAGE_FILE, read_stage, write_stage
+from easyrlhf.run.renderers import open_renderer
+from easyrlhf.run.run import Run
+from easyrlhf.run.signals import StopRequest
+from easyrlhf.run.trained_weights import load_trained
+from easyrlhf.stages import online, preference, rm, sft
 from easyrlhf.stages.offline import OfflineStage
-from easyrlhf.stages.parents import model_settings
+from easyrlhf.stages.recorded_parents import model_settings
 
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # as stage.json has it → as settings have it
 
@@ -52,7 +52,7 @@ class Restored:
 
 def offline_stage(name: str) -> OfflineStage:
     """An offline stage by its name."""
-    return ({"sft": sft.SFT, "rm": rm.RM} | align.stages())[name]
+    return ({"sft": sft.SFT, "rm": rm.RM} | preference.stages())[name]
 
 
 def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, **changed) -> Restored:

@@ -10,22 +10,22 @@ from torch import Tensor
 
 from easyrlhf.config import RMConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.shares import passes
+from easyrlhf.engine.micro_batches import passes
 from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.offline.course import Advance
 from easyrlhf.offline.loop import Row, Task, pair_of
 from easyrlhf.report.console import Console, Progress
-from easyrlhf.report.doctor import write_examination
 from easyrlhf.report.plots import RM_EVAL_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.rewards.examine import PARTS, examine
-from easyrlhf.stages import common
+from easyrlhf.report.rm_verdict import write_examination
+from easyrlhf.rewards.probes import PARTS, examine
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance
+from easyrlhf.stages import lifecycle
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -39,7 +39,7 @@ def train_rm(config: RMConfig) -> Path:
 
 def load_model(run: Run, renderer: Renderer) -> ScalarModel:
     """The language model with a fresh head, dropout off."""
-    lm = common.load_trained_lm(run, renderer, run.config.model)
+    lm = lifecycle.load_trained_lm(run, renderer, run.config.model)
     return ScalarModel(lm, new_head(lm))
 
 
@@ -96,7 +96,7 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
                 if counts:
                     found[:, group] = scores.cpu().double()
                     advance(len(group))
-        return evaluation_of(run.folder, rows, *world.summed(found).numpy())
+        return evaluation_of(run.folder, rows, *processes.summed(found).numpy())
 
     return Task(
         units=lambda row: row["weight"], tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate
@@ -110,7 +110,7 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
     """
     lengths = [np.array([len(ids) for ids in rows[f"{side}_ids"]]) for side in ("chosen", "rejected")]
     examined = rm_evaluation(chosen, rejected, *lengths, rows["source"][:])
-    if world.is_main():
+    if processes.is_main():
         (folder / RM_EVAL_FILE).write_text(json.dumps(examined, indent=1))
     margins = torch.tensor(chosen - rejected)
     return {
@@ -130,5 +130,5 @@ RM = OfflineStage(
     model=load_model,
     task=rm_task,
     save=save_model,
-    check=lambda config, renderer, data, console: common.check_probes_render("--model", config.model, renderer),
+    check=lambda config, renderer, data, console: lifecycle.check_probes_render("--model", config.model, renderer),
 )

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from easyrlhf.config import SFTConfig
 from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.shares import passes
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import passes
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs
-from easyrlhf.offline.course import Advance
 from easyrlhf.offline.loop import Row, Task
-from easyrlhf.stages import common
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance
+from easyrlhf.stages import lifecycle
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -28,7 +28,7 @@ def train_sft(config: SFTConfig) -> Path:
 
 def load_model(run: Run, renderer: Renderer) -> nn.Module:
     """The language model, its dropout as its makers set it."""
-    return common.load_trained_lm(run, renderer, run.config.model, dropout=True)
+    return lifecycle.load_trained_lm(run, renderer, run.config.model, dropout=True)
 
 
 def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
@@ -61,7 +61,7 @@ def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int, advance: Advance)
             sums["loss"] += loss(batch)[0].item() * counts
             sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * counts
             advance(len(batch) * counts)
-    sums = world.summed_numbers(sums)
+    sums = processes.summed_numbers(sums)
     return sums["loss"] / sums["tokens"]
 
 
@@ -70,5 +70,5 @@ SFT = OfflineStage(
     kind="demonstration",
     model=load_model,
     task=sft_task,
-    save=common.save_trained_lm,
+    save=lifecycle.save_trained_lm,
 )

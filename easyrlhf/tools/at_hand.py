@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from easyrlhf.engine.checkpoint import STATE
-from easyrlhf.engine.disk import written_to
-from easyrlhf.engine.manifest import STAGE_FILE, is_unfinished
-from easyrlhf.engine.unfinished import Stand, stand_in
+from easyrlhf.files import written_to
+from easyrlhf.run.checkpoint import STATE
+from easyrlhf.run.manifest import STAGE_FILE, is_unfinished
+from easyrlhf.run.unfinished import Stand, stand_in
 
 _made: dict[Path, TemporaryDirectory] = {}  # checkpoint → where its model lies until this process ends
 _stands: dict[tuple[str, bool], Stand | None] = {}  # path, whether its run is unfinished → what it stands for

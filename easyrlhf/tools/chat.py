@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from easyrlhf.config import ChatConfig
-from easyrlhf.data.chat import answered, opens
+from easyrlhf.data.chat_template import answered, opens
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError

@@ -10,10 +10,10 @@ from typing import Any
 import jsonlines
 
 from easyrlhf.data.formats import recognise, require_format
+from easyrlhf.data.ledger import DataSummary, Ledger
 from easyrlhf.data.reader import KINDS, as_kind, kind_of, plural, read_records
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.sources import Source, open_sources
-from easyrlhf.data.summary import DataSummary, Ledger
 from easyrlhf.errors import InputError
 
 # kind -> the format that its rows are written in, and read in again

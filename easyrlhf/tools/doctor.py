@@ -13,16 +13,16 @@ from easyrlhf.config import DoctorConfig
 from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import load_tokens
-from easyrlhf.engine.compare import SETTINGS_FILE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
-from easyrlhf.engine.manifest import make_folder, read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.report.console import Console, say
-from easyrlhf.report.doctor import PAGE_FILE, doctor_lines, write_examination, write_page
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.rewards.examine import PARTS, examine, positions
+from easyrlhf.report.rm_verdict import PAGE_FILE, doctor_lines, write_examination, write_page
 from easyrlhf.rewards.model import score_sequences
+from easyrlhf.rewards.probes import PARTS, examine, positions
+from easyrlhf.run.differences import SETTINGS_FILE
+from easyrlhf.run.manifest import make_folder, read_stage
 from easyrlhf.tools.comparing.journal import progress
 from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
 

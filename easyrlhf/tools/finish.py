@@ -9,15 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from easyrlhf.config import FinishConfig, OnlineConfig, TrainConfig
-from easyrlhf.engine.advice import free_name
-from easyrlhf.engine.checkpoint import CHECKPOINTS, damage, read_state, step_of
-from easyrlhf.engine.claim import LOCK
-from easyrlhf.engine.compare import SETTINGS_FILE
-from easyrlhf.engine.disk import reason_of, written_to
-from easyrlhf.engine.lock import held
-from easyrlhf.engine.manifest import read_stage
-from easyrlhf.engine.unfinished import checkpoint_at
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import reason_of, written_to
 from easyrlhf.offline import loop as offline
 from easyrlhf.online import loop as online
 from easyrlhf.report.conclusion import concluded, examined_by
@@ -26,7 +19,14 @@ from easyrlhf.report.html import REPORT_FILE
 from easyrlhf.report.log import METRICS_FILE, amend, read_rows, set_aside
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import DOCTOR_FILE, RM_EVAL_FILE
-from easyrlhf.stages.common import upload
+from easyrlhf.run.advice import free_name
+from easyrlhf.run.checkpoint import CHECKPOINTS, damage, read_state, step_of
+from easyrlhf.run.claim import LOCK
+from easyrlhf.run.differences import SETTINGS_FILE
+from easyrlhf.run.lock import held
+from easyrlhf.run.manifest import read_stage
+from easyrlhf.run.unfinished import checkpoint_at
+from easyrlhf.stages.lifecycle import upload
 from easyrlhf.stages.restored import Restored, no_examination, offline_stage, restore, settings_of
 from easyrlhf.tools.comparing.journal import progress
 from easyrlhf.tools.report import record, rewritten

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from easyrlhf.config import GenerateConfig
-from easyrlhf.data.chat import answered, arguments_for, opens
+from easyrlhf.data.chat_template import answered, arguments_for, opens
 from easyrlhf.data.formats import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer

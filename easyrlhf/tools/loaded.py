@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import torch
 
 from easyrlhf.config import PolicyConfig, RewardModelConfig
+from easyrlhf.config.base import SAMPLING, SettingError
 from easyrlhf.config.peers.sampling import SAMPLES
-from easyrlhf.config.unknown import explain_keyword
+from easyrlhf.config.suggestions import explain_keyword
 from easyrlhf.data import fields as read
 from easyrlhf.data.batches import join
-from easyrlhf.data.chat import answered
-from easyrlhf.data.faults import ContentFault, StructuralFault
+from easyrlhf.data.chat_template import answered
 from easyrlhf.data.records import Messages
-from easyrlhf.engine.renderers import open_renderer
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.errors import InputError
 from easyrlhf.models.logprobs import token_logprobs
-from easyrlhf.settings import SAMPLING, SettingError
+from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.generate import Answer, answers_to
 from easyrlhf.tools.policy import load_lm, read_renderer, room_for_prompt, sampler_of
 from easyrlhf.tools.scoring import longest, scores_of, too_long

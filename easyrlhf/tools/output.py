@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any, TextIO
 
-from easyrlhf.engine.lock import held
+from easyrlhf.config.base import Settings, split_list
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.report.console import Console, Progress
-from easyrlhf.settings import Settings, split_list
+from easyrlhf.run.lock import held
 from easyrlhf.tools.at_hand import state_file
 
 # What may differ when a command goes on: where and how it is computed, not what.

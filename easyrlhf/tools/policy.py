@@ -7,16 +7,16 @@ from transformers import PreTrainedModel
 from easyrlhf.config import PolicyConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype
-from easyrlhf.engine.manifest import require_whole
-from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import merge_adapter
-from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.load import leave_out_spare, load_causal_lm
+from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.models.value_head import HEAD_FILE
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.shape import Shape
+from easyrlhf.run.manifest import require_whole
+from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.scoring import longest
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from easyrlhf.engine.disk import written_to
-from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.files import written_to
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.conclusion import examined_by
 from easyrlhf.report.html import REPORT_FILE, write_report
@@ -14,6 +13,7 @@ from easyrlhf.report.info import STAGE_TITLES
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.overlay import RunRecord, write_overlay
 from easyrlhf.report.plots import plot_run
+from easyrlhf.run.manifest import read_stage
 
 ARGS_FILE = "args.yaml"
 

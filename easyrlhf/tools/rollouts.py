@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from easyrlhf.config import RolloutsConfig
-from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.report.console import one_line
-from easyrlhf.report.rollouts import ROLLOUTS_FILE, Row, extras, last_step, marks, pick, prompt_text, stored_rows
+from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, Row, extras, last_step, marks, pick, prompt_text, stored_rows
+from easyrlhf.run.manifest import read_stage
 
 
 def rollouts(config: RolloutsConfig) -> None:

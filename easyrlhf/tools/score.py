@@ -10,16 +10,16 @@ from itertools import islice
 from typing import Any
 
 from easyrlhf.config import ScoreConfig
-from easyrlhf.data.chat import arguments_for
+from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Comparison, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
-from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.report.console import say
+from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.loaded import RewardModel
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.scoring import longest, scores_of, too_long

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from easyrlhf.config import ServeConfig
+from easyrlhf.config.base import split_list
 from easyrlhf.config.serving import KEY
 from easyrlhf.errors import InputError
-from easyrlhf.settings import split_list
 
 KEY_VARIABLE = "EASYRLHF_API_KEY"
 NEEDED = ("starlette", "uvicorn")
@@ -23,8 +23,8 @@ def serve(config: ServeConfig) -> None:
     if any(find_spec(name) is None for name in NEEDED):
         raise InputError("easyrlhf serve needs a web server, which is not installed; pip install 'easyrlhf[serve]'")
     from easyrlhf.serve.app import make_app, new_service
+    from easyrlhf.serve.http_server import run
     from easyrlhf.serve.models import load_models, read_models
-    from easyrlhf.serve.running import run
     from easyrlhf.serve.security import Hosts, Key, new_key
     from easyrlhf.tools.serve_reward import load_scorer
 

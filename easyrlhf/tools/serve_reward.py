@@ -10,19 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from easyrlhf.config import ScoringConfig, ServeRewardConfig
-from easyrlhf.data.chat import answered, arguments_for
+from easyrlhf.data.chat_template import answered, arguments_for
 from easyrlhf.data.decoding import read_json
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype, pick_micro_batch_tokens
-from easyrlhf.engine.manifest import read_stage, require_whole
-from easyrlhf.engine.renderers import own_renderer
 from easyrlhf.errors import InputError
-from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config, positions_of
+from easyrlhf.models.sequence_classifier import check_classifier, is_classifier
 from easyrlhf.models.value_head import ScalarModel, check_head_file
+from easyrlhf.run.manifest import read_stage, require_whole
+from easyrlhf.run.renderers import own_renderer
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.scoring import scores_of, too_long
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import GenerateConfig, GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.unknown import STAGES
-from easyrlhf.settings import GROUPS, SettingError, read_yaml, split_list
+from easyrlhf.config.base import GROUPS, SettingError, read_yaml, split_list
+from easyrlhf.config.suggestions import STAGES
 
 ALL = (*STAGES, InitConfig)
 
@@ -311,7 +311,7 @@ def test_the_defaults_of_grpo_are_trls():
 
 def test_which_dpo_losses_are_smoothed_is_what_the_losses_say():
     from easyrlhf.config import DPOConfig
-    from easyrlhf.losses.alignment import DPO_LOSSES, SMOOTHED
+    from easyrlhf.losses.pairwise import DPO_LOSSES, SMOOTHED
 
     choices = DPOConfig.__dataclass_fields__["loss_type"].metadata["choices"]
     assert DPOConfig.smoothed == SMOOTHED

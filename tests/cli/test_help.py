@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from easyrlhf.cli import data, main
 from easyrlhf.cli.options import SettingsCommand
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 
 GROUPS = {"easyrlhf": main.main, "easyrlhf data": data.command}
 TOOLS = {f"{group} {name}": table.get_command(None, name) for group, table in GROUPS.items() for name in table.table}

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from easyrlhf.cli import ppo, rm, sft
 from easyrlhf.cli.init import command as init
 from easyrlhf.cli.main import main as easyrlhf
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from easyrlhf.data.changes import Changes
-from easyrlhf.data.faults import StructuralFault
+from easyrlhf.data.row_errors import StructuralFault
+from easyrlhf.data.row_transform import Changes
 from easyrlhf.data.sources import open_sources
 from easyrlhf.errors import InputError
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from easyrlhf.data.chat import Rendering, answered, folded, template_arguments
+from easyrlhf.data.chat_template import Rendering, answered, folded, template_arguments
 from easyrlhf.data.dropped import note_dropped
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
 from easyrlhf.data.render import APART, Renderer
+from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import ENCODERS, load_tokens
 from easyrlhf.errors import InputError

@@ -6,8 +6,8 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from easyrlhf.engine.disk import is_full_disk, readable, written_to
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import is_full_disk, readable, written_to
 
 NO_SPACE = "No space left on device (os error 28)"
 ERRORS = {

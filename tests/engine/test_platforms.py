@@ -19,12 +19,13 @@ from click.testing import CliRunner
 from easyrlhf import launch
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.config import ScoreConfig, SFTConfig
-from easyrlhf.engine import checkpoint, device, engine, lock
-from easyrlhf.engine.claim import locked
-from easyrlhf.engine.facts import library_versions
+from easyrlhf.config.base import SettingError
+from easyrlhf.engine import device, engine
 from easyrlhf.errors import InputError
 from easyrlhf.rewards import workers
-from easyrlhf.settings import SettingError
+from easyrlhf.run import checkpoint, lock
+from easyrlhf.run.claim import locked
+from easyrlhf.run.facts import library_versions
 
 PACKAGE = Path(launch.__file__).parent
 NOT_EVERYWHERE = {"fcntl", "grp", "msvcrt", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
@@ -106,7 +107,7 @@ def test_prctl_is_asked_on_linux_alone(monkeypatch):
 
 def test_a_process_without_prctl_ends_with_the_one_that_started_it():
     child = (
-        "import os, threading, time; from easyrlhf.launched import end_with; "
+        "import os, threading, time; from easyrlhf.cli.worker_process import end_with; "
         "threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start(); "
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
@@ -163,11 +164,11 @@ def test_windows_has_no_allocator_to_tell(monkeypatch):
 
 
 def test_windows_is_told_to_read_utf8(monkeypatch):
-    from easyrlhf.cli import running
+    from easyrlhf.cli import exit_codes
 
     for utf8, said in ((0, "warning: set PYTHONUTF8=1, or other characters"), (1, "")):
         system = SimpleNamespace(platform="win32", flags=SimpleNamespace(utf8_mode=utf8), exit=sys.exit)
-        monkeypatch.setattr(running, "sys", system)
+        monkeypatch.setattr(exit_codes, "sys", system)
         result = CliRunner().invoke(easyrlhf, ["docs", "sft"], prog_name="easyrlhf")
         assert result.exit_code == 0
         assert result.stderr.startswith(said) and bool(result.stderr) == bool(said)

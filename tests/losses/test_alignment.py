@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from easyrlhf.losses.alignment import (
+from easyrlhf.losses.pairwise import (
     DISCOPOP_TAU,
     DPO_LOSSES,
     SMOOTHED,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.losses.alignment import (
+from easyrlhf.losses.pairwise import (
     DPO_LOSSES,
     aot_loss,
     aot_matches,

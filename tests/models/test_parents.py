@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.engine.manifest import write_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import base_of, changed_files, contents_of, places_of, same_contents
+from easyrlhf.run.manifest import write_stage
 
 
 def model(folder: Path, weights: str = "w") -> Path:

@@ -6,7 +6,7 @@ from torch import tensor as T
 
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.models.lora import add_lora
-from easyrlhf.models.shared import POLICY, VALUE, SharedBackbone, standalone
+from easyrlhf.models.shared_backbone import POLICY, VALUE, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 IDS, MASK = T([[5, 6, 7, 8], [9, 10, 11, 3]]), T([[0, 1, 1, 1], [0, 0, 1, 1]])

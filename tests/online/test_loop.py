@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, RunError, RunStopped
-from easyrlhf.offline.course import is_due
 from easyrlhf.online.loop import (
     Online,
     Progress,
@@ -22,10 +21,11 @@ from easyrlhf.online.loop import (
     prompt_batch,
     samples_due,
 )
-from easyrlhf.online.methods import method_of
+from easyrlhf.online.method import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.rewards.batch import TrainerState
-from easyrlhf.rewards.sources import RewardError
+from easyrlhf.rewards.combined import RewardError
+from easyrlhf.run.step_end import is_due
 
 WIDE = ["completion_ids", "completion_mask", "sampler_logprobs", "old_logprobs", "ref_logprobs", "entropies", "values"]
 
@@ -197,7 +197,7 @@ def test_a_failure_that_could_not_be_saved_says_both():
 
 def test_one_process_of_several_saves_only_what_all_of_them_do(monkeypatch):
     kept = []
-    monkeypatch.setattr(world, "size", lambda: 2)
+    monkeypatch.setattr(processes, "size", lambda: 2)
     with pytest.raises(MemoryError), nothing_lost(lambda: kept.append(1)):
         raise MemoryError
     assert not kept

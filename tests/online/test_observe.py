@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.methods import estimate_ppo
-from easyrlhf.online.observe import (
+from easyrlhf.online.method import estimate_ppo
+from easyrlhf.online.metrics import (
     correlation,
     evaluation_metrics,
     readable,

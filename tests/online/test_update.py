@@ -9,13 +9,12 @@ from torch import tensor as T
 
 from easyrlhf.data.batches import epoch_order
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
-from easyrlhf.engine.timer import Timer
-from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.methods import PPO, estimate_ppo
-from easyrlhf.online.mixing import PtxBatches
-from easyrlhf.online.observe import importance_metrics
+from easyrlhf.online.method import PPO, estimate_ppo
+from easyrlhf.online.metrics import importance_metrics
+from easyrlhf.online.ptx import PtxBatches
 from easyrlhf.online.update import (
     Forward,
     PolicyLearner,
@@ -25,9 +24,10 @@ from easyrlhf.online.update import (
     mini_batches,
     policy_metrics,
 )
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.run.timer import Timer
 
 END = 12  # a token these models do say, so that completions differ in length
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 from easyrlhf.report.conclusion import concluded
 from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, verdicts, worst
 from easyrlhf.report.metrics import METRICS

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from easyrlhf.report.console import Console
-from easyrlhf.report.doctor import columns
 from easyrlhf.report.layout import COLUMNS, cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import METRICS
+from easyrlhf.report.rm_verdict import columns
 
 WIDTHS = (40, 60, 80, 100, 120)
 # one row of each stage's metrics.jsonl, evaluation and all, and one whose numbers are as long as they get

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from easyrlhf.rewards.batch import Batch
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.combined import Rewards
 
 END = 2
 

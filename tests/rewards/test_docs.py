@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from easyrlhf.cli import grpo, ppo, serve_reward
+from easyrlhf.rewards.combined import RewardFunction, RewardServer
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.rewards.sources import RewardFunction, RewardServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from easyrlhf.engine.signals import StopRequest
 from easyrlhf.errors import InputError, RunStopped
+from easyrlhf.rewards.async_source import keywords_for
 from easyrlhf.rewards.batch import Batch
-from easyrlhf.rewards.elsewhere import keywords_for
+from easyrlhf.rewards.combined import RewardError, RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.rewards.sources import RewardError, RewardFunction
 from easyrlhf.rewards.workers import divide
+from easyrlhf.run.signals import StopRequest
 from easyrlhf.userfile import load_module
 
 CHAT = [{"role": "user", "content": "Name a colour."}]

@@ -21,7 +21,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.value_head import new_head, save_head
 from easyrlhf.rewards.batch import Batch, RewardError
-from easyrlhf.rewards.sources import RewardModel, RewardServer
+from easyrlhf.rewards.combined import RewardModel, RewardServer
 from easyrlhf.tools.serve_reward import RewardHTTPServer, load_scorer, serve_reward
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]

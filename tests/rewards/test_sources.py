@@ -10,9 +10,9 @@ from torch import nn
 from torch import tensor as T
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel
-from easyrlhf.rewards.sources import RewardError, RewardFunction, RewardModel, distinct
+from easyrlhf.rewards.combined import RewardError, RewardFunction, RewardModel, distinct
 
 END = 2
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]

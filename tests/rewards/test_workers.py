@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from easyrlhf.rewards.combined import RewardError, WorkerFunction, Workers
 from easyrlhf.rewards.functions import load_functions
-from easyrlhf.rewards.sources import RewardError, WorkerFunction, Workers
 
 FILE = """
 import os, signal, subprocess, sys, time

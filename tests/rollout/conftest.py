@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.server import Server
+from easyrlhf.rollout.vllm_server import Server
 
 
 @pytest.fixture(scope="session")

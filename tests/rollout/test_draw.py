@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.rollout.draw import BLOCK, draw, invert
+from easyrlhf.rollout.inverse_cdf import BLOCK, draw, invert
 
 BELOW_1 = 1 - 2**-53  # the largest number that a generator of doubles gives
 

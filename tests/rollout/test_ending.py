@@ -8,7 +8,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.shape import Shape
-from easyrlhf.rollout.vllm import Completion, drawing, samples_of
+from easyrlhf.rollout.vllm_sampler import Completion, drawing, samples_of
 
 PROMPTS, WIDTH = [[5, 6, 7], [8], [9, 10, 11, 12]] * 4, 24
 KEYS = [(0, number) for number in range(len(PROMPTS))]

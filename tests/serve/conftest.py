@@ -11,8 +11,8 @@ import torch
 from easyrlhf.config import ServeConfig
 from easyrlhf.models.value_head import new_head, save_head
 from easyrlhf.serve.app import make_app, new_service
+from easyrlhf.serve.http_server import Server
 from easyrlhf.serve.models import load_models, read_models
-from easyrlhf.serve.running import Server
 from easyrlhf.serve.security import Hosts, Key
 from easyrlhf.tools.serve_reward import load_scorer
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from easyrlhf.cli import serve as command_line
 from easyrlhf.config import ServeConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError
-from easyrlhf.settings import SettingError
 from easyrlhf.tools import serve
 
 VARIABLE = "EASYRLHF_API_KEY"
@@ -32,7 +32,7 @@ def said(folders, monkeypatch, capsys):
             engine.close()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("easyrlhf.serve.running.run", run)
+        monkeypatch.setattr("easyrlhf.serve.http_server.run", run)
         serve.serve(ServeConfig(model=str(folders.one), devices="cpu", port=0, **settings))
         begin.app = apps[0]
         return capsys.readouterr().out.splitlines()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.rollout import cache
+from easyrlhf.rollout import slot_cache
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.shape import Shape
@@ -59,8 +59,8 @@ def finish(group: Group) -> None:
 @pytest.mark.parametrize("chunk", [2, 32])
 @torch.no_grad()
 def test_those_that_join_later_even_longer_ones_get_what_they_would_get_alone(lm, served, monkeypatch, chunk):
-    monkeypatch.setattr(cache, "CHUNK", chunk)
-    monkeypatch.setattr("easyrlhf.rollout.running.CHUNK", chunk)
+    monkeypatch.setattr(slot_cache, "CHUNK", chunk)
+    monkeypatch.setattr("easyrlhf.rollout.decode_batch.CHUNK", chunk)
     group = Group(served, 8)
     hows = [{}, {"temperature": 0}, {"temperature": 0.6, "limit": 30}, {"shape": Shape(0.9, 10, 3.0), "limit": 20}]
     samples = [sample(place, **how) for place, how in enumerate(hows)]

@@ -13,10 +13,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import PolicyConfig, ServeConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.serve.models import families, ids_of, load_models, over_the_same, read_models
 from easyrlhf.serve.protocol import chat_request
 from easyrlhf.serve.refusals import Refusal
-from easyrlhf.settings import SettingError
 from easyrlhf.tools.policy import load_sampler, read_renderer
 
 

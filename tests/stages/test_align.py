@@ -27,18 +27,18 @@ from easyrlhf.config import (
 from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.offline import reference
 from easyrlhf.offline.loop import planned_rows
-from easyrlhf.stages import align
+from easyrlhf.stages import preference
 
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one", "two"]
 CLOCK = ("time/", "tokens_per_second")
 STAGES = {
-    "dpo": (align.train_dpo, DPOConfig),
-    "ipo": (align.train_ipo, IPOConfig),
-    "kto": (align.train_kto, KTOConfig),
-    "orpo": (align.train_orpo, ORPOConfig),
-    "simpo": (align.train_simpo, SimPOConfig),
-    "cpo": (align.train_cpo, CPOConfig),
-    "rrhf": (align.train_rrhf, RRHFConfig),
+    "dpo": (preference.train_dpo, DPOConfig),
+    "ipo": (preference.train_ipo, IPOConfig),
+    "kto": (preference.train_kto, KTOConfig),
+    "orpo": (preference.train_orpo, ORPOConfig),
+    "simpo": (preference.train_simpo, SimPOConfig),
+    "cpo": (preference.train_cpo, CPOConfig),
+    "rrhf": (preference.train_rrhf, RRHFConfig),
 }
 
 

@@ -23,12 +23,12 @@ from easyrlhf.config import (
     ScoreConfig,
     SFTConfig,
 )
-from easyrlhf.engine.claim import locked
-from easyrlhf.engine.manifest import read_stage, require_whole
-from easyrlhf.engine.unfinished import shape_of
 from easyrlhf.errors import InputError, RunError, RunStopped
-from easyrlhf.stages.align import train_dpo, train_kto, train_rrhf
+from easyrlhf.run.claim import locked
+from easyrlhf.run.manifest import read_stage, require_whole
+from easyrlhf.run.unfinished import shape_of
 from easyrlhf.stages.online import train_grpo, train_ppo
+from easyrlhf.stages.preference import train_dpo, train_kto, train_rrhf
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools import at_hand

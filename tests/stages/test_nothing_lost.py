@@ -11,8 +11,8 @@ from easyrlhf.config import GRPOConfig, PPOConfig
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.online.collect import Models
 from easyrlhf.rewards.model import RewardModel
-from easyrlhf.rollout.dealt import DealtSampler
 from easyrlhf.rollout.sampler import EVALUATION, HFSampler
+from easyrlhf.rollout.sharded import DealtSampler
 from easyrlhf.stages.online import train_grpo, train_ppo
 
 CLOCK = ("time/", "tokens_per_second")
@@ -41,7 +41,7 @@ def numbers(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
 def no_curves(monkeypatch):
     """Drawing them takes most of the time of runs this short."""
     for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.common.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture

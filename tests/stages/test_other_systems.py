@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from easyrlhf.config import SFTConfig
-from easyrlhf.engine import device, lock
+from easyrlhf.engine import device
 from easyrlhf.errors import RunStopped
+from easyrlhf.run import lock
 from easyrlhf.stages.sft import train_sft
 
 

@@ -16,8 +16,8 @@ from easyrlhf.cli import compare as command_line
 from easyrlhf.cli import generate as generate_line
 from easyrlhf.config import CompareConfig
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.report.compare import Answer, Verdict, measured, names_of
 from easyrlhf.report.compare_page import samples_of
+from easyrlhf.report.comparison import Answer, Verdict, measured, names_of
 from easyrlhf.tools.comparing import compare, contestants, judge_server
 from easyrlhf.tools.comparing.journal import Journal
 from easyrlhf.userfile import load_module

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from easyrlhf.report.doctor import CHECKS
+from easyrlhf.report.rm_verdict import CHECKS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reward_models.md").read_text()
 

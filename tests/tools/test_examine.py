@@ -11,7 +11,7 @@ from torch import nn
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import CHAT_TEMPLATES
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.rewards.examine import (
+from easyrlhf.rewards.probes import (
     PARTS,
     Questions,
     cut,

@@ -16,7 +16,7 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import InputError
 from easyrlhf.stages.online import train_grpo
 from easyrlhf.stages.sft import train_sft
-from easyrlhf.tools.fitting import changes
+from easyrlhf.tools.fitting import remedies
 from easyrlhf.tools.fitting.fit import fit, machine_of
 from easyrlhf.tools.fitting.memory import Held, Machine, Phase, Plan
 from easyrlhf.tools.fitting.shape_pass import (
@@ -313,7 +313,7 @@ def test_a_vllm_in_the_run_takes_its_share_while_it_samples(folder, mode, share)
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_a_cpu_samples_with_copies_of_its_linear_layers(kind, folder, monkeypatch):
     monkeypatch.setattr(
-        "easyrlhf.rollout.blocked.SMALLEST", 16 * 32
+        "easyrlhf.rollout.onednn_linear.SMALLEST", 16 * 32
     )  # the MLP's and the head's: the others are smaller
     machine = Machine(kind, 1, 8 * GIB)
     plan = plan_of(config_of(PPOConfig, folder(), precision="float32"), machine)
@@ -327,7 +327,7 @@ def test_less_vllm_is_advised_where_it_is_what_does_not_fit(folder):
     machine = Machine("cuda", 1, 8 * GIB)
     config = config_of(PPOConfig, folder(), rollout="vllm", vllm_gpu_memory_utilization=0.95)
     assert not plan_of(config, machine).fits
-    assert [step.settings for step in changes.less_vllm(config, machine)] == [
+    assert [step.settings for step in remedies.less_vllm(config, machine)] == [
         {"vllm_gpu_memory_utilization": 0.2},
         {"vllm_gpu_memory_utilization": 0.1},
     ]
@@ -373,7 +373,7 @@ def planner(bytes_of):
 
 def advice(bytes_of, machine=None, **settings) -> list[str]:
     config = SFTConfig(train_data="none", model="m", max_length=1024, **settings)
-    return changes.cheapest(config, machine or Machine("cuda", 1, 100 * GIB), planner(bytes_of))
+    return remedies.cheapest(config, machine or Machine("cuda", 1, 100 * GIB), planner(bytes_of))
 
 
 def test_the_first_cheap_change_that_fits_is_recommended():

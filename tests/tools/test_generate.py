@@ -17,10 +17,10 @@ from easyrlhf.cli import chat, dpo, score, sft
 from easyrlhf.cli import generate as command_line
 from easyrlhf.cli.main import main
 from easyrlhf.config import GenerateConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
-from easyrlhf.settings import SettingError
 from easyrlhf.tools import generate, output
 from easyrlhf.tools.generate import Answer, kept, kl_bound
 

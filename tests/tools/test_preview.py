@@ -18,7 +18,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.tools.checking import preview
 from easyrlhf.tools.checking.preview import escaped, pieces, preview_rows
 from easyrlhf.tools.checking.rows import STAGE_KINDS
-from easyrlhf.tools.checking.tokens import parts_of
+from easyrlhf.tools.checking.token_check import parts_of
 
 SKY = [{"role": "user", "content": "The sky?"}]
 BLUE = [{"role": "assistant", "content": "It is blue."}]

@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from easyrlhf.config.base import split_list
 from easyrlhf.config.reporting import EVERY_TRACKER, TRACKERS
 from easyrlhf.errors import InputError
 from easyrlhf.report.trackers.mlflow import MLflow
@@ -11,7 +12,6 @@ from easyrlhf.report.trackers.tensorboard import TensorBoard
 from easyrlhf.report.trackers.tracker import TrackedRun, Tracker
 from easyrlhf.report.trackers.trackio import Trackio
 from easyrlhf.report.trackers.wandb import Wandb
-from easyrlhf.settings import split_list
 
 CLASSES: dict[str, type[Tracker]] = dict(zip(TRACKERS, (TensorBoard, Wandb, MLflow, Trackio), strict=True))
 

@@ -7,8 +7,8 @@ from typing import Any
 from easyrlhf.config import CheckConfig
 from easyrlhf.data.formats import require_format
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking.findings import Finding, findings
 from easyrlhf.tools.checking.page import console_lines, write_page
+from easyrlhf.tools.checking.row_findings import Finding, findings
 from easyrlhf.tools.checking.rows import STAGE_KINDS, Split, read_split, sources_of
 
 
@@ -47,7 +47,7 @@ def examined(config: CheckConfig) -> tuple[CheckConfig, list[Split], list[Findin
     check_report(config.report)
     tokens = None
     if config.model:
-        from easyrlhf.tools.checking.tokens import (
+        from easyrlhf.tools.checking.token_check import (
             TokenCheck,  # transformers: seconds that a check of files need not wait
         )
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from easyrlhf.config import CheckConfig
-from easyrlhf.data.summary import unused_lines
+from easyrlhf.data.ledger import unused_lines
 from easyrlhf.errors import InputError
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import MUTED, SERIES, Chart
 from easyrlhf.report.console import one_line
 from easyrlhf.report.diagnostics import Verdict, worst
-from easyrlhf.report.doctor import columns
-from easyrlhf.tools.checking.findings import Finding, quantiles
+from easyrlhf.report.rm_verdict import columns
+from easyrlhf.tools.checking.row_findings import Finding, quantiles
 from easyrlhf.tools.checking.rows import Split
 from easyrlhf.tools.checking.table import CHECKS, MILDER
 

@@ -10,16 +10,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.config import PreviewConfig
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.ledger import Ledger, unused_lines
 from easyrlhf.data.reader import as_kind, read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.summary import Ledger, unused_lines
+from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.rows import STAGE_KINDS, sources_of
-from easyrlhf.tools.checking.tokens import Part, load_renderer, parts_of, places_of
+from easyrlhf.tools.checking.token_check import Part, load_renderer, parts_of, places_of
 
 BORDER, OPEN, CLOSE, NEWLINE = "│", "⟦", "⟧", "⏎"
 LONGEST_CHARACTER = 4  # tokens; a byte-level tokenizer may need so many for one character

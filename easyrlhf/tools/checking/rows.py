@@ -14,6 +14,7 @@ from typing import Any
 
 from easyrlhf.config import LookConfig
 from easyrlhf.data import hh
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import BROKEN, STAGE_KINDS, as_kind, read_records
 from easyrlhf.data.records import (
     Comparison,
@@ -24,7 +25,6 @@ from easyrlhf.data.records import (
     answers_of,
 )
 from easyrlhf.data.sources import BY_TRANSFORM, Source, open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
 
 EXAMPLES = 3  # places that are shown of each finding

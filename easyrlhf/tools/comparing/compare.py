@@ -13,17 +13,17 @@ from typing import Any
 
 from easyrlhf.config import CompareConfig
 from easyrlhf.data.records import Messages
-from easyrlhf.engine.claim import locked
-from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.offline.reference import cache_folder
 from easyrlhf.paths import split_paths
-from easyrlhf.report.compare import JUDGE, Answer, measured, names_of
 from easyrlhf.report.compare_page import compare_lines, compare_page
+from easyrlhf.report.comparison import JUDGE, Answer, measured, names_of
 from easyrlhf.report.console import Console
-from easyrlhf.rewards.elsewhere import RewardFunction
+from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.stages.rewards import check_reward_model
+from easyrlhf.run.claim import locked
+from easyrlhf.run.manifest import make_folder
+from easyrlhf.stages.reward_sources import check_reward_model
 from easyrlhf.tools.comparing.contestants import (
     ANSWER_KEY,
     Contestant,

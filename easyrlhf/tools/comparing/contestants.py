@@ -12,7 +12,7 @@ from torch import nn
 
 from easyrlhf.config import CompareConfig, PolicyConfig
 from easyrlhf.data.batches import join, micro_batches
-from easyrlhf.data.chat import arguments_for
+from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from easyrlhf.config import CompareConfig
-from easyrlhf.data.chat import answered, arguments_for
+from easyrlhf.data.chat_template import answered, arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
-from easyrlhf.report.compare import Verdict
+from easyrlhf.report.comparison import Verdict
+from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.batch import OURS, Batch
-from easyrlhf.rewards.elsewhere import RewardFunction
-from easyrlhf.rewards.sources import numbers
+from easyrlhf.rewards.combined import numbers
 from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, row
 from easyrlhf.tools.comparing.journal import Journal, Key, progress
 from easyrlhf.tools.comparing.judges import Judge

@@ -4,9 +4,9 @@ import math
 import re
 from typing import Any
 
+from easyrlhf.config.base import split_list
+from easyrlhf.config.common_fields import wrong_function
 from easyrlhf.config.reporting import EVERY_TRACKER, NO_TRACKER, TRACKERS
-from easyrlhf.config.shared import wrong_function
-from easyrlhf.settings import split_list
 from easyrlhf.tools.converting.draft import Draft, Rule, number, truth
 from easyrlhf.tools.converting.lengths import ACCUMULATION, ONLINE, PER_DEVICE, batch, completion_limit
 

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from easyrlhf.config.base import SettingError, read_yaml
 from easyrlhf.config.peers import path_of, unfold
 from easyrlhf.errors import InputError
-from easyrlhf.settings import SettingError, read_yaml
 from easyrlhf.tools.converting import common
 from easyrlhf.tools.converting.draft import Draft, Line, shown
 from easyrlhf.tools.converting.lengths import finish_lengths

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from easyrlhf.config.shared import DEFAULT_LENGTH
+from easyrlhf.config.common_fields import DEFAULT_LENGTH
 from easyrlhf.tools.converting.draft import Draft, count, number
 
 ONLINE = ("ppo", "grpo")

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.run.manifest import make_folder
 from easyrlhf.tools.downloading.fetch import CHUNK, fetch, progress
 
 HH_RLHF = "hh-rlhf"

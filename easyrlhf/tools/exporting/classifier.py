@@ -11,13 +11,13 @@ from easyrlhf.config import ExportConfig
 from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.manifest import read_stage, write_stage
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model, probe, probe_ids
 from easyrlhf.models.load import load_config
+from easyrlhf.models.sequence_classifier import is_classifier, load_classifier
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.report.metadata import TASKS
+from easyrlhf.run.manifest import read_stage, write_stage
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
 OFFSET = "score_offset"  # key of config.json

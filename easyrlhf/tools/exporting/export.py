@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from easyrlhf.config import ExportConfig
-from easyrlhf.engine.manifest import read_stage
-from easyrlhf.engine.unfinished import checkpoint_at
-from easyrlhf.engine.upload import check_push, push_or_say
 from easyrlhf.errors import InputError
+from easyrlhf.run.manifest import read_stage
+from easyrlhf.run.unfinished import checkpoint_at
+from easyrlhf.run.upload import check_push, push_or_say
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.exporting.classifier import export_classifier
 from easyrlhf.tools.exporting.exported import check_room, check_source

@@ -9,14 +9,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.manifest import read_stage, write_stage
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.folder import probe, probe_ids
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.parents import base_of
+from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 from easyrlhf.report.metadata import TASK, TASKS
+from easyrlhf.run.manifest import read_stage, write_stage
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of log-probabilities, in nats

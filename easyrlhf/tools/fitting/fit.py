@@ -8,8 +8,8 @@ from easyrlhf.config import FitConfig, TrainConfig
 from easyrlhf.config.tools import MACHINE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
-from easyrlhf.tools.fitting.changes import cheapest
 from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, Plan
+from easyrlhf.tools.fitting.remedies import cheapest
 from easyrlhf.tools.fitting.stage_memory import complete, plan_of, row_length, token_budget
 
 GIB = 2**30

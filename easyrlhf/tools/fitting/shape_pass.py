@@ -26,9 +26,9 @@ from easyrlhf.models import logprobs
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.load import backbone, disable_dropout, load_config, plain_lm
 from easyrlhf.models.lora import add_lora
-from easyrlhf.models.prefix import SHARING, Family
+from easyrlhf.models.prefix_sharing import SHARING, Family
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.rollout.blocked import blockable
+from easyrlhf.rollout.onednn_linear import blockable
 from easyrlhf.rollout.sampler import draw
 from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes, Held
 

@@ -7,13 +7,13 @@ import torch
 
 from easyrlhf.config import OnlineConfig, ReferenceConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
-from easyrlhf.engine.manifest import require_whole
-from easyrlhf.engine.unfinished import shape_of
-from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.load import load_config, positions_of
-from easyrlhf.models.prefix import sees_all
-from easyrlhf.stages.common import check_positions
-from easyrlhf.stages.parents import model_settings
+from easyrlhf.models.prefix_sharing import sees_all
+from easyrlhf.models.sequence_classifier import is_classifier
+from easyrlhf.run.manifest import require_whole
+from easyrlhf.run.unfinished import shape_of
+from easyrlhf.stages.lifecycle import check_positions
+from easyrlhf.stages.recorded_parents import model_settings
 from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, Phase, Plan
 from easyrlhf.tools.fitting.shape_pass import (
     FROZEN,

@@ -1,0 +1,391 @@
+"""Learning from preferences without a reward model: dpo, ipo, kto, orpo, simpo, cpo, rrhf on the offline loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from easyrlhf.config import (
+    CPOConfig,
+    DPOConfig,
+    IPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    PreferenceConfig,
+    ReferenceConfig,
+    RRHFConfig,
+    SimPOConfig,
+)
+from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokens import TokenData, check_labels, label_counts
+from easyrlhf.losses.pairwise import (
+    DPO_LOSSES,
+    aot_loss,
+    aot_matches,
+    cpo_loss,
+    ipo_loss,
+    kto_kl,
+    kto_loss,
+    odds_ratio_loss,
+    rrhf_loss,
+    simpo_loss,
+)
+from easyrlhf.models.load import evaluating
+from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.models.prefix_sharing import Family
+from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_of
+from easyrlhf.offline.reference import Joined, all_logprobs, reference_columns
+from easyrlhf.report.console import Console
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance
+from easyrlhf.stages import lifecycle
+from easyrlhf.stages.offline import OfflineStage, train_offline
+
+
+def train_dpo(config: DPOConfig) -> Path:
+    """Direct preference optimisation (Rafailov et al. 2023) and the losses of its family; see train_offline."""
+    return train_offline(config, stages()["dpo"])
+
+
+def train_ipo(config: IPOConfig) -> Path:
+    """Identity preference optimisation (Azar et al. 2024) on mean log-ratios; see train_offline."""
+    return train_offline(config, stages()["ipo"])
+
+
+def train_orpo(config: ORPOConfig) -> Path:
+    """Odds-ratio preference optimisation (Hong et al. 2024), which needs no reference; see train_offline."""
+    return train_offline(config, stages()["orpo"])
+
+
+def train_simpo(config: SimPOConfig) -> Path:
+    """Simple preference optimisation (Meng et al. 2024), which needs no reference; see train_offline."""
+    return train_offline(config, stages()["simpo"])
+
+
+def train_cpo(config: CPOConfig) -> Path:
+    """Contrastive preference optimisation (Xu et al. 2024), which needs no reference; see train_offline."""
+    return train_offline(config, stages()["cpo"])
+
+
+def train_kto(config: KTOConfig) -> Path:
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024) on single answers; see train_offline."""
+    return train_offline(config, stages()["kto"])
+
+
+def train_rrhf(config: RRHFConfig) -> Path:
+    """Rank responses to align language models with human feedback (Yuan et al. 2023); see train_offline."""
+    return train_offline(config, stages()["rrhf"])
+
+
+def stages() -> dict[str, OfflineStage]:
+    """The stages of this file, by name."""
+    comparisons = {"DPO": dpo_losses, "IPO": ipo_losses, "ORPO": orpo_losses, "SimPO": simpo_losses, "CPO": cpo_losses}
+    return {
+        **{title.lower(): comparing(title, losses) for title, losses in comparisons.items()},
+        "kto": stage_of("KTO", "feedback", kto_task, check=check_feedback),
+        "rrhf": stage_of("RRHF", "ranking", rrhf_task),
+    }
+
+
+def comparing(title: str, losses: Callable) -> OfflineStage:
+    """A stage that learns from comparisons by these losses."""
+    return stage_of(title, "comparison", partial(pair_task, losses=losses))
+
+
+def stage_of(title: str, kind: str, task: Callable, check: Callable | None = None) -> OfflineStage:
+    """An alignment stage: it trains a language model on rows of this kind."""
+    return OfflineStage(
+        title=title,
+        kind=kind,
+        model=lambda run, renderer: lifecycle.load_trained_lm(run, renderer, run.config.model),
+        task=task,
+        save=lifecycle.save_trained_lm,
+        join=join_reference,
+        check=check or check_reference,
+    )
+
+
+# --- the reference
+
+
+def check_reference(
+    config: PreferenceConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console
+) -> None:
+    """Raise InputError unless the reference, where there is another than the starting model, reads the same tokens."""
+    if isinstance(config, ReferenceConfig) and config.ref_model != config.model:
+        lifecycle.check_parent("--ref_model", config.ref_model, config)
+        lifecycle.check_positions("--ref_model", config.ref_model, config)
+        lifecycle.require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
+
+
+def answer_and_other(row: Row) -> Family:
+    """A prompt with its answer and with one that belongs to another prompt."""
+    return row["prompt_ids"], [row["completion_ids"], row["other_ids"]]
+
+
+# kind of rows → names of the reference's columns, and the completions that they are of
+REFERENCE = {
+    "comparison": (("ref_chosen", "ref_rejected"), pair_of),
+    "feedback": (("ref_completion", "ref_other"), answer_and_other),
+}
+
+
+def join_reference(
+    run: Run, renderer: Renderer, lm: nn.Module, kind: str, rows: Dataset, numbers: np.ndarray, console: Console
+) -> Joined:
+    """The rows with what the reference says of those that the run will read, for methods that have one.
+
+    The reference is the model as it starts, so it takes no memory of its own unless the settings name another.
+    """
+    config = run.config
+    joined = Joined(rows, partner="completion_ids" if kind == "feedback" else None)
+    if not isinstance(config, ReferenceConfig):
+        return joined
+    if config.ref_model != config.model:
+        lm = lifecycle.load_lm(run, renderer, config.ref_model)
+    how = renderer.pad_id, run.micro_batch_tokens, run.device, config.share_prefix
+    joined.numbers = reference_columns(lm, joined, numbers, *REFERENCE[kind], *how, console)
+    return joined
+
+
+# --- comparisons
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of N comparisons.
+
+    logprobs   [N]  summed over each completion, under the policy
+    lengths    [N]  tokens of each completion
+    reference  [N]  summed over each completion, under the reference; 0 where there is none
+    """
+
+    logprobs: Tensor
+    lengths: Tensor
+    reference: Tensor
+
+    @property
+    def means(self) -> Tensor:
+        """Log-probability a token.  [N]"""
+        return self.logprobs / self.lengths
+
+    @property
+    def logratios(self) -> Tensor:
+        """log policy − log reference, summed.  [N]"""
+        return self.logprobs - self.reference
+
+    @property
+    def mean_logratios(self) -> Tensor:
+        """log policy − log reference a token.  [N]"""
+        return self.logratios / self.lengths
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a method says of N comparisons: the loss of each, and the implicit rewards of both sides, each [N]."""
+
+    loss: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+
+def dpo_losses(config: DPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of summed log-ratios; `matched` is what aot compares with."""
+    if config.loss_type == "aot":
+        difference = chosen.logprobs - rejected.logprobs
+        loss = aot_loss(difference, matched, config.beta, config.label_smoothing)
+    else:
+        loss = DPO_LOSSES[config.loss_type](chosen.logratios, rejected.logratios, config.beta, config.label_smoothing)
+    return Losses(loss, config.beta * chosen.logratios, config.beta * rejected.logratios)
+
+
+def ipo_losses(config: IPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of mean log-ratios."""
+    loss = ipo_loss(chosen.mean_logratios, rejected.mean_logratios, config.beta)
+    return Losses(loss, config.beta * chosen.logratios, config.beta * rejected.logratios)
+
+
+def orpo_losses(config: ORPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of mean log-probabilities."""
+    loss = config.beta * odds_ratio_loss(chosen.means, rejected.means)
+    return Losses(loss, config.beta * chosen.means, config.beta * rejected.means)
+
+
+def simpo_losses(config: SimPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of mean log-probabilities."""
+    loss = simpo_loss(chosen.means, rejected.means, config.beta, config.simpo_gamma)
+    return Losses(loss, config.beta * chosen.means, config.beta * rejected.means)
+
+
+def cpo_losses(config: CPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of summed log-probabilities."""
+    loss = cpo_loss(chosen.logprobs, rejected.logprobs, config.beta, config.label_smoothing)
+    return Losses(loss, config.beta * chosen.logprobs, config.beta * rejected.logprobs)
+
+
+def sft_weight(config: PreferenceConfig) -> float:
+    """Weight of the SFT loss on chosen answers beside the preference loss."""
+    if isinstance(config, ORPOConfig):
+        return 1.0
+    return config.rpo_alpha if isinstance(config, DPOConfig) else getattr(config, "cpo_alpha", 0.0)
+
+
+def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
+    """What a method that learns from comparisons plugs into the offline loop."""
+    config, device = run.config, run.device
+
+    def prepare(rows: list[Row]) -> list[Row]:
+        """Rows with what they need to know of their optimiser batch."""
+        tokens = sum(len(row["chosen_ids"]) for row in rows)
+        share = sft_weight(config) * sum(row["weight"] for row in rows) / tokens
+        rows = [row | {"sft_share": share} for row in rows]
+        if getattr(config, "loss_type", None) != "aot":
+            return rows
+        now = all_logprobs(lm, list(map(pair_of, rows)), pad_id, run.micro_batch_tokens, device, config.share_prefix)
+        then = torch.tensor([row["ref_chosen"] - row["ref_rejected"] for row in rows], dtype=torch.float64)
+        matches = aot_matches(torch.tensor(now[:, 0] - now[:, 1]), then)
+        return [row | {"matched": float(match)} for row, match in zip(rows, matches, strict=True)]
+
+    def side_of(rows: list[Row], side: str, logprobs: Tensor) -> Side:
+        lengths = torch.tensor([len(row[f"{side}_ids"]) for row in rows], device=device)
+        return Side(logprobs, lengths, column(rows, f"ref_{side}", device))
+
+    def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
+        both = completion_logprobs(lm, list(map(pair_of, rows)), pad_id, device, config.share_prefix).view(-1, 2)
+        chosen, rejected = (side_of(rows, *side) for side in zip(("chosen", "rejected"), both.unbind(1), strict=True))
+        found = losses(config, chosen, rejected, column(rows, "matched", device))
+        weight = column(rows, "weight", device)
+        total = (weight * found.loss).sum() - rows[0]["sft_share"] * chosen.logprobs.sum()
+        margins = (found.chosen - found.rejected).detach()
+        return total, {
+            "rewards/chosen": (weight * found.chosen.detach()).sum(),
+            "rewards/rejected": (weight * found.rejected.detach()).sum(),
+            "rewards/margins": (weight * margins).sum(),
+            "rewards/accuracies": (weight * ((margins > 0) + 0.5 * (margins == 0))).sum(),
+            "logps/chosen": (weight * chosen.means.detach()).sum(),
+            "logps/rejected": (weight * rejected.means.detach()).sum(),
+        }
+
+    task = Task(
+        units=lambda row: row["weight"],
+        tokens=lambda row: 2 * row["length"],
+        loss=pair_loss,
+        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
+        prepare=prepare,
+    )
+    return task
+
+
+def column(rows: list[Row], name: str, device: torch.device) -> Tensor:
+    """A number of every row, 0 where it has none.  [N] float32"""
+    return torch.tensor([row.get(name, 0.0) for row in rows], dtype=torch.float32, device=device)
+
+
+def evaluate(lm: nn.Module, run: Run, rows: Joined, task: Task, advance: Advance) -> dict[str, float]:
+    """Loss and metrics of held-out rows, in batches as large as the optimiser's."""
+    with torch.no_grad(), evaluating(lm):
+        found = mean_metrics(task, rows, run.config.batch_size, run.micro_batch_tokens, advance)
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+# --- single answers
+
+
+def check_feedback(config: KTOConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console) -> None:
+    """Raise InputError when only one label is there; warn when the two kinds do not weigh alike."""
+    check_reference(config, renderer, data, console)
+    check_labels(data["train"].rows)
+    liked, disliked = label_counts(data["train"].rows)
+    ratio = config.desirable_weight * liked / (config.undesirable_weight * disliked)
+    if not 1 <= ratio <= 4 / 3:
+        fitting = config.undesirable_weight * disliked / liked
+        console.warn(
+            f"{liked:,} liked and {disliked:,} disliked answers, by their weights, are {ratio:.2f} to 1; KTO's paper "
+            f"wants 1 to 1.33: --desirable_weight {fitting:.2g} to {fitting * 4 / 3:.2g} would fit"
+        )
+
+
+def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
+    """What kto plugs into the offline loop.
+
+    The KL of the paper's reference point is estimated on prompts with answers that belong to other prompts, over the
+    whole optimiser batch, before any of it is learned from.
+    """
+    config, device = run.config, run.device
+
+    def prepare(rows: list[Row]) -> list[Row]:
+        """Rows with the batch's KL, and with what makes sums over one label its mean."""
+        mismatched = [(row["prompt_ids"], [row["other_ids"]]) for row in rows]
+        now = all_logprobs(lm, mismatched, pad_id, run.micro_batch_tokens, device, "off")[:, 0]
+        kl = kto_kl(torch.tensor(now) - torch.tensor([row["ref_other"] for row in rows])).item()
+        count = {label: sum(row["label"] == label for row in rows) for label in (True, False)}
+        return [row | {"kl": kl, "share": len(rows) / count[row["label"]]} for row in rows]
+
+    def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
+        families = [(row["prompt_ids"], [row["completion_ids"]]) for row in rows]
+        logprobs = completion_logprobs(lm, families, pad_id, device, "off")
+        logratios = logprobs - column(rows, "ref_completion", device)
+        desirable = torch.tensor([row["label"] for row in rows], device=device)
+        weights = config.desirable_weight, config.undesirable_weight
+        loss = kto_loss(logratios, desirable, column(rows, "kl", device), config.beta, *weights)
+        rewards = config.beta * logratios.detach() * column(rows, "share", device)
+        liked, disliked = (rewards * desirable).sum(), (rewards * ~desirable).sum()
+        return loss.sum(), {
+            "rewards/chosen": liked,
+            "rewards/rejected": disliked,
+            "rewards/margins": liked - disliked,
+            "kl": column(rows, "kl", device).sum(),
+        }
+
+    task = Task(
+        units=lambda row: 1,
+        tokens=lambda row: row["length"],
+        loss=loss_sum,
+        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
+        prepare=prepare,
+    )
+    return task
+
+
+# --- rankings
+
+
+def rrhf_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
+    """What rrhf plugs into the offline loop: the ranking loss of each prompt, and the SFT loss of its best answer."""
+    config, device = run.config, run.device
+
+    def best(row: Row) -> int:
+        return max(range(len(row["scores"])), key=row["scores"].__getitem__)
+
+    def prepare(rows: list[Row]) -> list[Row]:
+        """Rows with the share of a token of a best answer in the batch's SFT loss."""
+        tokens = sum(len(row["completions_ids"][best(row)]) for row in rows)
+        return [row | {"sft_share": len(rows) / tokens} for row in rows]
+
+    def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
+        families = [(row["prompt_ids"], row["completions_ids"]) for row in rows]
+        every = completion_logprobs(lm, families, pad_id, device, config.share_prefix)
+        every = every.split([len(row["scores"]) for row in rows])
+        total, accuracy = 0.0, 0.0
+        for row, logprobs in zip(rows, every, strict=True):
+            scores = torch.tensor(row["scores"], device=device)
+            lengths = torch.tensor([len(ids) for ids in row["completions_ids"]], device=device)
+            ranked = logprobs / lengths**config.length_penalty
+            total = total + config.rrhf_weight * rrhf_loss(ranked, scores) - row["sft_share"] * logprobs[best(row)]
+            better = scores[:, None] > scores
+            accuracy += ((ranked[:, None] > ranked)[better]).float().mean()
+        return total, {"rewards/accuracies": accuracy}
+
+    task = Task(
+        units=lambda row: 1,
+        tokens=lambda row: len(row["completions_ids"]) * row["length"],
+        loss=loss_sum,
+        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
+        prepare=prepare,
+    )
+    return task
