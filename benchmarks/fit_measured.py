@@ -26,6 +26,7 @@ from easyrlhf.models.folder import save_lm
 from easyrlhf.online import collect as collecting
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.stages import online, preference, rm, sft
+from easyrlhf.stages.kto import train_kto
 from easyrlhf.tools.fitting.memory import Machine
 from easyrlhf.tools.fitting.stage_memory import complete, plan_of
 
@@ -52,7 +53,7 @@ TRAIN = {
     "sft": sft.train_sft,
     "rm": rm.train_rm,
     "dpo": preference.train_dpo,
-    "kto": preference.train_kto,
+    "kto": train_kto,
     "ppo": online.train_ppo,
     "grpo": online.train_grpo,
 }

@@ -1,17 +1,26 @@
-"""Files that a disk does not take: what every library says of it, as one message; and the modes of those it takes."""
+"""Files: what a disk says that does not take them, the modes of those it takes, locks, checksums."""
 
 import errno
 import os
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
-from easyrlhf.errors import EasyRLHFError, RunError
+from easyrlhf.errors import EasyRLHFError, InputError, RunError
+from easyrlhf.paths import broken_link
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # How libraries that do not raise OSError repeat what the system said: safetensors, tokenizers, torch's zip files.
 SIGNS = ("no space left", "quota exceeded", "file too large", "read-only file system", "os error 5)")
 SIGNS += ("pytorchstreamwriter", "inline_container")
+BLOCK = 2**22  # bytes read at a time
 ROOM = ("no space", "quota", "too large", "streamwriter", "inline_container")
 
 
@@ -51,3 +60,56 @@ def readable(folder: Path) -> None:
     os.umask(mask)
     for file in (path for path in folder.rglob("*") if path.is_file()):
         file.chmod(0o666 & ~mask)
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Hold a file for this process alone; the operating system lets go of it when the process ends, however it does.
+
+    Raises BlockingIOError when another process holds it, another OSError when it cannot be written.
+    """
+    with file.open("a") as handle:
+        take(handle)
+        try:
+            yield
+        finally:
+            if fcntl:
+                file.unlink(missing_ok=True)  # before anyone else can hold it
+    if not fcntl:  # Windows deletes no file that is open, and another process may have opened it by now
+        with suppress(OSError):
+            file.unlink()
+
+
+def take(handle: TextIO) -> None:
+    """Lock an open file. Raises BlockingIOError when another process has done so."""
+    if fcntl:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    import msvcrt
+
+    try:
+        handle.seek(0)
+        msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        raise BlockingIOError(error.errno, "another process holds it") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create the output folder; InputError when that is not possible."""
+    if broken := broken_link(folder):
+        raise InputError(f"--output_dir {folder}: {broken}; give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: cannot be created ({error.strerror}); give another folder") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--output_dir {folder}: is not writable; give another folder")
+
+
+def checksum(file: Path) -> str:
+    """CRC-32 of a file, eight hexadecimal digits."""
+    found = 0
+    with file.open("rb") as content:
+        while block := content.read(BLOCK):
+            found = zlib.crc32(block, found)
+    return f"{found:08x}"

@@ -8,10 +8,10 @@ from easyrlhf.config import PPOConfig, SFTConfig
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
+from easyrlhf.files import make_folder
 from easyrlhf.models.load import load_config
 from easyrlhf.paths import broken_link, split_paths
 from easyrlhf.run.claim import check_folder
-from easyrlhf.run.manifest import make_folder
 from easyrlhf.userfile import find_function
 
 

@@ -24,8 +24,9 @@ from easyrlhf.run.run import Run
 from easyrlhf.run.signals import StopRequest
 from easyrlhf.run.timer import Timer
 from easyrlhf.stages import online
+from easyrlhf.stages.kto import kto_task
 from easyrlhf.stages.offline import OfflineStage
-from easyrlhf.stages.preference import comparing, dpo_losses, kto_task, stage_of
+from easyrlhf.stages.preference import comparing, dpo_losses, stage_of
 from easyrlhf.stages.rm import RM
 from easyrlhf.stages.sft import SFT
 

@@ -27,4 +27,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("kto_train", KTOConfig, "easyrlhf.stages.preference:train_kto", PAGE)
+main = SettingsCommand("kto_train", KTOConfig, "easyrlhf.stages.kto:train_kto", PAGE)

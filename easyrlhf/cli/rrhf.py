@@ -25,4 +25,4 @@ PAGE = HelpPage(
     ],
 )
 
-main = SettingsCommand("rrhf_train", RRHFConfig, "easyrlhf.stages.preference:train_rrhf", PAGE)
+main = SettingsCommand("rrhf_train", RRHFConfig, "easyrlhf.stages.rrhf:train_rrhf", PAGE)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import MASTER, MOMENTS, Engine, OptimiserSettings, PlainEngine
 from easyrlhf.errors import InputError, NotFinite
-from easyrlhf.models.load import plain_lm
+from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.trainable import check_trainable
 
 PRESETS = Path(__file__).parent / "deepspeed"

@@ -151,35 +151,6 @@ def ipo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return (chosen - rejected - 1 / (2 * beta)) ** 2
 
 
-def kto_loss(
-    logratio: Tensor,
-    desirable: Tensor,
-    kl: Tensor,
-    beta: float,
-    desirable_weight: float,
-    undesirable_weight: float,
-) -> Tensor:
-    """Kahneman-Tversky optimisation of single completions (Ethayarajh et al. 2024, eq. 7).
-
-    logratio   [N]  sums over the tokens of a completion
-    desirable  [N]  bool
-    kl         []   the reference point z₀ of the whole optimiser batch: see kto_kl
-    returns    [N]
-    """
-    up = desirable_weight * (beta * (kl - logratio)).sigmoid()
-    down = undesirable_weight * (beta * (logratio - kl)).sigmoid()
-    return torch.where(desirable, up, down)
-
-
-def kto_kl(logratios: Tensor) -> Tensor:
-    """KTO's reference point: estimate of KL(policy || reference), not below 0, without a gradient.
-
-    logratios  [N]  of mismatched prompts and completions, sums over tokens, of the whole optimiser batch
-    returns    []   nats
-    """
-    return logratios.detach().mean().clamp(min=0)
-
-
 def odds_ratio_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """−log σ of the log odds ratio (ORPO, Hong et al. 2024, eq. 7); the caller weighs it and adds the SFT loss.
 
@@ -225,3 +196,23 @@ def rrhf_loss(mean_logprobs: Tensor, scores: Tensor) -> Tensor:
     """
     worse = scores[:, None] < scores  # [K, K]
     return (torch.relu(mean_logprobs[:, None] - mean_logprobs) * worse).sum()
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
+    """Negative log-likelihood that chosen beats rejected (Ouyang et al. 2022, eq. 1).
+
+    The margin is Touvron et al. 2023, eq. 2.
+
+    chosen, rejected, margin  [N]  scores, and how much better chosen is known to be (0 when not known)
+    returns                   [N]
+    """
+    return -F.logsigmoid(chosen - rejected - margin)
+
+
+def centering_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Squared mean score of a pair, which keeps scores around zero (Eisenstein et al. 2023, eq. 2).
+
+    chosen, rejected  [N]
+    returns           [N]
+    """
+    return (chosen + rejected) ** 2

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import readable, written_to
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.load import evaluating, load_causal_lm, load_config
+from easyrlhf.models.load import load_causal_lm, load_config
 from easyrlhf.models.parents import ADAPTER
+from easyrlhf.models.parts import evaluating
 from easyrlhf.models.sequence_classifier import is_classifier, load_classifier
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 

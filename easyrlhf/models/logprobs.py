@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from easyrlhf.models.load import in_one_pass, logits_of
+from easyrlhf.models.parts import in_one_pass, logits_of
 from easyrlhf.models.prefix_sharing import Family, completion_states, row_states
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "mps": 64 * 2**20, "cuda": 2**30}

@@ -11,8 +11,9 @@ from typing import Any
 
 from easyrlhf.data.hub import MODEL_ID
 from easyrlhf.errors import InputError
+from easyrlhf.files import checksum
 from easyrlhf.models.adapters import CONFIG_FILE, is_adapter, read_adapter_config
-from easyrlhf.run.manifest import MODEL_FILES, STAGE_FILE, checksum, read_stage
+from easyrlhf.run.manifest import MODEL_FILES, STAGE_FILE, read_stage
 
 ADAPTER = "adapter"  # the folder of a LoRA run's adapter
 # What transformers, peft and TRL write beside the files of MODEL_FILES, or in their place.

@@ -16,7 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from easyrlhf.data.batches import pad_right
 from easyrlhf.models.attention import attend_packed, attention, packs_rows
-from easyrlhf.models.load import backbone, evaluating, hidden_states, plain_lm
+from easyrlhf.models.parts import backbone, evaluating, hidden_states, plain_lm
 
 Family = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
 

@@ -9,8 +9,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import adapter_shapes, is_adapter, is_classifier_adapter, merge_adapter
-from easyrlhf.models.load import disable_dropout, evaluating, hidden_states, load_config
+from easyrlhf.models.load import disable_dropout, load_config
 from easyrlhf.models.parents import base_of
+from easyrlhf.models.parts import evaluating, hidden_states
 
 SUFFIX = "ForSequenceClassification"
 WEIGHT, BIAS, LM_HEAD = "score.weight", "score.bias", "lm_head.weight"

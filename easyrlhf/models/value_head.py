@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import in_one_pass, plain_lm
+from easyrlhf.models.parts import in_one_pass, plain_lm
 from easyrlhf.models.prefix_sharing import Family, completion_states, row_states
 
 HEAD_FILE = "value_head.safetensors"

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from easyrlhf.engine import processes
 from easyrlhf.engine.micro_batches import passes
-from easyrlhf.models.load import evaluating, plain_lm
 from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.models.prefix_sharing import Family
 from easyrlhf.report.console import Console
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from easyrlhf.engine import processes
 from easyrlhf.engine.faults import named
-from easyrlhf.engine.siblings import families_of, sibling_passes
-from easyrlhf.models.load import evaluating
+from easyrlhf.engine.micro_batches import families_of, sibling_passes
 from easyrlhf.models.logprobs import answer_logprobs, answer_logprobs_and_entropies
+from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
 from easyrlhf.rewards.batch import Batch

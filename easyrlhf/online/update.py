@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from easyrlhf.config import OnlineConfig, PPOConfig
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.micro_batches import Pass
-from easyrlhf.engine.siblings import families_of, sibling_passes
+from easyrlhf.engine.micro_batches import Pass, families_of, sibling_passes
 from easyrlhf.losses.ppo import ppo_value_loss
 from easyrlhf.models.logprobs import answer_logprobs
 from easyrlhf.models.value_head import ScalarModel

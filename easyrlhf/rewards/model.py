@@ -11,8 +11,7 @@ from easyrlhf.data.batches import pad_right
 from easyrlhf.data.chat_template import answered, arguments_for
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
-from easyrlhf.engine.micro_batches import Pass, passes
-from easyrlhf.engine.siblings import families_of, sibling_passes
+from easyrlhf.engine.micro_batches import Pass, families_of, passes, sibling_passes
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.batch import Row
 

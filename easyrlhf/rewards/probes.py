@@ -10,7 +10,7 @@ from datasets import Dataset
 from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
 from easyrlhf.models.folder import TOLERANCE
-from easyrlhf.models.load import evaluating, plain_lm
+from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.model import score_sequences
 

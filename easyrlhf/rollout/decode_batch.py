@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from easyrlhf.data.batches import micro_batches, pad_right
-from easyrlhf.models.load import backbone, plain_lm, without_spare
+from easyrlhf.models.parts import backbone, plain_lm, without_spare
 from easyrlhf.rollout.slot_cache import CHUNK, Slots
 
 PREFILL_TOKENS = 1024  # of one forward pass over prompts; more make it no faster, on a CPU they make it slower

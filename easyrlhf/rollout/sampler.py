@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.models.load import evaluating, plain_lm
+from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.rollout.decode_batch import Running, prefill
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.inverse_cdf import draw

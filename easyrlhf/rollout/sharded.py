@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.micro_batches import slice_of
-from easyrlhf.models.load import plain_lm
+from easyrlhf.models.parts import plain_lm
 from easyrlhf.rollout.sampler import HFSampler, Samples
 
 

@@ -14,7 +14,7 @@ from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.micro_batches import slice_of
 from easyrlhf.errors import InputError, ServiceError
-from easyrlhf.models.load import plain_lm
+from easyrlhf.models.parts import plain_lm
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import EVALUATION, Samples
 

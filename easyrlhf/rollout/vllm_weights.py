@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.load import plain_lm
+from easyrlhf.models.parts import plain_lm
 
 SHARD = 4 * 2**30  # bytes of a file
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import readable, written_to
-from easyrlhf.run.manifest import CHECKPOINTS, STATE, checksum
+from easyrlhf.files import checksum, readable, written_to
+from easyrlhf.run.manifest import CHECKPOINTS, STATE
 
 
 def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: dict, keep: int) -> Path:

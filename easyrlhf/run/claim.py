@@ -10,10 +10,10 @@ from pathlib import Path
 
 from easyrlhf.config.base import MODEL
 from easyrlhf.errors import InputError
+from easyrlhf.files import held, make_folder
 from easyrlhf.paths import broken_link
 from easyrlhf.run.differences import PARENTS, SETTINGS_FILE, differences
-from easyrlhf.run.lock import held
-from easyrlhf.run.manifest import CHECKPOINTS, STAGE_FILE, make_folder, read_stage
+from easyrlhf.run.manifest import CHECKPOINTS, STAGE_FILE, read_stage
 
 LOCK = ".lock"
 BEFORE_THE_START = {"cache", LOCK, "bad_rows.jsonl", "logs", PARENTS}

@@ -1,14 +1,11 @@
 """The folder a stage leaves: stage.json, which says what it holds, and whether it is still as it was left."""
 
 import json
-import os
 import shlex
-import zlib
 from pathlib import Path
 
 from easyrlhf.errors import InputError
-from easyrlhf.files import written_to
-from easyrlhf.paths import broken_link
+from easyrlhf.files import checksum, written_to
 
 STAGE_FILE, CHECKPOINTS, STATE = "stage.json", "checkpoints", "state.json"
 INSIDE = ("adapter", "value_model")  # folders that a stage writes into its own
@@ -20,19 +17,6 @@ MODEL_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-BLOCK = 2**22  # bytes read at a time
-
-
-def make_folder(folder: Path) -> None:
-    """Create the output folder; InputError when that is not possible."""
-    if broken := broken_link(folder):
-        raise InputError(f"--output_dir {folder}: {broken}; give another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot be created ({error.strerror}); give another folder") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--output_dir {folder}: is not writable; give another folder")
 
 
 def read_stage(folder: str | Path) -> dict:
@@ -66,15 +50,6 @@ def checksums(folder: Path) -> dict[str, str]:
     """CRC-32 of every file that makes the model what it is."""
     files = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
     return {path.name: checksum(path) for path in files}
-
-
-def checksum(file: Path) -> str:
-    """CRC-32 of a file, eight hexadecimal digits."""
-    found = 0
-    with file.open("rb") as content:
-        while block := content.read(BLOCK):
-            found = zlib.crc32(block, found)
-    return f"{found:08x}"
 
 
 def is_unfinished(folder: str | Path) -> bool:

@@ -23,7 +23,7 @@ from easyrlhf.serve.protocol import chat_request, text_request
 from easyrlhf.serve.refusals import Refusal, busy, failed, stopping
 from easyrlhf.serve.scores import score_request
 from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refused
-from easyrlhf.tools.serve_reward import Scorer
+from easyrlhf.tools.scoring import Scorer
 
 PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}

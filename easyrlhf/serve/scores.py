@@ -8,8 +8,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.serve.protocol import check_keys
 from easyrlhf.serve.refusals import Refusal
 from easyrlhf.serve.values import flag
-from easyrlhf.tools.scoring import scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer
+from easyrlhf.tools.scoring import Scorer, scores_of, too_long
 
 KEYS = ("messages", "finished", "tools", "chat_template_kwargs")
 

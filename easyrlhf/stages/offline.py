@@ -18,6 +18,7 @@ from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.recorded_parents import with_parents
+from easyrlhf.stages.rows import read_sets
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         config = with_parents(run, console)
         renderer = lifecycle.prepare(run, console)
         with console.reading():
-            data = lifecycle.read_sets(run, renderer, stage.kind)
+            data = read_sets(run, renderer, stage.kind)
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
         steps, parents = planned_steps(config, len(train)), lifecycle.parents_of(config)
         if not run.recognise(lifecycle.stage_info(run, renderer, data, parents)):

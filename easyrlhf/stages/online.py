@@ -13,18 +13,21 @@ from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
-from easyrlhf.models.load import check_text_alone, leave_out_spare
+from easyrlhf.models.load import check_text_alone
+from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
 from easyrlhf.online.loop import Online, Progress, evaluations_of, fit, planned_steps
-from easyrlhf.online.method import method_of
+from easyrlhf.online.methods import method_of
 from easyrlhf.online.ptx import PtxBatches
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm_sampler import Backend
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
+from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
+from easyrlhf.stages.models import load_frozen_lm, load_trained_lm
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
     RewardCast,
@@ -35,6 +38,7 @@ from easyrlhf.stages.reward_sources import (
     handed_only,
     load_rewards,
 )
+from easyrlhf.stages.rows import read_data, read_sets
 from easyrlhf.stages.samplers import check_rollout, make_backend, make_sampler
 from easyrlhf.stages.shared_backbone import apart, check_sharing, load_shared
 
@@ -65,9 +69,9 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         cast = check_cast(config, renderer)
         check_rollout(config, renderer)
         with console.reading():
-            data = lifecycle.read_sets(run, renderer, "prompt")
+            data = read_sets(run, renderer, "prompt")
             if config.ptx_data:
-                data["ptx"] = lifecycle.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
+                data["ptx"] = read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
         check_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
         steps = planned_steps(config, len(data["train"].rows))
@@ -145,20 +149,20 @@ class Cast:
 def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
     """Check every folder against the policy's tokenizer and against its own promises. Raises InputError."""
     if config.ref_model != config.model:
-        lifecycle.check_parent("--ref_model", config.ref_model, config)
-        lifecycle.check_positions("--ref_model", config.ref_model, config)
-        lifecycle.require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
+        check_parent("--ref_model", config.ref_model, config)
+        check_positions("--ref_model", config.ref_model, config)
+        require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
     rewards = check_rewards(config, renderer)
     value_model = None
     if config.learns_values:
         value_model = config.value_model or rewards.value_model
         if config.value_model:
-            lifecycle.check_parent("--value_model", config.value_model, config)
-            lifecycle.check_positions("--value_model", config.value_model, config)
+            check_parent("--value_model", config.value_model, config)
+            check_positions("--value_model", config.value_model, config)
             check_head("--value_model", config.value_model, config)
-            lifecycle.require_policy_tokenizer("--value_model", config.value_model, config, renderer)
+            require_policy_tokenizer("--value_model", config.value_model, config, renderer)
         start = value_model or config.model
-        lifecycle.check_probes_render("--model", config.model, renderer)
+        check_probes_render("--model", config.model, renderer)
         check_text_alone("the value model's", start, trust_remote_code=config.trust_remote_code)
     if config.share_backbone:
         check_sharing(config, value_model)
@@ -210,7 +214,7 @@ def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, Scala
         models, reward_model = load_shared(run, renderer, cast.value_model)
         leave_out_spare(models.policy, renderer.tokenizer)
         return models, reward_model
-    policy = lifecycle.load_trained_lm(run, renderer, config.model)
+    policy = load_trained_lm(run, renderer, config.model)
     value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
     reference = load_reference(run, renderer)
     for lm in filter(None, (policy, reference)):
@@ -227,7 +231,7 @@ def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict
     if config.share_backbone:
         models, _ = load_shared(run, renderer, value_model, judged=False)
         return {"policy": models.policy} | ({} if models.value is None else {"value": models.value})
-    policy = lifecycle.load_trained_lm(run, renderer, config.model)
+    policy = load_trained_lm(run, renderer, config.model)
     value = {"value": load_value_model(run, renderer, value_model)} if config.learns_values else {}
     return {"policy": policy} | value
 
@@ -237,12 +241,12 @@ def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
     config = run.config
     if config.own_reference or config.kl_measured == "never":
         return None
-    return lifecycle.load_frozen_lm(run, renderer, config.ref_model)
+    return load_frozen_lm(run, renderer, config.ref_model)
 
 
 def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> ScalarModel:
     """The value model: from its folder, or the policy's backbone with a zero head."""
-    lm = lifecycle.load_trained_lm(run, renderer, folder or run.config.model)
+    lm = load_trained_lm(run, renderer, folder or run.config.model)
     return ScalarModel(lm, load_head(folder, lm) if folder else new_head(lm, zero=True))
 
 

@@ -14,82 +14,58 @@ from easyrlhf.config import (
     CPOConfig,
     DPOConfig,
     IPOConfig,
-    KTOConfig,
     ORPOConfig,
     PreferenceConfig,
     ReferenceConfig,
-    RRHFConfig,
     SimPOConfig,
 )
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokens import TokenData, check_labels, label_counts
+from easyrlhf.data.tokens import TokenData
 from easyrlhf.losses.pairwise import (
     DPO_LOSSES,
     aot_loss,
     aot_matches,
     cpo_loss,
     ipo_loss,
-    kto_kl,
-    kto_loss,
     odds_ratio_loss,
-    rrhf_loss,
     simpo_loss,
 )
-from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.models.parts import evaluating
 from easyrlhf.models.prefix_sharing import Family
 from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_of
 from easyrlhf.offline.reference import Joined, all_logprobs, reference_columns
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
-from easyrlhf.stages import lifecycle
+from easyrlhf.stages.checks import check_parent, check_positions, require_policy_tokenizer
+from easyrlhf.stages.models import load_lm, load_trained_lm, save_trained_lm
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
 def train_dpo(config: DPOConfig) -> Path:
     """Direct preference optimisation (Rafailov et al. 2023) and the losses of its family; see train_offline."""
-    return train_offline(config, stages()["dpo"])
+    return train_offline(config, DPO)
 
 
 def train_ipo(config: IPOConfig) -> Path:
     """Identity preference optimisation (Azar et al. 2024) on mean log-ratios; see train_offline."""
-    return train_offline(config, stages()["ipo"])
+    return train_offline(config, IPO)
 
 
 def train_orpo(config: ORPOConfig) -> Path:
     """Odds-ratio preference optimisation (Hong et al. 2024), which needs no reference; see train_offline."""
-    return train_offline(config, stages()["orpo"])
+    return train_offline(config, ORPO)
 
 
 def train_simpo(config: SimPOConfig) -> Path:
     """Simple preference optimisation (Meng et al. 2024), which needs no reference; see train_offline."""
-    return train_offline(config, stages()["simpo"])
+    return train_offline(config, SIMPO)
 
 
 def train_cpo(config: CPOConfig) -> Path:
     """Contrastive preference optimisation (Xu et al. 2024), which needs no reference; see train_offline."""
-    return train_offline(config, stages()["cpo"])
-
-
-def train_kto(config: KTOConfig) -> Path:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024) on single answers; see train_offline."""
-    return train_offline(config, stages()["kto"])
-
-
-def train_rrhf(config: RRHFConfig) -> Path:
-    """Rank responses to align language models with human feedback (Yuan et al. 2023); see train_offline."""
-    return train_offline(config, stages()["rrhf"])
-
-
-def stages() -> dict[str, OfflineStage]:
-    """The stages of this file, by name."""
-    comparisons = {"DPO": dpo_losses, "IPO": ipo_losses, "ORPO": orpo_losses, "SimPO": simpo_losses, "CPO": cpo_losses}
-    return {
-        **{title.lower(): comparing(title, losses) for title, losses in comparisons.items()},
-        "kto": stage_of("KTO", "feedback", kto_task, check=check_feedback),
-        "rrhf": stage_of("RRHF", "ranking", rrhf_task),
-    }
+    return train_offline(config, CPO)
 
 
 def comparing(title: str, losses: Callable) -> OfflineStage:
@@ -102,9 +78,9 @@ def stage_of(title: str, kind: str, task: Callable, check: Callable | None = Non
     return OfflineStage(
         title=title,
         kind=kind,
-        model=lambda run, renderer: lifecycle.load_trained_lm(run, renderer, run.config.model),
+        model=lambda run, renderer: load_trained_lm(run, renderer, run.config.model),
         task=task,
-        save=lifecycle.save_trained_lm,
+        save=save_trained_lm,
         join=join_reference,
         check=check or check_reference,
     )
@@ -118,9 +94,9 @@ def check_reference(
 ) -> None:
     """Raise InputError unless the reference, where there is another than the starting model, reads the same tokens."""
     if isinstance(config, ReferenceConfig) and config.ref_model != config.model:
-        lifecycle.check_parent("--ref_model", config.ref_model, config)
-        lifecycle.check_positions("--ref_model", config.ref_model, config)
-        lifecycle.require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
+        check_parent("--ref_model", config.ref_model, config)
+        check_positions("--ref_model", config.ref_model, config)
+        require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
 
 
 def answer_and_other(row: Row) -> Family:
@@ -147,7 +123,7 @@ def join_reference(
     if not isinstance(config, ReferenceConfig):
         return joined
     if config.ref_model != config.model:
-        lm = lifecycle.load_lm(run, renderer, config.ref_model)
+        lm = load_lm(run, renderer, config.ref_model)
     how = renderer.pad_id, run.micro_batch_tokens, run.device, config.share_prefix
     joined.numbers = reference_columns(lm, joined, numbers, *REFERENCE[kind], *how, console)
     return joined
@@ -296,96 +272,10 @@ def evaluate(lm: nn.Module, run: Run, rows: Joined, task: Task, advance: Advance
 # --- single answers
 
 
-def check_feedback(config: KTOConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console) -> None:
-    """Raise InputError when only one label is there; warn when the two kinds do not weigh alike."""
-    check_reference(config, renderer, data, console)
-    check_labels(data["train"].rows)
-    liked, disliked = label_counts(data["train"].rows)
-    ratio = config.desirable_weight * liked / (config.undesirable_weight * disliked)
-    if not 1 <= ratio <= 4 / 3:
-        fitting = config.undesirable_weight * disliked / liked
-        console.warn(
-            f"{liked:,} liked and {disliked:,} disliked answers, by their weights, are {ratio:.2f} to 1; KTO's paper "
-            f"wants 1 to 1.33: --desirable_weight {fitting:.2g} to {fitting * 4 / 3:.2g} would fit"
-        )
-
-
-def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
-    """What kto plugs into the offline loop.
-
-    The KL of the paper's reference point is estimated on prompts with answers that belong to other prompts, over the
-    whole optimiser batch, before any of it is learned from.
-    """
-    config, device = run.config, run.device
-
-    def prepare(rows: list[Row]) -> list[Row]:
-        """Rows with the batch's KL, and with what makes sums over one label its mean."""
-        mismatched = [(row["prompt_ids"], [row["other_ids"]]) for row in rows]
-        now = all_logprobs(lm, mismatched, pad_id, run.micro_batch_tokens, device, "off")[:, 0]
-        kl = kto_kl(torch.tensor(now) - torch.tensor([row["ref_other"] for row in rows])).item()
-        count = {label: sum(row["label"] == label for row in rows) for label in (True, False)}
-        return [row | {"kl": kl, "share": len(rows) / count[row["label"]]} for row in rows]
-
-    def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        families = [(row["prompt_ids"], [row["completion_ids"]]) for row in rows]
-        logprobs = completion_logprobs(lm, families, pad_id, device, "off")
-        logratios = logprobs - column(rows, "ref_completion", device)
-        desirable = torch.tensor([row["label"] for row in rows], device=device)
-        weights = config.desirable_weight, config.undesirable_weight
-        loss = kto_loss(logratios, desirable, column(rows, "kl", device), config.beta, *weights)
-        rewards = config.beta * logratios.detach() * column(rows, "share", device)
-        liked, disliked = (rewards * desirable).sum(), (rewards * ~desirable).sum()
-        return loss.sum(), {
-            "rewards/chosen": liked,
-            "rewards/rejected": disliked,
-            "rewards/margins": liked - disliked,
-            "kl": column(rows, "kl", device).sum(),
-        }
-
-    task = Task(
-        units=lambda row: 1,
-        tokens=lambda row: row["length"],
-        loss=loss_sum,
-        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
-        prepare=prepare,
-    )
-    return task
-
-
 # --- rankings
 
 
-def rrhf_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
-    """What rrhf plugs into the offline loop: the ranking loss of each prompt, and the SFT loss of its best answer."""
-    config, device = run.config, run.device
+# --- the stages
 
-    def best(row: Row) -> int:
-        return max(range(len(row["scores"])), key=row["scores"].__getitem__)
-
-    def prepare(rows: list[Row]) -> list[Row]:
-        """Rows with the share of a token of a best answer in the batch's SFT loss."""
-        tokens = sum(len(row["completions_ids"][best(row)]) for row in rows)
-        return [row | {"sft_share": len(rows) / tokens} for row in rows]
-
-    def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        families = [(row["prompt_ids"], row["completions_ids"]) for row in rows]
-        every = completion_logprobs(lm, families, pad_id, device, config.share_prefix)
-        every = every.split([len(row["scores"]) for row in rows])
-        total, accuracy = 0.0, 0.0
-        for row, logprobs in zip(rows, every, strict=True):
-            scores = torch.tensor(row["scores"], device=device)
-            lengths = torch.tensor([len(ids) for ids in row["completions_ids"]], device=device)
-            ranked = logprobs / lengths**config.length_penalty
-            total = total + config.rrhf_weight * rrhf_loss(ranked, scores) - row["sft_share"] * logprobs[best(row)]
-            better = scores[:, None] > scores
-            accuracy += ((ranked[:, None] > ranked)[better]).float().mean()
-        return total, {"rewards/accuracies": accuracy}
-
-    task = Task(
-        units=lambda row: 1,
-        tokens=lambda row: len(row["completions_ids"]) * row["length"],
-        loss=loss_sum,
-        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
-        prepare=prepare,
-    )
-    return task
+DPO, IPO = comparing("DPO", dpo_losses), comparing("IPO", ipo_losses)
+ORPO, SIMPO, CPO = comparing("ORPO", orpo_losses), comparing("SimPO", simpo_losses), comparing("CPO", cpo_losses)

@@ -20,10 +20,26 @@ from easyrlhf.run.renderers import open_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.run.signals import StopRequest
 from easyrlhf.run.trained_weights import load_trained
-from easyrlhf.stages import online, preference, rm, sft
+from easyrlhf.stages import online
+from easyrlhf.stages.kto import KTO
 from easyrlhf.stages.offline import OfflineStage
+from easyrlhf.stages.preference import CPO, DPO, IPO, ORPO, SIMPO
 from easyrlhf.stages.recorded_parents import model_settings
+from easyrlhf.stages.rm import RM
+from easyrlhf.stages.rrhf import RRHF
+from easyrlhf.stages.sft import SFT
 
+OFFLINE_STAGES = {
+    "sft": SFT,
+    "rm": RM,
+    "dpo": DPO,
+    "ipo": IPO,
+    "kto": KTO,
+    "orpo": ORPO,
+    "simpo": SIMPO,
+    "cpo": CPO,
+    "rrhf": RRHF,
+}
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # as stage.json has it → as settings have it
 
 
@@ -52,7 +68,7 @@ class Restored:
 
 def offline_stage(name: str) -> OfflineStage:
     """An offline stage by its name."""
-    return ({"sft": sft.SFT, "rm": rm.RM} | preference.stages())[name]
+    return OFFLINE_STAGES[name]
 
 
 def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, **changed) -> Restored:

@@ -25,7 +25,8 @@ from easyrlhf.rewards.server import check_server
 from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.renderers import own_renderer
 from easyrlhf.run.run import Run
-from easyrlhf.stages import lifecycle
+from easyrlhf.stages.checks import check_parent, check_positions
+from easyrlhf.stages.models import attend_our_way, how_to_load
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     if not config.reward_model:
         return RewardCast(functions)
     check_reward_model("--reward_model", config.reward_model, config)
-    lifecycle.check_positions("--reward_model", config.reward_model, config)
+    check_positions("--reward_model", config.reward_model, config)
     own = own_renderer(config.reward_model, trust_remote_code=config.trust_remote_code)
     same = tokenizer_fingerprint(own.tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
     alike = same and own.rendering.as_dict() == renderer.rendering.as_dict()
@@ -119,7 +120,7 @@ def check_readable(config: OnlineConfig, cast: RewardCast, data: dict[str, Token
 
 def check_reward_model(flag: str, folder: str, config) -> None:
     """Raise InputError unless the folder is a finished reward model: with a value head, or a sequence classifier."""
-    lifecycle.check_parent(flag, folder, config)
+    check_parent(flag, folder, config)
     if not is_classifier(folder, trust_remote_code=config.trust_remote_code):
         check_head(flag, folder, config)
         return
@@ -146,9 +147,9 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardCast, model: ScalarMo
     config, sources, workers = run.config, [], None
     if config.reward_model:
         if model is None:
-            model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **lifecycle.how_to_load(run))
+            model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **how_to_load(run))
             model = model.to(run.device).eval().requires_grad_(False)
-            lifecycle.attend_our_way(run, model.lm, config.reward_model)
+            attend_our_way(run, model.lm, config.reward_model)
         check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
         if run.zero and not config.share_backbone:
             spread_frozen(model, run.zero, run.dtype)

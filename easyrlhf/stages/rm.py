@@ -13,9 +13,9 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.micro_batches import passes
-from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
+from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
-from easyrlhf.models.load import evaluating
+from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_of
 from easyrlhf.report.console import Console, Progress
@@ -25,7 +25,8 @@ from easyrlhf.report.rm_verdict import write_examination
 from easyrlhf.rewards.probes import PARTS, examine
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
-from easyrlhf.stages import lifecycle
+from easyrlhf.stages.checks import check_probes_render
+from easyrlhf.stages.models import load_trained_lm
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -39,7 +40,7 @@ def train_rm(config: RMConfig) -> Path:
 
 def load_model(run: Run, renderer: Renderer) -> ScalarModel:
     """The language model with a fresh head, dropout off."""
-    lm = lifecycle.load_trained_lm(run, renderer, run.config.model)
+    lm = load_trained_lm(run, renderer, run.config.model)
     return ScalarModel(lm, new_head(lm))
 
 
@@ -130,5 +131,5 @@ RM = OfflineStage(
     model=load_model,
     task=rm_task,
     save=save_model,
-    check=lambda config, renderer, data, console: lifecycle.check_probes_render("--model", config.model, renderer),
+    check=lambda config, renderer, data, console: check_probes_render("--model", config.model, renderer),
 )

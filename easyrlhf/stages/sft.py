@@ -12,12 +12,12 @@ from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.micro_batches import passes
-from easyrlhf.models.load import evaluating
 from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.parts import evaluating
 from easyrlhf.offline.loop import Row, Task
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
-from easyrlhf.stages import lifecycle
+from easyrlhf.stages.models import load_trained_lm, save_trained_lm
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -28,7 +28,7 @@ def train_sft(config: SFTConfig) -> Path:
 
 def load_model(run: Run, renderer: Renderer) -> nn.Module:
     """The language model, its dropout as its makers set it."""
-    return lifecycle.load_trained_lm(run, renderer, run.config.model, dropout=True)
+    return load_trained_lm(run, renderer, run.config.model, dropout=True)
 
 
 def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
@@ -70,5 +70,5 @@ SFT = OfflineStage(
     kind="demonstration",
     model=load_model,
     task=sft_task,
-    save=lifecycle.save_trained_lm,
+    save=save_trained_lm,
 )

@@ -14,7 +14,7 @@ from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
 from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.run import Run
-from easyrlhf.stages import lifecycle
+from easyrlhf.stages.models import how_to_load, load_trained_lm
 
 
 def check_sharing(config: OnlineConfig, value_model: str | None) -> None:
@@ -60,7 +60,7 @@ def load_shared(
     Whoever takes the reward model must check its probes: they prove that base, adapter and head belong together.
     """
     config = run.config
-    backbone = SharedBackbone(lifecycle.load_trained_lm(run, renderer, config.model))
+    backbone = SharedBackbone(load_trained_lm(run, renderer, config.model))
     policy, reward, value = backbone.view(POLICY, trained=True), None, None
     if config.reward_model and judged:
         reward = adapter_with_head(backbone, REWARD, config.reward_model, trained=False)
@@ -83,5 +83,5 @@ def adapter_with_head(backbone: SharedBackbone, name: str, folder: str, *, train
 
 def apart(run: Run, renderer: Renderer, lm: AdapterView):
     """A part of the shared backbone as a LoRA model of its own, to be saved."""
-    base = load_causal_lm(run.config.model, renderer.tokenizer, **lifecycle.how_to_load(run)).to(run.device)
+    base = load_causal_lm(run.config.model, renderer.tokenizer, **how_to_load(run)).to(run.device)
     return standalone(lm, base)

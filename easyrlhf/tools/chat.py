@@ -15,8 +15,7 @@ from easyrlhf.report.console import Console
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import shown
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of, too_long
 
 QUOTES = '"""'
 COMMANDS = (

@@ -15,6 +15,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
+from easyrlhf.files import make_folder
 from easyrlhf.report.console import Console, say
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
@@ -22,9 +23,9 @@ from easyrlhf.report.rm_verdict import PAGE_FILE, doctor_lines, write_examinatio
 from easyrlhf.rewards.model import score_sequences
 from easyrlhf.rewards.probes import PARTS, examine, positions
 from easyrlhf.run.differences import SETTINGS_FILE
-from easyrlhf.run.manifest import make_folder, read_stage
+from easyrlhf.run.manifest import read_stage
 from easyrlhf.tools.comparing.journal import progress
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder
 
 LENGTH = 1024
 AT_ONCE = 256  # answers whose lengths are sorted into forward passes

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from easyrlhf.config import FinishConfig, OnlineConfig, TrainConfig
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import reason_of, written_to
+from easyrlhf.files import held, reason_of, written_to
 from easyrlhf.offline import loop as offline
 from easyrlhf.online import loop as online
 from easyrlhf.report.conclusion import concluded, examined_by
@@ -23,7 +23,6 @@ from easyrlhf.run.advice import free_name
 from easyrlhf.run.checkpoint import CHECKPOINTS, damage, read_state, step_of
 from easyrlhf.run.claim import LOCK
 from easyrlhf.run.differences import SETTINGS_FILE
-from easyrlhf.run.lock import held
 from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.unfinished import checkpoint_at
 from easyrlhf.stages.lifecycle import upload

@@ -25,8 +25,7 @@ from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
 from easyrlhf.tools.texts import ask, print_answers
 
 Rows = Output | Printed

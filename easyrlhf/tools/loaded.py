@@ -23,8 +23,7 @@ from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.generate import Answer, answers_to
 from easyrlhf.tools.policy import load_lm, read_renderer, room_for_prompt, sampler_of
-from easyrlhf.tools.scoring import longest, scores_of, too_long
-from easyrlhf.tools.serve_reward import load_scorer, reward_folder
+from easyrlhf.tools.scoring import load_scorer, longest, reward_folder, scores_of, too_long
 
 Text = Messages | str
 OF_AN_ANSWER = {f.name for f in fields(PolicyConfig) if f.metadata["group"] == SAMPLING} | {"seed"}

@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 from easyrlhf.config.base import Settings, split_list
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import held
 from easyrlhf.report.console import Console, Progress
-from easyrlhf.run.lock import held
 from easyrlhf.tools.at_hand import state_file
 
 # What may differ when a command goes on: where and how it is computed, not what.

@@ -9,7 +9,8 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import merge_adapter
-from easyrlhf.models.load import leave_out_spare, load_causal_lm
+from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.models.value_head import HEAD_FILE
 from easyrlhf.rollout.ending import Ending

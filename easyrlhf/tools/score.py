@@ -22,8 +22,7 @@ from easyrlhf.report.console import say
 from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.loaded import RewardModel
 from easyrlhf.tools.output import Output, Printed, open_output
-from easyrlhf.tools.scoring import longest, scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, longest, reward_folder, scores_of, too_long
 
 ROWS_AT_ONCE = 256  # scored together, then written
 

@@ -26,7 +26,7 @@ def serve(config: ServeConfig) -> None:
     from easyrlhf.serve.http_server import run
     from easyrlhf.serve.models import load_models, read_models
     from easyrlhf.serve.security import Hosts, Key, new_key
-    from easyrlhf.tools.serve_reward import load_scorer
+    from easyrlhf.tools.scoring import load_scorer
 
     given = given_key(config)
     with listening(config.host, config.port) as listener:

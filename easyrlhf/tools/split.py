@@ -12,8 +12,8 @@ from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import Source, open_sources
 from easyrlhf.data.splitting import HeldOut, hold_out
 from easyrlhf.errors import InputError
+from easyrlhf.files import make_folder
 from easyrlhf.report.console import say
-from easyrlhf.run.manifest import make_folder
 
 SIDES = ("train", "valid")
 Counts = dict[tuple[str, str], int]  # (side, format) -> rows

@@ -22,6 +22,7 @@ from easyrlhf.config import ScoreConfig, SFTConfig
 from easyrlhf.config.base import SettingError
 from easyrlhf.engine import device, engine
 from easyrlhf.errors import InputError
+from easyrlhf.files import held
 from easyrlhf.rewards import workers
 from easyrlhf.run import checkpoint, lock
 from easyrlhf.run.claim import locked
@@ -71,7 +72,7 @@ def test_a_folder_is_held_by_one_run_alone(system, tmp_path):
 
 def test_a_lock_left_behind_by_a_killed_run_holds_nobody_up(system, tmp_path):
     (tmp_path / ".lock").touch()
-    with locked(tmp_path), pytest.raises(BlockingIOError), lock.held(tmp_path / ".lock"):
+    with locked(tmp_path), pytest.raises(BlockingIOError), held(tmp_path / ".lock"):
         pass
 
 

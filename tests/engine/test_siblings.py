@@ -2,7 +2,7 @@
 
 import pytest
 
-from easyrlhf.engine.siblings import families_of, sibling_passes, siblings
+from easyrlhf.engine.micro_batches import families_of, sibling_passes, siblings
 
 A, B = [5, 6, 7], [8]
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from easyrlhf.losses.kto import kto_kl, kto_loss
 from easyrlhf.losses.pairwise import (
     DISCOPOP_TAU,
     DPO_LOSSES,
@@ -13,8 +14,6 @@ from easyrlhf.losses.pairwise import (
     aot_matches,
     cpo_loss,
     ipo_loss,
-    kto_kl,
-    kto_loss,
     odds_ratio_loss,
     rrhf_loss,
     simpo_loss,

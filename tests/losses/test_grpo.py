@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.losses.grpo import (
-    gdpo_advantages,
-    group_advantages,
-    grpo_policy_loss,
-    rloo_advantages,
-    spread,
-    token_weights,
-)
-from easyrlhf.losses.ppo import ppo_policy_loss
+from easyrlhf.losses.grpo import gdpo_advantages, group_advantages, grpo_policy_loss, rloo_advantages, spread
+from easyrlhf.losses.ppo import ppo_policy_loss, token_weights
 
 NAN = float("nan")
 LIMITS = (0.2, 0.3)

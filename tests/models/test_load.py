@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import tensor as T
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import check_head, check_text_alone, load_causal_lm, load_config, logits_of
+from easyrlhf.models.load import check_head, check_text_alone, load_causal_lm, load_config
 from easyrlhf.models.lora import add_lora
+from easyrlhf.models.parts import logits_of
 
 IDS = T([[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17, 18, 19, 20]])
 DROPOUTS = {  # every setting of the family that drops something in a language model

@@ -8,8 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from easyrlhf.models.folder import save_lm
-from easyrlhf.models.load import ends_of, leave_out_spare, load_causal_lm
+from easyrlhf.models.load import ends_of, load_causal_lm
 from easyrlhf.models.logprobs import answer_logprobs, answer_logprobs_and_entropies
+from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.vocabulary import spare_ids
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler

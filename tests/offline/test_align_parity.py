@@ -17,6 +17,7 @@ from trl.experimental.orpo import ORPOTrainer
 from easyrlhf.config import CPOConfig, DPOConfig, IPOConfig, KTOConfig, ORPOConfig, SimPOConfig
 from easyrlhf.data.batches import join, micro_batches
 from easyrlhf.stages import preference
+from easyrlhf.stages.kto import kto_task
 
 ROWS = [  # prompt, chosen, rejected; log-probabilities of the two under a made-up reference
     ([5, 6, 7], [8, 9, 2], [10, 2], -14.0, -11.0),
@@ -149,7 +150,7 @@ def test_ipo_is_trls(lm, trainer):
 @pytest.mark.parametrize("budget", [10_000, 1])
 def test_kto_is_trls_with_the_kl_of_the_whole_batch(lm, trainer, budget):
     settings = {"beta": 0.3, "desirable_weight": 1.3, "undesirable_weight": 0.8}
-    ours = our_gradients(lm, KTOConfig(train_data="x", model="m", **settings), preference.kto_task, feedbacks(), budget)
+    ours = our_gradients(lm, KTOConfig(train_data="x", model="m", **settings), kto_task, feedbacks(), budget)
     made = trainer(KTOTrainer, TRLKTOConfig, TEXT_FEEDBACKS, precompute_ref_log_probs=True, **settings)
     rows = feedbacks()
     inputs = laid_out([(row["prompt_ids"], row["completion_ids"]) for row in rows])

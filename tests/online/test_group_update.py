@@ -8,7 +8,7 @@ import torch
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.method import method_of
+from easyrlhf.online.methods import method_of
 from easyrlhf.online.update import Forward, PolicyLearner, Update
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending

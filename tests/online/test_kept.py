@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.method import estimate_grpo, estimate_ppo
+from easyrlhf.online.grpo import estimate_grpo
+from easyrlhf.online.ppo import estimate_ppo
 from easyrlhf.online.rollout_log import kept_rows
 
 

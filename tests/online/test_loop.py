@@ -21,7 +21,7 @@ from easyrlhf.online.loop import (
     prompt_batch,
     samples_due,
 )
-from easyrlhf.online.method import method_of
+from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.rewards.batch import TrainerState
 from easyrlhf.rewards.combined import RewardError

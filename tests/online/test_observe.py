@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.method import estimate_ppo
 from easyrlhf.online.metrics import (
     correlation,
     evaluation_metrics,
@@ -17,6 +16,7 @@ from easyrlhf.online.metrics import (
     rollout_metrics,
     sample_rows,
 )
+from easyrlhf.online.ppo import estimate_ppo
 from easyrlhf.report.metrics import metric
 
 

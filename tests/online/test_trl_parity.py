@@ -9,7 +9,7 @@ from trl import GRPOConfig as TRLGRPOConfig
 from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from easyrlhf.config import GRPOConfig
-from easyrlhf.online.method import method_of
+from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout
 
 G, PROMPTS, LIMIT = 4, 3, 6

@@ -12,8 +12,8 @@ from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.method import PPO, estimate_ppo
 from easyrlhf.online.metrics import importance_metrics
+from easyrlhf.online.ppo import PPO, estimate_ppo
 from easyrlhf.online.ptx import PtxBatches
 from easyrlhf.online.update import (
     Forward,

@@ -22,7 +22,8 @@ from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.value_head import new_head, save_head
 from easyrlhf.rewards.batch import Batch, RewardError
 from easyrlhf.rewards.combined import RewardModel, RewardServer
-from easyrlhf.tools.serve_reward import RewardHTTPServer, load_scorer, serve_reward
+from easyrlhf.tools.scoring import load_scorer
+from easyrlhf.tools.serve_reward import RewardHTTPServer, serve_reward
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
 ANSWER = [{"role": "assistant", "content": "blue"}]

@@ -14,7 +14,7 @@ from easyrlhf.serve.app import make_app, new_service
 from easyrlhf.serve.http_server import Server
 from easyrlhf.serve.models import load_models, read_models
 from easyrlhf.serve.security import Hosts, Key
-from easyrlhf.tools.serve_reward import load_scorer
+from easyrlhf.tools.scoring import load_scorer
 
 KEY = "a-key-of-the-tests"
 

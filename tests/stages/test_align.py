@@ -28,17 +28,19 @@ from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.offline import reference
 from easyrlhf.offline.loop import planned_rows
 from easyrlhf.stages import preference
+from easyrlhf.stages.kto import train_kto
+from easyrlhf.stages.rrhf import train_rrhf
 
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one", "two"]
 CLOCK = ("time/", "tokens_per_second")
 STAGES = {
     "dpo": (preference.train_dpo, DPOConfig),
     "ipo": (preference.train_ipo, IPOConfig),
-    "kto": (preference.train_kto, KTOConfig),
+    "kto": (train_kto, KTOConfig),
     "orpo": (preference.train_orpo, ORPOConfig),
     "simpo": (preference.train_simpo, SimPOConfig),
     "cpo": (preference.train_cpo, CPOConfig),
-    "rrhf": (preference.train_rrhf, RRHFConfig),
+    "rrhf": (train_rrhf, RRHFConfig),
 }
 
 

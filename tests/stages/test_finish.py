@@ -27,9 +27,11 @@ from easyrlhf.errors import InputError, RunError, RunStopped
 from easyrlhf.run.claim import locked
 from easyrlhf.run.manifest import read_stage, require_whole
 from easyrlhf.run.unfinished import shape_of
+from easyrlhf.stages.kto import train_kto
 from easyrlhf.stages.online import train_grpo, train_ppo
-from easyrlhf.stages.preference import train_dpo, train_kto, train_rrhf
+from easyrlhf.stages.preference import train_dpo
 from easyrlhf.stages.rm import train_rm
+from easyrlhf.stages.rrhf import train_rrhf
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools import at_hand
 from easyrlhf.tools.exporting.export import export_model
@@ -37,8 +39,7 @@ from easyrlhf.tools.finish import finish
 from easyrlhf.tools.fitting.stage_memory import shaped
 from easyrlhf.tools.generate import generate
 from easyrlhf.tools.policy import load_lm, read_renderer
-from easyrlhf.tools.scoring import scores_of
-from easyrlhf.tools.serve_reward import load_scorer
+from easyrlhf.tools.scoring import load_scorer, scores_of
 
 
 @pytest.fixture(autouse=True)

@@ -180,7 +180,7 @@ def test_without_the_setting_the_last_step_is_what_the_folder_gets(train):
     [("sft", "eval/scores"), ("sft", "loss"), ("rm", "eval/ties"), ("ppo", "eval/kl"), ("grpo", "eval/los")],
 )
 def test_a_metric_that_cannot_choose_is_refused_before_a_model_is_loaded(name, metric, train, monkeypatch):
-    monkeypatch.setattr("easyrlhf.stages.lifecycle.load_config", lambda *_, **__: pytest.fail("went on to the model"))
+    monkeypatch.setattr("easyrlhf.stages.models.load_config", lambda *_, **__: pytest.fail("went on to the model"))
     with pytest.raises(InputError) as caught:
         train(name, keep_best=metric)
     assert str(caught.value).startswith(f"--keep_best {metric}: ")

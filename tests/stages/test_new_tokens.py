@@ -111,7 +111,7 @@ def test_a_reward_model_and_ppo_go_on_from_the_adapter_of_each(llama3, chain, da
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(more, said, chain, data, small_ppo, tmp_path, monkeypatch):
-    monkeypatch.setattr("easyrlhf.stages.lifecycle.load_causal_lm", None)
+    monkeypatch.setattr("easyrlhf.stages.models.load_causal_lm", None)
     settings = small_ppo | {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts}
     settings |= {"output_dir": str(tmp_path / "ppo"), "chat_template": "llama3", "lora_r": 4}
     with pytest.raises(InputError, match=re.escape(said)):

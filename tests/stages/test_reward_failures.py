@@ -11,7 +11,8 @@ from easyrlhf.cli.ppo import main as ppo_main
 from easyrlhf.config import GRPOConfig, PPOConfig, ServeRewardConfig
 from easyrlhf.rewards import server as client
 from easyrlhf.stages.online import train_grpo, train_ppo
-from easyrlhf.tools.serve_reward import RewardHTTPServer, load_scorer
+from easyrlhf.tools.scoring import load_scorer
+from easyrlhf.tools.serve_reward import RewardHTTPServer
 from easyrlhf.userfile import load_module
 
 http = load_module(Path(__file__).parents[1] / "rewards" / "http_server.py")

@@ -95,7 +95,7 @@ def test_a_model_that_counts_words_is_told_so(rm, tmp_path, monkeypatch):
     rows = [{"prompt": "Say", "chosen": " blue" * (3 if i % 5 < 3 else 1), "rejected": " red" * 2} for i in range(200)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(ScalarModel, "scores", lambda self, ids, lengths: lengths.float())
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)
     done = run(rm.folder, "--valid_data", str(tmp_path / "pairs.jsonl"), "--output_dir", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     found = examined(tmp_path / "out")
@@ -111,7 +111,7 @@ def test_a_model_that_sees_padding_is_caught(rm, tmp_path, monkeypatch):
         return honest(lm, ids, lengths) * (1 + 1e-3 * ids.shape[1])
 
     monkeypatch.setattr(value_head, "row_states", spoilt)
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)
     done = run(rm.folder, "--valid_data", rm.one, "--output_dir", str(tmp_path), "--devices", "cpu")
     assert done.exit_code == 0, done.output
     assert "alarm: Scores the batch too" in done.stdout
@@ -188,7 +188,7 @@ def test_more_tokens_than_the_model_has_places_are_bad_input(rm, pair_file, tmp_
 
 def test_scores_that_are_no_numbers_are_bad_input(rm, pair_file, tmp_path, monkeypatch):
     monkeypatch.setattr(ScalarModel, "scores", lambda self, ids, lengths: torch.full((len(ids),), torch.nan))
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)
     with pytest.raises(InputError, match="scores 1 of 1 pairs NaN or infinite"):
         examine_reward_model(
             DoctorConfig(reward_model=rm.folder, valid_data=pair_file, output_dir=str(tmp_path / "out"))

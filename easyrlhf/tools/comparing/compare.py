@@ -14,6 +14,7 @@ from typing import Any
 from easyrlhf.config import CompareConfig
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import make_folder
 from easyrlhf.offline.reference import cache_folder
 from easyrlhf.paths import split_paths
 from easyrlhf.report.compare_page import compare_lines, compare_page
@@ -22,7 +23,6 @@ from easyrlhf.report.console import Console
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
 from easyrlhf.run.claim import locked
-from easyrlhf.run.manifest import make_folder
 from easyrlhf.stages.reward_sources import check_reward_model
 from easyrlhf.tools.comparing.contestants import (
     ANSWER_KEY,
@@ -56,7 +56,7 @@ from easyrlhf.tools.comparing.marking import (
 )
 from easyrlhf.tools.loaded import texts_of
 from easyrlhf.tools.output import beside, settings_of
-from easyrlhf.tools.serve_reward import reward_folder
+from easyrlhf.tools.scoring import reward_folder
 
 COMPARE_FILE, PAGE_FILE = "compare.json", "compare.html"
 ANSWERS_FILE, JUDGEMENTS_FILE = "answers.jsonl", "judgements.jsonl"

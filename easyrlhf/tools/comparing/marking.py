@@ -17,8 +17,7 @@ from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, row
 from easyrlhf.tools.comparing.journal import Journal, Key, progress
 from easyrlhf.tools.comparing.judges import Judge
 from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, joined
-from easyrlhf.tools.scoring import scores_of
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
 
 REWARD_MODEL = "reward_model"
 SCORE = "score/"

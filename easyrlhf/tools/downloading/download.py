@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.run.manifest import make_folder
+from easyrlhf.files import make_folder
 from easyrlhf.tools.downloading.fetch import CHUNK, fetch, progress
 
 HH_RLHF = "hh-rlhf"

@@ -12,13 +12,13 @@ import torch
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.errors import InputError
-from easyrlhf.files import readable, written_to
+from easyrlhf.files import make_folder, readable, written_to
 from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import check_text_alone, load_config
 from easyrlhf.models.parents import ADAPTER, root_of
 from easyrlhf.report.card import TAGS
 from easyrlhf.report.metadata import front_matter, hub_facts
-from easyrlhf.run.manifest import make_folder, read_stage, require_whole
+from easyrlhf.run.manifest import read_stage, require_whole
 from easyrlhf.run.renderers import rendering_of
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")

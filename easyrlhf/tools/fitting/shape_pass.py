@@ -24,8 +24,9 @@ from easyrlhf.engine.engine import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.load import backbone, disable_dropout, load_config, plain_lm
+from easyrlhf.models.load import disable_dropout, load_config
 from easyrlhf.models.lora import add_lora
+from easyrlhf.models.parts import backbone, plain_lm
 from easyrlhf.models.prefix_sharing import SHARING, Family
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rollout.onednn_linear import blockable

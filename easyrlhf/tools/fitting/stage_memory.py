@@ -12,7 +12,7 @@ from easyrlhf.models.prefix_sharing import sees_all
 from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.run.manifest import require_whole
 from easyrlhf.run.unfinished import shape_of
-from easyrlhf.stages.lifecycle import check_positions
+from easyrlhf.stages.checks import check_positions
 from easyrlhf.stages.recorded_parents import model_settings
 from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, Phase, Plan
 from easyrlhf.tools.fitting.shape_pass import (
