@@ -12,17 +12,17 @@ README = HERE / "README.md"
 
 COMMANDS = [
     "easyrlhf = easyrlhf.cli.main:main",
-    "sft_train = easyrlhf.cli.sft:main",
-    "rm_train = easyrlhf.cli.rm:main",
-    "ppo_train = easyrlhf.cli.ppo:main",
-    "grpo_train = easyrlhf.cli.grpo:main",
-    "dpo_train = easyrlhf.cli.dpo:main",
-    "ipo_train = easyrlhf.cli.ipo:main",
-    "kto_train = easyrlhf.cli.kto:main",
-    "orpo_train = easyrlhf.cli.orpo:main",
-    "simpo_train = easyrlhf.cli.simpo:main",
-    "cpo_train = easyrlhf.cli.cpo:main",
-    "rrhf_train = easyrlhf.cli.rrhf:main",
+    "sft_train = easyrlhf.cli.stages:sft_train",
+    "rm_train = easyrlhf.cli.stages:rm_train",
+    "ppo_train = easyrlhf.cli.stages:ppo_train",
+    "grpo_train = easyrlhf.cli.stages:grpo_train",
+    "dpo_train = easyrlhf.cli.stages:dpo_train",
+    "ipo_train = easyrlhf.cli.stages:ipo_train",
+    "kto_train = easyrlhf.cli.stages:kto_train",
+    "orpo_train = easyrlhf.cli.stages:orpo_train",
+    "simpo_train = easyrlhf.cli.stages:simpo_train",
+    "cpo_train = easyrlhf.cli.stages:cpo_train",
+    "rrhf_train = easyrlhf.cli.stages:rrhf_train",
 ]
 
 REQUIRES = [

@@ -5,7 +5,7 @@ from pathlib import Path
 from easyrlhf.report.diagnostics import CHECKS
 from easyrlhf.report.metrics import ALIGN_TITLES, METRICS, ranked
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 HEAD = """\
 # Metrics and diagnostics
 
@@ -16,7 +16,7 @@ numbers to TensorBoard (`tensorboard --logdir outputs`) or other trackers (`--re
 Numbers keep every digit. A value that was NaN or infinite is written as `null`. Evaluation rows
 are merged into the row of the step after which they were measured.
 
-This page is generated: `python -m easyrlhf.report.metrics_page`.
+This page is generated: `python scripts/metrics_page.py`.
 """
 STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"} | ALIGN_TITLES
 

@@ -67,7 +67,7 @@ class ProgramGroup(LazyGroup):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the subcommand or the stage; None when there is neither of that name."""
         if name in STAGES:
-            return importlib.import_module(f"easyrlhf.cli.{name.removesuffix('_train')}").main
+            return getattr(importlib.import_module("easyrlhf.cli.stages"), name)
         return super().get_command(ctx, name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -1,6 +1,6 @@
 """The one vocabulary of metrics: each name in metrics.jsonl, its meaning, its healthy range.
 
-`python -m easyrlhf.report.metrics_page` writes docs/metrics.md from this table and the diagnostics.
+`python scripts/metrics_page.py` writes docs/metrics.md from this table and the diagnostics.
 """
 
 from dataclasses import dataclass

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli import ppo, rm, sft
 from easyrlhf.cli.init import command as init
 from easyrlhf.cli.main import main as easyrlhf
+from easyrlhf.cli.stages import ppo_train, rm_train, sft_train
 from easyrlhf.config.suggestions import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def test_every_console_script_exists():
         assert getattr(importlib.import_module(module), attribute).name == name
 
 
-@pytest.mark.parametrize("command", [sft.main, rm.main, ppo.main, init])
+@pytest.mark.parametrize("command", [sft_train, rm_train, ppo_train, init])
 def test_every_command_leads_to_a_function_of_the_library(command):
     module, function = command.target.split(":")
     found = getattr(importlib.import_module(module), function)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from easyrlhf import launch
+from easyrlhf import files, launch
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.config import ScoreConfig, SFTConfig
 from easyrlhf.config.base import SettingError
@@ -24,7 +24,7 @@ from easyrlhf.engine import device, engine
 from easyrlhf.errors import InputError
 from easyrlhf.files import held
 from easyrlhf.rewards import workers
-from easyrlhf.run import checkpoint, lock
+from easyrlhf.run import checkpoint
 from easyrlhf.run.claim import locked
 from easyrlhf.run.facts import library_versions
 
@@ -55,7 +55,7 @@ def system(request, monkeypatch):
             except BlockingIOError:
                 raise PermissionError(13, "Permission denied") from None
 
-        monkeypatch.setattr(lock, "fcntl", None)
+        monkeypatch.setattr(files, "fcntl", None)
         monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     return request.param
 

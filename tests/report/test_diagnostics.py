@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,9 @@ from easyrlhf.config.suggestions import STAGES
 from easyrlhf.report.conclusion import concluded
 from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, verdicts, worst
 from easyrlhf.report.metrics import METRICS
-from easyrlhf.report.metrics_page import markdown
+from easyrlhf.userfile import load_module
+
+metrics_page = load_module(Path(__file__).parents[2] / "scripts" / "metrics_page.py")
 
 SETTINGS = {field.name for config in STAGES for field in fields(config)}
 
@@ -433,7 +436,7 @@ def test_every_setting_that_a_remedy_names_is_one_of_each_stage_that_has_the_che
 
 
 def test_the_page_of_metrics_names_both():
-    page = markdown()
+    page = metrics_page.markdown()
     assert "raise kl_coef (grpo: beta) or set kl_target (ppo)" in page
     assert "{" not in page
 

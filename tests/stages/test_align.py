@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyrlhf.cli.dpo import main as dpo_main
-from easyrlhf.cli.ipo import main as ipo_main
-from easyrlhf.cli.kto import main as kto_main
-from easyrlhf.cli.rrhf import main as rrhf_main
+from easyrlhf.cli.stages import dpo_train as dpo_main
+from easyrlhf.cli.stages import ipo_train as ipo_main
+from easyrlhf.cli.stages import kto_train as kto_main
+from easyrlhf.cli.stages import rrhf_train as rrhf_main
 from easyrlhf.config import (
     CPOConfig,
     DPOConfig,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.cli.ppo import main as ppo_main
+from easyrlhf.cli.stages import ppo_train as ppo_main
 from easyrlhf.config import GRPOConfig, PPOConfig, ServeRewardConfig
 from easyrlhf.rewards import server as client
 from easyrlhf.stages.online import train_grpo, train_ppo

@@ -17,8 +17,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyrlhf.cli.grpo import main as grpo_main
-from easyrlhf.cli.ppo import main as ppo_main
+from easyrlhf.cli.stages import grpo_train as grpo_main
+from easyrlhf.cli.stages import ppo_train as ppo_main
 from easyrlhf.config import PPOConfig, SFTConfig
 from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer

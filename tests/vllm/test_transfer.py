@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 import torch
 
-from easyrlhf.cli.ppo import main
+from easyrlhf.cli.stages import ppo_train as main
 from easyrlhf.rollout import vllm_nccl
 from easyrlhf.userfile import load_module
 
