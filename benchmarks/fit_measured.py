@@ -28,7 +28,7 @@ from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.stages import online, preference, rm, sft
 from easyrlhf.stages.kto import train_kto
 from easyrlhf.tools.fitting.memory import Machine
-from easyrlhf.tools.fitting.stage_memory import complete, plan_of
+from easyrlhf.tools.fitting.stage_memory import memory_plan, with_models
 
 MIB = 2**20
 CONFIGS = {config.stage: config for config in STAGES}
@@ -96,7 +96,7 @@ def compare(folder: Path, size: str, stage: str, way: str) -> tuple[float, int]:
     """Predicted and measured peak bytes of one case."""
     folder = folder / size
     config = CONFIGS[stage](**settings(folder, stage, way) | WAYS[way])
-    plan = plan_of(complete(config), Machine("cpu", 1, 2**40))
+    plan = memory_plan(with_models(config), Machine("cpu", 1, 2**40))
     counter, peaks = TensorBytes(), []
 
     def counted(function):

@@ -31,7 +31,7 @@ def is_full_disk(error: BaseException) -> bool:
     return isinstance(error, Exception) and any(sign in str(error).lower() for sign in SIGNS)
 
 
-def reason_of(error: BaseException) -> str:
+def disk_reason(error: BaseException) -> str:
     """What the system said of a file it did not take, without numbers and names, and the way out."""
     said = (getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)[:200]
     remedy = "make room there" if any(sign in said.lower() for sign in ROOM) else "see that it can be written"
@@ -51,10 +51,10 @@ def written_to(target: Path, kept: str = "") -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or is_full_disk(error)):
             raise
-        raise RunError(f"{target}: could not be written: {reason_of(error)}{kept and f'. {kept}'}") from error
+        raise RunError(f"{target}: could not be written: {disk_reason(error)}{kept and f'. {kept}'}") from error
 
 
-def readable(folder: Path) -> None:
+def make_world_readable(folder: Path) -> None:
     """Give the files of a folder the mode that new files have: safetensors lets no one else read what it writes."""
     mask = os.umask(0)
     os.umask(mask)
@@ -63,13 +63,13 @@ def readable(folder: Path) -> None:
 
 
 @contextmanager
-def held(file: Path) -> Iterator[None]:
+def hold_file(file: Path) -> Iterator[None]:
     """Hold a file for this process alone; the operating system lets go of it when the process ends, however it does.
 
     Raises BlockingIOError when another process holds it, another OSError when it cannot be written.
     """
     with file.open("a") as handle:
-        take(handle)
+        lock_file(handle)
         try:
             yield
         finally:
@@ -80,7 +80,7 @@ def held(file: Path) -> Iterator[None]:
             file.unlink()
 
 
-def take(handle: TextIO) -> None:
+def lock_file(handle: TextIO) -> None:
     """Lock an open file. Raises BlockingIOError when another process has done so."""
     if fcntl:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from easyrlhf.cli import stages
 from easyrlhf.config.peers import FOREIGN, Translation
 from easyrlhf.config.peers.methods import COMMANDS
 from easyrlhf.config.peers.methods import KEYS as METHOD_KEYS

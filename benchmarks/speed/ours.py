@@ -15,7 +15,7 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Row, train_step
-from easyrlhf.online.loop import Progress, collect_batch
+from easyrlhf.online.loop import LoopState, collect_batch
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler, Samples, draw
@@ -26,7 +26,7 @@ from easyrlhf.run.timer import Timer
 from easyrlhf.stages import online
 from easyrlhf.stages.kto import kto_task
 from easyrlhf.stages.offline import OfflineStage
-from easyrlhf.stages.preference import comparing, dpo_losses, stage_of
+from easyrlhf.stages.preference import comparing, dpo_losses, preference_stage
 from easyrlhf.stages.rm import RM
 from easyrlhf.stages.sft import SFT
 
@@ -34,7 +34,7 @@ STAGES = {
     "sft": SFT,
     "rm": RM,
     "dpo": comparing("DPO", dpo_losses),
-    "kto": stage_of("KTO", "feedback", kto_task),
+    "kto": preference_stage("KTO", "feedback", kto_task),
 }
 STEPS = 1000  # of the schedule: more than any measure takes
 
@@ -103,8 +103,10 @@ class OnlineSide:
 
     def __init__(self, config: OnlineConfig, prompts: list[Row]):
         self.run, renderer = open_stage(config)
-        self.online = online.build(self.run, renderer, online.check_cast(self.run.config, renderer), None, STEPS)
-        self.prompts, self.at = Dataset.from_list(prompts), Progress(self.run.config.kl_price)
+        self.online = online.build(
+            self.run, renderer, online.check_model_folders(self.run.config, renderer), None, STEPS
+        )
+        self.prompts, self.at = Dataset.from_list(prompts), LoopState(self.run.config.kl_price)
         self.lengths: list[float] = []
 
     def step(self) -> float:

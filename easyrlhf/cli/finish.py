@@ -26,4 +26,4 @@ PAGE = HelpPage(
     ],
 )
 
-command = SettingsCommand("finish", FinishConfig, "easyrlhf.tools.finish:finish", PAGE, first="run")
+command = SettingsCommand("finish", FinishConfig, "easyrlhf.tools.finish:finish_run", PAGE, first="run")

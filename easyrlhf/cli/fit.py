@@ -46,7 +46,7 @@ class FitCommand(SettingsCommand):
     """Takes the flags of a stage, with its own meaning of --devices and --deepspeed."""
 
     def __init__(self, stage: str):
-        super().__init__(stage, TRAINING[stage], "easyrlhf.tools.fitting.fit:fit", page_of(stage))
+        super().__init__(stage, TRAINING[stage], "easyrlhf.tools.fitting.fit:print_fit", page_of(stage))
 
     def prepare(self, config: str | None, **flags: Any) -> Job:
         """The call of the tool with the settings of the stage and its own."""

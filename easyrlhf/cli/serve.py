@@ -27,4 +27,4 @@ PAGE = HelpPage(
     ],
 )
 
-command = SettingsCommand("serve", ServeConfig, "easyrlhf.tools.serve:serve", PAGE, first="model")
+command = SettingsCommand("serve", ServeConfig, "easyrlhf.tools.serve:serve_models", PAGE, first="model")

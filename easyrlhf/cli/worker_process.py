@@ -12,7 +12,7 @@ import easyrlhf.config
 from easyrlhf.cli.exit_codes import Job, job, run_and_exit
 from easyrlhf.cli.options import build_config
 from easyrlhf.errors import EasyRLHFError
-from easyrlhf.launch import POLL, SETTINGS, tell
+from easyrlhf.launch import POLL, SETTINGS, write_error_note
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def telling(folder: Path, work: Job) -> Job:
         try:
             return work()
         except EasyRLHFError as error:
-            tell(folder, error)
+            write_error_note(folder, error)
             rank = int(os.environ["RANK"])
             error.shown_by = rank if rank and error.shown_by in (rank, None) else None
             raise

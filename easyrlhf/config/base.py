@@ -90,7 +90,7 @@ def convert(setting: Field, value: Any) -> Any:
         named = [name_of(one) if callable(one) else one for one in (value if several else [value])]
         value = named if several else named[0]
     if setting.metadata.get("many") and isinstance(value, list | tuple):
-        value = ",".join(escaped(str(item)) if exact else str(item) for item in value)
+        value = ",".join(escape_text(str(item)) if exact else str(item) for item in value)
     if setting.metadata.get("mapping") and isinstance(value, dict):
         value = json.dumps(value)
     if value is None or not isinstance(value, str | bool | int | float | os.PathLike):
@@ -199,7 +199,7 @@ def split_texts(value: str | None) -> tuple[str, ...]:
     return tuple(items)
 
 
-def escaped(text: str) -> str:
+def escape_text(text: str) -> str:
     """A text as split_texts reads it."""
     return text.translate(str.maketrans({meant: f"\\{letter}" for letter, meant in ESCAPES.items()}))
 

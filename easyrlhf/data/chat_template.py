@@ -62,7 +62,7 @@ def opens(prompt: Messages | str) -> bool:
     return not isinstance(prompt, str) and bool(prompt) and prompt[-1]["role"] == "assistant"
 
 
-def answered(prompt: Messages | str, text: str) -> tuple[Messages | str, Messages | str]:
+def with_answer(prompt: Messages | str, text: str) -> tuple[Messages | str, Messages | str]:
     """A prompt and what was said to it, each as the data would have them.
 
     White space around a turn is not part of it, as templates put their own; a turn that the prompt began, or its

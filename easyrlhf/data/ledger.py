@@ -52,7 +52,7 @@ class DataSummary:
             parts.append("lengths " + " ".join(f"{key} {value:,}" for key, value in self.lengths["length"].items()))
         first = " · ".join([*parts, ", ".join(dict.fromkeys(self.formats))])
         noted = [f"{n:,} {note}" for note, n in self.notes.items()]
-        return [f"{self.name}: {line}" for line in (first, *noted, *unused_lines(self.unused))]
+        return [f"{self.name}: {line}" for line in (first, *noted, *unused_key_lines(self.unused))]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -94,7 +94,7 @@ class Ledger:
             return
         line = {"data": self.name, "reason": reason, "place": place}
         line |= {"message": message} if message else {}
-        with jsonlines.open(self.bad_rows, "a", dumps=_dumps) as out:
+        with jsonlines.open(self.bad_rows, "a", dumps=_as_json) as out:
             out.write({**line, "row": row})
 
     def leave_out(self) -> None:
@@ -136,7 +136,7 @@ class Ledger:
         )
 
 
-def unused_lines(unused: Mapping[str, Mapping[str, int]]) -> list[str]:
+def unused_key_lines(unused: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A line for each file that has keys of which nothing is made."""
     return [
         f"{file}: keys not used: "
@@ -160,6 +160,6 @@ def _percentiles(values: array) -> dict[str, int]:
     }
 
 
-def _dumps(value: Any) -> str:
+def _as_json(value: Any) -> str:
     """JSON for whatever a row may hold, dates and bytes of a parquet file included."""
     return json.dumps(value, default=str)

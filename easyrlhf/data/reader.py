@@ -11,10 +11,10 @@ from easyrlhf.data.formats import (
     IMPLICIT_TEXT,
     WHOLE,
     Reading,
+    format_table,
     read_row,
     recognise,
     require_format,
-    table,
     unfolded_row,
     variant,
     without_nulls,
@@ -192,7 +192,7 @@ def _format_of(source: Source, forced: str | None, kind: str | None = None) -> t
     found = keys_of(seen) if isinstance(seen, dict) else f"a {type(seen).__name__}"
     hint = _fields_for(seen, kind) if isinstance(seen, dict) else ""
     raise InputError(
-        f"{place}: no known format; found {found}; expected one of\n{table()}\n"
+        f"{place}: no known format; found {found}; expected one of\n{format_table()}\n"
         f"(or name the keys with --field{hint and f', such as {hint}'}, or choose with --format)"
     )
 

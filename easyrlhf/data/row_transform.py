@@ -20,7 +20,7 @@ NEXT_FIELD = re.compile(r",\s*(?=\w+=)")  # a comma inside of a text is none bet
 
 
 @dataclass(frozen=True)
-class Field:
+class FieldMapping:
     """One `target=value` of --field: a key of the row to be moved, or a text in which `{key}` stands for values.
 
     With an empty value the target itself is taken out of the row.
@@ -30,7 +30,7 @@ class Field:
     value: str
 
     @classmethod
-    def parse(cls, item: str) -> "Field":
+    def parse(cls, item: str) -> "FieldMapping":
         """Read one item. Raises InputError when it is not of that form."""
         target, equals, value = (part.strip() for part in item.partition("="))
         if not (target and equals):
@@ -110,17 +110,17 @@ def _inside(value: Any, key: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Changes:
+class RowTransform:
     """A function of the user's, then the fields; `apply` gives the rows that one row becomes."""
 
-    fields: tuple[Field, ...] = ()
+    fields: tuple[FieldMapping, ...] = ()
     spec: str | None = None
     function: Function | None = field(default=None, compare=False)
 
     @classmethod
-    def parse(cls, fields: str | None = None, transform: str | None = None) -> "Changes":
+    def parse(cls, fields: str | None = None, transform: str | None = None) -> "RowTransform":
         """From the settings --field and --transform. Raises InputError, before any row is read, for wrong ones."""
-        items = [Field.parse(item) for item in NEXT_FIELD.split(fields)] if fields else []
+        items = [FieldMapping.parse(item) for item in NEXT_FIELD.split(fields)] if fields else []
         targets = [item.target for item in items]
         if twice := [target for target in targets if targets.count(target) > 1]:
             raise InputError(f"--field {fields}: '{twice[0]}' is set twice; keep one")

@@ -37,10 +37,10 @@ def named(who: str, show: Callable[[], str]) -> Iterator[None]:
     except Exception as error:
         if is_explained_elsewhere(error):
             raise
-        raise ServiceError(f"{who} raised {described(error)}\n{show()}") from error
+        raise ServiceError(f"{who} raised {described_error(error)}\n{show()}") from error
 
 
-def described(error: Exception) -> str:
+def described_error(error: Exception) -> str:
     """`IndexError: index out of range in self (functional.py:2567)`: what was raised, and where."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:300]

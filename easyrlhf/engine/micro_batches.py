@@ -3,11 +3,11 @@
 from itertools import groupby
 from typing import Any
 
-from easyrlhf.data.batches import micro_batches
+from easyrlhf.data.batches import within_budget
 from easyrlhf.engine import processes
-from easyrlhf.models.prefix_sharing import Family
+from easyrlhf.models.prefix_sharing import PromptGroup
 
-Pass = tuple[Any, bool]  # a micro-batch, and whether it counts
+MicroBatch = tuple[Any, bool]  # a micro-batch, and whether it counts
 
 
 def dealt(lengths: list[int], hands: int) -> list[list[int]]:
@@ -22,7 +22,7 @@ def dealt(lengths: list[int], hands: int) -> list[list[int]]:
     return shares
 
 
-def passes(lengths: list[int], budget: int) -> list[Pass]:
+def micro_batches(lengths: list[int], budget: int) -> list[MicroBatch]:
     """The micro-batches of this process: groups of indices into `lengths`, each with whether it counts.
 
     Every index counts in exactly one process. All processes get as many micro-batches, since weights that are spread
@@ -32,7 +32,7 @@ def passes(lengths: list[int], budget: int) -> list[Pass]:
     budget   tokens of one forward pass; a longer row goes alone
     """
     groups = [
-        [[share[i] for i in group] for group in micro_batches([lengths[i] for i in share], budget)]
+        [[share[i] for i in group] for group in within_budget([lengths[i] for i in share], budget)]
         for share in dealt(lengths, processes.size())
     ]
     mine, most = groups[processes.rank()], max(map(len, groups))
@@ -47,7 +47,7 @@ def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> s
     return slice(count * hand // hands, count * (hand + 1) // hands)
 
 
-def sibling_passes(prompts: list[list[int]], lengths: list[int], budget: int, share: str) -> list[Pass]:
+def grouped_micro_batches(prompts: list[list[int]], lengths: list[int], budget: int, share: str) -> list[MicroBatch]:
     """The micro-batches of this process, as passes gives them; rows of one prompt follow one another where they share.
 
     prompts  ids of each row's prompt
@@ -58,7 +58,9 @@ def sibling_passes(prompts: list[list[int]], lengths: list[int], budget: int, sh
     rows = range(len(prompts))
     households = [[row] for row in rows] if share == "off" else siblings(prompts, lengths, budget)
     tokens = [len(prompts[own[0]]) + sum(lengths[row] for row in own) for own in households]
-    return [([row for one in group for row in households[one]], counts) for group, counts in passes(tokens, budget)]
+    return [
+        ([row for one in group for row in households[one]], counts) for group, counts in within_budget(tokens, budget)
+    ]
 
 
 def siblings(prompts: list[list[int]], lengths: list[int], budget: int) -> list[list[int]]:
@@ -77,7 +79,7 @@ def siblings(prompts: list[list[int]], lengths: list[int], budget: int) -> list[
     return found
 
 
-def families_of(prompts: list[list[int]], completions: list[list[int]]) -> list[Family]:
+def group_by_prompt(prompts: list[list[int]], completions: list[list[int]]) -> list[PromptGroup]:
     """Prompts with their completions; equal prompts that follow one another are one."""
     pairs = zip(prompts, completions, strict=True)
     return [(prompt, [ids for _, ids in own]) for prompt, own in groupby(pairs, key=lambda pair: pair[0])]

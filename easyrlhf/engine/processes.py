@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from easyrlhf.engine.faults import Raised, described, is_explained_elsewhere, is_loss
+from easyrlhf.engine.faults import Raised, described_error, is_explained_elsewhere, is_loss
 from easyrlhf.errors import EasyRLHFError, RunError
 from easyrlhf.launch import LAUNCHED, free_port
 
@@ -45,7 +45,7 @@ def is_main() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]:
+def join_group(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]:
     """Belong to the processes that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT speak of, if there are several.
 
     timeout  seconds after which an exchange fails that another process takes no part in
@@ -77,7 +77,7 @@ def joined(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, EasyRLHFError) or not (isinstance(error, dist.DistError) or is_loss(error)):
             raise
-        raise lost(timeout, error) from error
+        raise lost_peers_error(timeout, error) from error
     finally:
         if dist.is_initialized() and not _handed_over:
             dist.destroy_process_group()
@@ -91,7 +91,7 @@ def hand_over() -> None:
     _handed_over = True
 
 
-def lost(timeout: int, error: Exception) -> RunError:
+def lost_peers_error(timeout: int, error: Exception) -> RunError:
     """What to say when the others are lost."""
     number, count = int(os.environ["RANK"]), os.environ["WORLD_SIZE"]
     found = RunError(
@@ -102,7 +102,7 @@ def lost(timeout: int, error: Exception) -> RunError:
     return found
 
 
-def together(job: Callable[[], Result]) -> list[Result]:
+def gather_results(job: Callable[[], Result]) -> list[Result]:
     """Every process does its job; all of them get all results, by rank.
 
     When some fail, all raise the first of their errors: nobody waits for one that has left. Among several processes an
@@ -148,7 +148,7 @@ def outcome_of(job: Callable[[], Result]) -> Result | EasyRLHFError:
     except Exception as error:
         if size() == 1 or is_explained_elsewhere(error):
             raise
-        return Raised(described(error))
+        return Raised(described_error(error))
 
 
 def result_of(outcome: Any, number: int) -> Any:
@@ -159,21 +159,21 @@ def result_of(outcome: Any, number: int) -> Any:
     return outcome
 
 
-def summed(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The tensor, in place, as the sum of every process's."""
     if size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def summed_numbers(numbers: dict[str, float]) -> dict[str, float]:
+def all_reduce_numbers(numbers: dict[str, float]) -> dict[str, float]:
     """Sums over the processes of numbers that each of them has, under the same names."""
     if size() == 1:
         return dict(numbers)
-    totals = summed(torch.tensor([float(numbers[name]) for name in sorted(numbers)], dtype=torch.float64))
+    totals = all_reduce_sum(torch.tensor([float(numbers[name]) for name in sorted(numbers)], dtype=torch.float64))
     return dict(zip(sorted(numbers), totals.tolist(), strict=True))
 
 
 def any_of(flag: bool) -> bool:
     """Whether any process says so."""
-    return summed(torch.tensor(float(flag))).item() > 0 if size() > 1 else flag
+    return all_reduce_sum(torch.tensor(float(flag))).item() > 0 if size() > 1 else flag

@@ -11,7 +11,7 @@ BETAS = (0.9, 0.999)
 Mark = tuple[float, float]
 
 
-def marks(engine) -> dict[str, Mark]:
+def weight_marks(engine) -> dict[str, Mark]:
     """Two numbers of every trained weight's float32 form, which are others when any element is another."""
     found = {}
     for name in engine.trained:
@@ -25,12 +25,12 @@ def stuck(engine, before: dict[str, Mark], asked: set[str], learning_rate: float
 
     asked  the weights that this process had a gradient for, as far as it can see
     """
-    steps, after = engine.adam_steps(), marks(engine)
+    steps, after = engine.adam_steps(), weight_marks(engine)
     same = [name for name, mark in before.items() if after[name] == mark]
-    return [name for name in same if is_due(engine, name, steps.get(name, 0), name in asked, learning_rate)]
+    return [name for name in same if proof_is_due(engine, name, steps.get(name, 0), name in asked, learning_rate)]
 
 
-def is_due(engine, name: str, step: int, asked: bool, learning_rate: float) -> bool:
+def proof_is_due(engine, name: str, step: int, asked: bool, learning_rate: float) -> bool:
     """Whether Adam's step on the weight's element of the largest gradient outgrows the rounding of float32."""
     found = engine.gathered(name)
     if step == 0 or MOMENTS[0] not in found:  # Adam does not know the weight

@@ -10,7 +10,7 @@ from easyrlhf.losses.ppo import ppo_policy_loss
 EPSILON = 1e-4  # added to standard deviations, as in TRL
 
 
-def spread(scores: Tensor, dim: int | None = None) -> Tensor:
+def nan_std(scores: Tensor, dim: int | None = None) -> Tensor:
     """Standard deviation with Bessel's correction over the scores that are not nan.
 
     scores   [...]
@@ -32,7 +32,7 @@ def group_advantages(scores: Tensor, group_size: int, scale_rewards: str) -> Ten
     groups = scores.view(-1, group_size)
     advantages = deviations(groups, ~groups.isnan(), 1)
     if scale_rewards != "none":
-        advantages = advantages / (spread(groups, 1 if scale_rewards == "group" else None) + EPSILON)
+        advantages = advantages / (nan_std(groups, 1 if scale_rewards == "group" else None) + EPSILON)
     return advantages.flatten()
 
 
@@ -46,9 +46,9 @@ def gdpo_advantages(scores: Tensor, weights: Tensor, group_size: int) -> Tensor:
     returns  [B]
     """
     groups = scores.view(len(weights), -1, group_size)
-    each = deviations(groups, ~groups.isnan(), 2) / (spread(groups, 2) + EPSILON)
+    each = deviations(groups, ~groups.isnan(), 2) / (nan_std(groups, 2) + EPSILON)
     total = (each.flatten(1) * weights[:, None]).sum(0)  # its mean over the batch is 0, as that of every group is
-    return total / (spread(total.masked_fill(scores.isnan().all(0), torch.nan)) + EPSILON)
+    return total / (nan_std(total.masked_fill(scores.isnan().all(0), torch.nan)) + EPSILON)
 
 
 def rloo_advantages(scores: Tensor, group_size: int) -> Tensor:

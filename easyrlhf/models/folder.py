@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import readable, written_to
+from easyrlhf.files import make_world_readable, written_to
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.load import load_causal_lm, load_config
 from easyrlhf.models.parents import ADAPTER
@@ -41,7 +41,7 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     try:
         with written_to(folder):
             lm = write_lm(draft, lm, tokenizer, head)
-            readable(draft)
+            make_world_readable(draft)
             for path in sorted(draft.iterdir()):
                 target = folder / path.name
                 if target.is_dir():

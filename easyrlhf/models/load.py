@@ -14,7 +14,7 @@ from easyrlhf.data.hub import require_model
 from easyrlhf.data.tokenizer import own_vocabulary
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import is_adapter, is_classifier_adapter, merge_adapter, quietly
-from easyrlhf.models.parents import base_of, below, root_of
+from easyrlhf.models.parents import base_of, naming_adapter, root_of
 from easyrlhf.models.parts import evaluating, hidden_states, logits_of
 from easyrlhf.models.vocabulary import end_ids
 
@@ -34,7 +34,7 @@ def load_config(path: str, *, trust_remote_code: bool = False):
     Raises InputError when there is none, or when it cannot be reached.
     """
     base = root_of(path)
-    with below(path, base):
+    with naming_adapter(path, base):
         return read_config(base, trust_remote_code)
 
 
@@ -130,7 +130,7 @@ def load_causal_lm(
         lm.generation_config.eos_token_id = list(ends)
     if not dropout:
         disable_dropout(lm)
-    check_head(lm, path)
+    check_lm_head(lm, path)
     folder = Path(path).expanduser()
     lm.name_or_path = str(folder.resolve()) if folder.exists() else path  # what an adapter of it will name as its base
     return lm
@@ -203,7 +203,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def check_head(lm: PreTrainedModel, path: str) -> None:
+def check_lm_head(lm: PreTrainedModel, path: str) -> None:
     """Raise InputError when logits_of differs from the model's own logits: its log-probabilities would be wrong."""
     ids = torch.arange(4, device=lm.device).unsqueeze(0)
     with evaluating(lm):

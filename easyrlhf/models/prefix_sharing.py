@@ -18,11 +18,11 @@ from easyrlhf.data.batches import pad_right
 from easyrlhf.models.attention import attend_packed, attention, packs_rows
 from easyrlhf.models.parts import backbone, evaluating, hidden_states, plain_lm
 
-Family = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
+PromptGroup = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
 
 SHARING = "sdpa_sharing_prefixes"  # the name of our attention in transformers
 WORTH = 0.97  # share of the cost from which on sharing prompts, or packing rows, is worth it
-PROBE: list[Family] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
+PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,9 @@ def same_both_ways(lm: nn.Module) -> bool:
     return bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm())
 
 
-def completion_states(lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str) -> States:
+def completion_states(
+    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str
+) -> States:
     """Hidden states of every completion behind its prompt.
 
     share  "on" computes each prompt once, "auto" where that is cheaper, "off" never. A model for which enable_sharing
@@ -199,7 +201,7 @@ def completion_states(lm: nn.Module, families: list[Family], pad_id: int, device
     return states_apart(lm, families, pad_id, device)
 
 
-def worth_sharing(lm: nn.Module, families: list[Family]) -> bool:
+def worth_sharing(lm: nn.Module, families: list[PromptGroup]) -> bool:
     """Whether sharing prompts is clearly cheaper, in tokens, than computing them with each of their completions.
 
     A token takes about 24H² floating-point operations a layer, a pair of positions in attention 4H, at half the speed:
@@ -235,7 +237,7 @@ def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
     return packed.new_zeros(*input_ids.shape, packed.shape[1]).masked_scatter(counted[..., None], packed)
 
 
-def states_apart(lm: nn.Module, families: list[Family], pad_id: int, device: torch.device) -> States:
+def states_apart(lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device) -> States:
     """Each completion in a row of its own, behind a copy of its prompt."""
     rows = [(prompt, ids) for prompt, completions in families for ids in completions]
     lengths = torch.tensor([len(prompt) + len(ids) for prompt, ids in rows], device=device)
@@ -244,7 +246,7 @@ def states_apart(lm: nn.Module, families: list[Family], pad_id: int, device: tor
     return states_of(hidden.flatten(0, 1), [ids for _, ids in rows], starts, [start - 1 for start in starts])
 
 
-def states_together(lm: nn.Module, families: list[Family], device: torch.device) -> States:
+def states_together(lm: nn.Module, families: list[PromptGroup], device: torch.device) -> States:
     """All tokens in one row, each prompt once."""
     prompts = [prompt for prompt, _ in families]
     completions = [ids for _, own in families for ids in own]

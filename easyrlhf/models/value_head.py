@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from easyrlhf.errors import InputError
 from easyrlhf.models.parts import in_one_pass, plain_lm
-from easyrlhf.models.prefix_sharing import Family, completion_states, row_states
+from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
 
 HEAD_FILE = "value_head.safetensors"
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"
@@ -51,7 +51,7 @@ class ScalarModel(nn.Module):
         return self.read(last)
 
     @in_one_pass
-    def completion_scores(self, families: list[Family], pad_id: int, share: str) -> Tensor:
+    def completion_scores(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
         """Score of each completion behind its prompt, read at its last token; `share` as in completion_states.
 
         returns  [N]  float32, family by family
@@ -60,7 +60,7 @@ class ScalarModel(nn.Module):
         return self.read(states.hidden[states.last])
 
     @in_one_pass
-    def completion_values(self, families: list[Family], pad_id: int, share: str) -> Tensor:
+    def completion_values(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
         """Value of the state each completion token was chosen in: read one position before the token.
 
         share    as in completion_states

@@ -17,10 +17,10 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from easyrlhf.engine import processes
-from easyrlhf.engine.micro_batches import passes
-from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating, plain_lm
-from easyrlhf.models.prefix_sharing import Family
+from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.report.console import Console
 
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ CHUNK = 1024  # rows in memory at a time
 UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: they change no number
 
 
-class Joined:
+class RowsWithReference:
     """Token rows with further columns beside them.
 
     rows     token rows on disk
@@ -54,7 +54,7 @@ class Joined:
 
 @torch.no_grad()
 def all_logprobs(
-    lm: nn.Module, families: list[Family], pad_id: int, budget: int, device: torch.device, share: str
+    lm: nn.Module, families: list[PromptGroup], pad_id: int, budget: int, device: torch.device, share: str
 ) -> np.ndarray:
     """completion_logprobs of many families with K completions each, in micro-batches, dropout off.  [N, K]
 
@@ -63,14 +63,14 @@ def all_logprobs(
     count = len(families[0][1])
     found = torch.zeros(len(families), count, dtype=torch.float64)
     with evaluating(lm):
-        for group, counts in passes([padded_tokens(family) for family in families], budget):
-            logprobs = completion_logprobs(lm, [families[i] for i in group], pad_id, device, share)
+        for group, counts in micro_batches([padded_tokens(family) for family in families], budget):
+            logprobs = sequence_logprobs(lm, [families[i] for i in group], pad_id, device, share)
             if counts:
                 found[group] = logprobs.view(-1, count).cpu().double()
-    return processes.summed(found).numpy()
+    return processes.all_reduce_sum(found).numpy()
 
 
-def padded_tokens(family: Family) -> int:
+def padded_tokens(family: PromptGroup) -> int:
     """Tokens of a family when its prompt is not shared and its completions are padded to one length."""
     prompt, completions = family
     return len(completions) * (len(prompt) + max(map(len, completions)))
@@ -78,10 +78,10 @@ def padded_tokens(family: Family) -> int:
 
 def reference_columns(
     lm: nn.Module,
-    rows: Joined,
+    rows: RowsWithReference,
     numbers: np.ndarray,
     names: tuple[str, ...],
-    family_of: Callable[[Row], Family],
+    family_of: Callable[[Row], PromptGroup],
     pad_id: int,
     budget: int,
     device: torch.device,
@@ -143,7 +143,11 @@ def cache_folder(kind: str) -> Path:
 
 
 def fingerprint(
-    lm: nn.Module, rows: Joined, numbers: np.ndarray, names: tuple[str, ...], family_of: Callable[[Row], Family]
+    lm: nn.Module,
+    rows: RowsWithReference,
+    numbers: np.ndarray,
+    names: tuple[str, ...],
+    family_of: Callable[[Row], PromptGroup],
 ) -> str:
     """Hash of the model and of every token that it is asked about: what is found by it cannot be stale."""
     digest = hashlib.blake2b(" ".join(names).encode(), digest_size=20)

@@ -86,7 +86,7 @@ def correlation(x: Tensor, y: Tensor) -> float:
     return ((x * y).sum() / (x.norm() * y.norm())).item()
 
 
-def readable(prompt: str | list[dict[str, str]]) -> str:
+def readable_prompt(prompt: str | list[dict[str, str]]) -> str:
     """A prompt as people read it: its text, or one `role: content` line per turn."""
     return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
@@ -99,7 +99,7 @@ def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
     kl = [None] * len(rollout) if rollout.log_ratios is None else rollout.log_ratios.tolist()
     return [
         {
-            "prompt": readable(json.loads(row["prompt"])),
+            "prompt": readable_prompt(json.loads(row["prompt"])),
             "completion": decode(ids),
             "score": score,
             "kl": distance,

@@ -7,8 +7,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from easyrlhf.data.batches import endless_order, pad_right
-from easyrlhf.engine.micro_batches import Pass, passes
-from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.engine.micro_batches import MicroBatch, micro_batches
+from easyrlhf.models.logprobs import row_token_logprobs
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class PtxBatches:
     micro_batch_tokens: int
     device: torch.device
 
-    def __call__(self, optimiser_step: int) -> list[Pass]:
+    def __call__(self, optimiser_step: int) -> list[MicroBatch]:
         """Functions without arguments, one per micro-batch, that sum to the mean loss per assistant token.
 
         Each with whether it counts.
@@ -33,11 +33,11 @@ class PtxBatches:
         tokens = sum(sum(row["loss_mask"]) for row in rows)
         return [
             (lambda group=group: self.loss([rows[i] for i in group]) / tokens, counts)
-            for group, counts in passes([row["length"] for row in rows], self.micro_batch_tokens)
+            for group, counts in micro_batches([row["length"] for row in rows], self.micro_batch_tokens)
         ]
 
     def loss(self, rows: list[dict]) -> Tensor:
         """Summed negative log-likelihood of the rows' assistant tokens."""
         input_ids = pad_right([row["input_ids"] for row in rows], self.pad_id).to(self.device)
         loss_mask = pad_right([row["loss_mask"] for row in rows]).to(self.device)
-        return -token_logprobs(self.policy, input_ids, loss_mask).sum()
+        return -row_token_logprobs(self.policy, input_ids, loss_mask).sum()

@@ -8,7 +8,7 @@ import yaml
 
 from easyrlhf.config import TRAINING
 from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
-from easyrlhf.models.parents import ADAPTER, BASE, folder_of
+from easyrlhf.models.parents import ADAPTER, BASE, parent_folder
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.info import RunInfo, data_lines, facts, versions, without_passwords
 from easyrlhf.report.log import METRICS_FILE, read_rows
@@ -114,7 +114,7 @@ def write_model_card(folder: Path, *, stage: str, info: RunInfo) -> Path:
     said = concluded(stage, history, examined_by(stage, folder))
     load, task = LOAD_REWARD if stage == "rm" else LOAD_POLICY, TASKS.get(stage, TASK)
     parts = [
-        front_matter(folder.name, task, tags_of(stage, folder), info, results=held_out(stage, history)),
+        front_matter(folder.name, task, tags_of(stage, folder), info, results=held_out_lines(stage, history)),
         f"# {folder.name}\n\n{WHAT[stage]}\n\n{said.sentence} Curves, samples and verdicts are in `report.html`.\n",
         *_training(folder, stage, info),
         "## Results\n\n" + _results(stage, history),
@@ -133,7 +133,7 @@ def write_adapter_card(folder: Path, stage: str, info: RunInfo, history: list[di
     """Write adapter/README.md: what the adapter is for, and that it fits one base alone."""
     adapter = folder / ADAPTER
     about = read_adapter_config(adapter)
-    base, results = about[BASE], held_out(stage, history)
+    base, results = about[BASE], held_out_lines(stage, history)
     name, tags = f"{folder.name}-adapter", tags_of(stage, folder)
     head = "Its head is in `value_head.safetensors`. " if (adapter / "value_head.safetensors").exists() else ""
     parts = [
@@ -149,11 +149,11 @@ def write_adapter_card(folder: Path, stage: str, info: RunInfo, history: list[di
 
 def grown(folder: Path, base: str) -> str:
     """The line that gives a base as many embeddings as the run's model has, where that is another number."""
-    rows, before = (vocabulary_of(place) for place in (folder, folder_of(base)))
+    rows, before = (vocabulary_rows(place) for place in (folder, parent_folder(base)))
     return "" if rows is None or before in (None, rows) else f"base.resize_token_embeddings({rows})\n"
 
 
-def vocabulary_of(folder: Path | None) -> int | None:
+def vocabulary_rows(folder: Path | None) -> int | None:
     """Rows of a model's embeddings, as its configuration says; None when there is none to be read."""
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
@@ -162,7 +162,7 @@ def vocabulary_of(folder: Path | None) -> int | None:
     return settings.get("vocab_size") or settings.get("text_config", {}).get("vocab_size")
 
 
-def held_out(stage: str, history: list[dict]) -> dict[str, float | None]:
+def held_out_lines(stage: str, history: list[dict]) -> dict[str, float | None]:
     """The last held-out numbers that a card names."""
     last = {name: value for row in history for name, value in row.items()}
     return {name: last[name] for name in RESULTS[stage] if name.startswith("eval/") and name in last}
@@ -182,7 +182,7 @@ def rows_up_to(rows: list[dict], info: RunInfo) -> list[dict]:
 def _training(folder: Path, stage: str, info: RunInfo) -> list[str]:
     parts = []
     if facts(info):
-        parts.append("## Training\n\n" + _table(("", ""), facts(info)))
+        parts.append("## Training\n\n" + _card_table(("", ""), facts(info)))
     for name, summary in info.get("data", {}).items():
         texts = "".join(f"- {text}\n" for text in data_lines(summary))
         parts.append(f"## Data: {name}\n\n{texts}")
@@ -195,7 +195,7 @@ def _training(folder: Path, stage: str, info: RunInfo) -> list[str]:
 def _results(stage: str, history: list[dict]) -> str:
     last = {name: value for row in history for name, value in row.items()}
     rows = [(f"`{name}`", show(name, last[name]), metric(name).meaning) for name in RESULTS[stage] if name in last]
-    return _table(("metric", "last value", "meaning"), rows)
+    return _card_table(("metric", "last value", "meaning"), rows)
 
 
 def _versions(info: RunInfo) -> list[str]:
@@ -210,7 +210,7 @@ def _settings(folder: Path, stage: str) -> list[str]:
         return []
     rows = [(f"`{name}`", str(without_passwords(value))) for name, value in given.items()]
     return [
-        "## Settings\n\n" + _table(("setting", "value"), rows),
+        "## Settings\n\n" + _card_table(("setting", "value"), rows),
         "The others have their defaults; `args.yaml` has all of them.\n",
     ]
 
@@ -220,10 +220,10 @@ def _settings_of(folder: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _card_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(_cell(cell) for cell in cells) + " |\n" for cells in lines)
+    return "".join("| " + " | ".join(_card_cell(cell) for cell in cells) + " |\n" for cells in lines)
 
 
-def _cell(text: str) -> str:
+def _card_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")

@@ -13,7 +13,7 @@ JUDGE = "judge"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ComparedAnswer:
     """What one model said to one prompt.
 
     prompt     number of the prompt
@@ -31,7 +31,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeVerdict:
     """What the judge made of a model's answer beside the first model's.
 
     prefers  1 the model's, 0 the first's, one half a tie, or between; None where the judge could not be understood
@@ -42,7 +42,7 @@ class Verdict:
     agree: bool | None = None
 
 
-def names_of(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """What models are called: the last part of each path where that tells them apart, else the paths."""
     names = [PurePath(path).name for path in paths]
     return names if len(set(names)) == len(names) else list(paths)
@@ -51,8 +51,8 @@ def names_of(paths: Sequence[str]) -> list[str]:
 def measured(
     models: Sequence[str],
     scored_by: Sequence[str],
-    answers: Sequence[Sequence[Answer]],
-    verdicts: Sequence[Sequence[Verdict]] | None,
+    answers: Sequence[Sequence[ComparedAnswer]],
+    verdicts: Sequence[Sequence[JudgeVerdict]] | None,
 ) -> dict[str, Any]:
     """All numbers of compare.json about the answers.
 
@@ -75,7 +75,7 @@ def measured(
     }
 
 
-def model_numbers(model: str, scored_by: Sequence[str], answers: Sequence[Answer]) -> dict[str, Any]:
+def model_numbers(model: str, scored_by: Sequence[str], answers: Sequence[ComparedAnswer]) -> dict[str, Any]:
     """The numbers of one model alone."""
     ratios = [(answer.log_ratio, answer.prompt) for answer in answers if answer.log_ratio is not None]
     return {
@@ -104,9 +104,9 @@ def comparison(
     first: str,
     model: str,
     by: str,
-    theirs: Sequence[Answer],
-    ours: Sequence[Answer],
-    verdicts: Sequence[Verdict] | None,
+    theirs: Sequence[ComparedAnswer],
+    ours: Sequence[ComparedAnswer],
+    verdicts: Sequence[JudgeVerdict] | None,
 ) -> dict[str, Any]:
     """A model against the first one, by one judge.
 
@@ -137,7 +137,7 @@ def comparison(
     return entry | {"verdict": sentence(entry)}
 
 
-def score_gap(name: str, theirs: Answer, ours: Answer) -> float | None:
+def score_gap(name: str, theirs: ComparedAnswer, ours: ComparedAnswer) -> float | None:
     """How much higher our answer scores; 0 for equal answers, whose scores rounding may set apart."""
     if (theirs.text, theirs.finished) == (ours.text, ours.finished):
         return None if theirs.scores[name] is None else 0.0
@@ -151,7 +151,7 @@ def won(gap: float | None) -> float | None:
     return None if gap is None else float((np.sign(gap) + 1) / 2)
 
 
-def judge_numbers(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def judge_numbers(verdicts: Sequence[JudgeVerdict]) -> dict[str, Any]:
     """How far the judge can be trusted: pairs it was asked about, its agreement with itself, what was unreadable."""
     asked = [verdict.agree for verdict in verdicts if verdict.agree is not None]
     unreadable = sum(verdict.prefers is None for verdict in verdicts)
@@ -167,7 +167,7 @@ def judge_numbers(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def sentence(entry: dict[str, Any]) -> str:
     """The verdict on one comparison."""
     pairs = f"{entry['n']:,} pairs" if entry["prompts"] < entry["n"] else f"{entry['n']:,} prompts"
-    share = percent(entry["win_rate"], entry["ci95"])
+    share = rate_with_interval(entry["win_rate"], entry["ci95"])
     said = decided(entry["ci95"])
     if not said:
         return (
@@ -176,7 +176,7 @@ def sentence(entry: dict[str, Any]) -> str:
         )
     winner, loser = (entry["model"], entry["first"])[::said]
     if said < 0:
-        share = percent(1 - entry["win_rate"], [1 - end for end in reversed(entry["ci95"])])
+        share = rate_with_interval(1 - entry["win_rate"], [1 - end for end in reversed(entry["ci95"])])
     return f"{winner} beats {loser} by {entry['by']}: {share} of {pairs}{at_equal_length(entry, said)}"
 
 
@@ -191,7 +191,7 @@ def at_equal_length(entry: dict[str, Any], said: int) -> str:
     less = "" if decided(ends) == 1 else ", where no difference can be told"
     if decided(ends) == -1:
         less = ", where it is the other way round"
-    return f"; at equal length {percent(rate, ends)}{less}"
+    return f"; at equal length {rate_with_interval(rate, ends)}{less}"
 
 
 def decided(ends: Sequence[float]) -> int:
@@ -200,6 +200,6 @@ def decided(ends: Sequence[float]) -> int:
     return (low > 0.5) - (high < 0.5)
 
 
-def percent(rate: float, ends: Sequence[float]) -> str:
+def rate_with_interval(rate: float, ends: Sequence[float]) -> str:
     """`63.0 % (57.4 to 68.3)`."""
     return f"{rate:.1%} ({ends[0] * 100:.1f} to {ends[1] * 100:.1f})".replace("%", " %")

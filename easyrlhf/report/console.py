@@ -13,7 +13,7 @@ from easyrlhf.report.diagnostics import Verdict
 from easyrlhf.report.layout import COUNTER, GAP, LEFT, cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import OFFLINE, ONLINE, show
 from easyrlhf.report.opening import Counted
-from easyrlhf.report.progress import Progress
+from easyrlhf.report.progress import ProgressBar
 from easyrlhf.streams import lasting
 
 SCORE = ("score", "objective/scores")
@@ -37,7 +37,7 @@ class Console:
             from rich.console import Console as RichConsole
 
             self.rich = RichConsole(file=self._file)
-        self._progress: Progress | None = None
+        self._progress: ProgressBar | None = None
         self._rows = 0
         self._told: set[str] = set()
 
@@ -72,9 +72,9 @@ class Console:
         unit: str = "step",
         ahead: Callable[[], Mapping[str, int]] | None = None,
         guess: Mapping[str, float] | None = None,
-    ) -> Iterator[Progress]:
+    ) -> Iterator[ProgressBar]:
         """A bar from `done` to `total`, as Progress has it; call .advance(metrics) on it after each unit."""
-        self._progress = Progress(self, total, done, unit, BAR_METRIC[self._stage], ahead, guess)
+        self._progress = ProgressBar(self, total, done, unit, BAR_METRIC[self._stage], ahead, guess)
         try:
             with self._progress:
                 yield self._progress

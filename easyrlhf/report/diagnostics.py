@@ -297,7 +297,7 @@ def verdicts(stage: str, rows: list[dict]) -> list[Verdict]:
     """One verdict for each check that `stage` has and these rows of metrics.jsonl can answer, the worst first."""
     history = History(rows)
     asked = [(check, check.find(history)) for check in checks_of(stage)]
-    found = [_verdict(stage, check, finding) for check, finding in asked if finding is not None]
+    found = [_judged(stage, check, finding) for check, finding in asked if finding is not None]
     return sorted(found, key=lambda verdict: SEVERITIES.index(verdict.severity))
 
 
@@ -324,7 +324,7 @@ class Watch:
         found = [(check, check.find(self._history)) for check in self._worst]
         risen = [(check, finding) for check, finding in found if finding and self._is_worse(check, finding)]
         self._worst |= {check: finding.severity for check, finding in risen}
-        return [_verdict(self._stage, check, finding) for check, finding in risen]
+        return [_judged(self._stage, check, finding) for check, finding in risen]
 
     def _is_worse(self, check: Check, finding: Finding) -> bool:
         return SEVERITIES.index(finding.severity) < SEVERITIES.index(self._worst[check])
@@ -360,7 +360,7 @@ def worst(found: list[Verdict]) -> str:
     return min((verdict.severity for verdict in found), key=SEVERITIES.index, default="ok")
 
 
-def _verdict(stage: str, check: Check, finding: Finding) -> Verdict:
+def _judged(stage: str, check: Check, finding: Finding) -> Verdict:
     fired = finding.severity != "ok"
     means, remedy = check.advice(stage)
     name = check.name[0].upper() + check.name[1:] if fired else f"No {check.name}"

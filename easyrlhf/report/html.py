@@ -12,7 +12,7 @@ from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
 from easyrlhf.report.metrics import ALIGN_TITLES, told
 from easyrlhf.report.plots import RM_EVAL_FILE, charts
 from easyrlhf.report.rm_verdict import verdict_section
-from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, extras, marks, pick, prompt_text, stored_rows
+from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, extras, pick, rollout_prompt, row_marks, stored_rows
 
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
@@ -82,7 +82,7 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo, pag
         *_rollouts(folder, rows),
         *_background(settings, info),
     ]
-    html = blocks.page(
+    html = blocks.html_page(
         title,
         sections,
         lead=conclusion.sentence,
@@ -130,7 +130,7 @@ def _numbers(folder: Path, stage: str, rows: list[dict]) -> list[str]:
             note = _interval(folder / RM_EVAL_FILE)
         numbers.append((label, told(name, late), note))
     note = f"{rows[-1]['step']} steps; means over the last {window(len(rows))} logged." if rows else ""
-    return [blocks.section("Key numbers", blocks.key_numbers(numbers), note=note)] if numbers else []
+    return [blocks.section("Key numbers", blocks.key_number_block(numbers), note=note)] if numbers else []
 
 
 def _interval(path: Path) -> str:
@@ -168,7 +168,10 @@ def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
     for order, title in STANDING_OUT.items():
         found = pick(recent_rows, order, MOST_ROLLOUTS)
         items = [
-            (shortened(prompt_text(row)), [(f"step {row['step']}", shortened(row["completion"]), remarks(row))])
+            (
+                shortened(rollout_prompt(row)),
+                [(f"step {row['step']}", shortened(row["completion"]), completion_remarks(row))],
+            )
             for row in found
         ]
         folds += [blocks.fold(title, blocks.samples(items))] if items else []
@@ -176,9 +179,9 @@ def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
     return [blocks.section("Rollouts", *folds, note=note)] if folds else []
 
 
-def remarks(row: dict) -> str:
+def completion_remarks(row: dict) -> str:
     """The numbers of a kept completion, and what reward functions have logged of it."""
-    return " · ".join([marks(row), *map(shortened, extras(row))])
+    return " · ".join([row_marks(row), *map(shortened, extras(row))])
 
 
 def shortened(text: str) -> str:
@@ -190,11 +193,11 @@ def shortened(text: str) -> str:
 def _background(settings: dict, info: RunInfo) -> list[str]:
     sections = []
     if facts(info):
-        sections.append(blocks.section("The run", blocks.table((), facts(info))))
+        sections.append(blocks.section("The run", blocks.html_table((), facts(info))))
     for name, summary in info.get("data", {}).items():
-        sections.append(blocks.section(f"Data: {name}", blocks.lines(data_lines(summary))))
+        sections.append(blocks.section(f"Data: {name}", blocks.line_list(data_lines(summary))))
     rows = [(name, "" if value is None else str(value)) for name, value in settings.items()]
-    folds = [blocks.fold(f"{len(rows)} settings", blocks.table(("setting", "value"), rows))]
+    folds = [blocks.fold(f"{len(rows)} settings", blocks.html_table(("setting", "value"), rows))]
     if versions(info):
-        folds.append(blocks.fold("Library versions", blocks.table((), versions(info).items())))
+        folds.append(blocks.fold("Library versions", blocks.html_table((), versions(info).items())))
     return [*sections, blocks.section("Settings and versions", *folds)]

@@ -37,12 +37,12 @@ def write_overlay(path: Path, runs: list[RunRecord]) -> Path:
     sections = [
         blocks.section("Key numbers", key_table(runs, stages), note="Means over the last steps logged."),
         blocks.section(
-            "In a sentence", blocks.table((), [(label, one.sentence) for label, one in conclusions.items()])
+            "In a sentence", blocks.html_table((), [(label, one.sentence) for label, one in conclusions.items()])
         ),
         *([blocks.section("Curves", blocks.grid(*drawn))] if drawn else []),
         *_differences(runs),
     ]
-    page = blocks.page(
+    page = blocks.html_page(
         f"{len(runs)} runs: {', '.join(STAGE_TITLES[stage] for stage in stages)}",
         sections,
         lead=whole.sentence,
@@ -59,7 +59,7 @@ def key_table(runs: list[RunRecord], stages: list[str]) -> str:
     names = {name: label for stage in stages for label, name in KEY_NUMBERS[stage]}
     histories = [History(run.rows) for run in runs]
     rows = [(label, *(_shown(history, name) for history in histories)) for name, label in names.items()]
-    return blocks.table(("", *(run.label for run in runs)), [row for row in rows if any(row[1:])])
+    return blocks.html_table(("", *(run.label for run in runs)), [row for row in rows if any(row[1:])])
 
 
 def _shown(history: History, name: str) -> str:
@@ -118,5 +118,5 @@ def _differences(runs: list[RunRecord]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
     rows = [(name, *("" if (v := run.settings.get(name)) is None else str(v) for run in runs)) for name in names]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    table = blocks.table(("setting", *(run.label for run in runs)), rows)
+    table = blocks.html_table(("setting", *(run.label for run in runs)), rows)
     return [blocks.section("Settings that differ", table)] if rows else []

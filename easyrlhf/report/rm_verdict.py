@@ -26,7 +26,7 @@ INVARIANCE_HEAD = ("scored again with", "largest difference")
 
 
 @dataclass(frozen=True)
-class Finding:
+class RMFinding:
     """What a check measured: the number, its severity (ok, warn, alarm), and a sentence."""
 
     value: float
@@ -35,7 +35,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Check:
+class RMCheck:
     """One row of the table.
 
     good     the good news
@@ -51,27 +51,27 @@ class Check:
     measure: str
     healthy: str
     remedy: str
-    find: Callable[[dict], Finding | None]
+    find: Callable[[dict], RMFinding | None]
 
 
-def beats_length(found: dict) -> Finding:
+def beats_length(found: dict) -> RMFinding:
     """The accuracy's interval lies above what answer length alone reaches."""
     (low, high), accuracy, alone = found["ci95"], found["accuracy"], found["length_baseline_accuracy"]
     severity = "ok" if low > alone else "warn" if accuracy > alone else "alarm"
     says = f"it ranks {accuracy:.1%} of {found['n']:,} pairs right ({low:.1%} to {high:.1%}); length alone {alone:.1%}"
-    return Finding(accuracy, severity, says)
+    return RMFinding(accuracy, severity, says)
 
 
-def right_at_every_length(found: dict) -> Finding:
+def right_at_every_length(found: dict) -> RMFinding:
     """In no range of length gaps is it surely wrong more often than right: the 95 % interval reaches one half."""
     ends = [wilson(part["accuracy"] * part["n"], part["n"])[1] for part in found["by_length_gap"]]
     worst_end = min(ends)
     part = found["by_length_gap"][ends.index(worst_end)]
     says = f"where chosen − rejected is {gap_name(part)} tokens, {right_of(part)}"
     if worst_end < 0.5:
-        return Finding(part["accuracy"], "alarm", says)
+        return RMFinding(part["accuracy"], "alarm", says)
     least = f"no range is surely below one half; the lowest: {says}"
-    return Finding(part["accuracy"], "ok", least + (", too few to tell" if part["accuracy"] < 0.5 else ""))
+    return RMFinding(part["accuracy"], "ok", least + (", too few to tell" if part["accuracy"] < 0.5 else ""))
 
 
 def right_of(part: dict) -> str:
@@ -89,43 +89,43 @@ def gap_name(part: dict) -> str:
     return f"{low:+d}" if low == high else f"{low:+d} to {high:+d}"
 
 
-def cannot_be_fooled(found: dict) -> Finding | None:
+def cannot_be_fooled(found: dict) -> RMFinding | None:
     """No probe scores above the chosen answers in the mean."""
     if "probes" not in found:
         return None
     best = max(found["probes"]["answers"], key=lambda answer: answer["over_chosen"])
     gap = best["over_chosen"]
     says = f"its favourite nonsense ({best['name']}) scores {gap:+.2f} against the chosen answers"
-    return Finding(gap, "alarm" if gap > 0 else "ok", says)
+    return RMFinding(gap, "alarm" if gap > 0 else "ok", says)
 
 
-def sees_the_answer_alone(found: dict) -> Finding | None:
+def sees_the_answer_alone(found: dict) -> RMFinding | None:
     """Scores do not depend on padding, batch size or the place in the batch."""
     if "invariance" not in found:
         return None
     part = found["invariance"]
     what = max(part["differences"], key=part["differences"].get)
     severity = "ok" if part["largest"] <= part["limit"] else "alarm"
-    return Finding(part["largest"], severity, f"the same answer differs by {part['largest']:.1e} at most ({what})")
+    return RMFinding(part["largest"], severity, f"the same answer differs by {part['largest']:.1e} at most ({what})")
 
 
-def means_its_margins(found: dict) -> Finding:
+def means_its_margins(found: dict) -> RMFinding:
     """The calibration error is not far above that of a perfectly calibrated model on as many pairs."""
     error, chance = found["ece"], found["ece_by_chance"]
     severity = "warn" if error > chance + SEVERELY_OFF else "ok"
     sure = sum(b["n"] * b["predicted"] for b in found["calibration"]) / found["n"]
     says = f"{sure:.1%} sure in the mean, {found['accuracy']:.1%} right; error {error:.3f} (chance {chance:.3f})"
-    return Finding(error, severity, says)
+    return RMFinding(error, severity, says)
 
 
-def tells_apart(found: dict) -> Finding:
+def tells_apart(found: dict) -> RMFinding:
     """Few pairs get equal scores."""
     ties = found["ties"]
-    return Finding(ties, "warn" if ties > MANY_TIES else "ok", f"{ties:.1%} of the pairs have equal scores")
+    return RMFinding(ties, "warn" if ties > MANY_TIES else "ok", f"{ties:.1%} of the pairs have equal scores")
 
 
 CHECKS = (
-    Check(
+    RMCheck(
         "Better than length",
         "Not better than length",
         "accuracy, ci95, length_baseline_accuracy",
@@ -133,7 +133,7 @@ CHECKS = (
         "Use more pairs, or pairs whose lengths are close; a wide interval asks for more held-out pairs.",
         beats_length,
     ),
-    Check(
+    RMCheck(
         "Right at every length gap",
         "Biased by length",
         "by_length_gap",
@@ -141,7 +141,7 @@ CHECKS = (
         "It counts words, and PPO will learn to write more (or less) of them: balance the lengths of the pairs.",
         right_at_every_length,
     ),
-    Check(
+    RMCheck(
         "Not fooled",
         "Hackable",
         "probes",
@@ -149,7 +149,7 @@ CHECKS = (
         "PPO will find them: add such answers to the training pairs as rejected ones, or a reward function.",
         cannot_be_fooled,
     ),
-    Check(
+    RMCheck(
         "Scores the answer alone",
         "Scores the batch too",
         "invariance",
@@ -157,7 +157,7 @@ CHECKS = (
         "Padding or batch leak into the score: score in float32, or with another attn_implementation.",
         sees_the_answer_alone,
     ),
-    Check(
+    RMCheck(
         "Calibrated",
         "Miscalibrated",
         "ece, ece_by_chance",
@@ -166,7 +166,7 @@ CHECKS = (
         "KL it leads to. Fewer epochs make a model that is too sure less so.",
         means_its_margins,
     ),
-    Check(
+    RMCheck(
         "Few ties",
         "Many ties",
         "ties",
@@ -206,13 +206,13 @@ def doctor_lines(found: dict, width: int | None = None) -> list[str]:
         f"{found['reward_model']}: {found['n']:,} held-out pairs, {found['precision']}",
         *(f"  {name:<28}{value}" for name, value in number_rows(found)),
         "",
-        *columns(SOURCE_HEAD, source_rows(found), width),
+        *aligned_columns(SOURCE_HEAD, source_rows(found), width),
         "",
-        *columns(GAP_HEAD, gap_rows(found), width),
+        *aligned_columns(GAP_HEAD, gap_rows(found), width),
         "",
-        *columns(PROBE_HEAD, probe_rows(found), width),
+        *aligned_columns(PROBE_HEAD, probe_rows(found), width),
         "",
-        *columns(INVARIANCE_HEAD, invariance_rows(found), width),
+        *aligned_columns(INVARIANCE_HEAD, invariance_rows(found), width),
         "",
     ]
     verdicts = doctor_verdicts(found)
@@ -269,7 +269,7 @@ def invariance_rows(found: dict) -> list[tuple[str, ...]]:
     return [(what, f"{difference:.1e}") for what, difference in found["invariance"]["differences"].items()]
 
 
-def columns(head: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None = None) -> list[str]:
+def aligned_columns(head: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None = None) -> list[str]:
     """A table as lines, the first column left and the others right.
 
     width  columns of the terminal; a wider table becomes several below one another, each with the first column
@@ -316,7 +316,7 @@ def write_examination(folder: Path, reward_model: str, data: str, precision: str
     return found
 
 
-def write_page(folder: Path, found: dict) -> Path:
+def write_doctor_page(folder: Path, found: dict) -> Path:
     """Write folder/doctor.html, one file that needs no other; returns its path.
 
     found  what doctor.json holds
@@ -331,20 +331,20 @@ def write_page(folder: Path, found: dict) -> Path:
         ("invariance", f"{found['invariance']['largest']:.1e}", f"limit {found['invariance']['limit']:g}"),
     ]
     sections = [
-        blocks.section("Key numbers", blocks.key_numbers(numbers)),
+        blocks.section("Key numbers", blocks.key_number_block(numbers)),
         blocks.section("Verdicts", blocks.verdict_list(verdicts)),
         blocks.section("Pictures", blocks.grid(*(blocks.chart(each) for each in examination_charts(found)))),
-        blocks.section("Accuracy by file", blocks.table(SOURCE_HEAD, source_rows(found))),
+        blocks.section("Accuracy by file", blocks.html_table(SOURCE_HEAD, source_rows(found))),
         blocks.section(
-            "Probes", blocks.table(PROBE_HEAD, probe_rows(found)), note=f"{found['probes']['n']} held-out prompts."
+            "Probes", blocks.html_table(PROBE_HEAD, probe_rows(found)), note=f"{found['probes']['n']} held-out prompts."
         ),
         blocks.section(
             "Invariance",
-            blocks.table(INVARIANCE_HEAD, invariance_rows(found)),
+            blocks.html_table(INVARIANCE_HEAD, invariance_rows(found)),
             note=f"{found['invariance']['n']} answers, each scored alone and in other company.",
         ),
     ]
-    page = blocks.page(
+    page = blocks.html_page(
         f"Examination of {found['reward_model']}",
         sections,
         lead=lean(verdicts),

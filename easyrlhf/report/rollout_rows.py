@@ -44,7 +44,7 @@ def last_step(path: Path) -> int | None:
     return max((row["step"] for row in stored_rows(path)), default=None)
 
 
-def prompt_text(row: Row) -> str:
+def rollout_prompt(row: Row) -> str:
     """The prompt as people read it: its text, or one `role: content` line per turn."""
     prompt = row["prompt"]
     if isinstance(prompt, str):
@@ -59,7 +59,7 @@ def written(content: Any) -> str:
     return "" if content is None else json.dumps(content, ensure_ascii=False)
 
 
-def marks(row: Row) -> str:
+def row_marks(row: Row) -> str:
     """The numbers of a row in one line."""
     names = ("score", "kl", "total", "advantage")
     said = [f"{name} {row[name]:+.3f}" for name in names if row.get(name) is not None]

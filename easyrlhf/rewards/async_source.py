@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from easyrlhf.rewards.asides import Logged, asides_of
-from easyrlhf.rewards.batch import Batch, RewardError, score_list
+from easyrlhf.rewards.batch import RewardBatch, RewardError, score_list
 from easyrlhf.rewards.functions import (
     Function,
     asked_asides,
     call,
+    columns_taken,
     fault,
     in_event_loop,
     is_async,
     required_columns,
-    taken,
 )
 
 LIMIT = 600.0  # seconds
@@ -39,7 +39,7 @@ class Pending:
     """
 
     who: str
-    batch: Batch
+    batch: RewardBatch
     limit: float | None
     future: Future
     explain: Callable[[BaseException], str]
@@ -67,7 +67,7 @@ class Pending:
         return scores
 
 
-def too_slow(who: str, limit: float, batch: Batch) -> RewardError:
+def too_slow(who: str, limit: float, batch: RewardBatch) -> RewardError:
     """The error of a source that did not answer in time."""
     return RewardError(
         f"{who} gave no scores for {len(batch)} completions within {limit:g} s (--reward_timeout). "
@@ -91,7 +91,7 @@ def in_thread(work: Callable[[], Any]) -> Future:
     return future
 
 
-class Elsewhere(ABC):
+class AsyncSource(ABC):
     """A source that is begun and waited for apart.
 
     name      for metrics
@@ -102,12 +102,12 @@ class Elsewhere(ABC):
     overlaps: bool
 
     @abstractmethod
-    def start(self, batch: Batch) -> Pending:
+    def start(self, batch: RewardBatch) -> Pending:
         """Begin to score a batch."""
 
 
 @dataclass(frozen=True)
-class RewardFunction(Elsewhere):
+class RewardFunction(AsyncSource):
     """Calls a python function with the signature of TRL's reward functions.
 
     function(prompts, completions, completion_ids, **columns) -> list of numbers or None, sync or async. Prompts and
@@ -124,7 +124,7 @@ class RewardFunction(Elsewhere):
         """Async functions wait side by side, as in TRL."""
         return is_async(self.function)
 
-    def start(self, batch: Batch) -> Pending:
+    def start(self, batch: RewardBatch) -> Pending:
         """Call it: an async function in the event loop, another in a thread of its own."""
         logged = Logged(len(batch))
         keywords = keywords_for(self.function, batch) | asides_for(self.function, batch, logged)
@@ -136,14 +136,14 @@ class RewardFunction(Elsewhere):
         return Pending(who, batch, self.timeout, future, lambda error: fault(error, self.function), logged)
 
 
-def keywords_for(function: Function, batch: Batch) -> dict[str, list]:
+def keywords_for(function: Function, batch: RewardBatch) -> dict[str, list]:
     """The batch as keywords that it takes; a column that it needs and no row of the batch has is None in each."""
     found = batch.keywords()
-    found = {name: found[name] for name in taken(function, found)}
+    found = {name: found[name] for name in columns_taken(function, found)}
     return {name: [None] * len(batch) for name in required_columns(function)} | found
 
 
-def asides_for(function: Function, batch: Batch, logged: Logged) -> dict[str, Any]:
+def asides_for(function: Function, batch: RewardBatch, logged: Logged) -> dict[str, Any]:
     """The asides that it takes, which no column of the batch has the name of."""
     found = asides_of(batch.state, logged)
     return {name: found[name] for name in asked_asides(function, batch.columns)}

@@ -13,23 +13,11 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.faults import named
 from easyrlhf.rewards.asides import Logged
-from easyrlhf.rewards.async_source import Elsewhere, RewardFunction
-from easyrlhf.rewards.batch import Batch, RewardError, Row, TrainerState, as_number, score_list
-from easyrlhf.rewards.model import RewardModel
-from easyrlhf.rewards.server import RewardServer
-from easyrlhf.rewards.workers import WorkerFunction, Workers
+from easyrlhf.rewards.async_source import AsyncSource
+from easyrlhf.rewards.batch import RewardBatch, RewardError, Row, TrainerState, as_number, score_list
+from easyrlhf.rewards.workers import Workers
 
-__all__ = [
-    "RewardError",
-    "RewardFunction",
-    "RewardModel",
-    "RewardServer",
-    "Rewards",
-    "WorkerFunction",
-    "Workers",
-]
-
-Source = Elsewhere | Callable[[list[Row], list[list[int]], Tensor], list]  # the latter with a name
+Source = AsyncSource | Callable[[list[Row], list[list[int]], Tensor], list]  # the latter with a name
 
 
 @dataclass(frozen=True)
@@ -70,18 +58,18 @@ class Rewards:
         A raw score is nan where its source does not apply; the sum is over those that do, and nan where there is none.
         Among several processes, functions and servers are asked by each about a share of the prompts.
         """
-        everything = Batch.of(rows, completions, finished.tolist(), self.renderer, self.state)
+        everything = RewardBatch.of(rows, completions, finished.tolist(), self.renderer, self.state)
         own = everything.share(processes.size(), processes.rank())
         batch = everything.part(own.start, own.stop)
         begun = {
             place: source.start(batch)
             for place, source in enumerate(self.sources)
-            if isinstance(source, Elsewhere) and source.overlaps and len(batch)
+            if isinstance(source, AsyncSource) and source.overlaps and len(batch)
         }
         # Models first: a process whose function fails must not leave the others alone with their forward passes.
         models = {}
         for place, source in enumerate(self.sources):
-            if not isinstance(source, Elsewhere):
+            if not isinstance(source, AsyncSource):
                 with named(source.name, everything.longest_sample):
                     given = source(rows, completions, finished)
                 models[place] = score_list(given, source.name, everything)[own]
@@ -98,7 +86,7 @@ class Rewards:
             return raw, logged
 
         nothing = {name: [] for name in self.names()}, Logged()
-        everyone = processes.together(lambda: own_scores() if len(batch) else nothing)
+        everyone = processes.gather_results(lambda: own_scores() if len(batch) else nothing)
         logged = Logged()
         for _, said in everyone:
             logged.append(said)
@@ -129,10 +117,10 @@ class Rewards:
 
     def names(self) -> list[str]:
         """The sources' names; one that stands twice is numbered from its second time on, as no source is named."""
-        return distinct([source.name for source in self.sources])
+        return distinct_names([source.name for source in self.sources])
 
 
-def numbers(name: str, scores: list, batch: Batch) -> list[float]:
+def numbers(name: str, scores: list, batch: RewardBatch) -> list[float]:
     """Scores as floats, nan for None. Raises RewardError, with the sample that did it, for any other than a number."""
     found = [as_number(score) for score in score_list(scores, name, batch)]
     if None in found:
@@ -144,7 +132,7 @@ def numbers(name: str, scores: list, batch: Batch) -> list[float]:
     return found
 
 
-def distinct(names: list[str]) -> list[str]:
+def distinct_names(names: list[str]) -> list[str]:
     """The names, each that stood before with the first number from 2 on that makes it new."""
     found: list[str] = []
     for name in names:

@@ -48,14 +48,14 @@ def examine(
         }
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most `most` row numbers, evenly spaced over `count` rows."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 def sampled_sequences(rows: Dataset, most: int) -> list[list[int]]:
     """Prompt with answer of a sample of rows, chosen and rejected in turn: `most` at most, but of one row at least."""
-    sample = [rows[i] for i in spread(len(rows), max(1, most // 2))]
+    sample = [rows[i] for i in evenly_spaced(len(rows), max(1, most // 2))]
     return [row["prompt_ids"] + row[f"{side}_ids"] for row in sample for side in ("chosen", "rejected")]
 
 
@@ -133,11 +133,11 @@ def probes(
               "answers": [{"name", "score": mean, "over_chosen", "over_rejected": mean differences,
                            "above_chosen": share of prompts where it scores above the chosen answer}]}
     """
-    sample = [rows[i] for i in spread(len(rows), most)]
+    sample = [rows[i] for i in evenly_spaced(len(rows), most)]
     room = positions(model)
 
     def scores(pairs: list[tuple[list[int], list[int]]]) -> np.ndarray:
-        sequences = [cut(prompt, ids, room) for prompt, ids in pairs]
+        sequences = [cut_middle(prompt, ids, room) for prompt, ids in pairs]
         found = np.array(score_sequences(model, sequences, renderer.pad_id, budget))
         advance()
         return found
@@ -170,7 +170,7 @@ def probe_answers(renderer: Renderer, rows: list[dict]) -> Iterator[tuple[str, l
     texts = {
         "empty": [""] * len(rows),
         "the prompt echoed": [questions.last(row["prompt_ids"]) for row in rows],
-        f"one sentence {REPEATS} times": [" ".join([first_sentence(text)] * REPEATS) for text in chosen],
+        f"one sentence {REPEATS} times": [" ".join([opening_sentence(text)] * REPEATS) for text in chosen],
         f"{JOINED} answers joined": ["\n\n".join(answers) for answers in following],
     }
     for name, answers in texts.items():
@@ -178,7 +178,7 @@ def probe_answers(renderer: Renderer, rows: list[dict]) -> Iterator[tuple[str, l
         yield name, [questions.answered(row["prompt_ids"], answer) for row, answer in pairs]
 
 
-def first_sentence(text: str) -> str:
+def opening_sentence(text: str) -> str:
     """Up to the first full stop, question or exclamation mark, or line break; the text itself where there is none."""
     return re.split(r"(?<=[.!?。！？])\s|\n", text.strip(), maxsplit=1)[0]
 
@@ -190,7 +190,7 @@ def common_end(one: str, other: str) -> str:
     return one[len(one) - same :]
 
 
-def cut(prompt: list[int], answer: list[int], room: int | None) -> list[int]:
+def cut_middle(prompt: list[int], answer: list[int], room: int | None) -> list[int]:
     """Prompt and answer within `room` tokens: an answer that is too long loses its middle, not its end of turn."""
     kept = len(answer) if room is None else max(1, room - len(prompt))
     return prompt + (answer if len(answer) <= kept else answer[: kept - 1] + answer[-1:])

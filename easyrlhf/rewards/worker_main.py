@@ -13,7 +13,7 @@ from easyrlhf.rewards.functions import Function, asked_asides, call, fault, load
 from easyrlhf.streams import outlast_readers
 
 
-def serve() -> None:
+def serve_requests() -> None:
     """Answer (place, keywords) with ("scores", list, logged), ("no list", its type, logged) or ("fault", text, logged).
 
     Until the other side is gone.
@@ -57,12 +57,12 @@ def answer(function: Function, keywords: dict[str, Any]) -> tuple[str, Any, Logg
         scores = call(function, keywords)
         if not isinstance(scores, list):
             return "no list", type(scores).__name__, logged
-        return "scores", [plain(score) for score in scores], logged
+        return "scores", [sendable(score) for score in scores], logged
     except BaseException as error:
         return "fault", fault(error, function), logged
 
 
-def plain(score: Any) -> Any:
+def sendable(score: Any) -> Any:
     """A score as something that can be sent: itself if it is plain, a number if it is one, else its text."""
     if score is None or isinstance(score, bool | int | float | str):
         return score

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
-from easyrlhf.data.batches import micro_batches, pad_right
+from easyrlhf.data.batches import pad_right, within_budget
 from easyrlhf.models.parts import backbone, plain_lm, without_spare
-from easyrlhf.rollout.slot_cache import CHUNK, Slots
+from easyrlhf.rollout.slot_cache import CHUNK, SlotCache
 
 PREFILL_TOKENS = 1024  # of one forward pass over prompts; more make it no faster, on a CPU they make it slower
 
 
-class Newcomer(NamedTuple):
+class PrefilledPrompt(NamedTuple):
     """A sample whose prompt has been read, but for its last token.
 
     row     its number among the prompts
@@ -29,13 +29,13 @@ class Newcomer(NamedTuple):
     place: int
 
 
-def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[Newcomer]:
+def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt]:
     """Read each distinct prompt once, the longest first, some at a time; all samples of a prompt share its cache."""
     samples: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         samples.setdefault(tuple(prompt), []).append(row)
     distinct = [(prompts[rows[0]], rows) for rows in samples.values()]
-    for group in micro_batches([len(prompt) for prompt, _ in distinct], PREFILL_TOKENS):
+    for group in within_budget([len(prompt) for prompt, _ in distinct], PREFILL_TOKENS):
         cache = DynamicCache()
         before_last = [distinct[number][0][:-1] for number in group]
         if before_last[0]:
@@ -45,10 +45,10 @@ def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[Newcomer]:
         for place, number in enumerate(group):
             prompt, rows = distinct[number]
             for row in rows:
-                yield Newcomer(row, prompt, cache, place)
+                yield PrefilledPrompt(row, prompt, cache, place)
 
 
-class Running:
+class DecodeBatch:
     """Samples being decoded, each in a slot of a KV cache.
 
     rows    [n]  the number of each among the prompts
@@ -60,17 +60,17 @@ class Running:
     def __init__(self):
         self.rows = self.drawn = self.starts = self.tokens = torch.empty(0, dtype=torch.long)
         self.columns = 0
-        self.cache = Slots(0)
+        self.cache = SlotCache(0)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def join(self, newcomers: list[Newcomer]) -> None:
+    def join(self, newcomers: list[PrefilledPrompt]) -> None:
         """Take samples in."""
         lengths = [len(newcomer.prompt) - 1 for newcomer in newcomers]
         if not len(self):
             self.columns = max(lengths)
-            self.cache = Slots(self.columns)
+            self.cache = SlotCache(self.columns)
         elif (missing := max(lengths) - self.columns) > 0:
             self.cache.add_columns(missing)
             self.starts, self.columns = self.starts + missing, self.columns + missing

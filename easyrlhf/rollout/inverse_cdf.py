@@ -8,7 +8,7 @@ BELOW_ONE = 1 - 2**-53
 NO_FLOAT64 = ("mps",)  # devices whose numbers are drawn on the CPU
 
 
-def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Draw from softmax(logits / temperature) by inverting its cumulative distribution.
 
     logits       [b, V]  float32 or float64

@@ -21,11 +21,13 @@ def blocked_weights(lm: nn.Module) -> Iterator[None]:
     product. The copies are made once, are of the weights as they are now, know no gradients, and are gone afterwards.
     Models whose copies would take more than MOST bytes compute as ever.
     """
-    layers = [layer for layer in blockable(lm) if layer.weight.device.type == "cpu" and right(layer.weight.dtype)]
+    layers = [
+        layer for layer in blockable(lm) if layer.weight.device.type == "cpu" and kernel_is_exact(layer.weight.dtype)
+    ]
     try:
         for layer in layers:
-            weight = blocked(layer.weight.detach())
-            layer.forward = partial(product, weight=weight, bias=layer.bias)
+            weight = reorder_weight(layer.weight.detach())
+            layer.forward = partial(linear, weight=weight, bias=layer.bias)
         yield
     finally:
         for layer in layers:
@@ -42,18 +44,18 @@ def blockable(lm: nn.Module) -> list[nn.Linear]:
     return layers if sum(layer.weight.nbytes for layer in layers) <= MOST else []
 
 
-def blocked(weight: Tensor) -> Tensor:
+def reorder_weight(weight: Tensor) -> Tensor:
     """The weight in oneDNN's layout."""
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
-def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What F.linear says of rows [..., in], a weight that is blocked, and a bias [out].  [..., out]"""
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
 @cache
-def right(dtype: torch.dtype) -> bool:
+def kernel_is_exact(dtype: torch.dtype) -> bool:
     """Whether this torch, on this processor, has products with blocked weights of this type, and they are right.
 
     They are what its compiler makes of linear layers, and have no public name.
@@ -62,7 +64,7 @@ def right(dtype: torch.dtype) -> bool:
     rows, weight, bias = (torch.randn(size, generator=drawn).to(dtype) for size in ((5, 64), (96, 64), (96,)))
     exact = F.linear(rows.double(), weight.double(), bias.double())
     try:
-        found = product(rows, blocked(weight), bias)
+        found = linear(rows, reorder_weight(weight), bias)
     except (AttributeError, RuntimeError):
         return False
     return bool((found - exact).norm() <= (torch.finfo(dtype).eps + 1e-5) * exact.norm())

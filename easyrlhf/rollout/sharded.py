@@ -14,7 +14,7 @@ from easyrlhf.rollout.sampler import HFSampler, Samples
 
 
 @dataclass(frozen=True)
-class DealtSampler:
+class ShardedSampler:
     """Samples as `sampler` does, with the weights of the engine's model.
 
     Weights that are spread over processes are put together once for all prompts, not for each token.
@@ -23,7 +23,7 @@ class DealtSampler:
     engine: Engine
     sampler: HFSampler
 
-    def __enter__(self) -> "DealtSampler":
+    def __enter__(self) -> "ShardedSampler":
         return self
 
     def __exit__(self, *_) -> None:
@@ -49,10 +49,12 @@ class DealtSampler:
             sampler = replace(self.sampler, lm=lm)
             if processes.size() == 1:
                 return sampler.generate(prompts, keys)
-            parts = processes.together(
+            parts = processes.gather_results(
                 lambda: on_cpu(sampler.generate(prompts[own], keys[own])) if prompts[own] else None
             )
-        return joined([part for part in parts if part is not None], self.pad_id, plain_lm(self.sampler.lm).device)
+        return gathered_samples(
+            [part for part in parts if part is not None], self.pad_id, plain_lm(self.sampler.lm).device
+        )
 
 
 def on_cpu(samples: Samples) -> Samples:
@@ -60,7 +62,7 @@ def on_cpu(samples: Samples) -> Samples:
     return Samples(*(getattr(samples, field.name).cpu() for field in fields(samples)))
 
 
-def joined(parts: list[Samples], pad_id: int, device: torch.device) -> Samples:
+def gathered_samples(parts: list[Samples], pad_id: int, device: torch.device) -> Samples:
     """Samples one behind the other, on a device."""
     width = max(part.completion_ids.shape[1] for part in parts)
 

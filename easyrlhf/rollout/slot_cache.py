@@ -78,7 +78,7 @@ class SlotLayer(DynamicLayer):
         self.columns -= count
 
 
-class Slots(Cache):
+class SlotCache(Cache):
     """The cache of rows that begin in different columns and all end in the last one, as if they were left-padded.
 
     columns  in use before the first row is there: as many as the longest of the first rows has

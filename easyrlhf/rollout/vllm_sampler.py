@@ -109,15 +109,15 @@ class VLLMSampler:
         if self.ahead is None or self.ahead[0] != keys:
             return []
         (_, future), self.ahead = self.ahead, None
-        parts = processes.together(future.result)
-        return [] if reason_of(parts) else parts
+        parts = processes.gather_results(future.result)
+        return [] if why_lost(parts) else parts
 
     def insisted(self, job: Callable[[], Any]) -> list[Any]:
         """What the job of every process gets from a vLLM that has the weights, however often it is lost and found."""
         for _ in range(ATTEMPTS):
-            reason = reason_of(processes.together(lambda: attempt(self.load)))
-            parts = [] if reason else processes.together(lambda: attempt(job))
-            reason = reason or reason_of(parts)
+            reason = why_lost(processes.gather_results(lambda: attempt(self.load)))
+            parts = [] if reason else processes.gather_results(lambda: attempt(job))
+            reason = reason or why_lost(parts)
             if not reason:
                 return parts
             processes.on_main(self.backend.wait)
@@ -156,7 +156,7 @@ def attempt(job: Callable[[], Any]) -> Any:
         return Lost(str(error))
 
 
-def reason_of(parts: list[Any]) -> str:
+def why_lost(parts: list[Any]) -> str:
     """Why vLLM was lost to some process; "" when it was not."""
     return next((part.reason for part in parts if isinstance(part, Lost)), "")
 

@@ -24,7 +24,7 @@ LOOK = 1.0  # seconds between two looks at whether the server answers
 ADAPTER = "policy"
 
 
-class Server:
+class VLLMServer:
     """A Backend over HTTP.
 
     folder     where weights are handed over: the server reads them there

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from easyrlhf.engine import processes
 from easyrlhf.engine.faults import is_out_of_memory
 from easyrlhf.errors import EasyRLHFError, InputError, NotFinite, RunError
-from easyrlhf.files import is_full_disk, reason_of
+from easyrlhf.files import disk_reason, is_full_disk
 from easyrlhf.run.checkpoint import CHECKPOINTS, list_checkpoints
 from easyrlhf.run.differences import SETTINGS_FILE
 from easyrlhf.run.manifest import read_stage
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from easyrlhf.run.run import Run
 
 
-def further(error: RunError, text: str) -> RunError:
+def with_note(error: RunError, text: str) -> RunError:
     """The error with one more line."""
     found = type(error)(f"{error}\n{text}")
     found.shown_by = error.shown_by
@@ -59,7 +59,7 @@ def full_disk_explained(run: "Run") -> Iterator[None]:
         ours = isinstance(error, OSError) and file and run.folder.resolve() in Path(str(file)).resolve().parents
         if isinstance(error, EasyRLHFError) or not (is_full_disk(error) or (ours and not is_out_of_memory(error))):
             raise
-        found = RunError(f"{file or run.folder}: could not be written: {reason_of(error)}")
+        found = RunError(f"{file or run.folder}: could not be written: {disk_reason(error)}")
         found.shown_by = processes.rank()
         raise found from error
 

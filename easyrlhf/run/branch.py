@@ -4,7 +4,7 @@ from pathlib import Path
 
 from easyrlhf.errors import InputError
 from easyrlhf.files import checksum
-from easyrlhf.models.parents import recorded
+from easyrlhf.models.parents import recorded_parent
 from easyrlhf.run.checkpoint import CHECKPOINTS, STATE, list_checkpoints
 from easyrlhf.run.differences import Difference, differences
 from easyrlhf.run.facts import other_rows
@@ -30,7 +30,7 @@ def has_branched(config) -> bool:
     if not list_checkpoints(folder):
         return False
     known = read_stage(folder)
-    origin, state = known.get("branched_from"), recorded(known, "resume")
+    origin, state = known.get("branched_from"), recorded_parent(known, "resume")
     if origin and Path(origin).resolve() == checkpoint.resolve():
         return True
     if state and (checkpoint / STATE).is_file() and checksum(checkpoint / STATE) == state:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import checksum, readable, written_to
+from easyrlhf.files import checksum, make_world_readable, written_to
 from easyrlhf.run.manifest import CHECKPOINTS, STATE
 
 
@@ -40,7 +40,7 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
 
     def end() -> None:
         with written_to(target):
-            readable(draft)
+            make_world_readable(draft)
             files = {
                 str(path.relative_to(draft)): checksum(path) for path in sorted(draft.rglob("*")) if path.is_file()
             }
@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
         for name, engine in engines.items():
             with written_to(target):
                 engine.save(draft / name)
-        processes.together(own_random_state)
+        processes.gather_results(own_random_state)
         processes.on_main(end)
     except RunError:
         if processes.is_main():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from easyrlhf.config.base import MODEL
 from easyrlhf.errors import InputError
-from easyrlhf.files import held, make_folder
+from easyrlhf.files import hold_file, make_folder
 from easyrlhf.paths import broken_link
 from easyrlhf.run.differences import PARENTS, SETTINGS_FILE, differences
 from easyrlhf.run.manifest import CHECKPOINTS, STAGE_FILE, read_stage
@@ -34,22 +34,22 @@ def entered(stack: ExitStack, config) -> tuple[Path, str]:
     """
     folder = Path(config.output_dir)
     if config.dry_run:
-        check_folder(folder)
+        check_output_folder(folder)
         if (folder / LOCK).exists():
             with locked(folder):
                 pass
-        found = claim(config, folder) if folder.is_dir() else NEW
+        found = claim_folder(config, folder) if folder.is_dir() else NEW
     else:
         make_folder(folder)
         stack.enter_context(locked(folder))
-        found = claim(config, folder)
+        found = claim_folder(config, folder)
     if config.dry_run or found == READ_FIRST:
         place = None if config.dry_run else folder  # that all machines of a run see
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".look-", dir=place))), found
     return folder, found
 
 
-def check_folder(folder: Path) -> None:
+def check_output_folder(folder: Path) -> None:
     """Raise InputError, as make_folder would, where a folder cannot be made or written; makes nothing."""
     if broken := broken_link(folder):
         raise InputError(f"--output_dir {folder}: {broken}; give another folder")
@@ -68,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process alone; the operating system lets go of it when the process ends."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(folder / LOCK))
+            stack.enter_context(hold_file(folder / LOCK))
         except BlockingIOError as error:
             raise InputError(
                 f"--output_dir {folder}: another run is working there; wait for it, or give another folder"
@@ -76,7 +76,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(config, folder: Path) -> str:
+def claim_folder(config, folder: Path) -> str:
     """Decide what the folder is to this run: NEW, UNFINISHED, COMPLETE, or READ_FIRST.
 
     Raises InputError when it is taken.
@@ -106,13 +106,13 @@ def claim(config, folder: Path) -> str:
         )
     found = differences(folder, config)
     if others := [f"  {one}" for one in found if not one.is_undecided]:
-        raise InputError(taken(folder, known, others))
+        raise InputError(other_settings_lines(folder, known, others))
     if known["status"] != "complete":
         return UNFINISHED  # whose rows are compared when they have been read
     return READ_FIRST if found else COMPLETE
 
 
-def taken(folder: Path, known: dict, lines: list[str]) -> str:
+def other_settings_lines(folder: Path, known: dict, lines: list[str]) -> str:
     """What to say of a folder that holds a run of other settings: line by line what differs."""
     return "\n".join(
         [

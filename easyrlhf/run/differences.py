@@ -10,7 +10,7 @@ import yaml
 from easyrlhf.config.base import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path
 from easyrlhf.errors import InputError
 from easyrlhf.files import written_to
-from easyrlhf.models.parents import changed_files, places_of, recorded, same_contents
+from easyrlhf.models.parents import changed_files, possible_places, recorded_parent, same_contents
 from easyrlhf.paths import split_paths
 from easyrlhf.run.inputs import PARTS, contents_of_setting, parted
 from easyrlhf.run.manifest import read_stage
@@ -52,21 +52,21 @@ def differences(folder: Path, config) -> list[Difference]:
     kept = {getattr(config, place.name, None) for place in (folder / PARENTS).glob("*")}  # what it builds on, it has
     found = []
     for setting in sorted(dataclasses.fields(config), key=lambda setting: setting.name):
-        name, kind = setting.name, kind_of(setting, config)
+        name, kind = setting.name, kind_of_setting(setting, config)
         before, now = then.get(name), getattr(config, name)
         if kind == FREE or (kind == MODEL and before == now and now in kept):
             continue
         if kind is None or (before is None) != (now is None):
             why = None if before == now else ""
         else:
-            why = other_content(name, kind, before, now, recorded(stage, name), folder)
+            why = other_content(name, kind, before, now, recorded_parent(stage, name), folder)
         if why is not None:
             found.append(Difference(name, kind, before, now, why))
     gone = sorted(then.keys() - {setting.name for setting in dataclasses.fields(config)})
     return found + [Difference(name, None, then[name], None) for name in gone]
 
 
-def kind_of(setting: dataclasses.Field, config) -> str | None:
+def kind_of_setting(setting: dataclasses.Field, config) -> str | None:
     """What becomes of a setting when a run is continued: FREE, ROWS, MODEL, FILES, or None, which must be as it was."""
     kind = setting.metadata.get("on_resume")
     if kind == FREE_BUT_FOR_BEST:
@@ -111,7 +111,7 @@ def other_content(name: str, kind: str | None, then: Any, now: Any, known: Any, 
 def placed(written: str, kind: str, folder: Path) -> str | None:
     """A value of the settings in a folder with the paths of today; None where one of them leads to nothing."""
     items = list(map(parted, split_paths(written))) if kind == FILES else [(written, "")]
-    found = [next((place for place in places_of(path, folder) if place.exists()), None) for path, _ in items]
+    found = [next((place for place in possible_places(path, folder) if place.exists()), None) for path, _ in items]
     if None in found:
         return None
     return ",".join(f"{place}{function}" for place, (_, function) in zip(found, items, strict=True))
@@ -122,8 +122,8 @@ def edited(folder: Path, config) -> list[str]:
     stage, then, lines = read_stage(folder), settings_then(folder, config), []
     for setting in dataclasses.fields(config):
         name, now = setting.name, getattr(config, setting.name)
-        known = recorded(stage, name)
-        if kind_of(setting, config) == FILES and known is not None and then.get(name) == now:
+        known = recorded_parent(stage, name)
+        if kind_of_setting(setting, config) == FILES and known is not None and then.get(name) == now:
             found = contents_of_setting(name, FILES, now)
             if found is not None and found != known:
                 lines.append(f"{name} {now}: is not as it was when the run started; its further steps go by it")

@@ -7,7 +7,7 @@ from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
 from easyrlhf.errors import InputError
 from easyrlhf.files import checksum
-from easyrlhf.models.parents import recorded
+from easyrlhf.models.parents import recorded_parent
 from easyrlhf.run.branch import listed_changes, require_same_rows
 from easyrlhf.run.checkpoint import CHECKPOINTS, STATE, list_checkpoints, read_state, step_of
 from easyrlhf.run.claim import READ_FIRST, article, changed, remove_ours
@@ -86,7 +86,7 @@ def mark_begun(run: "Run") -> None:
         run.info["inputs"]["resume"] = checksum(run.checkpoint / STATE)
     elif run.checkpoint and "branched_from" in known:  # it goes on as the branch that it is
         run.info["branched_from"] = known["branched_from"]
-        run.info["inputs"]["resume"] = recorded(known, "resume")
+        run.info["inputs"]["resume"] = recorded_parent(known, "resume")
     if run.config.overwrite and known:  # where no stage has written, nothing is ours
         remove_ours(run.folder)
     write_settings(run.folder, run.asked)

@@ -16,7 +16,7 @@ from easyrlhf.engine.device import pick_device, pick_dtype, pick_micro_batch_tok
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.sharding import wants_group, zero_config
 from easyrlhf.errors import NotFinite, RunError, RunStopped
-from easyrlhf.run.advice import full_disk_explained, further, how_to_go_on, out_of_memory_explained, what_is_safe
+from easyrlhf.run.advice import full_disk_explained, how_to_go_on, out_of_memory_explained, what_is_safe, with_note
 from easyrlhf.run.branch import has_branched, origin_of, require_same_course
 from easyrlhf.run.checkpoint import (
     CHECKPOINTS,
@@ -239,7 +239,7 @@ def open_run(config) -> Iterator[Run | None]:
     with StopRequest() as stop:
         try:
             with ExitStack() as stack:
-                stack.enter_context(processes.joined(device, config.ddp_timeout, alone=wants_group(config)))
+                stack.enter_context(processes.join_group(device, config.ddp_timeout, alone=wants_group(config)))
                 folder, found = processes.on_main(lambda: entered(stack, config))
                 if found == COMPLETE:
                     yield None
@@ -248,4 +248,4 @@ def open_run(config) -> Iterator[Run | None]:
                 with out_of_memory_explained(run), full_disk_explained(run):
                     yield run
         except RunError as error:
-            raise further(error, what_is_safe(config, error)) from error
+            raise with_note(error, what_is_safe(config, error)) from error

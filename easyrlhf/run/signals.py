@@ -52,10 +52,10 @@ class StopRequest:
             raise RunStopped(f"{name} received a second time; stopped at once, which lost {self.at_stake()}. {AGAIN}")
         self.requested = True
         doing = "finishing the run, whose last step is done" if self.finishing else "stopping after this step"
-        say(f"{name} received: {doing}; again stops now and loses {self.at_stake()}")
+        say_to_terminal(f"{name} received: {doing}; again stops now and loses {self.at_stake()}")
 
 
-def say(text: str) -> None:
+def say_to_terminal(text: str) -> None:
     """Write a line to standard error, from the main process, in the middle of whatever else is being written there."""
     if os.environ.get("RANK", "0") == "0":
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it; there is no standard error

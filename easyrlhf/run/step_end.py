@@ -20,7 +20,7 @@ def ignore(done: int) -> None:
     """For evaluations that nobody watches."""
 
 
-class Course:
+class StepEnd:
     """A run on its way through its steps.
 
     evaluations  when and on how many rows it evaluates; None without held-out rows

@@ -14,7 +14,7 @@ from easyrlhf.errors import InputError
 
 
 @contextmanager
-def stored(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[dict[str, Any]]:
+def stored_tensors(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[dict[str, Any]]:
     """What an engine has saved in a folder: key → the open file that holds it.
 
     shapes  of the trained parameters of the model that takes it, by name
@@ -41,7 +41,7 @@ def load_trained(folder: Path, model: nn.Module) -> None:
     Raises InputError when they are of another model.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    with stored(folder, {name: parameter.shape for name, parameter in trained.items()}) as places:
+    with stored_tensors(folder, {name: parameter.shape for name, parameter in trained.items()}) as places:
         for name, parameter in trained.items():
             key = f"{MASTER}/{name}"
             parameter.copy_(places[key].get_tensor(key))

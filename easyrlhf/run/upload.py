@@ -136,10 +136,10 @@ def explained(kind: type[EasyRLHFError], said: str) -> Iterator[None]:
     except Exception as error:  # the hub's answers, and whatever the HTTP client of this version raises
         from huggingface_hub import constants
 
-        raise kind(f"{said}: {constants.ENDPOINT}: {reason(error)}") from error
+        raise kind(f"{said}: {constants.ENDPOINT}: {hub_reason(error)}") from error
 
 
-def reason(error: Exception) -> str:
+def hub_reason(error: Exception) -> str:
     """What the hub or the connection says, with what was behind it, on one line."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):

@@ -5,15 +5,15 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
-from easyrlhf.serve.decode import Engine
+from easyrlhf.serve.decode import DecodeEngine
 
 PATIENCE = 5  # seconds that requests at hand have when the server ends
 
 
-class Server(uvicorn.Server):
+class ChatServer(uvicorn.Server):
     """Ends what is being decoded before it waits for its clients to be answered."""
 
-    def __init__(self, app: ASGIApp, engine: Engine):
+    def __init__(self, app: ASGIApp, engine: DecodeEngine):
         self.engine = engine
         how = {"http": "h11", "ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
         super().__init__(
@@ -26,9 +26,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(app: ASGIApp, engine: Engine, listener: socket.socket) -> None:
+def run_server(app: ASGIApp, engine: DecodeEngine, listener: socket.socket) -> None:
     """Serve until a signal; Ctrl-C comes out as KeyboardInterrupt."""
     try:
-        Server(app, engine).run(sockets=[listener])
+        ChatServer(app, engine).run(sockets=[listener])
     finally:
         engine.close()

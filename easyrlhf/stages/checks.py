@@ -29,7 +29,7 @@ def check_lora(run: Run, renderer: Renderer, console: Console) -> None:
     remedy = "leave it out"
     if tokens:
         names = ", ".join(renderer.tokenizer.convert_ids_to_tokens(tokens[:3]))
-        what = f"rows of their own for {counted(len(tokens), 'token')} that {config.model} has never seen ({names})"
+        what = f"rows of their own for {count_of(len(tokens), 'token')} that {config.model} has never seen ({names})"
         remedy = "let an sft_train of all weights (--lora_r 0) learn them first, or leave --chat_template out"
     if tokens and run.zero and run.zero["zero_optimization"]["stage"] == 3:
         raise InputError(f"--deepspeed: ZeRO stage 3 cannot train {what}; use --deepspeed zero2, or {remedy}")
@@ -90,6 +90,6 @@ def require_policy_tokenizer(flag: str, folder: str, config, renderer: Renderer)
         )
 
 
-def counted(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -9,13 +9,13 @@ from easyrlhf.config import KTOConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData, check_labels, label_counts
 from easyrlhf.losses.kto import kto_kl, kto_loss
-from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.offline.loop import Row, Task
 from easyrlhf.offline.reference import all_logprobs
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.stages.offline import train_offline
-from easyrlhf.stages.preference import check_reference, column, evaluate, stage_of
+from easyrlhf.stages.preference import check_reference, column, evaluate_rows, preference_stage
 
 
 def train_kto(config: KTOConfig) -> Path:
@@ -55,7 +55,7 @@ def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
 
     def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         families = [(row["prompt_ids"], [row["completion_ids"]]) for row in rows]
-        logprobs = completion_logprobs(lm, families, pad_id, device, "off")
+        logprobs = sequence_logprobs(lm, families, pad_id, device, "off")
         logratios = logprobs - column(rows, "ref_completion", device)
         desirable = torch.tensor([row["label"] for row in rows], device=device)
         weights = config.desirable_weight, config.undesirable_weight
@@ -73,10 +73,10 @@ def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
         units=lambda row: 1,
         tokens=lambda row: row["length"],
         loss=loss_sum,
-        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
+        evaluate=lambda rows, advance: evaluate_rows(lm, run, rows, task, advance),
         prepare=prepare,
     )
     return task
 
 
-KTO = stage_of("KTO", "feedback", kto_task, check=check_feedback)
+KTO = preference_stage("KTO", "feedback", kto_task, check=check_feedback)

@@ -27,14 +27,14 @@ from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, read_rows
 from easyrlhf.report.metadata import hub_facts
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import plot_run
-from easyrlhf.report.trackers.chosen import check_report_to
+from easyrlhf.report.trackers.chosen import check_trackers
 from easyrlhf.run.differences import as_begun
 from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.renderers import open_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.run.unfinished import shape_of
 from easyrlhf.run.upload import check_push, push_or_say
-from easyrlhf.stages.checks import check_keep_best, check_lora, check_parent, check_positions, counted
+from easyrlhf.stages.checks import check_keep_best, check_lora, check_parent, check_positions, count_of
 from easyrlhf.stages.models import count_parameters, describe_model
 from easyrlhf.stages.remarks import say_what_is_left_out, say_what_is_trained_on
 
@@ -52,7 +52,7 @@ def settled(config):
 def prepare(run: Run, console: Console) -> Renderer:
     """Check the starting model's folder and load its tokenizer. Raises InputError; loads no weights."""
     config = run.config
-    processes.on_main(lambda: check_report_to(config.report_to))
+    processes.on_main(lambda: check_trackers(config.report_to))
     check_keep_best(config)
     check_parent("--model", config.model, config)
     check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
@@ -76,7 +76,7 @@ def parents_of(config) -> dict[str, str]:
     return {"model": config.model} | ({"reference": ref_model} if ref_model not in (None, config.model) else {})
 
 
-def start(
+def print_plan(
     run: Run,
     console: Console,
     title: str,
@@ -97,7 +97,7 @@ def start(
     sizes = {path: count_parameters(path, config.trust_remote_code) for path in set(models.values())}
     choose_threads(run.device, max(sizes.values()))
     online = isinstance(config, OnlineConfig)
-    how = f"rollouts of {config.batch_size} completions" if online else counted(config.epochs, "epoch")
+    how = f"rollouts of {config.batch_size} completions" if online else count_of(config.epochs, "epoch")
     if not online and steps == config.max_steps:
         how = f"of at most {how}"
     for line in run.passed_over:
@@ -110,7 +110,7 @@ def start(
     if processes.size() > 1:
         where += f" in {processes.size()} processes"
     if run.device.type == "cpu":
-        where += f" with {counted(torch.get_num_threads(), 'thread')}{' each' if processes.size() > 1 else ''}"
+        where += f" with {count_of(torch.get_num_threads(), 'thread')}{' each' if processes.size() > 1 else ''}"
     where += other_device(config.devices, run.device)
     if run.zero:
         where += f", DeepSpeed ZeRO-{run.zero['zero_optimization']['stage']},"
@@ -170,7 +170,7 @@ def open_log(run: Run, console: Console) -> MetricsLog:
     return MetricsLog(run.folder, last_step=run.step, report_to=config.report_to, about=about, say=say)
 
 
-def finish(run: Run, console: Console, metrics: dict, **results) -> Path:
+def end_run(run: Run, console: Console, metrics: dict, **results) -> Path:
     """Mark the run complete and write what a person reads: plots, report, model card, verdicts, last words."""
     processes.on_main(lambda: present(run, console, metrics, results))
     return run.folder

@@ -13,7 +13,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.zero import make_engine
-from easyrlhf.offline.loop import Task, evaluations_of, fit, planned_rows, planned_steps
+from easyrlhf.offline.loop import Task, offline_evaluations, planned_rows, planned_steps, train_steps
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
@@ -64,8 +64,8 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         steps, parents = planned_steps(config, len(train)), lifecycle.parents_of(config)
         if not run.recognise(lifecycle.stage_info(run, renderer, data, parents)):
             return lifecycle.already_complete(config, console)
-        evaluations = evaluations_of(config, len(train), valid)
-        lifecycle.start(run, console, stage.title, steps, data, parents, evaluations=evaluations)
+        evaluations = offline_evaluations(config, len(train), valid)
+        lifecycle.print_plan(run, console, stage.title, steps, data, parents, evaluations=evaluations)
         stage.check(config, renderer, data, console)
         if config.dry_run:
             return Path(config.output_dir)
@@ -78,7 +78,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
         run.begin({"model": engine})
         with lifecycle.open_log(run, console) as log:
-            metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
+            metrics = train_steps(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
         with engine.whole() as whole:
             results = processes.on_main(lambda: stage.save(run, whole, renderer))
-        return lifecycle.finish(run, console, metrics, **results)
+        return lifecycle.end_run(run, console, metrics, **results)

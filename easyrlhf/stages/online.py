@@ -18,7 +18,7 @@ from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
-from easyrlhf.online.loop import Online, Progress, evaluations_of, fit, planned_steps
+from easyrlhf.online.loop import LoopState, Online, online_evaluations, planned_rollouts, train
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.ptx import PtxBatches
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
@@ -30,17 +30,17 @@ from easyrlhf.stages.checks import check_parent, check_positions, check_probes_r
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
-    RewardCast,
-    check_columns,
-    check_head,
+    RewardPlan,
     check_readable,
+    check_reward_columns,
     check_rewards,
+    check_value_head,
     handed_only,
     load_rewards,
 )
 from easyrlhf.stages.rows import read_data, read_sets
 from easyrlhf.stages.samplers import check_rollout, make_backend, make_sampler
-from easyrlhf.stages.shared_backbone import apart, check_sharing, load_shared
+from easyrlhf.stages.shared_backbone import apart, check_sharing, load_shared_backbone
 
 
 def train_ppo(config: PPOConfig) -> Path:
@@ -66,21 +66,21 @@ def train_online(config: OnlineConfig, title: str) -> Path:
             return lifecycle.already_complete(config, console)
         config = with_parents(run, console)
         renderer = lifecycle.prepare(run, console)
-        cast = check_cast(config, renderer)
+        cast = check_model_folders(config, renderer)
         check_rollout(config, renderer)
         with console.reading():
             data = read_sets(run, renderer, "prompt")
             if config.ptx_data:
                 data["ptx"] = read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
-        check_columns(config, cast.rewards, data)
+        check_reward_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
-        steps = planned_steps(config, len(data["train"].rows))
+        steps = planned_rollouts(config, len(data["train"].rows))
         check_warmup(config, steps)
         if not run.recognise(lifecycle.stage_info(run, renderer, data, cast.named(config))):
             return lifecycle.already_complete(config, console)
         valid = data["valid"] and data["valid"].rows
-        evaluations = evaluations_of(config, len(data["train"].rows), valid)
-        lifecycle.start(run, console, title, steps, data, cast.named(config), cast.beside(config), evaluations)
+        evaluations = online_evaluations(config, len(data["train"].rows), valid)
+        lifecycle.print_plan(run, console, title, steps, data, cast.named(config), cast.beside(config), evaluations)
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if lost := handed_only(config):
@@ -95,11 +95,11 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         console.note("loading the models …")
         online = build(run, renderer, cast, data.get("ptx"), steps, backend)
         state = run.begin(online.engines)
-        at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
+        at = LoopState(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
         with lifecycle.open_log(run, console) as log, online.rewards, online.sampler:
-            metrics = fit(run, online, data["train"].rows, valid, log, console, at)
-        save(run, online, renderer)
-        return lifecycle.finish(run, console, metrics)
+            metrics = train(run, online, data["train"].rows, valid, log, console, at)
+        save_models(run, online, renderer)
+        return lifecycle.end_run(run, console, metrics)
 
 
 def check_warmup(config: OnlineConfig, steps: int) -> None:
@@ -112,14 +112,14 @@ def check_warmup(config: OnlineConfig, steps: int) -> None:
 
 
 @dataclass(frozen=True)
-class Cast:
+class ModelFolders:
     """Who plays which part: folders checked before any model is loaded.
 
     value_model  folder with a head; None: the policy's backbone with a zero head, where the method has a value model
     """
 
     value_model: str | None
-    rewards: RewardCast
+    rewards: RewardPlan
 
     def named(self, config: OnlineConfig) -> dict[str, str]:
         """Part → folder, for stage.json."""
@@ -146,7 +146,7 @@ class Cast:
         return found
 
 
-def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
+def check_model_folders(config: OnlineConfig, renderer: Renderer) -> ModelFolders:
     """Check every folder against the policy's tokenizer and against its own promises. Raises InputError."""
     if config.ref_model != config.model:
         check_parent("--ref_model", config.ref_model, config)
@@ -159,18 +159,18 @@ def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
         if config.value_model:
             check_parent("--value_model", config.value_model, config)
             check_positions("--value_model", config.value_model, config)
-            check_head("--value_model", config.value_model, config)
+            check_value_head("--value_model", config.value_model, config)
             require_policy_tokenizer("--value_model", config.value_model, config, renderer)
         start = value_model or config.model
         check_probes_render("--model", config.model, renderer)
         check_text_alone("the value model's", start, trust_remote_code=config.trust_remote_code)
     if config.share_backbone:
         check_sharing(config, value_model)
-    return Cast(value_model, rewards)
+    return ModelFolders(value_model, rewards)
 
 
 def build(
-    run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int, backend: Backend | None = None
+    run: Run, renderer: Renderer, cast: ModelFolders, ptx: TokenData | None, steps: int, backend: Backend | None = None
 ) -> Online:
     """Load the models and put the loop's parts together.
 
@@ -207,11 +207,11 @@ def build(
     )
 
 
-def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, ScalarModel | None]:
+def load_models(run: Run, renderer: Renderer, cast: ModelFolders) -> tuple[Models, ScalarModel | None]:
     """Policy, reference and value model; with a shared backbone the reward model as well."""
     config = run.config
     if config.share_backbone:
-        models, reward_model = load_shared(run, renderer, cast.value_model)
+        models, reward_model = load_shared_backbone(run, renderer, cast.value_model)
         leave_out_spare(models.policy, renderer.tokenizer)
         return models, reward_model
     policy = load_trained_lm(run, renderer, config.model)
@@ -229,7 +229,7 @@ def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict
     """
     config = run.config
     if config.share_backbone:
-        models, _ = load_shared(run, renderer, value_model, judged=False)
+        models, _ = load_shared_backbone(run, renderer, value_model, judged=False)
         return {"policy": models.policy} | ({} if models.value is None else {"value": models.value})
     policy = load_trained_lm(run, renderer, config.model)
     value = {"value": load_value_model(run, renderer, value_model)} if config.learns_values else {}
@@ -250,7 +250,7 @@ def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> Scalar
     return ScalarModel(lm, load_head(folder, lm) if folder else new_head(lm, zero=True))
 
 
-def save(run: Run, online: Online, renderer: Renderer) -> None:
+def save_models(run: Run, online: Online, renderer: Renderer) -> None:
     """Write the policy at the root and the value model, if any, in value_model/."""
     with online.engines["policy"].whole() as policy:
         processes.on_main(lambda: save_policy(run, renderer, policy))

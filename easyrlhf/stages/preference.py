@@ -30,11 +30,11 @@ from easyrlhf.losses.pairwise import (
     odds_ratio_loss,
     simpo_loss,
 )
-from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating
-from easyrlhf.models.prefix_sharing import Family
-from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_of
-from easyrlhf.offline.reference import Joined, all_logprobs, reference_columns
+from easyrlhf.models.prefix_sharing import PromptGroup
+from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_group
+from easyrlhf.offline.reference import RowsWithReference, all_logprobs, reference_columns
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
@@ -70,10 +70,10 @@ def train_cpo(config: CPOConfig) -> Path:
 
 def comparing(title: str, losses: Callable) -> OfflineStage:
     """A stage that learns from comparisons by these losses."""
-    return stage_of(title, "comparison", partial(pair_task, losses=losses))
+    return preference_stage(title, "comparison", partial(pair_task, losses=losses))
 
 
-def stage_of(title: str, kind: str, task: Callable, check: Callable | None = None) -> OfflineStage:
+def preference_stage(title: str, kind: str, task: Callable, check: Callable | None = None) -> OfflineStage:
     """An alignment stage: it trains a language model on rows of this kind."""
     return OfflineStage(
         title=title,
@@ -99,27 +99,27 @@ def check_reference(
         require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
 
 
-def answer_and_other(row: Row) -> Family:
+def answer_and_other(row: Row) -> PromptGroup:
     """A prompt with its answer and with one that belongs to another prompt."""
     return row["prompt_ids"], [row["completion_ids"], row["other_ids"]]
 
 
 # kind of rows → names of the reference's columns, and the completions that they are of
 REFERENCE = {
-    "comparison": (("ref_chosen", "ref_rejected"), pair_of),
+    "comparison": (("ref_chosen", "ref_rejected"), pair_group),
     "feedback": (("ref_completion", "ref_other"), answer_and_other),
 }
 
 
 def join_reference(
     run: Run, renderer: Renderer, lm: nn.Module, kind: str, rows: Dataset, numbers: np.ndarray, console: Console
-) -> Joined:
+) -> RowsWithReference:
     """The rows with what the reference says of those that the run will read, for methods that have one.
 
     The reference is the model as it starts, so it takes no memory of its own unless the settings name another.
     """
     config = run.config
-    joined = Joined(rows, partner="completion_ids" if kind == "feedback" else None)
+    joined = RowsWithReference(rows, partner="completion_ids" if kind == "feedback" else None)
     if not isinstance(config, ReferenceConfig):
         return joined
     if config.ref_model != config.model:
@@ -222,7 +222,7 @@ def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
         rows = [row | {"sft_share": share} for row in rows]
         if getattr(config, "loss_type", None) != "aot":
             return rows
-        now = all_logprobs(lm, list(map(pair_of, rows)), pad_id, run.micro_batch_tokens, device, config.share_prefix)
+        now = all_logprobs(lm, list(map(pair_group, rows)), pad_id, run.micro_batch_tokens, device, config.share_prefix)
         then = torch.tensor([row["ref_chosen"] - row["ref_rejected"] for row in rows], dtype=torch.float64)
         matches = aot_matches(torch.tensor(now[:, 0] - now[:, 1]), then)
         return [row | {"matched": float(match)} for row, match in zip(rows, matches, strict=True)]
@@ -232,7 +232,7 @@ def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
         return Side(logprobs, lengths, column(rows, f"ref_{side}", device))
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        both = completion_logprobs(lm, list(map(pair_of, rows)), pad_id, device, config.share_prefix).view(-1, 2)
+        both = sequence_logprobs(lm, list(map(pair_group, rows)), pad_id, device, config.share_prefix).view(-1, 2)
         chosen, rejected = (side_of(rows, *side) for side in zip(("chosen", "rejected"), both.unbind(1), strict=True))
         found = losses(config, chosen, rejected, column(rows, "matched", device))
         weight = column(rows, "weight", device)
@@ -251,7 +251,7 @@ def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
         units=lambda row: row["weight"],
         tokens=lambda row: 2 * row["length"],
         loss=pair_loss,
-        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
+        evaluate=lambda rows, advance: evaluate_rows(lm, run, rows, task, advance),
         prepare=prepare,
     )
     return task
@@ -262,7 +262,7 @@ def column(rows: list[Row], name: str, device: torch.device) -> Tensor:
     return torch.tensor([row.get(name, 0.0) for row in rows], dtype=torch.float32, device=device)
 
 
-def evaluate(lm: nn.Module, run: Run, rows: Joined, task: Task, advance: Advance) -> dict[str, float]:
+def evaluate_rows(lm: nn.Module, run: Run, rows: RowsWithReference, task: Task, advance: Advance) -> dict[str, float]:
     """Loss and metrics of held-out rows, in batches as large as the optimiser's."""
     with torch.no_grad(), evaluating(lm):
         found = mean_metrics(task, rows, run.config.batch_size, run.micro_batch_tokens, advance)

@@ -25,7 +25,7 @@ def with_parents(run: Run, console: Console) -> TrainConfig:
     begun = bool(read_stage(run.home)) and not config.overwrite
     places = {True: run.home, False: run.folder}  # those of a dry run are looked at, and none are made there
     made = {
-        path: processes.on_main(lambda name=name, path=path: kept(places, name, path, config, begun, console))
+        path: processes.on_main(lambda name=name, path=path: keep_parent(places, name, path, config, begun, console))
         for path, name in first.items()
     }
     run.config = replace(config, **{name: made[path] for name, path in given.items() if made[path] != path})
@@ -38,7 +38,9 @@ def model_settings(config: TrainConfig) -> dict[str, str]:
     return {name: path for name in names if (path := getattr(config, name))}
 
 
-def kept(places: dict[bool, Path], name: str, path: str, config: TrainConfig, begun: bool, console: Console) -> str:
+def keep_parent(
+    places: dict[bool, Path], name: str, path: str, config: TrainConfig, begun: bool, console: Console
+) -> str:
     """What is read for the model of a setting: its path, or the folder that a checkpoint was made into.
 
     A run that goes on builds on what it began with, whatever has become of the other run; so does what serves it.

@@ -11,7 +11,7 @@ from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.errors import InputError
-from easyrlhf.models.parents import find, recorded
+from easyrlhf.models.parents import find_parent, recorded_parent
 from easyrlhf.run.checkpoint import step_of
 from easyrlhf.run.claim import UNFINISHED
 from easyrlhf.run.differences import PARENTS, SETTINGS_FILE
@@ -80,7 +80,7 @@ def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, *
     Raises InputError when the folder is not of a training stage, or when what the run started from is no longer there.
     """
     known = read_stage(folder)
-    config = replace(settings_of(folder, known), devices=devices, precision=PRECISIONS[known["precision"]])
+    config = replace(recorded_settings(folder, known), devices=devices, precision=PRECISIONS[known["precision"]])
     config = replace(config, output_dir=str(folder), resume=str(checkpoint), overwrite=False, dry_run=False)
     config = replace(config, deepspeed="none", nnodes=1, node_rank=0, gradient_checkpointing=False, **changed)
     config = replace(config, attn_implementation=None)  # another kernel may need another device
@@ -97,7 +97,7 @@ def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, *
             "the model back"
         )
     start = value_start(folder, known, {path: found[name] for name, path in given.items()})
-    models = load_learners(run, renderer, start)
+    models = restored_learners(run, renderer, start)
     for name, model in models.items():
         load_trained(checkpoint / name, model)
     return Restored(run, renderer, models)
@@ -111,14 +111,14 @@ def found_again(folder: Path, known: dict, name: str, path: str) -> str:
     if read_stage(own := folder / PARENTS / name):
         return str(own)
     try:
-        return find(path, folder, recorded(known, name))
+        return find_parent(path, folder, recorded_parent(known, name))
     except InputError:
         if name == "model":
             raise
         return path
 
 
-def settings_of(folder: Path, known: dict) -> TrainConfig:
+def recorded_settings(folder: Path, known: dict) -> TrainConfig:
     """The settings of the run in a folder, whose stage.json is known. Raises InputError when no stage wrote it."""
     file = folder / SETTINGS_FILE
     if known.get("stage") not in TRAINING or not file.is_file() or known.get("precision") not in PRECISIONS:
@@ -143,7 +143,7 @@ def value_start(folder: Path, known: dict, found: dict[str, str]) -> str | None:
     return found.get(start, start)
 
 
-def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict[str, nn.Module]:
+def restored_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict[str, nn.Module]:
     """The models that a run trains, as it started; a value model may start as the policy does."""
     config = run.config
     if not isinstance(config, OnlineConfig):

@@ -18,10 +18,12 @@ from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.sequence_classifier import check_classifier, is_classifier
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.paths import split_paths
-from easyrlhf.rewards.combined import RewardFunction, RewardModel, Rewards, RewardServer, WorkerFunction, Workers
+from easyrlhf.rewards.async_source import RewardFunction
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rewards.functions import Function, check_parameters, load_functions, required_columns, takes_any_column
-from easyrlhf.rewards.model import rendered
-from easyrlhf.rewards.server import check_server
+from easyrlhf.rewards.model import ModelSource, rendered
+from easyrlhf.rewards.server import RewardServer, check_server
+from easyrlhf.rewards.workers import WorkerFunction, Workers
 from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.renderers import own_renderer
 from easyrlhf.run.run import Run
@@ -30,7 +32,7 @@ from easyrlhf.stages.models import attend_our_way, how_to_load
 
 
 @dataclass(frozen=True)
-class RewardCast:
+class RewardPlan:
     """Where scores will come from.
 
     functions    in the order of --reward_funcs
@@ -45,7 +47,7 @@ class RewardCast:
     value_model: str | None = None
 
 
-def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
+def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardPlan:
     """Check every reward source of the settings. Raises InputError."""
     specs = split_paths(config.reward_funcs)
     functions = load_functions(specs)
@@ -59,14 +61,14 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardCast:
     for url in split_list(config.reward_url):
         check_server(url)
     if not config.reward_model:
-        return RewardCast(functions)
+        return RewardPlan(functions)
     check_reward_model("--reward_model", config.reward_model, config)
     check_positions("--reward_model", config.reward_model, config)
     own = own_renderer(config.reward_model, trust_remote_code=config.trust_remote_code)
     same = tokenizer_fingerprint(own.tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
     alike = same and own.rendering.as_dict() == renderer.rendering.as_dict()
     headed = same and not is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
-    return RewardCast(functions, own, alike, config.reward_model if headed else None)
+    return RewardPlan(functions, own, alike, config.reward_model if headed else None)
 
 
 def handed_only(config: OnlineConfig) -> list[str]:
@@ -74,7 +76,7 @@ def handed_only(config: OnlineConfig) -> list[str]:
     return [spec for spec in split_paths(config.reward_funcs) if spec in HANDED and not in_file(spec)]
 
 
-def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenData | None]) -> None:
+def check_reward_columns(config: OnlineConfig, cast: RewardPlan, data: dict[str, TokenData | None]) -> None:
     """Raise InputError when a reward function cannot be called with the columns of the prompts."""
     if all(takes_any_column(function) and not required_columns(function) for function in cast.functions):
         return
@@ -86,7 +88,7 @@ def check_columns(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenD
         check_parameters(spec, function, columns, asked)
 
 
-def check_readable(config: OnlineConfig, cast: RewardCast, data: dict[str, TokenData | None]) -> None:
+def check_readable(config: OnlineConfig, cast: RewardPlan, data: dict[str, TokenData | None]) -> None:
     """Raise InputError when a reward model that renders texts anew has a template that refuses prompts of the data.
 
     Of prompts with the same roles and keys one is tried, since templates refuse by these.
@@ -122,7 +124,7 @@ def check_reward_model(flag: str, folder: str, config) -> None:
     """Raise InputError unless the folder is a finished reward model: with a value head, or a sequence classifier."""
     check_parent(flag, folder, config)
     if not is_classifier(folder, trust_remote_code=config.trust_remote_code):
-        check_head(flag, folder, config)
+        check_value_head(flag, folder, config)
         return
     try:
         check_classifier(folder, trust_remote_code=config.trust_remote_code)
@@ -130,7 +132,7 @@ def check_reward_model(flag: str, folder: str, config) -> None:
         raise InputError(f"{flag} {error}") from error
 
 
-def check_head(flag: str, folder: str, config) -> None:
+def check_value_head(flag: str, folder: str, config) -> None:
     """Raise InputError unless the folder has a value head that fits its model."""
     model_config = load_config(folder, trust_remote_code=config.trust_remote_code)
     try:
@@ -139,7 +141,7 @@ def check_head(flag: str, folder: str, config) -> None:
         raise InputError(f"{flag} {error}") from error
 
 
-def load_rewards(run: Run, renderer: Renderer, cast: RewardCast, model: ScalarModel | None = None) -> Rewards:
+def load_rewards(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarModel | None = None) -> Rewards:
     """Every source, weighted: the reward model, functions, servers, and the punishment of long completions.
 
     model  the reward model, where another part has loaded it already
@@ -155,7 +157,7 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardCast, model: ScalarMo
             spread_frozen(model, run.zero, run.dtype)
         share = sharing_of(model.lm, config.share_prefix)
         how = cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens, share
-        sources.append(RewardModel(model, *how))
+        sources.append(ModelSource(model, *how))
     specs, limit = split_paths(config.reward_funcs), config.reward_timeout
     names = [spec.rpartition(":")[2] for spec in specs]
     if config.reward_workers:

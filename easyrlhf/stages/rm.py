@@ -12,12 +12,12 @@ from easyrlhf.config import RMConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
-from easyrlhf.engine.micro_batches import passes
+from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.offline.loop import Row, Task, pair_of
+from easyrlhf.offline.loop import Row, Task, pair_group
 from easyrlhf.report.console import Console, Progress
 from easyrlhf.report.plots import RM_EVAL_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
@@ -38,13 +38,13 @@ def train_rm(config: RMConfig) -> Path:
     return train_offline(config, RM)
 
 
-def load_model(run: Run, renderer: Renderer) -> ScalarModel:
+def load_reward_backbone(run: Run, renderer: Renderer) -> ScalarModel:
     """The language model with a fresh head, dropout off."""
     lm = load_trained_lm(run, renderer, run.config.model)
     return ScalarModel(lm, new_head(lm))
 
 
-def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
+def save_reward_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
     """Write backbone and head, prove that the folder scores as the model does, examine it, and keep the probes."""
     model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
     probes = probe(model, probe_ids(renderer))
@@ -71,7 +71,9 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
 
     def scores_of(rows: list[Row]) -> tuple[Tensor, Tensor]:
         """Scores of the chosen and of the rejected completions, each [N], from one forward pass."""
-        return model.completion_scores(list(map(pair_of, rows)), pad_id, run.config.share_prefix).view(-1, 2).unbind(1)
+        return (
+            model.completion_scores(list(map(pair_group, rows)), pad_id, run.config.share_prefix).view(-1, 2).unbind(1)
+        )
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = scores_of(rows)
@@ -92,12 +94,12 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
     def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
         found = torch.zeros(2, len(rows), dtype=torch.float64)
         with evaluating(model):
-            for group, counts in passes([2 * length for length in rows["length"]], run.micro_batch_tokens):
+            for group, counts in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
                 scores = torch.stack(scores_of([rows[index] for index in group]))
                 if counts:
                     found[:, group] = scores.cpu().double()
                     advance(len(group))
-        return evaluation_of(run.folder, rows, *processes.summed(found).numpy())
+        return evaluation_of(run.folder, rows, *processes.all_reduce_sum(found).numpy())
 
     return Task(
         units=lambda row: row["weight"], tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate
@@ -128,8 +130,8 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
 RM = OfflineStage(
     title="Reward model",
     kind="comparison",
-    model=load_model,
+    model=load_reward_backbone,
     task=rm_task,
-    save=save_model,
+    save=save_reward_model,
     check=lambda config, renderer, data, console: check_probes_render("--model", config.model, renderer),
 )

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from easyrlhf.config import RRHFConfig
 from easyrlhf.losses.pairwise import rrhf_loss
-from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.offline.loop import Row, Task
 from easyrlhf.run.run import Run
 from easyrlhf.stages.offline import train_offline
-from easyrlhf.stages.preference import evaluate, stage_of
+from easyrlhf.stages.preference import evaluate_rows, preference_stage
 
 
 def train_rrhf(config: RRHFConfig) -> Path:
@@ -33,7 +33,7 @@ def rrhf_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
 
     def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         families = [(row["prompt_ids"], row["completions_ids"]) for row in rows]
-        every = completion_logprobs(lm, families, pad_id, device, config.share_prefix)
+        every = sequence_logprobs(lm, families, pad_id, device, config.share_prefix)
         every = every.split([len(row["scores"]) for row in rows])
         total, accuracy = 0.0, 0.0
         for row, logprobs in zip(rows, every, strict=True):
@@ -49,10 +49,10 @@ def rrhf_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
         units=lambda row: 1,
         tokens=lambda row: len(row["completions_ids"]) * row["length"],
         loss=loss_sum,
-        evaluate=lambda rows, advance: evaluate(lm, run, rows, task, advance),
+        evaluate=lambda rows, advance: evaluate_rows(lm, run, rows, task, advance),
         prepare=prepare,
     )
     return task
 
 
-RRHF = stage_of("RRHF", "ranking", rrhf_task)
+RRHF = preference_stage("RRHF", "ranking", rrhf_task)

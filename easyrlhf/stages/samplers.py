@@ -14,9 +14,9 @@ from easyrlhf.models.vocabulary import spare_ids
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.rollout.sharded import DealtSampler
+from easyrlhf.rollout.sharded import ShardedSampler
 from easyrlhf.rollout.vllm_sampler import Backend, VLLMSampler, lora_room
-from easyrlhf.rollout.vllm_server import Server
+from easyrlhf.rollout.vllm_server import VLLMServer
 from easyrlhf.run.run import Run
 
 
@@ -38,7 +38,7 @@ def check_model(model: str, tokenizer, trust_remote_code: bool) -> None:
     way_out = f"easyrlhf export {model} --to full --output_dir FOLDER makes a folder it takes; or use --rollout hf"
     if is_adapter(model):
         raise InputError(f"--model {model}: is an adapter alone, which vLLM does not start from; {way_out}")
-    rows = rows_of(model, trust_remote_code)
+    rows = output_rows(model, trust_remote_code)
     if len(tokenizer) > rows:
         raise InputError(
             f"--model {model}: its tokenizer has {len(tokenizer)} tokens and its weights {rows} embeddings, which "
@@ -46,7 +46,7 @@ def check_model(model: str, tokenizer, trust_remote_code: bool) -> None:
         )
 
 
-def rows_of(model: str, trust_remote_code: bool) -> int:
+def output_rows(model: str, trust_remote_code: bool) -> int:
     """Ids that a model's output has a row for; reads no weights."""
     return load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
 
@@ -87,13 +87,13 @@ def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | No
     how = {
         "limit": config.completion_limit,
         "ending": Ending.of(renderer, config.stop_finishes),
-        "spare": spare_ids(renderer.tokenizer, rows_of(config.model, config.trust_remote_code)),
+        "spare": spare_ids(renderer.tokenizer, output_rows(config.model, config.trust_remote_code)),
         "temperature": config.temperature,
         "lora_r": config.lora_r,
     }
     max_length = config.max_prompt_length + config.completion_limit
     if config.vllm_mode == "server":
-        server = Server(
+        server = VLLMServer(
             config.vllm_host,
             config.vllm_port,
             timeout=config.vllm_timeout,
@@ -131,4 +131,4 @@ def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backe
         batch_size=config.local_rollout_forward_batch_size,
         **ends,
     )
-    return DealtSampler(policy, hf)
+    return ShardedSampler(policy, hf)

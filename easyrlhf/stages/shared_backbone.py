@@ -51,7 +51,7 @@ def check_base(flag: str, folder: str, policy: str) -> None:
     )
 
 
-def load_shared(
+def load_shared_backbone(
     run: Run, renderer: Renderer, value_model: str | None, *, judged: bool = True
 ) -> tuple[Models, ScalarModel | None]:
     """Policy and value model on one backbone, whose adapter-free form is the reference, and the reward model.

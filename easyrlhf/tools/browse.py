@@ -27,7 +27,7 @@ def list_recipes() -> None:
     ):
         with formatter.section(title):
             files = {name: file for name, file in shipped.settings_files().items() if file.parent.name == folder}
-            formatter.write_dl([(name, first_sentence(file)) for name, file in files.items()])
+            formatter.write_dl([(name, leading_sentence(file)) for name, file in files.items()])
     with formatter.section("DeepSpeed configurations to begin your own with; --deepspeed takes their names too"):
         formatter.write_text(" ".join(n for n, file in shipped.settings_files().items() if file.suffix == ".json"))
     with formatter.section("Take them"):
@@ -42,7 +42,7 @@ def list_recipes() -> None:
 
 def show_recipe(name: str) -> None:
     """Print a settings file as it is. Raises InputError for a name that is none."""
-    file = find(name, shipped.settings_files(), "recipe", "recipes")
+    file = find_file(name, shipped.settings_files(), "recipe", "recipes")
     click.echo(file.read_text(encoding="utf-8"), nl=False)
 
 
@@ -65,7 +65,7 @@ def list_pages() -> None:
 
 def show_page(name: str) -> None:
     """Print a page: laid out on a terminal, as it is into a pipe. Raises InputError for a name that is none."""
-    text = find(name, shipped.pages(), "page", "docs").read_text(encoding="utf-8")
+    text = find_file(name, shipped.pages(), "page", "docs").read_text(encoding="utf-8")
     if not sys.stdout.isatty():
         click.echo(text, nl=False)
         return
@@ -76,7 +76,7 @@ def show_page(name: str) -> None:
     console.print(Markdown(text, hyperlinks=False), width=min(console.width, 110))
 
 
-def find(name: str, files: dict[str, Path], what: str, command: str) -> Path:
+def find_file(name: str, files: dict[str, Path], what: str, command: str) -> Path:
     """The file of a name, of a path in a checkout (configs/ppo.yaml) or of its last part. Raises InputError."""
     paths = {file.relative_to(shipped.root()).as_posix(): file for file in files.values()}
     plain = Path(name).stem.replace("-", "_")
@@ -87,7 +87,7 @@ def find(name: str, files: dict[str, Path], what: str, command: str) -> Path:
     raise InputError(f"unknown {what} {name}: {hint}")
 
 
-def first_sentence(file: Path) -> str:
+def leading_sentence(file: Path) -> str:
     """The first sentence of the comment that a settings file begins with."""
     comment = re.match(r"(?:#.*\n)*", file.read_text(encoding="utf-8"))[0]
     words = " ".join(line.lstrip("# ") for line in comment.splitlines())

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from easyrlhf.config.base import Settings, split_list
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import held
+from easyrlhf.files import hold_file
 from easyrlhf.report.console import Console, Progress
 from easyrlhf.tools.at_hand import state_file
 
@@ -151,7 +151,7 @@ class Printed:
         """Nothing."""
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """A text as it may be printed: what would control the terminal is �."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
@@ -175,29 +175,29 @@ def open_output(config: Settings) -> Iterator[Output | Printed]:
         return
     file = Path(config.output)
     models = {name: getattr(config, name, None) for name in MODELS}
-    output = Output(file, settings_of(config, FREE_TO_CHANGE, models))
+    output = Output(file, deciding_settings(config, FREE_TO_CHANGE, models))
     with ExitStack() as stack:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(beside(file, "lock")))
+            stack.enter_context(hold_file(beside(file, "lock")))
         except BlockingIOError as error:
             raise InputError(
                 f"--output {file}: another command is writing it; wait for it, or give another file"
             ) from error
         except OSError as error:
             raise InputError(f"--output {file}: cannot be written ({error.strerror}); give another file") from error
-        claim(output, config.overwrite)
+        claim_output(output, config.overwrite)
         yield output
 
 
-def claim(output: Output, overwrite: bool) -> None:
+def claim_output(output: Output, overwrite: bool) -> None:
     """Decide whether the file is new, unfinished or complete. Raises InputError when it is taken."""
     for name in INPUTS:
         if output.file.resolve() in [Path(item).resolve() for item in split_list(output.settings.get(name))]:
             raise InputError(f"--output {output.file}: is also --{name}, which it would replace; give another file")
     if overwrite:
         return
-    known = read_record(output.record)
+    known = read_output_record(output.record)
     complete = bool(known) and known["done"] == known["total"] and output.file.exists()
     if not (complete or (known and output.part.exists())):
         if output.file.exists():
@@ -219,7 +219,7 @@ def claim(output: Output, overwrite: bool) -> None:
     output.take_back(known)
 
 
-def read_record(file: Path) -> dict[str, Any]:
+def read_output_record(file: Path) -> dict[str, Any]:
     """FILE.run.json, or {} when there is none. Raises InputError when it cannot be read."""
     if not file.exists():
         return {}
@@ -230,7 +230,7 @@ def read_record(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: is not as this command wrote it; delete it, or give another --output") from error
 
 
-def settings_of(config: Settings, free: set[str], models: dict[str, str | None]) -> dict[str, Any]:
+def deciding_settings(config: Settings, free: set[str], models: dict[str, str | None]) -> dict[str, Any]:
     """What decides the rows: the settings but those in `free`, and the state of the models' folders.
 
     models  what a model is called here → its folder or hub id

@@ -15,7 +15,7 @@ from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.models.value_head import HEAD_FILE
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.rollout.shape import Shape
+from easyrlhf.rollout.shape import SamplingShape
 from easyrlhf.run.manifest import require_whole
 from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.at_hand import at_hand
@@ -67,10 +67,10 @@ def room_for_prompt(config: PolicyConfig) -> int | None:
 
 def load_sampler(config: PolicyConfig, renderer: Renderer, batch_size: int) -> HFSampler:
     """The model of the settings, ready to sample as they say. Raises InputError."""
-    return sampler_of(load_lm(config, renderer), config, renderer, batch_size)
+    return sampler_of(load_policy_lm(config, renderer), config, renderer, batch_size)
 
 
-def load_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
+def load_policy_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
     """The model of the settings on its device, its adapter merged. Raises InputError."""
     device = pick_device(config.devices)
     lm = load_causal_lm(
@@ -91,7 +91,7 @@ def load_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
 def sampler_of(lm: PreTrainedModel, config: PolicyConfig, renderer: Renderer, batch_size: int) -> HFSampler:
     """What samples from a loaded model as the settings say."""
     ending = Ending.of(renderer, config.stop_finishes)
-    shape = Shape(config.top_p, config.top_k, config.repetition_penalty)
+    shape = SamplingShape(config.top_p, config.top_k, config.repetition_penalty)
     return HFSampler(lm, renderer.pad_id, ending, config.max_new_tokens, config.temperature, batch_size, shape)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyrlhf.config import ScoringConfig
-from easyrlhf.data.chat_template import answered, arguments_for
+from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
@@ -58,7 +58,7 @@ def scores_of(scorer: "Scorer", sequences: list[list[int]], limit: int | None) -
     return scores
 
 
-def too_long(ids: list[int], limit: int) -> str:
+def why_no_score(ids: list[int], limit: int) -> str:
     """Why a sequence has no score."""
     return f"{len(ids):,} tokens, more than {limit:,}"
 
@@ -106,7 +106,10 @@ class Scorer:
         if None not in scores:
             return {"scores": scores}
         both = zip(scores, sequences, strict=True)
-        return {"scores": scores, "notes": [too_long(ids, self.limit) if one is None else None for one, ids in both]}
+        return {
+            "scores": scores,
+            "notes": [why_no_score(ids, self.limit) if one is None else None for one, ids in both],
+        }
 
     def sequences(self, body: Any) -> list[list[int]]:
         """Prompt + completion of each row, in the model's tokens. Raises BadRequest."""
@@ -119,7 +122,7 @@ class Scorer:
             check_text("completions", place, completion)
             if not isinstance(completion, str) and len(completion) != 1:
                 raise BadRequest(f"completions[{place}]: must be one message, not {len(completion)}")
-        given = arguments_of(body, prompts)
+        given = template_arguments_asked(body, prompts)
         if body.get("tokenizer") == self.tokenizer and "completion_ids" in body:
             ids = list_of(body, "completion_ids", length=len(prompts))
             if not all(is_ids(one, len(self.renderer.tokenizer)) for one in ids):
@@ -129,7 +132,7 @@ class Scorer:
             return [prompt + one for prompt, one in zip(asked, ids, strict=True)]
         rows = zip(prompts, completions, finished, given, strict=True)
         return [
-            self.renderer.sequence(*answered(prompt, text_of(completion)), bool(ended), arguments)
+            self.renderer.sequence(*with_answer(prompt, answer_text_of(completion)), bool(ended), arguments)
             for prompt, completion, ended, arguments in rows
         ]
 
@@ -144,7 +147,7 @@ def list_of(body: Any, name: str, default: list | None = None, *, length: int | 
     return found
 
 
-def arguments_of(body: dict[str, Any], prompts: list) -> list[dict[str, Any] | None]:
+def template_arguments_asked(body: dict[str, Any], prompts: list) -> list[dict[str, Any] | None]:
     """What the columns of the request tell the chat template, for each prompt. Raises BadRequest."""
     columns = {name: list_of(body, name, [None] * len(prompts), length=len(prompts)) for name in TEMPLATE_COLUMNS}
     try:
@@ -174,7 +177,7 @@ def is_ids(value: Any, limit: int) -> bool:
     return isinstance(value, list) and bool(value) and all(type(i) is int and 0 <= i < limit for i in value)
 
 
-def text_of(completion: Messages | str) -> str:
+def answer_text_of(completion: Messages | str) -> str:
     """The text of an answer."""
     return completion if isinstance(completion, str) else completion[0]["content"]
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import is_full_disk, readable, written_to
+from easyrlhf.files import is_full_disk, make_world_readable, written_to
 
 NO_SPACE = "No space left on device (os error 28)"
 ERRORS = {
@@ -48,7 +48,7 @@ def test_files_get_the_mode_that_new_files_have(tmp_path, mask, mode):
     file.touch(0o600)
     before = os.umask(mask)
     try:
-        readable(tmp_path)
+        make_world_readable(tmp_path)
     finally:
         os.umask(before)
     assert file.stat().st_mode & 0o777 == mode

@@ -16,7 +16,7 @@ def broken():
 
 def test_among_several_processes_an_exception_is_told_to_the_others(monkeypatch):
     with pytest.raises(IndexError):
-        processes.together(broken)
+        processes.gather_results(broken)
     monkeypatch.setattr(processes, "size", lambda: 2)
     found = processes.outcome_of(broken)
     assert isinstance(found, Raised) and str(found).startswith("IndexError: list index out of range (test_faults.py:")

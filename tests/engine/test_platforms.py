@@ -22,7 +22,7 @@ from easyrlhf.config import ScoreConfig, SFTConfig
 from easyrlhf.config.base import SettingError
 from easyrlhf.engine import device, engine
 from easyrlhf.errors import InputError
-from easyrlhf.files import held
+from easyrlhf.files import hold_file
 from easyrlhf.rewards import workers
 from easyrlhf.run import checkpoint
 from easyrlhf.run.claim import locked
@@ -72,7 +72,7 @@ def test_a_folder_is_held_by_one_run_alone(system, tmp_path):
 
 def test_a_lock_left_behind_by_a_killed_run_holds_nobody_up(system, tmp_path):
     (tmp_path / ".lock").touch()
-    with locked(tmp_path), pytest.raises(BlockingIOError), held(tmp_path / ".lock"):
+    with locked(tmp_path), pytest.raises(BlockingIOError), hold_file(tmp_path / ".lock"):
         pass
 
 
@@ -92,7 +92,7 @@ def test_cores_are_counted_where_they_cannot_be_assigned(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert launch.placement(launch.Plan(2, ""))["OMP_NUM_THREADS"] == "4"
+    assert launch.placement(launch.LaunchPlan(2, ""))["OMP_NUM_THREADS"] == "4"
 
 
 def test_prctl_is_asked_on_linux_alone(monkeypatch):
@@ -201,7 +201,7 @@ def test_elsewhere_an_apple_gpu_is_refused_and_not_mentioned():
 def test_mps_is_a_device_of_stages_and_tools():
     assert SFTConfig(train_data="a", devices="mps").devices == "mps"
     assert ScoreConfig(reward_model="rm", text="x", devices="mps").devices == "mps"
-    assert launch.plan_of(SFTConfig(train_data="a", devices="mps")).count == 1
+    assert launch.launch_plan(SFTConfig(train_data="a", devices="mps")).count == 1
     with pytest.raises(SettingError, match="devices mps: is one process, but nnodes is 2"):
         SFTConfig(train_data="a", devices="mps", nnodes=2)
 

@@ -13,7 +13,7 @@ from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.model import rendered
 from easyrlhf.run.renderers import open_renderer, own_renderer, rendering_of
-from easyrlhf.stages.reward_sources import RewardCast, check_readable, check_rewards
+from easyrlhf.stages.reward_sources import RewardPlan, check_readable, check_rewards
 
 SYSTEM, HI = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
 TEMPLATE = (
@@ -152,10 +152,10 @@ def test_a_reward_model_whose_template_refuses_prompts_is_refused_before_anythin
     rows = Dataset.from_list([{"prompt": json.dumps(prompt), "columns": "{}"} for prompt in prompts])
     data = {"train": SimpleNamespace(rows=rows), "valid": None}
     own = own_renderer(str(folder))
-    check_readable(config, RewardCast([], own, same_tokens=True), data)
+    check_readable(config, RewardPlan([], own, same_tokens=True), data)
     with pytest.raises(
         InputError, match=r"--reward_model .*: cannot read prompt 3 of the train data: .*no system turns"
     ):
-        check_readable(config, RewardCast([], own), data)
+        check_readable(config, RewardPlan([], own), data)
     stage(folder, chat_template_kwargs={}, fold_system=True)
-    check_readable(config, RewardCast([], own_renderer(str(folder))), data)
+    check_readable(config, RewardPlan([], own_renderer(str(folder))), data)

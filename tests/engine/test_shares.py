@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from easyrlhf.engine import micro_batches, processes
 
 
-def passes_of_all(monkeypatch, lengths: list[int], budget: int, size: int) -> list[list[micro_batches.Pass]]:
+def passes_of_all(monkeypatch, lengths: list[int], budget: int, size: int) -> list[list[micro_batches.MicroBatch]]:
     """What every one of so many processes would compute."""
     found = []
     for rank in range(size):
         with monkeypatch.context() as patch:
             patch.setattr(processes, "rank", lambda rank=rank: rank)
             patch.setattr(processes, "size", lambda: size)
-            found.append(micro_batches.passes(lengths, budget))
+            found.append(micro_batches.micro_batches(lengths, budget))
     return found
 
 

@@ -13,7 +13,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from easyrlhf.data.batches import join
 from easyrlhf.models import attention, prefix_sharing
-from easyrlhf.models.logprobs import answer_logprobs, token_logprobs
+from easyrlhf.models.logprobs import row_token_logprobs, token_logprobs
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 
@@ -92,12 +92,12 @@ def gradients(lm, logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def logprobs_of_rows(lm) -> torch.Tensor:
-    return token_logprobs(lm, *join(PROMPTS, COMPLETIONS, pad_id=0))
+    return row_token_logprobs(lm, *join(PROMPTS, COMPLETIONS, pad_id=0))
 
 
 def logprobs_of_answers(lm) -> torch.Tensor:
     families = [(prompt, [ids]) for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)]
-    return answer_logprobs(lm, families, 0, CPU, "off")
+    return token_logprobs(lm, families, 0, CPU, "off")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +124,7 @@ def test_prompts_that_are_shared_go_through_the_kernel(packing):
     expected = apart(lm)
     passes.clear()
     families = [(prompt, [ids]) for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)]
-    found = answer_logprobs(lm, families, 0, CPU, "on")
+    found = token_logprobs(lm, families, 0, CPU, "on")
     assert passes == [(1, 19)]
     assert {tuple(call) for call in kernel.ends} == {(0, 6, 9, 13)}
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

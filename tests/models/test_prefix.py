@@ -6,7 +6,7 @@ from torch import tensor as T
 
 from easyrlhf.models import prefix_sharing
 from easyrlhf.models.load import disable_dropout
-from easyrlhf.models.logprobs import completion_logprobs
+from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.prefix_sharing import completion_states, enable_sharing, sharing_of, worth_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 
@@ -48,7 +48,7 @@ def test_logprobs_and_gradients_are_those_of_every_row_alone(sharing_lm, family,
         lm.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = T([0.3, -1.0, 0.7, 2.0, -0.4, 1.1], dtype=torch.float64)  # no two completions cancel
 
-    found = completion_logprobs(lm, FAMILIES, 0, CPU, "on")
+    found = sequence_logprobs(lm, FAMILIES, 0, CPU, "on")
     (weights * found).sum().backward()
     gradients = {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
     lm.zero_grad()

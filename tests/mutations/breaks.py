@@ -124,7 +124,7 @@ BREAKS = [
     Break("data/keys.py", 'return [{"role": "system", "content": text}, *prompt]', "return prompt", KEYS),
     Break("data/conversations.py", "notes[OPENED] += first > answers[0]", "pass", MESSAGES),
     Break("data/conversations.py", 'turn | ({"learned": False} if off else {})', "turn", MESSAGES),
-    Break("data/fields.py", '[{"role": "user", "content": question}, *said(answer)]', "said(answer)", KEYS),
+    Break("data/fields.py", '[{"role": "user", "content": question}, *answer_turn(answer)]', "said(answer)", KEYS),
     Break("data/reader.py", "TOLERATED_EQUAL = 0.05", "TOLERATED_EQUAL = 0.01", "data/test_load_tokens.py"),
     Break("data/reader.py", 'if asking := may_ask(raw.value, "chosen", "rejected"):', "if asking := []:", KEYS),
     # the doctor
@@ -276,7 +276,7 @@ BREAKS = [
     Break("rollout/sampler.py", "ended[place] |= self.ending.by_text(said[row])", "pass", ENDING),
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
     Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
-    Break("report/diagnostics.py", "_verdict(self._stage, check", '_verdict("ppo", check', ADVICE),
+    Break("report/diagnostics.py", "_judged(self._stage, check", '_verdict("ppo", check', ADVICE),
     Break("report/diagnostics.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
     Break("report/compare_page.py", 'return ("warn", "ok", "alarm")[said]', 'return "ok"', CONCLUSION),
     Break("report/compare_page.py", "judged.index(worst)", "0", CONCLUSION),
@@ -428,7 +428,12 @@ BREAKS = [
     ),
     Break("rollout/inverse_cdf.py", "logits.argmax(-1) if temperature == 0 else", "", DRAW),
     Break("rollout/decode_batch.py", "tuple(prompt), []", "(row,), []", ONCE),
-    Break("rollout/decode_batch.py", "Newcomer(row, prompt, cache, place)", "Newcomer(row, prompt, cache, 0)", GREEDY),
+    Break(
+        "rollout/decode_batch.py",
+        "PrefilledPrompt(row, prompt, cache, place)",
+        "Newcomer(row, prompt, cache, 0)",
+        GREEDY,
+    ),
     Break(
         "rollout/decode_batch.py",
         "PREFILL_TOKENS):",
@@ -568,7 +573,7 @@ BREAKS = [
     Break("data/batches.py", "best + PASS", "best", BATCHES),
     Break(
         "online/ptx.py",
-        "return -token_logprobs",
+        "return -row_token_logprobs",
         "return token_logprobs",
         DEMONSTRATIONS,
     ),
@@ -710,7 +715,7 @@ BREAKS = [
     Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least < 0 * ROUNDING", MASKED),
     Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least <= 1e3 * ROUNDING", MASKED),
     Break("losses/masked.py", "std + 1e-8, 1.0)", "std + 1e-8, 1e-8)", MASKED),
-    Break("losses/grpo.py", "return total / (spread", "return (total - total.mean()) / (spread", GROUPS),
+    Break("losses/grpo.py", "return total / (nan_std", "return (total - total.mean()) / (spread", GROUPS),
     Break("online/method.py", "if self.in_groups else teaches.any().expand(len(teaches))", "", ONLINE_LOOP),
     Break("online/loop.py", "torch.cat([kept, teaches(both)[len(kept) :]])", "teaches(both)", ONLINE_LOOP),
     Break("online/update.py", "and not batch.has_advantage.any()", "and False", "stages/test_no_signal.py"),
@@ -781,9 +786,7 @@ BREAKS = [
     Break("models/untrained.py", ", rows.mean(0)):", ",):", UNTRAINED),
     Break("models/untrained.py", 'or name.endswith(f".{key}")', "", UNTRAINED),
     Break("models/untrained.py", "[i for i in ids if i < count]", "list(ids)", UNTRAINED),
-    Break(
-        "stages/lifecycle.py", "sorted({*new, *untrained_tokens(path, renderer.tokenizer, lm)})", "new", ENDS_LEARNED
-    ),
+    Break("stages/models.py", "sorted({*new, *untrained_tokens(path, renderer.tokenizer, lm)})", "new", ENDS_LEARNED),
     Break("userfile.py", "        sys.path.append(folder)\n", "        pass\n", FUNCTIONS),
     Break("rewards/async_source.py", "        self.logged.check(self.who, self.batch)\n", "", "rewards/test_asides.py"),
     Break("rewards/combined.py", "        self.extra[:] = logged.rows()\n", "", "rewards/test_asides.py"),
@@ -936,7 +939,7 @@ BREAKS = [
     Break("run/differences.py", "if any(then.get(name) != value for", "if any(False for", "stages/test_row_lengths.py"),
     Break("data/folders.py", "followlinks=True", "followlinks=False", FOLDERS),
     # the life of a run
-    Break("run/claim.py", "claim(config, folder) if folder.is_dir() else NEW", "NEW", "engine/test_run.py"),
+    Break("run/claim.py", "claim_folder(config, folder) if folder.is_dir() else NEW", "NEW", "engine/test_run.py"),
     Break("run/resume.py", "require_same_rows(run.origin, run.config, run.info)", "pass", "engine/test_run.py"),
     Break(
         "run/run.py",
@@ -960,7 +963,7 @@ BREAKS = [
     Break("streams.py", 'else "replace"', 'else "strict"', "cli/test_exit_codes.py"),
     Break("stopping.py", "*([HANG_UP] if heard else [])", "*([HANG_UP] if HANG_UP else [])", "engine/test_run.py"),
     Break("run/signals.py", "if self.requested and number == HANG_UP:", "if False:", "engine/test_run.py"),
-    Break("run/checkpoint.py", "            readable(draft)\n", "", "engine/test_checkpoint.py"),
+    Break("run/checkpoint.py", "            make_world_readable(draft)\n", "", "engine/test_checkpoint.py"),
     Break("files.py", "    except EasyRLHFError:\n        raise\n", "", "engine/test_disk.py"),
     Break("tools/finish.py", "for file in set_aside(folder, step):", "for file in ():", FINISH),
     Break("report/log.py", "_line(row | metrics)", "_line(metrics | row)", "report/test_log.py"),
@@ -1075,13 +1078,11 @@ BREAKS = [
     Break("serve/security.py", "    if size > LIMIT:", "    if False:", "serve/test_security.py"),
     Break("serve/security.py", '    if kind != "application/json":', "    if False:", "serve/test_security.py"),
     Break("serve/security.py", '("GET", "HEAD")', '("GET", "HEAD", "POST")', "serve/test_security.py"),
-    Break(
-        "tools/serve_reward.py", "scores_of(self, sequences, self.limit)", "scores_of(self, sequences, None)", SERVED
-    ),
+    Break("tools/scoring.py", "scores_of(self, sequences, self.limit)", "scores_of(self, sequences, None)", SERVED),
     Break("tools/serve_reward.py", "or int(length) > LARGEST", "", SERVED),
     Break("data/decoding.py", 'raise ValueError(f"holds {fault}")', "pass", SERVED),
     Break("glance.py", "elif read_stage(folder):", "elif False:", "test_glance.py"),
-    Break("glance.py", "claim(config, folder) != NEW", "False", "test_glance.py"),
+    Break("glance.py", "claim_folder(config, folder) != NEW", "False", "test_glance.py"),
     Break("glance.py", "list(islice(records, ROWS))", "list(islice(records, ROWS - 1))", "test_glance.py"),
     Break("launch.py", "    glance(config)\n", "", "test_glance.py"),
 ]

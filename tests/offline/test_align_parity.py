@@ -15,7 +15,7 @@ from trl.experimental.orpo import ORPOConfig as TRLORPOConfig
 from trl.experimental.orpo import ORPOTrainer
 
 from easyrlhf.config import CPOConfig, DPOConfig, IPOConfig, KTOConfig, ORPOConfig, SimPOConfig
-from easyrlhf.data.batches import join, micro_batches
+from easyrlhf.data.batches import join, within_budget
 from easyrlhf.stages import preference
 from easyrlhf.stages.kto import kto_task
 
@@ -56,7 +56,7 @@ def our_gradients(lm, config, make_task, rows, budget=10_000) -> tuple[float, di
     task = make_task(lm, 0, run)
     rows, total = task.prepare(rows), 0.0
     lm.zero_grad()
-    for group in micro_batches([task.tokens(row) for row in rows], budget):
+    for group in within_budget([task.tokens(row) for row in rows], budget):
         loss = task.loss([rows[i] for i in group])[0] / sum(map(task.units, rows))
         loss.backward()
         total += loss.item()

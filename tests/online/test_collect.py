@@ -11,7 +11,8 @@ from easyrlhf.models.lora import add_lora
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.rewards.combined import RewardFunction, Rewards
+from easyrlhf.rewards.async_source import RewardFunction
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.run.timer import Timer

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from easyrlhf.report.card import write_model_card
-from easyrlhf.report.compare_page import concluded as of_comparison
+from easyrlhf.report.compare_page import worst_of_comparisons as of_comparison
 from easyrlhf.report.conclusion import concluded
 from easyrlhf.report.html import write_report
 from easyrlhf.report.log import MetricsLog

@@ -8,7 +8,7 @@ import pytest
 from easyrlhf.report.console import Console
 from easyrlhf.report.layout import COLUMNS, cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import METRICS
-from easyrlhf.report.rm_verdict import columns
+from easyrlhf.report.rm_verdict import aligned_columns
 
 WIDTHS = (40, 60, 80, 100, 120)
 # one row of each stage's metrics.jsonl, evaluation and all, and one whose numbers are as long as they get
@@ -126,8 +126,8 @@ def test_packed_by_hand():
 def test_a_wide_table_becomes_several_with_the_first_column_each():
     head, rows = ("model", "answers", "win rate"), [("sft", "8", "50 %"), ("ppo", "128", "62.5 %")]
     whole = ["  model  answers  win rate", "  sft          8      50 %", "  ppo        128    62.5 %"]
-    assert columns(head, rows) == columns(head, rows, 26) == whole
-    assert columns(head, rows, 25) == [
+    assert aligned_columns(head, rows) == aligned_columns(head, rows, 26) == whole
+    assert aligned_columns(head, rows, 25) == [
         "  model  answers",
         "  sft          8",
         "  ppo        128",

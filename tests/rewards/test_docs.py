@@ -11,8 +11,9 @@ from click.testing import CliRunner
 
 from easyrlhf.cli import serve_reward
 from easyrlhf.cli.stages import grpo_train, ppo_train
-from easyrlhf.rewards.combined import RewardFunction, RewardServer
+from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
+from easyrlhf.rewards.server import RewardServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
 

@@ -274,7 +274,7 @@ def test_what_is_kept_is_of_this_very_question(change, train, chain, kinds, cach
 
 
 def test_equal_weights_in_a_model_that_works_otherwise_are_another_reference(tiny_lm):
-    lm, rows = tiny_lm("mistral"), reference.Joined([{"prompt_ids": [5], "completion_ids": [6, 2]}])
+    lm, rows = tiny_lm("mistral"), reference.RowsWithReference([{"prompt_ids": [5], "completion_ids": [6, 2]}])
     question = rows, np.arange(1), ("ref_completion",), lambda row: (row["prompt_ids"], [row["completion_ids"]])
     before = reference.fingerprint(lm, *question)
     assert reference.fingerprint(tiny_lm("mistral"), *question) == before

@@ -55,7 +55,7 @@ def train(data, chain, small, small_ppo, small_grpo, tmp_path, monkeypatch):
 
 def script_evaluations(monkeypatch) -> None:
     """Let every evaluation happen, but give FALLS_THEN_RISES as its loss, or its negative as its score."""
-    fit, evaluate = offline.fit, loop.evaluate
+    fit, evaluate = offline.fit, loop.evaluate_prompts
 
     def scripted_fit(run, engine, task, *rest):
         def scripted(rows, advance):
@@ -66,8 +66,8 @@ def script_evaluations(monkeypatch) -> None:
     def scripted_evaluate(run, *rest):
         return evaluate(run, *rest) | {"eval/scores": -FALLS_THEN_RISES[run.step - 1]}
 
-    monkeypatch.setattr(offline, "fit", scripted_fit)
-    monkeypatch.setattr(loop, "evaluate", scripted_evaluate)
+    monkeypatch.setattr(offline, "train_steps", scripted_fit)
+    monkeypatch.setattr(loop, "evaluate_prompts", scripted_evaluate)
 
 
 def stage(folder: Path) -> dict:

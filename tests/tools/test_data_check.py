@@ -19,7 +19,7 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.page import histogram, limit_rows
-from easyrlhf.tools.checking.row_findings import findings, first_of, later_copies, percent
+from easyrlhf.tools.checking.row_findings import findings, first_of, later_copies, share_in_percent
 from easyrlhf.tools.checking.rows import STAGE_KINDS, Places, read_split
 from easyrlhf.tools.checking.table import CHECKS
 from easyrlhf.tools.checking.token_check import TokenCheck
@@ -603,4 +603,4 @@ def test_the_page_of_the_docs_has_every_check_with_its_threshold():
     [(1, "100 %"), (0.9999, "99.9 %"), (0.994, "99.4 %"), (0.985, "98 %"), (0.25, "25 %"), (0.00031, "0.031 %")],
 )
 def test_a_share_is_written_without_powers_of_ten(share, says):
-    assert percent(share) == says
+    assert share_in_percent(share) == says

@@ -14,7 +14,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models import value_head
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.stages.rm import train_rm
-from easyrlhf.tools.doctor import Limits, examine_reward_model, limits_of, read_pairs
+from easyrlhf.tools.doctor import PairLimits, examine_reward_model, limits_of, read_pairs
 
 PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " red"}
 
@@ -172,7 +172,7 @@ def test_long_rows_are_read_as_in_training(chatml_renderer, tmp_path, overlength
     lines = [json.dumps(row | {"chosen": f" blue{i}"}) + "\n" for i, row in enumerate(rows)]
     (tmp_path / "pairs.jsonl").write_text("".join(lines))
     config = DoctorConfig(reward_model="rm", valid_data=str(tmp_path / "pairs.jsonl"), output_dir=str(tmp_path))
-    how = config, chatml_renderer, Limits(100, 80, overlength), tmp_path
+    how = config, chatml_renderer, PairLimits(100, 80, overlength), tmp_path
     if refused:
         with pytest.raises(InputError, match=r"1 of 4 rows .* or cut prompts with --overlength truncate"):
             read_pairs(*how)

@@ -49,7 +49,7 @@ def vllm(lm):
         "lora_r": 0,
         "trust_remote_code": False,
     }
-    with processes.joined(torch.device("cpu"), 60, alone=True):
+    with processes.join_group(torch.device("cpu"), 60, alone=True):
         colocated = Colocated(lm.folder, **how)
         colocated.load(lm)
         yield colocated

@@ -232,7 +232,7 @@ def take_record(split: Split, record: Record, tokens: Any) -> None:
     made = as_kind(record, split.kind)
     if split.kind in ("prompt", "demonstration"):
         record = made[0]
-    prompt, answers = turns_of(record.prompt), [turns_of(answer) for answer in answers_of(record)]
+    prompt, answers = turns_said(record.prompt), [turns_said(answer) for answer in answers_of(record)]
     if tokens:
         lengths = tokens.measure(made, record.place, split)
         if lengths is None:
@@ -254,7 +254,7 @@ def characters(turns: list[tuple[str, str]]) -> int:
     return sum([len(content) for _, content in turns])
 
 
-def turns_of(text: str | Messages) -> list[tuple[str, str]]:
+def turns_said(text: str | Messages) -> list[tuple[str, str]]:
     """(role, all that it says) of every turn; a plain text is one turn without a role, none is no turn."""
     if isinstance(text, str):
         return [("", text)] if text else []

@@ -22,7 +22,7 @@ EXCHANGE = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content
 
 
 @dataclass(frozen=True)
-class Part:
+class TokenStretch:
     """A stretch of a row's tokens: the prompt, an answer, or what stands between two answers.
 
     name  prompt, chosen, rejected, completion, answer 2…       mask  whether training learns from it
@@ -33,19 +33,19 @@ class Part:
     mask: bool
 
 
-def parts_of(row: dict[str, Any]) -> list[list[Part]]:
+def parts_of(row: dict[str, Any]) -> list[list[TokenStretch]]:
     """The sequences of one token row as load_tokens writes it, each in parts; answers share the first, the prompt."""
     if "input_ids" in row:
         runs = groupby(zip(row["input_ids"], row["loss_mask"], strict=True), key=lambda pair: pair[1])
-        parts = [Part("", [i for i, _ in run], bool(learned)) for learned, run in runs]
+        parts = [TokenStretch("", [i for i, _ in run], bool(learned)) for learned, run in runs]
         names = ["prompt" if not n and not part.mask else "completion" for n, part in enumerate(parts)]
-        return [[Part(name, part.ids, part.mask) for name, part in zip(names, parts, strict=True)]]
-    prompt = Part("prompt", row["prompt_ids"], False)
+        return [[TokenStretch(name, part.ids, part.mask) for name, part in zip(names, parts, strict=True)]]
+    prompt = TokenStretch("prompt", row["prompt_ids"], False)
     answers = {key.removesuffix("_ids"): ids for key, ids in row.items() if key.endswith("_ids")}
     answers.pop("prompt")
     many = answers.pop("completions", [])
     answers |= {f"answer {number}": ids for number, ids in enumerate(many, 1)}
-    return [[prompt, Part(name, ids, True)] for name, ids in answers.items()] or [[prompt]]
+    return [[prompt, TokenStretch(name, ids, True)] for name, ids in answers.items()] or [[prompt]]
 
 
 def load_renderer(config: LookConfig) -> Renderer:
@@ -58,7 +58,7 @@ def load_renderer(config: LookConfig) -> Renderer:
     return open_renderer(config.model, config, samples=False, chat_template=config.chat_template)
 
 
-def places_of(config: LookConfig) -> int | None:
+def positions_known(config: LookConfig) -> int | None:
     """Tokens that the model was made for; None where a tokenizer lies alone. Raises no error."""
     with suppress(InputError):
         return positions_of(config.model, trust_remote_code=config.trust_remote_code)
@@ -71,7 +71,7 @@ class TokenCheck:
     def __init__(self, config: LookConfig):
         self.renderer = load_renderer(config)
         self.name = config.model
-        self.places = places_of(config)
+        self.places = positions_known(config)
         self.huge = Huge.of(self.renderer.tokenizer, config.with_lengths(self.places).max_length)
         tokenizer = self.renderer.tokenizer
         self._bos_id, self._bos = tokenizer.bos_token_id, tokenizer.bos_token
@@ -107,7 +107,7 @@ class TokenCheck:
         answers = [total - prompt for total, prompt in zip(totals, prompts, strict=True)]
         return max(prompts), max(answers), max(totals)
 
-    def _check_ends(self, sequences: list[list[Part]], place: str, split: Split, *, plain: bool) -> None:
+    def _check_ends(self, sequences: list[list[TokenStretch]], place: str, split: Split, *, plain: bool) -> None:
         """One BOS at most that the template does not write, and the end-of-turn token behind all that is learned.
 
         plain  the row is text: what stands in a conversation's messages never becomes a BOS, but the template may write

@@ -72,14 +72,14 @@ class Journal:
             os.truncate(self.file, len(whole))
 
 
-def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> str:
+def claim_journal(folder: Path, settings: dict[str, Any], overwrite: bool) -> str:
     """What the folder is to a command with these settings: "new", "unfinished" or "complete".
 
     Raises InputError when it holds the work of other settings, or files that are not ours.
     """
     if overwrite:
         return "new"
-    known = read_record(folder)
+    known = read_journal_record(folder)
     if not known:
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK_FILE, "bad_rows.jsonl"))
         if foreign:
@@ -99,7 +99,7 @@ def claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> str:
     return "complete" if known["complete"] else "unfinished"
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_journal_record(folder: Path) -> dict[str, Any]:
     """run.json of a folder, or {} when it has none. Raises InputError when it cannot be read."""
     file = folder / RECORD_FILE
     if not file.exists():
@@ -130,7 +130,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 @contextmanager
-def progress(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+def answer_progress(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
     """A bar; yields a function that moves it."""
     with Progress(Console(unit), total, done, unit, ("", "")) as bar:
 

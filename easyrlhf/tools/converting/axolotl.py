@@ -15,7 +15,7 @@ METHODS = ("dpo", "ipo", "kto", "orpo", "simpo", "grpo")
 OURS_BY_NAME = ("chatml", "llama3")
 
 
-def stage_of(theirs: dict[str, Any]) -> str:
+def axolotl_stage_of(theirs: dict[str, Any]) -> str:
     """`rl` names the method; without it, SFT or a reward model."""
     method = theirs.get("rl")
     if method is None:
@@ -33,13 +33,13 @@ def method(draft: Draft, key: str, value: Any) -> None:
         draft.set("multi_objective_aggregation", "normalize_then_sum", "rl: gdpo")
 
 
-def reward_model(draft: Draft, key: str, value: Any) -> None:
+def axolotl_reward_model(draft: Draft, key: str, value: Any) -> None:
     """A switch there, which has chosen the command."""
     if not isinstance(value, bool):
         draft.keep(key, value, "reward_model")
 
 
-def data_sets(name: str) -> Rule:
+def axolotl_data_sets(name: str) -> Rule:
     """The rule for a list of data sets; the first entry of it is met first, and answers for all."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
@@ -85,7 +85,7 @@ def no_adapter(draft: Draft, key: str, value: Any) -> None:
     switched_lora(draft, on, 16, 32, 0.0, "without adapter all weights are trained, there as here")
 
 
-def template(draft: Draft, key: str, value: Any) -> None:
+def axolotl_template(draft: Draft, key: str, value: Any) -> None:
     """A name that both know, a file, or the model's own."""
     if value in OURS_BY_NAME:
         draft.set("chat_template", value)
@@ -93,7 +93,7 @@ def template(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, value, "the model's own template, or chat_template with chatml, llama3 or a Jinja file")
 
 
-def finish(draft: Draft) -> None:
+def axolotl_finish(draft: Draft) -> None:
     """axolotl's defaults where they are not ours."""
     draft.default("lr_scheduler", "cosine", "axolotl")
     draft.set("max_length", 512, "axolotl's default sequence_len")
@@ -102,10 +102,10 @@ def finish(draft: Draft) -> None:
 
 RULES: dict[str, Rule] = {
     "rl": method,
-    "reward_model": reward_model,
-    "datasets": data_sets("train_data"),
-    "test_datasets": data_sets("valid_data"),
+    "reward_model": axolotl_reward_model,
+    "datasets": axolotl_data_sets("train_data"),
+    "test_datasets": axolotl_data_sets("valid_data"),
     "adapter": adapter,
     **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout"), no_adapter),
-    "chat_template": template,
+    "chat_template": axolotl_template,
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import make_folder
-from easyrlhf.tools.downloading.fetch import CHUNK, fetch, progress
+from easyrlhf.tools.downloading.fetch import CHUNK, download_progress, fetch
 
 HH_RLHF = "hh-rlhf"
 HH_RLHF_URL = "https://huggingface.co/datasets/Anthropic/hh-rlhf/resolve/main"
@@ -158,7 +158,10 @@ def download_hub(full_id: str, folder: Path, endpoint: str | None, say: Say = pr
         make_folder(folder)
         unfinished = file.with_suffix(".tmp")
         try:
-            with unfinished.open("w", encoding="utf-8") as out, progress(file.name, 0, len(rows), "rows") as advance:
+            with (
+                unfinished.open("w", encoding="utf-8") as out,
+                download_progress(file.name, 0, len(rows), "rows") as advance,
+            ):
                 for row in rows:
                     out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
                     advance(1)

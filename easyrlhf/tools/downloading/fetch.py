@@ -39,7 +39,7 @@ def fetch(url: str, part: Path, say: Callable[[str], None] = print) -> None:
             if attempt + 1 == ATTEMPTS or (status is not None and status not in TEMPORARY):
                 raise RunError(_explain(url, part, error, attempt + 1)) from error
             pause = _pause(error, attempt)
-            say(f"{url}: {_reason(error)}; trying again in {pause:g} s")
+            say(f"{url}: {_what_happened(error)}; trying again in {pause:g} s")
             time.sleep(pause)
 
 
@@ -49,10 +49,12 @@ def _explain(url: str, part: Path, error: Exception, attempts: int) -> str:
     tried = f" after {attempts} attempts" if attempts > 1 else ""
     kept = f"; {part.stat().st_size:,} bytes are kept, and the next run goes on from there" if part.exists() else ""
     way = "check --base_url and the name" if status == 404 else "check the network or proxy and run the command again"
-    return f"{url}: cannot be downloaded{tried} ({_reason(error)}){kept}; {way}, or put the file at {file} by hand"
+    return (
+        f"{url}: cannot be downloaded{tried} ({_what_happened(error)}){kept}; {way}, or put the file at {file} by hand"
+    )
 
 
-def _reason(error: Exception) -> object:
+def _what_happened(error: Exception) -> object:
     """What happened, without urllib's own words around it."""
     return error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
 
@@ -94,7 +96,10 @@ def _save(answer: http.client.HTTPResponse, url: str, part: Path, have: int, exp
             f"{url}: the server sent {page} in place of a gzip file: {first.decode(errors='replace').split()[:12]}; "
             "check --base_url, and whether a proxy or a login page stands between"
         )
-    with part.open("ab" if have else "wb") as out, progress(part.name.removesuffix(".part"), have, expected) as advance:
+    with (
+        part.open("ab" if have else "wb") as out,
+        download_progress(part.name.removesuffix(".part"), have, expected) as advance,
+    ):
         block = first or answer.read(CHUNK)
         while block:
             out.write(block)
@@ -103,7 +108,7 @@ def _save(answer: http.client.HTTPResponse, url: str, part: Path, have: int, exp
 
 
 @contextmanager
-def progress(name: str, done: int, total: int | None, unit: str = "bytes") -> Iterator:
+def download_progress(name: str, done: int, total: int | None, unit: str = "bytes") -> Iterator:
     """A bar in a terminal, else a line every half minute; yields what to call with the number of new units."""
     if not sys.stdout.isatty():
         yield _plain(name, done, total, unit)

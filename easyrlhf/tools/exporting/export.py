@@ -10,7 +10,7 @@ from easyrlhf.run.unfinished import checkpoint_at
 from easyrlhf.run.upload import check_push, push_or_say
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.exporting.classifier import export_classifier
-from easyrlhf.tools.exporting.exported import check_room, check_source
+from easyrlhf.tools.exporting.exported import check_disk_room, check_source
 from easyrlhf.tools.exporting.full import export_full
 
 FORMS = {"full": export_full, "sequence_classification": export_classifier}
@@ -23,7 +23,7 @@ def export_model(config: ExportConfig) -> Path:
     written model is not the same.
     """
     folder, source = Path(config.folder), source_of(config)
-    check_room(config, folder)
+    check_disk_room(config, folder)
     if config.push_to_hub:
         check_push("--push_to_hub", config.push_to_hub, config.hub_private)
     model = at_hand("--model", source, allow_incomplete=config.allow_incomplete)

@@ -12,7 +12,7 @@ import torch
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.errors import InputError
-from easyrlhf.files import make_folder, readable, written_to
+from easyrlhf.files import make_folder, make_world_readable, written_to
 from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import check_text_alone, load_config
 from easyrlhf.models.parents import ADAPTER, root_of
@@ -24,7 +24,7 @@ from easyrlhf.run.renderers import rendering_of
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 
 
-def check_room(config: ExportConfig, folder: Path) -> None:
+def check_disk_room(config: ExportConfig, folder: Path) -> None:
     """Raise InputError unless there is room for the result."""
     if folder.resolve() == Path(config.model).resolve():
         raise InputError(f"--output_dir {folder}: is also --model; give another folder")
@@ -57,7 +57,7 @@ def drafted(folder: Path) -> Iterator[Path]:
     try:
         with written_to(folder, "Nothing is left there, and the model it comes from is as it was"):
             yield draft
-            readable(draft)
+            make_world_readable(draft)
             for old in (path for pattern in WEIGHTS for path in folder.glob(pattern)):
                 old.unlink()
             for path in sorted(draft.iterdir()):

@@ -56,7 +56,7 @@ def export_full(config: ExportConfig, folder: Path, source: str) -> None:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
         lm.save_pretrained(draft, max_shard_size=config.max_shard_size)
         tokenizer.save_pretrained(draft)
-        prove(lm, draft, ids, dtype, config.trust_remote_code)
+        prove_full(lm, draft, ids, dtype, config.trust_remote_code)
         if is_reward_model(config.model):
             head = load_head(config.model, lm)
             save_head(head, draft)
@@ -82,7 +82,9 @@ def is_reward_model(path: str) -> bool:
 
 
 @torch.no_grad()
-def prove(lm: PreTrainedModel, folder: Path, ids: list[list[int]], dtype: torch.dtype, trust_remote_code: bool) -> None:
+def prove_full(
+    lm: PreTrainedModel, folder: Path, ids: list[list[int]], dtype: torch.dtype, trust_remote_code: bool
+) -> None:
     """Read the folder back by transformers alone. Raises RunError when a probe text has another likelihood."""
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code).eval()
     for row in ids:
