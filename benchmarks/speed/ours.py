@@ -18,7 +18,8 @@ from easyrlhf.offline.loop import Row, train_step
 from easyrlhf.online.loop import LoopState, collect_batch
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.sampler import HFSampler, Samples, draw
+from easyrlhf.rollout.inverse_cdf import draw_tokens
+from easyrlhf.rollout.sampler import HFSampler, Samples
 from easyrlhf.run.claim import NEW
 from easyrlhf.run.run import Run
 from easyrlhf.run.signals import StopRequest
@@ -137,9 +138,9 @@ class Sampling:
         return self.sampler.generate(prompts, [(self.calls, row) for row in range(len(prompts))])
 
 
-def draw_tokens(logits: Tensor) -> Tensor:
+def draw_once(logits: Tensor) -> Tensor:
     """One sampling step.  [b]"""
-    return draw(logits, torch.rand(len(logits), dtype=torch.float64, device=logits.device), 1.0)[0]
+    return draw_tokens(logits, torch.rand(len(logits), dtype=torch.float64, device=logits.device), 1.0)[0]
 
 
 def first(rows, count: int) -> list[Row]:

@@ -291,7 +291,8 @@ def refuse_media(holder: dict, prefix: str = "") -> None:
         if holder[name] not in EMPTY:
             raise StructuralFault(
                 f"key '{prefix}{name}': holds {kind_of_value(holder[name])}, but easyrlhf trains on text: what it "
-                f"shows would be lost. Leave such rows out, or take the key out with --field {name}= to train on text alone"
+                f"shows would be lost. Leave such rows out, or take the key out with --field {name}= to train on "
+                "text alone"
             )
 
 

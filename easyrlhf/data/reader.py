@@ -20,9 +20,10 @@ from easyrlhf.data.formats import (
     without_nulls,
 )
 from easyrlhf.data.ledger import Ledger
+from easyrlhf.data.raw import RawRow
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
-from easyrlhf.data.sources import RawRow, Source
+from easyrlhf.data.sources import Source
 from easyrlhf.data.watching import watched
 from easyrlhf.errors import InputError
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from easyrlhf.engine import processes
-from easyrlhf.engine.engine import MASTER, MOMENTS, Engine, OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import Engine, OptimiserSettings, PlainEngine
+from easyrlhf.engine.proof import MASTER, MOMENTS
 from easyrlhf.errors import InputError, NotFinite
 from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.trainable import check_trainable

@@ -14,7 +14,6 @@ import torch
 from easyrlhf.rewards.asides import Logged, asides_of
 from easyrlhf.rewards.batch import RewardBatch, RewardError, score_list
 from easyrlhf.rewards.functions import (
-    Function,
     asked_asides,
     call,
     columns_taken,
@@ -23,6 +22,7 @@ from easyrlhf.rewards.functions import (
     is_async,
     required_columns,
 )
+from easyrlhf.userfile import Function
 
 LIMIT = 600.0  # seconds
 BRIEFLY = 1.0  # seconds until a waiting main thread looks whether it was signalled

@@ -9,8 +9,9 @@ from typing import Any
 
 from easyrlhf.rewards.asides import LOGGING, Logged
 from easyrlhf.rewards.batch import as_number
-from easyrlhf.rewards.functions import Function, asked_asides, call, fault, load_functions
+from easyrlhf.rewards.functions import asked_asides, call, fault, load_functions
 from easyrlhf.streams import outlast_readers
+from easyrlhf.userfile import Function
 
 
 def serve_requests() -> None:

@@ -15,7 +15,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import LOGGING, Logged
 from easyrlhf.rewards.async_source import AsyncSource, Pending, asides_for, in_thread, keywords_for, too_slow
 from easyrlhf.rewards.batch import RewardBatch, RewardError, not_one_each, score_list
-from easyrlhf.rewards.functions import Function
+from easyrlhf.userfile import Function
 
 PATIENCE = 2.0  # seconds for a worker to leave by itself
 PROGRAM = (

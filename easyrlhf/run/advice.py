@@ -11,9 +11,9 @@ from easyrlhf.engine import processes
 from easyrlhf.engine.faults import is_out_of_memory
 from easyrlhf.errors import EasyRLHFError, InputError, NotFinite, RunError
 from easyrlhf.files import disk_reason, is_full_disk
-from easyrlhf.run.checkpoint import CHECKPOINTS, list_checkpoints
+from easyrlhf.run.checkpoint import list_checkpoints
 from easyrlhf.run.differences import SETTINGS_FILE
-from easyrlhf.run.manifest import read_stage
+from easyrlhf.run.manifest import CHECKPOINTS, read_stage
 
 if TYPE_CHECKING:
     from easyrlhf.run.run import Run

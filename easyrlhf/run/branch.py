@@ -5,10 +5,10 @@ from pathlib import Path
 from easyrlhf.errors import InputError
 from easyrlhf.files import checksum
 from easyrlhf.models.parents import recorded_parent
-from easyrlhf.run.checkpoint import CHECKPOINTS, STATE, list_checkpoints
+from easyrlhf.run.checkpoint import list_checkpoints
 from easyrlhf.run.differences import Difference, differences
 from easyrlhf.run.facts import other_rows
-from easyrlhf.run.manifest import STAGE_FILE, read_stage
+from easyrlhf.run.manifest import CHECKPOINTS, STAGE_FILE, STATE, read_stage
 
 WEIGHTS = ("lora_r", "lora_target", "modules_to_save", "model")  # what decides which weights a checkpoint is of
 

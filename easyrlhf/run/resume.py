@@ -9,12 +9,12 @@ from easyrlhf.errors import InputError
 from easyrlhf.files import checksum
 from easyrlhf.models.parents import recorded_parent
 from easyrlhf.run.branch import listed_changes, require_same_rows
-from easyrlhf.run.checkpoint import CHECKPOINTS, STATE, list_checkpoints, read_state, step_of
+from easyrlhf.run.checkpoint import list_checkpoints, read_state, step_of
 from easyrlhf.run.claim import READ_FIRST, article, changed, remove_ours
 from easyrlhf.run.differences import write_settings
 from easyrlhf.run.facts import library_versions, other_rows, other_tokens
 from easyrlhf.run.inputs import inputs_of
-from easyrlhf.run.manifest import read_stage, write_stage
+from easyrlhf.run.manifest import CHECKPOINTS, STATE, read_stage, write_stage
 
 if TYPE_CHECKING:
     from easyrlhf.run.run import Run

@@ -19,7 +19,6 @@ from easyrlhf.errors import NotFinite, RunError, RunStopped
 from easyrlhf.run.advice import full_disk_explained, how_to_go_on, out_of_memory_explained, what_is_safe, with_note
 from easyrlhf.run.branch import has_branched, origin_of, require_same_course
 from easyrlhf.run.checkpoint import (
-    CHECKPOINTS,
     find_checkpoint,
     load_checkpoint,
     remove_checkpoints_after,
@@ -29,7 +28,7 @@ from easyrlhf.run.checkpoint import (
 )
 from easyrlhf.run.claim import COMPLETE, READ_FIRST, entered
 from easyrlhf.run.differences import edited
-from easyrlhf.run.manifest import write_stage
+from easyrlhf.run.manifest import CHECKPOINTS, write_stage
 from easyrlhf.run.resume import account_of, beginning_of, mark_begun, require_same
 from easyrlhf.run.signals import StopRequest
 

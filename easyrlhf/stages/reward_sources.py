@@ -20,7 +20,7 @@ from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.paths import split_paths
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.combined import Rewards
-from easyrlhf.rewards.functions import Function, check_parameters, load_functions, required_columns, takes_any_column
+from easyrlhf.rewards.functions import check_parameters, load_functions, required_columns, takes_any_column
 from easyrlhf.rewards.model import ModelSource, rendered
 from easyrlhf.rewards.server import RewardServer, check_server
 from easyrlhf.rewards.workers import WorkerFunction, Workers
@@ -29,6 +29,7 @@ from easyrlhf.run.renderers import own_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.stages.checks import check_parent, check_positions
 from easyrlhf.stages.models import attend_our_way, how_to_load
+from easyrlhf.userfile import Function
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_group
-from easyrlhf.report.console import Console, Progress
+from easyrlhf.report.console import Console
 from easyrlhf.report.plots import RM_EVAL_FILE
+from easyrlhf.report.progress import ProgressBar
 from easyrlhf.report.rm_eval import rm_evaluation
 from easyrlhf.report.rm_verdict import write_examination
 from easyrlhf.rewards.probes import PARTS, examine
@@ -61,7 +62,7 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     measured = json.loads((run.folder / RM_EVAL_FILE).read_text())
     most, console = run.config.examine_rows, Console(run.config.stage)
     console.note(f"the doctor looks at {min(most, len(rows)):,} of {len(rows):,} held-out pairs (--examine_rows)")
-    with Progress(console, PARTS, 0, "part", ("", "")) as bar:
+    with ProgressBar(console, PARTS, 0, "part", ("", "")) as bar:
         measured |= examine(model, renderer, rows, run.micro_batch_tokens, run.dtype, most=most, advance=bar.advance)
     write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
 

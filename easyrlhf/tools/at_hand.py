@@ -6,8 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from easyrlhf.files import written_to
-from easyrlhf.run.checkpoint import STATE
-from easyrlhf.run.manifest import STAGE_FILE, is_unfinished
+from easyrlhf.run.manifest import STAGE_FILE, STATE, is_unfinished
 from easyrlhf.run.unfinished import Stand, stand_in
 
 _made: dict[Path, TemporaryDirectory] = {}  # checkpoint → where its model lies until this process ends

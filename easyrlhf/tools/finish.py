@@ -20,10 +20,10 @@ from easyrlhf.report.log import METRICS_FILE, amend, read_rows, set_aside
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import DOCTOR_FILE, RM_EVAL_FILE
 from easyrlhf.run.advice import free_name
-from easyrlhf.run.checkpoint import CHECKPOINTS, damage, read_state, step_of
+from easyrlhf.run.checkpoint import damage, read_state, step_of
 from easyrlhf.run.claim import LOCK
 from easyrlhf.run.differences import SETTINGS_FILE
-from easyrlhf.run.manifest import read_stage
+from easyrlhf.run.manifest import CHECKPOINTS, read_stage
 from easyrlhf.run.unfinished import checkpoint_at
 from easyrlhf.stages.lifecycle import upload
 from easyrlhf.stages.restored import Restored, no_examination, offline_stage, recorded_settings, restore

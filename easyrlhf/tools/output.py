@@ -14,7 +14,8 @@ from typing import Any, TextIO
 from easyrlhf.config.base import Settings, split_list
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import hold_file
-from easyrlhf.report.console import Console, Progress
+from easyrlhf.report.console import Console
+from easyrlhf.report.progress import ProgressBar
 from easyrlhf.tools.at_hand import state_file
 
 # What may differ when a command goes on: where and how it is computed, not what.
@@ -56,7 +57,7 @@ class Output:
         self.bytes = self.done = self.total = 0
         self.data = ""
         self.tally: Counter = Counter()
-        self._bar: Progress | None = None
+        self._bar: ProgressBar | None = None
 
     @property
     def complete(self) -> bool:
@@ -95,7 +96,7 @@ class Output:
     @contextmanager
     def progress(self, unit: str) -> Iterator[None]:
         """A bar that follows `write`, of so many units as there are inputs."""
-        with Progress(Console(unit), self.total, self.done, unit, ("", "")) as self._bar:
+        with ProgressBar(Console(unit), self.total, self.done, unit, ("", "")) as self._bar:
             yield
         self._bar = None
 

@@ -14,13 +14,14 @@ from click.testing import CliRunner
 from easyrlhf.cli import data_check, data_preview
 from easyrlhf.cli.main import main
 from easyrlhf.config import CheckConfig
+from easyrlhf.data.reader import STAGE_KINDS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.page import histogram, limit_rows
 from easyrlhf.tools.checking.row_findings import findings, first_of, later_copies, share_in_percent
-from easyrlhf.tools.checking.rows import STAGE_KINDS, Places, read_split
+from easyrlhf.tools.checking.rows import Places, read_split
 from easyrlhf.tools.checking.table import CHECKS
 from easyrlhf.tools.checking.token_check import TokenCheck
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokenizer import CHAT_TEMPLATES
+from easyrlhf.data.templates import CHAT_TEMPLATES
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rewards.probes import (
     PARTS,

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from easyrlhf.cli import data_preview
 from easyrlhf.cli.main import main
 from easyrlhf.config import PreviewConfig
+from easyrlhf.data.reader import STAGE_KINDS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking import preview
 from easyrlhf.tools.checking.preview import on_one_line, preview_rows, token_pieces
-from easyrlhf.tools.checking.rows import STAGE_KINDS
 from easyrlhf.tools.checking.token_check import parts_of
 
 SKY = [{"role": "user", "content": "The sky?"}]

@@ -6,10 +6,11 @@ from typing import Any
 
 from easyrlhf.config import CheckConfig
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.reader import STAGE_KINDS
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.page import console_lines, write_check_page
 from easyrlhf.tools.checking.row_findings import RowFinding, findings
-from easyrlhf.tools.checking.rows import STAGE_KINDS, Split, read_split, sources_of
+from easyrlhf.tools.checking.rows import Split, read_split, sources_of
 
 
 def check_data(files: Any, **settings: Any) -> list[RowFinding]:

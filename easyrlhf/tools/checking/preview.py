@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerFast
 from easyrlhf.config import PreviewConfig
 from easyrlhf.data.formats import require_format
 from easyrlhf.data.ledger import Ledger, unused_key_lines
-from easyrlhf.data.reader import as_kind, read_records
+from easyrlhf.data.reader import STAGE_KINDS, as_kind, read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking.rows import STAGE_KINDS, sources_of
+from easyrlhf.tools.checking.rows import sources_of
 from easyrlhf.tools.checking.token_check import TokenStretch, load_renderer, parts_of, positions_known
 
 BORDER, OPEN, CLOSE, NEWLINE = "│", "⟦", "⟧", "⏎"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.report.console import Console, Progress
+from easyrlhf.report.console import Console
+from easyrlhf.report.progress import ProgressBar
 from easyrlhf.tools.output import append
 
 RECORD_FILE = "run.json"
@@ -132,7 +133,7 @@ def write_whole(file: Path, text: str) -> None:
 @contextmanager
 def answer_progress(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
     """A bar; yields a function that moves it."""
-    with Progress(Console(unit), total, done, unit, ("", "")) as bar:
+    with ProgressBar(Console(unit), total, done, unit, ("", "")) as bar:
 
         def advance(count: int = 1) -> None:
             for _ in range(count):

@@ -15,7 +15,7 @@ METHODS = ("dpo", "ipo", "kto", "orpo", "simpo", "grpo")
 OURS_BY_NAME = ("chatml", "llama3")
 
 
-def axolotl_stage_of(theirs: dict[str, Any]) -> str:
+def stage_of(theirs: dict[str, Any]) -> str:
     """`rl` names the method; without it, SFT or a reward model."""
     method = theirs.get("rl")
     if method is None:
@@ -93,7 +93,7 @@ def axolotl_template(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, value, "the model's own template, or chat_template with chatml, llama3 or a Jinja file")
 
 
-def axolotl_finish(draft: Draft) -> None:
+def finish(draft: Draft) -> None:
     """axolotl's defaults where they are not ours."""
     draft.default("lr_scheduler", "cosine", "axolotl")
     draft.set("max_length", 512, "axolotl's default sequence_len")

@@ -14,7 +14,7 @@ METHODS = ("sft", "rm", "ppo", "dpo", "kto")
 LOSSES = {"orpo": "orpo", "simpo": "simpo", "ipo": "ipo"}
 
 
-def llamafactory_stage_of(theirs: dict[str, Any]) -> str:
+def stage_of(theirs: dict[str, Any]) -> str:
     """`stage`, and for its dpo the loss, which is a command here."""
     stage = theirs.get("stage", "sft")
     if stage not in METHODS:
@@ -57,7 +57,7 @@ def llamafactory_template(draft: Draft, key: str, value: Any) -> None:
     draft.leave(key, value, "the model's own template; for a base model chat_template chatml, llama3 or a file")
 
 
-def llamafactory_finish(draft: Draft) -> None:
+def finish(draft: Draft) -> None:
     """LLaMA-Factory's defaults where they are not ours."""
     if "finetuning_type" not in draft.theirs:
         llamafactory_lora(draft, True)

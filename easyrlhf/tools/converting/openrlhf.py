@@ -25,7 +25,7 @@ KEYS = {"input_key": "prompt", "output_key": "completion", "chosen_key": "chosen
 KEYS |= {"prompt_key": "prompt", "label_key": "label"}
 
 
-def openrlhf_stage_of(theirs: dict[str, Any]) -> str:
+def stage_of(theirs: dict[str, Any]) -> str:
     """The program that has such flags: prompts are for PPO and its kin, a beta for DPO, pairs for a reward model."""
     if "prompt_data" in theirs or "rollout_batch_size" in theirs:
         return "ppo" if theirs.get("advantage_estimator", "gae") == "gae" else "grpo"
@@ -103,7 +103,7 @@ def openrlhf_lora(draft: Draft, *_: Any) -> None:
     switched_lora(draft, on, 8, 16, 0.0, "lora_rank is 0, so it has no effect there either")
 
 
-def openrlhf_finish(draft: Draft) -> None:
+def finish(draft: Draft) -> None:
     """OpenRLHF's defaults where they are not ours."""
     if draft.stage in ONLINE:
         openrlhf_batch(draft, "", None)

@@ -16,7 +16,7 @@ NAMES_IN_ROWS = "what a row says is in the row: fill names in with transform"
 ESTIMATORS = {"grpo": "grpo", "rloo": "rloo", "reinforce_plus_plus": "reinforce++"}
 
 
-def swift_stage_of(theirs: dict[str, Any]) -> str:
+def stage_of(theirs: dict[str, Any]) -> str:
     """`rlhf_type` names the method; without it, SFT. DPO with loss ipo is a command of its own."""
     method = theirs.get("rlhf_type", "sft")
     if method not in (*METHODS, "sft"):
@@ -82,7 +82,7 @@ def length(draft: Draft, key: str, value: Any) -> None:
     draft.keep(key, value, "max_prompt_length" if draft.stage in ONLINE else "max_length")
 
 
-def swift_finish(draft: Draft) -> None:
+def finish(draft: Draft) -> None:
     """ms-swift's defaults where they are not ours."""
     if not {"train_type", "tuner_type"} & draft.theirs.keys():
         swift_lora(draft)

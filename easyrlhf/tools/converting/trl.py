@@ -24,7 +24,7 @@ TRAINERS = (
 RATES = {"sft": 2e-5, "rm": 1e-4, "ppo": 3e-6}
 
 
-def trl_stage_of(theirs: dict[str, Any]) -> str:
+def stage_of(theirs: dict[str, Any]) -> str:
     """The trainer that the keys belong to; SFT when none of them says more. Losses that are commands here decide."""
     found = next((stage for stage, keys in TRAINERS if any(key in theirs for key in keys)), "sft")
     loss = theirs.get("loss_type")
@@ -60,7 +60,7 @@ def trl_lora(draft: Draft, *_: Any) -> None:
     switched_lora(draft, on, 16, 32, 0.05, "use_peft is off, so it has no effect there either")
 
 
-def trl_finish(draft: Draft) -> None:
+def finish(draft: Draft) -> None:
     """TRL's defaults where they are not ours."""
     defaults = {"learning_rate": RATES.get(draft.stage, 1e-6), "epochs": 3, "warmup_ratio": 0.0}
     if draft.stage == "ppo":

@@ -23,7 +23,7 @@ AVERAGES = {
 KL_IN_REWARD, KL_IN_LOSS = "algorithm.use_kl_in_reward", f"{ACTOR}.use_kl_loss"
 
 
-def verl_stage_of(theirs: dict[str, Any]) -> str:
+def stage_of(theirs: dict[str, Any]) -> str:
     """The way advantages are estimated; without one, SFT where there is no rollout."""
     estimator = theirs.get("algorithm.adv_estimator")
     if estimator is None and not any(key.startswith("actor_rollout_ref") for key in theirs):
@@ -129,7 +129,7 @@ def verl_lora(draft: Draft, *_: Any) -> None:
         draft.set("lora_alpha", 16 if alpha is None else alpha)
 
 
-def verl_finish(draft: Draft) -> None:
+def finish(draft: Draft) -> None:
     """verl's defaults where they are not ours."""
     if draft.stage not in ONLINE:
         return

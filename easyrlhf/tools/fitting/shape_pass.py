@@ -29,8 +29,8 @@ from easyrlhf.models.lora import add_lora
 from easyrlhf.models.parts import backbone, plain_lm
 from easyrlhf.models.prefix_sharing import SHARING, PromptGroup
 from easyrlhf.models.value_head import ScalarModel, new_head
+from easyrlhf.rollout.inverse_cdf import draw_tokens
 from easyrlhf.rollout.onednn_linear import blockable
-from easyrlhf.rollout.sampler import draw
 from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes, Held
 
 CPU = torch.device("cpu")
@@ -385,7 +385,7 @@ def decode(lm: nn.Module, cached: DynamicCache, rows: int, tokens: int) -> Dynam
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
-    draw(logits.float(), torch.zeros(rows, dtype=torch.float64), 1.0)
+    draw_tokens(logits.float(), torch.zeros(rows, dtype=torch.float64), 1.0)
     return cached
 
 
