@@ -22,7 +22,11 @@ def run(*words: str, stdin: bytes, code: int = 0):
     return done
 
 
-@pytest.mark.parametrize("content", [LINES, gzip.compress(LINES), json.dumps(ROWS).encode(), b"\xef\xbb\xbf" + LINES])
+@pytest.mark.parametrize(
+    "content",
+    [LINES, gzip.compress(LINES), json.dumps(ROWS).encode(), b"\xef\xbb\xbf" + LINES],
+    ids=["lines", "packed", "list", "marked"],  # of their own: packed bytes hold the time
+)
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_rows_are_converted_as_those_of_a_file(tmp_path, content, name):
     run("data", "convert", name, "--output", str(tmp_path / "out.jsonl"), stdin=content)

@@ -13,9 +13,10 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyrlhf.cli import chat, dpo, score, sft
+from easyrlhf.cli import chat, score
 from easyrlhf.cli import generate as command_line
 from easyrlhf.cli.main import main
+from easyrlhf.cli.stages import dpo_train, sft_train
 from easyrlhf.config import GenerateConfig
 from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
@@ -408,12 +409,12 @@ def test_no_setting_is_lost_between_python_and_the_command_line():
 def test_every_command_of_the_page_parses(monkeypatch, tmp_path):
     seen = []
     tools = ("chat.chat", "generate.generate", "score.score", "finish.finish", "exporting.export.export_model")
-    for target in (*(f"tools.{tool}" for tool in tools), "stages.sft.train_sft", "stages.align.train_dpo"):
+    for target in (*(f"tools.{tool}" for tool in tools), "stages.sft.train_sft", "stages.preference.train_dpo"):
         monkeypatch.setattr(f"easyrlhf.{target}", seen.append)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for line in "\n".join(blocks).replace("\\\n", " ").splitlines()]
-    programs = {"easyrlhf": main, "sft_train": sft.main, "dpo_train": dpo.main}
+    programs = {"easyrlhf": main, "sft_train": sft_train, "dpo_train": dpo_train}
     for program, *words in filter(None, lines):
         done = CliRunner().invoke(programs[program], words, prog_name=program)
         assert done.exit_code == 0, (words, done.output)
