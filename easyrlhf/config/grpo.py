@@ -98,7 +98,7 @@ class GRPOConfig(OnlineConfig):
         return self.dynamic_sampling
 
     @property
-    def passes(self) -> int:
+    def epochs_per_rollout(self) -> int:
         """Passes over each rollout."""
         return self.num_iterations
 

@@ -118,7 +118,7 @@ class PPOConfig(OnlineConfig):
             )
 
     @property
-    def passes(self) -> int:
+    def epochs_per_rollout(self) -> int:
         """Passes over each rollout."""
         return self.num_ppo_epochs
 

@@ -221,7 +221,7 @@ class Engine(ABC):
         """Steps that Adam has taken, by the name of the parameter."""
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
+    def full_weights(self) -> Iterator[nn.Module]:
         """The model with all of its weights on every process, to sample with or to save."""
         yield self.model
 

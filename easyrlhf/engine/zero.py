@@ -204,10 +204,10 @@ class ZeroEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """As Engine says."""
-        self.settle()
+        self.drop_prefetched()
         super().load(folder)
 
-    def settle(self) -> None:
+    def drop_prefetched(self) -> None:
         """Let weights arrive that DeepSpeed has begun to fetch ahead: it gathers none that are on their way."""
         if self.stage == 3:
             self.deepspeed.empty_partition_cache()
@@ -252,7 +252,7 @@ class ZeroEngine(Engine):
         return dict.fromkeys(self.trained, step)
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
+    def full_weights(self) -> Iterator[nn.Module]:
         """As Engine says. At stage 3 the weights are put together here, once, in a model without DeepSpeed's hooks.
 
         So processes may go through as many forward passes as each of them likes.
@@ -262,7 +262,7 @@ class ZeroEngine(Engine):
             return
         import deepspeed
 
-        self.settle()
+        self.drop_prefetched()
         own = dict(self.model.named_parameters())
         for name, parameter in self.empty.named_parameters():
             with deepspeed.zero.GatheredParameters([own[name]]):

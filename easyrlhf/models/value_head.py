@@ -48,7 +48,7 @@ class ScalarModel(nn.Module):
         """
         hidden = row_states(self.lm, input_ids, lengths)
         last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.read(last)
+        return self.score_hidden(last)
 
     @in_one_pass
     def completion_scores(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
@@ -57,7 +57,7 @@ class ScalarModel(nn.Module):
         returns  [N]  float32, family by family
         """
         states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
-        return self.read(states.hidden[states.last])
+        return self.score_hidden(states.hidden[states.last])
 
     @in_one_pass
     def completion_values(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
@@ -67,9 +67,9 @@ class ScalarModel(nn.Module):
         returns  [n]  float32, completion by completion, family by family
         """
         states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
-        return self.read(states.hidden[states.before])
+        return self.score_hidden(states.hidden[states.before])
 
-    def read(self, hidden: Tensor) -> Tensor:
+    def score_hidden(self, hidden: Tensor) -> Tensor:
         """What the head says of hidden states [n, H], in float32 whatever its weights are kept in.  [n]"""
         return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
 

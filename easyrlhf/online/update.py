@@ -70,10 +70,10 @@ class Update:
         """Train on the rollout of this step; returns metrics averaged over all of it."""
         config, sums = self.config, Counter()
         tokens_per_step = rollout.learned.sum().item() / config.num_mini_batches
-        for epoch in range(config.passes):
+        for epoch in range(config.epochs_per_rollout):
             for number, rows in enumerate(mini_batches(config, len(rollout), step, epoch)):
                 batch = rollout.take(rows)
-                optimiser_step = (step * config.passes + epoch) * config.num_mini_batches + number
+                optimiser_step = (step * config.epochs_per_rollout + epoch) * config.num_mini_batches + number
                 for learner in self.learners:
                     sums.update(learner(batch, tokens_per_step, optimiser_step))
         return averages(sums)

@@ -45,7 +45,7 @@ class ShardedSampler:
     def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
         """As HFSampler.generate; every process gets the completions of all prompts."""
         own = slice_of(len(prompts))
-        with self.engine.whole() as lm:
+        with self.engine.full_weights() as lm:
             sampler = replace(self.sampler, lm=lm)
             if processes.size() == 1:
                 return sampler.generate(prompts, keys)

@@ -91,20 +91,20 @@ class VLLMSampler:
         """
         if self.behind and keys[0][1] == EVALUATION:
             self.behind = self.sync_interval
-        parts = self.begun(keys) or self.insisted(self.own_part(prompts, keys))
+        parts = self.take_started(keys) or self.generate_with_retry(self.own_part(prompts, keys))
         completions = [completion for part in parts[:: self.backend.ranks] for completion in part]
         return samples_of(completions, self.pad_id, self.ending, plain_lm(self.engine.model).device)
 
     def begin(self, prompts: list[list[int]], keys: list[Key]) -> None:
         """Begin in the background what generate will be asked for with these keys, with the weights of now."""
-        self.insisted(lambda: None)
+        self.generate_with_retry(lambda: None)
         self.ahead = keys, self.background.submit(attempt, self.own_part(prompts, keys))
 
     def updated(self) -> None:
         """The policy has changed."""
         self.behind += 1
 
-    def begun(self, keys: list[Key]) -> list[list[Completion]]:
+    def take_started(self, keys: list[Key]) -> list[list[Completion]]:
         """Every process's completions for these keys, if they were begun and have come; they can be had once."""
         if self.ahead is None or self.ahead[0] != keys:
             return []
@@ -112,7 +112,7 @@ class VLLMSampler:
         parts = processes.gather_results(future.result)
         return [] if why_lost(parts) else parts
 
-    def insisted(self, job: Callable[[], Any]) -> list[Any]:
+    def generate_with_retry(self, job: Callable[[], Any]) -> list[Any]:
         """What the job of every process gets from a vLLM that has the weights, however often it is lost and found."""
         for _ in range(ATTEMPTS):
             reason = why_lost(processes.gather_results(lambda: attempt(self.load)))
@@ -130,7 +130,7 @@ class VLLMSampler:
             return
         if self.ahead is not None:
             self.ahead[1].exception()
-        with self.engine.whole() as lm:
+        with self.engine.full_weights() as lm:
             self.backend.load(lm)
         self.behind = 0
 

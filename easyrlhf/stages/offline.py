@@ -79,6 +79,6 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         run.begin({"model": engine})
         with lifecycle.open_log(run, console) as log:
             metrics = train_steps(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
-        with engine.whole() as whole:
+        with engine.full_weights() as whole:
             results = processes.on_main(lambda: stage.save(run, whole, renderer))
         return lifecycle.end_run(run, console, metrics, **results)

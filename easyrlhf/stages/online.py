@@ -178,7 +178,7 @@ def build(
     """
     config, method = run.config, method_of(run.config)
     models, reward_model = load_models(run, renderer, cast)
-    updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
+    updates, first = config.epochs_per_rollout * config.num_mini_batches, config.value_warmup_steps
     forward = Forward(renderer.pad_id, run.micro_batch_tokens, models.share)
     settings = OptimiserSettings.of(config, (steps - first) * updates)
     engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
@@ -252,10 +252,10 @@ def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> Scalar
 
 def save_models(run: Run, online: Online, renderer: Renderer) -> None:
     """Write the policy at the root and the value model, if any, in value_model/."""
-    with online.engines["policy"].whole() as policy:
+    with online.engines["policy"].full_weights() as policy:
         processes.on_main(lambda: save_policy(run, renderer, policy))
     if online.models.value is not None:
-        with online.engines["value"].whole() as value:
+        with online.engines["value"].full_weights() as value:
             processes.on_main(lambda: save_value_model(run, renderer, value))
 
 

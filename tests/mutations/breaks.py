@@ -206,8 +206,8 @@ BREAKS = [
     Break("models/value_head.py", "lengths - 1]", "-1]", READS),
     Break(
         "models/value_head.py",
-        "self.read(states.hidden[states.before])",
-        "self.read(states.hidden[states.before + 1])",
+        "self.score_hidden(states.hidden[states.before])",
+        "self.score_hidden(states.hidden[states.before + 1])",
         READS,
     ),
     # prompts computed once

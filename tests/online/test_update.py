@@ -56,7 +56,7 @@ class Bench:
         for name, engine in engines.items():
             engine.optimizer.register_step_pre_hook(lambda *_, name=name, engine=engine: self.keep(name, engine))
         config, forward = replace(self.config, **changed), Forward(0, micro_batch_tokens, share)
-        first_step = config.value_warmup_steps * config.passes * config.num_mini_batches
+        first_step = config.value_warmup_steps * config.epochs_per_rollout * config.num_mini_batches
         policy = PolicyLearner(engines["policy"], PPO, config, forward, first_step, ptx)
         return Update([policy, ValueLearner(engines["value"], config, forward)], config)
 
