@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from easyrlhf.config.rendering import continue_final_message
 from easyrlhf.config.rollouts import RolloutConfig
-from easyrlhf.config.shared import DEFAULT_LENGTH, check_stop, share_prefix, stop, stop_finishes, wrong_function
+from easyrlhf.config.shared import DEFAULT_LENGTH, check_stop, share_prefix, stop, stop_finishes, wrong_reward_function
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.paths import split_paths
 from easyrlhf.settings import (
@@ -83,12 +83,13 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     reward_funcs: str | None = opt(
         None,
         "Python reward functions, beside or instead of the reward model: fn(prompts, completions, **columns) returns "
-        "one number per completion, or None where it does not apply, as in TRL.",
+        "one number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
+        "trl:think_format_reward.",
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
         functions=True,
-        wrong=wrong_function,
+        wrong=wrong_reward_function,
         on_resume=FILES,
     )
     reward_url: str | None = opt(
