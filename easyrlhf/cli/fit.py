@@ -8,7 +8,7 @@ import click
 from easyrlhf.cli.group import LazyGroup
 from easyrlhf.cli.helping import HelpPage, write_page
 from easyrlhf.cli.options import SettingsCommand, build_config
-from easyrlhf.cli.running import Job, job
+from easyrlhf.cli.running import Job, job_on_models
 from easyrlhf.config import TRAINING, FitConfig
 from easyrlhf.report.opening import opened, opening_of
 
@@ -55,7 +55,7 @@ class FitCommand(SettingsCommand):
         own = {name: given.pop(name) for name in OWN if name in given}
         stage = build_config(self.config_class, config, UNREAD | given, command)
         settings = build_config(FitConfig, None, own, command)
-        return opened(opening_of(settings), job(self.target, stage, settings))
+        return opened(opening_of(settings), job_on_models(self.target, stage, settings))
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The page of what is not a flag of the stage."""
