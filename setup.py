@@ -48,16 +48,21 @@ REQUIRES = [
 ]
 
 SERVE = ["starlette>=1", "uvicorn>=0.40"]
+QUANTIZATION = ["bitsandbytes>=0.45.1"]
+MATH = ["math-verify>=0.5.2"]  # what trl's rewards read solutions with
 
 EXTRAS = {
     "vllm": ["vllm>=0.31"],
     "wandb": ["wandb>=0.22"],
     "mlflow": ["mlflow>=3"],
     "trackio": ["trackio>=0.40"],
-    "quantization": ["bitsandbytes>=0.45.1"],
+    "quantization": QUANTIZATION,
+    "math": MATH,
     "serve": SERVE,
     "dev": [
         *SERVE,
+        *QUANTIZATION,
+        *MATH,
         "openai>=3",
         "selenium>=4.40",
         "nbclient>=0.10",

@@ -16,6 +16,8 @@ def name_of(function: Callable[..., Any]) -> str:
     Other processes find it by that name where it stands in its file under its own name (in_file).
     """
     code = getattr(function, "__code__", None)
+    if code and function.__module__.startswith("trl.rewards."):
+        return f"trl:{function.__name__}"  # where trl is installed is no part of a run's settings
     file = str(Path(code.co_filename).absolute()) if code and code.co_filename.endswith(".py") else "python.py"
     plain = getattr(function, "__name__", type(function).__name__)
     plain = plain if plain.isidentifier() else f"lambda_at_{code.co_firstlineno}"

@@ -11,6 +11,7 @@ from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import STAGE_KINDS, read_records
 from easyrlhf.data.sources import open_sources
 from easyrlhf.models.parents import naming_adapter, root_of
+from easyrlhf.paths import split_paths
 from easyrlhf.report.trackers.chosen import require_installed
 from easyrlhf.run.claim import NEW, check_output_folder, claim_folder
 from easyrlhf.run.differences import as_begun
@@ -45,13 +46,14 @@ def glance(config: TrainConfig) -> None:
 def glance_at_models(settings: Settings) -> None:
     """Raise InputError for a setting that names a model, and one that is not there; of a run's folder its run knows."""
     for setting in fields(settings):
-        path = getattr(settings, setting.name)
-        if path and setting.name.endswith("model") and setting.metadata.get("metavar") in ("DIR", "DIR|HUB_ID"):
-            base = root_of(path)
-            with naming_adapter(path, base):
-                of_a_tokenizer = isinstance(settings, LookConfig) and Path(base).is_dir()  # no more of it is read
-                if not (read_stage(base) or is_part_of_run(base) or of_a_tokenizer):
-                    require_model(base)
+        if setting.name.endswith(("model", "models")) and setting.metadata.get("metavar", "").startswith("DIR"):
+            given = getattr(settings, setting.name) or ""
+            for path in split_paths(given) if setting.metadata.get("many") else filter(None, [given]):
+                base = root_of(path)
+                with naming_adapter(path, base):
+                    of_a_tokenizer = isinstance(settings, LookConfig) and Path(base).is_dir()  # no more of it is read
+                    if not (read_stage(base) or is_part_of_run(base) or of_a_tokenizer):
+                        require_model(base)
 
 
 def glance_at_rows(config: TrainConfig, data: str, kind: str) -> None:

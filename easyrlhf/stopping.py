@@ -11,6 +11,12 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     return signal.SIGTERM, signal.SIGINT, *([HANG_UP] if heard else [])
 
 
+def ignore_stop_signals() -> None:
+    """Let no stop signal change how this program ends; for when its exit code is settled."""
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def insisting(numbers: list[int]) -> list[int]:
     """Those that ask once more to stop when they come again; one closed terminal sends several SIGHUPs."""
     return [number for number in numbers if number != HANG_UP]

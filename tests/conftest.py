@@ -9,6 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose tim
 os.environ.pop("COLUMNS", None)  # lines are as long as they are, wherever the tests are started
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("easyrlhf", derandomize=True, database=None)  # the same examples in every run
+settings.load_profile("easyrlhf")
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -20,9 +24,30 @@ SENTENCES = [
 ]
 
 
+DEALT = ("tests/mutations/test_breaks.py",)  # files of many slow tests that share little: any worker takes the next one
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first: begun last, one of them would keep a single worker busy while the others wait."""
-    items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("real")))
+    """Slow tests first, those of DEALT last: a long one at the end would keep one worker busy while others wait."""
+
+    def turn(item: pytest.Item) -> int:
+        if item.nodeid.startswith(DEALT):
+            return 2
+        return 0 if item.get_closest_marker("slow") or item.get_closest_marker("real") else 1
+
+    items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Of pytest-xdist's ways to deal tests to workers: one file to one worker, except the files of DEALT."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesAndDealt(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(DEALT) else super()._split_scope(nodeid)
+
+    return FilesAndDealt(config, log)
 
 
 def build_tokenizer(vocab_size: int, eos: str = "<|im_end|>"):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from easyrlhf.config import ChatConfig, DPOConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config import ChatConfig, CompareConfig, DPOConfig, PPOConfig, RMConfig, ServeConfig, SFTConfig
 from easyrlhf.errors import InputError
 from easyrlhf.glance import ROWS, glance, glance_at_models
 from easyrlhf.launch import start
@@ -76,6 +76,15 @@ def test_the_base_of_an_adapter_is_looked_for(place):
         glance(SFTConfig(model="lora", train_data="rows.jsonl"))
     with pytest.raises(InputError, match="lora: is an adapter"):
         glance_at_models(ChatConfig(model="lora"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [ServeConfig(model="model,./gone"), CompareConfig(models="model,./gone", prompts="rows.jsonl", judge="a.py:b")],
+)
+def test_each_of_several_models_is_looked_for(place, settings):
+    with pytest.raises(InputError, match=r"^./gone: no such folder"):
+        glance_at_models(settings)
 
 
 def test_the_first_rows_are_read_and_no_others(place):

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from easyrlhf.cli.exit_codes import Job, job
+from easyrlhf.cli.exit_codes import Job, job_on_models
 from easyrlhf.cli.help_page import HelpPage, write_page
 from easyrlhf.cli.lazy_group import LazyGroup
 from easyrlhf.cli.options import SettingsCommand, build_config
@@ -55,7 +55,7 @@ class FitCommand(SettingsCommand):
         own = {name: given.pop(name) for name in OWN if name in given}
         stage = build_config(self.config_class, config, UNREAD | given, command)
         settings = build_config(FitConfig, None, own, command)
-        return opened(opening_of(settings), job(self.target, stage, settings))
+        return opened(opening_of(settings), job_on_models(self.target, stage, settings))
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The page of what is not a flag of the stage."""

@@ -276,10 +276,14 @@ class Settings:
             )
 
             raise SettingError(unknown[0], "\n".join(explain_keyword(name, cls, given[name]) for name in unknown))
-        lacking = [f for f in fields(cls) if f.default is MISSING and f.name not in given]
-        if given and lacking:  # nothing is given where a copy is made
-            raise SettingError(lacking[0].name, f"{lacking[0].name} is required. {lacking[0].metadata['help']}")
+        if lacking := [f for f in fields(cls) if f.default is MISSING and f.name not in given]:
+            words = [f"{f.name} is required. {f.metadata['help']}" for f in lacking]
+            raise SettingError(lacking[0].name, "\n".join(words))
         return super().__new__(cls)
+
+    def __getnewargs_ex__(self) -> tuple:
+        """What a copy is made from."""
+        return (), {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __post_init__(self):
         for setting in fields(self):

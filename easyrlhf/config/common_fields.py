@@ -12,6 +12,11 @@ FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 # rewards.fn, pkg.rewards.fn, rewards:fn, rewards.py::fn, rewards.py:fn()
 OTHER_FORMS = re.compile(r"(?P<file>[\w./~-]*?[\w~-])(\.py)?(\.|::?)(?P<name>(?!py$)[A-Za-z_]\w*)(\(\))?")
 
+TRL = "trl:"  # before the name of a reward function that trl brings
+TRL_FUNCTION = re.compile(TRL + r"[A-Za-z_]\w*")
+# trl.rewards.fn, trl.rewards.module.fn, trl.rewards:fn, trl.fn, and a bare name that ends as trl's do
+OTHER_TRL_FORMS = re.compile(r"(trl(\.\w+)*[.:]+(?P<in_trl>[A-Za-z_]\w*)|(?P<bare>[a-z]\w*_reward))(\(\))?")
+
 
 def wrong_function(function: str) -> str | None:
     """What is wrong with the name of a python function, and the right form where it can be guessed; None if nothing."""
@@ -20,6 +25,21 @@ def wrong_function(function: str) -> str | None:
     meant = OTHER_FORMS.fullmatch(function)
     file = meant and (meant["file"] if "/" in meant["file"] else meant["file"].replace(".", "/"))
     return "must look like file.py:function" + (f"; write {file}.py:{meant['name']}" if meant else "")
+
+
+def wrong_reward_function(function: str) -> str | None:
+    """As wrong_function; `trl:name` is a reward function of trl, whose names trl alone knows."""
+    if TRL_FUNCTION.fullmatch(function):
+        return None
+    if meant := OTHER_TRL_FORMS.fullmatch(function):
+        name = meant["in_trl"] or meant["bare"]
+        return f"must look like file.py:function, or trl:name for one of trl's; write {TRL}{name}"
+    if function.startswith(TRL):
+        return (
+            f"must be the name of a reward function, as in {TRL}think_format_reward; one that is made from numbers is "
+            "made in a file of yours (easyrlhf docs rewards)"
+        )
+    return wrong_function(function)
 
 
 def filled_lengths(config: Any, places: int | None, taken: int = 0) -> dict[str, int]:

@@ -25,6 +25,7 @@ from easyrlhf.config.common_fields import (
     stop,
     stop_finishes,
     wrong_function,
+    wrong_reward_function,
 )
 from easyrlhf.config.rendering import (
     chat_template_kwargs,
@@ -416,12 +417,13 @@ class CompareConfig(ScoringConfig):
     reward_funcs: str | None = opt(
         None,
         "Python reward functions, each of which is a judge of its own: fn(prompts, completions, **columns) returns one "
-        "number per completion, or None where it does not apply, as in TRL.",
+        "number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
+        "trl:think_format_reward.",
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
         functions=True,
-        wrong=wrong_function,
+        wrong=wrong_reward_function,
     )
     reward_timeout: float = opt(
         600.0,

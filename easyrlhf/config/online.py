@@ -22,7 +22,14 @@ from easyrlhf.config.base import (
     split_list,
     split_texts,
 )
-from easyrlhf.config.common_fields import DEFAULT_LENGTH, check_stop, share_prefix, stop, stop_finishes, wrong_function
+from easyrlhf.config.common_fields import (
+    DEFAULT_LENGTH,
+    check_stop,
+    share_prefix,
+    stop,
+    stop_finishes,
+    wrong_reward_function,
+)
 from easyrlhf.config.rendering import continue_final_message
 from easyrlhf.config.sampling import RolloutConfig
 from easyrlhf.config.training import TrainConfig
@@ -83,12 +90,13 @@ class OnlineConfig(RolloutConfig, TrainConfig):
     reward_funcs: str | None = opt(
         None,
         "Python reward functions, beside or instead of the reward model: fn(prompts, completions, **columns) returns "
-        "one number per completion, or None where it does not apply, as in TRL.",
+        "one number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
+        "trl:think_format_reward.",
         group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
         functions=True,
-        wrong=wrong_function,
+        wrong=wrong_reward_function,
         on_resume=FILES,
     )
     reward_url: str | None = opt(

@@ -12,6 +12,7 @@ from easyrlhf.errors import InputError
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 CLASSIFIER = "SEQ_CLS"  # peft's name of the task
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells of kernels to download
 
 
 def is_adapter(path: str | Path) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
@@ -172,4 +171,6 @@ def own_weights(lm: nn.Module) -> list[tuple[str, Tensor]]:
 
 def adapter_off(lm: nn.Module) -> AbstractContextManager:
     """The model without its adapter for a while, if it has one."""
+    from peft import PeftModel
+
     return lm.disable_adapter() if isinstance(lm, PeftModel) else nullcontext()

@@ -9,20 +9,24 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from easyrlhf.config.common_fields import TRL
 from easyrlhf.data.keys import ANSWERS
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import ASIDES
 from easyrlhf.rewards.batch import OURS, as_list
+from easyrlhf.rewards.ready_made import ready_made
 from easyrlhf.userfile import Function, find_function, raised
 
 
 def load_functions(specs: Iterable[str]) -> list[Function]:
-    """The functions named by `file.py:fn`; a file named twice is run once.
+    """The functions named by `file.py:fn`, where a file named twice is run once, or `trl:NAME`.
 
     Raises InputError when a file or a function is not there, or when a file raises.
     """
     modules: dict[str, ModuleType] = {}
-    return [find_function("--reward_funcs", spec, modules) for spec in specs]
+    return [
+        ready_made(spec) if spec.startswith(TRL) else find_function("--reward_funcs", spec, modules) for spec in specs
+    ]
 
 
 # --- what a function takes

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.config.base import FILES, MODEL
+from easyrlhf.config.common_fields import TRL
 from easyrlhf.data.sources import open_sources
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import contents_of, known_checksum
@@ -46,9 +47,15 @@ def rows_contents(spec: str) -> list[str] | None:
 
 
 def files_contents(value: str) -> list[str] | None:
-    """The checksums of a comma list of files, each perhaps with `:function` behind it; None when one is not there."""
+    """The checksums of a comma list of files, each perhaps with `:function` behind it; None when one is not there.
+
+    A reward function of trl is named as it is.
+    """
     found = []
     for path, function in map(parted, split_paths(value)):
+        if path.startswith(TRL):
+            found.append(path)
+            continue
         if not Path(path).expanduser().is_file():
             return None
         found.append(known_checksum(Path(path).expanduser()) + function)

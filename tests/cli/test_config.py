@@ -1,5 +1,7 @@
 """The rules that settings obey, from Python as from the command line."""
 
+import pickle
+from copy import copy, deepcopy
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
@@ -158,6 +160,12 @@ def test_a_config_cannot_be_changed_and_can_be_a_key():
         config.seed = 3
     assert {config: 1}[SFTConfig(train_data="a")] == 1
     assert SFTConfig(train_data="b") not in {config: 1}
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy, lambda config: pickle.loads(pickle.dumps(config))])
+def test_a_copy_of_a_config_has_its_values(copied):
+    config = SFTConfig(train_data="a", seed=7)
+    assert copied(config) == config and copied(config).seed == 7
 
 
 def test_defaults_of_pretrained_models_are_filled_in():

@@ -1,6 +1,7 @@
 """What the shell sees: 0 finished, 1 failed, 2 bad input, 3 stopped."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -107,3 +108,25 @@ def test_what_the_encoding_of_the_output_lacks_is_replaced():
         environment = os.environ | {"PYTHONIOENCODING": encoding}
         found = subprocess.run([sys.executable, "-c", words], env=environment, capture_output=True, check=False)
         assert (found.returncode, found.stdout, found.stderr) == (0, seen, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a signal ends a program at once")
+@pytest.mark.parametrize("finds, code", [("pass", 0), ("raise RunError('the disk is full')", 1)])
+def test_a_signal_that_comes_after_the_work_does_not_change_the_exit_code(finds, code):
+    program = f"""
+import atexit
+from easyrlhf.cli.running import run_and_exit
+from easyrlhf.errors import RunError
+atexit.register(lambda: (print("leaving", flush=True), input()))
+def work():
+    {finds}
+run_and_exit(lambda: work)
+"""
+    leaving = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert leaving.stdout.readline() == "leaving\n"  # Python calls what is left to do at its end
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        leaving.send_signal(number)
+    leaving.communicate("\n", timeout=60)
+    assert leaving.returncode == code

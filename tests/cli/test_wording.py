@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import easyrlhf as package
 from easyrlhf.cli import main
-from easyrlhf.config import SFTConfig
+from easyrlhf.config import CompareConfig, SFTConfig
 from easyrlhf.config.base import SettingError
 from easyrlhf.config.suggestions import STAGES
 from easyrlhf.errors import InputError
@@ -168,6 +168,10 @@ def test_wrong_settings_are_input_errors_in_python_too():
         SFTConfig(train_dta="a")
     with pytest.raises(InputError, match=r"^train_data is required. Rows to train on: .jsonl"):
         SFTConfig(model="a")
+    with pytest.raises(InputError, match=r"^train_data is required. Rows to train on: .jsonl"):
+        SFTConfig()
+    with pytest.raises(InputError, match=r"^models is required. The language .*\nprompts is required. Prompts that"):
+        CompareConfig()
     with pytest.raises(InputError, match=r"^num_train_epochs: is no setting of SFTConfig; here it is epochs$"):
         SFTConfig(train_data="a", num_train_epochs=1)
     with pytest.raises(InputError, match=r"^kl_coef: .*; it is a setting of ppo_train, not of sft_train\nlr: .*rate$"):

@@ -1,17 +1,19 @@
 """A copy of the project to break, and a process that runs its tests over and over."""
 
+import compileall
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
     """A copy of the package, its tests and the settings of pytest."""
     folder = tmp_path_factory.mktemp("project")
@@ -21,10 +23,12 @@ def project(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, folder)
     for name in ("data", "docs", "configs", "scripts"):  # tests read their samples, tables and names
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("images", "hh-rlhf"))
+    # by content: a file that is broken and mended within a second has the same time and may have the same size
+    compileall.compile_dir(folder / "easyrlhf", quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_tests(project) -> Iterator[Callable[[str], int]]:
     """Runs tests of the copy, named by their paths below tests/ with spaces between; gives pytest's exit code."""
     server = [sys.executable, str(Path(__file__).with_name("pytest_server.py")), str(project)]

@@ -44,8 +44,8 @@ def test_every_command_parses(files, monkeypatch):
             continue
         done = CliRunner().invoke(programs[name], words[name == "easyrlhf" :], prog_name=name)
         assert done.exit_code == 0, done.output
-    assert len(seen) == len(lines) - 1 == 7
-    for config in seen[:4]:
+    assert len(seen) == len(lines) - 1 == 9
+    for config in seen[:6]:
         if config.reward_funcs:
             load_functions(config.reward_funcs.split(","))
 

@@ -121,8 +121,10 @@ def test_models_that_cannot_be_served_are_bad_input(folders, settings, words):
 def test_models_are_the_first_words(words, monkeypatch):
     seen = []
     monkeypatch.setattr("easyrlhf.tools.serve.serve_models", seen.append)
+    monkeypatch.setattr("easyrlhf.glance.require_model", lambda path: seen.insert(0, path))
     assert CliRunner().invoke(command_line.command, words, prog_name="serve").exit_code == 0
-    assert seen[0].paths == ("sft", "ppo") and seen[0].port == (1 if "1" in words else 8000)
+    assert seen[:2] == ["ppo", "sft"]
+    assert seen[2].paths == ("sft", "ppo") and seen[2].port == (1 if "1" in words else 8000)
 
 
 def test_help_teaches():

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from easyrlhf.config.base import split_list
-from easyrlhf.config.common_fields import wrong_function
+from easyrlhf.config.common_fields import wrong_reward_function
 from easyrlhf.config.reporting import EVERY_TRACKER, NO_TRACKER, TRACKERS
 from easyrlhf.tools.converting.draft import Draft, Rule, finite_or_none, truth
 from easyrlhf.tools.converting.lengths import ACCUMULATION, ONLINE, PER_DEVICE, batch, completion_limit
@@ -253,8 +253,8 @@ def reward_funcs(draft: Draft, key: str, value: Any) -> None:
 
 
 def function_form(name: str) -> str:
-    """file.py:function for a function in that form or as python imports it; "" for any other name."""
-    wrong = wrong_function(name)
+    """file.py:function for a function in that form or as python imports it, trl:name for one of trl's; else ""."""
+    wrong = wrong_reward_function(name)
     model = "/" in name and ".py" not in name
     return name if wrong is None else "" if model else wrong.partition("; write ")[2]
 
