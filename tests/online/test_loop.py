@@ -8,21 +8,12 @@ import torch
 
 from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, RunError, RunStopped
-from easyrlhf.online.loop import (
-    LoopState,
-    Online,
-    begin_next,
-    collect_batch,
-    describe_training,
-    evaluate_prompts,
-    next_kl_coef,
-    nothing_lost,
-    planned_rollouts,
-    prompt_batch,
-    samples_due,
-)
+from easyrlhf.online.batch import collect_batch, prompt_batch
+from easyrlhf.online.evaluate import evaluate_prompts, samples_due
+from easyrlhf.online.loop import begin_next, describe_training, next_kl_coef, nothing_lost, planned_rollouts
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
+from easyrlhf.online.state import LoopState, Online
 from easyrlhf.rewards.batch import RewardError, TrainerState
 from easyrlhf.run.step_end import is_due
 
