@@ -29,12 +29,14 @@ from easyrlhf.engine.upload import check_push, push_or_say
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.folder import probe_ids, save_lm
+from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.four_bit import bytes_of, check_four_bit, quantise
 from easyrlhf.models.load import check_text_alone, load_causal_lm, load_config, new_tokens, positions_of
 from easyrlhf.models.lora import add_lora, modules_trained_whole, trained_rows
 from easyrlhf.models.parents import root_of
 from easyrlhf.models.prefix import enable_sharing
 from easyrlhf.models.untrained import untrained_tokens
+from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.offline.evaluations import Evaluations
 from easyrlhf.report.card import RESULTS, write_model_card
 from easyrlhf.report.conclusion import concluded, examined_by
@@ -91,6 +93,9 @@ def check_lora(run: Run, renderer: Renderer, console: Console) -> None:
     if not config.lora_r:
         return
     lm = model_without_weights(config.model, config.trust_remote_code)
+    if config.load_in_4bit:
+        zero_stage = run.zero["zero_optimization"]["stage"] if run.zero else 0
+        check_four_bit(lm, split_list(config.modules_to_save), run.device, zero_stage)
     tokens = tokens_to_learn(config.model, renderer, lm, config.trust_remote_code)
     if not (tokens or config.modules_to_save):
         return
@@ -219,9 +224,14 @@ def how_to_load(run: Run) -> dict:
 
 
 def load_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> PreTrainedModel:
-    """A causal language model on the run's device, with our attention. Raises InputError as attend_our_way does."""
-    lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run)).to(run.device)
-    attend_our_way(run, lm, path)
+    """A causal language model on the run's device, in 4 bits where the settings say so, with our attention.
+
+    Raises InputError as attend_our_way does.
+    """
+    lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run))
+    if run.config.load_in_4bit:
+        quantise(lm, run.device, split_list(run.config.modules_to_save))
+    attend_our_way(run, lm.to(run.device), path)
     return lm
 
 
@@ -280,6 +290,21 @@ def save_trained_lm(run: Run, lm: nn.Module, renderer: Renderer) -> dict:
     """Write a trained language model; nothing is to be added to stage.json."""
     save_lm(run.folder, lm, renderer.tokenizer)
     return {}
+
+
+def save_scalar_model(run: Run, folder: Path, model: ScalarModel, renderer: Renderer) -> list[dict]:
+    """Write backbone and head, and prove that the folder scores as the model does; returns the probes.
+
+    The model is then the merged one, but for one in 4 bits: what that is in full may be larger than its device.
+    """
+    saved = save_lm(folder, model.lm, renderer.tokenizer, model.head)
+    if not run.config.load_in_4bit:
+        model.lm = saved
+    probes = probe(model, probe_ids(renderer))
+    device = torch.device("cpu") if run.config.load_in_4bit else run.device
+    trusted = {"trust_remote_code": run.config.trust_remote_code}
+    prove_folder(folder, probes, renderer.tokenizer, device, run.dtype, **trusted)
+    return probes
 
 
 def parents_of(config) -> dict[str, str]:
@@ -366,9 +391,13 @@ def describe_model(run: Run, name: str, path: str, count: int) -> str:
     trained = name in ("model", "policy", "value model")
     full = trained and not run.config.lora_r
     # Trained in full: float32 master, gradient and two Adam moments; the master is the weight itself in float32.
-    bytes_each = width + (12 if width == 4 else 16) * full
+    size = count * (width + (12 if width == 4 else 16) * full)
     how = "LoRA" if trained and run.config.lora_r else "trained" if trained else "frozen"
-    return f"{name}: {path}, {count / 1e6:,.1f}M parameters, {how}, about {count * bytes_each / GIB:,.2f} GiB"
+    if run.config.load_in_4bit and name != "reward model":
+        how += " in 4 bits"
+        lm = model_without_weights(path, run.config.trust_remote_code)
+        size = bytes_of(lm, width, split_list(run.config.modules_to_save))
+    return f"{name}: {path}, {count / 1e6:,.1f}M parameters, {how}, about {size / GIB:,.2f} GiB"
 
 
 def count_parameters(path: str, trust_remote_code: bool) -> int:
@@ -395,6 +424,7 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
         "rendering": renderer.rendering.as_dict(),
         "special_tokens": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         "max_length": config.max_length,
+        **({"load_in_4bit": True} if config.load_in_4bit else {}),
         "data": {name: summary.as_dict() for name, summary in summaries.items()},
         "hub": hub_facts(root, parent or read_stage(root), {name: one.files for name, one in summaries.items()}),
     }

@@ -13,7 +13,7 @@ from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.run import Run, open_run
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
-from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import check_text_alone, leave_out_spare
 from easyrlhf.models.prefix import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
@@ -263,7 +263,7 @@ def save_policy(run: Run, renderer: Renderer, policy: nn.Module) -> None:
 def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:
     """Write the value model and prove that its folder says what it says."""
     folder = run.folder / "value_model"
-    value.lm = apart(run, renderer, value.lm) if run.config.share_backbone else value.lm
-    value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
-    trusted = {"trust_remote_code": run.config.trust_remote_code}
-    prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype, **trusted)
+    if run.config.share_backbone:
+        value.lm = apart(run, renderer, value.lm)
+        value.head.to(value.lm.device)
+    common.save_scalar_model(run, folder, value, renderer)

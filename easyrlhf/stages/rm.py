@@ -15,7 +15,6 @@ from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.run import Run
 from easyrlhf.engine.shares import passes
 from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
-from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.load import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.course import Advance
@@ -45,10 +44,7 @@ def load_model(run: Run, renderer: Renderer) -> ScalarModel:
 
 def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
     """Write backbone and head, prove that the folder scores as the model does, examine it, and keep the probes."""
-    model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
-    probes = probe(model, probe_ids(renderer))
-    trusted = {"trust_remote_code": run.config.trust_remote_code}
-    prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype, **trusted)
+    probes = common.save_scalar_model(run, run.folder, model, renderer)
     if run.config.validates and run.config.examine_rows:
         examine_whole(run, model, renderer)
     return {"probes": probes}
