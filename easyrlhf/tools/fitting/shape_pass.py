@@ -30,7 +30,9 @@ from easyrlhf.models.prefix import SHARING, Family
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rollout.blocked import blockable
 from easyrlhf.rollout.sampler import draw
+from easyrlhf.settings import split_list
 from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes, Held
+from easyrlhf.tools.fitting.packed import pack
 
 CPU = torch.device("cpu")
 SHALLOW = (2, 3)  # layers of the two models that stand for a deeper one
@@ -47,6 +49,7 @@ class Shape:
     dtype       of its weights; adapters are float32
     classifier  a sequence classifier, which has no language-model head
     lora_r      rank of its adapter; 0 for none
+    four_bit    whether its linear layers are in 4 bits, but for modules_to_save
     """
 
     path: str
@@ -56,6 +59,7 @@ class Shape:
     lora_target: str = "all-linear"
     lora_dropout: float = 0.0
     modules_to_save: str | None = None
+    four_bit: bool = False
     dropout: bool = False
     gradient_checkpointing: bool = False
     attn_implementation: str | None = None
@@ -140,6 +144,8 @@ def make_model(shape: Shape, depth: int = 0) -> nn.Module:
         if shape.gradient_checkpointing:
             with quietly():  # newer transformers call it activation_checkpointing_enable
                 lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if shape.four_bit:
+            pack(lm, split_list(shape.modules_to_save))
         if shape.lora_r:
             lm = add_lora(
                 lm,
