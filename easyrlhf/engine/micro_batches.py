@@ -48,7 +48,7 @@ def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> s
 
 
 def grouped_micro_batches(prompts: list[list[int]], lengths: list[int], budget: int, share: str) -> list[MicroBatch]:
-    """The micro-batches of this process, as micro_batches gives them; rows of one prompt follow one another where they share.
+    """The micro-batches of this process, those of one prompt next to one another where they share.
 
     prompts  ids of each row's prompt
     lengths  tokens of each row's completion
