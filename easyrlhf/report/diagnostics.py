@@ -1,12 +1,13 @@
 """What the numbers of a run say, in plain words: one table of checks, shared by code and docs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
 
+from easyrlhf.config import TRAINING
 from easyrlhf.report import detectors
-from easyrlhf.report.detectors import Finder, Finding, History, above, below, early_and_late, lately, values
-from easyrlhf.report.metrics import ALIGN_TITLES, COMPARING, GRPO, OFFLINE, ONLINE, PPO, metric, told
+from easyrlhf.report.detectors import Finder, Finding, History, above, below
+from easyrlhf.report.metrics import COMPARING, GRPO, OFFLINE, ONLINE, PPO, metric
+from easyrlhf.report.stage_view import VIEWS
 
 SEVERITIES = ("alarm", "warn", "ok")
 
@@ -59,6 +60,20 @@ class Check:
         return self.means.format(**words), self.remedy.format(**words)
 
 
+def _who_has(named: dict[str, str]) -> str:
+    """`a of x, b of y and z`, of stage → its setting."""
+    stages = {name: [stage for stage, own in named.items() if own == name] for name in named.values()}
+    return ", ".join(f"{name} of {' and '.join(having)}" for name, having in stages.items())
+
+
+# comparing stage → its weight of an SFT loss on chosen answers, where it has one
+SFT_WEIGHTS = {
+    stage: setting.name
+    for stage in COMPARING
+    for setting in fields(TRAINING[stage])
+    if setting.name in ("rpo_alpha", "cpo_alpha")
+}
+SFT_LOSS = ", or mix in the SFT loss"
 # settings that stages call otherwise, or that only some of them have
 NOBODYS = {"price": "", "target": "", "passes": "", "limit": "", "sft_loss": ""}
 PPO_WORDS = {
@@ -71,12 +86,11 @@ GRPO_WORDS = {"price": "beta", "passes": "num_iterations", "limit": "max_complet
 WORDS = {
     "ppo": NOBODYS | PPO_WORDS,
     "grpo": NOBODYS | GRPO_WORDS,
-    "dpo": NOBODYS | {"sft_loss": ", or mix in the SFT loss (rpo_alpha)"},
-    **dict.fromkeys(("simpo", "cpo"), NOBODYS | {"sft_loss": ", or mix in the SFT loss (cpo_alpha)"}),
+    **{stage: NOBODYS | {"sft_loss": f"{SFT_LOSS} ({name})"} for stage, name in SFT_WEIGHTS.items()},
 }
 ALL_WORDS = {name: f"{word} (grpo: {GRPO_WORDS[name]})" for name, word in PPO_WORDS.items() if name in GRPO_WORDS}
 ALL_WORDS["target"] = f"{PPO_WORDS['target']} (ppo)"
-ALL_WORDS["sft_loss"] = ", or mix in the SFT loss (rpo_alpha of dpo, cpo_alpha of simpo and cpo)"
+ALL_WORDS["sft_loss"] = f"{SFT_LOSS} ({_who_has(SFT_WEIGHTS)})"
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -337,7 +351,7 @@ def alarms(found: list[Verdict]) -> list[str]:
 
 def outcome(stage: str, rows: list[dict]) -> str:
     """What came of the run, in one sentence."""
-    return _OUTCOMES[stage](History(rows)) if rows else "No step has been logged yet."
+    return VIEWS[stage].outcome(History(rows)) if rows else "No step has been logged yet."
 
 
 def health(found: list[Verdict], total: int) -> str:
@@ -373,54 +387,6 @@ def _judged(stage: str, check: Check, finding: Finding) -> Verdict:
         message,
         remedy if fired else "",
     )
-
-
-def _sft_outcome(history: History) -> str:
-    ends, perplexity = early_and_late(history, "loss"), lately(history, "eval/perplexity")
-    losses = values(history, "loss")
-    early, late = ends or (losses[:1] + losses[-1:] if losses else (None, None))
-    said = "Nothing was trained" if early is None else f"Loss went from {told('loss', early)} to {told('loss', late)}"
-    return said + ("." if perplexity is None else f"; held-out perplexity is {told('eval/perplexity', perplexity)}.")
-
-
-def _rm_outcome(history: History) -> str:
-    accuracy, alone = (lately(history, f"eval/{name}") for name in ("rewards/accuracies", "length_baseline_accuracy"))
-    if accuracy is not None:
-        said = f"The reward model ranks {told('rewards/accuracies', accuracy)} of held-out pairs right"
-        return said + ("." if alone is None else f"; length alone ranks {told('rewards/accuracies', alone)}.")
-    training = lately(history, "rewards/accuracies")
-    share = "none" if training is None else told("rewards/accuracies", training)
-    return f"The reward model ranks {share} of the last training pairs right (none were held out)."
-
-
-def _align_outcome(name: str, history: History) -> str:
-    """The share of pairs that the policy's own likelihoods rank right, held out where that was measured."""
-    for metric_name, of_what in (("eval/rewards/accuracies", "held-out"), ("rewards/accuracies", "training")):
-        if (share := lately(history, metric_name)) is not None:
-            return f"{name} ranks {told(metric_name, share)} of {of_what} pairs right."
-    margin = lately(history, "rewards/margins")
-    said = "" if margin is None else f": liked answers lead disliked ones by {told('rewards/margins', margin)}"
-    return f"{name} has run for {history.steps} steps{said}."
-
-
-def _online_outcome(name: str, history: History) -> str:
-    ends = early_and_late(history, "objective/scores")
-    kl = next((kl for part in ("objective/kl", "eval/kl") if (kl := lately(history, part)) is not None), None)
-    if ends is None:
-        return f"{name} has run for {history.steps} steps."
-    early, late = (told("objective/scores", end) for end in ends)
-    moved = "raised" if ends[1] > ends[0] else "did not raise"
-    spent = "" if kl is None else f", at a KL of {told('objective/kl', kl).lstrip('+')} nats"
-    return f"{name} {moved} the mean score: {early} to {late}{spent}."
-
-
-_OUTCOMES = {
-    "sft": _sft_outcome,
-    "rm": _rm_outcome,
-    "ppo": partial(_online_outcome, "PPO"),
-    "grpo": partial(_online_outcome, "GRPO"),
-    **{stage: partial(_align_outcome, title) for stage, title in ALIGN_TITLES.items()},
-}
 
 
 def _plural(count: int, word: str) -> str:
