@@ -60,7 +60,7 @@ class Stage:
         return f"{self.module}:{self.function}"
 
 
-def preference_stage(name: str, title: str, *, module: str = "preference", **words) -> Stage:
+def preference_row(name: str, title: str, *, module: str = "preference", **words) -> Stage:
     """A row of a method that learns from preferences and leaves a policy; it compares two answers unless words differ.
 
     module  the one of easyrlhf.stages that holds it
@@ -172,7 +172,7 @@ ROWS = (
             "grpo_train --config configs/grpo.yaml --dry_run",
         ),
     ),
-    preference_stage(
+    preference_row(
         "dpo",
         "DPO",
         about="DPO from comparisons; no reward model.",
@@ -188,7 +188,7 @@ ROWS = (
             "dpo_train --config configs/dpo.yaml --dry_run",
         ),
     ),
-    preference_stage(
+    preference_row(
         "ipo",
         "IPO",
         about="IPO from comparisons.",
@@ -202,7 +202,7 @@ ROWS = (
             "ipo_train --config configs/ipo.yaml --dry_run",
         ),
     ),
-    preference_stage(
+    preference_row(
         "kto",
         "KTO",
         module="kto",
@@ -220,7 +220,7 @@ ROWS = (
             "kto_train --config configs/kto.yaml --dry_run",
         ),
     ),
-    preference_stage(
+    preference_row(
         "orpo",
         "ORPO",
         about="ORPO from comparisons, from a base model.",
@@ -233,7 +233,7 @@ ROWS = (
             "orpo_train --config configs/orpo.yaml --dry_run",
         ),
     ),
-    preference_stage(
+    preference_row(
         "simpo",
         "SimPO",
         about="SimPO from comparisons; no reference.",
@@ -247,7 +247,7 @@ ROWS = (
             "simpo_train --config configs/simpo.yaml --dry_run",
         ),
     ),
-    preference_stage(
+    preference_row(
         "cpo",
         "CPO",
         about="CPO from comparisons; no reference.",
@@ -260,7 +260,7 @@ ROWS = (
             "cpo_train --config configs/cpo.yaml --dry_run",
         ),
     ),
-    preference_stage(
+    preference_row(
         "rrhf",
         "RRHF",
         module="rrhf",
