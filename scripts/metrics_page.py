@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from easyrlhf.report.diagnostics import CHECKS
+from easyrlhf.report.diagnostics import CHECKS, words_of
 from easyrlhf.report.metrics import ALIGN, METRICS, ONLINE, ranked
 from easyrlhf.stage_table import STAGES
 
@@ -46,7 +46,11 @@ metrics it can go by.
 
 def _checks() -> str:
     head = ("Check", "Stages", "Metric", "Fires", "What it means", "What to do")
-    rows = [(c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, *c.advice("")) for c in CHECKS]
+    words = words_of("")
+    rows = [
+        (c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means.format(**words), c.remedy.format(**words))
+        for c in CHECKS
+    ]
     return _table(head, rows)
 
 

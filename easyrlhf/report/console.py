@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from easyrlhf.data.watching import watched_by
-from easyrlhf.report.diagnostics import Verdict
 from easyrlhf.report.layout import COUNTER, GAP, LEFT, cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import show
 from easyrlhf.report.opening import Counted
 from easyrlhf.report.progress import ProgressBar
 from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.verdict import Verdict
 from easyrlhf.streams import lasting
 
 HEADER_EVERY = 20

@@ -6,14 +6,15 @@ from pathlib import Path
 from easyrlhf.report import blocks
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.detectors import RECENT, History, early_and_late, lately, window
-from easyrlhf.report.diagnostics import Verdict, verdicts
+from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
 from easyrlhf.report.metrics import told
 from easyrlhf.report.plots import RM_EVAL_FILE, charts
-from easyrlhf.report.rm_verdict import verdict_section
+from easyrlhf.report.rm_page import verdict_section
 from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, extras, pick, rollout_prompt, row_marks, stored_rows
 from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.verdict import Verdict
 
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6

@@ -8,8 +8,8 @@ import pytest
 from easyrlhf.report.console import Console
 from easyrlhf.report.layout import cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import METRICS
-from easyrlhf.report.rm_verdict import aligned_columns
 from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.text_table import aligned_columns
 
 WIDTHS = (40, 60, 80, 100, 120)
 # one row of each stage's metrics.jsonl, evaluation and all, and one whose numbers are as long as they get
