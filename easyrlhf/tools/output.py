@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from easyrlhf.config.base import Settings, split_list
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import hold_file
+from easyrlhf.files import hold_file, write_whole
 from easyrlhf.report.console import Console
 from easyrlhf.report.progress import ProgressBar
 from easyrlhf.tools.at_hand import state_file
@@ -112,9 +112,7 @@ class Output:
 
     def _remember(self) -> None:
         names = ("data", "done", "total", "bytes", "tally", "settings")
-        draft = self.record.with_name(f".{self.record.name}")
-        draft.write_text(json.dumps({name: getattr(self, name) for name in names}, indent=1) + "\n")
-        os.replace(draft, self.record)
+        write_whole(self.record, json.dumps({name: getattr(self, name) for name in names}, indent=1) + "\n")
 
 
 class Printed:

@@ -42,7 +42,7 @@ from easyrlhf.tools.comparing.journal import (
     claim_journal,
     read_journal_record,
     write_record,
-    write_whole,
+    write_result,
 )
 from easyrlhf.tools.comparing.judges import Judge, check_judge, find_judge
 from easyrlhf.tools.comparing.marking import (
@@ -101,7 +101,7 @@ def file_of(prompts: Iterable[Messages | str]) -> Path:
     file = cache_folder("prompts") / f"{hashlib.sha256(rows.encode()).hexdigest()[:16]}.jsonl"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, rows)
+        write_result(file, rows)
     except (OSError, RunError) as error:
         raise InputError(
             f"prompts: cannot be kept in {file.parent}; set EASYRLHF_CACHE to another folder, or give a file"
@@ -203,13 +203,13 @@ def carry_out(config: CompareConfig, cast: Contest, prompts: Prompts, folder: Pa
     verdicts = [[verdict_of(said, judged, key) for key in own] for own in keys[1:]] if cast.judge else None
     found = measured(short_names(config.paths), cast.scored_by(config), answers, verdicts)
     found = summary(config, cast, found, len(prompts.rows))
-    write_whole(folder / ANSWERS_FILE, as_lines(answer_row(config, prompts, key, said.records[key]) for key in every))
+    write_result(folder / ANSWERS_FILE, as_lines(answer_row(config, prompts, key, said.records[key]) for key in every))
     if cast.judge:
         rows = (judgement_row(config, key, judged.records[key]) for key in sorted(judged.records))
-        write_whole(folder / JUDGEMENTS_FILE, as_lines(rows))
+        write_result(folder / JUDGEMENTS_FILE, as_lines(rows))
     texts = [prompts.text(number) for number in range(len(prompts.rows))]
-    write_whole(folder / PAGE_FILE, compare_page(found, texts, answers, verdicts))
-    write_whole(folder / COMPARE_FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_result(folder / PAGE_FILE, compare_page(found, texts, answers, verdicts))
+    write_result(folder / COMPARE_FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import write_whole
 from easyrlhf.report.console import Console
 from easyrlhf.report.progress import ProgressBar
 from easyrlhf.tools.output import append
@@ -117,15 +118,13 @@ def read_journal_record(folder: Path) -> dict[str, Any]:
 def write_record(folder: Path, settings: dict[str, Any], data: str, complete: bool) -> None:
     """Write run.json: the settings, the SHA-256 of the inputs, and whether all is done."""
     record = {"settings": settings, "data": data, "complete": complete}
-    write_whole(folder / RECORD_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_result(folder / RECORD_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file beside its place first: it is never half there. Raises RunError when the disk does not take it."""
-    draft = file.with_name(f".{file.name}")
+def write_result(file: Path, text: str) -> None:
+    """Write a file as files.write_whole does. Raises RunError when the disk does not take it."""
     try:
-        draft.write_text(text, encoding="utf-8", errors="replace")
-        draft.replace(file)
+        write_whole(file, text)
     except OSError as error:
         raise RunError(f"{file}: could not be written ({error.strerror}); the same command tries again") from error
 
