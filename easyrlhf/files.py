@@ -126,13 +126,16 @@ def make_world_readable(folder: Path) -> None:
 
 
 @contextmanager
-def hold_file(file: Path) -> Iterator[None]:
+def hold_file(file: Path, taken: str) -> Iterator[None]:
     """Hold a file for this process alone; the operating system lets go of it when the process ends, however it does.
 
-    Raises BlockingIOError when another process holds it, another OSError when it cannot be written.
+    Raises InputError, which says `taken`, when another process holds it; OSError when it cannot be written.
     """
     with file.open("a") as handle:
-        lock_file(handle)
+        try:
+            lock_file(handle)
+        except BlockingIOError as error:
+            raise InputError(taken) from error
         try:
             yield
         finally:

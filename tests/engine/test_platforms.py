@@ -71,7 +71,7 @@ def test_a_folder_is_held_by_one_run_alone(system, tmp_path):
 
 def test_a_lock_left_behind_by_a_killed_run_holds_nobody_up(system, tmp_path):
     (tmp_path / ".lock").touch()
-    with locked(tmp_path), pytest.raises(BlockingIOError), hold_file(tmp_path / ".lock"):
+    with locked(tmp_path), pytest.raises(InputError, match=r"^taken$"), hold_file(tmp_path / ".lock", "taken"):
         pass
 
 

@@ -19,7 +19,7 @@ from easyrlhf.offline.reference import cache_folder
 from easyrlhf.paths import split_paths
 from easyrlhf.report.compare_page import compare_lines, compare_page
 from easyrlhf.report.comparison import JUDGE, ComparedAnswer, measured, short_names
-from easyrlhf.report.console import Console
+from easyrlhf.report.console import Console, counting_bar
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
 from easyrlhf.run.claim import locked
@@ -38,11 +38,9 @@ from easyrlhf.tools.comparing.contestants import (
 from easyrlhf.tools.comparing.journal import (
     Journal,
     Key,
-    answer_progress,
     claim_journal,
     read_journal_record,
     write_record,
-    write_result,
 )
 from easyrlhf.tools.comparing.judges import Judge, check_judge, find_judge
 from easyrlhf.tools.comparing.marking import (
@@ -55,7 +53,7 @@ from easyrlhf.tools.comparing.marking import (
     verdict_of,
 )
 from easyrlhf.tools.loaded import texts_of
-from easyrlhf.tools.output import beside, deciding_settings
+from easyrlhf.tools.resumable import beside, deciding_settings, write_result
 from easyrlhf.tools.scoring import reward_folder
 
 COMPARE_FILE, PAGE_FILE = "compare.json", "compare.html"
@@ -194,7 +192,7 @@ def carry_out(config: CompareConfig, cast: Contest, prompts: Prompts, folder: Pa
     said = Journal(beside(folder / ANSWERS_FILE, "part"), ANSWER_KEY)
     judged = Journal(beside(folder / JUDGEMENTS_FILE, "part"), JUDGEMENT_KEY)
     every = [key for own in keys for key in own]
-    with answer_progress("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
+    with counting_bar("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
         answer_all(config, cast.contestants, prompts, said, advance)
     score_all(config, cast.functions, prompts, said, every)
     if cast.judge:
