@@ -969,6 +969,8 @@ BREAKS = [
     Break("run/signals.py", "if self.requested and number == HANG_UP:", "if False:", "engine/test_run.py"),
     Break("run/checkpoint.py", "            make_world_readable(draft)\n", "", "engine/test_checkpoint.py"),
     Break("files.py", "    except EasyRLHFError:\n        raise\n", "", "engine/test_disk.py"),
+    Break("tools/downloading/fetch.py", "decode_content=False", "decode_content=True", "data/test_download.py"),
+    Break("tools/downloading/fetch.py", "enforce_content_length = False", "auto_close = True", "data/test_download.py"),
     Break("files.py", 'draft or target.with_name(f".{target.name}")', "target", "engine/test_disk.py"),
     Break("tools/finish.py", "for file in set_aside(folder, step):", "for file in ():", FINISH),
     Break("report/log.py", "_line(row | metrics)", "_line(metrics | row)", "report/test_log.py"),
