@@ -1,6 +1,7 @@
 """Installs the package `easyrlhf` and its commands; tested versions are in constraints.txt."""
 
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,20 +10,11 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
+STAGES = runpy.run_path(str(HERE / "easyrlhf" / "stage_table.py"))["STAGES"]  # it needs the standard library alone
 
 COMMANDS = [
     "easyrlhf = easyrlhf.cli.main:main",
-    "sft_train = easyrlhf.cli.sft:main",
-    "rm_train = easyrlhf.cli.rm:main",
-    "ppo_train = easyrlhf.cli.ppo:main",
-    "grpo_train = easyrlhf.cli.grpo:main",
-    "dpo_train = easyrlhf.cli.dpo:main",
-    "ipo_train = easyrlhf.cli.ipo:main",
-    "kto_train = easyrlhf.cli.kto:main",
-    "orpo_train = easyrlhf.cli.orpo:main",
-    "simpo_train = easyrlhf.cli.simpo:main",
-    "cpo_train = easyrlhf.cli.cpo:main",
-    "rrhf_train = easyrlhf.cli.rrhf:main",
+    *(f"{stage.command} = easyrlhf.cli.stages:{stage.command}" for stage in STAGES.values()),
 ]
 
 REQUIRES = [

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import click
 
-from easyrlhf.engine.checkpoint import list_checkpoints, step_of
+from easyrlhf.run.checkpoint import list_checkpoints, step_of
 from easyrlhf.userfile import load_module
 
 room = load_module(Path(__file__).parent.parent / "tests" / "distributed" / "conftest.py")

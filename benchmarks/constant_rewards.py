@@ -128,10 +128,10 @@ def work(rank: int, count: int, folder: Path, cases: list[tuple[dict, int]], res
 def train(folder: Path, stage: str, reward: float, **settings) -> None:
     """Six steps of a stage with this reward."""
     from easyrlhf.config import GRPOConfig, PPOConfig
-    from easyrlhf.stages import common
+    from easyrlhf.stages import lifecycle
     from easyrlhf.stages.online import train_grpo, train_ppo
 
-    common.plot_run = common.write_report = lambda *_, **__: None  # most of the time of runs this short
+    lifecycle.plot_run = lifecycle.write_report = lambda *_, **__: None  # most of the time of runs this short
     config, run, known = (PPOConfig, train_ppo, PPO) if stage == "ppo" else (GRPOConfig, train_grpo, GRPO)
     batch = BATCH - BATCH % settings["num_generations"]
     common_settings = {

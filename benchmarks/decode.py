@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.rollout.draw import draw
 from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.inverse_cdf import draw_tokens
 from easyrlhf.rollout.sampler import HFSampler
 
 VOCABULARY, PAD, END, LONGEST = 8192, 0, 1, 64
@@ -40,7 +40,7 @@ def main(rounds: int, quick: bool):
         row(
             f"one draw for {BATCH} rows of {size}",
             lambda logits=logits: torch.multinomial(logits.softmax(-1), 1),
-            lambda logits=logits, uniforms=uniforms: draw(logits, uniforms, 1.0),
+            lambda logits=logits, uniforms=uniforms: draw_tokens(logits, uniforms, 1.0),
             5 * rounds,
         )
     random = np.random.default_rng(0)

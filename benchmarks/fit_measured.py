@@ -18,16 +18,17 @@ import click
 from shared_backbone import TensorBytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.engine import Engine
 from easyrlhf.models.folder import save_lm
 from easyrlhf.online import collect as collecting
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.stages import align, online, rm, sft
+from easyrlhf.stages import online, preference, rm, sft
+from easyrlhf.stages.kto import train_kto
 from easyrlhf.tools.fitting.memory import Machine
-from easyrlhf.tools.fitting.stage_memory import complete, plan_of
+from easyrlhf.tools.fitting.stage_memory import memory_plan, with_models
 
 MIB = 2**20
 CONFIGS = {config.stage: config for config in STAGES}
@@ -51,8 +52,8 @@ ONLINE_WAYS = "shared", TOGETHER
 TRAIN = {
     "sft": sft.train_sft,
     "rm": rm.train_rm,
-    "dpo": align.train_dpo,
-    "kto": align.train_kto,
+    "dpo": preference.train_dpo,
+    "kto": train_kto,
     "ppo": online.train_ppo,
     "grpo": online.train_grpo,
 }
@@ -95,7 +96,7 @@ def compare(folder: Path, size: str, stage: str, way: str) -> tuple[float, int]:
     """Predicted and measured peak bytes of one case."""
     folder = folder / size
     config = CONFIGS[stage](**settings(folder, stage, way) | WAYS[way])
-    plan = plan_of(complete(config), Machine("cpu", 1, 2**40))
+    plan = memory_plan(with_models(config), Machine("cpu", 1, 2**40))
     counter, peaks = TensorBytes(), []
 
     def counted(function):

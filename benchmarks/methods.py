@@ -22,7 +22,7 @@ import click
 import numpy as np
 import torch
 
-from easyrlhf.data.batches import micro_batches, pad_right
+from easyrlhf.data.batches import pad_right, within_budget
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import choose_threads
@@ -164,7 +164,7 @@ def best_of(quickstart: Path, folder: Path, seed: int) -> dict:
 def scores_of(rm, renderer: Renderer, sequences: list[list[int]]) -> np.ndarray:
     """The reward model's score of every sequence.  [N]"""
     found = np.zeros(len(sequences))
-    for group in micro_batches([len(ids) for ids in sequences], report.TOKENS):
+    for group in within_budget([len(ids) for ids in sequences], report.TOKENS):
         ids = [sequences[i] for i in group]
         found[group] = rm.scores(pad_right(ids, renderer.pad_id), torch.tensor([len(one) for one in ids]))
     return found

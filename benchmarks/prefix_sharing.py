@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.models.prefix import Family, completion_states, enable_sharing
+from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, enable_sharing
 from easyrlhf.models.value_head import new_head
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, **sizes)).train()
 
 
-def comparisons(length: int, share: float, count: int, spread: float) -> list[Family]:
+def comparisons(length: int, share: float, count: int, spread: float) -> list[PromptGroup]:
     """Prompts with two completions each, their lengths spread around these means."""
     random = np.random.default_rng(0)
 
@@ -67,7 +67,7 @@ def comparisons(length: int, share: float, count: int, spread: float) -> list[Fa
     return [(ids(share * length), [ids((1 - share) * length) for _ in range(2)]) for _ in range(count)]
 
 
-def timed(lm: LlamaForCausalLM, head: torch.nn.Linear, families: list[Family], share: str) -> float:
+def timed(lm: LlamaForCausalLM, head: torch.nn.Linear, families: list[PromptGroup], share: str) -> float:
     """Seconds of one forward and backward pass."""
     started = time.perf_counter()
     states = completion_states(lm, families, 0, CPU, share)

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import as_kind, read_records
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.models.folder import load_scalar_model

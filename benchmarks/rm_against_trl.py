@@ -31,11 +31,11 @@ from transformers import PreTrainedModel
 from trl import RewardConfig, RewardTrainer
 
 from easyrlhf.config import InitConfig, RMConfig, SFTConfig
-from easyrlhf.data.batches import micro_batches, pad_right
+from easyrlhf.data.batches import pad_right, within_budget
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import as_kind, read_records
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import choose_threads
 from easyrlhf.models.folder import load_scalar_model
@@ -227,7 +227,7 @@ def margins_of(start: Start, scores: Callable[[Tensor, Tensor], Tensor]) -> np.n
     """
     pairs, pad_id = joined(start.valid).to_list(), start.classifier.config.pad_token_id
     margins = np.zeros(len(pairs))
-    for group in micro_batches([2 * length for length in start.valid["length"]], report.TOKENS):
+    for group in within_budget([2 * length for length in start.valid["length"]], report.TOKENS):
         ids = [pairs[i][side] for side in ("chosen_ids", "rejected_ids") for i in group]
         chosen, rejected = scores(pad_right(ids, pad_id), pad_right([[1] * len(one) for one in ids])).chunk(2)
         margins[group] = (chosen - rejected).numpy()

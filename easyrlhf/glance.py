@@ -5,17 +5,17 @@ from itertools import islice
 from pathlib import Path
 
 from easyrlhf.config import LookConfig, TrainConfig
+from easyrlhf.config.base import Settings
 from easyrlhf.data.hub import require_model
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import STAGE_KINDS, read_records
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
-from easyrlhf.engine.claim import NEW, check_folder, claim
-from easyrlhf.engine.compare import as_begun
-from easyrlhf.engine.manifest import is_part_of_run, read_stage
-from easyrlhf.models.parents import below, root_of
+from easyrlhf.models.parents import naming_adapter, root_of
 from easyrlhf.paths import split_paths
 from easyrlhf.report.trackers.chosen import require_installed
-from easyrlhf.settings import Settings
+from easyrlhf.run.claim import NEW, check_output_folder, claim_folder
+from easyrlhf.run.differences import as_begun
+from easyrlhf.run.manifest import is_part_of_run, read_stage
 
 ROWS = 100  # of each file
 
@@ -29,12 +29,12 @@ def glance(config: TrainConfig) -> None:
     require_installed(config.report_to)
     config = as_begun(config.resolved())
     folder = Path(config.output_dir)
-    check_folder(folder)
+    check_output_folder(folder)
     if config.max_length is not None:
         config = config.with_lengths(None)
     elif read_stage(folder):  # lengths that are not this run's: the model must be asked for them
         return
-    if folder.is_dir() and claim(config, folder) != NEW:
+    if folder.is_dir() and claim_folder(config, folder) != NEW:
         return
     glance_at_models(config)
     kind = STAGE_KINDS[config.stage]
@@ -50,7 +50,7 @@ def glance_at_models(settings: Settings) -> None:
             given = getattr(settings, setting.name) or ""
             for path in split_paths(given) if setting.metadata.get("many") else filter(None, [given]):
                 base = root_of(path)
-                with below(path, base):
+                with naming_adapter(path, base):
                     of_a_tokenizer = isinstance(settings, LookConfig) and Path(base).is_dir()  # no more of it is read
                     if not (read_stage(base) or is_part_of_run(base) or of_a_tokenizer):
                         require_model(base)

@@ -32,7 +32,7 @@ PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """Processes on this node.
 
     count  how many
@@ -52,7 +52,7 @@ def start(target: str, config: Any) -> Path:
     say_at_once(opening_of(config), sys.stdout)
     module, function = target.split(":")
     glance(config)
-    plan = plan_of(config)
+    plan = launch_plan(config)
     several = plan.count > 1 or config.nnodes > 1
     if several:
         check_several(config)
@@ -61,23 +61,23 @@ def start(target: str, config: Any) -> Path:
     return run_processes(target, config, plan)
 
 
-def plan_of(config: Any) -> Plan:
+def launch_plan(config: Any) -> LaunchPlan:
     """How many processes this command is to start: one where another launcher has started us already."""
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
-        return Plan(1, "")
+        return LaunchPlan(1, "")
     devices = config.devices
     if devices is None:
         gpus = visible_gpus()
-        return Plan(max(1, len(gpus)), ",".join(gpus))
+        return LaunchPlan(max(1, len(gpus)), ",".join(gpus))
     if devices.startswith("cpu"):
-        return Plan(int(devices.partition(":")[2] or 1), "")
+        return LaunchPlan(int(devices.partition(":")[2] or 1), "")
     wanted = devices.split(",")
     if len(wanted) > 1 and (missing := sorted(set(wanted) - set(visible_gpus()))):
         raise InputError(
             f"--devices {devices}: this machine has no GPU {', '.join(missing)} that can be used; give indices that "
             "nvidia-smi lists, or cpu:2 for two processes on the CPU"
         )
-    return Plan(len(wanted), devices)
+    return LaunchPlan(len(wanted), devices)
 
 
 def visible_gpus() -> list[str]:
@@ -101,7 +101,7 @@ def check_several(config: Any) -> None:
         )
 
 
-def run_processes(target: str, config: Any, plan: Plan) -> Path:
+def run_processes(target: str, config: Any, plan: LaunchPlan) -> Path:
     """Start this node's processes, wait for them, and end them all when one fails."""
     config = config.resolved()
     logs = Path(config.output_dir) / LOGS
@@ -111,7 +111,15 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
         outputs = open_logs(stack, logs, range(first, first + plan.count))
         placed = replace(config, nnodes=1, node_rank=0)  # by their environment, not by these
         (folder / SETTINGS).write_text(placed.to_yaml())
-        command = [sys.executable, "-P", "-m", "easyrlhf.launched", target, type(config).__name__, str(folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "easyrlhf.cli.worker_process",
+            target,
+            type(config).__name__,
+            str(folder),
+        ]
         environment = os.environ | meeting(config, plan) | placement(plan)
         children: list[subprocess.Popen] = []
         asked = stack.enter_context(signals_passed_on(children))
@@ -129,11 +137,11 @@ def run_processes(target: str, config: Any, plan: Plan) -> Path:
             send(children, number)
         ended = watch(children, asked)
         if ended.code:
-            raise failure(ended, first, folder, logs)
+            raise run_failure(ended, first, folder, logs)
     return Path(config.output_dir)
 
 
-def meeting(config: Any, plan: Plan) -> dict[str, str]:
+def meeting(config: Any, plan: LaunchPlan) -> dict[str, str]:
     """What the processes must know of one another, in the variables that torch and other launchers use."""
     port = config.master_port or (free_port() if config.nnodes == 1 else PORT)
     return {
@@ -145,7 +153,7 @@ def meeting(config: Any, plan: Plan) -> dict[str, str]:
     }
 
 
-def placement(plan: Plan) -> dict[str, str]:
+def placement(plan: LaunchPlan) -> dict[str, str]:
     """Where the processes compute; those on the CPU share its cores."""
     if plan.gpus:
         return {"CUDA_VISIBLE_DEVICES": plan.gpus}
@@ -259,14 +267,14 @@ def first_failed(children: list[subprocess.Popen]) -> int | None:
     return min(codes, key=codes.__getitem__, default=None)
 
 
-def tell(folder: Path, error: EasyRLHFError) -> None:
+def write_error_note(folder: Path, error: EasyRLHFError) -> None:
     """In a process of a run, leave the launcher a note of the error it ends with; the launcher shows it."""
     rank = int(os.environ["RANK"])
     note = {"message": str(error), "code": error.exit_code, "shown_by": error.shown_by}
     (folder / f"{rank}.json").write_text(json.dumps(note))
 
 
-def failure(ended: Ended, first: int, folder: Path, logs: Path) -> EasyRLHFError:
+def run_failure(ended: Ended, first: int, folder: Path, logs: Path) -> EasyRLHFError:
     """The one error to raise for a run that failed, from what its processes of this node say.
 
     first   rank of this node's first process

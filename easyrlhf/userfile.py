@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from easyrlhf.callables import HANDED
-from easyrlhf.config.shared import wrong_function
+from easyrlhf.config.common_fields import wrong_function
 from easyrlhf.errors import InputError
 from easyrlhf.paths import broken_link
 

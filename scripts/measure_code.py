@@ -27,10 +27,10 @@ CENTRAL = (
     "online/loop.py",
     "online/collect.py",
     "online/update.py",
-    "online/methods.py",
+    "online/method.py",
     "engine/engine.py",
     "offline/loop.py",
-    "rollout/running.py",
+    "rollout/decode_batch.py",
     "models/attention.py",
 )
 A_METHOD = "simpo"  # files that name it are those that a new preference method touches

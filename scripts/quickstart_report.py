@@ -12,12 +12,12 @@ import click
 import numpy as np
 import torch
 
-from easyrlhf.data.batches import join, micro_batches, pad_right
+from easyrlhf.data.batches import join, pad_right, within_budget
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import choose_threads
 from easyrlhf.models.load import load_causal_lm
-from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.online.rollout import unpad
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import Chart, interval_bars
@@ -114,9 +114,9 @@ def heldout_losses(lm, renderer: Renderer, rows: list[dict]) -> list[float]:
         first = next(i for i, turn in enumerate(row["messages"]) if turn["role"] == "assistant")
         encoded.append(renderer.conversation(row["messages"][:first], row["messages"][first:]))
     losses = []
-    for group in micro_batches([len(ids) for ids, _ in encoded], TOKENS):
+    for group in within_budget([len(ids) for ids, _ in encoded], TOKENS):
         ids = pad_right([encoded[i][0] for i in group], renderer.pad_id)
-        losses += (-token_logprobs(lm, ids, pad_right([encoded[i][1] for i in group]))).tolist()
+        losses += (-row_token_logprobs(lm, ids, pad_right([encoded[i][1] for i in group]))).tolist()
     return losses
 
 
@@ -125,9 +125,9 @@ def kl_of(policy, reference, renderer: Renderer, prompts: list, samples: Samples
     completions = unpad(samples.completion_ids, samples.completion_mask)
     prompt_ids = [renderer.prompt_ids(prompt) for prompt in prompts]
     kl = []
-    for group in micro_batches([len(p) + len(c) for p, c in zip(prompt_ids, completions, strict=True)], TOKENS):
+    for group in within_budget([len(p) + len(c) for p, c in zip(prompt_ids, completions, strict=True)], TOKENS):
         ids, mask = join([prompt_ids[i] for i in group], [completions[i] for i in group], renderer.pad_id)
-        ratios = token_logprobs(policy, ids, mask) - token_logprobs(reference, ids, mask)
+        ratios = row_token_logprobs(policy, ids, mask) - row_token_logprobs(reference, ids, mask)
         kl += [part.sum().item() for part in ratios.split(mask.sum(1).tolist())]
     return kl
 
@@ -211,16 +211,16 @@ def write_page(folder: Path, summary: dict, prompts: list, answers: dict, marks:
     links = [f"{stage}: {stage}/report.html" for stage in ("sft", "rm", "ppo")]
     sections = [
         blocks.section("Who answers best", blocks.chart(gold_chart(summary), wide=True)),
-        blocks.section("Numbers", blocks.table(("", "mean", "95 % interval", ""), rows_of(summary))),
+        blocks.section("Numbers", blocks.html_table(("", "mean", "95 % interval", ""), rows_of(summary))),
         blocks.section(
             "Sample answers",
             blocks.samples(items),
             note="Held-out prompts, sampled at temperature 1.",
         ),
         blocks.section("Curves", blocks.grid(*curves), note="SFT, reward model, PPO."),
-        blocks.section("Reports of the stages", blocks.lines(links)),
+        blocks.section("Reports of the stages", blocks.line_list(links)),
     ]
-    page = blocks.page(
+    page = blocks.html_page(
         "Quickstart: base, SFT and PPO",
         sections,
         lead=verdict(summary),

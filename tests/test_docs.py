@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from easyrlhf.cli import stages
 from easyrlhf.config.peers import FOREIGN, Translation
 from easyrlhf.config.peers.methods import COMMANDS
 from easyrlhf.config.peers.methods import KEYS as METHOD_KEYS
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md"))
-PROGRAMS = {f"{config.stage}_train": f"easyrlhf.cli.{config.stage}" for config in STAGES}
+PROGRAMS = [f"{config.stage}_train" for config in STAGES]
 
 
 def text_of(page: str) -> str:
@@ -37,11 +38,11 @@ def test_every_command_parses_up_to_the_call_of_its_stage(page, monkeypatch, tmp
     monkeypatch.setattr("easyrlhf.launch.start", lambda target, config: seen.append(target))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    stages = 0
+    called = 0
     for program, *words in commands(page):
         if program in PROGRAMS:
-            stages += 1
-            done = CliRunner().invoke(importlib.import_module(PROGRAMS[program]).main, words, prog_name=program)
+            called += 1
+            done = CliRunner().invoke(getattr(stages, program), words, prog_name=program)
             assert done.exit_code == 0, (program, words, done.output)
         elif program in ("python", "bash") or program.startswith(("scripts/", "./scripts/")):
             named = [word for word in [program, *words] if word.startswith(("benchmarks/", "scripts/", "./scripts/"))]
@@ -51,7 +52,7 @@ def test_every_command_parses_up_to_the_call_of_its_stage(page, monkeypatch, tmp
             assert callable(tools.invoke(tools.make_context(program, words))), words
         else:
             assert program in ("pip", "tensorboard", "gzip", "export", "eval", "hf", "printf"), program
-    assert len(seen) == stages
+    assert len(seen) == called
     for target in seen:
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function)), target

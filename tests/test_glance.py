@@ -128,7 +128,7 @@ def test_a_stage_called_from_python_is_looked_at_as_well(place):
 def test_nothing_heavy_is_imported_for_it(place):
     program = (
         "import sys\n"
-        "from easyrlhf.cli.sft import main\n"
+        "from easyrlhf.cli.stages import sft_train as main\n"
         "try:\n"
         "    main(['--model', 'model', '--train_data', 'gone.jsonl'])\n"
         "finally:\n"

@@ -7,11 +7,11 @@ import pytest
 from easyrlhf.config import PPOConfig, SFTConfig
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.claim import check_folder
-from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError
+from easyrlhf.files import make_folder
 from easyrlhf.models.load import load_config
 from easyrlhf.paths import broken_link, split_paths
+from easyrlhf.run.claim import check_output_folder
 from easyrlhf.userfile import find_function
 
 
@@ -61,7 +61,7 @@ def test_a_link_that_leads_nowhere_is_called_one(place):
         lambda: load_config("dang"),
         lambda: load_tokenizer("dang"),
         lambda: make_folder(Path("dang")),
-        lambda: check_folder(Path("dang")),
+        lambda: check_output_folder(Path("dang")),
     ):
         with pytest.raises(InputError, match=f"dang: {says}"):
             act()
@@ -73,7 +73,7 @@ def test_a_link_that_leads_nowhere_is_called_one(place):
 @pytest.mark.parametrize("path", ["c.jsonl", "c.jsonl/below", "new/folder"])
 def test_a_folder_that_cannot_be_made_is_refused_in_the_same_words_without_trying(place, path):
     found = []
-    for act in (check_folder, make_folder):
+    for act in (check_output_folder, make_folder):
         try:
             act(Path(path))
             found.append(None)

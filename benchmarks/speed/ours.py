@@ -12,20 +12,22 @@ from torch import Tensor
 from easyrlhf.config import OnlineConfig, TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.claim import NEW
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.signals import StopRequest
-from easyrlhf.engine.timer import Timer
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Row, train_step
-from easyrlhf.online.loop import Progress, collect_batch
+from easyrlhf.online.loop import LoopState, collect_batch
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.sampler import HFSampler, Samples, draw
+from easyrlhf.rollout.inverse_cdf import draw_tokens
+from easyrlhf.rollout.sampler import HFSampler, Samples
+from easyrlhf.run.claim import NEW
+from easyrlhf.run.run import Run
+from easyrlhf.run.signals import StopRequest
+from easyrlhf.run.timer import Timer
 from easyrlhf.stages import online
-from easyrlhf.stages.align import comparing, dpo_losses, kto_task, stage_of
+from easyrlhf.stages.kto import kto_task
 from easyrlhf.stages.offline import OfflineStage
+from easyrlhf.stages.preference import comparing, dpo_losses, preference_stage
 from easyrlhf.stages.rm import RM
 from easyrlhf.stages.sft import SFT
 
@@ -33,7 +35,7 @@ STAGES = {
     "sft": SFT,
     "rm": RM,
     "dpo": comparing("DPO", dpo_losses),
-    "kto": stage_of("KTO", "feedback", kto_task),
+    "kto": preference_stage("KTO", "feedback", kto_task),
 }
 STEPS = 1000  # of the schedule: more than any measure takes
 
@@ -102,8 +104,10 @@ class OnlineSide:
 
     def __init__(self, config: OnlineConfig, prompts: list[Row]):
         self.run, renderer = open_stage(config)
-        self.online = online.build(self.run, renderer, online.check_cast(self.run.config, renderer), None, STEPS)
-        self.prompts, self.at = Dataset.from_list(prompts), Progress(self.run.config.kl_price)
+        self.online = online.build(
+            self.run, renderer, online.check_model_folders(self.run.config, renderer), None, STEPS
+        )
+        self.prompts, self.at = Dataset.from_list(prompts), LoopState(self.run.config.kl_price)
         self.lengths: list[float] = []
 
     def step(self) -> float:
@@ -134,9 +138,9 @@ class Sampling:
         return self.sampler.generate(prompts, [(self.calls, row) for row in range(len(prompts))])
 
 
-def draw_tokens(logits: Tensor) -> Tensor:
+def draw_once(logits: Tensor) -> Tensor:
     """One sampling step.  [b]"""
-    return draw(logits, torch.rand(len(logits), dtype=torch.float64, device=logits.device), 1.0)[0]
+    return draw_tokens(logits, torch.rand(len(logits), dtype=torch.float64, device=logits.device), 1.0)[0]
 
 
 def first(rows, count: int) -> list[Row]:

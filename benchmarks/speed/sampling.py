@@ -66,7 +66,7 @@ def g2(options: Options) -> list[Result]:
 
     def ours_step() -> float:
         for _ in range(DRAWS):
-            ours.draw_tokens(logits)
+            ours.draw_once(logits)
         return DRAWS
 
     def their_step() -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from easyrlhf.settings import GROUPS, Settings, setting_kind
+from easyrlhf.config.base import GROUPS, Settings, setting_kind
 
 WIDTH = 100
 LIMITS = {"low": "{} or more", "above": "above {}", "high": "{} or less", "below": "below {}"}
@@ -29,7 +29,7 @@ def write_commented(config_class: type[Settings]) -> str:
         settings = [f for f in fields(config_class) if f.metadata["group"] == group]
         if settings:
             parts.append(f"\n## ---- {group} ----\n")
-            parts += [f"\n{_words(f, config_class)}\n# {_line(f)}\n" for f in settings]
+            parts += [f"\n{_words(f, config_class)}\n# {_commented_line(f)}\n" for f in settings]
     return "".join(parts)
 
 
@@ -52,7 +52,7 @@ def _words(setting: Field, config_class: type[Settings]) -> str:
     )
 
 
-def _line(setting: Field) -> str:
+def _commented_line(setting: Field) -> str:
     """`name: value` in YAML."""
     import yaml
 

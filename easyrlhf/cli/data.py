@@ -1,6 +1,6 @@
 """The commands `easyrlhf data …`."""
 
-from easyrlhf.cli.group import LazyGroup
+from easyrlhf.cli.lazy_group import LazyGroup
 
 command = LazyGroup(
     "data",

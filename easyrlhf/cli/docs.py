@@ -2,7 +2,7 @@
 
 import click
 
-from easyrlhf.cli.running import Job, job
+from easyrlhf.cli.exit_codes import Job, job
 
 
 @click.command()
@@ -17,4 +17,4 @@ def command(page: str | None) -> Job:
       easyrlhf docs metrics
       easyrlhf docs formats | less     # every row format with a sample
     """
-    return job("easyrlhf.tools.shipped:show_page", page) if page else job("easyrlhf.tools.shipped:list_pages")
+    return job("easyrlhf.tools.browse:show_page", page) if page else job("easyrlhf.tools.browse:list_pages")

@@ -1,6 +1,6 @@
 """The command `easyrlhf finish`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import FinishConfig
 
@@ -26,4 +26,4 @@ PAGE = HelpPage(
     ],
 )
 
-command = SettingsCommand("finish", FinishConfig, "easyrlhf.tools.finish:finish", PAGE, first="run")
+command = SettingsCommand("finish", FinishConfig, "easyrlhf.tools.finish:finish_run", PAGE, first="run")

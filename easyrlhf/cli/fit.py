@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from easyrlhf.cli.group import LazyGroup
-from easyrlhf.cli.helping import HelpPage, write_page
+from easyrlhf.cli.exit_codes import Job, job_on_models
+from easyrlhf.cli.help_page import HelpPage, write_page
+from easyrlhf.cli.lazy_group import LazyGroup
 from easyrlhf.cli.options import SettingsCommand, build_config
-from easyrlhf.cli.running import Job, job_on_models
 from easyrlhf.config import TRAINING, FitConfig
 from easyrlhf.report.opening import opened, opening_of
 
@@ -46,7 +46,7 @@ class FitCommand(SettingsCommand):
     """Takes the flags of a stage, with its own meaning of --devices and --deepspeed."""
 
     def __init__(self, stage: str):
-        super().__init__(stage, TRAINING[stage], "easyrlhf.tools.fitting.fit:fit", page_of(stage))
+        super().__init__(stage, TRAINING[stage], "easyrlhf.tools.fitting.fit:print_fit", page_of(stage))
 
     def prepare(self, config: str | None, **flags: Any) -> Job:
         """The call of the tool with the settings of the stage and its own."""

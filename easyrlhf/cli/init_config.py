@@ -4,7 +4,7 @@ import difflib
 
 import click
 
-from easyrlhf.cli.running import Job, job
+from easyrlhf.cli.exit_codes import Job, job
 from easyrlhf.config import TRAINING
 
 

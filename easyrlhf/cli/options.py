@@ -13,14 +13,14 @@ from typing import Any
 
 import click
 
-from easyrlhf.cli.helping import HelpPage, write_page
-from easyrlhf.cli.running import Job, job, job_on_models, run_and_exit
+from easyrlhf.cli.exit_codes import Job, job, job_on_models, run_and_exit
+from easyrlhf.cli.help_page import HelpPage, write_page
 from easyrlhf.cli.wording import explain_twice, missing_file, with_underscores
 from easyrlhf.config import TrainConfig
+from easyrlhf.config.base import SettingError, Settings, read_yaml, setting_kind, yaml_places
 from easyrlhf.config.peers import unfold
-from easyrlhf.config.unknown import explain_unknown, is_foreign_block
+from easyrlhf.config.suggestions import explain_unknown, is_foreign_block
 from easyrlhf.report.opening import opened, opening_of
-from easyrlhf.settings import SettingError, Settings, read_yaml, setting_kind, yaml_places
 
 MANY = 4  # unknown keys that make a file another program's
 START = "easyrlhf.launch:start"  # a training stage runs in as many processes as its settings ask for

@@ -2,8 +2,8 @@
 
 import click
 
-from easyrlhf.cli.paths import PATH
-from easyrlhf.cli.running import Job, job
+from easyrlhf.cli.exit_codes import Job, job
+from easyrlhf.cli.path_type import PATH
 
 
 @click.command("push")

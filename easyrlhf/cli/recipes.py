@@ -2,8 +2,8 @@
 
 import click
 
-from easyrlhf.cli.paths import PATH
-from easyrlhf.cli.running import Job, job
+from easyrlhf.cli.exit_codes import Job, job
+from easyrlhf.cli.path_type import PATH
 
 
 @click.command()
@@ -24,5 +24,5 @@ def command(name: str | None, copy: str | None) -> Job:
     if name and copy:
         raise click.UsageError(f"give NAME or --copy, not both: easyrlhf recipes {name} > {name}.yaml keeps one")
     if copy:
-        return job("easyrlhf.tools.shipped:copy_recipes", copy)
-    return job("easyrlhf.tools.shipped:show_recipe", name) if name else job("easyrlhf.tools.shipped:list_recipes")
+        return job("easyrlhf.tools.browse:copy_recipes", copy)
+    return job("easyrlhf.tools.browse:show_recipe", name) if name else job("easyrlhf.tools.browse:list_recipes")

@@ -1,6 +1,6 @@
 """The command `easyrlhf score`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import ScoreConfig
 

@@ -1,6 +1,6 @@
 """The command `easyrlhf serve`."""
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import ServeConfig
 
@@ -27,4 +27,4 @@ PAGE = HelpPage(
     ],
 )
 
-command = SettingsCommand("serve", ServeConfig, "easyrlhf.tools.serve:serve", PAGE, first="model")
+command = SettingsCommand("serve", ServeConfig, "easyrlhf.tools.serve:serve_models", PAGE, first="model")

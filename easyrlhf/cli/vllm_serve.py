@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.exit_codes import Job, job
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand, build_config
-from easyrlhf.cli.running import Job, job
 from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig, VLLMServeConfig
-from easyrlhf.settings import read_yaml
+from easyrlhf.config.base import read_yaml
 
 UNREAD = {"train_data": "none"}  # the stage wants it, and no row is read here
 SERVED = {"rollout": "vllm", "vllm_mode": "server"}  # which the run may be told by its own flags

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from easyrlhf.config.base import GRPO, REWARDS, SAMPLING, SettingError, opt
 from easyrlhf.config.online import OnlineConfig
-from easyrlhf.settings import GRPO, REWARDS, SAMPLING, SettingError, opt
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -98,7 +98,7 @@ class GRPOConfig(OnlineConfig):
         return self.dynamic_sampling
 
     @property
-    def passes(self) -> int:
+    def epochs_per_rollout(self) -> int:
         """Passes over each rollout."""
         return self.num_iterations
 

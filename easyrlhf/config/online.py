@@ -6,12 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.rendering import continue_final_message
-from easyrlhf.config.rollouts import RolloutConfig
-from easyrlhf.config.shared import DEFAULT_LENGTH, check_stop, share_prefix, stop, stop_finishes, wrong_reward_function
-from easyrlhf.config.training import TrainConfig
-from easyrlhf.paths import split_paths
-from easyrlhf.settings import (
+from easyrlhf.config.base import (
     DATA,
     FILES,
     FREE,
@@ -27,6 +22,18 @@ from easyrlhf.settings import (
     split_list,
     split_texts,
 )
+from easyrlhf.config.common_fields import (
+    DEFAULT_LENGTH,
+    check_stop,
+    share_prefix,
+    stop,
+    stop_finishes,
+    wrong_reward_function,
+)
+from easyrlhf.config.rendering import continue_final_message
+from easyrlhf.config.sampling import RolloutConfig
+from easyrlhf.config.training import TrainConfig
+from easyrlhf.paths import split_paths
 
 REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PPO, REWARDS, ROWS, SAMPLING, SettingError, opt
 from easyrlhf.config.online import OnlineConfig
-from easyrlhf.settings import DATA, MODEL, OPTIMISATION, PPO, REWARDS, ROWS, SAMPLING, SettingError, opt
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -118,7 +118,7 @@ class PPOConfig(OnlineConfig):
             )
 
     @property
-    def passes(self) -> int:
+    def epochs_per_rollout(self) -> int:
         """Passes over each rollout."""
         return self.num_ppo_epochs
 

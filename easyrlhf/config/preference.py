@@ -4,9 +4,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.shared import DEFAULT_MODEL, examine_rows, share_prefix
+from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, opt
+from easyrlhf.config.common_fields import DEFAULT_MODEL, examine_rows, share_prefix
 from easyrlhf.config.training import TrainConfig
-from easyrlhf.settings import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, opt
+
+__all__ = [
+    "CPOConfig",
+    "DPOConfig",
+    "IPOConfig",
+    "KTOConfig",
+    "ORPOConfig",
+    "PreferenceConfig",
+    "RMConfig",
+    "RRHFConfig",
+    "ReferenceConfig",
+    "SimPOConfig",
+]
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from easyrlhf.settings import DATA, SettingError, opt
+from easyrlhf.config.base import DATA, SettingError, opt
 
 # Parameters of apply_chat_template that decide what comes back, and what is given to the template itself.
 RESERVED = {"conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}

@@ -4,7 +4,7 @@ import difflib
 import re
 from typing import Any
 
-from easyrlhf.settings import FREE, RUN, TRUTH, SettingError, opt, split_list
+from easyrlhf.config.base import FREE, RUN, TRUTH, SettingError, opt, split_list
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # what report_to may name, one or several of them
 NO_TRACKER, EVERY_TRACKER = "none", "all"

@@ -4,12 +4,12 @@ import re
 from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
+from easyrlhf.config.base import DATA, RUN, SAMPLING, SettingError, opt, split_list
+from easyrlhf.config.common_fields import check_room
+from easyrlhf.config.inference import PolicyConfig
 from easyrlhf.config.rendering import chat_template_kwargs, enable_thinking, fold_system, template_kwargs
-from easyrlhf.config.shared import check_room
 from easyrlhf.config.tools import ScoringConfig
-from easyrlhf.config.using import PolicyConfig
 from easyrlhf.paths import split_paths
-from easyrlhf.settings import DATA, RUN, SAMPLING, SettingError, opt, split_list
 
 KEY = re.compile(r"[A-Za-z0-9._~-]+")  # what stands in a link and in a header as it is
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")

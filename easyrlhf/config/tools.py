@@ -4,6 +4,16 @@ import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
+from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt
+from easyrlhf.config.common_fields import (
+    examine_rows,
+    filled_lengths,
+    on_bad_row,
+    row_field,
+    row_format,
+    row_transform,
+    trust_remote_code,
+)
 from easyrlhf.config.rendering import (
     chat_template_kwargs,
     continue_final_message,
@@ -13,16 +23,7 @@ from easyrlhf.config.rendering import (
     template_kwargs,
 )
 from easyrlhf.config.reporting import check_hub, hub_private, push_to_hub
-from easyrlhf.config.shared import (
-    examine_rows,
-    filled_lengths,
-    on_bad_row,
-    row_field,
-    row_format,
-    row_transform,
-    trust_remote_code,
-)
-from easyrlhf.settings import DATA, RUN, SettingError, Settings, opt
+from easyrlhf.stage_table import STAGES
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
@@ -91,7 +92,7 @@ class LookConfig(Settings):
         MISSING,
         "The stage that is to learn from the rows; it decides which records they must give.",
         group=DATA,
-        choices=("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "rrhf"),
+        choices=tuple(STAGES),
     )
     model: str | None = opt(
         None,

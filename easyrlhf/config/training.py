@@ -4,25 +4,7 @@ import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.rendering import (
-    chat_template_kwargs,
-    enable_thinking,
-    fold_system,
-    learned_answers,
-    template_kwargs,
-)
-from easyrlhf.config.reporting import check_hub, check_report_to, hub_private, push_to_hub, report_to
-from easyrlhf.config.shared import (
-    DEFAULT_LENGTH,
-    DEFAULT_MODEL,
-    STANDARD_INPUT,
-    filled_lengths,
-    row_field,
-    row_format,
-    row_transform,
-    trust_remote_code,
-)
-from easyrlhf.settings import (
+from easyrlhf.config.base import (
     DATA,
     FILES,
     FREE,
@@ -37,6 +19,24 @@ from easyrlhf.settings import (
     opt,
     split_list,
 )
+from easyrlhf.config.common_fields import (
+    DEFAULT_LENGTH,
+    DEFAULT_MODEL,
+    STANDARD_INPUT,
+    filled_lengths,
+    row_field,
+    row_format,
+    row_transform,
+    trust_remote_code,
+)
+from easyrlhf.config.rendering import (
+    chat_template_kwargs,
+    enable_thinking,
+    fold_system,
+    learned_answers,
+    template_kwargs,
+)
+from easyrlhf.config.reporting import check_hub, check_report_to, hub_private, push_to_hub, report_to
 
 READ_AGAIN = ("train_data", "valid_data", "ptx_data")
 DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")

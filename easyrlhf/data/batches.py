@@ -28,7 +28,7 @@ def optimiser_batches(count: int, batch_size: int, seed: int, epochs: int) -> It
             yield order[start : start + batch_size]
 
 
-def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
+def within_budget(lengths: list[int], budget: int) -> list[list[int]]:
     """Group rows of similar length so that each group, padded to its longest row, stays within the budget.
 
     A budget with room to spare is not filled where that would only add padding.

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from easyrlhf.data import fields, hh
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.messages import messages
 from easyrlhf.data.records import Comparison, Messages
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 EQUAL = "chosen equals rejected"
 QUESTIONS = ("instruction", "prompt", "question", "query", "input")
@@ -43,10 +43,10 @@ def parse_ultra(row: dict, notes: Counter) -> Comparison:
     rejected = messages(fields.need(row, "rejected"), "rejected")
     question = None if row.get("prompt") is None else fields.text(row["prompt"], "prompt")
     if question is not None and chosen and chosen[0]["role"] == "assistant":
-        return _comparison(fields.asked({}, question), chosen, rejected, row)
+        return _comparison(fields.question_turn({}, question), chosen, rejected, row)
     shared, chosen, rejected = hh.split_messages(chosen, rejected)
     if question is not None and len(shared) == 1:
-        shared = fields.asked({}, question)
+        shared = fields.question_turn({}, question)
     return _comparison(shared, chosen, rejected, row)
 
 
@@ -70,14 +70,14 @@ def asking(key: str) -> Callable[[dict, Counter], Comparison]:
 
 def question_in(row: dict, key: str) -> Messages:
     """The question in this key, as messages."""
-    return fields.asked(row, fields.text(fields.need(row, key), key))
+    return fields.question_turn(row, fields.text(fields.need(row, key), key))
 
 
 def _answered(prompt: Messages, row: dict) -> Comparison:
     """The comparison of a row whose answers are strings, under either pair of names."""
     names = [(name, f"{name}_response") for name in ("chosen", "rejected")]
     keys = [next((name for name in pair if name in row), pair[0]) for pair in names]
-    chosen, rejected = (fields.said(fields.text(fields.need(row, key), key)) for key in keys)
+    chosen, rejected = (fields.answer_turn(fields.text(fields.need(row, key), key)) for key in keys)
     return _comparison(prompt, chosen, rejected, row)
 
 
@@ -85,14 +85,14 @@ def parse_messages_pairs(row: dict, notes: Counter) -> Comparison:
     """A conversation up to the answer, and two answers: each a string, a turn, or turns of which the last counts."""
     key = conversation_key(row)
     value = fields.need(row, key)
-    prompt = fields.asked({}, value) if isinstance(value, str) else messages(value, key)
+    prompt = fields.question_turn({}, value) if isinstance(value, str) else messages(value, key)
     chosen, rejected = (_one_turn(fields.need(row, side), side) for side in ("chosen", "rejected"))
     return _comparison(prompt, chosen, rejected, row)
 
 
 def _one_turn(value: Any, key: str) -> Messages:
     if isinstance(value, str):
-        return fields.said(value)
+        return fields.answer_turn(value)
     return messages([value] if isinstance(value, dict) else value, key)[-1:]
 
 
@@ -104,7 +104,7 @@ def parse_swift(row: dict, notes: Counter) -> Comparison:
         return _comparison(*hh.split_messages(turns, others), row)
     prompt, chosen = fields.last_answer(turns)
     rejected = fields.need(row, "rejected_response")
-    rejected = fields.said(rejected) if isinstance(rejected, str) else messages(rejected, "rejected_response")
+    rejected = fields.answer_turn(rejected) if isinstance(rejected, str) else messages(rejected, "rejected_response")
     if rejected and rejected[0]["role"] != "assistant":  # a whole conversation
         return _comparison(*hh.split_messages(turns, rejected), row)
     return _comparison(prompt, chosen, rejected, row)
@@ -130,7 +130,7 @@ def whole_conversation(row: dict) -> Messages:
     """The conversation of ms-swift's rows: `messages`, or `query` and `response` behind their `history`."""
     if has_conversation(row):
         return conversation_of(row)
-    return [*question_in(row, "query"), *fields.answered(row, "response")]
+    return [*question_in(row, "query"), *fields.only_answer(row, "response")]
 
 
 def _split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from easyrlhf.data import fields
 from easyrlhf.data.comparisons import conversation_of, has_conversation, question_in, whole_conversation
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.messages import is_empty, messages
 from easyrlhf.data.records import Demonstration, Feedback, Messages, Prompt
+from easyrlhf.data.row_errors import ContentFault
 
 AFTER_THE_ANSWER = "rows with turns after the last answer, left out"
 OPENED = "rows that the assistant opens: its first turn is context"
@@ -48,7 +48,7 @@ def parse_query_response(row: dict, notes: Counter) -> Demonstration:
 
 def parse_alpaca(row: dict, notes: Counter) -> Demonstration:
     """Stanford Alpaca: instruction, perhaps an input below it, the output, and perhaps earlier turns in `history`."""
-    return _demonstration([*fields.instructed(row), *fields.answered(row, "output")], notes)
+    return _demonstration([*fields.instructed(row), *fields.only_answer(row, "output")], notes)
 
 
 def parse_text(row: dict, notes: Counter) -> Demonstration:
@@ -95,7 +95,7 @@ def parse_unpaired(row: dict, notes: Counter) -> Feedback:
 
 def parse_argilla_kto(row: dict, notes: Counter) -> Feedback:
     """An instruction, perhaps an input below it, and an answer."""
-    return _feedback(fields.instructed(row), fields.answered(row, "completion", "output"), row)
+    return _feedback(fields.instructed(row), fields.only_answer(row, "completion", "output"), row)
 
 
 def answer_to(key: str) -> Callable[[dict, Counter], Feedback]:
@@ -103,7 +103,7 @@ def answer_to(key: str) -> Callable[[dict, Counter], Feedback]:
 
     def parse(row: dict, notes: Counter) -> Feedback:
         question = fields.text(fields.need(row, key), key)
-        return _feedback(fields.asked(row, question), fields.answered(row, "completion"), row)
+        return _feedback(fields.question_turn(row, question), fields.only_answer(row, "completion"), row)
 
     return parse
 

@@ -6,10 +6,16 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
-from easyrlhf.data.messages import from_json, is_empty, kind_of, messages, thoughts_beside
+from easyrlhf.data.messages import (
+    from_json,
+    is_empty,
+    kind_of_value,
+    messages,
+    thoughts_beside,
+)
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Messages
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 NO_PROMPT = "no prompt before the answer"
 LABELS = ("label", "kto_tag")
@@ -52,27 +58,27 @@ def may_ask(row: dict, *besides: str) -> list[str]:
 def text(value: Any, key: str) -> str:
     """A string."""
     if not isinstance(value, str):
-        raise StructuralFault(f"key '{key}': expected a string, found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected a string, found {kind_of_value(value)}")
     return value
 
 
-def items(value: Any, key: str) -> list:
+def list_items(value: Any, key: str) -> list:
     """A list of anything."""
     if not isinstance(value, list):
-        raise StructuralFault(f"key '{key}': expected a list, found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected a list, found {kind_of_value(value)}")
     return value
 
 
 def objects(value: Any, key: str, *names: str) -> list[tuple]:
     """The values of these keys in every object of a list; none may be missing."""
     found = []
-    for i, item in enumerate(items(value, key)):
+    for i, item in enumerate(list_items(value, key)):
         _check_object(item, f"{key}[{i}]", *names)
         found.append(tuple(item[name] for name in names))
     return found
 
 
-def asked(row: dict, question: str) -> Messages:
+def question_turn(row: dict, question: str) -> Messages:
     """A question as a user turn, behind the earlier questions and answers in the row's `history`."""
     if not question.strip():
         raise ContentFault(NO_PROMPT)
@@ -85,26 +91,26 @@ def earlier_turns(row: dict) -> Messages:
     history = row.get("history") or []
     if isinstance(history, str) and history.lstrip().startswith("["):
         history = from_json(history, "history", "a list")
-    for i, pair in enumerate(items(history, "history")):
-        if len(items(pair, f"history[{i}]")) != 2:
+    for i, pair in enumerate(list_items(history, "history")):
+        if len(list_items(pair, f"history[{i}]")) != 2:
             raise StructuralFault(f"key 'history[{i}]': expected a question and its answer, found {len(pair)} items")
         question, answer = (text(item, f"history[{i}]") for item in pair)
-        turns += [{"role": "user", "content": question}, *said(answer)]
+        turns += [{"role": "user", "content": question}, *answer_turn(answer)]
     return turns
 
 
-def said(answer: str, thought: str = "") -> Messages:
+def answer_turn(answer: str, thought: str = "") -> Messages:
     """An answer as an assistant turn, perhaps with the thoughts that led to it."""
     return [{"role": "assistant", "content": answer} | ({"reasoning_content": thought} if thought else {})]
 
 
-def answered(row: dict, *keys: str) -> Messages:
+def only_answer(row: dict, *keys: str) -> Messages:
     """The one answer of a row, under the first of these keys that it has, with the row's thoughts where there are."""
     key = next((key for key in keys if row.get(key) is not None), keys[0])
     thoughts = {name: text(row[name], name) for name in thoughts_beside(row)}
     if len(set(thoughts.values())) > 1:
         raise StructuralFault(f"keys {' and '.join(thoughts)}: hold different thoughts; keep one")
-    return said(text(need(row, key), key), next(iter(thoughts.values()), ""))
+    return answer_turn(text(need(row, key), key), next(iter(thoughts.values()), ""))
 
 
 def instructed(row: dict) -> Messages:
@@ -112,7 +118,7 @@ def instructed(row: dict) -> Messages:
     parts = [text(need(row, "instruction"), "instruction")]
     if row.get("input") is not None:
         parts.append(text(row["input"], "input"))
-    return asked(row, "\n".join(part for part in parts if part.strip()))
+    return question_turn(row, "\n".join(part for part in parts if part.strip()))
 
 
 def last_answer(turns: Messages) -> tuple[Messages, Messages]:
@@ -128,7 +134,7 @@ def _check_object(value: Any, key: str, *names: str) -> None:
     """Raise unless the value is an object that has all these keys, none of them null."""
     if not isinstance(value, dict):
         wanted = " and ".join(f"'{name}'" for name in names)
-        raise StructuralFault(f"key '{key}': expected an object with {wanted}, found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected an object with {wanted}, found {kind_of_value(value)}")
     for name in names:
         if value.get(name) is None:
             raise StructuralFault(f"key '{key}': missing key '{name}'; found {keys_of(value)}")
@@ -140,7 +146,7 @@ def text_or_messages(value: Any, key: str) -> str | Messages:
         return text(value, key)
     if isinstance(value, list | dict):
         return messages(value if isinstance(value, list) else [value], key)
-    raise StructuralFault(f"key '{key}': expected a string or messages, found {kind_of(value)}")
+    raise StructuralFault(f"key '{key}': expected a string or messages, found {kind_of_value(value)}")
 
 
 def same_form(prompt: str | Messages, completion: str | Messages, key: str) -> None:
@@ -151,13 +157,13 @@ def same_form(prompt: str | Messages, completion: str | Messages, key: str) -> N
         raise StructuralFault(f"key '{key}' is {found} but 'prompt' is {wanted}; use one form")
 
 
-def number(value: Any, key: str) -> float:
+def finite_number(value: Any, key: str) -> float:
     """A finite number, perhaps in the cell of a table."""
     if isinstance(value, Cell):
         with suppress(ValueError):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise StructuralFault(f"key '{key}': expected a number, found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected a number, found {kind_of_value(value)}")
     if (isinstance(value, int) and abs(value) > 10**15) or not math.isfinite(value):
         raise StructuralFault(f"key '{key}': expected a finite number, found {str(value)[:30]}")
     return float(value)
@@ -166,7 +172,7 @@ def number(value: Any, key: str) -> float:
 def optional_number(row: dict, key: str) -> float | None:
     """The number under a key; None where it is missing, null or an empty cell."""
     value = row.get(key)
-    return None if value is None or (isinstance(value, Cell) and not value.strip()) else number(value, key)
+    return None if value is None or (isinstance(value, Cell) and not value.strip()) else finite_number(value, key)
 
 
 def label(row: dict) -> bool:
@@ -174,7 +180,7 @@ def label(row: dict) -> bool:
     key = next((name for name in LABELS if row.get(name) is not None), LABELS[0])
     value = need(row, key)
     if not is_label(value):
-        raise StructuralFault(f"key '{key}': expected true or false (or 1, 0), found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected true or false (or 1, 0), found {kind_of_value(value)}")
     return LIKED[value.strip().lower() if isinstance(value, str) else value]
 
 

@@ -67,11 +67,11 @@ OTHER_KINDS = {
 
 def reader_of(path: Path) -> Reader | None:
     """The reader for a file of this name; None when there is none."""
-    suffix, packed = kind_of(path)
+    suffix, packed = kind_of_file(path)
     return READERS.get(suffix) if not packed or suffix in TEXTS else None
 
 
-def kind_of(path: Path) -> tuple[str, bool]:
+def kind_of_file(path: Path) -> tuple[str, bool]:
     """The suffix of a file's name in small letters, without .gz, and whether that was there."""
     name = path.name.lower()
     plain = name.removesuffix(PACKED)
@@ -97,7 +97,7 @@ def check_file(path: Path) -> Reader:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not start:
         raise InputError(f"{path}: the file is empty")
-    suffix, packed = kind_of(path)
+    suffix, packed = kind_of_file(path)
     if suffix in TEXTS and not packed:
         _require_text(path, start)
     return reader
@@ -115,7 +115,7 @@ def _require_text(path: Path, start: bytes) -> None:
 @contextmanager
 def _opened(path: Path, **how) -> Iterator[IO]:
     """The file, unpacked while it is read. Raises InputError for a damaged one."""
-    opener = gzip.open if kind_of(path)[1] else open
+    opener = gzip.open if kind_of_file(path)[1] else open
     try:
         with opener(path, **how) as file:
             yield file
@@ -134,7 +134,7 @@ def read_jsonl(path: Path) -> Iterator[RawRow]:
                 yield decode_line(f"{path}:{number}", line)
 
 
-def read_json(path: Path) -> Iterator[RawRow]:
+def read_json_file(path: Path) -> Iterator[RawRow]:
     """A file that is one JSON list of rows; it is read whole."""
     with _opened(path, mode="rb") as file:
         content = file.read()
@@ -266,7 +266,7 @@ def _batches(file) -> Iterator:
 TEXTS: dict[str, Reader] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
-    ".json": read_json,
+    ".json": read_json_file,
     ".csv": partial(read_csv, delimiter=","),
     ".tsv": partial(read_csv, delimiter=TAB),
 }

@@ -11,7 +11,7 @@ from typing import Any
 from easyrlhf.data import comparisons, conversations, hh, rankings
 from easyrlhf.data.axolotl import SPELLINGS
 from easyrlhf.data.fields import is_label, may_ask
-from easyrlhf.data.keys import ANSWERS, NAMED, PASSED, Row, complete, fates, unused_in_turns
+from easyrlhf.data.keys import ANSWERS, NAMED, PASSED, Row, fates, unused_in_turns, with_columns
 from easyrlhf.data.messages import role_of, unfolded
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
@@ -75,7 +75,7 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
     record = (form.ask if prompts and form.ask else form.parse)(seen, notes)
     record = record.as_prompt() if prompts else record
     found = fates(seen, record, form.asks, form.record is Demonstration, prompts)
-    record = complete(record, seen, found, notes)
+    record = with_columns(record, seen, found, notes)
     nulls = [key for key in row if key not in seen]
     found |= dict.fromkeys(nulls, PASSED if prompts else NAMED)
     record = replace(record, columns=record.columns | dict.fromkeys(nulls), place=place)
@@ -86,11 +86,11 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
 def unfolded_row(row: dict) -> dict:
     """The row with messages in the places of strings that hold them as JSON, and with the lists of a table's cells."""
     found = {key: unfolded(row[key]) for key in UNFOLDED if isinstance(row.get(key), str)}
-    found |= {key: listed(row[key]) for key in LISTED if isinstance(row.get(key), Cell)}
+    found |= {key: format_list(row[key]) for key in LISTED if isinstance(row.get(key), Cell)}
     return row | found if found else row
 
 
-def listed(cell: Cell) -> Any:
+def format_list(cell: Cell) -> Any:
     """The list that the cell of a table holds as JSON; any other cell as it is."""
     with suppress(ValueError):
         found = json.loads(cell)
@@ -151,7 +151,7 @@ def require_format(name: str, kind: str | None = None) -> str | None:
     raise InputError(f"unknown format '{name}'; use one of {', '.join(FORMATS)}{hint}")
 
 
-def table() -> str:
+def format_table() -> str:
     """All formats with their keys, one a line, for messages."""
     forced = {True: "", False: f" ({FORCED} NAME)"}
     return "\n".join(f"  {name}: {form.keys}{forced[form.recognise is not None]}" for name, form in FORMATS.items())
@@ -189,7 +189,6 @@ def _list(row: dict, key: str) -> list:
 
 
 # The order decides: the first recogniser that agrees names the row's format.
-PAIR = ("chosen", "rejected", "margin")
 CONVERSATION = ("messages", "conversations")
 WHOLE = ("messages", "sharegpt", "messages_prompt")  # formats whose rows may stand in one file: all are read alike
 FORMATS: dict[str, Format] = {

@@ -3,8 +3,8 @@
 import re
 from collections import Counter
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.records import Messages
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 MARKER = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}

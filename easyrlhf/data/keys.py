@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.messages import (
     EMPTY,
     MEDIA,
@@ -14,12 +13,13 @@ from easyrlhf.data.messages import (
     THOUGHT_KEYS,
     content_of,
     from_json,
-    kind_of,
+    kind_of_value,
     refuse_media,
     switched_off,
     thoughts_beside,
 )
 from easyrlhf.data.records import Demonstration, Messages, Prompt, Record, answers_of
+from easyrlhf.data.row_errors import StructuralFault
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")
@@ -82,7 +82,7 @@ def fates(row: Row, record: Record, asks: tuple[str, ...], demonstrates: bool, p
     return {key: fate(key, value) for key, value in row.items()}
 
 
-def complete(record: Record, row: Row, found: dict[str, str], notes: Counter) -> Record:
+def with_columns(record: Record, row: Row, found: dict[str, str], notes: Counter) -> Record:
     """The record with all that its row holds beside its texts: system text and columns.
 
     found  the fates of the row's keys
@@ -140,16 +140,18 @@ def template_columns(row: dict) -> dict[str, Any]:
     tools_key = next((key for key in TOOLS if row.get(key)), None)
     tools = from_json(row[tools_key], tools_key, "a list of tools") if tools_key else []
     if not isinstance(tools, list) or any(not isinstance(tool, dict) for tool in tools):
-        raise StructuralFault(f"key '{tools_key}': expected a list of objects, found {kind_of(tools)}")
+        raise StructuralFault(f"key '{tools_key}': expected a list of objects, found {kind_of_value(tools)}")
     kwargs: dict[str, Any] = {}
     for key in ARGUMENTS:
         found = from_json(row.get(key) or {}, key, "an object")
         if not isinstance(found, dict):
-            raise StructuralFault(f"key '{key}': expected an object of template arguments, found {kind_of(found)}")
+            raise StructuralFault(
+                f"key '{key}': expected an object of template arguments, found {kind_of_value(found)}"
+            )
         kwargs |= {name: value for name, value in found.items() if value is not None}
     if row.get(THINKING) is not None:
         if not isinstance(row[THINKING], bool):
-            raise StructuralFault(f"key '{THINKING}': expected true or false, found {kind_of(row[THINKING])}")
+            raise StructuralFault(f"key '{THINKING}': expected true or false, found {kind_of_value(row[THINKING])}")
         kwargs.setdefault(THINKING, row[THINKING])
     return ({"tools": tools} if tools else {}) | ({"chat_template_kwargs": kwargs} if kwargs else {})
 

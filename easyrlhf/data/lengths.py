@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyrlhf.data.huge import Huge
+from easyrlhf.data.ledger import quantile
 from easyrlhf.data.records import Record
-from easyrlhf.data.summary import quantile
 from easyrlhf.errors import InputError
 
 TOLERATED = 0.10  # share of all rows that may be dropped for their length

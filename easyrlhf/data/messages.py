@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any
 
-from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.records import Message, Messages
+from easyrlhf.data.row_errors import StructuralFault
 
 SYSTEM = ("system", "developer")  # roles of a turn that says how to answer
 ROLES = ("system", "user", "assistant", "tool", "developer")
@@ -60,7 +60,7 @@ ON = {True: True, False: False, "true": True, "false": False, "1": True, "0": Fa
 def messages(value: Any, key: str) -> Messages:
     """A list of turns in the normal form. Raises StructuralFault, with the key and the place in it."""
     if not isinstance(value, list):
-        raise StructuralFault(f"key '{key}': expected a list of messages, found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected a list of messages, found {kind_of_value(value)}")
     turns: Messages = []
     for i, item in enumerate(value):
         turn = _turn(item, f"{key}[{i}]")
@@ -124,7 +124,7 @@ def content_of(value: Any, key: str) -> tuple[str, str]:
     if isinstance(value, str):
         return value, ""
     if not isinstance(value, list):
-        raise StructuralFault(f"key '{key}': expected a string or a list of text parts, found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected a string or a list of text parts, found {kind_of_value(value)}")
     texts: dict[str, list[str]] = {"text": [], "thinking": []}
     for i, part in enumerate(value):
         kind, text = _part(part, f"{key}[{i}]")
@@ -137,7 +137,9 @@ def _part(part: Any, key: str) -> tuple[str, str]:
     if isinstance(part, str):
         return "text", part
     if not isinstance(part, dict):
-        raise StructuralFault(f"key '{key}': expected a part such as {{'type': 'text', …}}, found {kind_of(part)}")
+        raise StructuralFault(
+            f"key '{key}': expected a part such as {{'type': 'text', …}}, found {kind_of_value(part)}"
+        )
     kind = part.get("type") or ("text" if "text" in part else None)
     name = "thinking" if kind in ("thinking", "reasoning") else "text"
     if name == "text" and kind not in PARTS:
@@ -149,18 +151,20 @@ def _part(part: Any, key: str) -> tuple[str, str]:
     names = (kind, "text", "value") if name == "thinking" else ("text", "value")  # the latter in LLaMA-Factory's
     text = _first(part, names)
     if not isinstance(text, str):
-        raise StructuralFault(f"key '{key}': expected a string in this part of type {kind!r}, found {kind_of(text)}")
+        raise StructuralFault(
+            f"key '{key}': expected a string in this part of type {kind!r}, found {kind_of_value(text)}"
+        )
     return name, text
 
 
 def _turn(turn: Any, key: str) -> Message:
     """One turn. A turn that is a call alone is marked with CALL: it belongs to the assistant's turn before it."""
     if not isinstance(turn, dict):
-        raise StructuralFault(f"key '{key}': expected an object with 'role' and 'content', found {kind_of(turn)}")
+        raise StructuralFault(f"key '{key}': expected an object with 'role' and 'content', found {kind_of_value(turn)}")
     role_key = _key(turn, ROLE_KEYS, key)
     found = turn[role_key]
     if not isinstance(found, str):
-        raise StructuralFault(f"key '{key}.{role_key}': expected a string, found {kind_of(found)}")
+        raise StructuralFault(f"key '{key}.{role_key}': expected a string, found {kind_of_value(found)}")
     role = _role(found)
     if role not in (*ROLES, CALL):
         known = ", ".join((*ROLES, *ROLE_NAMES))
@@ -247,11 +251,13 @@ def _call(call: Any, key: str) -> dict:
     function = call.get("function", call) if isinstance(call, dict) else None
     function = from_json(function, key, "a function") if isinstance(function, str) else function
     if not (isinstance(function, dict) and isinstance(function.get("name"), str)):
-        raise StructuralFault(f"key '{key}': expected a call with the function's 'name', found {kind_of(call)}")
+        raise StructuralFault(f"key '{key}': expected a call with the function's 'name', found {kind_of_value(call)}")
     arguments = function.get("arguments", function.get("parameters"))
     arguments = {} if arguments in (None, "") else from_json(arguments, f"{key}.arguments", "an object of arguments")
     if not isinstance(arguments, dict):
-        raise StructuralFault(f"key '{key}.arguments': expected an object or its JSON, found {kind_of(arguments)}")
+        raise StructuralFault(
+            f"key '{key}.arguments': expected an object or its JSON, found {kind_of_value(arguments)}"
+        )
     made: dict = {"type": "function"}
     if call.get("id") is not None:
         made["id"] = _string(call["id"], f"{key}.id")
@@ -267,8 +273,8 @@ def _learned(turn: dict, role: str, key: str) -> dict[str, bool]:
         value = turn[name].strip().lower() if isinstance(turn[name], str) else turn[name]
         if isinstance(value, list | dict) or value not in ON:
             raise StructuralFault(
-                f"key '{key}.{name}': expected true or false (or 1, 0), found {kind_of(turn[name])}: a turn is learned "
-                "or it is not"
+                f"key '{key}.{name}': expected true or false (or 1, 0), found {kind_of_value(turn[name])}: a turn is "
+                "learned or it is not"
             )
         if ON[value] and role != "assistant":
             raise StructuralFault(
@@ -295,8 +301,9 @@ def refuse_media(holder: dict, prefix: str = "") -> None:
     for name in sorted(MEDIA.intersection(holder)):
         if holder[name] not in EMPTY:
             raise StructuralFault(
-                f"key '{prefix}{name}': holds {kind_of(holder[name])}, but easyrlhf trains on text: what it shows "
-                f"would be lost. Leave such rows out, or take the key out with --field {name}= to train on text alone"
+                f"key '{prefix}{name}': holds {kind_of_value(holder[name])}, but easyrlhf trains on text: what it "
+                f"shows would be lost. Leave such rows out, or take the key out with --field {name}= to train on "
+                "text alone"
             )
 
 
@@ -307,10 +314,12 @@ def from_json(value: Any, key: str, wanted: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise StructuralFault(f"key '{key}': expected {wanted}, found {kind_of(value)}, which is not JSON") from error
+        raise StructuralFault(
+            f"key '{key}': expected {wanted}, found {kind_of_value(value)}, which is not JSON"
+        ) from error
 
 
-def kind_of(value: Any) -> str:
+def kind_of_value(value: Any) -> str:
     """A value's kind in the words of JSON, with a short look at it."""
     if value is None:
         return "null"
@@ -341,5 +350,5 @@ def _first(turn: Any, names: tuple[str, ...]) -> Any:
 
 def _string(value: Any, key: str) -> str:
     if not isinstance(value, str):
-        raise StructuralFault(f"key '{key}': expected a string, found {kind_of(value)}")
+        raise StructuralFault(f"key '{key}': expected a string, found {kind_of_value(value)}")
     return value

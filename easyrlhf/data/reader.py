@@ -5,28 +5,30 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
 from easyrlhf.data.formats import (
     FORMATS,
     IMPLICIT_TEXT,
     WHOLE,
     Reading,
+    format_table,
     read_row,
     recognise,
     require_format,
-    table,
     unfolded_row,
     variant,
     without_nulls,
 )
 from easyrlhf.data.keys import CONTEXT
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.messages import role_of
+from easyrlhf.data.raw import RawRow
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
-from easyrlhf.data.sources import RawRow, Source
-from easyrlhf.data.summary import Ledger
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
+from easyrlhf.data.sources import Source
 from easyrlhf.data.watching import watched
 from easyrlhf.errors import InputError
+from easyrlhf.stage_table import STAGES
 
 LOOK_AT = 10  # rows from which a file's format is recognised
 # Shares of a file's rows that may have a content fault: equal answers are common in real comparisons, and harmless.
@@ -42,19 +44,7 @@ KINDS: dict[str, type] = {
     "prompt": Prompt,
 }
 # stage → the kind of rows that it learns from
-STAGE_KINDS = {
-    "sft": "demonstration",
-    "rm": "comparison",
-    "ppo": "prompt",
-    "grpo": "prompt",
-    "dpo": "comparison",
-    "ipo": "comparison",
-    "kto": "feedback",
-    "orpo": "comparison",
-    "simpo": "comparison",
-    "cpo": "comparison",
-    "rrhf": "ranking",
-}
+STAGE_KINDS = {name: stage.rows for name, stage in STAGES.items()}
 READ_BY: dict[type, str] = {
     Demonstration: "sft_train",
     Comparison: "rm_train and dpo_train",
@@ -205,7 +195,7 @@ def _format_of(source: Source, forced: str | None, kind: str | None = None) -> t
     found = keys_of(seen) if isinstance(seen, dict) else f"a {type(seen).__name__}"
     hint = _fields_for(seen, kind) if isinstance(seen, dict) else ""
     raise InputError(
-        f"{place}: no known format; found {found}; expected one of\n{table()}\n"
+        f"{place}: no known format; found {found}; expected one of\n{format_table()}\n"
         f"(or name the keys with --field{hint and f', such as {hint}'}, or choose with --format)"
     )
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerFast
 
-from easyrlhf.data.chat import Rendering, Template, opens, template_arguments
+from easyrlhf.data.chat_template import Rendering, Template, opens, template_arguments
 from easyrlhf.data.encode import CLOSE, OPEN, Encoder
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.messages import SYSTEM
 from easyrlhf.data.records import Messages
+from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.errors import InputError
 
 __all__ = ["APART", "CLOSE", "CUT", "OPEN", "Renderer", "Rendering", "template_arguments"]

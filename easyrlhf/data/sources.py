@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
-from easyrlhf.config.shared import STANDARD_INPUT
+from easyrlhf.config.common_fields import STANDARD_INPUT
 from easyrlhf.data import standard_input
-from easyrlhf.data.changes import MISSING, Changes, lookup
-from easyrlhf.data.faults import StructuralFault
 from easyrlhf.data.files import check_file, other_kind, reader_of
 from easyrlhf.data.folders import is_in_folder, is_shard, open_folder
 from easyrlhf.data.hub import HUB_ID, load_hub_dataset
 from easyrlhf.data.raw import RawRow, numbered
+from easyrlhf.data.row_errors import StructuralFault
+from easyrlhf.data.row_transform import MISSING, RowTransform, lookup
 from easyrlhf.errors import InputError
 from easyrlhf.paths import broken_link, split_paths
 from easyrlhf.shipped import how_to_get
@@ -66,7 +66,7 @@ def open_sources(
     names = split_paths(spec)
     if not names:
         raise InputError(f"no data: {spec!r} names no file, folder or hub data set")
-    changes = Changes.parse(field, transform)
+    changes = RowTransform.parse(field, transform)
     sources = [replace(one, weight=weight) for path, weight in map(_weighed, names) for one in _open_one(path, local)]
     return [replace(one, read=partial(_changed, one.read, changes)) for one in sources] if changes else sources
 
@@ -87,7 +87,7 @@ def _weighed(name: str) -> tuple[str, float]:
     return path, weight
 
 
-def _changed(read: Callable[[], Iterator[RawRow]], changes: Changes) -> Iterator[RawRow]:
+def _changed(read: Callable[[], Iterator[RawRow]], changes: RowTransform) -> Iterator[RawRow]:
     """The rows after --transform and --field; all that are made of one row have its place."""
 
     @cache
@@ -108,7 +108,7 @@ def _changed(read: Callable[[], Iterator[RawRow]], changes: Changes) -> Iterator
             yield RawRow(raw.place, raw.value, dropped=BY_TRANSFORM)
 
 
-def _transformed(read: Callable[[], Iterator[RawRow]], changes: Changes) -> Iterator[dict]:
+def _transformed(read: Callable[[], Iterator[RawRow]], changes: RowTransform) -> Iterator[dict]:
     """All rows after --transform alone; a row that --field cannot read a key of may stand among others that have it."""
     for raw in read():
         if not raw.fault and isinstance(raw.value, dict):
@@ -133,10 +133,10 @@ def _open_one(name: str, local: bool) -> list[Source]:
         raise InputError(f"{name}: {broken}")
     hub_id = HUB_ID.fullmatch(name)
     if reader_of(path) or other_kind(path) or name.startswith((".", "/", "~")) or not hub_id:
-        raise InputError(f"{name}: no such file or folder{_near(path)}")
+        raise InputError(f"{name}: no such file or folder{_close_name(path)}")
     if local:
         return []
-    rows = load_hub_dataset(name, **hub_id.groupdict(), hint=_near(path))
+    rows = load_hub_dataset(name, **hub_id.groupdict(), hint=_close_name(path))
     return [Source(name, partial(numbered, name, rows))]
 
 
@@ -149,7 +149,7 @@ def _open_file(path: Path) -> Source:
     return Source(str(path), partial(check_file(path), path))
 
 
-def _near(path: Path) -> str:
+def _close_name(path: Path) -> str:
     """A hint at the closest name, when some folder on the way exists."""
     folder = path.parent
     if brought := how_to_get(path):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from easyrlhf.data.ledger import HELD_OUT, KEPT, Ledger
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.sources import Source
-from easyrlhf.data.summary import HELD_OUT, KEPT, Ledger
 from easyrlhf.errors import InputError
 
 
@@ -28,7 +28,7 @@ class HeldOut:
 
     def has(self, record: Record) -> bool:
         """Whether a record's prompt is held out."""
-        key = np.uint64(prompt_key(record, self.seed))
+        key = np.uint64(prompt_hash(record, self.seed))
         place = int(np.searchsorted(self.keys, key))
         return place < len(self.keys) and bool(self.keys[place] == key)
 
@@ -60,15 +60,15 @@ def hold_out(
     keys, ledger = array("Q"), Ledger("split", None)
     for source in sources:
         for record, _ in read_records(source, kind, ledger, format=format, on_bad_row=on_bad_row):
-            keys.append(prompt_key(record, seed))
+            keys.append(prompt_hash(record, seed))
     prompts, counts = np.unique(np.asarray(keys, dtype=np.uint64), return_counts=True)
     if len(prompts) < 2:
         what = "all rows have the same prompt" if len(prompts) else "no row is usable"
         raise InputError(f"{', '.join(one.name for one in sources)}: {what}, so nothing can be held out of them")
-    return HeldOut(prompts[chosen(counts, share)], seed)
+    return HeldOut(prompts[draw_held_out(counts, share)], seed)
 
 
-def chosen(counts: np.ndarray, share: float) -> np.ndarray:
+def draw_held_out(counts: np.ndarray, share: float) -> np.ndarray:
     """Which prompts are held out, as a mask [N]; counts [N] are their rows, in an order that is random.
 
     One after the other is taken that does not bring the rows above their share; the smallest one when none fits.
@@ -85,7 +85,7 @@ def chosen(counts: np.ndarray, share: float) -> np.ndarray:
     return mask
 
 
-def prompt_key(record: Record, seed: int) -> int:
+def prompt_hash(record: Record, seed: int) -> int:
     """A 64-bit hash of a record's prompt, keyed by the seed; white space is evened out, and a text is a user's turn."""
     prompt = record.prompt
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -12,7 +12,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 from easyrlhf.data.hub import require_hub_id
 from easyrlhf.data.templates import CHAT_TEMPLATES, CONTROL_TOKENS
 from easyrlhf.errors import InputError
-from easyrlhf.models.parents import below, tokenizer_folder
+from easyrlhf.models.parents import naming_adapter, tokenizer_folder
 from easyrlhf.paths import broken_link
 
 __all__ = ["CHAT_TEMPLATES", "load_tokenizer", "tokenizer_fingerprint"]
@@ -38,7 +38,7 @@ def load_tokenizer(
     Raises InputError when the path cannot be reached or the template cannot be used.
     """
     holder = tokenizer_folder(path)
-    with below(path, holder):
+    with naming_adapter(path, holder):
         tokenizer = _from_pretrained(holder, trust_remote_code)
     if chat_template is not None:
         _set_template(tokenizer, chat_template)

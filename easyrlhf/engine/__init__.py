@@ -1,1 +1,1 @@
-"""One engine under both loops: optimiser steps, checkpoints, resume, and the life of a run in its folder."""
+"""One engine under both loops: optimiser steps, alone or in many processes, with or without ZeRO."""

@@ -18,12 +18,12 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 from transformers import get_scheduler
 
-from easyrlhf.engine import world
-from easyrlhf.engine.disk import written_to
-from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, marks, stuck
-from easyrlhf.engine.shares import Pass
-from easyrlhf.engine.weights import stored
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import MicroBatch
+from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, stuck, weight_marks
 from easyrlhf.errors import NotFinite, RunError
+from easyrlhf.files import written_to
+from easyrlhf.run.trained_weights import stored_tensors
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 STATE_FILE = "engine.json"
@@ -87,7 +87,7 @@ class Engine(ABC):
             num_training_steps=settings.total_steps,
         )
 
-    def step(self, passes: list[Pass], loss_of: Loss, count: float) -> tuple[dict[str, float], dict[str, float]]:
+    def step(self, passes: list[MicroBatch], loss_of: Loss, count: float) -> tuple[dict[str, float], dict[str, float]]:
         """One optimiser step over the micro-batches of all processes, as if they were one batch.
 
         passes   this process's micro-batches, each with whether it counts
@@ -103,10 +103,10 @@ class Engine(ABC):
             self.backward(loss if counts else 0.0 * loss, last=number == len(passes))
             total += loss.item() * counts
             sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
-        sums = world.summed_numbers({**sums, "loss": total})
+        sums = processes.all_reduce_numbers({**sums, "loss": total})
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
         looked = not self.proven and done["learning_rate"] > 0  # a warm-up begins with a step of rate 0
-        before, asked = (marks(self), self.with_gradient()) if looked else ({}, set())
+        before, asked = (weight_marks(self), self.with_gradient()) if looked else ({}, set())
         done["grad_norm"] = self.update(done["loss"])
         if looked:
             self.prove_step(before, asked, done["learning_rate"])
@@ -141,7 +141,7 @@ class Engine(ABC):
     def check_finite(self) -> None:
         """Raise NotFinite when a trained weight is NaN or infinite; every process looks at what it has of them."""
         broken = [name for name, weights in self.held().items() if not bool(weights.isfinite().all())]
-        if world.any_of(bool(broken)):
+        if processes.any_of(bool(broken)):
             which = f": {', '.join(broken[:3])}" if broken else ""
             raise NotFinite(f"trained weights have become NaN or infinite{which}. {self.remedy}")
 
@@ -153,24 +153,24 @@ class Engine(ABC):
         mine: dict[str, Tensor] = {}
         for number, name in enumerate(self.trained):
             found = self.gathered(name)
-            if number % world.size() == world.rank():
+            if number % processes.size() == processes.rank():
                 mine |= {f"{part}/{name}": tensor.detach().cpu().contiguous() for part, tensor in found.items()}
         steps = self.adam_steps()
 
         def write() -> None:
             with written_to(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file(mine, folder / f"part-{world.rank() + 1}-of-{world.size()}.safetensors")
-                if world.is_main():
+                save_file(mine, folder / f"part-{processes.rank() + 1}-of-{processes.size()}.safetensors")
+                if processes.is_main():
                     state = {"steps": steps, "scheduler": self.scheduler.state_dict()}
                     (folder / STATE_FILE).write_text(json.dumps(state))
 
-        world.together(write)
+        processes.gather_results(write)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Take back what save wrote. Raises InputError when it is of another model."""
-        with stored(folder, self.shapes()) as places:
+        with stored_tensors(folder, self.shapes()) as places:
             state = json.loads((folder / STATE_FILE).read_text())
             for name in self.trained:
                 keys = {part: f"{part}/{name}" for part in (MASTER, *MOMENTS)}
@@ -221,7 +221,7 @@ class Engine(ABC):
         """Steps that Adam has taken, by the name of the parameter."""
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
+    def full_weights(self) -> Iterator[nn.Module]:
         """The model with all of its weights on every process, to sample with or to save."""
         yield self.model
 
@@ -245,7 +245,7 @@ class PlainEngine(Engine):
 
     def update(self, loss: float) -> float:
         """As Engine says; nothing is changed when it raises."""
-        if world.size() > 1:
+        if processes.size() > 1:
             sum_gradients(list(self.masters.values()))
         grad_norm = nn.utils.clip_grad_norm_(self.masters.values(), self.settings.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -313,7 +313,7 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
         if place == len(parameters) or sum(grad.nbytes for grad in bucket) >= BUCKET:
-            total = world.summed(_flatten_dense_tensors(bucket))
+            total = processes.all_reduce_sum(_flatten_dense_tensors(bucket))
             for grad, whole in zip(bucket, _unflatten_dense_tensors(total, bucket), strict=True):
                 grad.copy_(whole)
             bucket = []

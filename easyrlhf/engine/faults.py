@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from easyrlhf.engine.disk import is_full_disk
 from easyrlhf.errors import EasyRLHFError, InputError, ServiceError
+from easyrlhf.files import is_full_disk
 
 LOSS_SIGNS = ("gloo", "nccl", "connection reset", "connection closed", "timed out", "broken pipe", "socket", "tcpstore")
 
@@ -37,10 +37,10 @@ def named(who: str, show: Callable[[], str]) -> Iterator[None]:
     except Exception as error:
         if is_explained_elsewhere(error):
             raise
-        raise ServiceError(f"{who} raised {described(error)}\n{show()}") from error
+        raise ServiceError(f"{who} raised {described_error(error)}\n{show()}") from error
 
 
-def described(error: Exception) -> str:
+def described_error(error: Exception) -> str:
     """`IndexError: index out of range in self (functional.py:2567)`: what was raised, and where."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:300]

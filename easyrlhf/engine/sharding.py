@@ -1,6 +1,6 @@
 """Whether the processes of a run share its weights among them, as the settings say."""
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.zero import read_zero_config
 from easyrlhf.errors import InputError
 
@@ -29,5 +29,5 @@ def zero_config(config) -> dict | None:
         )
     chosen = config.deepspeed
     if chosen == "auto":
-        chosen = "zero2" if world.size() > 1 and not shared else "none"
+        chosen = "zero2" if processes.size() > 1 and not shared else "none"
     return None if chosen == "none" else read_zero_config(chosen)

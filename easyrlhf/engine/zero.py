@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.engine import world
-from easyrlhf.engine.engine import MASTER, MOMENTS, Engine, OptimiserSettings, PlainEngine
+from easyrlhf.engine import processes
+from easyrlhf.engine.engine import Engine, OptimiserSettings, PlainEngine
+from easyrlhf.engine.proof import MASTER, MOMENTS
 from easyrlhf.errors import InputError, NotFinite
-from easyrlhf.models.load import plain_lm
+from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.trainable import check_trainable
 
 PRESETS = Path(__file__).parent / "deepspeed"
@@ -163,7 +164,7 @@ class ZeroEngine(Engine):
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """As Engine says. DeepSpeed takes the mean over the processes, where we want the sum."""
         self.deepspeed.set_gradient_accumulation_boundary(last)
-        self.deepspeed.backward(loss * world.size())
+        self.deepspeed.backward(loss * processes.size())
 
     def update(self, loss: float) -> float:
         """As Engine says; when the gradient is not finite, the weights in memory are no longer good."""
@@ -203,10 +204,10 @@ class ZeroEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """As Engine says."""
-        self.settle()
+        self.drop_prefetched()
         super().load(folder)
 
-    def settle(self) -> None:
+    def drop_prefetched(self) -> None:
         """Let weights arrive that DeepSpeed has begun to fetch ahead: it gathers none that are on their way."""
         if self.stage == 3:
             self.deepspeed.empty_partition_cache()
@@ -242,8 +243,8 @@ class ZeroEngine(Engine):
     def own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
         """What of a whole tensor lies on this process; the last part is filled up with zeros."""
         width = parameter.ds_tensor.ds_numel
-        padded = nn.functional.pad(whole.flatten(), (0, width * world.size() - whole.numel()))
-        return padded[width * world.rank() : width * (world.rank() + 1)].to(parameter.device)
+        padded = nn.functional.pad(whole.flatten(), (0, width * processes.size() - whole.numel()))
+        return padded[width * processes.rank() : width * (processes.rank() + 1)].to(parameter.device)
 
     def adam_steps(self) -> dict[str, int]:
         """As Engine says."""
@@ -251,7 +252,7 @@ class ZeroEngine(Engine):
         return dict.fromkeys(self.trained, step)
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
+    def full_weights(self) -> Iterator[nn.Module]:
         """As Engine says. At stage 3 the weights are put together here, once, in a model without DeepSpeed's hooks.
 
         So processes may go through as many forward passes as each of them likes.
@@ -261,7 +262,7 @@ class ZeroEngine(Engine):
             return
         import deepspeed
 
-        self.settle()
+        self.drop_prefetched()
         own = dict(self.model.named_parameters())
         for name, parameter in self.empty.named_parameters():
             with deepspeed.zero.GatheredParameters([own[name]]):

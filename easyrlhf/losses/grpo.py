@@ -10,7 +10,7 @@ from easyrlhf.losses.ppo import ppo_policy_loss
 EPSILON = 1e-4  # added to standard deviations, as in TRL
 
 
-def spread(scores: Tensor, dim: int | None = None) -> Tensor:
+def nan_std(scores: Tensor, dim: int | None = None) -> Tensor:
     """Standard deviation with Bessel's correction over the scores that are not nan.
 
     scores   [...]
@@ -32,7 +32,7 @@ def group_advantages(scores: Tensor, group_size: int, scale_rewards: str) -> Ten
     groups = scores.view(-1, group_size)
     advantages = deviations(groups, ~groups.isnan(), 1)
     if scale_rewards != "none":
-        advantages = advantages / (spread(groups, 1 if scale_rewards == "group" else None) + EPSILON)
+        advantages = advantages / (nan_std(groups, 1 if scale_rewards == "group" else None) + EPSILON)
     return advantages.flatten()
 
 
@@ -46,9 +46,9 @@ def gdpo_advantages(scores: Tensor, weights: Tensor, group_size: int) -> Tensor:
     returns  [B]
     """
     groups = scores.view(len(weights), -1, group_size)
-    each = deviations(groups, ~groups.isnan(), 2) / (spread(groups, 2) + EPSILON)
+    each = deviations(groups, ~groups.isnan(), 2) / (nan_std(groups, 2) + EPSILON)
     total = (each.flatten(1) * weights[:, None]).sum(0)  # its mean over the batch is 0, as that of every group is
-    return total / (spread(total.masked_fill(scores.isnan().all(0), torch.nan)) + EPSILON)
+    return total / (nan_std(total.masked_fill(scores.isnan().all(0), torch.nan)) + EPSILON)
 
 
 def rloo_advantages(scores: Tensor, group_size: int) -> Tensor:
@@ -87,20 +87,3 @@ def grpo_policy_loss(
         return loss
     kl = kl_k3(logprobs, ref_logprobs)
     return loss + beta * (kl * (logprobs - old_logprobs).exp() if use_bias_correction_kl else kl)
-
-
-def token_weights(mask: Tensor, loss_type: str, rollout_tokens: float, limit: int) -> Tensor:
-    """What each token's loss counts in the loss of an optimiser step; the loss is the weighted sum.
-
-    grpo     each completion's mean, then their mean (Shao et al. 2024)
-    bnpo     mean over the tokens of the step
-    dapo     mean over the tokens of the rollout: rollout_tokens is its share for one step (Yu et al. 2025)
-    dr_grpo  sum over completions · limit, blind to length (Liu et al. 2025)
-
-    mask     [B, T]  1 on tokens that count
-    returns  [B, T]
-    """
-    if loss_type == "grpo":
-        return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
-    count = {"bnpo": mask.sum().item(), "dapo": rollout_tokens, "dr_grpo": len(mask) * limit}[loss_type]
-    return mask / max(count, 1)

@@ -65,3 +65,20 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     returns          []   nan when the returns do not vary
     """
     return 1 - (returns - values).var(correction=0) / returns.var(correction=0)
+
+
+def token_weights(mask: Tensor, loss_type: str, rollout_tokens: float, limit: int) -> Tensor:
+    """What each token's loss counts in the loss of an optimiser step; the loss is the weighted sum.
+
+    grpo     each completion's mean, then their mean (Shao et al. 2024)
+    bnpo     mean over the tokens of the step
+    dapo     mean over the tokens of the rollout: rollout_tokens is its share for one step (Yu et al. 2025)
+    dr_grpo  sum over completions · limit, blind to length (Liu et al. 2025)
+
+    mask     [B, T]  1 on tokens that count
+    returns  [B, T]
+    """
+    if loss_type == "grpo":
+        return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+    count = {"bnpo": mask.sum().item(), "dapo": rollout_tokens, "dr_grpo": len(mask) * limit}[loss_type]
+    return mask / max(count, 1)

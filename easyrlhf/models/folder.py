@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from easyrlhf.engine.disk import readable, written_to
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import drafted_in
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.four_bit import holds_four_bit, in_full
-from easyrlhf.models.load import evaluating, load_causal_lm, load_config, plain_lm
+from easyrlhf.models.load import load_causal_lm, load_config
 from easyrlhf.models.parents import ADAPTER
+from easyrlhf.models.parts import evaluating, plain_lm
+from easyrlhf.models.sequence_classifier import is_classifier, load_classifier
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
 PROBES = (
@@ -37,20 +37,8 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     precision, and on the CPU.
     Raises RunError when the disk does not take it.
     """
-    draft = folder / ".final"
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with written_to(folder):
-            lm = write_lm(draft, lm, tokenizer, head)
-            readable(draft)
-            for path in sorted(draft.iterdir()):
-                target = folder / path.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                os.replace(path, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return lm
+    with drafted_in(folder, ".final") as draft:
+        return write_lm(draft, lm, tokenizer, head)
 
 
 def write_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None) -> PreTrainedModel:

@@ -1,14 +1,10 @@
 """Causal language models and LoRA adapters: loading them, and finding their parts."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import wraps
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
@@ -18,8 +14,9 @@ from easyrlhf.data.hub import require_model
 from easyrlhf.data.tokenizer import own_vocabulary
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import is_adapter, is_classifier_adapter, merge_adapter, quietly
-from easyrlhf.models.parents import base_of, below, root_of
-from easyrlhf.models.vocabulary import end_ids, spare_ids
+from easyrlhf.models.parents import base_of, naming_adapter, root_of
+from easyrlhf.models.parts import evaluating, hidden_states, logits_of
+from easyrlhf.models.vocabulary import end_ids
 
 transformers_logging.disable_progress_bar()
 logging.getLogger("peft").setLevel(logging.ERROR)
@@ -29,7 +26,6 @@ IGNORED_SETTINGS = (
     *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
     *("early_stopping", "length_penalty"),
 )
-NO_CHANCE = -1e9  # a logit, finite, so that entropies of what it stands in are numbers
 
 
 def load_config(path: str, *, trust_remote_code: bool = False):
@@ -38,7 +34,7 @@ def load_config(path: str, *, trust_remote_code: bool = False):
     Raises InputError when there is none, or when it cannot be reached.
     """
     base = root_of(path)
-    with below(path, base):
+    with naming_adapter(path, base):
         return read_config(base, trust_remote_code)
 
 
@@ -134,7 +130,7 @@ def load_causal_lm(
         lm.generation_config.eos_token_id = list(ends)
     if not dropout:
         disable_dropout(lm)
-    check_head(lm, path)
+    check_lm_head(lm, path)
     folder = Path(path).expanduser()
     lm.name_or_path = str(folder.resolve()) if folder.exists() else path  # what an adapter of it will name as its base
     return lm
@@ -206,96 +202,8 @@ def disable_dropout(model: nn.Module) -> None:
                     setattr(holder, name, 0.0)
 
 
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Dropout off in these models for a while, whatever mode they are in."""
-    modes = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
-
-
-def plain_lm(lm: nn.Module) -> PreTrainedModel:
-    """The causal language model itself, out of its LoRA wrapper if it has one."""
-    return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
-
-
-def backbone(lm: nn.Module) -> nn.Module:
-    """The part of a causal language model that turns tokens into hidden states."""
-    return plain_lm(lm).base_model
-
-
-def in_one_pass(function: Callable) -> Callable:
-    """Make a function of a model one forward pass of it.
-
-    Where the model's weights are spread over processes, the engine has given it a `one_pass`, within which they are
-    put together; all processes must go through as many passes.
-    """
-
-    @wraps(function)
-    def through(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        one_pass = getattr(model, "one_pass", None)
-        if one_pass is None:
-            return function(model, *args, **kwargs)
-        return one_pass(lambda: function(model, *args, **kwargs))
-
-    return through
-
-
-def hidden_states(lm: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
-    """Last hidden states of right-padded rows.
-
-    Attention is causal, so tokens never see the padding behind them and no mask is needed.
-
-    input_ids  [B, S]
-    returns    [B, S, H]
-    """
-    return backbone(lm)(input_ids=input_ids, use_cache=False).last_hidden_state
-
-
-def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits of hidden states in float32 or better, with the scaling some families apply after their head.
-
-    hidden   [..., H]
-    returns  [..., V]
-    """
-    lm = plain_lm(lm)
-    head = lm.get_output_embeddings()
-    # Not called as a module: weights that are spread over processes are put together once a pass, not once a call.
-    logits = F.linear(hidden, head.weight, head.bias) if type(head) is nn.Linear else head(hidden)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    config = lm.config.get_text_config()
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        logits = logits * scale
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        logits = logits / scaling
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
-        logits = torch.tanh(logits / cap) * cap
-    return without_spare(lm, logits)
-
-
-def leave_out_spare(lm: nn.Module, tokenizer) -> None:
-    """Let logits_of, and what samples, take ids without a token out of the model's distribution.
-
-    A prompt holds none of them and an answer must not: other models may have fewer rows, and no text shows them.
-    """
-    spare = spare_ids(tokenizer, plain_lm(lm).config.get_text_config().vocab_size)  # weights may be spread
-    if spare:
-        plain_lm(lm).spare_ids = torch.tensor(spare)
-
-
-def without_spare(lm: nn.Module, logits: torch.Tensor) -> torch.Tensor:
-    """Logits [..., V], changed in place, that give no chance to the ids that leave_out_spare has found."""
-    spare = getattr(plain_lm(lm), "spare_ids", None)
-    return logits if spare is None else logits.index_fill_(-1, spare.to(logits.device), NO_CHANCE)
-
-
 @torch.no_grad()
-def check_head(lm: PreTrainedModel, path: str) -> None:
+def check_lm_head(lm: PreTrainedModel, path: str) -> None:
     """Raise InputError when logits_of differs from the model's own logits: its log-probabilities would be wrong."""
     ids = torch.arange(4, device=lm.device).unsqueeze(0)
     with evaluating(lm):

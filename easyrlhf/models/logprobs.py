@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from easyrlhf.models.load import in_one_pass, logits_of
-from easyrlhf.models.prefix import Family, completion_states, row_states
+from easyrlhf.models.parts import in_one_pass, logits_of
+from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "mps": 64 * 2**20, "cuda": 2**30}
 
@@ -23,7 +23,7 @@ def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
 
 
 @in_one_pass
-def token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def row_token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability of every token the mask counts, given the tokens before it, in float32.
 
     Only the rows that are counted pass through the head, in chunks, so [B, S, V] never exists.
@@ -35,8 +35,8 @@ def token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperature: 
 
 
 @in_one_pass
-def answer_logprobs(
-    lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
+def token_logprobs(
+    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
 ) -> Tensor:
     """Log-probability of every completion token given its prompt and those before it; `share` as in completion_states.
 
@@ -47,7 +47,9 @@ def answer_logprobs(
 
 
 @in_one_pass
-def completion_logprobs(lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str) -> Tensor:
+def sequence_logprobs(
+    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str
+) -> Tensor:
     """Log-probability of each completion given its prompt, summed over its tokens; `share` as in completion_states.
 
     returns  [N]  family by family
@@ -78,7 +80,7 @@ def logprobs_of(lm: nn.Module, states: Tensor, targets: Tensor, temperature: flo
 @torch.no_grad()
 @in_one_pass
 def answer_logprobs_and_entropies(
-    lm: nn.Module, families: list[Family], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
+    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """answer_logprobs without gradient, and the entropies.
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from easyrlhf.config.base import split_list
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
-from easyrlhf.settings import split_list
 
 ALL = "all-linear"
 

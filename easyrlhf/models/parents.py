@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.data.hub import MODEL_ID
-from easyrlhf.engine.manifest import MODEL_FILES, STAGE_FILE, checksum, read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.files import checksum
 from easyrlhf.models.adapters import CONFIG_FILE, is_adapter, read_adapter_config
+from easyrlhf.run.manifest import MODEL_FILES, STAGE_FILE, read_stage
 
 ADAPTER = "adapter"  # the folder of a LoRA run's adapter
 # What transformers, peft and TRL write beside the files of MODEL_FILES, or in their place.
@@ -40,7 +41,7 @@ def contents_of(path: str | Path) -> Contents | None:
 
     An adapter has those of its base as well, and not where that lies. None where there is nothing to be read.
     """
-    folder = folder_of(str(path))
+    folder = parent_folder(str(path))
     if folder is None:
         return None
     listed = checksums_listed(folder)
@@ -65,7 +66,7 @@ def checksums_listed(folder: Path) -> Contents:
     return {name: listed[name] for name, file in files.items() if file.is_file() and file.stat().st_mtime_ns <= then}
 
 
-def folder_of(path: str) -> Path | None:
+def parent_folder(path: str) -> Path | None:
     """Where a model's files lie: its folder, or the one of a hub id in the hub's cache; None where they are not."""
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -120,7 +121,7 @@ def changed_files(then: Contents, now: Contents) -> str:
     return f"{', '.join(names[:3])}{others} {'is' if len(names) == 1 else 'are'} not the same"
 
 
-def places_of(written: str, home: Path) -> list[Path]:
+def possible_places(written: str, home: Path) -> list[Path]:
     """Where a folder may lie that a file in `home` names: as it is written, then seen from the folders above home.
 
     A relative path may have been seen from another working directory. Of an absolute one the last names are looked for,
@@ -133,14 +134,14 @@ def places_of(written: str, home: Path) -> list[Path]:
     return list(dict.fromkeys([given, *(folder / tail for folder in above for tail in tails)]))
 
 
-def find(written: str, home: Path, recorded: Contents | None) -> str:
+def find_parent(written: str, home: Path, recorded: Contents | None) -> str:
     """The folder or hub id that a file in `home` names, where it lies now.
 
     recorded  its contents then. A folder that has others is another one; without a record one that is named by a
               relative path is taken where it is found, and one of an absolute path nowhere else
     Raises InputError, with every place that was looked at, when it is not there.
     """
-    places = [place for place in places_of(written, home) if is_model(place)]
+    places = [place for place in possible_places(written, home) if is_model(place)]
     if recorded is not None:
         same = next((place for place in places if same_contents(recorded, contents_of(place))), None)
     else:
@@ -163,13 +164,13 @@ def is_hub_id(written: str, home: Path) -> bool:
     """Whether what is written can only be a hub id: none of the places where a folder would lie is in a folder."""
     if not MODEL_ID.fullmatch(written) or written.startswith((".", "outputs/")):
         return False
-    return "/" not in written or not any(place.parent.is_dir() for place in places_of(written, home))
+    return "/" not in written or not any(place.parent.is_dir() for place in possible_places(written, home))
 
 
 def not_found(written: str, home: Path, recorded: Contents | None) -> str:
     """What to say of a folder that is in none of its places, or is another one there."""
     lines = []
-    for place in places_of(written, home):
+    for place in possible_places(written, home):
         is_there = is_model(place)
         other = is_there and recorded is not None and changed_files(recorded, contents_of(place) or {})
         says = f"another model: {other}" if other else "a model, which may be another one" if is_there else "no model"
@@ -188,7 +189,7 @@ def base_of(path: str) -> str:
     if (folder / written).resolve() == folder.resolve() or Path(written).expanduser().resolve() == folder.resolve():
         raise InputError(f"{path}: {CONFIG_FILE} names the adapter itself as its base; name the model it belongs to")
     try:
-        return find(written, folder, recorded_base(folder))
+        return find_parent(written, folder, recorded_base(folder))
     except InputError as error:
         raise InputError(
             f"{path}: is an adapter whose base model, {BASE} in {CONFIG_FILE}, cannot be found: {error}\n"
@@ -200,10 +201,10 @@ def recorded_base(adapter: Path) -> Contents | None:
     """The contents of the model that a run of ours trained an adapter on, where the adapter lies in its folder."""
     if adapter.resolve().name != ADAPTER:
         return None
-    return recorded(read_stage(adapter.resolve().parent), "model")
+    return recorded_parent(read_stage(adapter.resolve().parent), "model")
 
 
-def recorded(stage: dict[str, Any], setting: str) -> Any:
+def recorded_parent(stage: dict[str, Any], setting: str) -> Any:
     """What a stage.json keeps of the contents of what a setting names; None of older runs."""
     inputs = stage.get("inputs")
     if inputs is not None and not isinstance(inputs, dict):
@@ -231,7 +232,7 @@ def tokenizer_folder(path: str) -> str:
 
 
 @contextmanager
-def below(path: str, base: str) -> Iterator[None]:
+def naming_adapter(path: str, base: str) -> Iterator[None]:
     """Let what is wrong with the base model of an adapter name the adapter as well."""
     try:
         yield

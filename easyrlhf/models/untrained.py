@@ -34,7 +34,7 @@ def untrained_tokens(path: str, tokenizer, lm) -> list[int]:
     if not folder.is_dir() or is_adapter(path) or not (written := control_tokens(tokenizer)):
         return []
     names = [f"{name}.weight" for name in embedding_names(lm)]
-    found = {i for matrix in stored(folder, names) for i in empty_rows(matrix, written)}
+    found = {i for matrix in stored_slices(folder, names) for i in empty_rows(matrix, written)}
     return sorted(found)
 
 
@@ -46,7 +46,7 @@ def control_tokens(tokenizer) -> list[int]:
     return sorted({i for i in ids if i in tokenizer.added_tokens_decoder})
 
 
-def stored(folder: Path, names: list[str]) -> Iterator:
+def stored_slices(folder: Path, names: list[str]) -> Iterator:
     """Slices of the matrices of these names, which may be written without the name of the outer module."""
     for file in sorted(folder.glob("*.safetensors")):
         with suppress(Exception), safe_open(file, "pt") as tensors:  # loading says what is wrong with it
@@ -62,13 +62,13 @@ def empty_rows(matrix, ids: list[int]) -> list[int]:
     if not asked:
         return []
     places = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(int)).tolist()
-    rows, own = rows_of(matrix, places), rows_of(matrix, asked)
+    rows, own = float_rows(matrix, places), float_rows(matrix, asked)
     near = torch.zeros(len(asked), dtype=torch.bool)
     for middle in (torch.zeros_like(rows[0]), rows.mean(0)):
         near |= (own - middle).norm(dim=1) <= NEAR * (rows - middle).norm(dim=1).median()
     return [i for i, one in zip(asked, near.tolist(), strict=True) if one]
 
 
-def rows_of(matrix, places: list[int]) -> Tensor:
+def float_rows(matrix, places: list[int]) -> Tensor:
     """Rows of a slice, in float32.  [len(places), H]"""
     return torch.cat([matrix[place : place + 1].float() for place in places])

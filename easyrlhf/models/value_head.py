@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import in_one_pass, plain_lm
-from easyrlhf.models.prefix import Family, completion_states, row_states
+from easyrlhf.models.parts import in_one_pass, plain_lm
+from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
 
 HEAD_FILE = "value_head.safetensors"
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"
@@ -48,28 +48,28 @@ class ScalarModel(nn.Module):
         """
         hidden = row_states(self.lm, input_ids, lengths)
         last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.read(last)
+        return self.score_hidden(last)
 
     @in_one_pass
-    def completion_scores(self, families: list[Family], pad_id: int, share: str) -> Tensor:
+    def completion_scores(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
         """Score of each completion behind its prompt, read at its last token; `share` as in completion_states.
 
         returns  [N]  float32, family by family
         """
         states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
-        return self.read(states.hidden[states.last])
+        return self.score_hidden(states.hidden[states.last])
 
     @in_one_pass
-    def completion_values(self, families: list[Family], pad_id: int, share: str) -> Tensor:
+    def completion_values(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
         """Value of the state each completion token was chosen in: read one position before the token.
 
         share    as in completion_states
         returns  [n]  float32, completion by completion, family by family
         """
         states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
-        return self.read(states.hidden[states.before])
+        return self.score_hidden(states.hidden[states.before])
 
-    def read(self, hidden: Tensor) -> Tensor:
+    def score_hidden(self, hidden: Tensor) -> Tensor:
         """What the head says of hidden states [n, H], in float32 whatever its weights are kept in.  [n]"""
         return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)
 

@@ -13,20 +13,20 @@ from datasets import Dataset
 from torch import Tensor
 
 from easyrlhf.data.batches import optimiser_batches
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.shares import passes
-from easyrlhf.models.prefix import Family
-from easyrlhf.offline.course import Advance, Course, ignore
+from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance, StepEnd, ignore
 
 Row = dict[str, Any]
 
 
-def pair_of(row: Row) -> Family:
+def pair_group(row: Row) -> PromptGroup:
     """A comparison's prompt with its chosen and its rejected completion."""
     return row["prompt_ids"], [row["chosen_ids"], row["rejected_ids"]]
 
@@ -66,7 +66,7 @@ def planned_rows(config, rows: int) -> np.ndarray:
     return np.unique(np.concatenate(list(planned_batches(config, rows))))
 
 
-def evaluations_of(config, rows: int, valid: Sized | None) -> Evaluations | None:
+def offline_evaluations(config, rows: int, valid: Sized | None) -> Evaluations | None:
     """When a run over this many rows evaluates on the held-out ones; None without any."""
     if valid is None:
         return None
@@ -74,7 +74,7 @@ def evaluations_of(config, rows: int, valid: Sized | None) -> Evaluations | None
     return planned_evaluations(config, steps, min(steps * config.batch_size, config.epochs * rows), len(valid))
 
 
-def fit(
+def train_steps(
     run: Run,
     engine: Engine,
     task: Task,
@@ -88,8 +88,8 @@ def fit(
     Returns the metrics of the step whose weights the model has in the end.
     """
     config, total = run.config, planned_steps(run.config, len(train))
-    batches, evaluations = planned_batches(config, len(train)), evaluations_of(config, len(train), valid)
-    course = Course(run, {"model": engine}, total, log, console, evaluations)
+    batches, evaluations = planned_batches(config, len(train)), offline_evaluations(config, len(train), valid)
+    course = StepEnd(run, {"model": engine}, total, log, console, evaluations)
     looked_at = evaluations and evaluations.chosen(valid)
 
     def evaluated() -> dict[str, float]:
@@ -121,7 +121,7 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
     rows = task.prepare(rows)
     lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
     metrics, sums = engine.step(
-        passes(lengths, run.micro_batch_tokens), lambda group: task.loss([rows[index] for index in group]), count
+        micro_batches(lengths, run.micro_batch_tokens), lambda group: task.loss([rows[index] for index in group]), count
     )
     metrics |= {name: total / count for name, total in sums.items()}
     metrics |= {"length/mean": sum(lengths) / len(rows), "length/max": max(lengths)}
@@ -133,10 +133,10 @@ def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int, advanc
     sums, count = Counter(), 0.0
     for start in range(0, len(rows), batch_size):
         batch = task.prepare([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
-        for group, counts in passes([task.tokens(row) for row in batch], budget):
+        for group, counts in micro_batches([task.tokens(row) for row in batch], budget):
             loss, extra = task.loss([batch[index] for index in group])
             found = {"loss": loss.item()} | {name: value.item() for name, value in extra.items()}
             sums.update({name: value if counts else 0.0 for name, value in found.items()})
         count += sum(map(task.units, batch))
         advance(len(batch))
-    return {name: total / count for name, total in world.summed_numbers(sums).items()}
+    return {name: total / count for name, total in processes.all_reduce_numbers(sums).items()}

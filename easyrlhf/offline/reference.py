@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from easyrlhf.engine import world
-from easyrlhf.engine.shares import passes
-from easyrlhf.models.load import evaluating, plain_lm
-from easyrlhf.models.logprobs import completion_logprobs
-from easyrlhf.models.prefix import Family
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.files import atomic_write
+from easyrlhf.models.logprobs import sequence_logprobs
+from easyrlhf.models.parts import evaluating, plain_lm
+from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.report.console import Console
 
 Row = dict[str, Any]
@@ -28,7 +29,7 @@ CHUNK = 1024  # rows in memory at a time
 UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: they change no number
 
 
-class Joined:
+class RowsWithReference:
     """Token rows with further columns beside them.
 
     rows     token rows on disk
@@ -53,7 +54,7 @@ class Joined:
 
 @torch.no_grad()
 def all_logprobs(
-    lm: nn.Module, families: list[Family], pad_id: int, budget: int, device: torch.device, share: str
+    lm: nn.Module, families: list[PromptGroup], pad_id: int, budget: int, device: torch.device, share: str
 ) -> np.ndarray:
     """completion_logprobs of many families with K completions each, in micro-batches, dropout off.  [N, K]
 
@@ -62,14 +63,14 @@ def all_logprobs(
     count = len(families[0][1])
     found = torch.zeros(len(families), count, dtype=torch.float64)
     with evaluating(lm):
-        for group, counts in passes([padded_tokens(family) for family in families], budget):
-            logprobs = completion_logprobs(lm, [families[i] for i in group], pad_id, device, share)
+        for group, counts in micro_batches([padded_tokens(family) for family in families], budget):
+            logprobs = sequence_logprobs(lm, [families[i] for i in group], pad_id, device, share)
             if counts:
                 found[group] = logprobs.view(-1, count).cpu().double()
-    return world.summed(found).numpy()
+    return processes.all_reduce_sum(found).numpy()
 
 
-def padded_tokens(family: Family) -> int:
+def padded_tokens(family: PromptGroup) -> int:
     """Tokens of a family when its prompt is not shared and its completions are padded to one length."""
     prompt, completions = family
     return len(completions) * (len(prompt) + max(map(len, completions)))
@@ -77,10 +78,10 @@ def padded_tokens(family: Family) -> int:
 
 def reference_columns(
     lm: nn.Module,
-    rows: Joined,
+    rows: RowsWithReference,
     numbers: np.ndarray,
     names: tuple[str, ...],
-    family_of: Callable[[Row], Family],
+    family_of: Callable[[Row], PromptGroup],
     pad_id: int,
     budget: int,
     device: torch.device,
@@ -96,7 +97,7 @@ def reference_columns(
     returns    column → [N] float64, NaN where a row is not needed
     """
     file = cache_folder("reference") / f"{fingerprint(lm, rows, numbers, names, family_of)}.safetensors"
-    found = world.on_main(lambda: read_columns(file))
+    found = processes.on_main(lambda: read_columns(file))
     if found is None:
         with adapter_off(lm), console.progress(len(numbers), unit="row") as progress:
             columns = np.zeros((len(numbers), len(names)))
@@ -106,7 +107,7 @@ def reference_columns(
                 for _ in families:
                     progress.advance()
         found = {name: np.ascontiguousarray(column) for name, column in zip(names, columns.T, strict=True)}
-        if world.is_main():
+        if processes.is_main():
             keep_columns(found, file, console)
     columns = {name: np.full(len(rows), np.nan) for name in found}
     for name, values in found.items():
@@ -124,11 +125,10 @@ def read_columns(file: Path) -> dict[str, np.ndarray] | None:
 
 def keep_columns(columns: dict[str, np.ndarray], file: Path, console: Console) -> None:
     """Write columns beside their place and rename them: they are never half there."""
-    draft = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(columns, draft)
-        draft.replace(file)
+        with atomic_write(file, file.with_suffix(f".{os.getpid()}")) as draft:  # its folder is shared by all runs
+            save_file(columns, draft)
     except (OSError, SafetensorError) as error:
         console.warn(
             f"{file.parent}: the reference's log-probabilities cannot be kept there ({error}); the next run computes "
@@ -142,7 +142,11 @@ def cache_folder(kind: str) -> Path:
 
 
 def fingerprint(
-    lm: nn.Module, rows: Joined, numbers: np.ndarray, names: tuple[str, ...], family_of: Callable[[Row], Family]
+    lm: nn.Module,
+    rows: RowsWithReference,
+    numbers: np.ndarray,
+    names: tuple[str, ...],
+    family_of: Callable[[Row], PromptGroup],
 ) -> str:
     """Hash of the model and of every token that it is asked about: what is found by it cannot be stale."""
     digest = hashlib.blake2b(" ".join(names).encode(), digest_size=20)

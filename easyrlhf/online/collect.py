@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.faults import named
-from easyrlhf.engine.siblings import families_of, sibling_passes
-from easyrlhf.engine.timer import Timer
-from easyrlhf.models.load import evaluating
-from easyrlhf.models.logprobs import answer_logprobs, answer_logprobs_and_entropies
+from easyrlhf.engine.micro_batches import group_by_prompt, grouped_micro_batches
+from easyrlhf.models.logprobs import answer_logprobs_and_entropies, token_logprobs
+from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.rollout import Rollout, unpad
-from easyrlhf.rewards.batch import Batch
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.batch import RewardBatch
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.sampler import Sampler
+from easyrlhf.run.timer import Timer
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Models:
     def ref_logprobs(self, *how: Any) -> Tensor:
         """answer_logprobs under the reference.  [n]"""
         if self.reference is not None:
-            return answer_logprobs(self.reference, *how)
+            return token_logprobs(self.reference, *how)
         with self.policy.disable_adapter():
-            return answer_logprobs(self.policy, *how)
+            return token_logprobs(self.policy, *how)
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def collect(
     """
 
     def longest() -> str:
-        return Batch.of(rows, completions, [False] * len(rows), rewards.renderer).longest_sample()
+        return RewardBatch.of(rows, completions, [False] * len(rows), rewards.renderer).longest_sample()
 
     completions: list[list[int]] = [[] for _ in rows]
     with timer("rollout"), named("sampling with the policy", longest):
@@ -110,8 +110,10 @@ def score_tokens(
     prompts, device = [row["prompt_ids"] for row in rows], completion_mask.device
 
     def own() -> None:
-        for group, counts in sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, models.share):
-            families = families_of([prompts[i] for i in group], [completions[i] for i in group])
+        for group, counts in grouped_micro_batches(
+            prompts, list(map(len, completions)), micro_batch_tokens, models.share
+        ):
+            families = group_by_prompt([prompts[i] for i in group], [completions[i] for i in group])
             how = families, sampler.pad_id, device, models.share, sampler.temperature
             with named("the policy", show):
                 found = [*answer_logprobs_and_entropies(models.policy, *how)]
@@ -125,5 +127,7 @@ def score_tokens(
             for name, flat in zip(names, found, strict=True) if counts else ():
                 scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
 
-    world.together(own)
-    return {"values": None, "ref_logprobs": None} | {name: world.summed(numbers) for name, numbers in scored.items()}
+    processes.gather_results(own)
+    return {"values": None, "ref_logprobs": None} | {
+        name: processes.all_reduce_sum(numbers) for name, numbers in scored.items()
+    }

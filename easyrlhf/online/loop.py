@@ -12,26 +12,26 @@ from torch import Tensor
 
 from easyrlhf.data.batches import endless_order
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.timer import Timer
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 from easyrlhf.losses.kl import adapted_kl_coef
-from easyrlhf.offline.course import Advance, Course, ignore
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.kept import kept_rows
-from easyrlhf.online.methods import Method
-from easyrlhf.online.observe import evaluation_metrics, importance_metrics, rollout_metrics, sample_rows
+from easyrlhf.online.method import Method
+from easyrlhf.online.metrics import evaluation_metrics, importance_metrics, rollout_metrics, sample_rows
 from easyrlhf.online.rollout import Rollout, concatenate
+from easyrlhf.online.rollout_log import kept_rows
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.batch import TrainerState
-from easyrlhf.rewards.sources import Rewards
-from easyrlhf.rollout.dealt import DealtSampler
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.sampler import EVALUATION, TRAINING
-from easyrlhf.rollout.vllm import VLLMSampler
+from easyrlhf.rollout.sharded import ShardedSampler
+from easyrlhf.rollout.vllm_sampler import VLLMSampler
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance, StepEnd, ignore
+from easyrlhf.run.timer import Timer
 
 SHOWN_PROMPTS = 8
 PHASES = {"rollout": "sampling", "score": "scoring", "update": "update"}  # of a step, as the bar calls them
@@ -47,7 +47,7 @@ class Online:
 
     models: Models
     engines: dict[str, Engine]
-    sampler: DealtSampler | VLLMSampler
+    sampler: ShardedSampler | VLLMSampler
     rewards: Rewards
     renderer: Renderer
     method: Method
@@ -69,7 +69,7 @@ class Online:
 
 
 @dataclass
-class Progress:
+class LoopState:
     """What the loop must remember beside weights and optimisers.
 
     kl_coef     the present price of a nat of distance from the reference
@@ -82,47 +82,47 @@ class Progress:
     unfinished: dict[str, float] | None = None
 
 
-def planned_steps(config, prompts: int) -> int:
+def planned_rollouts(config, prompts: int) -> int:
     """Rollouts of a run over this many prompts."""
     steps = math.ceil((config.total_episodes or config.epochs * prompts * config.num_generations) / config.batch_size)
     return min(steps, config.max_steps or steps)
 
 
-def evaluations_of(config, prompts: int, valid: Sized | None) -> Evaluations | None:
+def online_evaluations(config, prompts: int, valid: Sized | None) -> Evaluations | None:
     """When a run over this many prompts evaluates on the held-out ones; None without any."""
     if valid is None:
         return None
-    steps = planned_steps(config, prompts)
+    steps = planned_rollouts(config, prompts)
     return planned_evaluations(config, steps, steps * config.batch_size, len(valid))
 
 
-def fit(
+def train(
     run: Run,
     online: Online,
     prompts: Dataset,
     valid: Dataset | None,
     log: MetricsLog,
     console: Console,
-    at: Progress,
+    at: LoopState,
 ) -> dict[str, float]:
     """Train from the run's step to the last one; returns the metrics of the step whose weights the models then have.
 
     at  where to begin; it moves along
     """
-    config, total = run.config, planned_steps(run.config, len(prompts))
+    config, total = run.config, planned_rollouts(run.config, len(prompts))
     shown = valid if valid is not None else prompts
     shown = shown.select(range(min(SHOWN_PROMPTS, len(shown))))
     if at.unfinished is not None:
         log.take_back(run.step)
     describe_training(online.rewards.state, config, total, len(prompts))
-    evaluations = evaluations_of(config, len(prompts), valid)
-    course = Course(run, online.engines, total, log, console, evaluations)
+    evaluations = online_evaluations(config, len(prompts), valid)
+    course = StepEnd(run, online.engines, total, log, console, evaluations)
     looked_at = evaluations and evaluations.chosen(valid)
 
     def finish_step(metrics: dict[str, float]) -> None:
         with nothing_lost(lambda: log_and_save(course, metrics, at)):
             if course.evaluates:
-                metrics |= course.evaluated(lambda advance: evaluate(run, online, looked_at, advance))
+                metrics |= course.evaluated(lambda advance: evaluate_prompts(run, online, looked_at, advance))
             if samples_due(run.step, total, config.num_sample_generations):
                 course.progress.tell("samples")
                 show_samples(run, online, shown, log, console, at.kl_coef)
@@ -160,7 +160,7 @@ def describe_training(state: TrainerState, config, total: int, prompts: int) -> 
     """What reward functions may know of the whole run."""
     state.max_steps, state.train_batch_size = total, config.batch_size
     state.num_train_epochs = total * config.batch_size / (prompts * config.num_generations)
-    state.is_local_process_zero = state.is_world_process_zero = world.is_main()
+    state.is_local_process_zero = state.is_world_process_zero = processes.is_main()
 
 
 def logged_metrics(rewards: Rewards) -> dict[str, float]:
@@ -173,19 +173,19 @@ def rows_to_keep(rollout: Rollout, online: Online, config, kl_coef: float) -> li
     return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
 
 
-def begin(course: Course, online: Online, valid: Dataset | None, shown: Dataset, at: Progress) -> None:
+def begin(course: StepEnd, online: Online, valid: Dataset | None, shown: Dataset, at: LoopState) -> None:
     """Look at the policy before its first step: what it says, and with eval_at_start what that scores."""
     run = course.run
     with nothing_lost(lambda: None):
         wanted = valid is not None and run.config.eval_at_start
-        metrics = course.evaluated(lambda advance: evaluate(run, online, valid, advance)) if wanted else {}
+        metrics = course.evaluated(lambda advance: evaluate_prompts(run, online, valid, advance)) if wanted else {}
         course.progress.tell("samples")
         show_samples(run, online, shown, course.log, course.console, at.kl_coef)
     if metrics:
         course.begin(metrics, **asdict(at))
 
 
-def begin_next(online: Online, prompts: Dataset, config, at: Progress) -> None:
+def begin_next(online: Online, prompts: Dataset, config, at: LoopState) -> None:
     """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
     rows, keys = prompt_batch(prompts, config, at.drawn)
     online.sampler.begin([row["prompt_ids"] for row in rows], keys)
@@ -203,7 +203,7 @@ def nothing_lost(keep: Callable[[], Any]) -> Iterator[None]:
     except RunStopped:  # at once, by a second signal
         raise
     except Exception as error:
-        if world.size() == 1 or isinstance(error, EasyRLHFError):
+        if processes.size() == 1 or isinstance(error, EasyRLHFError):
             try:
                 keep()
             except Exception as second:
@@ -215,7 +215,7 @@ def nothing_lost(keep: Callable[[], Any]) -> Iterator[None]:
         raise
 
 
-def log_and_save(course: Course, metrics: dict[str, float], at: Progress) -> None:
+def log_and_save(course: StepEnd, metrics: dict[str, float], at: LoopState) -> None:
     """Log the present step and save it as one that is still to be looked at."""
     try:
         course.log.log(course.run.step, metrics)
@@ -224,7 +224,7 @@ def log_and_save(course: Course, metrics: dict[str, float], at: Progress) -> Non
 
 
 def collect_batch(
-    run: Run, online: Online, prompts: Dataset, timer: Timer, at: Progress
+    run: Run, online: Online, prompts: Dataset, timer: Timer, at: LoopState
 ) -> tuple[Rollout, dict[str, float]]:
     """A step's rollout and what sampling it again says.
 
@@ -271,7 +271,7 @@ def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, A
     return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
 
 
-def evaluate(run: Run, online: Online, valid: Dataset, advance: Advance = ignore) -> dict[str, float]:
+def evaluate_prompts(run: Run, online: Online, valid: Dataset, advance: Advance = ignore) -> dict[str, float]:
     """Sample an answer to every held-out prompt, always with the same random numbers."""
     timer, rollouts = Timer(), []
     with timer("eval"):
@@ -291,7 +291,7 @@ def next_kl_coef(config, kl_coef: float, step: int, kl: float | None) -> float:
     return adapted_kl_coef(kl_coef, kl, config.kl_target, config.batch_size)
 
 
-def pace_metrics(rollout: Rollout, timer: Timer, at: Progress) -> dict[str, float]:
+def pace_metrics(rollout: Rollout, timer: Timer, at: LoopState) -> dict[str, float]:
     """How far and how fast: episodes, epochs, seconds of each phase, tokens per second of the whole step."""
     tokens = sum(map(len, rollout.prompt_ids)) + rollout.lengths.sum().item()
     return {

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from easyrlhf.config import OnlineConfig, PPOConfig
 from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.shares import Pass
-from easyrlhf.engine.siblings import families_of, sibling_passes
+from easyrlhf.engine.micro_batches import MicroBatch, group_by_prompt, grouped_micro_batches
 from easyrlhf.losses.ppo import ppo_value_loss
-from easyrlhf.models.logprobs import answer_logprobs
+from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.models.value_head import ScalarModel
-from easyrlhf.online.methods import Method
+from easyrlhf.online.method import Method
 from easyrlhf.online.rollout import Rollout
 
 # metric → what its sum is divided by
@@ -46,18 +45,18 @@ class Forward:
     micro_batch_tokens: int
     share: str = "off"
 
-    def passes(self, batch: Rollout) -> list[Pass]:
+    def passes(self, batch: Rollout) -> list[MicroBatch]:
         """Rows of each micro-batch of this process."""
-        return sibling_passes(batch.prompt_ids, batch.lengths.tolist(), self.micro_batch_tokens, self.share)
+        return grouped_micro_batches(batch.prompt_ids, batch.lengths.tolist(), self.micro_batch_tokens, self.share)
 
     def logprobs(self, part: Rollout, lm: nn.Module, temperature: float) -> Tensor:
         """Log-probabilities of the part's completion tokens under a language model.  [n]"""
-        families, device = families_of(part.prompt_ids, part.completions()), part.completion_mask.device
-        return answer_logprobs(lm, families, self.pad_id, device, self.share, temperature)
+        families, device = group_by_prompt(part.prompt_ids, part.completions()), part.completion_mask.device
+        return token_logprobs(lm, families, self.pad_id, device, self.share, temperature)
 
     def values(self, part: Rollout, model: ScalarModel) -> Tensor:
         """Values of the states that the part's completion tokens were chosen in.  [n]"""
-        return model.completion_values(families_of(part.prompt_ids, part.completions()), self.pad_id, self.share)
+        return model.completion_values(group_by_prompt(part.prompt_ids, part.completions()), self.pad_id, self.share)
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ class Update:
         """Train on the rollout of this step; returns metrics averaged over all of it."""
         config, sums = self.config, Counter()
         tokens_per_step = rollout.learned.sum().item() / config.num_mini_batches
-        for epoch in range(config.passes):
+        for epoch in range(config.epochs_per_rollout):
             for number, rows in enumerate(mini_batches(config, len(rollout), step, epoch)):
                 batch = rollout.take(rows)
-                optimiser_step = (step * config.passes + epoch) * config.num_mini_batches + number
+                optimiser_step = (step * config.epochs_per_rollout + epoch) * config.num_mini_batches + number
                 for learner in self.learners:
                     sums.update(learner(batch, tokens_per_step, optimiser_step))
         return averages(sums)

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 
 from easyrlhf.report.charts import Chart
-from easyrlhf.report.diagnostics import Verdict
 from easyrlhf.report.stylesheet import STYLESHEET
+from easyrlhf.report.verdict import Verdict
 
 # Control characters but tab and newline, and those that turn the direction of what follows.
 CONTROLS = dict.fromkeys(
@@ -19,7 +19,7 @@ FLAG = re.compile(r"(?<![\w-])--\w+(?:-\w+)*")
 WORDS = {"ok": "healthy", "warn": "warning", "alarm": "alarm"}
 
 
-def page(
+def html_page(
     title: str,
     sections: Iterable[str],
     *,
@@ -73,7 +73,7 @@ def figure(png_path: Path, caption: str) -> str:
     return f"<figure>\n{image}\n<figcaption>{_text(caption)}</figcaption>\n</figure>"
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table; it scrolls by itself where the page is narrow."""
     heads = "".join(f"<th>{_text(cell)}</th>" for cell in head)
     body = "\n".join("<tr>" + "".join(_cell(str(cell)) for cell in row) + "</tr>" for row in rows)
@@ -81,7 +81,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f'<div class="scroll"><table>\n{top}<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
-def key_numbers(numbers: Iterable[tuple[str, str, str]]) -> str:
+def key_number_block(numbers: Iterable[tuple[str, str, str]]) -> str:
     """The numbers to remember: (label, value, note)."""
     cards = (
         f'<div class="card number"><span>{_text(label)}</span><b>{_text(value)}</b><span>{_text(note)}</span></div>'
@@ -94,10 +94,10 @@ def verdict_list(found: list[Verdict]) -> str:
     """Alarms and warnings with their remedies; the healthy checks folded away below."""
     fired = [verdict for verdict in found if verdict.severity != "ok"]
     healthy = [verdict for verdict in found if verdict.severity == "ok"]
-    parts = [_verdicts(fired)] if fired else []
+    parts = [_verdict_blocks(fired)] if fired else []
     if healthy:
         count = f"{len(healthy)} healthy {'check' if len(healthy) == 1 else 'checks'}"
-        parts.append(fold(count, _verdicts(healthy)))
+        parts.append(fold(count, _verdict_blocks(healthy)))
     return "\n".join(parts)
 
 
@@ -106,7 +106,7 @@ def samples(items: Iterable[tuple[str, list[tuple[str, str, str]]]]) -> str:
     return "\n".join(_sample(prompt, answers) for prompt, answers in items)
 
 
-def lines(texts: Iterable[str]) -> str:
+def line_list(texts: Iterable[str]) -> str:
     """A plain list."""
     return '<ul class="lines">' + "".join(f"<li>{_prose(text)}</li>" for text in texts) + "</ul>"
 
@@ -137,11 +137,11 @@ def _prose(text: str) -> str:
     return FLAG.sub(r'<span class="flag">\g<0></span>', _text(text))
 
 
-def _verdicts(found: list[Verdict]) -> str:
-    return '<ul class="verdicts">\n' + "\n".join(_verdict(verdict) for verdict in found) + "\n</ul>"
+def _verdict_blocks(found: list[Verdict]) -> str:
+    return '<ul class="verdicts">\n' + "\n".join(_verdict_block(verdict) for verdict in found) + "\n</ul>"
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict_block(verdict: Verdict) -> str:
     remedy = f'<p class="remedy">{_prose(verdict.remedy)}</p>' if verdict.remedy else ""
     healthy = f" · healthy: {verdict.healthy}" if verdict.healthy else ""
     small = f"<small>{_text(verdict.metric + healthy)}</small>"

@@ -5,9 +5,9 @@ from typing import Any
 
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import interval_bars
-from easyrlhf.report.compare import JUDGE, Answer, Verdict, decided, percent, score_gap
-from easyrlhf.report.diagnostics import SEVERITIES
-from easyrlhf.report.doctor import columns
+from easyrlhf.report.comparison import JUDGE, ComparedAnswer, JudgeVerdict, decided, rate_with_interval, score_gap
+from easyrlhf.report.text_table import aligned_columns
+from easyrlhf.report.verdict import SEVERITIES
 
 PAIR_HEAD = ("model", "by", "win rate", "at equal length", "won/tied/lost", "longer wins", "score difference")
 CUT_OFF = 0.2  # share of answers cut off from which it is worth a word
@@ -18,9 +18,9 @@ def compare_lines(found: dict[str, Any], width: int | None = None) -> list[str]:
     """The numbers as lines of text: models, comparisons, the judge, and what to know about them; tables as `columns`
     has them."""
     lines = [f"{found['prompts']:,} prompts, {found['samples']:,} to each of {len(found['models'])} models", ""]
-    lines += [*columns(model_head(found), model_rows(found), width), ""]
-    lines += [*columns(PAIR_HEAD, pair_rows(found), width), ""]
-    return [*lines, *remarks(found)]
+    lines += [*aligned_columns(model_head(found), model_rows(found), width), ""]
+    lines += [*aligned_columns(PAIR_HEAD, pair_rows(found), width), ""]
+    return [*lines, *comparison_remarks(found)]
 
 
 def model_head(found: dict[str, Any]) -> tuple[str, ...]:
@@ -58,8 +58,8 @@ def pair_cells(entry: dict[str, Any]) -> tuple[str, ...]:
     """The numbers of one comparison."""
     equal, longer = entry["length_controlled"], entry["longer_wins"]
     return (
-        percent(entry["win_rate"], entry["ci95"]),
-        percent(equal["win_rate"], equal["ci95"]) if equal else "",
+        rate_with_interval(entry["win_rate"], entry["ci95"]),
+        rate_with_interval(equal["win_rate"], equal["ci95"]) if equal else "",
         f"{entry['wins']:,}/{entry['ties']:,}/{entry['losses']:,}",
         "" if longer is None else f"{longer:.0%}",
         signed(entry["difference"]),
@@ -74,7 +74,7 @@ def signed(part: dict[str, Any] | None) -> str:
     return f"{part['mean']:+.2f}" + (f" ({low:+.2f} to {high:+.2f})" if low is not None else "")
 
 
-def remarks(found: dict[str, Any]) -> list[str]:
+def comparison_remarks(found: dict[str, Any]) -> list[str]:
     """What to know before the numbers are believed."""
     said = [f"no KL of {entry['model']}: {entry['kl_why']}" for entry in found["models"] if entry["kl_why"]]
     if judge := found["judge"]:
@@ -98,8 +98,8 @@ def remarks(found: dict[str, Any]) -> list[str]:
     return said
 
 
-def samples_of(
-    answers: Sequence[Sequence[Answer]], verdicts: Sequence[Sequence[Verdict]] | None, by: str
+def pairs_to_read(
+    answers: Sequence[Sequence[ComparedAnswer]], verdicts: Sequence[Sequence[JudgeVerdict]] | None, by: str
 ) -> dict[str, list[tuple[int, int]]]:
     """Pairs worth reading, by what they show: (number of the model, number of the answer), each pair once.
 
@@ -119,7 +119,7 @@ def samples_of(
     return {"better": better, "worse": worse, "alike": rest[:MOST_SAMPLES]}
 
 
-def preference(verdict: Verdict) -> float | None:
+def preference(verdict: JudgeVerdict) -> float | None:
     """A verdict as a number that is positive for the model."""
     return None if verdict.prefers is None else verdict.prefers - 0.5
 
@@ -127,8 +127,8 @@ def preference(verdict: Verdict) -> float | None:
 def compare_page(
     found: dict[str, Any],
     prompts: Sequence[str],
-    answers: Sequence[Sequence[Answer]],
-    verdicts: Sequence[Sequence[Verdict]] | None,
+    answers: Sequence[Sequence[ComparedAnswer]],
+    verdicts: Sequence[Sequence[JudgeVerdict]] | None,
 ) -> str:
     """The whole page, one file that needs no other.
 
@@ -136,20 +136,20 @@ def compare_page(
     prompts   [P] the texts of the prompts
     answers   [M][N], verdicts [M - 1][N], as in `measured`
     """
-    severity, lead = concluded(found)
+    severity, lead = worst_of_comparisons(found)
     sections = [
-        blocks.section("Key numbers", blocks.key_numbers(key_numbers(found))),
-        blocks.section("Verdicts", blocks.lines(found["verdicts"])),
+        blocks.section("Key numbers", blocks.key_number_block(comparison_numbers(found))),
+        blocks.section("Verdicts", blocks.line_list(found["verdicts"])),
         *charts_section(found),
-        blocks.section("Pairs", blocks.table(PAIR_HEAD, pair_rows(found)), note=f"Against {found['first']}."),
-        blocks.section("Models", blocks.table(model_head(found), model_rows(found))),
+        blocks.section("Pairs", blocks.html_table(PAIR_HEAD, pair_rows(found)), note=f"Against {found['first']}."),
+        blocks.section("Models", blocks.html_table(model_head(found), model_rows(found))),
     ]
-    if said := remarks(found):
-        sections.append(blocks.section("What to know", blocks.lines(said)))
+    if said := comparison_remarks(found):
+        sections.append(blocks.section("What to know", blocks.line_list(said)))
     sections += sample_sections(found, prompts, answers, verdicts)
     settings = [(name, "" if value is None else str(value)) for name, value in found["settings"].items()]
-    fold = blocks.fold(f"{len(settings)} settings", blocks.table(("setting", "value"), settings))
-    return blocks.page(
+    fold = blocks.fold(f"{len(settings)} settings", blocks.html_table(("setting", "value"), settings))
+    return blocks.html_page(
         f"{' and '.join(found['names'][1:])} against {found['first']}",
         [*sections, blocks.section("Settings", fold)],
         lead=lead,
@@ -159,7 +159,7 @@ def compare_page(
     )
 
 
-def concluded(found: dict[str, Any]) -> tuple[str, str]:
+def worst_of_comparisons(found: dict[str, Any]) -> tuple[str, str]:
     """The worst severity of the comparisons (ok: the model surely wins; warn: nothing can be told, or there is a
     warning; alarm: it surely loses), and a sentence that carries it."""
     judged = [severity_of(entry) for entry in found["comparisons"]]
@@ -167,7 +167,7 @@ def concluded(found: dict[str, Any]) -> tuple[str, str]:
     verdict, others = found["verdicts"][judged.index(worst)], len(judged) - 1
     lead = f"{verdict[0].upper() if verdict.startswith('no') else verdict[0]}{verdict[1:]}."
     lead += f" {others} more {'verdict' if others == 1 else 'verdicts'} below." if others else ""
-    warned = [said for said in remarks(found) if said.startswith("warning: ")]
+    warned = [said for said in comparison_remarks(found) if said.startswith("warning: ")]
     if worst == "ok" and warned:
         return "warn", f"{lead} But {warned[0].removeprefix('warning: ')}."
     return worst, lead
@@ -182,7 +182,7 @@ def severity_of(entry: dict[str, Any]) -> str:
     return ("warn", "ok", "alarm")[said]
 
 
-def key_numbers(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+def comparison_numbers(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Win rates by the first judge, and KL: (label, value, note)."""
     numbers, by = [], found["comparisons"][0]["by"]
     for entry in found["comparisons"]:
@@ -239,8 +239,8 @@ def in_percent(rate: dict[str, Any]) -> tuple[float, ...]:
 def sample_sections(
     found: dict[str, Any],
     prompts: Sequence[str],
-    answers: Sequence[Sequence[Answer]],
-    verdicts: Sequence[Sequence[Verdict]] | None,
+    answers: Sequence[Sequence[ComparedAnswer]],
+    verdicts: Sequence[Sequence[JudgeVerdict]] | None,
 ) -> list[str]:
     """Pairs where the models differ most, either way, and least."""
     by = found["comparisons"][0]["by"]
@@ -250,18 +250,18 @@ def sample_sections(
         "alike": "Hardly told apart",
     }
     sections = []
-    for kind, pairs in samples_of(answers, verdicts, by).items():
+    for kind, pairs in pairs_to_read(answers, verdicts, by).items():
         items = []
         for k, i in pairs:
             shown = [(0, answers[0][i], ""), (k, answers[k][i], judged(verdicts, k, i))]
-            said = [(found["names"][m], answer.text, marks(answer, word)) for m, answer, word in shown]
+            said = [(found["names"][m], answer.text, answer_marks(answer, word)) for m, answer, word in shown]
             items.append((prompts[answers[k][i].prompt], said))
         if items:
             sections.append(blocks.section(titles[kind], blocks.samples(items), note=f"By {by}."))
     return sections
 
 
-def judged(verdicts: Sequence[Sequence[Verdict]] | None, k: int, i: int) -> str:
+def judged(verdicts: Sequence[Sequence[JudgeVerdict]] | None, k: int, i: int) -> str:
     """What the judge said of an answer of model k."""
     if verdicts is None or verdicts[k - 1][i].prefers is None:
         return ""
@@ -270,7 +270,7 @@ def judged(verdicts: Sequence[Sequence[Verdict]] | None, k: int, i: int) -> str:
     return f"judge: {word}" + (", its orders disagree" if verdict.agree is False else "")
 
 
-def marks(answer: Answer, word: str) -> str:
+def answer_marks(answer: ComparedAnswer, word: str) -> str:
     """The line below an answer."""
     scores = [f"{name} {score:+.2f}" for name, score in answer.scores.items() if score is not None]
     cut = [] if answer.finished else ["cut off"]

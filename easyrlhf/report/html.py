@@ -5,14 +5,16 @@ from pathlib import Path
 
 from easyrlhf.report import blocks
 from easyrlhf.report.conclusion import concluded, examined_by
-from easyrlhf.report.diagnostics import Verdict, verdicts
-from easyrlhf.report.doctor import verdict_section
-from easyrlhf.report.findings import RECENT, History, early_and_late, lately, window
+from easyrlhf.report.detectors import RECENT, History, early_and_late, lately, window
+from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
-from easyrlhf.report.metrics import ALIGN_TITLES, told
+from easyrlhf.report.metrics import told
 from easyrlhf.report.plots import RM_EVAL_FILE, charts
-from easyrlhf.report.rollouts import ROLLOUTS_FILE, extras, marks, pick, prompt_text, stored_rows
+from easyrlhf.report.rm_page import verdict_section
+from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, extras, pick, rollout_prompt, row_marks, stored_rows
+from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.verdict import Verdict
 
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
@@ -23,41 +25,6 @@ STANDING_OUT = {
     "longest": "The longest answers",
     "furthest": "The furthest from the reference, by KL",
 }
-KEY_NUMBERS: dict[str, tuple[tuple[str, str], ...]] = {
-    "sft": (
-        ("training loss", "loss"),
-        ("held-out loss", "eval/loss"),
-        ("held-out perplexity", "eval/perplexity"),
-        ("tokens a second", "tokens_per_second"),
-    ),
-    "rm": (
-        ("held-out accuracy", "eval/rewards/accuracies"),
-        ("length alone", "eval/length_baseline_accuracy"),
-        ("training accuracy", "rewards/accuracies"),
-        ("held-out margin", "eval/rewards/margins"),
-        ("held-out loss", "eval/loss"),
-    ),
-    "ppo": (
-        ("score", "objective/scores"),
-        ("KL, nats an answer", "objective/kl"),
-        ("answer length", "length/completion_mean"),
-        ("answers that end", "health/eos_rate"),
-        ("explained variance", "value/explained_variance"),
-        ("seconds a step", "time/step"),
-    ),
-}
-KEY_NUMBERS |= dict.fromkeys(
-    ALIGN_TITLES,
-    (
-        ("held-out accuracy", "eval/rewards/accuracies"),
-        ("margin", "rewards/margins"),
-        ("loss", "loss"),
-        ("held-out loss", "eval/loss"),
-        ("chosen, nats a token", "logps/chosen"),
-        ("tokens a second", "tokens_per_second"),
-    ),
-)
-KEY_NUMBERS["grpo"] = tuple(entry for entry in KEY_NUMBERS["ppo"] if entry[1] != "value/explained_variance")
 
 
 def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo, page: Path | None = None) -> Path:
@@ -82,7 +49,7 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo, pag
         *_rollouts(folder, rows),
         *_background(settings, info),
     ]
-    html = blocks.page(
+    html = blocks.html_page(
         title,
         sections,
         lead=conclusion.sentence,
@@ -120,7 +87,7 @@ def _answer(row: dict) -> tuple[str, str, str]:
 
 def _numbers(folder: Path, stage: str, rows: list[dict]) -> list[str]:
     numbers, history = [], History(rows)
-    for label, name in KEY_NUMBERS[stage]:
+    for label, name in VIEWS[stage].key_numbers.items():
         late = lately(history, name)
         if late is None:
             continue
@@ -130,7 +97,7 @@ def _numbers(folder: Path, stage: str, rows: list[dict]) -> list[str]:
             note = _interval(folder / RM_EVAL_FILE)
         numbers.append((label, told(name, late), note))
     note = f"{rows[-1]['step']} steps; means over the last {window(len(rows))} logged." if rows else ""
-    return [blocks.section("Key numbers", blocks.key_numbers(numbers), note=note)] if numbers else []
+    return [blocks.section("Key numbers", blocks.key_number_block(numbers), note=note)] if numbers else []
 
 
 def _interval(path: Path) -> str:
@@ -168,7 +135,10 @@ def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
     for order, title in STANDING_OUT.items():
         found = pick(recent_rows, order, MOST_ROLLOUTS)
         items = [
-            (shortened(prompt_text(row)), [(f"step {row['step']}", shortened(row["completion"]), remarks(row))])
+            (
+                shortened(rollout_prompt(row)),
+                [(f"step {row['step']}", shortened(row["completion"]), completion_remarks(row))],
+            )
             for row in found
         ]
         folds += [blocks.fold(title, blocks.samples(items))] if items else []
@@ -176,9 +146,9 @@ def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
     return [blocks.section("Rollouts", *folds, note=note)] if folds else []
 
 
-def remarks(row: dict) -> str:
+def completion_remarks(row: dict) -> str:
     """The numbers of a kept completion, and what reward functions have logged of it."""
-    return " · ".join([marks(row), *map(shortened, extras(row))])
+    return " · ".join([row_marks(row), *map(shortened, extras(row))])
 
 
 def shortened(text: str) -> str:
@@ -190,11 +160,11 @@ def shortened(text: str) -> str:
 def _background(settings: dict, info: RunInfo) -> list[str]:
     sections = []
     if facts(info):
-        sections.append(blocks.section("The run", blocks.table((), facts(info))))
+        sections.append(blocks.section("The run", blocks.html_table((), facts(info))))
     for name, summary in info.get("data", {}).items():
-        sections.append(blocks.section(f"Data: {name}", blocks.lines(data_lines(summary))))
+        sections.append(blocks.section(f"Data: {name}", blocks.line_list(data_lines(summary))))
     rows = [(name, "" if value is None else str(value)) for name, value in settings.items()]
-    folds = [blocks.fold(f"{len(rows)} settings", blocks.table(("setting", "value"), rows))]
+    folds = [blocks.fold(f"{len(rows)} settings", blocks.html_table(("setting", "value"), rows))]
     if versions(info):
-        folds.append(blocks.fold("Library versions", blocks.table((), versions(info).items())))
+        folds.append(blocks.fold("Library versions", blocks.html_table((), versions(info).items())))
     return [*sections, blocks.section("Settings and versions", *folds)]

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from easyrlhf.files import write_whole
 from easyrlhf.report.metrics import metric
-from easyrlhf.report.rollouts import ROLLOUTS_FILE
+from easyrlhf.report.rollout_rows import ROLLOUTS_FILE
 from easyrlhf.report.trackers.chosen import Trackers
 from easyrlhf.report.trackers.tracker import TrackedRun
 
@@ -20,7 +20,7 @@ def read_rows(path: Path) -> list[dict]:
     """The rows of a .jsonl file, in order; a half-written last line is passed over."""
     if not path.exists():
         return []
-    rows = (_parse(line) for line in _lines(path))
+    rows = (_parse_row(line) for line in _lines(path))
     return [row for row in rows if row is not None]
 
 
@@ -62,7 +62,7 @@ class MetricsLog:
         for name in metrics:
             metric(name)
         row = {name: _number(value) for name, value in metrics.items()}
-        self._metrics.write(_line({"step": step} | row))
+        self._metrics.write(_row_line({"step": step} | row))
         self._metrics.flush()
         self._trackers.scalars(step, row)
 
@@ -73,14 +73,14 @@ class MetricsLog:
     def samples(self, step: int, rows: list[dict]) -> None:
         """Append sample rows of `step`: {"prompt", "completion", "score", "kl", "total", …}."""
         with _append(self._samples_path) as file:
-            file.writelines(_line({"step": step} | row) for row in rows)
+            file.writelines(_row_line({"step": step} | row) for row in rows)
         self._trackers.samples(step, rows)
 
     def rollouts(self, step: int, rows: list[dict]) -> None:
         """Append what is kept of the step's rollout, once a step."""
         if rows:
             with _append(self._rollouts_path) as file:
-                file.writelines(_line({"step": step} | row) for row in rows)
+                file.writelines(_row_line({"step": step} | row) for row in rows)
 
     def take_back(self, step: int) -> None:
         """Drop the row of the last step, to be logged again."""
@@ -136,25 +136,17 @@ def cut_back(path: Path, last_step: int) -> None:
     """
     if not path.exists():
         return
-    rows = ((line, _parse(line)) for line in (_lines(path) if last_step >= 0 else []))
-    _rewrite(path, [line + "\n" for line, row in rows if row is not None and row["step"] <= last_step])
+    rows = ((line, _parse_row(line)) for line in (_lines(path) if last_step >= 0 else []))
+    kept = [line + "\n" for line, row in rows if row is not None and row["step"] <= last_step]
+    write_whole(path, "".join(kept), to_disk=True)
 
 
 def amend(path: Path, step: int, metrics: dict[str, float]) -> None:
     """Put numbers into the row of a step; the others are the bytes they were. A half-written line is dropped."""
-    rows = ((line, _parse(line)) for line in _lines(path))
+    rows = ((line, _parse_row(line)) for line in _lines(path))
     known = [(line, row) for line, row in rows if row is not None]
-    _rewrite(path, [_line(row | metrics) if row["step"] == step else line + "\n" for line, row in known])
-
-
-def _rewrite(path: Path, lines: list[str]) -> None:
-    """Write a file anew, beside its place and renamed into it."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    amended = [_row_line(row | metrics) if row["step"] == step else line + "\n" for line, row in known]
+    write_whole(path, "".join(amended), to_disk=True)
 
 
 def set_aside(folder: Path, last_step: int) -> list[Path]:
@@ -163,7 +155,7 @@ def set_aside(folder: Path, last_step: int) -> list[Path]:
     for name in LOGS:
         log = folder / name
         lines = _lines(log) if log.exists() else []
-        later = [line for line in lines if (row := _parse(line)) is not None and row["step"] > last_step]
+        later = [line for line in lines if (row := _parse_row(line)) is not None and row["step"] > last_step]
         if later:
             made.append(log.with_name(f"{log.stem}.after-{last_step}.jsonl"))
             made[-1].write_text("".join(line + "\n" for line in later), encoding="utf-8", errors="replace")
@@ -195,11 +187,11 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").split("\n")
 
 
-def _line(row: dict) -> str:
+def _row_line(row: dict) -> str:
     return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _parse(line: str) -> dict | None:
+def _parse_row(line: str) -> dict | None:
     try:
         return json.loads(line)
     except json.JSONDecodeError:

@@ -79,7 +79,7 @@ def front_matter(
         library_name="peft" if adapter_of else "transformers",
         pipeline_tag=task,
         tags=["easyrlhf", *(["lora"] if adapter_of else []), *tags],
-        datasets=data_sets(hub) or None,
+        datasets=hub_data_sets(hub) or None,
         model_name=name if found else None,
         eval_results=found,
         **{key: hub[key] for key in OF_THE_BASE if key in hub},
@@ -87,7 +87,7 @@ def front_matter(
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def data_sets(hub: dict) -> list[str]:
+def hub_data_sets(hub: dict) -> list[str]:
     """The hub data sets that a run trained on, without configuration and split."""
     names = [name for part, names in hub.get("data", {}).items() if part != "valid" for name in names]
     return list(dict.fromkeys(parts["name"] for name in names if (parts := HUB_ID.fullmatch(name))))
@@ -97,7 +97,7 @@ def eval_results(task: str, info: RunInfo, results: dict[str, float | None]) -> 
     """Held-out numbers as the hub lists them; None when there are none."""
     from huggingface_hub import EvalResult
 
-    about = held_out(info)
+    about = held_out_results(info)
     title = STAGE_TITLES.get(info.get("stage", ""))
     return [
         EvalResult(
@@ -113,7 +113,7 @@ def eval_results(task: str, info: RunInfo, results: dict[str, float | None]) -> 
     ] or None
 
 
-def held_out(info: RunInfo) -> dict[str, str]:
+def held_out_results(info: RunInfo) -> dict[str, str]:
     """The held-out rows as the hub names data: a data set of its own, or the names of files."""
     known = info.get("hub", {}).get("data", {}).get("valid", [])
     files = info.get("data", {}).get("valid", {}).get("files", [])

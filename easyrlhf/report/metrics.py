@@ -1,26 +1,19 @@
 """The one vocabulary of metrics: each name in metrics.jsonl, its meaning, its healthy range.
 
-`python -m easyrlhf.report.metrics_page` writes docs/metrics.md from this table and the diagnostics.
+`python scripts/metrics_page.py` writes docs/metrics.md from this table and the diagnostics.
 """
 
 from dataclasses import dataclass
 
-COMPARING = ("dpo", "ipo", "orpo", "simpo", "cpo")
-ALIGN_TITLES = {
-    "dpo": "DPO",
-    "ipo": "IPO",
-    "orpo": "ORPO",
-    "simpo": "SimPO",
-    "cpo": "CPO",
-    "kto": "KTO",
-    "rrhf": "RRHF",
-}
-ALIGN = tuple(ALIGN_TITLES)
+from easyrlhf import stage_table
+from easyrlhf.stage_table import of_families
+
+COMPARING = of_families(stage_table.COMPARING)
+ALIGN = of_families(*stage_table.ALIGNING)
 OFFLINE = ("sft", "rm", *ALIGN)
 SCORED = ("rm", *COMPARING, "kto")  # stages that give chosen and rejected answers a number
 RANKING = ("rm", *COMPARING, "rrhf")  # stages that tell whether chosen beats rejected
-PPO = ("ppo",)
-GRPO = ("grpo",)
+PPO, GRPO = ("ppo",), ("grpo",)
 ONLINE = PPO + GRPO
 EVERY = OFFLINE + ONLINE
 

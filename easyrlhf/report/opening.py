@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from easyrlhf.config.base import Settings
 from easyrlhf.data.watching import watched_by
-from easyrlhf.settings import Settings
 
 QUIET_SECONDS = 30.0
 SHOWN = 0.2  # seconds between two changes of the line on a terminal

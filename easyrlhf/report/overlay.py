@@ -7,11 +7,11 @@ from pathlib import Path
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import SERIES, Chart, band, curve
 from easyrlhf.report.conclusion import all_concluded, concluded
-from easyrlhf.report.findings import History, lately
-from easyrlhf.report.html import KEY_NUMBERS
+from easyrlhf.report.detectors import History, lately
 from easyrlhf.report.info import STAGE_TITLES
 from easyrlhf.report.metrics import ONLINE, metric, told
-from easyrlhf.report.plots import CURVES, points
+from easyrlhf.report.plots import points
+from easyrlhf.report.stage_view import VIEWS
 
 LINES = ("-", "--", ":")
 
@@ -37,12 +37,12 @@ def write_overlay(path: Path, runs: list[RunRecord]) -> Path:
     sections = [
         blocks.section("Key numbers", key_table(runs, stages), note="Means over the last steps logged."),
         blocks.section(
-            "In a sentence", blocks.table((), [(label, one.sentence) for label, one in conclusions.items()])
+            "In a sentence", blocks.html_table((), [(label, one.sentence) for label, one in conclusions.items()])
         ),
         *([blocks.section("Curves", blocks.grid(*drawn))] if drawn else []),
         *_differences(runs),
     ]
-    page = blocks.page(
+    page = blocks.html_page(
         f"{len(runs)} runs: {', '.join(STAGE_TITLES[stage] for stage in stages)}",
         sections,
         lead=whole.sentence,
@@ -56,10 +56,10 @@ def write_overlay(path: Path, runs: list[RunRecord]) -> Path:
 
 def key_table(runs: list[RunRecord], stages: list[str]) -> str:
     """A row for each key number of the stages, a column for each run."""
-    names = {name: label for stage in stages for label, name in KEY_NUMBERS[stage]}
+    names = {name: label for stage in stages for label, name in VIEWS[stage].key_numbers.items()}
     histories = [History(run.rows) for run in runs]
     rows = [(label, *(_shown(history, name) for history in histories)) for name, label in names.items()]
-    return blocks.table(("", *(run.label for run in runs)), [row for row in rows if any(row[1:])])
+    return blocks.html_table(("", *(run.label for run in runs)), [row for row in rows if any(row[1:])])
 
 
 def _shown(history: History, name: str) -> str:
@@ -73,7 +73,7 @@ def overlaid(runs: list[RunRecord], stages: list[str]) -> list[Chart]:
     charts = [_reward_kl(runs, styles)] if set(stages) <= set(ONLINE) else []
     seen = set()
     for stage in stages:
-        for name, title, lines, caption in CURVES[stage]:
+        for name, title, lines, caption in VIEWS[stage].curves:
             for label, metric_name in lines.items():
                 found = {run.label: points(run.rows, metric_name) for run in runs}
                 found = {run: series for run, series in found.items() if series[0]}
@@ -118,5 +118,5 @@ def _differences(runs: list[RunRecord]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
     rows = [(name, *("" if (v := run.settings.get(name)) is None else str(v) for run in runs)) for name in names]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    table = blocks.table(("setting", *(run.label for run in runs)), rows)
+    table = blocks.html_table(("setting", *(run.label for run in runs)), rows)
     return [blocks.section("Settings that differ", table)] if rows else []

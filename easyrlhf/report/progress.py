@@ -15,7 +15,7 @@ QUIET_SECONDS = 30.0
 NARROW = 60  # columns; below that the bar has no room for itself
 
 
-class Progress:
+class ProgressBar:
     """A bar from `done` to `total`; without a terminal, a line whenever nothing was printed for 30 seconds.
 
     shown  (title, metric) of the number beside the bar
@@ -44,7 +44,7 @@ class Progress:
         self._kind = "step"  # of what is under way
         self._bar = _rich_bar(console.rich, self) if console.rich else None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         if self._bar:
             self._bar.start()
         return self
@@ -135,7 +135,7 @@ class Progress:
             self.spoke = time.monotonic()
 
 
-def _rich_bar(console, progress: Progress):
+def _rich_bar(console, progress: ProgressBar):
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
     from rich.progress import Progress as RichProgress
     from rich.text import Text

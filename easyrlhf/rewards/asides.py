@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from easyrlhf.rewards.batch import Batch, RewardError, TrainerState, as_number
+from easyrlhf.rewards.batch import RewardBatch, RewardError, TrainerState, as_number
 
 LOGGING = ("log_metric", "log_extra")
 ASIDES = ("step", "trainer_state", *LOGGING)
@@ -49,7 +49,7 @@ class Logged:
             raise ValueError(f"log_extra: {column} is a {type(values).__name__}; give a list, one value per completion")
         self.columns.setdefault(column, []).extend(map(storable, values))
 
-    def check(self, who: str, batch: Batch) -> None:
+    def check(self, who: str, batch: RewardBatch) -> None:
         """Raise RewardError unless every column has one value per completion of the batch."""
         for name, values in self.columns.items():
             if len(values) != len(batch):

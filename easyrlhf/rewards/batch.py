@@ -42,7 +42,7 @@ class TrainerState:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RewardBatch:
     """B completions with what is known of them.
 
     prompts         [B] strings, or message lists
@@ -68,7 +68,7 @@ class Batch:
         finished: list[bool],
         renderer,
         state: TrainerState | None = None,
-    ) -> "Batch":
+    ) -> "RewardBatch":
         """The batch of prompt rows and their answers; the renderer is the one that wrote them."""
         prompts = [json.loads(row["prompt"]) for row in rows]
         texts = [renderer.decode(ids) for ids in completion_ids]
@@ -84,11 +84,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def part(self, start: int, stop: int) -> "Batch":
+    def part(self, start: int, stop: int) -> "RewardBatch":
         """The completions from `start` to before `stop`."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}
         lists = (self.prompts, self.completions, self.completion_ids, self.finished)
-        return Batch(*(values[start:stop] for values in lists), columns, self.state)
+        return RewardBatch(*(values[start:stop] for values in lists), columns, self.state)
 
     def keywords(self) -> dict[str, list]:
         """What a reward function is called with: a copy, which it may do with as it likes."""
@@ -122,7 +122,7 @@ class Batch:
         return f"  prompt: {prompt!r}\n  completion: {completion!r}"
 
 
-def listed(scores: Any) -> Any:
+def as_list(scores: Any) -> Any:
     """What a function returned, as a list where it is values in an order: a tensor, an array, a tuple, a generator."""
     if hasattr(scores, "tolist"):
         scores = scores.tolist()
@@ -130,9 +130,9 @@ def listed(scores: Any) -> Any:
     return list(scores) if in_order else scores
 
 
-def score_list(scores: Any, who: str, batch: Batch) -> list:
+def score_list(scores: Any, who: str, batch: RewardBatch) -> list:
     """The scores as a list, as `listed` makes one. Raises RewardError unless there is one per completion."""
-    scores = listed(scores)
+    scores = as_list(scores)
     if not isinstance(scores, list):
         raise not_one_each(f"{type(scores).__name__}, which is no list,", who, batch)
     if len(scores) != len(batch):
@@ -140,7 +140,7 @@ def score_list(scores: Any, who: str, batch: Batch) -> list:
     return scores
 
 
-def not_one_each(found: str, who: str, batch: Batch) -> RewardError:
+def not_one_each(found: str, who: str, batch: RewardBatch) -> RewardError:
     """The error of a source that returned something else than one score per completion."""
     return RewardError(
         f"{who} returned {found} for {len(batch)} completions; it must give a list of one each. "

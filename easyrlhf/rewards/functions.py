@@ -9,11 +9,11 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from easyrlhf.config.shared import TRL
+from easyrlhf.config.common_fields import TRL
 from easyrlhf.data.keys import ANSWERS
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import ASIDES
-from easyrlhf.rewards.batch import OURS, listed
+from easyrlhf.rewards.batch import OURS, as_list
 from easyrlhf.rewards.ready_made import ready_made
 from easyrlhf.userfile import Function, find_function, raised
 
@@ -52,7 +52,7 @@ def takes_any_column(function: Function) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in parameters(function).values())
 
 
-def refused(function: Function, names: Iterable[str]) -> list[str]:
+def refused_keywords(function: Function, names: Iterable[str]) -> list[str]:
     """Those of the names that it does not take as keywords: it lacks **kwargs, or needs one by position alone."""
     known, any_column = parameters(function), takes_any_column(function)
     by_keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
@@ -65,14 +65,14 @@ def refused(function: Function, names: Iterable[str]) -> list[str]:
     return [name for name in names if not takes(name)]
 
 
-def taken(function: Function, columns: Iterable[str]) -> list[str]:
+def columns_taken(function: Function, columns: Iterable[str]) -> list[str]:
     """The columns that it is called with: all, but of the answers that rows hold only those that it takes."""
-    return [name for name in columns if name not in ANSWERS or not refused(function, [name])]
+    return [name for name in columns if name not in ANSWERS or not refused_keywords(function, [name])]
 
 
 def asked_asides(function: Function, columns: Iterable[str]) -> list[str]:
     """The asides that it takes and no column has the name of."""
-    return [name for name in ASIDES if name not in columns and not refused(function, [name])]
+    return [name for name in ASIDES if name not in columns and not refused_keywords(function, [name])]
 
 
 def check_parameters(
@@ -83,8 +83,8 @@ def check_parameters(
     columns  names of the data's columns; None while they are not known
     asked    keys of the data's rows that are in their prompts
     """
-    given = [*OURS, *sorted(set(taken(function, columns or ())) - set(OURS))]
-    if unknown := refused(function, given):
+    given = [*OURS, *sorted(set(columns_taken(function, columns or ())) - set(OURS))]
+    if unknown := refused_keywords(function, given):
         by_position = any(p.kind is p.POSITIONAL_ONLY and p.name in unknown for p in parameters(function).values())
         way = "leave out the / in its parameters" if by_position else "end its parameters with **kwargs"
         raise InputError(
@@ -112,14 +112,14 @@ def is_async(function: Function) -> bool:
 def call(function: Function, keywords: dict[str, list]) -> Any:
     """What it returns, awaited where that is needed; a list where it can be one."""
     scores = function(**keywords)
-    return in_event_loop(lambda: scores).result() if inspect.isawaitable(scores) else listed(scores)
+    return in_event_loop(lambda: scores).result() if inspect.isawaitable(scores) else as_list(scores)
 
 
 def in_event_loop(start: Callable[[], Awaitable]) -> Future:
     """Begin to await what `start` returns, as call does, in this process's event loop for reward functions."""
 
     async def wait() -> Any:
-        return listed(await start())
+        return as_list(await start())
 
     return asyncio.run_coroutine_threadsafe(wait(), event_loop())
 

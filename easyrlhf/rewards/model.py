@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from easyrlhf.data.batches import pad_right
-from easyrlhf.data.chat import answered, arguments_for
+from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
-from easyrlhf.engine.shares import Pass, passes
-from easyrlhf.engine.siblings import families_of, sibling_passes
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import MicroBatch, group_by_prompt, grouped_micro_batches, micro_batches
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.batch import Row
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class ModelSource:
     """Scores completions with a trained reward model.
 
     renderer  the reward model's own
@@ -72,10 +71,12 @@ def score_completions(
     """
 
     def score(group: list[int]) -> Tensor:
-        families = families_of([prompts[index] for index in group], [completions[index] for index in group])
+        families = group_by_prompt([prompts[index] for index in group], [completions[index] for index in group])
         return model.completion_scores(families, pad_id, share)
 
-    return scored(sibling_passes(prompts, list(map(len, completions)), micro_batch_tokens, share), score, len(prompts))
+    return score_rendered(
+        grouped_micro_batches(prompts, list(map(len, completions)), micro_batch_tokens, share), score, len(prompts)
+    )
 
 
 def score_sequences(
@@ -89,22 +90,22 @@ def score_sequences(
         lengths = torch.tensor([len(ids) for ids in batch], device=device)
         return model.scores(pad_right(batch, pad_id).to(device), lengths)
 
-    return scored(passes([len(ids) for ids in sequences], micro_batch_tokens), score, len(sequences))
+    return score_rendered(micro_batches([len(ids) for ids in sequences], micro_batch_tokens), score, len(sequences))
 
 
 @torch.no_grad()
-def scored(micro_batches: list[Pass], score: Callable[[list[int]], Tensor], count: int) -> list[float]:
+def score_rendered(passes: list[MicroBatch], score: Callable[[list[int]], Tensor], count: int) -> list[float]:
     """The scores of so many rows, of which the micro-batches of all processes hold the indices."""
     scores = torch.zeros(count)
 
     def own() -> None:
-        for group, counts in micro_batches:
+        for group, counts in passes:
             found = score(group)
             if counts:
                 scores[group] = found.cpu()
 
-    world.together(own)
-    return world.summed(scores).tolist()
+    processes.gather_results(own)
+    return processes.all_reduce_sum(scores).tolist()
 
 
 def rendered(renderer: Renderer, row: Row, text: str, ended: bool) -> list[int]:
@@ -114,4 +115,4 @@ def rendered(renderer: Renderer, row: Row, text: str, ended: bool) -> list[int]:
     Some templates make answers begin with a space and others do not: white space around an answer is not part of it.
     """
     prompt = json.loads(row["prompt"])
-    return renderer.sequence(*answered(prompt, text), ended, arguments_for(prompt, json.loads(row["columns"])))
+    return renderer.sequence(*with_answer(prompt, text), ended, arguments_for(prompt, json.loads(row["columns"])))

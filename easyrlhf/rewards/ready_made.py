@@ -8,7 +8,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from easyrlhf.config.shared import TRL
+from easyrlhf.config.common_fields import TRL
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.batch import OURS
 from easyrlhf.userfile import Function

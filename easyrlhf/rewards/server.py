@@ -8,8 +8,8 @@ from typing import Any
 import requests
 
 from easyrlhf.errors import InputError
-from easyrlhf.rewards.batch import Batch, RewardError, score_list
-from easyrlhf.rewards.elsewhere import LIMIT, Elsewhere, Pending, in_thread
+from easyrlhf.rewards.async_source import LIMIT, AsyncSource, Pending, in_thread
+from easyrlhf.rewards.batch import RewardBatch, RewardError, score_list
 
 BATCH = 64  # completions of one request, or those of one prompt where they are more
 ATTEMPTS = 7
@@ -19,7 +19,7 @@ SHOWN = 500  # characters of an answer that cannot be used
 
 
 @dataclass(frozen=True)
-class RewardServer(Elsewhere):
+class RewardServer(AsyncSource):
     """Posts completions to a server, which answers with their scores.
 
     tokenizer  fingerprint of the policy's, by which a server can tell what completion_ids mean
@@ -36,12 +36,12 @@ class RewardServer(Elsewhere):
         """What messages call it."""
         return f"reward server {self.url}"
 
-    def start(self, batch: Batch) -> Pending:
+    def start(self, batch: RewardBatch) -> Pending:
         """Begin to post the completions, request after request."""
         future = in_thread(lambda: self.post_all(batch))
         return Pending(self.who, batch, self.timeout, future, lambda error: f"{type(error).__name__}: {error}")
 
-    def post_all(self, batch: Batch) -> list:
+    def post_all(self, batch: RewardBatch) -> list:
         """The scores of all completions, a prompt's in one request. Raises RewardError."""
         starts = [0]
         for start, end in pairwise([*batch.groups(), len(batch)]):
@@ -51,7 +51,7 @@ class RewardServer(Elsewhere):
         with requests.Session() as session:
             return [score for part in parts for score in self.post(session, part)]
 
-    def post(self, session: requests.Session, batch: Batch) -> list:
+    def post(self, session: requests.Session, batch: RewardBatch) -> list:
         """The scores of one request. Raises RewardError."""
         body = batch.columns | {
             "prompts": batch.prompts,
@@ -62,16 +62,16 @@ class RewardServer(Elsewhere):
         }
         answer = self.answer(session, body, batch)
         if not answer.ok:
-            raise RewardError(f"{self.who} refused a request with {described(answer)}\n{batch.sample()}")
+            raise RewardError(f"{self.who} refused a request with {answer_text(answer)}\n{batch.sample()}")
         try:
             scores = answer.json()["scores"]
         except (ValueError, KeyError, TypeError) as error:
             raise RewardError(
-                f'{self.who} must answer {{"scores": […]}} in JSON; it answered {described(answer)}\n{batch.sample()}'
+                f'{self.who} must answer {{"scores": […]}} in JSON; it answered {answer_text(answer)}\n{batch.sample()}'
             ) from error
         return score_list(scores, self.who, batch)
 
-    def answer(self, session: requests.Session, body: dict[str, Any], batch: Batch) -> requests.Response:
+    def answer(self, session: requests.Session, body: dict[str, Any], batch: RewardBatch) -> requests.Response:
         """The server's answer; a connection that fails and an error of the server (5xx) are tried again.
 
         urllib3's Retry would not do: it has handed the answer over before its body can break off.
@@ -83,23 +83,23 @@ class RewardServer(Elsewhere):
                 answer = session.post(self.url, json=body, timeout=self.timeout)
                 if answer.status_code < 500:
                     return answer
-                failure = described(answer)
+                failure = answer_text(answer)
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                failure = reason(error)
+                failure = connection_reason(error)
         raise RewardError(f"{self.who} failed {ATTEMPTS} times in a row, at last with {failure}\n{batch.sample()}")
 
 
-def described(answer: requests.Response) -> str:
+def answer_text(answer: requests.Response) -> str:
     """Status and text of an answer: `HTTP 400 Bad Request: …`."""
     return f"HTTP {answer.status_code} {answer.reason}: {answer.text.strip()[:SHOWN] or 'no text'}"
 
 
-def reason(error: Exception) -> str:
+def connection_reason(error: Exception) -> str:
     """What went wrong at the bottom of a requests error, without the objects it passed through."""
     while error.args and isinstance(error.args[-1], Exception):
         error = error.args[-1]
     inner = getattr(error, "reason", None)
-    return reason(inner) if isinstance(inner, Exception) else f"{type(error).__name__}: {error}"
+    return connection_reason(inner) if isinstance(inner, Exception) else f"{type(error).__name__}: {error}"
 
 
 def check_server(url: str) -> None:
@@ -108,6 +108,6 @@ def check_server(url: str) -> None:
         requests.get(url, timeout=KNOCK)
     except requests.RequestException as error:
         raise InputError(
-            f"--reward_url {url}: no server answers there ({reason(error)}); start it first, for a reward model with "
-            "easyrlhf serve_reward DIR"
+            f"--reward_url {url}: no server answers there ({connection_reason(error)}); start it first, for a reward "
+            "model with easyrlhf serve_reward DIR"
         ) from error

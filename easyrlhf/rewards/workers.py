@@ -13,12 +13,14 @@ from multiprocessing.connection import wait
 
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import LOGGING, Logged
-from easyrlhf.rewards.batch import Batch, RewardError, not_one_each, score_list
-from easyrlhf.rewards.elsewhere import Elsewhere, Pending, asides_for, in_thread, keywords_for, too_slow
-from easyrlhf.rewards.functions import Function
+from easyrlhf.rewards.async_source import AsyncSource, Pending, asides_for, in_thread, keywords_for, too_slow
+from easyrlhf.rewards.batch import RewardBatch, RewardError, not_one_each, score_list
+from easyrlhf.userfile import Function
 
 PATIENCE = 2.0  # seconds for a worker to leave by itself
-PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from easyrlhf.rewards.worker import serve; serve()"
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from easyrlhf.rewards.worker_main import serve; serve()"
+)
 
 
 class Worker:
@@ -75,7 +77,7 @@ class Workers:
             worker.end(deadline)
         self.workers = []
 
-    def scores(self, place: int, function: Function, who: str, batch: Batch, logged: Logged) -> list:
+    def scores(self, place: int, function: Function, who: str, batch: RewardBatch, logged: Logged) -> list:
         """What the function at this place says of the completions, divided among the workers in order.
 
         logged  takes what it logs
@@ -93,7 +95,7 @@ class Workers:
             self.close(0.0)
             raise
 
-    def answers(self, place: int, function: Function, who: str, parts: list[Batch]) -> list[tuple[list, Logged]]:
+    def answers(self, place: int, function: Function, who: str, parts: list[RewardBatch]) -> list[tuple[list, Logged]]:
         """The scores of each part and what was logged of it, one part a worker. Raises RewardError."""
         deadline = time.monotonic() + self.timeout
         found: dict[int, tuple[list, Logged]] = {}
@@ -113,7 +115,7 @@ class Workers:
                 found[number] = self.answer(number, who, parts[number])
         return [found[number] for number in range(len(parts))]
 
-    def answer(self, number: int, who: str, part: Batch) -> tuple[list, Logged]:
+    def answer(self, number: int, who: str, part: RewardBatch) -> tuple[list, Logged]:
         """The scores that a worker has sent, and what it logged. Raises RewardError when it sent else, or died."""
         try:
             kind, what, said = self.workers[number].connection.recv()
@@ -126,7 +128,7 @@ class Workers:
             raise not_one_each(f"{what}, which is no list,", who, part)
         raise RewardError(f"{who} raised {what}\n{part.sample()}")
 
-    def dead(self, number: int, who: str, part: Batch) -> RewardError:
+    def dead(self, number: int, who: str, part: RewardBatch) -> RewardError:
         """The error of a worker that is gone."""
         process, how = self.workers[number].process, "its connection closed"
         with suppress(subprocess.TimeoutExpired):
@@ -138,7 +140,7 @@ class Workers:
         )
 
 
-def divide(batch: Batch, count: int) -> list[Batch]:
+def divide(batch: RewardBatch, count: int) -> list[RewardBatch]:
     """At most `count` parts in order, none empty, of whole prompts, whose numbers are at most one apart."""
     count = min(count, len(batch.groups()))
     shares = [batch.share(count, number) for number in range(count)]
@@ -146,7 +148,7 @@ def divide(batch: Batch, count: int) -> list[Batch]:
 
 
 @dataclass(frozen=True)
-class WorkerFunction(Elsewhere):
+class WorkerFunction(AsyncSource):
     """A reward function that worker processes call; `place` is its number among theirs."""
 
     workers: Workers
@@ -155,7 +157,7 @@ class WorkerFunction(Elsewhere):
     name: str
     overlaps: bool = False
 
-    def start(self, batch: Batch) -> Pending:
+    def start(self, batch: RewardBatch) -> Pending:
         """Hand the batch to the workers, which keep the limit themselves."""
         who = f"reward function {self.name}"
         logged = Logged()

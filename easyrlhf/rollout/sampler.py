@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from easyrlhf.models.load import evaluating, plain_lm
-from easyrlhf.rollout.blocked import blocked_weights
-from easyrlhf.rollout.draw import draw
+from easyrlhf.models.parts import evaluating, plain_lm
+from easyrlhf.rollout.decode_batch import DecodeBatch, prefill
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.running import Running, prefill
-from easyrlhf.rollout.shape import NO_SHAPE, Shape
+from easyrlhf.rollout.inverse_cdf import draw_tokens
+from easyrlhf.rollout.onednn_linear import blocked_weights
+from easyrlhf.rollout.shape import NO_SHAPE, SamplingShape
 
 TRAINING, EVALUATION = 0, 1  # what a sample is for: the part of its key after the seed
 
@@ -49,7 +49,7 @@ class Sampler(Protocol):
         """Complete each prompt; its random numbers are drawn from its key."""
 
 
-class Step(NamedTuple):
+class DecodeStep(NamedTuple):
     """A token each for the n samples that are being decoded, on the CPU.
 
     rows      [n]  whose token it is
@@ -83,7 +83,7 @@ class HFSampler:
     max_new_tokens: int
     temperature: float
     batch_size: int
-    shape: Shape = NO_SHAPE
+    shape: SamplingShape = NO_SHAPE
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
@@ -112,12 +112,12 @@ class HFSampler:
         for step in self._steps([prompt], [key]):
             yield step.tokens.item()
 
-    def _steps(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Iterator[Step]:
+    def _steps(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Iterator[DecodeStep]:
         """Draw one token after another for as many prompts at a time as fit."""
         uniforms = torch.tensor(np.stack([np.random.default_rng(key).random(self.max_new_tokens) for key in keys]))
         said: list[list[int]] = [[] for _ in prompts]
         with evaluating(self.lm):
-            waiting, running = prefill(self.lm, prompts), Running()
+            waiting, running = prefill(self.lm, prompts), DecodeBatch()
             while True:
                 if newcomers := list(islice(waiting, self.batch_size - len(running))):
                     running.join(newcomers)
@@ -136,12 +136,12 @@ class HFSampler:
                 for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                     said[row].append(token)
                     ended[place] |= self.ending.by_text(said[row])
-                yield Step(running.rows, running.drawn, tokens, logprobs)
+                yield DecodeStep(running.rows, running.drawn, tokens, logprobs)
                 running.go_on(tokens, ended)
 
 
 def draw_shaped(
-    logits: Tensor, uniforms: Tensor, temperature: float, shape: Shape, seen: Callable[[], list[list[int]]]
+    logits: Tensor, uniforms: Tensor, temperature: float, shape: SamplingShape, seen: Callable[[], list[list[int]]]
 ) -> tuple[Tensor, Tensor]:
     """Draw as draw does, from the distribution of that shape.
 
@@ -150,4 +150,4 @@ def draw_shaped(
     if shape.changes:
         logits = shape(logits, seen(), temperature)
         temperature = 1.0 if temperature else 0.0  # it is in the logits already
-    return draw(logits, uniforms, temperature)
+    return draw_tokens(logits, uniforms, temperature)

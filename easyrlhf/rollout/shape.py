@@ -8,7 +8,7 @@ from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, Top
 
 
 @dataclass(frozen=True)
-class Shape:
+class SamplingShape:
     """What is done to logits before a token is drawn, in the order and with the arithmetic of transformers.
 
     top_p               keep the likeliest tokens that have this probability together
@@ -43,4 +43,4 @@ class Shape:
         return logits if self.top_p == 1 else TopPLogitsWarper(self.top_p)(None, logits)
 
 
-NO_SHAPE = Shape()
+NO_SHAPE = SamplingShape()

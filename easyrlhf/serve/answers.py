@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from easyrlhf.serve.decode import Drawn, Engine, Sample, Stopped
+from easyrlhf.serve.decode import DecodeEngine, Drawn, Sample, Stopped
 from easyrlhf.serve.protocol import Asked
 from easyrlhf.serve.refusals import failed, stopping
 from easyrlhf.serve.text import TokenTexts, Words
 
 
 @dataclass(frozen=True)
-class Piece:
+class AnswerPiece:
     """What is new of one answer.
 
     index   its number among those of the request
@@ -37,7 +37,7 @@ class Speaker:
     post  is given the pieces
     """
 
-    def __init__(self, index: int, asked: Asked, post: Callable[[Piece], None], *, strip: bool):
+    def __init__(self, index: int, asked: Asked, post: Callable[[AnswerPiece], None], *, strip: bool):
         decoder = asked.model.decoder
         self.index, self.ends, self.post = index, decoder.ends, post
         self.words = Words(decoder.decode, asked.stops, left=strip and not asked.continues, right=strip)
@@ -67,7 +67,7 @@ class Speaker:
         cut = self.words.cut
         said = tuple(one for one in self.unsent if cut is None or one[0] < cut)
         self.unsent = []
-        self.post(Piece(self.index, text, said, self.tokens, reason))
+        self.post(AnswerPiece(self.index, text, said, self.tokens, reason))
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Conversation:
     """A request being answered: its samples, and what has come of them."""
 
     asked: Asked
-    engine: Engine
+    engine: DecodeEngine
     strip: bool
     samples: list[Sample] = field(default_factory=list)
     arrived: asyncio.Queue = field(default_factory=asyncio.Queue)
@@ -84,7 +84,7 @@ class Conversation:
         """Put the samples into the queue. Raises Busy, Stopped."""
         loop, asked = asyncio.get_running_loop(), self.asked
 
-        def post(item: Piece | Exception) -> None:
+        def post(item: AnswerPiece | Exception) -> None:
             with suppress(RuntimeError):  # the loop is closed: the server has ended
                 loop.call_soon_threadsafe(self.arrived.put_nowait, item)
 
@@ -96,7 +96,7 @@ class Conversation:
                 self.samples.append(Sample(prompt, key, limit, *how, speaker.take, post))
         self.engine.submit(asked.model.id, self.samples)
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncIterator[AnswerPiece]:
         """All pieces as they come. Raises Refusal when the answers cannot be finished."""
         left = len(self.samples)
         while left:
@@ -138,18 +138,18 @@ class ChatForm:
         first = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         return [self.chunk([{"index": index} | first]) for index in range(self.asked.n)]
 
-    def event(self, piece: Piece) -> dict[str, Any]:
+    def event(self, piece: AnswerPiece) -> dict[str, Any]:
         """The event of a piece."""
         delta = {"content": piece.text} if piece.text else {}
         choice = {"index": piece.index, "delta": delta, "logprobs": self.logprobs(piece.said, piece.text == "")}
         return self.chunk([choice | {"finish_reason": piece.reason}])
 
-    def whole(self, found: list[list[Piece]]) -> dict[str, Any]:
+    def whole(self, found: list[list[AnswerPiece]]) -> dict[str, Any]:
         """The answer of a request that wants no stream."""
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text_of(pieces), "refusal": None},
+                "message": {"role": "assistant", "content": joined_text(pieces), "refusal": None},
                 "logprobs": self.logprobs([one for piece in pieces for one in piece.said]),
                 "finish_reason": pieces[-1].reason,
             }
@@ -187,14 +187,14 @@ class TextForm:
         """A stream of texts begins with the first."""
         return []
 
-    def event(self, piece: Piece) -> dict[str, Any]:
+    def event(self, piece: AnswerPiece) -> dict[str, Any]:
         """The event of a piece."""
         return self.chunk([self.choice(piece.index, piece.text, piece.said, piece.reason)])
 
-    def whole(self, found: list[list[Piece]]) -> dict[str, Any]:
+    def whole(self, found: list[list[AnswerPiece]]) -> dict[str, Any]:
         """The answer of a request that wants no stream."""
         choices = [
-            self.choice(index, text_of(pieces), [one for piece in pieces for one in piece.said], pieces[-1].reason)
+            self.choice(index, joined_text(pieces), [one for piece in pieces for one in piece.said], pieces[-1].reason)
             for index, pieces in enumerate(found)
         ]
         tokens = sum(pieces[-1].tokens for pieces in found)
@@ -217,7 +217,7 @@ class TextForm:
         }
 
 
-def text_of(pieces: list[Piece]) -> str:
+def joined_text(pieces: list[AnswerPiece]) -> str:
     """The whole text."""
     return "".join(piece.text for piece in pieces)
 

@@ -16,14 +16,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from easyrlhf.config import ServeConfig
-from easyrlhf.serve.answers import ChatForm, Conversation, Piece, TextForm
-from easyrlhf.serve.decode import Busy, Engine, Stopped
-from easyrlhf.serve.models import Served, ids_of
+from easyrlhf.serve.answers import AnswerPiece, ChatForm, Conversation, TextForm
+from easyrlhf.serve.decode import Busy, DecodeEngine, Stopped
+from easyrlhf.serve.models import Served, model_ids
 from easyrlhf.serve.protocol import chat_request, text_request
 from easyrlhf.serve.refusals import Refusal, busy, failed, stopping
 from easyrlhf.serve.scores import score_request
-from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refused
-from easyrlhf.tools.serve_reward import Scorer
+from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refusal_response
+from easyrlhf.tools.scoring import Scorer
 
 PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -38,7 +38,7 @@ class Service:
 
     config: ServeConfig
     models: dict[str, Served]
-    engine: Engine
+    engine: DecodeEngine
     scorer: Scorer | None
     version: str
     began: int
@@ -67,7 +67,7 @@ class Service:
         return JSONResponse(
             {
                 "models": models,
-                "reward_model": config.reward_model and ids_of([config.reward_model])[0],
+                "reward_model": config.reward_model and model_ids([config.reward_model])[0],
                 "defaults": defaults,
                 "version": self.version,
             }
@@ -134,9 +134,9 @@ def event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-async def gathered(talk: Conversation) -> list[list[Piece]]:
+async def gathered(talk: Conversation) -> list[list[AnswerPiece]]:
     """The pieces of each answer."""
-    found: list[list[Piece]] = [[] for _ in talk.samples]
+    found: list[list[AnswerPiece]] = [[] for _ in talk.samples]
     async for piece in talk.pieces():
         found[piece.index].append(piece)
     return found
@@ -197,21 +197,21 @@ def make_app(service: Service, key: Key, hosts: Hosts) -> ASGIApp:
 
 def new_service(config: ServeConfig, models: list[Served], scorer: Scorer | None, version: str) -> Service:
     """The service of these models, its decoding begun."""
-    engine = Engine(models, config.batch_size, config.max_waiting)
+    engine = DecodeEngine(models, config.batch_size, config.max_waiting)
     engine.start()
     return Service(config, {one.id: one for one in models}, engine, scorer, version, int(time.time()))
 
 
 async def refusal_answer(request: Request, error: Refusal) -> Response:
     """What a refusal is answered with."""
-    return refused(error)
+    return refusal_response(error)
 
 
 async def http_answer(request: Request, error: HTTPException) -> Response:
     """What an address or a method that there is not is answered with."""
     where = f"{request.method} {request.url.path}"
     message = f"{where}: another method is needed" if error.status_code == 405 else f"{where}: there is nothing here"
-    return refused(Refusal(message, status=error.status_code, headers=dict(error.headers or {})))
+    return refusal_response(Refusal(message, status=error.status_code, headers=dict(error.headers or {})))
 
 
 async def nobody(request: Request, error: ClientDisconnect) -> Response:
@@ -221,4 +221,4 @@ async def nobody(request: Request, error: ClientDisconnect) -> Response:
 
 async def fault_answer(request: Request, error: Exception) -> Response:
     """What a fault of ours is answered with; what it was stands in the terminal."""
-    return refused(failed())
+    return refusal_response(failed())

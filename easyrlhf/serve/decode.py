@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from easyrlhf.rollout.blocked import blocked_weights
-from easyrlhf.rollout.running import PREFILL_TOKENS, Running, prefill
+from easyrlhf.rollout.decode_batch import PREFILL_TOKENS, DecodeBatch, prefill
+from easyrlhf.rollout.onednn_linear import blocked_weights
 from easyrlhf.rollout.sampler import draw_shaped
-from easyrlhf.rollout.shape import Shape
+from easyrlhf.rollout.shape import SamplingShape
 from easyrlhf.serve.models import Served
 
 PATIENCE = 10.0  # seconds that closing waits for the token at hand
@@ -56,7 +56,7 @@ class Sample:
     key: tuple[int, ...]
     limit: int
     temperature: float
-    shape: Shape
+    shape: SamplingShape
     likeliest: int | None
     take: Callable[[Drawn, bool], bool]
     fail: Callable[[Exception], None]
@@ -76,7 +76,7 @@ class Group:
     def __init__(self, served: Served, batch_size: int):
         self.served, self.batch_size = served, batch_size
         self.waiting: deque[Sample] = deque()
-        self.running = Running()
+        self.running = DecodeBatch()
         self.samples: dict[int, Sample] = {}
         self.numbers = count()
 
@@ -109,7 +109,7 @@ class Group:
         samples = [self.samples[row] for row in rows]
         tokens = drawn(logits, samples)
         ended = torch.zeros(len(samples), dtype=torch.bool)
-        said = described(logits, samples, tokens)
+        said = token_logprobs_asked(logits, samples, tokens)
         for place, (row, sample, one) in enumerate(zip(rows, samples, said, strict=True)):
             sample.said.append(one.token)
             last = len(sample.said) == sample.limit
@@ -123,7 +123,7 @@ class Group:
         lost = [*self.samples.values(), *(self.waiting if waiting else ())]
         if waiting:
             self.waiting.clear()
-        self.samples, self.running = {}, Running()
+        self.samples, self.running = {}, DecodeBatch()
         for sample in lost:
             sample.fail(error)
 
@@ -135,7 +135,7 @@ def drawn(logits: Tensor, samples: list[Sample]) -> Tensor:
     returns  [n]
     """
     tokens = torch.empty(len(samples), dtype=torch.long)
-    kinds: dict[tuple[float, Shape], list[int]] = {}
+    kinds: dict[tuple[float, SamplingShape], list[int]] = {}
     for place, sample in enumerate(samples):
         kinds.setdefault((sample.temperature, sample.shape), []).append(place)
     for (temperature, shape), places in kinds.items():
@@ -148,7 +148,7 @@ def drawn(logits: Tensor, samples: list[Sample]) -> Tensor:
     return tokens
 
 
-def described(logits: Tensor, samples: list[Sample], tokens: Tensor) -> list[Drawn]:
+def token_logprobs_asked(logits: Tensor, samples: list[Sample], tokens: Tensor) -> list[Drawn]:
     """Each token, with the log-probabilities that its sample asks for.
 
     logits  [n, V]
@@ -167,7 +167,7 @@ def described(logits: Tensor, samples: list[Sample], tokens: Tensor) -> list[Dra
     return said
 
 
-class Engine:
+class DecodeEngine:
     """Decodes the answers of all models, a token of each model in turn, in a thread of its own.
 
     batch_size   answers of a model that are decoded together

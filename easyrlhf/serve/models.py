@@ -18,7 +18,7 @@ from easyrlhf.models.adapters import adapter_shapes, is_adapter, put_on
 from easyrlhf.models.load import load_config
 from easyrlhf.models.parents import base_of
 from easyrlhf.serve.text import TokenTexts
-from easyrlhf.tools.policy import load_lm, read_renderer
+from easyrlhf.tools.policy import load_policy_lm, read_renderer
 from easyrlhf.tools.scoring import longest
 
 LORA_WEIGHT = re.compile(r"\.lora_[AB]\.weight$")
@@ -87,7 +87,7 @@ def read_models(config: ServeConfig) -> list[Member]:
     ]
 
 
-def load_models(members: list[Member]) -> list[Served]:
+def load_served(members: list[Member]) -> list[Served]:
     """The models, in their order. Raises InputError."""
     paths = [one.policy.model for one in members]
     loaded: dict[int, tuple[nn.Module, str | None]] = {}
@@ -95,11 +95,11 @@ def load_models(members: list[Member]) -> list[Served]:
         loaded |= load_family([members[number] for number in numbers])
     return [
         Served(name, one.policy.model, *loaded[one.number], one.renderer, one.positions)
-        for name, one in zip(ids_of(paths), members, strict=True)
+        for name, one in zip(model_ids(paths), members, strict=True)
     ]
 
 
-def ids_of(paths: list[str]) -> list[str]:
+def model_ids(paths: list[str]) -> list[str]:
     """The last part of each path; where that is another's too, as many parts as tell them apart."""
     parts = [[part for part in path.replace("\\", "/").split("/") if part not in ("", ".")] for path in paths]
     sizes = [1] * len(paths)
@@ -129,14 +129,14 @@ def load_family(members: list[Member]) -> dict[int, tuple[nn.Module, str | None]
     shared = [one for one in members if not is_adapter(one.policy.model) or over_the_same(one, first)]
     if len(shared) == 1:
         shared = []
-    apart = {one.number: (load_lm(one.policy, one.renderer), None) for one in members if one not in shared}
-    return apart | (load_shared(shared, first) if shared else {})
+    apart = {one.number: (load_policy_lm(one.policy, one.renderer), None) for one in members if one not in shared}
+    return apart | (load_shared_base(shared, first) if shared else {})
 
 
-def load_shared(members: list[Member], first: Member) -> dict[int, tuple[nn.Module, str | None]]:
+def load_shared_base(members: list[Member], first: Member) -> dict[int, tuple[nn.Module, str | None]]:
     """What load_family gives, of a base model and adapters over it; `first` has the tokenizer."""
     base = base_of(first.policy.model)
-    lm = load_lm(replace(first.policy, model=base), first.renderer)
+    lm = load_policy_lm(replace(first.policy, model=base), first.renderer)
     names = {one.number: f"model{one.number}" if is_adapter(one.policy.model) else None for one in members}
     for one in members:
         if names[one.number]:

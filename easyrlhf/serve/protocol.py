@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from easyrlhf.config import ServeConfig
-from easyrlhf.data.chat import opens, template_arguments
+from easyrlhf.data.chat_template import opens, template_arguments
 from easyrlhf.data.messages import messages
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
-from easyrlhf.rollout.shape import Shape
+from easyrlhf.rollout.shape import SamplingShape
 from easyrlhf.serve.models import Served
 from easyrlhf.serve.refusals import Refusal
-from easyrlhf.serve.values import count, flag, number, whole
+from easyrlhf.serve.values import flag_value, number_within, whole_or_none, whole_within
 
 MOST_LIKELIEST = 20  # top_logprobs
 MOST_STOPS = 16
@@ -63,7 +63,7 @@ class Asked:
     prompts: list[list[int]]
     limits: list[int]
     temperature: float
-    shape: Shape
+    shape: SamplingShape
     stops: tuple[str, ...]
     seed: int
     n: int
@@ -77,47 +77,47 @@ def chat_request(body: Any, models: dict[str, Served], config: ServeConfig) -> A
     """What a request to /v1/chat/completions asks. Raises Refusal."""
     check_keys(body, CHAT_KEYS, NEUTRAL)
     model = model_of(body, models)
-    continues = flag(body, "continue_final_message")
-    if flag(body, "add_generation_prompt", not continues) is continues:
+    continues = flag_value(body, "continue_final_message")
+    if flag_value(body, "add_generation_prompt", not continues) is continues:
         raise Refusal(
             "add_generation_prompt: is true where an answer begins, and false with continue_final_message: true",
             param="add_generation_prompt",
         )
-    turns = turns_of(body, continues)
-    arguments = arguments_of(body, model)
+    turns = conversation_turns(body, continues)
+    arguments = template_arguments_of(body, model)
     try:
         ids = model.prompt_ids(turns, arguments)
     except InputError as error:
         raise Refusal(str(error), param="messages") from error
-    likeliest = count(body, "top_logprobs", 0, MOST_LIKELIEST, None)
-    wanted = flag(body, "logprobs")
+    likeliest = whole_within(body, "top_logprobs", 0, MOST_LIKELIEST, None)
+    wanted = flag_value(body, "logprobs")
     if likeliest is not None and not wanted:
         raise Refusal("top_logprobs: needs logprobs: true", param="top_logprobs")
-    return asked(body, config, model, [ids], (likeliest or 0) if wanted else None, continues)
+    return shared_request(body, config, model, [ids], (likeliest or 0) if wanted else None, continues)
 
 
 def text_request(body: Any, models: dict[str, Served], config: ServeConfig) -> Asked:
     """What a request to /v1/completions asks. Raises Refusal."""
     check_keys(body, TEXT_KEYS, TEXT_NEUTRAL)
     model = model_of(body, models)
-    prompts = [ids_of(prompt, model) for prompt in prompts_of(body)]
-    return asked(body, config, model, prompts, count(body, "logprobs", 0, MOST_LIKELIEST, None), True)
+    prompts = [prompt_ids_of(prompt, model) for prompt in prompts_of(body)]
+    return shared_request(body, config, model, prompts, whole_within(body, "logprobs", 0, MOST_LIKELIEST, None), True)
 
 
-def asked(
+def shared_request(
     body: dict, config: ServeConfig, model: Served, prompts: list[list[int]], likeliest: int | None, continues: bool
 ) -> Asked:
     """The part of a request that all kinds of them share. Raises Refusal."""
-    stream = flag(body, "stream")
-    n = count(body, "n", 1, min(MOST_ANSWERS, config.max_waiting), 1)
+    stream = flag_value(body, "stream")
+    n = whole_within(body, "n", 1, min(MOST_ANSWERS, config.max_waiting), 1)
     if n * len(prompts) > config.max_waiting:
         raise Refusal(f"n: {n} answers to {len(prompts)} prompts are more than {config.max_waiting}", param="n")
-    shape = Shape(
-        number(body, "top_p", config.top_p, 0, 1),
-        max(0, count(body, "top_k", -1, None, config.top_k)),
-        number(body, "repetition_penalty", config.repetition_penalty, *PENALTIES),
+    shape = SamplingShape(
+        number_within(body, "top_p", config.top_p, 0, 1),
+        max(0, whole_within(body, "top_k", -1, None, config.top_k)),
+        number_within(body, "repetition_penalty", config.repetition_penalty, *PENALTIES),
     )
-    seed, temperature = whole(body, "seed"), number(body, "temperature", config.temperature, 0, 100)
+    seed, temperature = whole_or_none(body, "seed"), number_within(body, "temperature", config.temperature, 0, 100)
     return Asked(
         model=model,
         prompts=prompts,
@@ -165,7 +165,7 @@ def model_of(body: dict, models: dict[str, Served]) -> Served:
     return models[name]
 
 
-def turns_of(body: dict, continues: bool) -> Messages:
+def conversation_turns(body: dict, continues: bool) -> Messages:
     """The conversation, in the normal form. Raises Refusal."""
     try:
         turns = messages(body.get("messages"), "messages")
@@ -183,7 +183,7 @@ def turns_of(body: dict, continues: bool) -> Messages:
     return turns
 
 
-def arguments_of(body: dict, model: Served) -> dict[str, Any]:
+def template_arguments_of(body: dict, model: Served) -> dict[str, Any]:
     """What the chat template is told beside the turns. Raises Refusal for what it would not read."""
     choice = body.get("tool_choice")
     if choice not in (None, "auto", "none"):
@@ -217,7 +217,7 @@ def prompts_of(body: dict) -> list[str | list[int]]:
     return prompts
 
 
-def ids_of(prompt: str | list[int], model: Served) -> list[int]:
+def prompt_ids_of(prompt: str | list[int], model: Served) -> list[int]:
     """Token ids of a text. Raises Refusal."""
     size = len(model.renderer.tokenizer)
     if isinstance(prompt, str):
@@ -232,7 +232,7 @@ def ids_of(prompt: str | list[int], model: Served) -> list[int]:
 def limit_of(body: dict, config: ServeConfig, model: Served, length: int) -> int:
     """Most tokens of an answer to a prompt of so many. Raises Refusal when the model has no place for them."""
     names = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
-    given = [count(body, name, 1, None, None) for name in names]
+    given = [whole_within(body, name, 1, None, None) for name in names]
     if len(set(given)) > 1:
         raise Refusal("max_tokens: max_completion_tokens says otherwise; give one of the two", param="max_tokens")
     room = None if model.positions is None else model.positions - length
@@ -274,4 +274,4 @@ def usage_wanted(body: dict, stream: bool) -> bool:
         raise Refusal("stream_options: belongs to stream: true", param="stream_options")
     if not isinstance(options, dict) or not options.keys() <= {"include_usage", "include_obfuscation"}:
         raise Refusal('stream_options: must be an object such as {"include_usage": true}', param="stream_options")
-    return flag(options, "include_usage")
+    return flag_value(options, "include_usage")

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from easyrlhf.data.chat import opens, template_arguments
+from easyrlhf.data.chat_template import opens, template_arguments
 from easyrlhf.data.messages import messages
 from easyrlhf.errors import InputError
 from easyrlhf.serve.protocol import check_keys
 from easyrlhf.serve.refusals import Refusal
-from easyrlhf.serve.values import flag
-from easyrlhf.tools.scoring import scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer
+from easyrlhf.serve.values import flag_value
+from easyrlhf.tools.scoring import Scorer, scores_of, why_no_score
 
 KEYS = ("messages", "finished", "tools", "chat_template_kwargs")
 
@@ -27,11 +26,11 @@ def score_request(body: Any, scorer: Scorer) -> dict[str, Any]:
         raise Refusal(str(error), param="messages") from error
     if not opens(turns):
         raise Refusal("messages: must end with the assistant turn that is to be scored", param="messages")
-    finished = flag(body, "finished", True)
+    finished = flag_value(body, "finished", True)
     with scorer.lock:
         try:
             ids = scorer.renderer.sequence(turns[:-1], turns[-1:], finished, arguments)
             [score] = scores_of(scorer, [ids], scorer.limit)
         except InputError as error:  # its template may refuse what the model's takes
             return {"score": None, "note": str(error)}
-    return {"score": score, "note": None if score is not None else too_long(ids, scorer.limit)}
+    return {"score": score, "note": None if score is not None else why_no_score(ids, scorer.limit)}

@@ -53,14 +53,14 @@ class Key:
 
     def is_key(self, given: str) -> bool:
         """Whether this is the key; takes as long for any text."""
-        return same(given.encode("utf-8", "surrogatepass"), self._key)
+        return same_text(given.encode("utf-8", "surrogatepass"), self._key)
 
     def is_cookie(self, given: str) -> bool:
         """Whether this is what a browser was given for the key."""
-        return same(given.encode("utf-8", "surrogatepass"), self.cookie.encode())
+        return same_text(given.encode("utf-8", "surrogatepass"), self.cookie.encode())
 
 
-def same(one: bytes, other: bytes) -> bool:
+def same_text(one: bytes, other: bytes) -> bool:
     """Whether two texts are equal, in a time that tells neither where they differ nor how long they are."""
     return hmac.compare_digest(hashlib.sha256(one).digest(), hashlib.sha256(other).digest())
 
@@ -130,7 +130,7 @@ class Guard:
         try:
             answer = self.refused(scope)
         except Refusal as refusal:
-            answer = refused(refusal)
+            answer = refusal_response(refusal)
         await (answer or self.app)(scope, receive, with_headers)
 
     def refused(self, scope: Scope) -> Response | None:
@@ -188,7 +188,7 @@ def wrong_key(message: str) -> Refusal:
     return Refusal(message, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
-def refused(refusal: Refusal) -> Response:
+def refusal_response(refusal: Refusal) -> Response:
     """The answer that a refusal is."""
     return JSONResponse(refusal.body(), refusal.status, headers=refusal.headers)
 

@@ -120,7 +120,7 @@ class TokenTexts:
     def of(self, number: int) -> TokenText:
         """The text of a token, and its bytes: several tokens may share a character."""
         if number in self.added:
-            return whole(self.added[number])
+            return whole_token(self.added[number])
         token = self.tokenizer.convert_ids_to_tokens(number)
         if token is None:
             return TokenText("", None)
@@ -129,11 +129,11 @@ class TokenTexts:
         elif byte := BYTE_TOKEN.fullmatch(token):
             found = bytes([int(byte[1], 16)])
         else:
-            return whole(token.replace("\u2581", " "))
+            return whole_token(token.replace("\u2581", " "))
         return TokenText(found.decode("utf-8", errors="replace"), list(found))
 
 
-def whole(text: str) -> TokenText:
+def whole_token(text: str) -> TokenText:
     """A token that is no part of a character."""
     return TokenText(text, list(text.encode()))
 

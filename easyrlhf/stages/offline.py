@@ -10,14 +10,15 @@ from torch import nn
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.run import Run, open_run
 from easyrlhf.engine.zero import make_engine
-from easyrlhf.offline.loop import Task, evaluations_of, fit, planned_rows, planned_steps
+from easyrlhf.offline.loop import Task, offline_evaluations, planned_rows, planned_steps, train_steps
 from easyrlhf.report.console import Console
-from easyrlhf.stages import common
-from easyrlhf.stages.parents import with_parents
+from easyrlhf.run.run import Run, open_run
+from easyrlhf.stages import lifecycle
+from easyrlhf.stages.recorded_parents import with_parents
+from easyrlhf.stages.rows import read_sets
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,21 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
     Returns the folder. Raises InputError for bad input before a model is loaded, RunError when training fails,
     RunStopped when it was asked to stop.
     """
-    config = common.settled(config)
+    config = lifecycle.settled(config)
     console = Console(config.stage)
     with open_run(config) as run:
         if run is None:
-            return common.already_complete(config, console)
+            return lifecycle.already_complete(config, console)
         config = with_parents(run, console)
-        renderer = common.prepare(run, console)
+        renderer = lifecycle.prepare(run, console)
         with console.reading():
-            data = common.read_sets(run, renderer, stage.kind)
+            data = read_sets(run, renderer, stage.kind)
         train, valid = data["train"].rows, data["valid"] and data["valid"].rows
-        steps, parents = planned_steps(config, len(train)), common.parents_of(config)
-        if not run.recognise(common.stage_info(run, renderer, data, parents)):
-            return common.already_complete(config, console)
-        evaluations = evaluations_of(config, len(train), valid)
-        common.start(run, console, stage.title, steps, data, parents, evaluations=evaluations)
+        steps, parents = planned_steps(config, len(train)), lifecycle.parents_of(config)
+        if not run.recognise(lifecycle.stage_info(run, renderer, data, parents)):
+            return lifecycle.already_complete(config, console)
+        evaluations = offline_evaluations(config, len(train), valid)
+        lifecycle.print_plan(run, console, stage.title, steps, data, parents, evaluations=evaluations)
         stage.check(config, renderer, data, console)
         if config.dry_run:
             return Path(config.output_dir)
@@ -76,8 +77,8 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         valid = valid and stage.join(*how, valid, np.array(evaluations.numbers), console)
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
         run.begin({"model": engine})
-        with common.open_log(run, console) as log:
-            metrics = fit(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
-        with engine.whole() as whole:
-            results = world.on_main(lambda: stage.save(run, whole, renderer))
-        return common.finish(run, console, metrics, **results)
+        with lifecycle.open_log(run, console) as log:
+            metrics = train_steps(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
+        with engine.full_weights() as whole:
+            results = processes.on_main(lambda: stage.save(run, whole, renderer))
+        return lifecycle.end_run(run, console, metrics, **results)

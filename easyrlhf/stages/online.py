@@ -8,35 +8,39 @@ from torch import nn
 from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.run import Run, open_run
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
-from easyrlhf.models.load import check_text_alone, leave_out_spare
-from easyrlhf.models.prefix import sharing_of
+from easyrlhf.models.load import check_text_alone
+from easyrlhf.models.parts import leave_out_spare
+from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
-from easyrlhf.online.loop import Online, Progress, evaluations_of, fit, planned_steps
+from easyrlhf.online.loop import LoopState, Online, online_evaluations, planned_rollouts, train
 from easyrlhf.online.methods import method_of
-from easyrlhf.online.mixing import PtxBatches
+from easyrlhf.online.ptx import PtxBatches
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
-from easyrlhf.rollout.vllm import Backend
-from easyrlhf.stages import common
-from easyrlhf.stages.parents import with_parents
-from easyrlhf.stages.rewards import (
-    RewardCast,
-    check_columns,
-    check_head,
+from easyrlhf.rollout.vllm_sampler import Backend
+from easyrlhf.run.run import Run, open_run
+from easyrlhf.stages import lifecycle
+from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
+from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
+from easyrlhf.stages.recorded_parents import with_parents
+from easyrlhf.stages.reward_sources import (
+    RewardPlan,
     check_readable,
+    check_reward_columns,
     check_rewards,
+    check_value_head,
     handed_only,
     load_rewards,
 )
-from easyrlhf.stages.rollouts import check_rollout, make_backend, make_sampler
-from easyrlhf.stages.sharing import apart, check_sharing, load_shared
+from easyrlhf.stages.rows import read_data, read_sets
+from easyrlhf.stages.samplers import check_rollout, make_backend, make_sampler
+from easyrlhf.stages.shared_backbone import apart, check_sharing, load_shared_backbone
 
 
 def train_ppo(config: PPOConfig) -> Path:
@@ -55,28 +59,28 @@ def train_grpo(config: GRPOConfig) -> Path:
 
 def train_online(config: OnlineConfig, title: str) -> Path:
     """Run an online stage from its settings to its finished folder."""
-    config = common.settled(config)
+    config = lifecycle.settled(config)
     console = Console(config.stage)
     with open_run(config) as run:
         if run is None:
-            return common.already_complete(config, console)
+            return lifecycle.already_complete(config, console)
         config = with_parents(run, console)
-        renderer = common.prepare(run, console)
-        cast = check_cast(config, renderer)
+        renderer = lifecycle.prepare(run, console)
+        cast = check_model_folders(config, renderer)
         check_rollout(config, renderer)
         with console.reading():
-            data = common.read_sets(run, renderer, "prompt")
+            data = read_sets(run, renderer, "prompt")
             if config.ptx_data:
-                data["ptx"] = common.read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
-        check_columns(config, cast.rewards, data)
+                data["ptx"] = read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
+        check_reward_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
-        steps = planned_steps(config, len(data["train"].rows))
+        steps = planned_rollouts(config, len(data["train"].rows))
         check_warmup(config, steps)
-        if not run.recognise(common.stage_info(run, renderer, data, cast.named(config))):
-            return common.already_complete(config, console)
+        if not run.recognise(lifecycle.stage_info(run, renderer, data, cast.named(config))):
+            return lifecycle.already_complete(config, console)
         valid = data["valid"] and data["valid"].rows
-        evaluations = evaluations_of(config, len(data["train"].rows), valid)
-        common.start(run, console, title, steps, data, cast.named(config), cast.beside(config), evaluations)
+        evaluations = online_evaluations(config, len(data["train"].rows), valid)
+        lifecycle.print_plan(run, console, title, steps, data, cast.named(config), cast.beside(config), evaluations)
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if lost := handed_only(config):
@@ -91,11 +95,11 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         console.note("loading the models …")
         online = build(run, renderer, cast, data.get("ptx"), steps, backend)
         state = run.begin(online.engines)
-        at = Progress(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
-        with common.open_log(run, console) as log, online.rewards, online.sampler:
-            metrics = fit(run, online, data["train"].rows, valid, log, console, at)
-        save(run, online, renderer)
-        return common.finish(run, console, metrics)
+        at = LoopState(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
+        with lifecycle.open_log(run, console) as log, online.rewards, online.sampler:
+            metrics = train(run, online, data["train"].rows, valid, log, console, at)
+        save_models(run, online, renderer)
+        return lifecycle.end_run(run, console, metrics)
 
 
 def check_warmup(config: OnlineConfig, steps: int) -> None:
@@ -108,14 +112,14 @@ def check_warmup(config: OnlineConfig, steps: int) -> None:
 
 
 @dataclass(frozen=True)
-class Cast:
+class ModelFolders:
     """Who plays which part: folders checked before any model is loaded.
 
     value_model  folder with a head; None: the policy's backbone with a zero head, where the method has a value model
     """
 
     value_model: str | None
-    rewards: RewardCast
+    rewards: RewardPlan
 
     def named(self, config: OnlineConfig) -> dict[str, str]:
         """Part → folder, for stage.json."""
@@ -142,31 +146,31 @@ class Cast:
         return found
 
 
-def check_cast(config: OnlineConfig, renderer: Renderer) -> Cast:
+def check_model_folders(config: OnlineConfig, renderer: Renderer) -> ModelFolders:
     """Check every folder against the policy's tokenizer and against its own promises. Raises InputError."""
     if config.ref_model != config.model:
-        common.check_parent("--ref_model", config.ref_model, config)
-        common.check_positions("--ref_model", config.ref_model, config)
-        common.require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
+        check_parent("--ref_model", config.ref_model, config)
+        check_positions("--ref_model", config.ref_model, config)
+        require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
     rewards = check_rewards(config, renderer)
     value_model = None
     if config.learns_values:
         value_model = config.value_model or rewards.value_model
         if config.value_model:
-            common.check_parent("--value_model", config.value_model, config)
-            common.check_positions("--value_model", config.value_model, config)
-            check_head("--value_model", config.value_model, config)
-            common.require_policy_tokenizer("--value_model", config.value_model, config, renderer)
+            check_parent("--value_model", config.value_model, config)
+            check_positions("--value_model", config.value_model, config)
+            check_value_head("--value_model", config.value_model, config)
+            require_policy_tokenizer("--value_model", config.value_model, config, renderer)
         start = value_model or config.model
-        common.check_probes_render("--model", config.model, renderer)
+        check_probes_render("--model", config.model, renderer)
         check_text_alone("the value model's", start, trust_remote_code=config.trust_remote_code)
     if config.share_backbone:
         check_sharing(config, value_model)
-    return Cast(value_model, rewards)
+    return ModelFolders(value_model, rewards)
 
 
 def build(
-    run: Run, renderer: Renderer, cast: Cast, ptx: TokenData | None, steps: int, backend: Backend | None = None
+    run: Run, renderer: Renderer, cast: ModelFolders, ptx: TokenData | None, steps: int, backend: Backend | None = None
 ) -> Online:
     """Load the models and put the loop's parts together.
 
@@ -174,7 +178,7 @@ def build(
     """
     config, method = run.config, method_of(run.config)
     models, reward_model = load_models(run, renderer, cast)
-    updates, first = config.passes * config.num_mini_batches, config.value_warmup_steps
+    updates, first = config.epochs_per_rollout * config.num_mini_batches, config.value_warmup_steps
     forward = Forward(renderer.pad_id, run.micro_batch_tokens, models.share)
     settings = OptimiserSettings.of(config, (steps - first) * updates)
     engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
@@ -203,14 +207,14 @@ def build(
     )
 
 
-def load_models(run: Run, renderer: Renderer, cast: Cast) -> tuple[Models, ScalarModel | None]:
+def load_models(run: Run, renderer: Renderer, cast: ModelFolders) -> tuple[Models, ScalarModel | None]:
     """Policy, reference and value model; with a shared backbone the reward model as well."""
     config = run.config
     if config.share_backbone:
-        models, reward_model = load_shared(run, renderer, cast.value_model)
+        models, reward_model = load_shared_backbone(run, renderer, cast.value_model)
         leave_out_spare(models.policy, renderer.tokenizer)
         return models, reward_model
-    policy = common.load_trained_lm(run, renderer, config.model)
+    policy = load_trained_lm(run, renderer, config.model)
     value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
     reference = load_reference(run, renderer)
     for lm in filter(None, (policy, reference)):
@@ -225,9 +229,9 @@ def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict
     """
     config = run.config
     if config.share_backbone:
-        models, _ = load_shared(run, renderer, value_model, judged=False)
+        models, _ = load_shared_backbone(run, renderer, value_model, judged=False)
         return {"policy": models.policy} | ({} if models.value is None else {"value": models.value})
-    policy = common.load_trained_lm(run, renderer, config.model)
+    policy = load_trained_lm(run, renderer, config.model)
     value = {"value": load_value_model(run, renderer, value_model)} if config.learns_values else {}
     return {"policy": policy} | value
 
@@ -237,22 +241,22 @@ def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
     config = run.config
     if config.own_reference or config.kl_measured == "never":
         return None
-    return common.load_frozen_lm(run, renderer, config.ref_model)
+    return load_frozen_lm(run, renderer, config.ref_model)
 
 
 def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> ScalarModel:
     """The value model: from its folder, or the policy's backbone with a zero head."""
-    lm = common.load_trained_lm(run, renderer, folder or run.config.model)
+    lm = load_trained_lm(run, renderer, folder or run.config.model)
     return ScalarModel(lm, load_head(folder, lm) if folder else new_head(lm, zero=True))
 
 
-def save(run: Run, online: Online, renderer: Renderer) -> None:
+def save_models(run: Run, online: Online, renderer: Renderer) -> None:
     """Write the policy at the root and the value model, if any, in value_model/."""
-    with online.engines["policy"].whole() as policy:
-        world.on_main(lambda: save_policy(run, renderer, policy))
+    with online.engines["policy"].full_weights() as policy:
+        processes.on_main(lambda: save_policy(run, renderer, policy))
     if online.models.value is not None:
-        with online.engines["value"].whole() as value:
-            world.on_main(lambda: save_value_model(run, renderer, value))
+        with online.engines["value"].full_weights() as value:
+            processes.on_main(lambda: save_value_model(run, renderer, value))
 
 
 def save_policy(run: Run, renderer: Renderer, policy: nn.Module) -> None:
@@ -266,4 +270,4 @@ def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:
     if run.config.share_backbone:
         value.lm = apart(run, renderer, value.lm)
         value.head.to(value.lm.device)
-    common.save_scalar_model(run, folder, value, renderer)
+    save_scalar_model(run, folder, value, renderer)

@@ -1,28 +1,30 @@
 """A run's model as one of its checkpoints has it: built and written as its stage does, without data and rewards."""
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from easyrlhf.config import TRAINING, OnlineConfig, TrainConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
-from easyrlhf.engine.checkpoint import step_of
-from easyrlhf.engine.claim import UNFINISHED
-from easyrlhf.engine.compare import PARENTS, SETTINGS_FILE
-from easyrlhf.engine.manifest import STAGE_FILE, read_stage, write_stage
-from easyrlhf.engine.renderers import open_renderer
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.signals import StopRequest
-from easyrlhf.engine.weights import load_trained
 from easyrlhf.errors import InputError
-from easyrlhf.models.parents import find, recorded
-from easyrlhf.settings import SettingError
-from easyrlhf.stages import align, online, rm, sft
+from easyrlhf.models.parents import find_parent, recorded_parent
+from easyrlhf.run.checkpoint import step_of
+from easyrlhf.run.claim import UNFINISHED
+from easyrlhf.run.differences import PARENTS, SETTINGS_FILE
+from easyrlhf.run.manifest import STAGE_FILE, read_stage, write_stage
+from easyrlhf.run.renderers import open_renderer
+from easyrlhf.run.run import Run
+from easyrlhf.run.signals import StopRequest
+from easyrlhf.run.trained_weights import load_trained
+from easyrlhf.stage_table import STAGES
+from easyrlhf.stages import online
 from easyrlhf.stages.offline import OfflineStage
-from easyrlhf.stages.parents import model_settings
+from easyrlhf.stages.recorded_parents import model_settings
 
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # as stage.json has it → as settings have it
 
@@ -51,8 +53,8 @@ class Restored:
 
 
 def offline_stage(name: str) -> OfflineStage:
-    """An offline stage by its name."""
-    return ({"sft": sft.SFT, "rm": rm.RM} | align.stages())[name]
+    """An offline stage by its name: where the table says, in capitals."""
+    return getattr(import_module(STAGES[name].module), name.upper())
 
 
 def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, **changed) -> Restored:
@@ -64,7 +66,7 @@ def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, *
     Raises InputError when the folder is not of a training stage, or when what the run started from is no longer there.
     """
     known = read_stage(folder)
-    config = replace(settings_of(folder, known), devices=devices, precision=PRECISIONS[known["precision"]])
+    config = replace(recorded_settings(folder, known), devices=devices, precision=PRECISIONS[known["precision"]])
     config = replace(config, output_dir=str(folder), resume=str(checkpoint), overwrite=False, dry_run=False)
     config = replace(config, deepspeed="none", nnodes=1, node_rank=0, gradient_checkpointing=False, **changed)
     config = replace(config, attn_implementation=None)  # another kernel may need another device
@@ -81,7 +83,7 @@ def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, *
             "the model back"
         )
     start = value_start(folder, known, {path: found[name] for name, path in given.items()})
-    models = load_learners(run, renderer, start)
+    models = restored_learners(run, renderer, start)
     for name, model in models.items():
         load_trained(checkpoint / name, model)
     return Restored(run, renderer, models)
@@ -95,14 +97,14 @@ def found_again(folder: Path, known: dict, name: str, path: str) -> str:
     if read_stage(own := folder / PARENTS / name):
         return str(own)
     try:
-        return find(path, folder, recorded(known, name))
+        return find_parent(path, folder, recorded_parent(known, name))
     except InputError:
         if name == "model":
             raise
         return path
 
 
-def settings_of(folder: Path, known: dict) -> TrainConfig:
+def recorded_settings(folder: Path, known: dict) -> TrainConfig:
     """The settings of the run in a folder, whose stage.json is known. Raises InputError when no stage wrote it."""
     file = folder / SETTINGS_FILE
     if known.get("stage") not in TRAINING or not file.is_file() or known.get("precision") not in PRECISIONS:
@@ -127,7 +129,7 @@ def value_start(folder: Path, known: dict, found: dict[str, str]) -> str | None:
     return found.get(start, start)
 
 
-def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict[str, nn.Module]:
+def restored_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict[str, nn.Module]:
     """The models that a run trains, as it started; a value model may start as the policy does."""
     config = run.config
     if not isinstance(config, OnlineConfig):

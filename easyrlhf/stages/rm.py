@@ -10,21 +10,23 @@ from torch import Tensor
 
 from easyrlhf.config import RMConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.shares import passes
-from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
-from easyrlhf.models.load import evaluating
+from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
+from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.offline.course import Advance
-from easyrlhf.offline.loop import Row, Task, pair_of
-from easyrlhf.report.console import Console, Progress
-from easyrlhf.report.doctor import write_examination
+from easyrlhf.offline.loop import Row, Task, pair_group
+from easyrlhf.report.console import Console
 from easyrlhf.report.plots import RM_EVAL_FILE
+from easyrlhf.report.progress import ProgressBar
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.rewards.examine import PARTS, examine
-from easyrlhf.stages import common
+from easyrlhf.report.rm_verdict import write_examination
+from easyrlhf.rewards.probes import PARTS, examine
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance
+from easyrlhf.stages.checks import check_probes_render
+from easyrlhf.stages.models import load_trained_lm, save_scalar_model
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -36,15 +38,15 @@ def train_rm(config: RMConfig) -> Path:
     return train_offline(config, RM)
 
 
-def load_model(run: Run, renderer: Renderer) -> ScalarModel:
+def load_reward_backbone(run: Run, renderer: Renderer) -> ScalarModel:
     """The language model with a fresh head, dropout off."""
-    lm = common.load_trained_lm(run, renderer, run.config.model)
+    lm = load_trained_lm(run, renderer, run.config.model)
     return ScalarModel(lm, new_head(lm))
 
 
-def save_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
+def save_reward_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
     """Write backbone and head, prove that the folder scores as the model does, examine it, and keep the probes."""
-    probes = common.save_scalar_model(run, run.folder, model, renderer)
+    probes = save_scalar_model(run, run.folder, model, renderer)
     if run.config.validates and run.config.examine_rows:
         examine_whole(run, model, renderer)
     return {"probes": probes}
@@ -56,7 +58,7 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     measured = json.loads((run.folder / RM_EVAL_FILE).read_text())
     most, console = run.config.examine_rows, Console(run.config.stage)
     console.note(f"the doctor looks at {min(most, len(rows)):,} of {len(rows):,} held-out pairs (--examine_rows)")
-    with Progress(console, PARTS, 0, "part", ("", "")) as bar:
+    with ProgressBar(console, PARTS, 0, "part", ("", "")) as bar:
         measured |= examine(model, renderer, rows, run.micro_batch_tokens, run.dtype, most=most, advance=bar.advance)
     write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
 
@@ -66,7 +68,9 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
 
     def scores_of(rows: list[Row]) -> tuple[Tensor, Tensor]:
         """Scores of the chosen and of the rejected completions, each [N], from one forward pass."""
-        return model.completion_scores(list(map(pair_of, rows)), pad_id, run.config.share_prefix).view(-1, 2).unbind(1)
+        return (
+            model.completion_scores(list(map(pair_group, rows)), pad_id, run.config.share_prefix).view(-1, 2).unbind(1)
+        )
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = scores_of(rows)
@@ -87,12 +91,12 @@ def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
     def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
         found = torch.zeros(2, len(rows), dtype=torch.float64)
         with evaluating(model):
-            for group, counts in passes([2 * length for length in rows["length"]], run.micro_batch_tokens):
+            for group, counts in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
                 scores = torch.stack(scores_of([rows[index] for index in group]))
                 if counts:
                     found[:, group] = scores.cpu().double()
                     advance(len(group))
-        return evaluation_of(run.folder, rows, *world.summed(found).numpy())
+        return evaluation_of(run.folder, rows, *processes.all_reduce_sum(found).numpy())
 
     return Task(
         units=lambda row: row["weight"], tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate
@@ -106,7 +110,7 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
     """
     lengths = [np.array([len(ids) for ids in rows[f"{side}_ids"]]) for side in ("chosen", "rejected")]
     examined = rm_evaluation(chosen, rejected, *lengths, rows["source"][:])
-    if world.is_main():
+    if processes.is_main():
         (folder / RM_EVAL_FILE).write_text(json.dumps(examined, indent=1))
     margins = torch.tensor(chosen - rejected)
     return {
@@ -123,8 +127,8 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
 RM = OfflineStage(
     title="Reward model",
     kind="comparison",
-    model=load_model,
+    model=load_reward_backbone,
     task=rm_task,
-    save=save_model,
-    check=lambda config, renderer, data, console: common.check_probes_render("--model", config.model, renderer),
+    save=save_reward_model,
+    check=lambda config, renderer, data, console: check_probes_render("--model", config.model, renderer),
 )

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from easyrlhf.config import SFTConfig
 from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
-from easyrlhf.engine.run import Run
-from easyrlhf.engine.shares import passes
-from easyrlhf.models.load import evaluating
-from easyrlhf.models.logprobs import token_logprobs
-from easyrlhf.offline.course import Advance
+from easyrlhf.engine import processes
+from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.models.logprobs import row_token_logprobs
+from easyrlhf.models.parts import evaluating
 from easyrlhf.offline.loop import Row, Task
-from easyrlhf.stages import common
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance
+from easyrlhf.stages.models import load_trained_lm, save_trained_lm
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -26,9 +26,9 @@ def train_sft(config: SFTConfig) -> Path:
     return train_offline(config, SFT)
 
 
-def load_model(run: Run, renderer: Renderer) -> nn.Module:
+def load_sft_model(run: Run, renderer: Renderer) -> nn.Module:
     """The language model, its dropout as its makers set it."""
-    return common.load_trained_lm(run, renderer, run.config.model, dropout=True)
+    return load_trained_lm(run, renderer, run.config.model, dropout=True)
 
 
 def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
@@ -37,7 +37,7 @@ def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
     def negative_log_likelihood(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         input_ids = pad_right([row["input_ids"] for row in rows], pad_id).to(run.device)
         loss_mask = pad_right([row["loss_mask"] for row in rows]).to(run.device)
-        return -token_logprobs(lm, input_ids, loss_mask).sum(), {}
+        return -row_token_logprobs(lm, input_ids, loss_mask).sum(), {}
 
     def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
         loss = mean_loss(lm, rows, negative_log_likelihood, run.micro_batch_tokens, advance)
@@ -56,19 +56,19 @@ def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int, advance: Advance)
     """Mean loss per assistant token over all rows, dropout off."""
     sums = {"loss": 0.0, "tokens": 0}
     with evaluating(lm):
-        for group, counts in passes(list(rows["length"]), budget):
+        for group, counts in micro_batches(list(rows["length"]), budget):
             batch = [rows[index] for index in group]
             sums["loss"] += loss(batch)[0].item() * counts
             sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * counts
             advance(len(batch) * counts)
-    sums = world.summed_numbers(sums)
+    sums = processes.all_reduce_numbers(sums)
     return sums["loss"] / sums["tokens"]
 
 
 SFT = OfflineStage(
     title="Supervised fine-tuning",
     kind="demonstration",
-    model=load_model,
+    model=load_sft_model,
     task=sft_task,
-    save=common.save_trained_lm,
+    save=save_trained_lm,
 )

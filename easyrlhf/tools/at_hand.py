@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from easyrlhf.engine.checkpoint import STATE
-from easyrlhf.engine.disk import written_to
-from easyrlhf.engine.manifest import STAGE_FILE, is_unfinished
-from easyrlhf.engine.unfinished import Stand, stand_in
+from easyrlhf.files import written_to
+from easyrlhf.run.manifest import STAGE_FILE, STATE, is_unfinished
+from easyrlhf.run.unfinished import Stand, stand_in
 
 _made: dict[Path, TemporaryDirectory] = {}  # checkpoint → where its model lies until this process ends
 _stands: dict[tuple[str, bool], Stand | None] = {}  # path, whether its run is unfinished → what it stands for
@@ -20,7 +19,7 @@ def at_hand(flag: str, path: str, *, allow_incomplete: bool) -> str:
     Raises InputError for an unfinished run that may not be taken, RunError when there is no room for its model.
     """
     stand = stand_of(flag, path, allow_incomplete=allow_incomplete)
-    return str(folder_of(stand) / stand.part) if stand else path
+    return str(stand_folder(stand) / stand.part) if stand else path
 
 
 def stand_of(flag: str, path: str, *, allow_incomplete: bool) -> Stand | None:
@@ -37,7 +36,7 @@ def state_file(path: str) -> Path:
     return stand.checkpoint / STATE if stand else Path(path) / STAGE_FILE
 
 
-def folder_of(stand: Stand) -> Path:
+def stand_folder(stand: Stand) -> Path:
     """The folder of a checkpoint's model, made when it is asked for first."""
     place = stand.checkpoint.resolve()
     if place not in _made:

@@ -6,17 +6,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from easyrlhf.config import ChatConfig
-from easyrlhf.data.chat import answered, opens
+from easyrlhf.data.chat_template import opens, with_answer
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.tools.output import shown
+from easyrlhf.tools.output import printable
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of, why_no_score
 
 QUOTES = '"""'
 COMMANDS = (
@@ -34,7 +33,7 @@ def chat(config: ChatConfig) -> None:
     opening = system_turn(config.system)
     ids = renderer.prompt_ids([*opening, {"role": "user", "content": "Hello"}])  # no template, or no system turns
     if room is not None and len(ids) > room:
-        raise InputError(f"--system: leaves no room for a conversation ({too_long(ids, room)}); shorten it")
+        raise InputError(f"--system: leaves no room for a conversation ({why_no_score(ids, room)}); shorten it")
     scorer = load_scorer(config) if config.reward_model else None
     limit = positions_of(reward_folder(config), trust_remote_code=config.trust_remote_code) if scorer else None
     console = Console("chat")
@@ -150,7 +149,7 @@ class Chat:
         if not drawn:
             return
         self.answers += 1
-        asked, answer = answered(turns, said)
+        asked, answer = with_answer(turns, said)
         if self.scorer:
             self.console.note(self.reward(asked, answer, finished))
         self.turns = [*asked, *answer]
@@ -163,7 +162,7 @@ class Chat:
             start += 2  # a question with its answer
             if start >= len(turns):
                 raise InputError(
-                    f"this message is not sent: it has {too_long(ids, self.room)}, which is the room that "
+                    f"this message is not sent: it has {why_no_score(ids, self.room)}, which is the room that "
                     f"--max_new_tokens {self.config.max_new_tokens} leaves"
                 )
             ids = self.renderer.prompt_ids(turns[:first] + turns[start:])
@@ -202,9 +201,9 @@ class Chat:
         except InputError as error:  # its own template may refuse what the model's takes
             return f"(no reward: {error})"
         [score] = scores_of(self.scorer, [ids], self.limit)
-        return f"reward {score:+.4f}" if score is not None else f"(no reward: {too_long(ids, self.limit)})"
+        return f"reward {score:+.4f}" if score is not None else f"(no reward: {why_no_score(ids, self.limit)})"
 
 
 def write(text: str) -> None:
     """Print a piece of an answer at once."""
-    print(shown(text), end="", flush=True)
+    print(printable(text), end="", flush=True)

@@ -13,18 +13,19 @@ from easyrlhf.config import DoctorConfig
 from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import load_tokens
-from easyrlhf.engine.compare import SETTINGS_FILE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
-from easyrlhf.engine.manifest import make_folder, read_stage
 from easyrlhf.errors import InputError
-from easyrlhf.report.console import Console, say
-from easyrlhf.report.doctor import PAGE_FILE, doctor_lines, write_examination, write_page
+from easyrlhf.files import make_folder
+from easyrlhf.report.console import Console, counting_bar, say
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.rewards.examine import PARTS, examine, positions
+from easyrlhf.report.rm_page import PAGE_FILE, doctor_lines, write_doctor_page
+from easyrlhf.report.rm_verdict import write_examination
 from easyrlhf.rewards.model import score_sequences
-from easyrlhf.tools.comparing.journal import progress
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.rewards.probes import PARTS, examine, positions
+from easyrlhf.run.differences import SETTINGS_FILE
+from easyrlhf.run.manifest import read_stage
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder
 
 LENGTH = 1024
 AT_ONCE = 256  # answers whose lengths are sorted into forward passes
@@ -44,10 +45,10 @@ def examine_reward_model(config: DoctorConfig) -> Path:
         dtype = pick_dtype(config.precision, pick_device(config.devices))
         measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:])
         how = scorer.model, scorer.renderer, rows, scorer.micro_batch_tokens, dtype
-        with progress("part", PARTS, 0) as advance:
+        with counting_bar("part", PARTS, 0) as advance:
             measured |= examine(*how, most=config.examine_rows, advance=advance)
     found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
-    write_page(folder, found)
+    write_doctor_page(folder, found)
     console = Console(config.stage)
     console.note(
         "\n".join([*doctor_lines(found, console.width), "", *map(str, (folder / DOCTOR_FILE, folder / PAGE_FILE))])
@@ -56,7 +57,7 @@ def examine_reward_model(config: DoctorConfig) -> Path:
 
 
 @dataclass(frozen=True)
-class Limits:
+class PairLimits:
     """How long pairs may be, in tokens, and what becomes of longer ones: as rm_train has these settings."""
 
     max_length: int
@@ -64,7 +65,7 @@ class Limits:
     overlength: str | None
 
 
-def limits_of(config: DoctorConfig, places: int | None) -> Limits:
+def limits_of(config: DoctorConfig, places: int | None) -> PairLimits:
     """Those of the settings, else those that the model was trained with, so that the same rows are judged alike.
 
     places  tokens that the model was made for; None: not known
@@ -83,7 +84,7 @@ def limits_of(config: DoctorConfig, places: int | None) -> Limits:
             f"--max_prompt_length {prompt}: must be less than max_length {length}, or no completion fits; lower it or "
             "raise max_length"
         )
-    return Limits(length, prompt, config.overlength or trained.get("overlength"))
+    return PairLimits(length, prompt, config.overlength or trained.get("overlength"))
 
 
 def trained_limits(folder: Path) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def trained_limits(folder: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def read_pairs(config: DoctorConfig, renderer: Renderer, limits: Limits, scratch: Path) -> Dataset:
+def read_pairs(config: DoctorConfig, renderer: Renderer, limits: PairLimits, scratch: Path) -> Dataset:
     """The pairs of `valid_data`. Raises InputError."""
     data = load_tokens(
         config.valid_data,
@@ -121,7 +122,7 @@ def scores_and_lengths(config: DoctorConfig, scorer: Scorer, rows: Dataset) -> t
     answers = [rows["chosen_ids"][:], rows["rejected_ids"][:]]
     sequences = [p + ids for side in answers for p, ids in zip(rows["prompt_ids"], side, strict=True)]
     scores = []
-    with progress("answer", len(sequences), 0) as advance:
+    with counting_bar("answer", len(sequences), 0) as advance:
         for start in range(0, len(sequences), AT_ONCE):
             some = sequences[start : start + AT_ONCE]
             scores += score_sequences(scorer.model, some, scorer.renderer.pad_id, scorer.micro_batch_tokens)

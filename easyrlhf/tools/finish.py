@@ -9,30 +9,28 @@ from typing import Any
 from datasets import Dataset
 
 from easyrlhf.config import FinishConfig, OnlineConfig, TrainConfig
-from easyrlhf.engine.advice import free_name
-from easyrlhf.engine.checkpoint import CHECKPOINTS, damage, read_state, step_of
-from easyrlhf.engine.claim import LOCK
-from easyrlhf.engine.compare import SETTINGS_FILE
-from easyrlhf.engine.disk import reason_of, written_to
-from easyrlhf.engine.lock import held
-from easyrlhf.engine.manifest import read_stage
-from easyrlhf.engine.unfinished import checkpoint_at
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import disk_reason, hold_file, written_to
 from easyrlhf.offline import loop as offline
 from easyrlhf.online import loop as online
 from easyrlhf.report.conclusion import concluded, examined_by
-from easyrlhf.report.console import Console
+from easyrlhf.report.console import Console, counting_bar
 from easyrlhf.report.html import REPORT_FILE
 from easyrlhf.report.log import METRICS_FILE, amend, read_rows, set_aside
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import DOCTOR_FILE, RM_EVAL_FILE
-from easyrlhf.stages.common import upload
-from easyrlhf.stages.restored import Restored, no_examination, offline_stage, restore, settings_of
-from easyrlhf.tools.comparing.journal import progress
+from easyrlhf.run.advice import free_name
+from easyrlhf.run.checkpoint import damage, read_state, step_of
+from easyrlhf.run.claim import LOCK
+from easyrlhf.run.differences import SETTINGS_FILE
+from easyrlhf.run.manifest import CHECKPOINTS, read_stage
+from easyrlhf.run.unfinished import checkpoint_at
+from easyrlhf.stages.lifecycle import upload
+from easyrlhf.stages.restored import Restored, no_examination, offline_stage, recorded_settings, restore
 from easyrlhf.tools.report import record, rewritten
 
 
-def finish(config: FinishConfig) -> Path:
+def finish_run(config: FinishConfig) -> Path:
     """Make a complete folder of a run that has stopped, from its newest checkpoint or that of a step; returns it.
 
     Raises InputError for a folder of no run, one that another process works in, or one without such a checkpoint;
@@ -40,7 +38,7 @@ def finish(config: FinishConfig) -> Path:
     """
     folder, console = Path(config.run), Console("finish")
     known = read_stage(folder)
-    settings = replace(settings_of(folder, known), output_dir=config.run)
+    settings = replace(recorded_settings(folder, known), output_dir=config.run)
     with ExitStack() as stack:
         hold(stack, folder)
         known = read_stage(folder)
@@ -56,16 +54,15 @@ def finish(config: FinishConfig) -> Path:
 
 def hold(stack: ExitStack, folder: Path) -> None:
     """Keep other processes out of the folder as long as the stack lasts. Raises InputError when one works there."""
+    taken = (
+        f"{folder}: its run is at work; stop it first (Ctrl-C, or SIGTERM: it saves its last step). Meanwhile "
+        f"easyrlhf export {shlex.quote(str(folder))} --step N makes a model of a checkpoint"
+    )
     try:
-        stack.enter_context(held(folder / LOCK))
-    except BlockingIOError as error:
-        raise InputError(
-            f"{folder}: its run is at work; stop it first (Ctrl-C, or SIGTERM: it saves its last step). Meanwhile "
-            f"easyrlhf export {shlex.quote(str(folder))} --step N makes a model of a checkpoint"
-        ) from error
+        stack.enter_context(hold_file(folder / LOCK, taken))
     except OSError as error:
         raise RunError(
-            f"{folder}: could not be written: {reason_of(error)}. The run is as it was; easyrlhf export "
+            f"{folder}: could not be written: {disk_reason(error)}. The run is as it was; easyrlhf export "
             f"{shlex.quote(str(folder))} --step N --output_dir DIR makes a model of a checkpoint elsewhere"
         ) from error
 
@@ -79,11 +76,11 @@ def end(
     console: Console, folder: Path, known: dict, settings: TrainConfig, checkpoint: Path, config: FinishConfig
 ) -> None:
     """Write the model of a checkpoint into its run's folder, and mark the run as complete and ended early."""
-    state, step, total = read_state(checkpoint), step_of(checkpoint), planned_steps(settings, known)
+    state, step, total = read_state(checkpoint), step_of(checkpoint), steps_planned(settings, known)
     best = best_of(folder, state, chosen=config.step is not None)
     source = folder / CHECKPOINTS / f"step-{best['step']}" if best else checkpoint
     console.note(f"{folder}: step {step_of(source)} of {total} becomes a complete model, from {source}")
-    rows = held_out(folder, settings)
+    rows = held_out_rows(folder, settings)
     restored = restore(folder, source, folder, config.devices, **({} if rows else no_examination(folder)))
     run = restored.run
     run.info = {name: value for name, value in known.items() if name != "step"}
@@ -110,7 +107,7 @@ def end(
     upload(settings, console)
 
 
-def planned_steps(settings: TrainConfig, known: dict) -> int:
+def steps_planned(settings: TrainConfig, known: dict) -> int:
     """The steps that the run would have had."""
     part = known["data"]["train"]
     rows = part.get("rows", part["used"])  # which earlier versions counted alone
@@ -143,7 +140,7 @@ def metrics_of(folder: Path, step: int) -> dict[str, Any]:
 # --- a reward model's examination, which describes the weights of the folder
 
 
-def held_out(folder: Path, settings: TrainConfig) -> Dataset | None:
+def held_out_rows(folder: Path, settings: TrainConfig) -> Dataset | None:
     """The held-out rows of a reward model's run, as long as they lie in its cache."""
     file = folder / "cache" / "valid.arrow"
     return Dataset.from_file(str(file)) if settings.stage == "rm" and file.exists() else None
@@ -162,7 +159,7 @@ def evaluated(restored: Restored, rows: Dataset | None, step: int) -> dict[str, 
             (run.folder / name).unlink(missing_ok=True)
         return {}
     task = offline_stage("rm").task(restored.models["model"], restored.renderer.pad_id, run)
-    with progress("pair", len(rows), 0) as advance:
+    with counting_bar("pair", len(rows), 0) as advance:
         found = task.evaluate(rows, advance)
     amend(run.folder / METRICS_FILE, step, found)
     return found

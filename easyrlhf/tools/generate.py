@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from easyrlhf.config import GenerateConfig
-from easyrlhf.data.chat import answered, arguments_for, opens
+from easyrlhf.data.chat_template import arguments_for, opens, with_answer
 from easyrlhf.data.formats import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
@@ -25,8 +25,7 @@ from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
-from easyrlhf.tools.scoring import scores_of
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
 from easyrlhf.tools.texts import ask, print_answers
 
 Rows = Output | Printed
@@ -38,7 +37,7 @@ LOW = "below --min_reward"
 
 
 @dataclass(frozen=True)
-class Answer:
+class GeneratedAnswer:
     """One sample; as a string it is its text.
 
     sample      its number among those of its prompt
@@ -70,7 +69,7 @@ def generate(config: GenerateConfig) -> None:
     renderer = read_renderer(config)
     with open_output(config) as output:
         with TemporaryDirectory() as scratch:
-            rows = rows_of(config, renderer, output, Path(scratch))
+            rows = prompt_rows(config, renderer, output, Path(scratch))
             if output.complete:
                 print(f"{output.file}: is complete already; nothing to do")
             else:
@@ -82,12 +81,14 @@ def generate(config: GenerateConfig) -> None:
             raise RunError(f"{output.file}: is empty, since no answer could be kept; see what was left out, above")
 
 
-def rows_of(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset | list[dict[str, Any]]:
+def prompt_rows(
+    config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path
+) -> Dataset | list[dict[str, Any]]:
     """The prompts of the settings, a text or rows. Raises InputError; loads no model."""
-    return ask(config, renderer, output) if config.texts else read_prompts(config, renderer, output, scratch)
+    return ask(config, renderer, output) if config.texts else claim_prompts(config, renderer, output, scratch)
 
 
-def read_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset:
+def claim_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset:
     """The prompt rows, for which the output is claimed. Raises InputError; loads no model."""
     room = room_for_prompt(config)
     if room and config.max_prompt_length and config.max_prompt_length > room:
@@ -111,18 +112,20 @@ def read_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scrat
         seed=config.seed,
     )
     say(data.summary.lines())
-    check_columns(config, data.rows)
+    check_kept_columns(config, data.rows)
     output.begin(data.summary.sha256, len(data.rows))
     return data.rows
 
 
-def check_columns(config: GenerateConfig, rows: Dataset) -> None:
+def check_kept_columns(config: GenerateConfig, rows: Dataset) -> None:
     """Raise InputError when a prompt's other columns would make the stages read the output as something else."""
     wanted = READ_AS[config.to]
-    answers = [Answer(0, "", True)] * (2 if config.to == "comparisons" else 1)
+    answers = [GeneratedAnswer(0, "", True)] * (2 if config.to == "comparisons" else 1)
     for number, cell in enumerate(rows["columns"], 1):
         columns = json.loads(cell)
-        found = recognise(row_of("", columns, answers[0]) if len(answers) == 1 else pair_of("", columns, *answers))
+        found = recognise(
+            row_of("", columns, answers[0]) if len(answers) == 1 else comparison_row("", columns, *answers)
+        )
         if found != wanted:
             raise InputError(
                 f"{config.prompts}: with the columns of prompt {number} ({', '.join(columns)}) the new row would be "
@@ -143,7 +146,7 @@ def write_answers(config: GenerateConfig, renderer: Renderer, rows: Any, output:
             numbers = range(output.done, min(output.done + at_once, output.total))
             chunk = [rows[number] for number in numbers]
             written = []
-            for row, answers in zip(chunk, draw(config, renderer, sampler, judge, chunk, numbers), strict=True):
+            for row, answers in zip(chunk, draw_answers(config, renderer, sampler, judge, chunk, numbers), strict=True):
                 written += kept(config, row, answers, output.tally)
             if config.readable:
                 print_answers(config, output, written)
@@ -160,7 +163,7 @@ class Judge:
     limit: int | None
 
     def rewards(
-        self, prompts: list[Messages | str], columns: list[dict[str, Any]], answers: list[Answer]
+        self, prompts: list[Messages | str], columns: list[dict[str, Any]], answers: list[GeneratedAnswer]
     ) -> list[float | None]:
         """The score of each answer's text, as `easyrlhf score` would give it; None for those too long.
 
@@ -169,7 +172,7 @@ class Judge:
         both = zip(prompts, columns, answers, strict=True)
         try:
             ids = [
-                self.scorer.renderer.sequence(*answered(prompt, a.text), a.finished, arguments_for(prompt, columns))
+                self.scorer.renderer.sequence(*with_answer(prompt, a.text), a.finished, arguments_for(prompt, columns))
                 for prompt, columns, a in both
             ]
         except InputError as error:
@@ -177,14 +180,14 @@ class Judge:
         return scores_of(self.scorer, ids, self.limit)
 
 
-def draw(
+def draw_answers(
     config: GenerateConfig,
     renderer: Renderer,
     sampler: HFSampler,
     judge: Judge | None,
     rows: list[dict[str, Any]],
     numbers: range,
-) -> Iterator[list[Answer]]:
+) -> Iterator[list[GeneratedAnswer]]:
     """The answers to each prompt, with their rewards where there is a judge."""
     keys = [(config.seed, number, sample) for number in numbers for sample in range(config.draws)]
     prompts = [json.loads(row["prompt"]) for row in rows for _ in range(config.draws)]
@@ -204,15 +207,15 @@ def answers_to(
     prompts: list[Messages | str],
     prompt_ids: list[list[int]],
     keys: list[tuple[int, ...]],
-) -> list[Answer]:
+) -> list[GeneratedAnswer]:
     """An answer to each prompt, drawn from its key, whose last number is the sample's."""
     samples = sampler.generate(prompt_ids, keys)
     ids = unpad(samples.completion_ids, samples.completion_mask)
     found = zip(prompts, keys, ids, samples.finished.tolist(), strict=True)
-    return [Answer(key[-1], said(renderer, prompt, ids), ended) for prompt, key, ids, ended in found]
+    return [GeneratedAnswer(key[-1], as_completion(renderer, prompt, ids), ended) for prompt, key, ids, ended in found]
 
 
-def said(renderer: Renderer, prompt: Messages | str, ids: list[int]) -> Messages | str:
+def as_completion(renderer: Renderer, prompt: Messages | str, ids: list[int]) -> Messages | str:
     """A completion in the prompt's form; white space around a turn is not part of it, as templates put their own."""
     text = renderer.decode(ids)
     if isinstance(prompt, str):
@@ -220,7 +223,9 @@ def said(renderer: Renderer, prompt: Messages | str, ids: list[int]) -> Messages
     return [{"role": "assistant", "content": text.rstrip() if opens(prompt) else text.strip()}]
 
 
-def kept(config: GenerateConfig, row: dict[str, Any], answers: list[Answer], tally: Counter) -> list[dict[str, Any]]:
+def kept(
+    config: GenerateConfig, row: dict[str, Any], answers: list[GeneratedAnswer], tally: Counter
+) -> list[dict[str, Any]]:
     """The rows that one prompt gives, and the account of what was left out."""
     prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
     usable = [answer for answer in answers if not left_out(config, answer, tally)]
@@ -231,7 +236,7 @@ def kept(config: GenerateConfig, row: dict[str, Any], answers: list[Answer], tal
     if config.to == "comparisons":
         picked = pairs(config, usable, tally)
         written = [answer for pair in picked for answer in pair]
-        rows = [pair_of(prompt, columns, *pair) for pair in picked]
+        rows = [comparison_row(prompt, columns, *pair) for pair in picked]
     else:
         written = demonstrations(config, usable, tally)
         rows = [row_of(prompt, columns, answer) for answer in written]
@@ -244,7 +249,7 @@ def kept(config: GenerateConfig, row: dict[str, Any], answers: list[Answer], tal
     return rows
 
 
-def left_out(config: GenerateConfig, answer: Answer, tally: Counter) -> bool:
+def left_out(config: GenerateConfig, answer: GeneratedAnswer, tally: Counter) -> bool:
     """Whether an answer is out of question, whatever its reward; counted by reason."""
     reason = None
     if config.only_finished and not answer.finished:
@@ -258,7 +263,7 @@ def left_out(config: GenerateConfig, answer: Answer, tally: Counter) -> bool:
     return bool(reason)
 
 
-def demonstrations(config: GenerateConfig, answers: list[Answer], tally: Counter) -> list[Answer]:
+def demonstrations(config: GenerateConfig, answers: list[GeneratedAnswer], tally: Counter) -> list[GeneratedAnswer]:
     """All answers or the best one, as far as their reward is high enough. The first of equals is the best."""
     if config.best_of and answers:
         answers = [max(answers, key=lambda answer: answer.reward)]
@@ -269,7 +274,9 @@ def demonstrations(config: GenerateConfig, answers: list[Answer], tally: Counter
     return good
 
 
-def pairs(config: GenerateConfig, answers: list[Answer], tally: Counter) -> list[tuple[Answer, Answer]]:
+def pairs(
+    config: GenerateConfig, answers: list[GeneratedAnswer], tally: Counter
+) -> list[tuple[GeneratedAnswer, GeneratedAnswer]]:
     """The best answer and the worst, unless the two are too much alike."""
     if len(answers) < 2:
         return []
@@ -280,18 +287,20 @@ def pairs(config: GenerateConfig, answers: list[Answer], tally: Counter) -> list
     return [(best, worst)]
 
 
-def row_of(prompt: Messages | str, columns: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def row_of(prompt: Messages | str, columns: dict[str, Any], answer: GeneratedAnswer) -> dict[str, Any]:
     """A demonstration; of columns of one name, the new one stays. A turn that the prompt began is whole in it."""
-    prompt, completion = answered(prompt, answer.text)
+    prompt, completion = with_answer(prompt, answer.text)
     row = {"prompt": prompt, "completion": completion, "sample": answer.sample, "finished": answer.finished}
     if answer.judged:
         row["reward"] = answer.reward
     return row | {name: value for name, value in columns.items() if name not in row}
 
 
-def pair_of(prompt: Messages | str, columns: dict[str, Any], best: Answer, worst: Answer) -> dict[str, Any]:
+def comparison_row(
+    prompt: Messages | str, columns: dict[str, Any], best: GeneratedAnswer, worst: GeneratedAnswer
+) -> dict[str, Any]:
     """A comparison; its rewards are no `margin`, which rm_train would learn from."""
-    (asked, chosen), (_, rejected) = (answered(prompt, answer.text) for answer in (best, worst))
+    (asked, chosen), (_, rejected) = (with_answer(prompt, answer.text) for answer in (best, worst))
     row = {"prompt": asked, "chosen": chosen, "rejected": rejected}
     row |= {"chosen_reward": best.reward, "rejected_reward": worst.reward}
     row |= {"chosen_finished": best.finished, "rejected_finished": worst.finished}

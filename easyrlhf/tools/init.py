@@ -17,10 +17,11 @@ from easyrlhf.data.sources import open_sources
 from easyrlhf.data.templates import CONTROL_TOKENS
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.watching import watched
-from easyrlhf.engine.manifest import make_folder, write_stage
 from easyrlhf.errors import InputError
+from easyrlhf.files import make_folder
 from easyrlhf.models.folder import save_lm
 from easyrlhf.report.next_steps import next_line
+from easyrlhf.run.manifest import write_stage
 
 PAD, END = "<|pad|>", "<|endoftext|>"
 

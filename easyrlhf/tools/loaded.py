@@ -10,21 +10,20 @@ from typing import Any, NamedTuple
 import torch
 
 from easyrlhf.config import PolicyConfig, RewardModelConfig
+from easyrlhf.config.base import SAMPLING, SettingError
 from easyrlhf.config.peers.sampling import SAMPLES
-from easyrlhf.config.unknown import explain_keyword
+from easyrlhf.config.suggestions import explain_keyword
 from easyrlhf.data import fields as read
 from easyrlhf.data.batches import join
-from easyrlhf.data.chat import answered
-from easyrlhf.data.faults import ContentFault, StructuralFault
+from easyrlhf.data.chat_template import with_answer
 from easyrlhf.data.records import Messages
-from easyrlhf.engine.renderers import open_renderer
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.errors import InputError
-from easyrlhf.models.logprobs import token_logprobs
-from easyrlhf.settings import SAMPLING, SettingError
-from easyrlhf.tools.generate import Answer, answers_to
-from easyrlhf.tools.policy import load_lm, read_renderer, room_for_prompt, sampler_of
-from easyrlhf.tools.scoring import longest, scores_of, too_long
-from easyrlhf.tools.serve_reward import load_scorer, reward_folder
+from easyrlhf.models.logprobs import row_token_logprobs
+from easyrlhf.run.renderers import open_renderer
+from easyrlhf.tools.generate import GeneratedAnswer, answers_to
+from easyrlhf.tools.policy import load_policy_lm, read_renderer, room_for_prompt, sampler_of
+from easyrlhf.tools.scoring import load_scorer, longest, reward_folder, scores_of, why_no_score
 
 Text = Messages | str
 OF_AN_ANSWER = {f.name for f in fields(PolicyConfig) if f.metadata["group"] == SAMPLING} | {"seed"}
@@ -49,11 +48,11 @@ class Policy:
     def __init__(self, config: PolicyConfig):
         self.config = config
         self.renderer = read_renderer(config, "model")
-        self.lm = load_lm(config, self.renderer)
+        self.lm = load_policy_lm(config, self.renderer)
 
     def generate(
         self, prompts: Text | Iterable[Text], *, num_samples: int = 1, batch_size: int = 64, **settings: Any
-    ) -> list[Answer]:
+    ) -> list[GeneratedAnswer]:
         """Answer prompts: `num_samples` answers to the first, then those to the second, and so on.
 
         prompts   texts, which are continued as they are, or conversations, lists of messages; or a single one
@@ -92,11 +91,11 @@ class Policy:
         prompt_ids, [ids] = self.renderer.answers(asked, [said])
         limit = longest("model", self.config.model, self.config)
         if limit is not None and len(prompt_ids) + len(ids) > limit:
-            raise InputError(f"completion: with its prompt {too_long([*prompt_ids, *ids], limit)}")
+            raise InputError(f"completion: with its prompt {why_no_score([*prompt_ids, *ids], limit)}")
         device = next(self.lm.parameters()).device
         input_ids, mask = join([prompt_ids], [ids], self.renderer.pad_id)
         with torch.no_grad():
-            found = token_logprobs(self.lm, input_ids.to(device), mask.to(device), temperature).tolist()
+            found = row_token_logprobs(self.lm, input_ids.to(device), mask.to(device), temperature).tolist()
         tokens = self.renderer.tokenizer.convert_ids_to_tokens(ids)
         return [Token(*one) for one in zip(ids, tokens, found, strict=True)]
 
@@ -112,7 +111,7 @@ class Policy:
                 raise InputError(f"prompts[{number}]: {error}") from error
             if room is not None and len(ids) > room:
                 raise InputError(
-                    f"prompts[{number}]: {too_long(ids, room)}, which is the room that max_new_tokens "
+                    f"prompts[{number}]: {why_no_score(ids, room)}, which is the room that max_new_tokens "
                     f"{config.max_new_tokens} leaves; shorten it"
                 )
             found.append(ids)
@@ -141,13 +140,15 @@ class RewardModel:
             warnings.warn(plain(self.config.reward_model), stacklevel=2)
         sequences = []
         for number, (row, (prompt, completion)) in enumerate(zip(whole, pairs, strict=True)):
-            finished = row[1].finished if isinstance(row, tuple) and isinstance(row[1], Answer) else True
+            finished = row[1].finished if isinstance(row, tuple) and isinstance(row[1], GeneratedAnswer) else True
             try:
                 sequences.append(self.renderer.sequence(prompt, completion, finished))
             except InputError as error:
                 raise InputError(f"rows[{number}]: {error}") from error
             if self.limit is not None and len(sequences[-1]) > self.limit:
-                raise InputError(f"rows[{number}]: {too_long(sequences[-1], self.limit)}; shorten it or leave it out")
+                raise InputError(
+                    f"rows[{number}]: {why_no_score(sequences[-1], self.limit)}; shorten it or leave it out"
+                )
         return scores_of(self.scorer, sequences, self.limit)
 
 
@@ -176,7 +177,7 @@ def load_reward_model(reward_model: Any, **settings: Any) -> RewardModel:
 
 def generate(
     model: Any, prompts: Text | Iterable[Text], *, num_samples: int = 1, batch_size: int = 64, **settings: Any
-) -> list[Answer]:
+) -> list[GeneratedAnswer]:
     """Answers of a model to prompts, as Policy.generate gives them.
 
     model     a Policy, or what load_policy takes
@@ -242,11 +243,11 @@ def pair_of(row: Any, name: str) -> tuple[Text, Text]:
     if len(row) != 2:
         raise InputError(f"{name}: expected a pair of prompt and completion, found {len(row)} items")
     prompt, completion = text_of(row[0], f"{name}[0]"), row[1]
-    if isinstance(completion, Answer):
-        return answered(prompt, completion.text)
+    if isinstance(completion, GeneratedAnswer):
+        return with_answer(prompt, completion.text)
     completion = text_of(completion, f"{name}[1]", ends)
     if isinstance(completion, str):
-        return answered(prompt, completion)
+        return with_answer(prompt, completion)
     if isinstance(prompt, str):
         raise InputError(f"{name}: the completion is messages, but the prompt is a text; use one form")
     return prompt, completion

@@ -7,16 +7,17 @@ from transformers import PreTrainedModel
 from easyrlhf.config import PolicyConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype
-from easyrlhf.engine.manifest import require_whole
-from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import merge_adapter
-from easyrlhf.models.classifier import is_classifier
-from easyrlhf.models.load import leave_out_spare, load_causal_lm
+from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.parts import leave_out_spare
+from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.models.value_head import HEAD_FILE
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.rollout.shape import Shape
+from easyrlhf.rollout.shape import SamplingShape
+from easyrlhf.run.manifest import require_whole
+from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.scoring import longest
 
@@ -66,10 +67,10 @@ def room_for_prompt(config: PolicyConfig) -> int | None:
 
 def load_sampler(config: PolicyConfig, renderer: Renderer, batch_size: int) -> HFSampler:
     """The model of the settings, ready to sample as they say. Raises InputError."""
-    return sampler_of(load_lm(config, renderer), config, renderer, batch_size)
+    return sampler_of(load_policy_lm(config, renderer), config, renderer, batch_size)
 
 
-def load_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
+def load_policy_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
     """The model of the settings on its device, its adapter merged. Raises InputError."""
     device = pick_device(config.devices)
     lm = load_causal_lm(
@@ -90,7 +91,7 @@ def load_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
 def sampler_of(lm: PreTrainedModel, config: PolicyConfig, renderer: Renderer, batch_size: int) -> HFSampler:
     """What samples from a loaded model as the settings say."""
     ending = Ending.of(renderer, config.stop_finishes)
-    shape = Shape(config.top_p, config.top_k, config.repetition_penalty)
+    shape = SamplingShape(config.top_p, config.top_k, config.repetition_penalty)
     return HFSampler(lm, renderer.pad_id, ending, config.max_new_tokens, config.temperature, batch_size, shape)
 
 

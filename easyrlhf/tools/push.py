@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from easyrlhf.config.reporting import wrong_repository
-from easyrlhf.engine.manifest import require_whole
-from easyrlhf.engine.upload import check_push, push
 from easyrlhf.errors import InputError
+from easyrlhf.run.manifest import require_whole
+from easyrlhf.run.upload import check_push, push
 
 MODELS = ("config.json", "adapter_config.json")
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from easyrlhf.engine.disk import written_to
-from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
+from easyrlhf.files import written_to
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.conclusion import examined_by
 from easyrlhf.report.html import REPORT_FILE, write_report
@@ -14,6 +13,7 @@ from easyrlhf.report.info import STAGE_TITLES
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.overlay import RunRecord, write_overlay
 from easyrlhf.report.plots import plot_run
+from easyrlhf.run.manifest import read_stage
 
 ARGS_FILE = "args.yaml"
 
@@ -30,7 +30,7 @@ def report(folders: tuple[str, ...], output: str | None) -> Path:
     if twice := sorted({str(path) for path in paths if paths.count(path) > 1}):
         raise InputError(f"{twice[0]}: is named twice; name each run once")
     runs = [record(path, label) for path, label in zip(paths, labels(paths), strict=True)]
-    page = page_of(paths[0], runs[0], output) if len(runs) == 1 else overlay_of(runs, Path(output or OUTPUT))
+    page = run_page(paths[0], runs[0], output) if len(runs) == 1 else overlay_of(runs, Path(output or OUTPUT))
     print(page)
     return page
 
@@ -41,7 +41,7 @@ def overlay_of(runs: list[RunRecord], output: Path) -> Path:
         return write_overlay(output, runs)
 
 
-def page_of(folder: Path, run: RunRecord, output: str | None) -> Path:
+def run_page(folder: Path, run: RunRecord, output: str | None) -> Path:
     """The page of one run: in its folder, where all that is drawn of it is made anew, or in a file."""
     if output is None:
         with written_to(folder / REPORT_FILE, "The run is as it was; --output FILE writes the page elsewhere"):

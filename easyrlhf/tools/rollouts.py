@@ -5,10 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from easyrlhf.config import RolloutsConfig
-from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.report.console import one_line
-from easyrlhf.report.rollouts import ROLLOUTS_FILE, Row, extras, last_step, marks, pick, prompt_text, stored_rows
+from easyrlhf.report.rollout_rows import (
+    ROLLOUTS_FILE,
+    Row,
+    extras,
+    last_step,
+    pick,
+    rollout_prompt,
+    row_marks,
+    stored_rows,
+)
+from easyrlhf.run.manifest import read_stage
 
 
 def rollouts(config: RolloutsConfig) -> None:
@@ -19,15 +28,15 @@ def rollouts(config: RolloutsConfig) -> None:
     path = Path(config.run) / ROLLOUTS_FILE
     last = last_step(path)
     if last is None:
-        raise InputError(f"{config.run}: {reason(Path(config.run), path)}")
-    rows = list(chosen(config, path, last))
+        raise InputError(f"{config.run}: {why_nothing(Path(config.run), path)}")
+    rows = list(rows_to_show(config, path, last))
     if not rows:
         raise InputError(nothing(config, path))
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False) if config.json else "\n".join(lines(row)))
+        print(json.dumps(row, ensure_ascii=False) if config.json else "\n".join(rollout_lines(row)))
 
 
-def reason(folder: Path, path: Path) -> str:
+def why_nothing(folder: Path, path: Path) -> str:
     """Why there is nothing to show of a folder."""
     stage = read_stage(folder).get("stage")
     if stage not in ("ppo", "grpo"):
@@ -36,7 +45,7 @@ def reason(folder: Path, path: Path) -> str:
     return f"{what}; the run has logged no step yet, or was told --log_rollouts 0"
 
 
-def chosen(config: RolloutsConfig, path: Path, last: int) -> Iterator[Row]:
+def rows_to_show(config: RolloutsConfig, path: Path, last: int) -> Iterator[Row]:
     """The rows to show: without a word about which, all of the last step."""
     order, count = config.order
     step = last if config.step is None and order is None else config.step
@@ -52,9 +61,9 @@ def nothing(config: RolloutsConfig, path: Path) -> str:
     return f"--step {config.step}: is not in {path}, which has steps {min(steps)} to {max(steps)}"
 
 
-def lines(row: Row) -> Iterator[str]:
+def rollout_lines(row: Row) -> Iterator[str]:
     """A row for people, safe for a terminal."""
-    yield f"step {row['step']} · {row['place']} · {marks(row)}"
-    yield f"  ┌ {one_line(prompt_text(row))}"
+    yield f"step {row['step']} · {row['place']} · {row_marks(row)}"
+    yield f"  ┌ {one_line(rollout_prompt(row))}"
     yield f"  └ {one_line(row['completion'])}"
     yield from (f"    {one_line(extra)}" for extra in extras(row))

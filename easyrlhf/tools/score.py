@@ -10,20 +10,19 @@ from itertools import islice
 from typing import Any
 
 from easyrlhf.config import ScoreConfig
-from easyrlhf.data.chat import arguments_for
+from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Comparison, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
-from easyrlhf.engine.renderers import open_renderer
 from easyrlhf.errors import InputError
 from easyrlhf.report.console import say
+from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.loaded import RewardModel
 from easyrlhf.tools.output import Output, Printed, open_output
-from easyrlhf.tools.scoring import longest, scores_of, too_long
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.scoring import Scorer, load_scorer, longest, reward_folder, scores_of, why_no_score
 
 ROWS_AT_ONCE = 256  # scored together, then written
 
@@ -61,7 +60,7 @@ def print_score(config: ScoreConfig) -> None:
     ids = model.renderer.sequence(prompt, completion)
     [found] = scores_of(model.scorer, [ids], model.limit)
     if found is None:
-        raise InputError(f"--{'completion' if config.prompt else 'text'}: {too_long(ids, model.limit)}")
+        raise InputError(f"--{'completion' if config.prompt else 'text'}: {why_no_score(ids, model.limit)}")
     print(f"{found:.6f}")
 
 
@@ -76,18 +75,18 @@ def score_file(config: ScoreConfig, limit: int | None) -> None:
             print(f"{output.file}: is complete already; nothing to do")
         else:
             scorer = load_scorer(config)
-            todo = islice(items(config, renderer, Ledger("data", output.bad_rows)), output.done, None)
+            todo = islice(items_of_rows(config, renderer, Ledger("data", output.bad_rows)), output.done, None)
             with output.progress("row"):
                 while chunk := list(islice(todo, ROWS_AT_ONCE)):
                     output.write(scored_rows(scorer, chunk, limit, config.column, output.tally), len(chunk))
         output.finish()
-        say(last_words(output, limit))
+        say(score_summary(output, limit))
 
 
 def survey(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> tuple[str, int]:
     """Read all rows before a model is loaded: their SHA-256, and how many there are. Raises InputError."""
     digest = hashlib.sha256()
-    for item in items(config, renderer, ledger):
+    for item in items_of_rows(config, renderer, ledger):
         digest.update(json.dumps(item.row, default=str).encode() + b"\n")
         ledger.use([{"length": max(map(len, item.sequences))}])
     if not ledger.used:
@@ -97,13 +96,13 @@ def survey(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> tuple[str
     return digest.hexdigest(), ledger.used
 
 
-def items(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> Iterator[Item]:
+def items_of_rows(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> Iterator[Item]:
     """The usable rows of all sources, in their order. Raises InputError."""
     for source in open_sources(config.data, field=config.field, transform=config.transform):
         if source.weight != 1:
             raise InputError(f"{source.name}={source.weight:g}: every row is scored once; leave the weight out")
         for record, row in read_records(source, None, ledger, format=config.format, on_bad_row=config.on_bad_row):
-            check_columns(config, record, row)
+            check_new_columns(config, record, row)
             try:
                 yield Item(row, record, sequences_of(record, renderer))
             except InputError as error:
@@ -115,10 +114,10 @@ def items(config: ScoreConfig, renderer: Renderer, ledger: Ledger) -> Iterator[I
 def sequences_of(record: Record, renderer: Renderer) -> list[list[int]]:
     """Token ids of prompt and answer, for each answer of a record. Raises InputError."""
     arguments = arguments_for(record.prompt, record.columns)
-    return [renderer.sequence(*answer, arguments) for answer in answers_of(record)]
+    return [renderer.sequence(*answer, arguments) for answer in scored_answers(record)]
 
 
-def answers_of(record: Record) -> list[tuple[Messages | str, Messages | str, bool]]:
+def scored_answers(record: Record) -> list[tuple[Messages | str, Messages | str, bool]]:
     """Prompt, answer, and whether it was finished, for each answer of a record. Raises InputError when it has none."""
     if isinstance(record, Prompt):
         raise InputError("a prompt without an answer: there is nothing to score; easyrlhf generate writes answers")
@@ -149,7 +148,7 @@ def new_columns(record: Record, scores: list[float | None], name: str) -> dict[s
     return {name: scores[0]}
 
 
-def check_columns(config: ScoreConfig, record: Record, row: dict[str, Any]) -> None:
+def check_new_columns(config: ScoreConfig, record: Record, row: dict[str, Any]) -> None:
     """Raise InputError when a row has a column of the new ones' name, which would be lost."""
     names = [*new_columns(record, [None, None], config.column), f"{config.column}_note"]
     if taken := [name for name in names if name in row]:
@@ -169,13 +168,13 @@ def scored_rows(
         scores = list(islice(found, len(item.sequences)))
         row = item.row | new_columns(item.record, scores, name)
         if None in scores:
-            row[f"{name}_note"] = too_long(max(item.sequences, key=len), limit)
+            row[f"{name}_note"] = why_no_score(max(item.sequences, key=len), limit)
         rows.append(row)
-        count(tally, item.record, scores)
+        tally_scores(tally, item.record, scores)
     return rows
 
 
-def count(tally: Counter, record: Record, scores: list[float | None]) -> None:
+def tally_scores(tally: Counter, record: Record, scores: list[float | None]) -> None:
     """Sum up for the last words."""
     known = [score for score in scores if score is not None]
     tally.update(answers=len(known), sum=sum(known), unscored=len(scores) - len(known))
@@ -183,7 +182,7 @@ def count(tally: Counter, record: Record, scores: list[float | None]) -> None:
         tally.update(pairs=1, right=(known[0] > known[1]) + 0.5 * (known[0] == known[1]))
 
 
-def last_words(output: Output | Printed, limit: int | None) -> Iterator[str]:
+def score_summary(output: Output | Printed, limit: int | None) -> Iterator[str]:
     """What was written, and what the scores say."""
     tally = output.tally
     yield f"{output.file}: {output.total:,} rows"

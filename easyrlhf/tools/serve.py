@@ -10,29 +10,29 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from easyrlhf.config import ServeConfig
+from easyrlhf.config.base import split_list
 from easyrlhf.config.serving import KEY
 from easyrlhf.errors import InputError
-from easyrlhf.settings import split_list
 
 KEY_VARIABLE = "EASYRLHF_API_KEY"
 NEEDED = ("starlette", "uvicorn")
 
 
-def serve(config: ServeConfig) -> None:
+def serve_models(config: ServeConfig) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises InputError for models, a key or an address that cannot be used."""
     if any(find_spec(name) is None for name in NEEDED):
         raise InputError("easyrlhf serve needs a web server, which is not installed; pip install 'easyrlhf[serve]'")
     from easyrlhf.serve.app import make_app, new_service
-    from easyrlhf.serve.models import load_models, read_models
-    from easyrlhf.serve.running import run
+    from easyrlhf.serve.http_server import run_server
+    from easyrlhf.serve.models import load_served, read_models
     from easyrlhf.serve.security import Hosts, Key, new_key
-    from easyrlhf.tools.serve_reward import load_scorer
+    from easyrlhf.tools.scoring import load_scorer
 
     given = given_key(config)
     with listening(config.host, config.port) as listener:
         read = read_models(config)
         scorer = load_scorer(config) if config.reward_model else None
-        models = load_models(read)
+        models = load_served(read)
         service = new_service(config, models, scorer, version("easyrlhf"))
         key = given or new_key()
         app = make_app(service, Key(key), Hosts(config.host, split_list(config.allow_hosts)))
@@ -40,7 +40,7 @@ def serve(config: ServeConfig) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
-            run(app, service.engine, listener)
+            run_server(app, service.engine, listener)
         print("ended", flush=True)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.ledger import DataSummary, Ledger
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import Source, open_sources
 from easyrlhf.data.splitting import HeldOut, hold_out
-from easyrlhf.data.summary import DataSummary, Ledger
-from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError
+from easyrlhf.files import make_folder
 from easyrlhf.report.console import say
 
 SIDES = ("train", "valid")

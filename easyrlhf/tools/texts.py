@@ -10,9 +10,9 @@ from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.standard_input import read_text
 from easyrlhf.errors import InputError
-from easyrlhf.tools.output import Output, Printed, shown
+from easyrlhf.tools.output import Output, Printed, printable
 from easyrlhf.tools.policy import room_for_prompt
-from easyrlhf.tools.scoring import too_long
+from easyrlhf.tools.scoring import why_no_score
 
 PARTS = ("prompt", "completion")
 
@@ -31,7 +31,7 @@ def ask(config: GenerateConfig, renderer: Renderer, output: Output | Printed) ->
     for number, one in enumerate(ids, 1):
         if room is not None and len(one) > room:
             raise InputError(
-                f"--prompt: text {number} has {too_long(one, room)}, which is the room that --max_new_tokens "
+                f"--prompt: text {number} has {why_no_score(one, room)}, which is the room that --max_new_tokens "
                 f"{config.max_new_tokens} leaves"
             )
     output.begin(hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), len(prompts))
@@ -44,9 +44,9 @@ def print_answers(config: GenerateConfig, output: Printed, rows: list[dict[str, 
     for row in rows:
         asked, answer = (value if isinstance(value, str) else value[-1]["content"] for value in map(row.get, PARTS))
         if len(config.texts) > 1 and not row["sample"]:
-            output.print_line("> " + shown(asked).replace("\n", "\n> "))
+            output.print_line("> " + printable(asked).replace("\n", "\n> "))
         marks = [f"answer {row['sample'] + 1}"] if config.draws > 1 else []
         marks += [f"reward {row['reward']:+.4f}"] if row.get("reward") is not None else []
         if marks:
             output.print_line(f"[{', '.join(marks)}]")
-        output.print_line(shown(answer) + "\n" * (len(config.texts) * config.draws > 1))
+        output.print_line(printable(answer) + "\n" * (len(config.texts) * config.draws > 1))

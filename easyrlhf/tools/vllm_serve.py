@@ -10,13 +10,13 @@ from typing import NoReturn
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
-from easyrlhf.engine.manifest import read_stage, require_whole
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.report.console import Console
-from easyrlhf.rollout.vllm import for_device, lora_room
-from easyrlhf.stages.parents import kept
-from easyrlhf.stages.rollouts import check_model
+from easyrlhf.rollout.vllm_sampler import for_device, lora_room
+from easyrlhf.run.manifest import read_stage, require_whole
+from easyrlhf.stages.recorded_parents import keep_parent
+from easyrlhf.stages.samplers import check_model
 
 ALLOWED = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}  # to change its weights
 
@@ -27,7 +27,9 @@ def vllm_serve(config: OnlineConfig) -> NoReturn:
         raise InputError("vllm is not installed here; pip install 'easyrlhf[vllm]'")
     model = config.model or config.default_model()
     folder = Path(config.output_dir or f"outputs/{config.stage}")
-    model = kept({True: folder, False: folder}, "model", model, config, bool(read_stage(folder)), Console("vllm_serve"))
+    model = keep_parent(
+        {True: folder, False: folder}, "model", model, config, bool(read_stage(folder)), Console("vllm_serve")
+    )
     require_whole("--model", model, allow_incomplete=config.allow_incomplete)
     check_model(model, load_tokenizer(model, trust_remote_code=config.trust_remote_code), config.trust_remote_code)
     config = config.with_lengths(positions_of(model, trust_remote_code=config.trust_remote_code))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import GenerateConfig, GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.unknown import STAGES
-from easyrlhf.settings import GROUPS, SettingError, read_yaml, split_list
+from easyrlhf.config.base import GROUPS, SettingError, read_yaml, split_list
+from easyrlhf.config.suggestions import STAGES
 
 ALL = (*STAGES, InitConfig)
 
@@ -317,12 +317,11 @@ def test_the_defaults_of_grpo_are_trls():
     }
 
 
-def test_which_dpo_losses_are_smoothed_is_what_the_losses_say():
+def test_the_dpo_losses_to_choose_from_are_those_there_are():
     from easyrlhf.config import DPOConfig
-    from easyrlhf.losses.alignment import DPO_LOSSES, SMOOTHED
+    from easyrlhf.losses.pairwise import DPO_LOSSES
 
     choices = DPOConfig.__dataclass_fields__["loss_type"].metadata["choices"]
-    assert DPOConfig.smoothed == SMOOTHED
     assert set(choices) == {*DPO_LOSSES, "aot"}
 
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError, RunError, RunStopped
-from easyrlhf.settings import SettingError
 
 ARGS = ("sft", "--train_data", "rows.jsonl")
 
@@ -68,7 +68,7 @@ def test_dry_run_is_passed_on_to_the_stage(stages):
 
 
 def test_a_reader_that_leaves_a_pipe_early_is_no_fault_of_the_program():
-    words = "from easyrlhf.cli.running import run_and_exit\n"
+    words = "from easyrlhf.cli.exit_codes import run_and_exit\n"
     words += "run_and_exit(lambda: lambda: [print('row', flush=True) for _ in range(100_000)])"
     program = subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdout.readline() == b"row\n"
@@ -79,7 +79,7 @@ def test_a_reader_that_leaves_a_pipe_early_is_no_fault_of_the_program():
 
 WORK = """
 import sys
-from easyrlhf.cli.running import run_and_exit
+from easyrlhf.cli.exit_codes import run_and_exit
 def work():
     for _ in range(1000):
         print("row", flush=True, file=sys.{stream})
@@ -103,7 +103,7 @@ def test_a_lost_reader_costs_the_output_and_not_the_work(tmp_path, stream, unbuf
 
 
 def test_what_the_encoding_of_the_output_lacks_is_replaced():
-    words = "from easyrlhf.cli.running import run_and_exit\nrun_and_exit(lambda: lambda: print('┌ né \\udc80'))"
+    words = "from easyrlhf.cli.exit_codes import run_and_exit\nrun_and_exit(lambda: lambda: print('┌ né \\udc80'))"
     for encoding, seen in (("latin-1", b"? n\xe9 ?\n"), ("ascii", b"? n? ?\n"), ("utf-8", "┌ né ?\n".encode())):
         environment = os.environ | {"PYTHONIOENCODING": encoding}
         found = subprocess.run([sys.executable, "-c", words], env=environment, capture_output=True, check=False)

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli import data, main
+from easyrlhf.cli import data, main, stages
 from easyrlhf.cli.options import SettingsCommand
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.suggestions import STAGES
 
 GROUPS = {"easyrlhf": main.main, "easyrlhf data": data.command}
 TOOLS = {f"{group} {name}": table.get_command(None, name) for group, table in GROUPS.items() for name in table.table}
-PAGES = {f"{config.stage}_train": importlib.import_module(f"easyrlhf.cli.{config.stage}").main for config in STAGES} | {
+PAGES = {f"{config.stage}_train": getattr(stages, f"{config.stage}_train") for config in STAGES} | {
     name: command for name, command in TOOLS.items() if isinstance(command, SettingsCommand)
 }
 
@@ -84,11 +84,13 @@ def test_the_examples_of_help_are_commands_that_parse(name, monkeypatch, stages)
     assert len(stages.configs) == len(command.page.examples)
 
 
-@pytest.mark.parametrize("module", ["sft", "rm", "ppo", "main"])
-def test_help_loads_neither_torch_nor_transformers(module):
+@pytest.mark.parametrize(
+    "command", ["stages import sft_train", "stages import rm_train", "stages import ppo_train", "main import main"]
+)
+def test_help_loads_neither_torch_nor_transformers(command):
     code = (
         "import sys\n"
-        f"from easyrlhf.cli.{module} import main\n"
+        f"from easyrlhf.cli.{command} as main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as stop:\n    assert stop.code == 0\n"
         "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'numpy', 'yaml', 'rich'}\n"
@@ -103,7 +105,7 @@ def test_bad_flags_load_neither_torch_nor_transformers(tmp_path):
     (tmp_path / "s.yaml").write_text("train_data: a\nbatch_size: 0\n")
     code = (
         "import sys\n"
-        "from easyrlhf.cli.sft import main\n"
+        "from easyrlhf.cli.stages import sft_train as main\n"
         "try:\n    main(['--config', 's.yaml'])\n"
         "except SystemExit as stop:\n    assert stop.code == 2\n"
         "print('LOADED', sorted({'torch', 'transformers'} & set(sys.modules)))\n"
@@ -115,7 +117,7 @@ def test_bad_flags_load_neither_torch_nor_transformers(tmp_path):
 
 ROOM = Path(importlib.import_module("easyrlhf").__file__).parent
 LOWEST = [
-    *(ROOM / f"{name}.py" for name in ("settings", "errors", "callables", "paths")),
+    *(ROOM / f"{name}.py" for name in ("errors", "callables", "paths", "stage_table")),
     *sorted((ROOM / "config").rglob("*.py")),
 ]
 
@@ -126,7 +128,7 @@ def test_the_lowest_modules_import_only_the_standard_library_and_each_other(file
     imported = [node.module for node in body if isinstance(node, ast.ImportFrom)]
     imported += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
     ours = [module for module in imported if module.partition(".")[0] not in sys.stdlib_module_names]
-    lowest = r"easyrlhf\.(settings|errors|callables|paths|config(\.\w+)*)"
+    lowest = r"easyrlhf\.(errors|callables|paths|stage_table|config(\.\w+)*)"
     assert [module for module in ours if not re.fullmatch(lowest, module)] == []
 
 

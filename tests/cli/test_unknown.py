@@ -13,7 +13,7 @@ from easyrlhf.config.peers import FOREIGN
 from easyrlhf.config.peers.absent import REASONS
 from easyrlhf.config.peers.nested import NESTED
 from easyrlhf.config.peers.renamed import SAME_THING, WITH_A_NOTE
-from easyrlhf.config.unknown import STAGES, explain_unknown
+from easyrlhf.config.suggestions import STAGES, explain_unknown
 
 OURS = {f.name for config in STAGES for f in fields(config)}
 

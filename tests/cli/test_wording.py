@@ -10,9 +10,9 @@ from click.testing import CliRunner
 import easyrlhf as package
 from easyrlhf.cli import main
 from easyrlhf.config import CompareConfig, SFTConfig
-from easyrlhf.config.unknown import STAGES
+from easyrlhf.config.base import SettingError
+from easyrlhf.config.suggestions import STAGES
 from easyrlhf.errors import InputError
-from easyrlhf.settings import SettingError
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from easyrlhf.data.changes import Changes
-from easyrlhf.data.faults import StructuralFault
+from easyrlhf.data.row_errors import StructuralFault
+from easyrlhf.data.row_transform import RowTransform
 from easyrlhf.data.sources import open_sources
 from easyrlhf.errors import InputError
 
@@ -11,7 +11,7 @@ ROW = {"question": "How?", "good": "So.", "bad": "No.", "n": 3, "two words": "x"
 
 
 def named(fields: str) -> dict:
-    (row,) = Changes.parse(fields).apply(ROW)
+    (row,) = RowTransform.parse(fields).apply(ROW)
     return row
 
 
@@ -49,7 +49,7 @@ NESTED = {"a": {"b": "in", "c.d": "dot"}, "a.b": "literal", "turns": [{"text": "
     ],
 )
 def test_a_path_leads_into_a_row_and_a_key_with_a_dot_goes_before_it(field, value):
-    (row,) = Changes.parse(field).apply(NESTED)
+    (row,) = RowTransform.parse(field).apply(NESTED)
     kept = {key: inside for key, inside in NESTED.items() if key != field.removeprefix("prompt=")}
     assert row == kept | {"prompt": value}
 
@@ -57,7 +57,7 @@ def test_a_path_leads_into_a_row_and_a_key_with_a_dot_goes_before_it(field, valu
 @pytest.mark.parametrize("path", ["turns.2.text", "turns.text", "a.b.c", "a.x", ".a", "a.", "turns.9999999999"])
 def test_a_path_that_leads_nowhere_is_named(path):
     with pytest.raises(StructuralFault, match=f"the row has no key '{path}'; found keys a, a.b, turns, n"):
-        Changes.parse(f"prompt={path}").apply(NESTED)
+        RowTransform.parse(f"prompt={path}").apply(NESTED)
 
 
 def test_a_key_of_a_text_is_empty_where_it_is_null_or_only_other_rows_have_it(write):
@@ -72,14 +72,14 @@ def test_a_key_of_a_text_is_empty_where_it_is_null_or_only_other_rows_have_it(wr
 
 
 def test_a_key_without_a_value_is_taken_out_once_texts_are_filled():
-    (row,) = Changes.parse("images=,prompt={system} {q},system=,none=").apply(
+    (row,) = RowTransform.parse("images=,prompt={system} {q},system=,none=").apply(
         {"q": "a", "system": "S", "images": ["x"]}
     )
     assert row == {"q": "a", "prompt": "S a"}
 
 
 def test_nothing_is_changed_without_settings():
-    assert not Changes.parse(None, None)
+    assert not RowTransform.parse(None, None)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_row_that_a_field_does_not_fit_is_a_structural_fault(fields, said):
 )
 def test_a_field_that_cannot_be_meant_is_refused_before_any_row_is_read(fields, said):
     with pytest.raises(InputError) as error:
-        Changes.parse(fields)
+        RowTransform.parse(fields)
     assert said in str(error.value)
 
 
@@ -118,9 +118,9 @@ def test_a_field_that_cannot_be_meant_is_refused_before_any_row_is_read(fields, 
 def transform(tmp_path):
     """transform(body) -> Changes that call `def fn(row): body`."""
 
-    def _transform(body: str, fields: str | None = None) -> Changes:
+    def _transform(body: str, fields: str | None = None) -> RowTransform:
         (tmp_path / "mine.py").write_text(f"def fn(row):\n    {body}\n")
-        return Changes.parse(fields, f"{tmp_path}/mine.py:fn")
+        return RowTransform.parse(fields, f"{tmp_path}/mine.py:fn")
 
     return _transform
 
@@ -182,7 +182,7 @@ def test_a_function_that_is_not_there_is_refused_before_any_row_is_read(tmp_path
     (tmp_path / "mine.py").write_text("def fn(row):\n    return row\n")
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(InputError) as error:
-        Changes.parse(None, spec)
+        RowTransform.parse(None, spec)
     assert said in str(error.value)
 
 
@@ -209,7 +209,7 @@ def factory(cfg, *args, **kwargs):
 def test_a_factory_of_axolotls_is_called_and_its_function_used(tmp_path, gives, row):
     (tmp_path / "mine.py").write_text(FACTORY.replace("GIVES", gives))
     expected = [] if row is None else [{k: v for k, v in row.items() if "tags" not in gives or k != "tags"}]
-    assert Changes.parse(None, f"{tmp_path}/mine.py:factory").apply(ROW) == expected
+    assert RowTransform.parse(None, f"{tmp_path}/mine.py:factory").apply(ROW) == expected
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_factory_of_axolotls_is_called_and_its_function_used(tmp_path, gives, 
 def test_a_factory_that_makes_no_function_is_refused_before_any_row_is_read(tmp_path, gives, said):
     (tmp_path / "mine.py").write_text(FACTORY.replace("GIVES", gives))
     with pytest.raises(InputError) as error:
-        Changes.parse(None, f"{tmp_path}/mine.py:factory")
+        RowTransform.parse(None, f"{tmp_path}/mine.py:factory")
     assert said in str(error.value)
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from easyrlhf.data.partners import add_partners, partners
+from easyrlhf.data.kto_mismatch import add_partners, partners
 from easyrlhf.data.tokens import check_labels, label_counts
 from easyrlhf.errors import InputError
 

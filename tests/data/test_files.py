@@ -9,9 +9,9 @@ import re
 import pyarrow as pa
 import pytest
 
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.data.axolotl import SPELLINGS
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.formats import FORMATS, read_row, recognise, require_format, variant
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, answers_of
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.errors import InputError
 
 README = Path(__file__).parents[2] / "data" / "README.md"

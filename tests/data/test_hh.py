@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.hh import DIFFERENT, JOINED, split_pair
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 Q, A = "\n\nHuman: ", "\n\nAssistant: "
 

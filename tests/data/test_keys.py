@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.formats import FORMATS, read_row, recognise, unfolded_row
 from easyrlhf.data.keys import turns_in
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.messages import MESSAGE_KEYS
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Demonstration, Prompt
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
 
 ROOT = Path(__file__).parents[2]

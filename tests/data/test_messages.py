@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from easyrlhf.data.faults import ContentFault, StructuralFault
 from easyrlhf.data.formats import read_row, recognise
 from easyrlhf.data.messages import messages, role_of, unfolded
+from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 ASKED = {"role": "user", "content": "Weather in Bern?"}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "arguments": {"town": "Bern"}}}

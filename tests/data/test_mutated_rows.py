@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from easyrlhf.data.summary import LEFT_OUT
+from easyrlhf.data.ledger import LEFT_OUT
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
 

@@ -8,7 +8,7 @@ import pytest
 
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.splitting import Part, chosen, hold_out
+from easyrlhf.data.splitting import Part, draw_held_out, hold_out
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
 
@@ -89,7 +89,7 @@ def test_a_conversation_belongs_to_the_prompt_that_its_stage_asks(write):
     ],
 )
 def test_prompts_are_taken_as_long_as_they_fit(counts, share, mask):
-    assert "".join(map(str, chosen(np.array(counts), share).astype(int))) == mask
+    assert "".join(map(str, draw_held_out(np.array(counts), share).astype(int))) == mask
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from easyrlhf.cli.main import main
 from easyrlhf.config import PPOConfig, SFTConfig
-from easyrlhf.settings import SettingError
+from easyrlhf.config.base import SettingError
 
 ROWS = [{"prompt": "Say red.", "completion": "red"}, {"prompt": "Say blue.", "completion": "blue"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -22,7 +22,11 @@ def run(*words: str, stdin: bytes, code: int = 0):
     return done
 
 
-@pytest.mark.parametrize("content", [LINES, gzip.compress(LINES), json.dumps(ROWS).encode(), b"\xef\xbb\xbf" + LINES])
+@pytest.mark.parametrize(
+    "content",
+    [LINES, gzip.compress(LINES), json.dumps(ROWS).encode(), b"\xef\xbb\xbf" + LINES],
+    ids=["lines", "packed", "list", "marked"],  # of their own: packed bytes hold the time
+)
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_rows_are_converted_as_those_of_a_file(tmp_path, content, name):
     run("data", "convert", name, "--output", str(tmp_path / "out.jsonl"), stdin=content)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from easyrlhf.data.chat import Rendering, answered, folded, template_arguments
+from easyrlhf.data.chat_template import Rendering, folded, template_arguments, with_answer
 from easyrlhf.data.dropped import note_dropped
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
 from easyrlhf.data.render import APART, Renderer
+from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import ENCODERS, load_tokens
 from easyrlhf.errors import InputError
@@ -529,13 +529,13 @@ def test_a_thought_can_be_continued_and_special_tokens_in_it_stay_text(renderer_
 
 
 def test_what_was_said_to_a_prompt_is_one_turn_with_what_the_prompt_began():
-    assert answered("The sky is", " blue ") == ("The sky is", " blue ")
-    assert answered([user("a")], " b\n") == ([user("a")], [assistant("b")])
+    assert with_answer("The sky is", " blue ") == ("The sky is", " blue ")
+    assert with_answer([user("a")], " b\n") == ([user("a")], [assistant("b")])
     begun = assistant("It is", "Hm.")
-    assert answered([user("a"), begun], " blue.\n") == ([user("a")], [assistant("It is blue.", "Hm.")])
+    assert with_answer([user("a"), begun], " blue.\n") == ([user("a")], [assistant("It is blue.", "Hm.")])
     thinks = [user("a"), assistant("", "Hm")]
-    assert answered(thinks, ", so.\n</think>\n\nBlue.") == ([user("a")], [assistant("Blue.", "Hm, so.")])
-    assert answered(thinks, ", so") == ([user("a")], [assistant("", "Hm, so")])
+    assert with_answer(thinks, ", so.\n</think>\n\nBlue.") == ([user("a")], [assistant("Blue.", "Hm, so.")])
+    assert with_answer(thinks, ", so") == ([user("a")], [assistant("", "Hm, so")])
 
 
 # --- turns that end where the next begins

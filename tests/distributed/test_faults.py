@@ -18,7 +18,7 @@ import pytest
 
 from easyrlhf.config import SFTConfig
 from easyrlhf.errors import EasyRLHFError, RunError, RunStopped
-from easyrlhf.launch import Ended, failure
+from easyrlhf.launch import Ended, run_failure
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.userfile import load_module
 
@@ -314,7 +314,7 @@ def test_the_cause_is_what_is_shown(case, tmp_path):
         note = {"message": message, "code": exit_code, "shown_by": shown_by}
         (tmp_path / f"{rank}.json").write_text(json.dumps(note))
     first = min((0, 1), key=lambda number: codes[number])
-    error = failure(Ended(first, codes, asked=()), 0, tmp_path, tmp_path)
+    error = run_failure(Ended(first, codes, asked=()), 0, tmp_path, tmp_path)
     assert isinstance(error, EasyRLHFError)
     assert text in str(error)
     assert (error.exit_code, error.shown_by) == (code, 0 if text else None)
@@ -322,6 +322,6 @@ def test_the_cause_is_what_is_shown(case, tmp_path):
 
 def test_a_signal_before_training_is_a_stop(tmp_path):
     ended = Ended(0, (-signal.SIGTERM, -signal.SIGTERM), asked=(signal.SIGTERM,))
-    error = failure(ended, 0, tmp_path, tmp_path)
+    error = run_failure(ended, 0, tmp_path, tmp_path)
     assert isinstance(error, RunStopped)
     assert "SIGTERM received while nothing was trained" in str(error)

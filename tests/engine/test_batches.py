@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easyrlhf.data.batches import epoch_order, join, micro_batches, optimiser_batches, pad_right
+from easyrlhf.data.batches import epoch_order, join, optimiser_batches, pad_right, within_budget
 
 
 @settings(max_examples=200, deadline=None)
 @given(lengths=st.lists(st.integers(1, 60), max_size=40), budget=st.integers(1, 100))
 def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
-    groups = micro_batches(lengths, budget)
+    groups = within_budget(lengths, budget)
     assert sorted(chain(*groups)) == list(range(len(lengths)))
     for group in groups:
         padded = len(group) * max(lengths[i] for i in group)
@@ -23,14 +23,14 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
 
 def test_micro_batches_by_hand():
     # longest first: 9 alone (2 · 9 > 12), then 4 4 4 fill 12, then 2 2 1
-    assert micro_batches([4, 2, 9, 4, 1, 4, 2], 12) == [[2], [0, 3, 5], [1, 6, 4]]
+    assert within_budget([4, 2, 9, 4, 1, 4, 2], 12) == [[2], [0, 3, 5], [1, 6, 4]]
 
 
 def test_padding_is_avoided_where_it_costs_more_than_another_pass():
     # in one group 5 · 100 = 500 padded tokens; in two 2 · 100 + 3 · 20 = 260 and a pass of 64 more
-    assert micro_batches([100, 20, 100, 20, 20], 1000) == [[0, 2], [1, 3, 4]]
+    assert within_budget([100, 20, 100, 20, 20], 1000) == [[0, 2], [1, 3, 4]]
     # in one group 3 · 40 = 120; in two 2 · 40 + 20 = 100 and 64
-    assert micro_batches([40, 20, 40], 1000) == [[0, 2, 1]]
+    assert within_budget([40, 20, 40], 1000) == [[0, 2, 1]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -47,11 +47,11 @@ def test_no_other_way_to_cut_the_sorted_rows_costs_less(seed):
             groups = [*groups, [row]] if cut else [*groups[:-1], [*groups[-1], row]]
         if all(len(group) * lengths[group[0]] <= budget or len(group) == 1 for group in groups):
             ways.append(cost(groups))
-    assert cost(micro_batches(lengths, budget)) == min(ways)
+    assert cost(within_budget(lengths, budget)) == min(ways)
 
 
 def test_a_row_longer_than_the_budget_goes_alone():
-    assert micro_batches([50, 3, 3], 10) == [[0], [1, 2]]
+    assert within_budget([50, 3, 3], 10) == [[0], [1, 2]]
 
 
 @pytest.mark.parametrize("count, size", [(10, 3), (9, 3), (2, 5), (1, 1)])

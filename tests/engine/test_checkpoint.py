@@ -7,14 +7,14 @@ import zlib
 import pytest
 import torch
 
-from easyrlhf.engine.checkpoint import (
+from easyrlhf.errors import InputError, RunError
+from easyrlhf.run.checkpoint import (
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
     remove_checkpoints_after,
     save_checkpoint,
 )
-from easyrlhf.errors import InputError, RunError
 
 
 class Numbers:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import DPOConfig, GRPOConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.engine.compare import differences, edited, write_settings
-from easyrlhf.engine.inputs import inputs_of
-from easyrlhf.engine.manifest import write_stage
 from easyrlhf.errors import InputError
+from easyrlhf.run.differences import differences, edited, write_settings
+from easyrlhf.run.inputs import inputs_of
+from easyrlhf.run.manifest import write_stage
 
 # What may be another, of all settings: it changes no number of a run but by rounding.
 FREE = """

@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.engine.faults import Raised, named
 from easyrlhf.errors import InputError, RunError, ServiceError
 
@@ -16,12 +16,12 @@ def broken():
 
 def test_among_several_processes_an_exception_is_told_to_the_others(monkeypatch):
     with pytest.raises(IndexError):
-        world.together(broken)
-    monkeypatch.setattr(world, "size", lambda: 2)
-    found = world.outcome_of(broken)
+        processes.gather_results(broken)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    found = processes.outcome_of(broken)
     assert isinstance(found, Raised) and str(found).startswith("IndexError: list index out of range (test_faults.py:")
     with pytest.raises(MemoryError):  # has advice of its own, and this process alone has it
-        world.outcome_of(lambda: (_ for _ in ()).throw(MemoryError()))
+        processes.outcome_of(lambda: (_ for _ in ()).throw(MemoryError()))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from easyrlhf.engine.manifest import read_stage, require_whole, write_stage
 from easyrlhf.errors import InputError
+from easyrlhf.run.manifest import read_stage, require_whole, write_stage
 
 
 @pytest.fixture

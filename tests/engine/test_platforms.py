@@ -16,15 +16,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from easyrlhf import launch
+from easyrlhf import files, launch
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.config import ScoreConfig, SFTConfig
-from easyrlhf.engine import checkpoint, device, engine, lock
-from easyrlhf.engine.claim import locked
-from easyrlhf.engine.facts import library_versions
+from easyrlhf.config.base import SettingError
+from easyrlhf.engine import device, engine
 from easyrlhf.errors import InputError
+from easyrlhf.files import hold_file
 from easyrlhf.rewards import workers
-from easyrlhf.settings import SettingError
+from easyrlhf.run.claim import locked
+from easyrlhf.run.facts import library_versions
 
 PACKAGE = Path(launch.__file__).parent
 NOT_EVERYWHERE = {"fcntl", "grp", "msvcrt", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
@@ -53,7 +54,7 @@ def system(request, monkeypatch):
             except BlockingIOError:
                 raise PermissionError(13, "Permission denied") from None
 
-        monkeypatch.setattr(lock, "fcntl", None)
+        monkeypatch.setattr(files, "fcntl", None)
         monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     return request.param
 
@@ -70,7 +71,7 @@ def test_a_folder_is_held_by_one_run_alone(system, tmp_path):
 
 def test_a_lock_left_behind_by_a_killed_run_holds_nobody_up(system, tmp_path):
     (tmp_path / ".lock").touch()
-    with locked(tmp_path), pytest.raises(BlockingIOError), lock.held(tmp_path / ".lock"):
+    with locked(tmp_path), pytest.raises(InputError, match=r"^taken$"), hold_file(tmp_path / ".lock", "taken"):
         pass
 
 
@@ -90,7 +91,7 @@ def test_cores_are_counted_where_they_cannot_be_assigned(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert launch.placement(launch.Plan(2, ""))["OMP_NUM_THREADS"] == "4"
+    assert launch.placement(launch.LaunchPlan(2, ""))["OMP_NUM_THREADS"] == "4"
 
 
 def test_prctl_is_asked_on_linux_alone(monkeypatch):
@@ -106,7 +107,7 @@ def test_prctl_is_asked_on_linux_alone(monkeypatch):
 
 def test_a_process_without_prctl_ends_with_the_one_that_started_it():
     child = (
-        "import os, threading, time; from easyrlhf.launched import end_with; "
+        "import os, threading, time; from easyrlhf.cli.worker_process import end_with; "
         "threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start(); "
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
@@ -143,8 +144,8 @@ def test_windows_flushes_files_but_no_folders(monkeypatch, tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "file").write_text("x")
     opened, real = [], os.open
-    monkeypatch.setattr(checkpoint, "os", SimpleNamespace(**vars(os) | {"name": "nt", "open": note(opened, real)}))
-    checkpoint.sync_to_disk(tmp_path)
+    monkeypatch.setattr(files, "os", SimpleNamespace(**vars(os) | {"name": "nt", "open": note(opened, real)}))
+    files.sync_to_disk(tmp_path)
     assert opened == [(tmp_path / "inner" / "file", os.O_RDWR)]
 
 
@@ -163,11 +164,11 @@ def test_windows_has_no_allocator_to_tell(monkeypatch):
 
 
 def test_windows_is_told_to_read_utf8(monkeypatch):
-    from easyrlhf.cli import running
+    from easyrlhf.cli import exit_codes
 
     for utf8, said in ((0, "warning: set PYTHONUTF8=1, or other characters"), (1, "")):
         system = SimpleNamespace(platform="win32", flags=SimpleNamespace(utf8_mode=utf8), exit=sys.exit)
-        monkeypatch.setattr(running, "sys", system)
+        monkeypatch.setattr(exit_codes, "sys", system)
         result = CliRunner().invoke(easyrlhf, ["docs", "sft"], prog_name="easyrlhf")
         assert result.exit_code == 0
         assert result.stderr.startswith(said) and bool(result.stderr) == bool(said)
@@ -199,7 +200,7 @@ def test_elsewhere_an_apple_gpu_is_refused_and_not_mentioned():
 def test_mps_is_a_device_of_stages_and_tools():
     assert SFTConfig(train_data="a", devices="mps").devices == "mps"
     assert ScoreConfig(reward_model="rm", text="x", devices="mps").devices == "mps"
-    assert launch.plan_of(SFTConfig(train_data="a", devices="mps")).count == 1
+    assert launch.launch_plan(SFTConfig(train_data="a", devices="mps")).count == 1
     with pytest.raises(SettingError, match="devices mps: is one process, but nnodes is 2"):
         SFTConfig(train_data="a", devices="mps", nnodes=2)
 

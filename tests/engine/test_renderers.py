@@ -9,11 +9,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from easyrlhf.config import ChatConfig, CompareConfig, GenerateConfig, PPOConfig, PreviewConfig, ScoreConfig, SFTConfig
-from easyrlhf.engine.renderers import open_renderer, own_renderer, rendering_of
+from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.model import rendered
-from easyrlhf.settings import SettingError
-from easyrlhf.stages.rewards import RewardCast, check_readable, check_rewards
+from easyrlhf.run.renderers import open_renderer, own_renderer, rendering_of
+from easyrlhf.stages.reward_sources import RewardPlan, check_readable, check_rewards
 
 SYSTEM, HI = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
 TEMPLATE = (
@@ -133,7 +133,7 @@ def test_settings_that_cannot_be_used_are_refused(settings, message):
 
 
 def test_the_reward_model_reads_the_policys_tokens_only_where_both_render_alike(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("easyrlhf.stages.rewards.check_reward_model", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.stages.reward_sources.check_reward_model", lambda *_: None)
     settings = {"model": str(folder), "train_data": "x", "reward_model": str(folder)}
     settings |= {"max_length": 64, "response_length": 16}
     config = PPOConfig(**settings)
@@ -152,10 +152,10 @@ def test_a_reward_model_whose_template_refuses_prompts_is_refused_before_anythin
     rows = Dataset.from_list([{"prompt": json.dumps(prompt), "columns": "{}"} for prompt in prompts])
     data = {"train": SimpleNamespace(rows=rows), "valid": None}
     own = own_renderer(str(folder))
-    check_readable(config, RewardCast([], own, same_tokens=True), data)
+    check_readable(config, RewardPlan([], own, same_tokens=True), data)
     with pytest.raises(
         InputError, match=r"--reward_model .*: cannot read prompt 3 of the train data: .*no system turns"
     ):
-        check_readable(config, RewardCast([], own), data)
+        check_readable(config, RewardPlan([], own), data)
     stage(folder, chat_template_kwargs={}, fold_system=True)
-    check_readable(config, RewardCast([], own_renderer(str(folder))), data)
+    check_readable(config, RewardPlan([], own_renderer(str(folder))), data)

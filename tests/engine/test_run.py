@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
-from easyrlhf.engine.manifest import read_stage, write_stage
-from easyrlhf.engine.run import open_run
-from easyrlhf.engine.signals import StopRequest
 from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.run.manifest import read_stage, write_stage
+from easyrlhf.run.run import open_run
+from easyrlhf.run.signals import StopRequest
 
 INFO = {"parents": {"model": "m"}, "data": {"train": {"sha256": "abc", "used": 3}}}
 
@@ -410,7 +410,7 @@ def test_a_failure_is_said_where_not_even_the_checkpoints_can_be_listed(config, 
         raise OSError(errno.ENOMEM, "Cannot allocate memory", str(folder))
 
     with pytest.raises(RunError) as caught, open_run(config):
-        monkeypatch.setattr("easyrlhf.engine.advice.list_checkpoints", fail)
+        monkeypatch.setattr("easyrlhf.run.advice.list_checkpoints", fail)
         raise MemoryError
     assert str(caught.value).startswith("out of memory on cpu: MemoryError\n")
     kept = f"{out(config)}/checkpoints, which could not be listed: Cannot allocate memory"

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easyrlhf.engine import shares, world
+from easyrlhf.engine import micro_batches, processes
 
 
-def passes_of_all(monkeypatch, lengths: list[int], budget: int, size: int) -> list[list[shares.Pass]]:
+def passes_of_all(monkeypatch, lengths: list[int], budget: int, size: int) -> list[list[micro_batches.MicroBatch]]:
     """What every one of so many processes would compute."""
     found = []
     for rank in range(size):
         with monkeypatch.context() as patch:
-            patch.setattr(world, "rank", lambda rank=rank: rank)
-            patch.setattr(world, "size", lambda: size)
-            found.append(shares.passes(lengths, budget))
+            patch.setattr(processes, "rank", lambda rank=rank: rank)
+            patch.setattr(processes, "size", lambda: size)
+            found.append(micro_batches.micro_batches(lengths, budget))
     return found
 
 
@@ -43,7 +43,7 @@ def test_who_has_nothing_to_do_repeats_the_shortest_row(monkeypatch):
 
 def test_shares_are_alike_in_tokens():
     # there and back: 9 8 | 7 6 | 5 4 gives 9 + 6 + 5 and 8 + 7 + 4
-    assert shares.dealt([9, 8, 7, 6, 5, 4], 2) == [[0, 3, 4], [1, 2, 5]]
+    assert micro_batches.dealt([9, 8, 7, 6, 5, 4], 2) == [[0, 3, 4], [1, 2, 5]]
 
 
 def test_consecutive_slices_hold_every_row_once(monkeypatch):
@@ -51,7 +51,7 @@ def test_consecutive_slices_hold_every_row_once(monkeypatch):
         rows = []
         for rank in range(size):
             with monkeypatch.context() as patch:
-                patch.setattr(world, "rank", lambda rank=rank: rank)
-                patch.setattr(world, "size", lambda size=size: size)
-                rows += range(5)[shares.slice_of(5)]
+                patch.setattr(processes, "rank", lambda rank=rank: rank)
+                patch.setattr(processes, "size", lambda size=size: size)
+                rows += range(5)[micro_batches.slice_of(5)]
         assert rows == list(range(5))

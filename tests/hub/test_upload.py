@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from easyrlhf.engine.upload import check_push, push, push_or_say
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.run.upload import check_push, push, push_or_say
 from easyrlhf.tools.push import push_run
 
 NOT_SENT = ("checkpoints/", "cache/", "logs/", "runs/wandb/")

@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.losses.grpo import (
-    gdpo_advantages,
-    group_advantages,
-    grpo_policy_loss,
-    rloo_advantages,
-    spread,
-    token_weights,
-)
-from easyrlhf.losses.ppo import ppo_policy_loss
+from easyrlhf.losses.grpo import gdpo_advantages, group_advantages, grpo_policy_loss, nan_std, rloo_advantages
+from easyrlhf.losses.ppo import ppo_policy_loss, token_weights
 
 NAN = float("nan")
 LIMITS = (0.2, 0.3)
@@ -113,8 +106,8 @@ def test_gdpo_leaves_out_rewards_that_do_not_apply():
 
 
 def test_spread_is_bessels_and_zero_for_one_score():
-    assert spread(T([1.0, 3.0, NAN])).item() == pytest.approx(math.sqrt(2))
-    assert spread(T([[1.0, 3.0], [5.0, NAN]]), 1).flatten().tolist() == pytest.approx([math.sqrt(2), 0.0])
+    assert nan_std(T([1.0, 3.0, NAN])).item() == pytest.approx(math.sqrt(2))
+    assert nan_std(T([[1.0, 3.0], [5.0, NAN]]), 1).flatten().tolist() == pytest.approx([math.sqrt(2), 0.0])
 
 
 def test_the_loss_without_beta_is_the_clipped_surrogate():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
+from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
 
 ZERO = T([0.0])
 

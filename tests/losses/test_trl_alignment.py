@@ -6,17 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.losses.alignment import (
-    DPO_LOSSES,
-    aot_loss,
-    aot_matches,
-    cpo_loss,
-    ipo_loss,
-    kto_kl,
-    kto_loss,
-    odds_ratio_loss,
-    simpo_loss,
-)
+from easyrlhf.losses.kto import kto_kl, kto_loss
+from easyrlhf.losses.pairwise import DPO_LOSSES, aot_loss, aot_matches, cpo_loss, ipo_loss, odds_ratio_loss, simpo_loss
 
 trl = pytest.importorskip("trl", reason="the oracle is TRL")
 N, S = 8, 9  # pairs, tokens with the prompt

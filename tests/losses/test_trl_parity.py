@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.losses.preference import bradley_terry_loss, centering_loss
+from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
 
 RewardTrainer = pytest.importorskip("trl.trainer.reward_trainer", reason="the oracle is TRL").RewardTrainer
 

@@ -8,7 +8,7 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.models import attention
-from easyrlhf.models.prefix import completion_states, enable_sharing
+from easyrlhf.models.prefix_sharing import completion_states, enable_sharing
 
 CPU = torch.device("cpu")
 FAMILIES = [([5, 6, 7, 8, 9, 10], [[20, 21], [22, 23, 24]]), ([11, 12, 13], [[25], [14, 15, 16, 17]])]

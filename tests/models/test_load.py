@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import tensor as T
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.load import check_head, check_text_alone, load_causal_lm, load_config, logits_of
+from easyrlhf.models.load import check_lm_head, check_text_alone, load_causal_lm, load_config
 from easyrlhf.models.lora import add_lora
+from easyrlhf.models.parts import logits_of
 
 IDS = T([[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17, 18, 19, 20]])
 DROPOUTS = {  # every setting of the family that drops something in a language model
@@ -159,19 +160,19 @@ def test_a_loaded_model_has_the_special_tokens_of_the_tokenizer(model_folder, to
 @pytest.mark.parametrize("family", ["gemma2", "cohere", "granite"])
 def test_families_that_change_their_logits_in_a_known_way_are_accepted(tiny_lm, family):
     lm = tiny_lm(family)
-    check_head(lm, family)
+    check_lm_head(lm, family)
     hidden = lm.base_model(input_ids=IDS, use_cache=False).last_hidden_state
     torch.testing.assert_close(logits_of(lm, hidden), logits(lm), rtol=0, atol=1e-5)
 
 
 def test_a_family_that_multiplies_its_logits_in_another_way_is_refused(tiny_lm):
     with pytest.raises(InputError, match=r"some/path: FalconH1ForCausalLM changes its logits"):
-        check_head(tiny_lm("falcon-h1"), "some/path")
+        check_lm_head(tiny_lm("falcon-h1"), "some/path")
 
 
 def test_a_model_that_scales_its_logits_by_a_tenth_is_refused_and_keeps_its_mode(tiny_lm, monkeypatch):
     lm = tiny_lm().train()
-    check_head(lm, "path")  # as it is, it passes
+    check_lm_head(lm, "path")  # as it is, it passes
     assert lm.training
     forward = type(lm).forward
 
@@ -182,7 +183,7 @@ def test_a_model_that_scales_its_logits_by_a_tenth_is_refused_and_keeps_its_mode
 
     monkeypatch.setattr(type(lm), "forward", scaled)
     with pytest.raises(InputError, match="changes its logits"):
-        check_head(lm, "path")
+        check_lm_head(lm, "path")
 
 
 # --- what cannot be loaded

@@ -8,7 +8,7 @@ from torch import tensor as T
 
 from easyrlhf.data.batches import join
 from easyrlhf.models import logprobs
-from easyrlhf.models.logprobs import answer_logprobs_and_entropies, token_logprobs
+from easyrlhf.models.logprobs import answer_logprobs_and_entropies, row_token_logprobs
 
 FAMILIES = ["llama", "llama-tied", "qwen2", "gpt2", "gpt-neox", "opt", "gemma2", "cohere", "granite"]
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
@@ -42,7 +42,7 @@ def test_logprobs_and_entropies_are_those_of_each_row_alone(tiny_lm, family, tem
         entropies += [-(row.exp() * row).sum() for row in table]
     input_ids, mask = join(PROMPTS, COMPLETIONS, pad_id=0)
 
-    found = token_logprobs(lm, input_ids, mask, temperature)
+    found = row_token_logprobs(lm, input_ids, mask, temperature)
     again, found_entropies = answer_logprobs_and_entropies(lm, ROWS, 0, CPU, "off", temperature)
 
     torch.testing.assert_close(found.double(), torch.stack(expected), **FLOAT32)
@@ -57,7 +57,9 @@ def test_what_stands_in_the_padding_does_not_matter(tiny_lm, family):
     input_ids, mask = join(PROMPTS, COMPLETIONS, pad_id=0)
     junk, _ = join(PROMPTS, COMPLETIONS, pad_id=33)
     assert (input_ids != junk).any()
-    torch.testing.assert_close(token_logprobs(lm, junk, mask), token_logprobs(lm, input_ids, mask), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        row_token_logprobs(lm, junk, mask), row_token_logprobs(lm, input_ids, mask), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2"])
@@ -68,7 +70,7 @@ def test_chunks_change_neither_logprobs_nor_gradients(tiny_lm, family, monkeypat
 
     def run():
         lm.zero_grad()
-        logprobs_ = token_logprobs(lm, input_ids, mask, 0.7)
+        logprobs_ = row_token_logprobs(lm, input_ids, mask, 0.7)
         (weights * logprobs_).sum().backward()
         return logprobs_.detach(), {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
 
@@ -92,7 +94,7 @@ def test_chunks_change_nothing_without_gradients(tiny_lm, one_row_chunks):
             for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True)
         ]
     )
-    torch.testing.assert_close(token_logprobs(lm, input_ids, mask).double(), expected, **FLOAT32)
+    torch.testing.assert_close(row_token_logprobs(lm, input_ids, mask).double(), expected, **FLOAT32)
     torch.testing.assert_close(answer_logprobs_and_entropies(lm, ROWS, 0, CPU, "off")[0].double(), expected, **FLOAT32)
 
 
@@ -101,7 +103,7 @@ def test_token_1_after_logits_0_and_ln_3(echo_lm):
     # the token before is id 1, so the logits are 0 and ln 3: p = ¼, ¾
     logprobs_, entropies = answer_logprobs_and_entropies(echo_lm, [([1], [[1]])], 0, CPU, "off")
     assert logprobs_.item() == pytest.approx(math.log(3 / 4))
-    assert token_logprobs(echo_lm, T([[1, 0]]), T([[0, 1]])).item() == pytest.approx(math.log(1 / 4))
+    assert row_token_logprobs(echo_lm, T([[1, 0]]), T([[0, 1]])).item() == pytest.approx(math.log(1 / 4))
     assert entropies.item() == pytest.approx(math.log(4) / 4 + 3 / 4 * math.log(4 / 3))
 
 
@@ -110,7 +112,7 @@ def test_temperature_divides_the_logits(echo_lm):
     # at ½ the logits are 0 and 2 ln 3: p = 1/10, 9/10
     logprobs_, entropies = answer_logprobs_and_entropies(echo_lm, [([1], [[1]])], 0, CPU, "off", 0.5)
     assert logprobs_.item() == pytest.approx(math.log(9 / 10))
-    assert token_logprobs(echo_lm, T([[1, 1]]), T([[0, 1]]), 0.5).item() == pytest.approx(math.log(9 / 10))
+    assert row_token_logprobs(echo_lm, T([[1, 1]]), T([[0, 1]]), 0.5).item() == pytest.approx(math.log(9 / 10))
     assert entropies.item() == pytest.approx(math.log(10) / 10 + 9 / 10 * math.log(10 / 9))
 
 
@@ -118,15 +120,15 @@ def test_a_model_is_trained_by_its_counted_tokens_alone(tiny_lm):
     """Three steps along the gradient make the counted token likely and touch no other position's target."""
     lm = tiny_lm(seed=3)
     input_ids, mask = T([[5, 6, 7, 8]]), T([[0, 0, 1, 0]])
-    before = token_logprobs(lm, input_ids, mask).item()
+    before = row_token_logprobs(lm, input_ids, mask).item()
     for _ in range(3):
         lm.zero_grad()
-        token_logprobs(lm, input_ids, mask).sum().backward()
+        row_token_logprobs(lm, input_ids, mask).sum().backward()
         with torch.no_grad():
             for parameter in lm.parameters():
                 if parameter.grad is not None:
                     parameter += 0.05 * parameter.grad
     with torch.no_grad():
         likeliest = full_log_softmax(lm, [5, 6], [7, 8], 1.0)[0].argmax().item()
-    assert token_logprobs(lm, input_ids, mask).item() > before
+    assert row_token_logprobs(lm, input_ids, mask).item() > before
     assert likeliest == 7

@@ -12,9 +12,9 @@ from torch import tensor as T
 from torch.nn.attention.varlen import varlen_attn
 
 from easyrlhf.data.batches import join
-from easyrlhf.models import attention, prefix
-from easyrlhf.models.logprobs import answer_logprobs, token_logprobs
-from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.models import attention, prefix_sharing
+from easyrlhf.models.logprobs import row_token_logprobs, token_logprobs
+from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ class Kernel:
 def packing(tiny_lm, monkeypatch):
     """packing(kind) -> a model that packs rows, the kernel, and a list that fills with the tokens of each pass."""
     kernel, passes = Kernel(), []
-    monkeypatch.setattr(prefix, "packs_rows", lambda device, dtype: True)
+    monkeypatch.setattr(prefix_sharing, "packs_rows", lambda device, dtype: True)
     monkeypatch.setattr(attention, "varlen_attn", kernel)
 
     def make(kind="llama"):
@@ -74,13 +74,13 @@ def packing(tiny_lm, monkeypatch):
 
 def apart(lm) -> torch.Tensor:
     """The log-probabilities of the completions by transformers' own logits, each row alone.  [6]"""
-    plain = prefix.plain_lm(lm)
+    plain = prefix_sharing.plain_lm(lm)
     plain.set_attn_implementation("sdpa")
     found = []
     for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True):
         table = lm(input_ids=T([prompt + ids]), use_cache=False).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         found.append(table.gather(1, T(ids)[:, None]).squeeze(1))
-    plain.set_attn_implementation(prefix.SHARING)
+    plain.set_attn_implementation(prefix_sharing.SHARING)
     return torch.cat(found)
 
 
@@ -92,12 +92,12 @@ def gradients(lm, logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def logprobs_of_rows(lm) -> torch.Tensor:
-    return token_logprobs(lm, *join(PROMPTS, COMPLETIONS, pad_id=0))
+    return row_token_logprobs(lm, *join(PROMPTS, COMPLETIONS, pad_id=0))
 
 
 def logprobs_of_answers(lm) -> torch.Tensor:
     families = [(prompt, [ids]) for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)]
-    return answer_logprobs(lm, families, 0, CPU, "off")
+    return token_logprobs(lm, families, 0, CPU, "off")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +124,7 @@ def test_prompts_that_are_shared_go_through_the_kernel(packing):
     expected = apart(lm)
     passes.clear()
     families = [(prompt, [ids]) for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)]
-    found = answer_logprobs(lm, families, 0, CPU, "on")
+    found = token_logprobs(lm, families, 0, CPU, "on")
     assert passes == [(1, 19)]
     assert {tuple(call) for call in kernel.ends} == {(0, 6, 9, 13)}
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

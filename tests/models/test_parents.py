@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.engine.manifest import write_stage
 from easyrlhf.errors import InputError
-from easyrlhf.models.parents import base_of, changed_files, contents_of, places_of, same_contents
+from easyrlhf.models.parents import base_of, changed_files, contents_of, possible_places, same_contents
+from easyrlhf.run.manifest import write_stage
 
 
 def model(folder: Path, weights: str = "w") -> Path:
@@ -154,7 +154,7 @@ def test_a_hub_id_stays_one(outputs):
 def test_places_are_as_written_then_from_each_folder_above(tmp_path):
     home = tmp_path / "a" / "b"
     home.mkdir(parents=True)
-    found = places_of("x/y", home)
+    found = possible_places("x/y", home)
     assert found[:4] == [Path("x/y"), home / "x/y", tmp_path / "a" / "x/y", tmp_path / "x/y"]
-    assert places_of("/o/x/y", home)[:3] == [Path("/o/x/y"), home / "x/y", home / "y"]
-    assert os.sep not in str(places_of("x", home)[0])
+    assert possible_places("/o/x/y", home)[:3] == [Path("/o/x/y"), home / "x/y", home / "y"]
+    assert os.sep not in str(possible_places("x", home)[0])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.models import prefix
+from easyrlhf.models import prefix_sharing
 from easyrlhf.models.load import disable_dropout
-from easyrlhf.models.logprobs import completion_logprobs
-from easyrlhf.models.prefix import completion_states, enable_sharing, sharing_of, worth_sharing
+from easyrlhf.models.logprobs import sequence_logprobs
+from easyrlhf.models.prefix_sharing import completion_states, enable_sharing, sharing_of, worth_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def test_logprobs_and_gradients_are_those_of_every_row_alone(sharing_lm, family,
         lm.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = T([0.3, -1.0, 0.7, 2.0, -0.4, 1.1], dtype=torch.float64)  # no two completions cancel
 
-    found = completion_logprobs(lm, FAMILIES, 0, CPU, "on")
+    found = sequence_logprobs(lm, FAMILIES, 0, CPU, "on")
     (weights * found).sum().backward()
     gradients = {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
     lm.zero_grad()
@@ -135,7 +135,7 @@ def test_a_model_that_can_share_is_otherwise_the_same(tiny_lm, sharing_lm, famil
 
 def test_the_attention_of_a_model_that_can_share_is_not_written_down(sharing_lm, tmp_path):
     sharing_lm("llama").save_pretrained(tmp_path)
-    assert prefix.SHARING not in (tmp_path / "config.json").read_text()
+    assert prefix_sharing.SHARING not in (tmp_path / "config.json").read_text()
 
 
 @pytest.mark.parametrize("share", ["auto", "on", "off"])
@@ -162,9 +162,9 @@ def test_a_window_matters_when_rows_can_be_longer_than_it(tiny_lm):
 
 
 def test_a_model_that_gives_other_states_when_prompts_are_shared_is_left_alone(tiny_lm, monkeypatch):
-    original = prefix.Layout.completion_mask.func
+    original = prefix_sharing.Layout.completion_mask.func
     mask = property(lambda layout: torch.ones_like(original(layout)))
-    monkeypatch.setattr(prefix.Layout, "completion_mask", mask)  # completions see what comes after
+    monkeypatch.setattr(prefix_sharing.Layout, "completion_mask", mask)  # completions see what comes after
     lm = tiny_lm("llama")
     assert not enable_sharing(lm, max_length=64)
     assert lm.config._attn_implementation == "sdpa"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.models.lora import add_lora
-from easyrlhf.models.shared import POLICY, VALUE, SharedBackbone, standalone
+from easyrlhf.models.shared_backbone import POLICY, VALUE, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 IDS, MASK = T([[5, 6, 7, 8], [9, 10, 11, 3]]), T([[0, 1, 1, 1], [0, 0, 1, 1]])
@@ -36,15 +36,15 @@ def parts(tiny_lm):
 
 def test_each_view_is_its_adapter_and_none_is_the_bare_model(parts, tiny_lm):
     _, policy, value = parts
-    bare = token_logprobs(tiny_lm(seed=0), IDS, MASK)
+    bare = row_token_logprobs(tiny_lm(seed=0), IDS, MASK)
     for view in (policy, value, policy):  # in turns
         alone = standalone(view, tiny_lm(seed=0))
-        torch.testing.assert_close(token_logprobs(view, IDS, MASK), token_logprobs(alone, IDS, MASK))
+        torch.testing.assert_close(row_token_logprobs(view, IDS, MASK), row_token_logprobs(alone, IDS, MASK))
         torch.testing.assert_close(view(input_ids=IDS).logits, alone(input_ids=IDS).logits)
-        assert (token_logprobs(view, IDS, MASK) - bare).abs().max() > 0.01
+        assert (row_token_logprobs(view, IDS, MASK) - bare).abs().max() > 0.01
         with view.disable_adapter():
-            torch.testing.assert_close(token_logprobs(view, IDS, MASK), bare)
-    assert (token_logprobs(policy, IDS, MASK) - token_logprobs(value, IDS, MASK)).abs().max() > 0.01
+            torch.testing.assert_close(row_token_logprobs(view, IDS, MASK), bare)
+    assert (row_token_logprobs(policy, IDS, MASK) - row_token_logprobs(value, IDS, MASK)).abs().max() > 0.01
 
 
 def test_a_view_has_its_own_parameters_alone_and_gradients_stay_apart(parts):
@@ -53,7 +53,7 @@ def test_a_view_has_its_own_parameters_alone_and_gradients_stay_apart(parts):
     assert not {id(p) for p in policy.parameters()} & {id(p) for p in value.parameters()}
     assert all(p.requires_grad for view in (policy, value) for p in view.parameters())
     scalar = ScalarModel(value, new_head(value))
-    token_logprobs(policy, IDS, MASK).sum().backward()
+    row_token_logprobs(policy, IDS, MASK).sum().backward()
     assert all(p.grad is not None for p in policy.parameters())
     assert all(p.grad is None for p in value.parameters())
     scalar.completion_values(FAMILIES, 0, "off").sum().backward()

@@ -15,8 +15,9 @@ from trl.experimental.orpo import ORPOConfig as TRLORPOConfig
 from trl.experimental.orpo import ORPOTrainer
 
 from easyrlhf.config import CPOConfig, DPOConfig, IPOConfig, KTOConfig, ORPOConfig, SimPOConfig
-from easyrlhf.data.batches import join, micro_batches
-from easyrlhf.stages import align
+from easyrlhf.data.batches import join, within_budget
+from easyrlhf.stages import preference
+from easyrlhf.stages.kto import kto_task
 
 ROWS = [  # prompt, chosen, rejected; log-probabilities of the two under a made-up reference
     ([5, 6, 7], [8, 9, 2], [10, 2], -14.0, -11.0),
@@ -55,7 +56,7 @@ def our_gradients(lm, config, make_task, rows, budget=10_000) -> tuple[float, di
     task = make_task(lm, 0, run)
     rows, total = task.prepare(rows), 0.0
     lm.zero_grad()
-    for group in micro_batches([task.tokens(row) for row in rows], budget):
+    for group in within_budget([task.tokens(row) for row in rows], budget):
         loss = task.loss([rows[i] for i in group])[0] / sum(map(task.units, rows))
         loss.backward()
         total += loss.item()
@@ -129,27 +130,27 @@ def dpo_of_trl(trainer, **settings) -> tuple[float, dict]:
 def test_every_dpo_loss_is_trls(lm, trainer, loss_type, budget):
     smoothing = {"label_smoothing": 0.1} if loss_type in ("robust", "exo_pair", "aot") else {}
     config = DPOConfig(train_data="x", model="m", beta=0.3, loss_type=loss_type, **smoothing)
-    ours = our_gradients(lm, config, lambda *a: align.pair_task(*a, losses=align.dpo_losses), pairs(), budget)
+    ours = our_gradients(lm, config, lambda *a: preference.pair_task(*a, losses=preference.dpo_losses), pairs(), budget)
     assert_same(ours, dpo_of_trl(trainer, loss_type=[loss_type], **smoothing))
 
 
 @pytest.mark.parametrize("budget", [10_000, 1])
 def test_rpo_alpha_is_trls_sigmoid_plus_sft(lm, trainer, budget):
     config = DPOConfig(train_data="x", model="m", beta=0.3, rpo_alpha=0.7)
-    ours = our_gradients(lm, config, lambda *a: align.pair_task(*a, losses=align.dpo_losses), pairs(), budget)
+    ours = our_gradients(lm, config, lambda *a: preference.pair_task(*a, losses=preference.dpo_losses), pairs(), budget)
     assert_same(ours, dpo_of_trl(trainer, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.7]))
 
 
 def test_ipo_is_trls(lm, trainer):
     config = IPOConfig(train_data="x", model="m", beta=0.3)
-    ours = our_gradients(lm, config, lambda *a: align.pair_task(*a, losses=align.ipo_losses), pairs())
+    ours = our_gradients(lm, config, lambda *a: preference.pair_task(*a, losses=preference.ipo_losses), pairs())
     assert_same(ours, dpo_of_trl(trainer, loss_type=["ipo"]))
 
 
 @pytest.mark.parametrize("budget", [10_000, 1])
 def test_kto_is_trls_with_the_kl_of_the_whole_batch(lm, trainer, budget):
     settings = {"beta": 0.3, "desirable_weight": 1.3, "undesirable_weight": 0.8}
-    ours = our_gradients(lm, KTOConfig(train_data="x", model="m", **settings), align.kto_task, feedbacks(), budget)
+    ours = our_gradients(lm, KTOConfig(train_data="x", model="m", **settings), kto_task, feedbacks(), budget)
     made = trainer(KTOTrainer, TRLKTOConfig, TEXT_FEEDBACKS, precompute_ref_log_probs=True, **settings)
     rows = feedbacks()
     inputs = laid_out([(row["prompt_ids"], row["completion_ids"]) for row in rows])
@@ -177,12 +178,15 @@ def pairs_of_cpo(labels_of_prompt: bool) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", ["cpo", "simpo"])
 def test_cpo_and_simpo_are_trls(lm, trainer, method, cpo_alpha):
     if method == "cpo":
-        config, losses = CPOConfig(train_data="x", beta=0.3, cpo_alpha=cpo_alpha, label_smoothing=0.1), align.cpo_losses
+        config, losses = (
+            CPOConfig(train_data="x", beta=0.3, cpo_alpha=cpo_alpha, label_smoothing=0.1),
+            preference.cpo_losses,
+        )
         theirs = {"loss_type": "sigmoid", "label_smoothing": 0.1}
     else:
         config = SimPOConfig(train_data="x", beta=0.3, cpo_alpha=cpo_alpha, simpo_gamma=0.5)
-        losses, theirs = align.simpo_losses, {"loss_type": "simpo", "simpo_gamma": 0.5}
-    ours = our_gradients(lm, config, lambda *a: align.pair_task(*a, losses=losses), pairs(), 1)
+        losses, theirs = preference.simpo_losses, {"loss_type": "simpo", "simpo_gamma": 0.5}
+    ours = our_gradients(lm, config, lambda *a: preference.pair_task(*a, losses=losses), pairs(), 1)
     made = trainer(CPOTrainer, TRLCPOConfig, TEXT_PAIRS, beta=0.3, cpo_alpha=cpo_alpha, **theirs)
     loss, _ = made.get_batch_loss_metrics(made.model, pairs_of_cpo(False))
     assert_same(ours, their_gradients(made.model, loss))
@@ -193,7 +197,7 @@ def test_orpo_is_trls_but_for_the_prompt_in_its_sft_loss(lm, trainer):
     ours = our_gradients(
         lm,
         ORPOConfig(train_data="x", beta=0.3),
-        lambda *a: align.pair_task(*a, losses=align.orpo_losses),
+        lambda *a: preference.pair_task(*a, losses=preference.orpo_losses),
         pairs(),
         1,
     )

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.engine.timer import Timer
 from easyrlhf.errors import ServiceError
 from easyrlhf.models.lora import add_lora
-from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.rewards.sources import RewardFunction, Rewards
+from easyrlhf.rewards.async_source import RewardFunction
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.run.timer import Timer
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 SCORES = [1.0, -2.0, 0.5, 3.0]

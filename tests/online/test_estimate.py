@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.methods import estimate_grpo, estimate_ppo, estimate_reinforce, estimate_rloo, method_of
-from easyrlhf.online.observe import evaluation_metrics, rollout_metrics
+from easyrlhf.online.grpo import estimate_grpo, estimate_reinforce, estimate_rloo
+from easyrlhf.online.methods import method_of
+from easyrlhf.online.metrics import evaluation_metrics, rollout_metrics
+from easyrlhf.online.ppo import estimate_ppo
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 

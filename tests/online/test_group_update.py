@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
-from easyrlhf.engine.timer import Timer
-from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.online.collect import Models, collect
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.update import Forward, PolicyLearner, Update
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.run.timer import Timer
 
 END = 12  # a token these models do say, so that completions differ in length
 SETTINGS = OptimiserSettings(1e-3, "linear", 0.0, 0.0, 1e-5, 1e9, 10)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.kept import kept_rows
-from easyrlhf.online.methods import estimate_grpo, estimate_ppo
+from easyrlhf.online.grpo import estimate_grpo
+from easyrlhf.online.ppo import estimate_ppo
+from easyrlhf.online.rollout_log import kept_rows
 
 
 def letters(ids: list[int]) -> str:

@@ -6,26 +6,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, RunError, RunStopped
-from easyrlhf.offline.course import is_due
 from easyrlhf.online.loop import (
+    LoopState,
     Online,
-    Progress,
     begin_next,
     collect_batch,
     describe_training,
-    evaluate,
+    evaluate_prompts,
     next_kl_coef,
     nothing_lost,
-    planned_steps,
+    planned_rollouts,
     prompt_batch,
     samples_due,
 )
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
-from easyrlhf.rewards.batch import TrainerState
-from easyrlhf.rewards.sources import RewardError
+from easyrlhf.rewards.batch import RewardError, TrainerState
+from easyrlhf.run.step_end import is_due
 
 WIDE = ["completion_ids", "completion_mask", "sampler_logprobs", "old_logprobs", "ref_logprobs", "entropies", "values"]
 
@@ -108,7 +107,7 @@ def test_reward_functions_may_know_how_long_training_is(grpo_config):
     ],
 )
 def test_planned_steps_by_hand(ppo_config, settings, expected):
-    assert planned_steps(ppo_config(batch_size=8, **settings), 100) == expected
+    assert planned_rollouts(ppo_config(batch_size=8, **settings), 100) == expected
 
 
 @pytest.mark.parametrize("total, times, expected", [(10, 10, 10), (100, 10, 10), (7, 3, 3), (3, 10, 3), (5, 0, 0)])
@@ -152,10 +151,10 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
 
     run = SimpleNamespace(config=ppo_config(batch_size=2, seed=9))
     online = SimpleNamespace(look=collect, rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
-    metrics = evaluate(run, online, ["a", "b", "c"])
+    metrics = evaluate_prompts(run, online, ["a", "b", "c"])
     first = list(asked)
     asked.clear()
-    evaluate(run, online, ["a", "b", "c"])
+    evaluate_prompts(run, online, ["a", "b", "c"])
     assert asked == first
     assert [rows for rows, _ in first] == [["a", "b"], ["c"]]
     keys = [key for _, batch in first for key in batch]
@@ -197,7 +196,7 @@ def test_a_failure_that_could_not_be_saved_says_both():
 
 def test_one_process_of_several_saves_only_what_all_of_them_do(monkeypatch):
     kept = []
-    monkeypatch.setattr(world, "size", lambda: 2)
+    monkeypatch.setattr(processes, "size", lambda: 2)
     with pytest.raises(MemoryError), nothing_lost(lambda: kept.append(1)):
         raise MemoryError
     assert not kept
@@ -208,7 +207,7 @@ def test_one_process_of_several_saves_only_what_all_of_them_do(monkeypatch):
 
 def test_the_next_rollout_is_begun_with_what_will_be_asked_for(grpo_config):
     config, prompts = grpo_config(batch_size=4), [{"prompt_ids": [number]} for number in range(3)]
-    begun, at = [], Progress(kl_coef=0.0, drawn=4)
+    begun, at = [], LoopState(kl_coef=0.0, drawn=4)
     online = SimpleNamespace(sampler=SimpleNamespace(begin=lambda *asked: begun.append(asked)))
     begin_next(online, prompts, config, at)
     rows, keys = prompt_batch(prompts, config, 4)
@@ -249,9 +248,9 @@ def test_every_prompt_stands_for_a_group_and_every_completion_has_its_own_key(gr
     assert len(set(first) | set(rows)) == 5  # five prompts in two rollouts of three: one epoch and one more
 
 
-def collected(config, *rollouts) -> tuple[Rollout, dict, Progress, list]:
+def collected(config, *rollouts) -> tuple[Rollout, dict, LoopState, list]:
     """What collect_batch makes of rollouts that come one after the other."""
-    coming, asked, at = list(rollouts), [], Progress(kl_coef=0.0, drawn=0)
+    coming, asked, at = list(rollouts), [], LoopState(kl_coef=0.0, drawn=0)
 
     def collect(run, rows, keys, timer):
         asked.append(keys)
@@ -322,7 +321,7 @@ def test_groups_are_no_matter_where_completions_are_compared_with_the_batch(grpo
 def test_completions_of_one_score_differ_in_rloo_by_their_kl(grpo_config):
     one = replace(rollout_of([[1.0, 1.0], [1.0, 1.0]]), ref_logprobs=torch.tensor([[0.5], [0.7], [0.5], [0.5]]))
     config = grpo_config(advantage="rloo", beta=0.1)
-    coming, at = [one], Progress(kl_coef=0.1)
+    coming, at = [one], LoopState(kl_coef=0.1)
     online = SimpleNamespace(collect=lambda *_: coming.pop(), method=method_of(config))
     _, metrics = collect_batch(SimpleNamespace(config=config), online, [1, 2], None, at)
     assert metrics == {"health/equal_groups": 0.5}

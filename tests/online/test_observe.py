@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.online.methods import estimate_ppo
-from easyrlhf.online.observe import (
+from easyrlhf.online.metrics import (
     correlation,
     evaluation_metrics,
-    readable,
+    readable_prompt,
     repetition,
     rollout_metrics,
     sample_rows,
 )
+from easyrlhf.online.ppo import estimate_ppo
 from easyrlhf.report.metrics import metric
 
 
@@ -108,7 +108,7 @@ def test_samples_show_score_kl_and_their_total(hand_rollout):
 
 def test_a_prompt_of_turns_is_readable():
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    assert readable(turns) == "system: Be brief.\nuser: Hello"
+    assert readable_prompt(turns) == "system: Be brief.\nuser: Hello"
 
 
 def test_padding_is_not_part_of_any_metric(hand_rollout, ppo_config):

@@ -9,13 +9,12 @@ from torch import tensor as T
 
 from easyrlhf.data.batches import epoch_order
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
-from easyrlhf.engine.timer import Timer
-from easyrlhf.models.prefix import enable_sharing
+from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.methods import PPO, estimate_ppo
-from easyrlhf.online.mixing import PtxBatches
-from easyrlhf.online.observe import importance_metrics
+from easyrlhf.online.metrics import importance_metrics
+from easyrlhf.online.ppo import PPO, estimate_ppo
+from easyrlhf.online.ptx import PtxBatches
 from easyrlhf.online.update import (
     Forward,
     PolicyLearner,
@@ -25,9 +24,10 @@ from easyrlhf.online.update import (
     mini_batches,
     policy_metrics,
 )
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.run.timer import Timer
 
 END = 12  # a token these models do say, so that completions differ in length
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
@@ -56,7 +56,7 @@ class Bench:
         for name, engine in engines.items():
             engine.optimizer.register_step_pre_hook(lambda *_, name=name, engine=engine: self.keep(name, engine))
         config, forward = replace(self.config, **changed), Forward(0, micro_batch_tokens, share)
-        first_step = config.value_warmup_steps * config.passes * config.num_mini_batches
+        first_step = config.value_warmup_steps * config.epochs_per_rollout * config.num_mini_batches
         policy = PolicyLearner(engines["policy"], PPO, config, forward, first_step, ptx)
         return Update([policy, ValueLearner(engines["value"], config, forward)], config)
 

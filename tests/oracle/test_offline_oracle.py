@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from easyrlhf.cli.dpo import main as dpo_main
-from easyrlhf.cli.ipo import main as ipo_main
-from easyrlhf.cli.rm import main as rm_main
+from easyrlhf.cli.stages import dpo_train as dpo_main
+from easyrlhf.cli.stages import ipo_train as ipo_main
+from easyrlhf.cli.stages import rm_train as rm_main
 from easyrlhf.userfile import load_module
 
 oracle = load_module(Path(__file__).parent / "world.py")

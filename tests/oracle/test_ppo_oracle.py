@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from easyrlhf.cli.ppo import main
+from easyrlhf.cli.stages import ppo_train as main
 from easyrlhf.userfile import load_module
 
 oracle = load_module(Path(__file__).parent / "world.py")

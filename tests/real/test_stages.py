@@ -131,7 +131,7 @@ def test_the_first_loss_of_a_reward_model_is_that_of_transformers(trained, real_
 
 
 def test_with_a_head_of_zeros_it_is_ln_2(real_model, real_tokenizer, plain, rows):
-    from easyrlhf.losses.preference import bradley_terry_loss
+    from easyrlhf.losses.pairwise import bradley_terry_loss
     from easyrlhf.models.load import load_causal_lm
     from easyrlhf.models.value_head import ScalarModel, new_head
 

@@ -6,11 +6,11 @@ import re
 import pytest
 
 from easyrlhf.report.card import write_model_card
-from easyrlhf.report.compare_page import concluded as of_comparison
+from easyrlhf.report.compare_page import worst_of_comparisons as of_comparison
 from easyrlhf.report.conclusion import concluded
-from easyrlhf.report.doctor import right_at_every_length
 from easyrlhf.report.html import write_report
 from easyrlhf.report.log import MetricsLog
+from easyrlhf.report.rm_verdict import right_at_every_length
 
 # held-out pairs of which it ranks half right, and nonsense that it likes better than the chosen answers
 EXAMINED = {

@@ -1,7 +1,6 @@
 """What a finished stage names can be pasted into a shell, and the commands take it."""
 
 import dataclasses
-import importlib
 import io
 import shlex
 from unittest import mock
@@ -9,6 +8,7 @@ from unittest import mock
 import click
 import pytest
 
+from easyrlhf.cli import stages
 from easyrlhf.cli.main import main
 from easyrlhf.config import TRAINING, DPOConfig, GRPOConfig, KTOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.report.console import Console
@@ -29,7 +29,7 @@ def taken(words: list[str]):
     if program == "easyrlhf":
         command, rest = main.get_command(click.Context(main), rest[0]), rest[1:]
     else:
-        command = importlib.import_module(f"easyrlhf.cli.{program.removesuffix('_train')}").main
+        command = getattr(stages, program)
     seen = []
     with (
         mock.patch("easyrlhf.cli.options.job", lambda *args: seen.append(args[-1])),

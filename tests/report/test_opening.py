@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from easyrlhf import launch
-from easyrlhf.cli.helping import HelpPage
+from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.main import COMMANDS, main
 from easyrlhf.cli.options import SettingsCommand
 from easyrlhf.config import RolloutsConfig, SFTConfig
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.data.watching import watched, watched_by
 from easyrlhf.report import opening
 from easyrlhf.report.opening import Counted, opening_of

@@ -140,13 +140,15 @@ def test_control_characters_do_not_stand_in_a_page():
 def test_a_flag_is_one_piece():
     flag = '<span class="flag">--max_prompt_length</span>'
     assert f"raise {flag}, or" in blocks.section("s", note="raise --max_prompt_length, or")
-    assert flag in blocks.lines(["--max_prompt_length"]) and flag in blocks.table((), [("--max_prompt_length",)])
-    assert "span" not in blocks.lines(["a --- b, well--known, −−x"])
+    assert flag in blocks.line_list(["--max_prompt_length"]) and flag in blocks.html_table(
+        (), [("--max_prompt_length",)]
+    )
+    assert "span" not in blocks.line_list(["a --- b, well--known, −−x"])
 
 
 def test_a_short_cell_is_never_broken_and_a_long_one_may_be():
-    assert '<td class="short">+18.500</td><td></td>' in blocks.table((), [("+18.500", "")])
-    assert f"<td>{'x' * 25}</td>" in blocks.table((), [("x" * 25,)])
+    assert '<td class="short">+18.500</td><td></td>' in blocks.html_table((), [("+18.500", "")])
+    assert f"<td>{'x' * 25}</td>" in blocks.html_table((), [("x" * 25,)])
 
 
 def drawn_bars(bars, **how):

@@ -11,7 +11,7 @@ import pytest
 from easyrlhf.errors import InputError
 from easyrlhf.report.log import MetricsLog, read_rows
 from easyrlhf.report.trackers import chosen
-from easyrlhf.report.trackers.chosen import CLASSES, Trackers, check_report_to, is_installed, names_of
+from easyrlhf.report.trackers.chosen import CLASSES, Trackers, check_trackers, is_installed, tracker_names
 from easyrlhf.report.trackers.tracker import TrackedRun, Tracker, as_markdown
 
 SETTINGS = {"learning_rate": 0.5, "model": "outputs/sft", "lora_r": 0, "gradient_checkpointing": True, "field": None}
@@ -110,22 +110,22 @@ def test_a_tracker_is_asked_for_only_when_it_is_there(monkeypatch, tmp_path, nam
     with pytest.raises(
         InputError, match=rf"--report_to {name},none.*{name} package is not installed; pip install {name}"
     ):
-        check_report_to(f"{name},none")
+        check_trackers(f"{name},none")
 
 
 def test_all_are_those_that_are_installed(monkeypatch):
     monkeypatch.setattr(
         "importlib.metadata.version", lambda name: not_installed(name) if name != "mlflow-skinny" else "3"
     )
-    assert names_of("all") == ("mlflow",)
-    assert names_of("none") == ()
-    assert names_of("trackio, wandb") == ("trackio", "wandb")
+    assert tracker_names("all") == ("mlflow",)
+    assert tracker_names("none") == ()
+    assert tracker_names("trackio, wandb") == ("trackio", "wandb")
 
 
 def test_what_a_tracker_says_of_itself_is_an_error_before_training(kept, monkeypatch):
     monkeypatch.setattr(kept["wandb"], "check", lambda: 1 / 0)
     with pytest.raises(InputError, match=r"--report_to wandb: wandb cannot be used now \(ZeroDivisionError: division"):
-        check_report_to("wandb")
+        check_trackers("wandb")
 
 
 def test_a_continued_run_goes_on_under_its_name_and_a_new_one_does_not(tmp_path):
@@ -206,7 +206,7 @@ def test_mlflow_keeps_one_run_over_a_stop(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     monkeypatch.chdir(tmp_path)
-    check_report_to("mlflow")
+    check_trackers("mlflow")
     run_of_two_steps(tmp_path / "ppo", "mlflow", said := [], complete=False)
     client, known = MlflowClient(), (tmp_path / "ppo" / "runs" / "mlflow_id").read_text()
     assert client.get_run(known).info.status == "KILLED"
@@ -235,7 +235,7 @@ def test_an_mlflow_server_that_is_not_there_is_said_before_training(monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError, match=r"--report_to mlflow: mlflow cannot be used now \(MlflowException"):
-        check_report_to("mlflow")
+        check_trackers("mlflow")
 
 
 @needs("trackio")
@@ -243,7 +243,7 @@ def test_trackio_keeps_one_run_over_a_stop(tmp_path, monkeypatch, capsys):
     from trackio.sqlite_storage import SQLiteStorage
 
     monkeypatch.setenv("TRACKIO_PROJECT", "mine")
-    check_report_to("trackio")
+    check_trackers("trackio")
     run_of_two_steps(tmp_path / "ppo", "trackio", said := [])
     run_of_two_steps(tmp_path / "ppo", "trackio", said, last_step=2, steps=(3,))
     name = (tmp_path / "ppo" / "runs" / "trackio_id").read_text()
@@ -263,7 +263,7 @@ def test_wandb_keeps_one_run_over_a_stop(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.teardown()  # what this process knew of settings
-    check_report_to("wandb")
+    check_trackers("wandb")
     run_of_two_steps(tmp_path / "ppo", "wandb", said := [])
     run_of_two_steps(tmp_path / "ppo", "wandb", said, last_step=2, steps=(3,))
     assert said == []
@@ -305,7 +305,7 @@ def test_wandb_without_an_account_is_said_before_training(monkeypatch, tmp_path)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     with pytest.raises(InputError, match=r"--report_to wandb: wandb cannot be used now .*No API key"):
-        check_report_to("wandb")
+        check_trackers("wandb")
 
 
 def test_wandb_is_told_the_run_of_before(monkeypatch, tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from easyrlhf.rewards.batch import Batch
-from easyrlhf.rewards.sources import Rewards
+from easyrlhf.rewards.batch import RewardBatch
+from easyrlhf.rewards.combined import Rewards
 
 END = 2
 
@@ -34,9 +34,9 @@ def rewards_of(chatml_renderer):
 def batch_of(chatml_renderer):
     """batch_of(rows, completions, finished) -> Batch; all finished by default."""
 
-    def make(rows, completions, finished=None) -> Batch:
+    def make(rows, completions, finished=None) -> RewardBatch:
         finished = [True] * len(rows) if finished is None else torch.as_tensor(finished).tolist()
-        return Batch.of(rows, completions, finished, chatml_renderer)
+        return RewardBatch.of(rows, completions, finished, chatml_renderer)
 
     return make
 

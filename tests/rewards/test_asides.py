@@ -5,9 +5,10 @@ import torch
 
 from easyrlhf.report.metrics import metric
 from easyrlhf.rewards.asides import Logged
-from easyrlhf.rewards.batch import TrainerState
+from easyrlhf.rewards.async_source import RewardFunction
+from easyrlhf.rewards.batch import RewardError, TrainerState
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.rewards.sources import RewardError, RewardFunction, WorkerFunction, Workers
+from easyrlhf.rewards.workers import WorkerFunction, Workers
 
 HALFWAY = TrainerState(global_step=3, max_steps=6, num_train_epochs=2.0, train_batch_size=8)
 FILE = """

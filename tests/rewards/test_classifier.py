@@ -11,8 +11,8 @@ from torch import tensor as T
 from transformers import AutoModelForSequenceClassification
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.classifier import check_classifier, is_classifier
 from easyrlhf.models.folder import load_scalar_model
+from easyrlhf.models.sequence_classifier import check_classifier, is_classifier
 
 ROWS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 2]]
 

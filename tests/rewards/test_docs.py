@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from easyrlhf.cli import grpo, ppo, serve_reward
+from easyrlhf.cli import serve_reward
+from easyrlhf.cli.stages import grpo_train, ppo_train
+from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.rewards.sources import RewardFunction, RewardServer
+from easyrlhf.rewards.server import RewardServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
 
@@ -34,7 +36,7 @@ def test_every_command_parses(files, monkeypatch):
     monkeypatch.setattr("easyrlhf.stages.online.train_ppo", seen.append)
     monkeypatch.setattr("easyrlhf.stages.online.train_grpo", seen.append)
     monkeypatch.setattr("easyrlhf.tools.serve_reward.serve_reward", seen.append)
-    programs = {"ppo_train": ppo.main, "grpo_train": grpo.main, "easyrlhf": serve_reward.command}
+    programs = {"ppo_train": ppo_train, "grpo_train": grpo_train, "easyrlhf": serve_reward.command}
     lines = [shlex.split(line) for text in blocks("bash") for line in text.splitlines()]
     for name, *words in lines:
         if name == "python":

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from easyrlhf.engine.signals import StopRequest
 from easyrlhf.errors import InputError, RunStopped
-from easyrlhf.rewards.batch import Batch
-from easyrlhf.rewards.elsewhere import keywords_for
+from easyrlhf.rewards.async_source import RewardFunction, keywords_for
+from easyrlhf.rewards.batch import RewardBatch, RewardError
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.rewards.sources import RewardError, RewardFunction
 from easyrlhf.rewards.workers import divide
+from easyrlhf.run.signals import StopRequest
 from easyrlhf.userfile import load_module
 
 CHAT = [{"role": "user", "content": "Name a colour."}]
@@ -134,7 +133,7 @@ def test_a_function_that_cannot_take_what_it_is_given_is_bad_input(function, col
 
 
 def test_the_answers_of_a_row_go_to_the_functions_that_take_them():
-    batch = Batch(["p"], ["c"], [[1]], [True], {"chosen": ["a"], "rejected": ["b"], "word": ["w"]})
+    batch = RewardBatch(["p"], ["c"], [[1]], [True], {"chosen": ["a"], "rejected": ["b"], "word": ["w"]})
     ids = {"prompts": ["p"], "completions": ["c"], "completion_ids": [[1]]}
 
     def names_one(prompts, completions, completion_ids, word, chosen): ...

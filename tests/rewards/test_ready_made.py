@@ -8,13 +8,13 @@ from trl.rewards import accuracy_reward, think_format_reward
 
 from easyrlhf.callables import name_of
 from easyrlhf.config import GRPOConfig
-from easyrlhf.config.shared import wrong_reward_function
-from easyrlhf.engine.inputs import files_contents
+from easyrlhf.config.base import SettingError
+from easyrlhf.config.common_fields import wrong_reward_function
 from easyrlhf.errors import InputError
+from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
 from easyrlhf.rewards.ready_made import functions_of, trl_rewards
-from easyrlhf.rewards.sources import RewardFunction
-from easyrlhf.settings import SettingError
+from easyrlhf.run.inputs import files_contents
 from easyrlhf.tools.converting.common import function_form
 
 CHAT = [{"role": "user", "content": "What is 1/3 + 1/3?"}]

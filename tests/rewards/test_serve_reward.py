@@ -20,9 +20,11 @@ from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.value_head import new_head, save_head
-from easyrlhf.rewards.batch import Batch, RewardError
-from easyrlhf.rewards.sources import RewardModel, RewardServer
-from easyrlhf.tools.serve_reward import RewardHTTPServer, load_scorer, serve_reward
+from easyrlhf.rewards.batch import RewardBatch, RewardError
+from easyrlhf.rewards.model import ModelSource
+from easyrlhf.rewards.server import RewardServer
+from easyrlhf.tools.scoring import load_scorer
+from easyrlhf.tools.serve_reward import RewardHTTPServer, serve_reward
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
 ANSWER = [{"role": "assistant", "content": "blue"}]
@@ -63,16 +65,16 @@ def texts(prompt_row, answer):
     return make
 
 
-def local(folder, policy: Renderer, same: bool) -> RewardModel:
+def local(folder, policy: Renderer, same: bool) -> ModelSource:
     """--reward_model of the folder, for this policy."""
     tokenizer = load_tokenizer(str(folder))
     model = load_scalar_model(str(folder), tokenizer, dtype=torch.float32).eval()
-    return RewardModel(model, Renderer(tokenizer), policy, same, 10_000)
+    return ModelSource(model, Renderer(tokenizer), policy, same, 10_000)
 
 
 def served(url: str, rows, ids, finished, policy: Renderer) -> list[float]:
     """--reward_url of the server, for this policy."""
-    batch = Batch.of(rows, ids, [bool(f) for f in finished], policy)
+    batch = RewardBatch.of(rows, ids, [bool(f) for f in finished], policy)
     return RewardServer(url, tokenizer_fingerprint(policy.tokenizer)).start(batch).scores()
 
 
@@ -151,7 +153,7 @@ def test_what_the_model_was_not_made_for_has_no_score_and_a_note(url, answer, ch
     alone = requests.post(url, json={"prompts": [CHAT], "completions": ["blue"]}).json()["scores"]
     assert length > 128 and got.status_code == 200
     assert got.json() == {"scores": [*alone, None], "notes": [None, f"{length} tokens, more than 128"]}
-    batch = Batch([CHAT, CHAT], [ANSWER, [ANSWER[0] | {"content": texts[1]}]], [[1], [1]], [True, True], {})
+    batch = RewardBatch([CHAT, CHAT], [ANSWER, [ANSWER[0] | {"content": texts[1]}]], [[1], [1]], [True, True], {})
     assert RewardServer(url, {}).start(batch).scores() == [pytest.approx(alone[0]), None]
 
 
@@ -166,7 +168,7 @@ def test_a_length_that_cannot_be_is_refused_before_anything_is_read(url, length,
 def test_a_request_that_is_too_large_is_refused_once(url, monkeypatch):
     monkeypatch.setattr("easyrlhf.tools.serve_reward.LARGEST", 1000)
     monkeypatch.setattr("easyrlhf.rewards.server.PAUSE", 1e9)  # no second attempt
-    batch = Batch(["a" * 5_000_000], ["b"], [[1]], [True], {})
+    batch = RewardBatch(["a" * 5_000_000], ["b"], [[1]], [True], {})
     with pytest.raises(RewardError, match=r"HTTP 413 .*5000.* bytes, more than 1,000; send fewer rows"):
         RewardServer(url, {}).start(batch).scores()
 

@@ -8,7 +8,8 @@ import pytest
 
 from easyrlhf.errors import InputError
 from easyrlhf.rewards import server as client
-from easyrlhf.rewards.sources import RewardError, RewardServer
+from easyrlhf.rewards.batch import RewardError
+from easyrlhf.rewards.server import RewardServer
 from easyrlhf.userfile import load_module
 
 http = load_module(Path(__file__).parent / "http_server.py")

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from easyrlhf.rewards.batch import RewardError
 from easyrlhf.rewards.functions import load_functions
-from easyrlhf.rewards.sources import RewardError, WorkerFunction, Workers
+from easyrlhf.rewards.workers import WorkerFunction, Workers
 
 FILE = """
 import os, signal, subprocess, sys, time

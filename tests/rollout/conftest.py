@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.server import Server
+from easyrlhf.rollout.vllm_server import VLLMServer
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def backend(tmp_path):
     """backend(port, **changed) -> Server that hands over in tmp_path/weights; `told` holds its lines."""
     made = []
 
-    def make(port: int, **changed) -> Server:
+    def make(port: int, **changed) -> VLLMServer:
         told: list[str] = []
         known = {
             "timeout": 20.0,
@@ -44,7 +44,7 @@ def backend(tmp_path):
             "temperature": 0.7,
         }
         known |= {"lora_r": 0, "nccl": None, "tell": told.append, "stopping": lambda: False}
-        one = Server("127.0.0.1", port, **known | changed)
+        one = VLLMServer("127.0.0.1", port, **known | changed)
         one.told = told
         made.append(one)
         return one

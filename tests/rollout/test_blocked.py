@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.models.lora import add_lora
-from easyrlhf.rollout import blocked
-from easyrlhf.rollout.blocked import blockable, blocked_weights
+from easyrlhf.rollout import onednn_linear
 from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.onednn_linear import blockable, blocked_weights
 from easyrlhf.rollout.sampler import HFSampler
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
@@ -19,14 +19,14 @@ KEYS = [(0, number) for number in range(len(PROMPTS))]
 def needs(*dtypes: torch.dtype) -> None:
     """Skip where torch has no such products."""
     for dtype in dtypes:
-        if not blocked.right(dtype):
+        if not onednn_linear.kernel_is_exact(dtype):
             pytest.skip(f"torch has no products with blocked weights in {dtype} on this processor")
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Weights of any size are worth a copy."""
-    monkeypatch.setattr(blocked, "SMALLEST", 1)
+    monkeypatch.setattr(onednn_linear, "SMALLEST", 1)
 
 
 def replaced(lm: nn.Module) -> list[nn.Module]:
@@ -58,8 +58,10 @@ def test_products_are_those_of_exact_arithmetic_up_to_rounding(dtype, bias):
 @pytest.mark.parametrize("lora", [False, True])
 def test_rollouts_follow_the_weights_and_leave_the_model_as_it_was(lora, small, tiny_lm, monkeypatch):
     needs(torch.float32)
-    product, rows_read = blocked.product, []
-    monkeypatch.setattr(blocked, "product", lambda rows, **how: rows_read.append(len(rows)) or product(rows, **how))
+    product, rows_read = onednn_linear.linear, []
+    monkeypatch.setattr(
+        onednn_linear, "linear", lambda rows, **how: rows_read.append(len(rows)) or product(rows, **how)
+    )
     lm = tiny_lm(eos_token_id=None)
     if lora:
         lm = add_lora(lm, r=2, alpha=2, dropout=0.0, target="all-linear").eval()
@@ -71,7 +73,7 @@ def test_rollouts_follow_the_weights_and_leave_the_model_as_it_was(lora, small, 
         for prompt, ids, found in zip(PROMPTS, samples.completion_ids, samples.logprobs, strict=True):
             row = torch.cat([torch.tensor(prompt), ids])[None]
             mask = (torch.arange(row.shape[1]) >= len(prompt))[None]
-            torch.testing.assert_close(found, token_logprobs(lm, row, mask).detach(), rtol=0, atol=1e-5)
+            torch.testing.assert_close(found, row_token_logprobs(lm, row, mask).detach(), rtol=0, atol=1e-5)
         assert not replaced(lm)
         return samples.completion_ids
 
@@ -103,9 +105,9 @@ def test_only_large_weights_of_these_types_have_copies_and_no_more_of_them_than_
     others = nn.Linear(256, 255), nn.Linear(512, 512, dtype=torch.float64), Own(512, 512), hooked
     lm = nn.ModuleList([large, *others, least])
     assert blockable(lm) == [large, least]
-    monkeypatch.setattr(blocked, "MOST", 4 * (512**2 + 256**2))
+    monkeypatch.setattr(onednn_linear, "MOST", 4 * (512**2 + 256**2))
     assert blockable(lm) == [large, least]
-    monkeypatch.setattr(blocked, "MOST", 4 * (512**2 + 256**2) - 1)
+    monkeypatch.setattr(onednn_linear, "MOST", 4 * (512**2 + 256**2) - 1)
     assert blockable(lm) == []
 
 
@@ -122,9 +124,9 @@ def test_products_that_are_wrong_or_missing_are_not_used(fault, monkeypatch):
             return linear(rows, weight, bias) * 1.001
         raise {"missing": AttributeError, "refused": RuntimeError}[fault]
 
-    monkeypatch.setattr(blocked, "blocked", lambda weight: weight)
-    monkeypatch.setattr(blocked, "product", product)
-    monkeypatch.setattr(blocked, "right", blocked.right.__wrapped__)  # ask anew
+    monkeypatch.setattr(onednn_linear, "reorder_weight", lambda weight: weight)
+    monkeypatch.setattr(onednn_linear, "linear", product)
+    monkeypatch.setattr(onednn_linear, "kernel_is_exact", onednn_linear.kernel_is_exact.__wrapped__)  # ask anew
     layer = nn.Linear(256, 256)
     with blocked_weights(layer):
         assert not replaced(layer)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from easyrlhf.rollout import cache
-from easyrlhf.rollout.cache import Slots
+from easyrlhf.rollout import slot_cache
+from easyrlhf.rollout.slot_cache import SlotCache
 
 LAYERS, HEADS, SIZE = 2, 3, 2
 
@@ -25,7 +25,7 @@ def filled(numbers: list[list[int]]) -> DynamicCache:
     return found
 
 
-def step(slots: Slots, numbers: list[int], expected: list[list[int | None]]) -> None:
+def step(slots: SlotCache, numbers: list[int], expected: list[list[int | None]]) -> None:
     """Add a column of numbers, and see that attention is given the expected rows; None stands for anything finite."""
     for layer in range(LAYERS):
         found = slots.update(*states([[number] for number in numbers], layer), layer)
@@ -38,9 +38,9 @@ def step(slots: Slots, numbers: list[int], expected: list[list[int | None]]) -> 
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_rows_join_end_in_one_column_move_and_leave(monkeypatch, chunk):
-    monkeypatch.setattr(cache, "CHUNK", chunk)
+    monkeypatch.setattr(slot_cache, "CHUNK", chunk)
     source = filled([[1, 2, 3], [4, 5, 99], [6, 98, 97]])  # 9x: behind the prompts
-    slots = Slots(3)
+    slots = SlotCache(3)
     slots.put(0, [(source, 0, 3), (source, 1, 2), (source, 1, 2)])
     assert slots.get_seq_length() == 3
     step(slots, [11, 12, 13], [[1, 2, 3, 11], [None, 4, 5, 12], [None, 4, 5, 13]])
@@ -63,7 +63,7 @@ def test_rows_join_end_in_one_column_move_and_leave(monkeypatch, chunk):
 
 
 def test_rows_without_a_prefix_need_no_other_cache():
-    slots = Slots(0)
+    slots = SlotCache(0)
     slots.put(0, [(DynamicCache(), 0, 0)] * 2)
     assert slots.get_seq_length() == 0
     step(slots, [1, 2], [[1], [2]])
@@ -71,17 +71,17 @@ def test_rows_without_a_prefix_need_no_other_cache():
 
 
 def test_a_step_writes_in_place(monkeypatch):
-    slots = Slots(0)
+    slots = SlotCache(0)
     step(slots, [1, 2], [[1], [2]])
     held = slots.layers[0].keys
-    for number in range(2, cache.CHUNK):
+    for number in range(2, slot_cache.CHUNK):
         slots.update(*states([[number]] * 2, 0), 0)
         assert slots.layers[0].keys is held
 
 
 def test_what_has_left_is_not_copied_when_the_cache_grows(monkeypatch):
-    monkeypatch.setattr(cache, "CHUNK", 1)
-    slots = Slots(0)
+    monkeypatch.setattr(slot_cache, "CHUNK", 1)
+    slots = SlotCache(0)
     step(slots, [1, 2, 3, 4], [[1], [2], [3], [4]])
     step(slots, [5], [[1, 5]])
     step(slots, [6], [[1, 5, 6]])

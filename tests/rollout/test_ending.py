@@ -7,8 +7,8 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, 
 from easyrlhf.data.render import Renderer
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.rollout.shape import Shape
-from easyrlhf.rollout.vllm import Completion, drawing, samples_of
+from easyrlhf.rollout.shape import SamplingShape
+from easyrlhf.rollout.vllm_sampler import Completion, drawing, samples_of
 
 PROMPTS, WIDTH = [[5, 6, 7], [8], [9, 10, 11, 12]] * 4, 24
 KEYS = [(0, number) for number in range(len(PROMPTS))]
@@ -27,7 +27,7 @@ def rows_of(samples) -> list[list[int]]:
     ]
 
 
-def sampled(lm, ending: Ending, batch_size: int = 12, shape: Shape | None = None, temperature: float = 1.0):
+def sampled(lm, ending: Ending, batch_size: int = 12, shape: SamplingShape | None = None, temperature: float = 1.0):
     how = (shape,) if shape else ()
     return HFSampler(lm, 0, ending, WIDTH, temperature, batch_size, *how).generate(PROMPTS, KEYS)
 
@@ -96,7 +96,13 @@ def test_vllm_is_told_every_end_every_stop_and_what_is_no_token():
 
 
 @pytest.mark.parametrize(
-    "shape", [Shape(top_k=5), Shape(top_p=0.6), Shape(0.9, 10, 1.3), Shape(repetition_penalty=1.5)]
+    "shape",
+    [
+        SamplingShape(top_k=5),
+        SamplingShape(top_p=0.6),
+        SamplingShape(0.9, 10, 1.3),
+        SamplingShape(repetition_penalty=1.5),
+    ],
 )
 def test_a_shaped_draw_is_from_the_distribution_that_transformers_would_make(tiny_lm, shape):
     lm = tiny_lm(dtype=torch.float64)
@@ -114,7 +120,7 @@ def test_a_shaped_draw_is_from_the_distribution_that_transformers_would_make(tin
 
 def test_greedy_search_with_a_repetition_penalty_is_transformers(tiny_lm):
     lm = tiny_lm(dtype=torch.float64, eos_token_id=None)
-    samples = sampled(lm, FREE, 5, Shape(0.5, 3, 1.7), temperature=0.0)
+    samples = sampled(lm, FREE, 5, SamplingShape(0.5, 3, 1.7), temperature=0.0)
     assert rows_of(samples) != rows_of(sampled(lm, FREE, 5, temperature=0.0))
     for prompt, row in zip(PROMPTS, rows_of(samples), strict=True):
         ids = torch.tensor([prompt])

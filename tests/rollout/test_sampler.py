@@ -9,8 +9,8 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.models.lora import add_lora
-from easyrlhf.models.shared import POLICY, SharedBackbone
-from easyrlhf.rollout import cache, running
+from easyrlhf.models.shared_backbone import POLICY, SharedBackbone
+from easyrlhf.rollout import decode_batch, slot_cache
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
@@ -86,9 +86,9 @@ def test_samples_do_not_depend_on_batch_size_order_or_company(tiny_lm, family, w
     check([13, 0, 6, 5, 1, 4, 2, 20, 7], 3)
     check([8, 9], 4)
     # the cache grows, and gives columns back, all the time; prompts are read a few at a time
-    monkeypatch.setattr(cache, "CHUNK", 1)
-    monkeypatch.setattr(running, "CHUNK", 1)
-    monkeypatch.setattr(running, "PREFILL_TOKENS", 9)
+    monkeypatch.setattr(slot_cache, "CHUNK", 1)
+    monkeypatch.setattr(decode_batch, "CHUNK", 1)
+    monkeypatch.setattr(decode_batch, "PREFILL_TOKENS", 9)
     for batch_size in (1, 2, 5, 21):
         check(everything, batch_size)
 
@@ -297,7 +297,7 @@ def test_the_next_prompt_takes_the_place_of_what_has_ended(passes):
 
 def test_long_prompts_are_read_some_at_a_time(passes, monkeypatch):
     lm, shapes = passes
-    monkeypatch.setattr(running, "PREFILL_TOKENS", 12)
+    monkeypatch.setattr(decode_batch, "PREFILL_TOKENS", 12)
     asked = [[3 + number] * length for number, length in enumerate([5, 6, 6, 13, 2])]
     sampler(lm, batch_size=5, width=1).generate(asked, [(0, number) for number in range(5)])
     # all but the last token of each; 6 and 6 fit into 12, so do 5 and 2

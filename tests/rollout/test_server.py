@@ -13,9 +13,9 @@ from torch import tensor as T
 
 from easyrlhf.errors import InputError, ServiceError, ServiceStopped
 from easyrlhf.models.lora import add_lora
-from easyrlhf.rollout import server as client
-from easyrlhf.rollout.server import Server
-from easyrlhf.rollout.vllm import Completion, SamplerLost
+from easyrlhf.rollout import vllm_server as client
+from easyrlhf.rollout.vllm_sampler import Completion, SamplerLost
+from easyrlhf.rollout.vllm_server import VLLMServer
 from easyrlhf.userfile import load_module
 
 fake = load_module(Path(__file__).parent / "vllm_server.py")
@@ -142,7 +142,7 @@ def test_a_server_that_was_started_anew_counts_as_lost(backend, tiny_lm):
 # --- trouble
 
 
-def asked_for(server: Server) -> list[Completion]:
+def asked_for(server: VLLMServer) -> list[Completion]:
     """A completion, without a look at the weights."""
     return [server.complete_one("m", [5], 1)]
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from easyrlhf.errors import InputError, ServiceError
-from easyrlhf.rollout.vllm import SamplerLost
+from easyrlhf.rollout.vllm_sampler import SamplerLost
 from easyrlhf.userfile import load_module
 
 fake = load_module(Path(__file__).parent / "vllm_server.py")

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, ServiceError
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.vllm import Completion, SamplerLost, VLLMSampler, lora_room, samples_of, seed_of
+from easyrlhf.rollout.vllm_sampler import Completion, SamplerLost, VLLMSampler, lora_room, samples_of, seed_of
 
 PAD, END = 9, 2
 ENDING = Ending((END,))
@@ -28,7 +28,7 @@ class Policy:
         self.model = SimpleNamespace(device=torch.device("cpu"), number=0)
 
     @contextmanager
-    def whole(self):
+    def full_weights(self):
         yield self.model
 
 
@@ -188,7 +188,7 @@ def test_several_processes_sample_each_prompt_once(monkeypatch):
         return found
 
     for name, value in {"size": lambda: 4, "rank": lambda: own.rank, "together": together}.items():
-        monkeypatch.setattr(world, name, value)
+        monkeypatch.setattr(processes, name, value)
     backends, prompts = [Backend(ranks=2) for _ in range(4)], [[11], [12], [13], [14], [15]]
     keys = [(0, number) for number in range(5)]
 
@@ -260,7 +260,7 @@ def test_other_prompts_in_between_leave_it_alone_and_let_it_finish_before_new_we
 def test_what_is_begun_is_this_processs_share_whatever_the_main_process_does_meanwhile(monkeypatch):
     size, go, backend = [2], threading.Event(), Backend()
     for name, value in {"size": lambda: size[0], "rank": lambda: 0, "together": lambda job: [job()]}.items():
-        monkeypatch.setattr(world, name, value)
+        monkeypatch.setattr(processes, name, value)
     with sampler_of(backend) as sampler:
         sampler.background.submit(go.wait, 20)  # so that the thread comes to it late
         sampler.begin([[11], [12]], KEYS[:2])

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import tensor as T
 
 from easyrlhf.models.lora import add_lora
-from easyrlhf.models.shared import POLICY, SharedBackbone
-from easyrlhf.rollout import weights
-from easyrlhf.rollout.weights import named_weights, write_adapter, write_weights
+from easyrlhf.models.shared_backbone import POLICY, SharedBackbone
+from easyrlhf.rollout import vllm_weights
+from easyrlhf.rollout.vllm_weights import named_weights, write_adapter, write_weights
 
 IDS = T([[5, 6, 7, 8, 9]])
 
@@ -65,14 +65,14 @@ def test_weights_that_transformers_keeps_fused_go_out_under_the_names_of_a_folde
 
 def test_weights_are_cut_into_files_and_none_of_an_earlier_hand_over_stays(tiny_lm, tmp_path, monkeypatch):
     folder, first, second = tmp_path / "a" / "weights", tiny_lm("llama-tied"), tiny_lm("llama-tied", seed=1)
-    monkeypatch.setattr(weights, "SHARD", 10_000)
+    monkeypatch.setattr(vllm_weights, "SHARD", 10_000)
     write_weights(first, folder)
     files = list(folder.iterdir())
     assert len(files) > 3
     largest = max(tensor.nbytes for tensor in first.state_dict().values())
     assert all(sum(t.nbytes for t in load_file(file).values()) <= max(10_000, largest) for file in files)
     assert_equal(in_folder(folder), dict(first.state_dict()))
-    monkeypatch.setattr(weights, "SHARD", 10**9)
+    monkeypatch.setattr(vllm_weights, "SHARD", 10**9)
     write_weights(second, folder)
     assert [file.name for file in folder.iterdir()] == ["model.safetensors"]
     assert_equal(in_folder(folder), dict(second.state_dict()))

@@ -11,10 +11,10 @@ import torch
 from easyrlhf.config import ServeConfig
 from easyrlhf.models.value_head import new_head, save_head
 from easyrlhf.serve.app import make_app, new_service
-from easyrlhf.serve.models import load_models, read_models
-from easyrlhf.serve.running import Server
+from easyrlhf.serve.http_server import ChatServer
+from easyrlhf.serve.models import load_served, read_models
 from easyrlhf.serve.security import Hosts, Key
-from easyrlhf.tools.serve_reward import load_scorer
+from easyrlhf.tools.scoring import load_scorer
 
 KEY = "a-key-of-the-tests"
 
@@ -24,9 +24,9 @@ def run_server(*models, **settings):
     """A server of these folders: url, key, service."""
     config = ServeConfig(model=",".join(map(str, models)), devices="cpu", **settings)
     scorer = load_scorer(config) if config.reward_model else None
-    service = new_service(config, load_models(read_models(config)), scorer, "0")
+    service = new_service(config, load_served(read_models(config)), scorer, "0")
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(make_app(service, Key(KEY), Hosts("127.0.0.1", ["models.example"])), service.engine)
+    server = ChatServer(make_app(service, Key(KEY), Hosts("127.0.0.1", ["models.example"])), service.engine)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     try:

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from easyrlhf.cli import serve as command_line
 from easyrlhf.config import ServeConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError
-from easyrlhf.settings import SettingError
 from easyrlhf.tools import serve
 
 VARIABLE = "EASYRLHF_API_KEY"
@@ -32,8 +32,8 @@ def said(folders, monkeypatch, capsys):
             engine.close()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("easyrlhf.serve.running.run", run)
-        serve.serve(ServeConfig(model=str(folders.one), devices="cpu", port=0, **settings))
+        monkeypatch.setattr("easyrlhf.serve.http_server.run_server", run)
+        serve.serve_models(ServeConfig(model=str(folders.one), devices="cpu", port=0, **settings))
         begin.app = apps[0]
         return capsys.readouterr().out.splitlines()
 
@@ -66,7 +66,7 @@ def test_a_key_that_fits_into_no_link_is_refused_and_not_repeated(folders, monke
     assert "a secret" not in str(raised.value)
     monkeypatch.setenv(VARIABLE, "a&b")
     with pytest.raises(InputError, match=rf"^{VARIABLE}: must be of letters"):
-        serve.serve(ServeConfig(model=str(folders.one), devices="cpu", port=0))
+        serve.serve_models(ServeConfig(model=str(folders.one), devices="cpu", port=0))
 
 
 def test_other_machines_are_let_in_with_a_warning_that_names_a_safer_way(said):
@@ -90,13 +90,13 @@ def test_an_address_that_cannot_be_had_is_bad_input_before_anything_is_loaded(mo
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"^--host {host} --port {port}: {words}"):
-            serve.serve(ServeConfig(model="no/such/model", host=host, port=port))
+            serve.serve_models(ServeConfig(model="no/such/model", host=host, port=port))
 
 
 def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else 1)
     with pytest.raises(InputError, match=r"pip install 'easyrlhf\[serve\]'"):
-        serve.serve(ServeConfig(model="a"))
+        serve.serve_models(ServeConfig(model="a"))
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_models_that_cannot_be_served_are_bad_input(folders, settings, words):
         name: value.format(**vars(folders)) if isinstance(value, str) else value for name, value in settings.items()
     }
     with pytest.raises(InputError, match=words):
-        serve.serve(ServeConfig(**given, devices="cpu", port=0))
+        serve.serve_models(ServeConfig(**given, devices="cpu", port=0))
 
 
 @pytest.mark.parametrize("words", [["sft", "ppo"], ["sft,ppo"], ["--model", "sft,ppo"], ["sft", "ppo", "--port", "1"]])
 def test_models_are_the_first_words(words, monkeypatch):
     seen = []
-    monkeypatch.setattr("easyrlhf.tools.serve.serve", seen.append)
+    monkeypatch.setattr("easyrlhf.tools.serve.serve_models", seen.append)
     monkeypatch.setattr("easyrlhf.glance.require_model", lambda path: seen.insert(0, path))
     assert CliRunner().invoke(command_line.command, words, prog_name="serve").exit_code == 0
     assert seen[:2] == ["ppo", "sft"]

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.rollout import cache
+from easyrlhf.rollout import slot_cache
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.rollout.shape import Shape
-from easyrlhf.serve.decode import Busy, Engine, Group, Sample, Stopped
+from easyrlhf.rollout.shape import SamplingShape
+from easyrlhf.serve.decode import Busy, DecodeEngine, Group, Sample, Stopped
 
 PROMPTS = [[5, 6, 7], [8] * 40 + [3], [9], [10, 11] * 9]
 END = 2
@@ -25,7 +25,7 @@ def served(lm):
     return SimpleNamespace(id="one", lm=lm, use=lambda: None)
 
 
-def sample(place: int, limit: int = 12, temperature: float = 1.0, shape: Shape | None = None, likeliest=None):
+def sample(place: int, limit: int = 12, temperature: float = 1.0, shape: SamplingShape | None = None, likeliest=None):
     """An answer to a prompt, which keeps what it is told."""
     heard, failures = [], []
 
@@ -33,15 +33,15 @@ def sample(place: int, limit: int = 12, temperature: float = 1.0, shape: Shape |
         heard.append(drawn)
         return last or drawn.token == END
 
-    how = (temperature, shape or Shape(), likeliest)
+    how = (temperature, shape or SamplingShape(), likeliest)
     made = Sample(PROMPTS[place], (3, place, 0), limit, *how, take, failures.append)
     made.heard, made.failures = heard, failures
     return made
 
 
-def alone(lm, place: int, limit: int = 12, temperature: float = 1.0, shape: Shape | None = None) -> list[int]:
+def alone(lm, place: int, limit: int = 12, temperature: float = 1.0, shape: SamplingShape | None = None) -> list[int]:
     """What the loop of the stages draws for it."""
-    sampler = HFSampler(lm, 0, Ending((END,)), limit, temperature, 1, shape or Shape())
+    sampler = HFSampler(lm, 0, Ending((END,)), limit, temperature, 1, shape or SamplingShape())
     found = sampler.generate([PROMPTS[place]], [(3, place, 0)])
     return found.completion_ids[0, : int(found.completion_mask.sum())].tolist()
 
@@ -59,10 +59,15 @@ def finish(group: Group) -> None:
 @pytest.mark.parametrize("chunk", [2, 32])
 @torch.no_grad()
 def test_those_that_join_later_even_longer_ones_get_what_they_would_get_alone(lm, served, monkeypatch, chunk):
-    monkeypatch.setattr(cache, "CHUNK", chunk)
-    monkeypatch.setattr("easyrlhf.rollout.running.CHUNK", chunk)
+    monkeypatch.setattr(slot_cache, "CHUNK", chunk)
+    monkeypatch.setattr("easyrlhf.rollout.decode_batch.CHUNK", chunk)
     group = Group(served, 8)
-    hows = [{}, {"temperature": 0}, {"temperature": 0.6, "limit": 30}, {"shape": Shape(0.9, 10, 3.0), "limit": 20}]
+    hows = [
+        {},
+        {"temperature": 0},
+        {"temperature": 0.6, "limit": 30},
+        {"shape": SamplingShape(0.9, 10, 3.0), "limit": 20},
+    ]
     samples = [sample(place, **how) for place, how in enumerate(hows)]
     group.step([samples[0]])
     group.step([])
@@ -89,7 +94,7 @@ def test_one_that_nobody_waits_for_gives_its_place_away(lm, served):
 @torch.no_grad()
 def test_log_probabilities_are_the_models_own_at_any_temperature(lm, served):
     group = Group(served, 8)
-    asked = [sample(0, likeliest=3, temperature=0.5, shape=Shape(0.9, 10)), sample(1), sample(3, likeliest=0)]
+    asked = [sample(0, likeliest=3, temperature=0.5, shape=SamplingShape(0.9, 10)), sample(1), sample(3, likeliest=0)]
     group.step(asked)
     finish(group)
     for place, one in ((0, asked[0]), (3, asked[2])):
@@ -111,10 +116,10 @@ def engine(served):
     """engine(**changed) -> an engine of one model, whose thread is ended after the test."""
     made = []
 
-    def make(batch_size=2, max_waiting=4, **changed) -> Engine:
+    def make(batch_size=2, max_waiting=4, **changed) -> DecodeEngine:
         for name, value in changed.items():
             setattr(served, name, value)
-        made.append(Engine([served], batch_size, max_waiting))
+        made.append(DecodeEngine([served], batch_size, max_waiting))
         return made[-1]
 
     yield make

@@ -13,10 +13,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import PolicyConfig, ServeConfig
-from easyrlhf.serve.models import families, ids_of, load_models, over_the_same, read_models
+from easyrlhf.config.base import SettingError
+from easyrlhf.serve.models import families, load_served, model_ids, over_the_same, read_models
 from easyrlhf.serve.protocol import chat_request
 from easyrlhf.serve.refusals import Refusal
-from easyrlhf.settings import SettingError
 from easyrlhf.tools.policy import load_sampler, read_renderer
 
 
@@ -32,7 +32,7 @@ from easyrlhf.tools.policy import load_sampler, read_renderer
     ],
 )
 def test_a_model_is_called_by_the_end_of_its_path(paths, ids):
-    assert ids_of(paths) == ids and len(set(ids)) == len(ids)
+    assert model_ids(paths) == ids and len(set(ids)) == len(ids)
 
 
 def test_a_model_that_is_given_twice_is_refused():
@@ -93,7 +93,7 @@ def alone(path: str, asked: list[dict]) -> str:
 
 def test_adapters_share_a_base_that_is_not_served_itself(folders, adapters):
     config = ServeConfig(model=f"{adapters.sky},{adapters.far},{adapters.sea}", devices="cpu")
-    sky, far, sea = load_models(read_models(config))
+    sky, far, sea = load_served(read_models(config))
     assert sky.lm is sea.lm is not far.lm and far.adapter is None and sky.adapter != sea.adapter
     assert list(families([str(adapters.sky), str(folders.one), str(folders.two)])) == [[0, 1], [2]]
 
@@ -117,7 +117,7 @@ def test_an_adapter_of_an_adapter_has_another_base(adapters, tmp_path):
 
 def test_tools_and_variables_reach_a_template_that_reads_them(folders):
     config = ServeConfig(model=str(folders.one), chat_template="chatml", devices="cpu")
-    [model] = load_models(read_models(config))
+    [model] = load_served(read_models(config))
     model = replace(model, positions=None)  # what tools take is more than it has
     turns = [{"role": "user", "content": "What time is it?"}]
     tools = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]

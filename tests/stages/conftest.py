@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from easyrlhf.config import InitConfig, RMConfig, SFTConfig
-from easyrlhf.engine.run import Run
+from easyrlhf.run.run import Run
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools.init import init_model

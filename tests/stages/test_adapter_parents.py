@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 from easyrlhf.config import DPOConfig, GRPOConfig, KTOConfig, ORPOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.models.load import load_causal_lm
-from easyrlhf.stages.align import train_dpo, train_kto, train_orpo
+from easyrlhf.stages.kto import train_kto
 from easyrlhf.stages.online import train_grpo, train_ppo
+from easyrlhf.stages.preference import train_dpo, train_orpo
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 

@@ -134,12 +134,12 @@ def test_a_run_that_goes_wrong_says_so_while_it_does(case, run):
 
 
 def test_a_sampler_at_another_temperature_is_found_out(run, monkeypatch):
-    plain = sampler.draw
+    plain = sampler.draw_tokens
 
     def hot(logits, uniforms, temperature):
         return plain(logits, uniforms, 3.0)
 
-    monkeypatch.setattr(sampler, "draw", hot)
+    monkeypatch.setattr(sampler, "draw_tokens", hot)
     told = run("right", 4)
     assert Told("alarm", 3, "sampler mismatch") in told
     assert any(t.check == "negative kl" and t.step for t in told)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyrlhf.cli.dpo import main as dpo_main
-from easyrlhf.cli.ipo import main as ipo_main
-from easyrlhf.cli.kto import main as kto_main
-from easyrlhf.cli.rrhf import main as rrhf_main
+from easyrlhf.cli.stages import dpo_train as dpo_main
+from easyrlhf.cli.stages import ipo_train as ipo_main
+from easyrlhf.cli.stages import kto_train as kto_main
+from easyrlhf.cli.stages import rrhf_train as rrhf_main
 from easyrlhf.config import (
     CPOConfig,
     DPOConfig,
@@ -27,18 +27,20 @@ from easyrlhf.config import (
 from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.offline import reference
 from easyrlhf.offline.loop import planned_rows
-from easyrlhf.stages import align
+from easyrlhf.stages import preference
+from easyrlhf.stages.kto import train_kto
+from easyrlhf.stages.rrhf import train_rrhf
 
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one", "two"]
 CLOCK = ("time/", "tokens_per_second")
 STAGES = {
-    "dpo": (align.train_dpo, DPOConfig),
-    "ipo": (align.train_ipo, IPOConfig),
-    "kto": (align.train_kto, KTOConfig),
-    "orpo": (align.train_orpo, ORPOConfig),
-    "simpo": (align.train_simpo, SimPOConfig),
-    "cpo": (align.train_cpo, CPOConfig),
-    "rrhf": (align.train_rrhf, RRHFConfig),
+    "dpo": (preference.train_dpo, DPOConfig),
+    "ipo": (preference.train_ipo, IPOConfig),
+    "kto": (train_kto, KTOConfig),
+    "orpo": (preference.train_orpo, ORPOConfig),
+    "simpo": (preference.train_simpo, SimPOConfig),
+    "cpo": (preference.train_cpo, CPOConfig),
+    "rrhf": (train_rrhf, RRHFConfig),
 }
 
 
@@ -272,7 +274,7 @@ def test_what_is_kept_is_of_this_very_question(change, train, chain, kinds, cach
 
 
 def test_equal_weights_in_a_model_that_works_otherwise_are_another_reference(tiny_lm):
-    lm, rows = tiny_lm("mistral"), reference.Joined([{"prompt_ids": [5], "completion_ids": [6, 2]}])
+    lm, rows = tiny_lm("mistral"), reference.RowsWithReference([{"prompt_ids": [5], "completion_ids": [6, 2]}])
     question = rows, np.arange(1), ("ref_completion",), lambda row: (row["prompt_ids"], [row["completion_ids"]])
     before = reference.fingerprint(lm, *question)
     assert reference.fingerprint(tiny_lm("mistral"), *question) == before

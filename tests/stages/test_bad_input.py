@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyrlhf.cli.ppo import main as ppo_main
-from easyrlhf.cli.rm import main as rm_main
-from easyrlhf.cli.sft import main as sft_main
+from easyrlhf.cli.stages import ppo_train as ppo_main
+from easyrlhf.cli.stages import rm_train as rm_main
+from easyrlhf.cli.stages import sft_train as sft_main
 from easyrlhf.models.value_head import HEAD_FILE, WEIGHT
 
 

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from easyrlhf.config import DPOConfig, PPOConfig, RMConfig
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.folder import prove_folder
-from easyrlhf.stages.align import train_dpo
 from easyrlhf.stages.online import train_ppo
+from easyrlhf.stages.preference import train_dpo
 from easyrlhf.stages.rm import train_rm
 
 GEMMA = (
@@ -89,7 +89,7 @@ def test_probe_texts_that_cannot_be_rendered_end_a_run_before_it_begins(ppo, cha
     def refuse(renderer):
         raise InputError("no")
 
-    monkeypatch.setattr("easyrlhf.stages.common.probe_ids", refuse)
+    monkeypatch.setattr("easyrlhf.stages.checks.probe_ids", refuse)
     said = f"--model {chain.sft}: a question with its answer cannot be rendered"
     assert said in ppo()
     with pytest.raises(InputError, match=re.escape(said)):

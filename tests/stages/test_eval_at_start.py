@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from easyrlhf.config import GRPOConfig, PPOConfig, SFTConfig
-from easyrlhf.settings import SettingError
+from easyrlhf.config.base import SettingError
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.sft import train_sft
 
@@ -26,7 +26,7 @@ def ten(completions, **_):
 def no_curves(monkeypatch):
     """Drawing them takes most of the time of runs this short."""
     for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.common.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def fail(monkeypatch):
 def no_curves(monkeypatch):
     """Drawing them takes most of the time of runs this short."""
     for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.common.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_final_model_and_a_report_that_cannot_be_written_are_one_message_each(
     )
     assert way_out.startswith(f"Safe on disk: {run}/checkpoints/step-6. The same command continues the run.")
     with monkeypatch.context() as patch:
-        patch.setattr("easyrlhf.stages.common.write_report", refused)
+        patch.setattr("easyrlhf.stages.lifecycle.write_report", refused)
         with pytest.raises(RunError) as found:
             sft()
     said, way_out = str(found.value).splitlines()

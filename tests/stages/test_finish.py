@@ -23,28 +23,29 @@ from easyrlhf.config import (
     ScoreConfig,
     SFTConfig,
 )
-from easyrlhf.engine.claim import locked
-from easyrlhf.engine.manifest import read_stage, require_whole
-from easyrlhf.engine.unfinished import shape_of
 from easyrlhf.errors import InputError, RunError, RunStopped
-from easyrlhf.stages.align import train_dpo, train_kto, train_rrhf
+from easyrlhf.run.claim import locked
+from easyrlhf.run.manifest import read_stage, require_whole
+from easyrlhf.run.unfinished import shape_of
+from easyrlhf.stages.kto import train_kto
 from easyrlhf.stages.online import train_grpo, train_ppo
+from easyrlhf.stages.preference import train_dpo
 from easyrlhf.stages.rm import train_rm
+from easyrlhf.stages.rrhf import train_rrhf
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools import at_hand
 from easyrlhf.tools.exporting.export import export_model
-from easyrlhf.tools.finish import finish
-from easyrlhf.tools.fitting.stage_memory import shaped
+from easyrlhf.tools.finish import finish_run
+from easyrlhf.tools.fitting.stage_memory import with_start_model
 from easyrlhf.tools.generate import generate
-from easyrlhf.tools.policy import load_lm, read_renderer
-from easyrlhf.tools.scoring import scores_of
-from easyrlhf.tools.serve_reward import load_scorer
+from easyrlhf.tools.policy import load_policy_lm, read_renderer
+from easyrlhf.tools.scoring import load_scorer, scores_of
 
 
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch):
     """Drawing them takes most of the time of runs this short."""
-    for name in ("stages.common.plot_run", "tools.report.plot_run"):
+    for name in ("stages.lifecycle.plot_run", "tools.report.plot_run"):
         monkeypatch.setattr(f"easyrlhf.{name}", lambda *_, **__: None)
 
 
@@ -116,7 +117,7 @@ SLOW = [("sft", 0), ("rm", 4), ("dpo", 4), ("kto", 0), ("rrhf", 0), ("ppo", 4), 
 @pytest.mark.parametrize("stage, lora_r", [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
 def test_a_finished_run_is_what_its_stage_leaves(stage, lora_r, pair, capsys):
     both = pair(stage, lora_r)
-    assert finish(FinishConfig(run=str(both.stopped), devices="cpu")) == both.stopped
+    assert finish_run(FinishConfig(run=str(both.stopped), devices="cpu")) == both.stopped
     assert_same_model(both.stopped, both.whole)
     assert model_files(both.stopped) == model_files(both.whole)
     ours, theirs = read_stage(both.stopped), read_stage(both.whole)
@@ -154,13 +155,13 @@ def test_an_earlier_step_can_be_the_end_and_later_rows_are_set_aside(stopped, tm
     run = stopped()
     export_model(ExportConfig(model=str(run), step=2))
     exported = tmp_path / "run-step-2"
-    finish(FinishConfig(run=str(run), step=2, devices="cpu"))
+    finish_run(FinishConfig(run=str(run), step=2, devices="cpu"))
     assert_same_model(run, exported)
     assert (read_stage(run)["step"], read_stage(run)["ended_early"]) == (2, {"step": 2, "of": 6})
     assert logged(run) == [1, 2] and logged(run, "metrics.after-2.jsonl") == [3]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-2", "step-3"]
     capsys.readouterr()
-    finish(FinishConfig(run=str(run), step=3))
+    finish_run(FinishConfig(run=str(run), step=3))
     said = capsys.readouterr().out
     assert "complete already; nothing to do" in said and f"easyrlhf export {run} --step 3" in said
     train_sft(SFTConfig.from_yaml(run / "args.yaml"))
@@ -175,7 +176,7 @@ def test_the_best_step_is_the_end_of_a_run_that_keeps_the_best(stopped, tmp_path
     known = json.loads(state.read_text())
     state.write_text(json.dumps(known | {"best": {"metric": "eval/loss", "step": 2, "value": 1.5}}))
     export_model(ExportConfig(model=str(run), step=2, output_dir=str(tmp_path / "best")))
-    finish(FinishConfig(run=str(run), devices="cpu"))
+    finish_run(FinishConfig(run=str(run), devices="cpu"))
     assert_same_model(run, tmp_path / "best")
     stage = read_stage(run)
     assert (stage["step"], stage["best"]["step"], stage["ended_early"]["step"]) == (3, 2, 3)
@@ -184,21 +185,21 @@ def test_the_best_step_is_the_end_of_a_run_that_keeps_the_best(stopped, tmp_path
 
 def test_what_cannot_be_finished_is_refused_with_words(stopped, chain, tmp_path):
     with pytest.raises(InputError, match="is not the output folder of a training stage"):
-        finish(FinishConfig(run=chain.init))
+        finish_run(FinishConfig(run=chain.init))
     run = stopped()
     with pytest.raises(InputError, match=r"--step 1: .*run has no checkpoint of that step; it has 2, 3"):
-        finish(FinishConfig(run=str(run), step=1))
+        finish_run(FinishConfig(run=str(run), step=1))
     with locked(run), pytest.raises(InputError, match=r"its run is at work; stop it first"):
-        finish(FinishConfig(run=str(run)))
+        finish_run(FinishConfig(run=str(run)))
     for checkpoint in (run / "checkpoints").iterdir():
         (checkpoint / "model" / "engine.json").write_text("{}")
     with pytest.raises(InputError, match="none of its checkpoints is whole"):
-        finish(FinishConfig(run=str(run)))
+        finish_run(FinishConfig(run=str(run)))
     with pytest.raises(InputError, match=r"--step 2: .*is damaged: model/engine\.json is not as it was written"):
-        finish(FinishConfig(run=str(run), step=2))
+        finish_run(FinishConfig(run=str(run), step=2))
     (run / "checkpoints").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="has no checkpoint, so there is no model in it yet"):
-        finish(FinishConfig(run=str(run)))
+        finish_run(FinishConfig(run=str(run)))
     assert read_stage(run)["status"] == "stopped"
 
 
@@ -211,12 +212,12 @@ def test_a_model_that_cannot_be_written_leaves_the_run_to_go_on(stopped, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("easyrlhf.models.folder.write_lm", full)
         with pytest.raises(RunError, match=r"run: could not be written: No space left on device; make room there"):
-            finish(FinishConfig(run=str(run), devices="cpu"))
+            finish_run(FinishConfig(run=str(run), devices="cpu"))
     assert read_stage(run)["status"] == "stopped" and logged(run) == [1, 2, 3]
     with monkeypatch.context() as patch:
         patch.setattr("easyrlhf.tools.report.write_report", full)
         with pytest.raises(RunError, match=r"Its model is complete; easyrlhf report .*run writes the pages anew"):
-            finish(FinishConfig(run=str(run), devices="cpu"))
+            finish_run(FinishConfig(run=str(run), devices="cpu"))
     assert read_stage(run)["status"] == "complete"
 
 
@@ -235,7 +236,7 @@ def test_a_checkpoint_is_exported_while_its_run_goes_on_and_nothing_there_is_tou
             )
         )
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"} == before
-    finish(FinishConfig(run=str(run), devices="cpu"))
+    finish_run(FinishConfig(run=str(run), devices="cpu"))
     assert_same_model(tmp_path / "full", run)
     ids = [unfinished.renderer.sequence("", "Say red.")]
     assert scores_of(unfinished, ids, None) == scores_of(load_scorer(scored), ids, None)
@@ -252,12 +253,12 @@ def test_tools_read_the_newest_checkpoint_of_a_run_that_has_not_ended(stopped, c
     allowed = replace(config, allow_incomplete=True)
     renderer = read_renderer(allowed)
     assert "not complete (status stopped); its step 3 is read" in capsys.readouterr().err
-    begun = load_lm(allowed, renderer).state_dict()
-    earlier = load_lm(replace(config, model=str(run / "checkpoints" / "step-2")), renderer).state_dict()
+    begun = load_policy_lm(allowed, renderer).state_dict()
+    earlier = load_policy_lm(replace(config, model=str(run / "checkpoints" / "step-2")), renderer).state_dict()
     on_top = PolicyConfig(model=chain.init, adapter=str(run / "adapter"), devices="cpu", allow_incomplete=True)
-    adapted = load_lm(on_top, read_renderer(on_top)).state_dict()
-    finish(FinishConfig(run=str(run), devices="cpu"))
-    ended = load_lm(config, read_renderer(config)).state_dict()
+    adapted = load_policy_lm(on_top, read_renderer(on_top)).state_dict()
+    finish_run(FinishConfig(run=str(run), devices="cpu"))
+    ended = load_policy_lm(config, read_renderer(config)).state_dict()
     assert all(torch.equal(begun[key], ended[key]) and torch.equal(adapted[key], ended[key]) for key in ended)
     assert not all(torch.equal(earlier[key], ended[key]) for key in ended)
 
@@ -279,8 +280,8 @@ def test_what_needs_only_the_shape_of_an_unfinished_run_goes_by_where_it_started
     assert shape_of(chain.sft) == chain.sft
     assert shape_of(f"{chain.sft}/checkpoints/step-18") == chain.sft
     with pytest.raises(InputError, match="is not complete"):
-        shaped(RMConfig(model=str(run), train_data=data.pairs))
-    assert shaped(RMConfig(model=str(run), train_data=data.pairs, allow_incomplete=True)).model == chain.init
+        with_start_model(RMConfig(model=str(run), train_data=data.pairs))
+    assert with_start_model(RMConfig(model=str(run), train_data=data.pairs, allow_incomplete=True)).model == chain.init
 
 
 def test_a_stage_builds_on_an_unfinished_run_and_keeps_what_it_took(stopped, data, small, tmp_path, stop_after):
@@ -296,7 +297,7 @@ def test_a_stage_builds_on_an_unfinished_run_and_keeps_what_it_took(stopped, dat
     adapter = read_stage(kept)
     assert adapter["checkpoint"] == str(run / "checkpoints" / "step-3") and adapter["step"] == 3
     weights = tensors(kept)
-    finish(FinishConfig(run=str(run), step=2, devices="cpu"))
+    finish_run(FinishConfig(run=str(run), step=2, devices="cpu"))
     folder = train_rm(RMConfig(**settings, allow_incomplete=True))  # goes on with what it began with
     assert all(torch.equal(value, tensors(kept)[key]) for key, value in weights.items())
     base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]

@@ -10,14 +10,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import DPOConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.models.four_bit import quantise
-from easyrlhf.settings import SettingError
-from easyrlhf.stages.align import train_dpo
 from easyrlhf.stages.online import train_ppo
+from easyrlhf.stages.preference import train_dpo
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
-from easyrlhf.stages.sharing import check_bits
+from easyrlhf.stages.shared_backbone import check_bits
 
 FOUR = {"load_in_4bit": True, "lora_r": 4, "learning_rate": 1e-2}
 SMALL = {"max_length": 64, "max_prompt_length": 40, "batch_size": 8, "devices": "cpu", "report_to": "none"}

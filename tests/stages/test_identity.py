@@ -8,9 +8,11 @@ import pytest
 
 from easyrlhf.config import DPOConfig, KTOConfig, PPOConfig, RMConfig, RRHFConfig, SFTConfig
 from easyrlhf.errors import InputError, RunStopped
-from easyrlhf.stages.align import train_dpo, train_kto, train_rrhf
+from easyrlhf.stages.kto import train_kto
 from easyrlhf.stages.online import train_ppo
+from easyrlhf.stages.preference import train_dpo
 from easyrlhf.stages.rm import train_rm
+from easyrlhf.stages.rrhf import train_rrhf
 from easyrlhf.stages.sft import train_sft
 
 STAGES = {

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.engine.checkpoint import list_checkpoints, save_checkpoint
+from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError, RunStopped
-from easyrlhf.offline.course import note_best
 from easyrlhf.online import loop
 from easyrlhf.report.metrics import METRICS, is_better, ranked
-from easyrlhf.settings import SettingError
+from easyrlhf.run.checkpoint import list_checkpoints, save_checkpoint
+from easyrlhf.run.step_end import note_best
 from easyrlhf.stages import offline, rm
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.rm import train_rm
@@ -55,7 +55,7 @@ def train(data, chain, small, small_ppo, small_grpo, tmp_path, monkeypatch):
 
 def script_evaluations(monkeypatch) -> None:
     """Let every evaluation happen, but give FALLS_THEN_RISES as its loss, or its negative as its score."""
-    fit, evaluate = offline.fit, loop.evaluate
+    fit, evaluate = offline.fit, loop.evaluate_prompts
 
     def scripted_fit(run, engine, task, *rest):
         def scripted(rows, advance):
@@ -66,8 +66,8 @@ def script_evaluations(monkeypatch) -> None:
     def scripted_evaluate(run, *rest):
         return evaluate(run, *rest) | {"eval/scores": -FALLS_THEN_RISES[run.step - 1]}
 
-    monkeypatch.setattr(offline, "fit", scripted_fit)
-    monkeypatch.setattr(loop, "evaluate", scripted_evaluate)
+    monkeypatch.setattr(offline, "train_steps", scripted_fit)
+    monkeypatch.setattr(loop, "evaluate_prompts", scripted_evaluate)
 
 
 def stage(folder: Path) -> dict:
@@ -180,7 +180,7 @@ def test_without_the_setting_the_last_step_is_what_the_folder_gets(train):
     [("sft", "eval/scores"), ("sft", "loss"), ("rm", "eval/ties"), ("ppo", "eval/kl"), ("grpo", "eval/los")],
 )
 def test_a_metric_that_cannot_choose_is_refused_before_a_model_is_loaded(name, metric, train, monkeypatch):
-    monkeypatch.setattr("easyrlhf.stages.common.load_config", lambda *_, **__: pytest.fail("went on to the model"))
+    monkeypatch.setattr("easyrlhf.stages.models.load_config", lambda *_, **__: pytest.fail("went on to the model"))
     with pytest.raises(InputError) as caught:
         train(name, keep_best=metric)
     assert str(caught.value).startswith(f"--keep_best {metric}: ")

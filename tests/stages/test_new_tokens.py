@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.templates import CONTROL_TOKENS
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.manifest import read_stage
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.parents import base_of
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.settings import SettingError
+from easyrlhf.run.manifest import read_stage
 from easyrlhf.stages.online import train_ppo
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
@@ -111,7 +111,7 @@ def test_a_reward_model_and_ppo_go_on_from_the_adapter_of_each(llama3, chain, da
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(more, said, chain, data, small_ppo, tmp_path, monkeypatch):
-    monkeypatch.setattr("easyrlhf.stages.common.load_causal_lm", None)
+    monkeypatch.setattr("easyrlhf.stages.models.load_causal_lm", None)
     settings = small_ppo | {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts}
     settings |= {"output_dir": str(tmp_path / "ppo"), "chat_template": "llama3", "lora_r": 4}
     with pytest.raises(InputError, match=re.escape(said)):

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from easyrlhf.config import GRPOConfig, PPOConfig
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.online.collect import Models
-from easyrlhf.rewards.model import RewardModel
-from easyrlhf.rollout.dealt import DealtSampler
+from easyrlhf.rewards.model import ModelSource
 from easyrlhf.rollout.sampler import EVALUATION, HFSampler
+from easyrlhf.rollout.sharded import ShardedSampler
 from easyrlhf.stages.online import train_grpo, train_ppo
 
 CLOCK = ("time/", "tokens_per_second")
@@ -41,7 +41,7 @@ def numbers(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
 def no_curves(monkeypatch):
     """Drawing them takes most of the time of runs this short."""
     for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.common.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def fail(monkeypatch):
             return wrapped
 
         monkeypatch.setattr(HFSampler, "generate", sampling)
-        monkeypatch.setattr(DealtSampler, "updated", lambda sampler: updates.append(1))
+        monkeypatch.setattr(ShardedSampler, "updated", lambda sampler: updates.append(1))
         if what in ("scoring", "a template"):
-            monkeypatch.setattr(RewardModel, "__call__", first(RewardModel.__call__))
+            monkeypatch.setattr(ModelSource, "__call__", first(ModelSource.__call__))
         if what == "reference":
             monkeypatch.setattr(Models, "ref_logprobs", first(Models.ref_logprobs))
 

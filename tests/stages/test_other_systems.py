@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from easyrlhf import files
 from easyrlhf.config import SFTConfig
-from easyrlhf.engine import device, lock
+from easyrlhf.engine import device
 from easyrlhf.errors import RunStopped
 from easyrlhf.stages.sft import train_sft
 
@@ -33,7 +34,7 @@ def windows(monkeypatch):
         return found(name)
 
     found = importlib.metadata.version
-    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     monkeypatch.setitem(sys.modules, "readline", None)
     monkeypatch.setattr(device, "sys", SimpleNamespace(platform="win32"))

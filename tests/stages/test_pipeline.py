@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.cli.cpo import main as cpo_main
-from easyrlhf.cli.dpo import main as dpo_main
-from easyrlhf.cli.ipo import main as ipo_main
-from easyrlhf.cli.kto import main as kto_main
-from easyrlhf.cli.orpo import main as orpo_main
-from easyrlhf.cli.rrhf import main as rrhf_main
-from easyrlhf.cli.simpo import main as simpo_main
+from easyrlhf.cli.stages import cpo_train as cpo_main
+from easyrlhf.cli.stages import dpo_train as dpo_main
+from easyrlhf.cli.stages import ipo_train as ipo_main
+from easyrlhf.cli.stages import kto_train as kto_main
+from easyrlhf.cli.stages import orpo_train as orpo_main
+from easyrlhf.cli.stages import rrhf_train as rrhf_main
+from easyrlhf.cli.stages import simpo_train as simpo_main
 
 ROOT = Path(__file__).parent.parent.parent
 MAINS = {

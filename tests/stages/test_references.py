@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from easyrlhf.config import GRPOConfig, PPOConfig
-from easyrlhf.stages import common, online
-from easyrlhf.stages.online import Cast, load_reference
-from easyrlhf.stages.rewards import RewardCast
+from easyrlhf.stages import lifecycle, online
+from easyrlhf.stages.online import ModelFolders, load_reference
+from easyrlhf.stages.reward_sources import RewardPlan
 
 SHOWN = {
     "none": "none, as beta is 0 and measure_kl auto; --measure_kl step asks one",
@@ -30,10 +30,10 @@ SHOWN = {
     ],
 )
 def test_no_reference_is_loaded_where_it_is_never_asked(monkeypatch, settings, loaded, shown):
-    monkeypatch.setattr(common, "load_frozen_lm", lambda run, renderer, path: path)
+    monkeypatch.setattr(lifecycle, "load_frozen_lm", lambda run, renderer, path: path)
     config = GRPOConfig(model="m", reward_funcs="a.py:f", train_data="p.jsonl", **settings).resolved()
     assert load_reference(SimpleNamespace(config=config), None) == loaded
-    cast = Cast(None, RewardCast([]))
+    cast = ModelFolders(None, RewardPlan([]))
     assert cast.beside(config).get("reference") == shown
     assert ("reference" in cast.named(config)) == (config.kl_measured != "never")
 
@@ -52,12 +52,12 @@ def test_the_start_summary_says_what_is_held(monkeypatch, model_folder):
         beginning=lambda: "from the beginning",
         zero=None,
     )
-    monkeypatch.setattr(common, "count_parameters", lambda path, trust: 1_000_000)
-    monkeypatch.setattr(common, "choose_threads", lambda device, count: None)
-    cast = online.Cast(None, RewardCast([]))
+    monkeypatch.setattr(lifecycle, "count_parameters", lambda path, trust: 1_000_000)
+    monkeypatch.setattr(lifecycle, "choose_threads", lambda device, count: None)
+    cast = online.ModelFolders(None, RewardPlan([]))
     said = {}
     console = SimpleNamespace(warn=print, summary=lambda title, sections: said.update(sections))
-    common.start(run, console, "PPO", 5, {}, cast.named(run.config), cast.beside(run.config))
+    lifecycle.print_plan(run, console, "PPO", 5, {}, cast.named(run.config), cast.beside(run.config))
     assert said["models"] == [
         f"policy: {folder}, 1.0M parameters, LoRA, about 0.00 GiB",
         f"reference: {SHOWN['off']}",

@@ -73,7 +73,7 @@ def ppo_command(data, chain, small_ppo):
         settings = small_ppo | {"model": chain.sft, "reward_model": chain.rm, "train_data": data.prompts}
         settings |= {"output_dir": folder, "save_steps": 2, "total_episodes": 80}
         flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-        program = "from easyrlhf.cli.ppo import main; main()"
+        program = "from easyrlhf.cli.stages import ppo_train as main; main()"
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, "-c", program, *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE

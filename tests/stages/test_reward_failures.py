@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.cli.ppo import main as ppo_main
+from easyrlhf.cli.stages import ppo_train as ppo_main
 from easyrlhf.config import GRPOConfig, PPOConfig, ServeRewardConfig
 from easyrlhf.rewards import server as client
 from easyrlhf.stages.online import train_grpo, train_ppo
-from easyrlhf.tools.serve_reward import RewardHTTPServer, load_scorer
+from easyrlhf.tools.scoring import load_scorer
+from easyrlhf.tools.serve_reward import RewardHTTPServer
 from easyrlhf.userfile import load_module
 
 http = load_module(Path(__file__).parents[1] / "rewards" / "http_server.py")
@@ -49,7 +50,7 @@ def checkpoints(folder: Path) -> set[str]:
 def no_curves(monkeypatch):
     """Drawing them takes most of the time of runs this short."""
     for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.common.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture

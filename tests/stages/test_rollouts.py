@@ -17,18 +17,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyrlhf.cli.grpo import main as grpo_main
-from easyrlhf.cli.ppo import main as ppo_main
+from easyrlhf.cli.stages import grpo_train as grpo_main
+from easyrlhf.cli.stages import ppo_train as ppo_main
 from easyrlhf.config import PPOConfig, SFTConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.errors import InputError
-from easyrlhf.rollout import server as client
+from easyrlhf.rollout import vllm_server as client
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.settings import SettingError
-from easyrlhf.stages import rollouts
-from easyrlhf.stages.rollouts import check_rollout
+from easyrlhf.stages import samplers
+from easyrlhf.stages.samplers import check_rollout
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.userfile import load_module
 
@@ -72,7 +72,7 @@ class Samples:
 def quick(monkeypatch):
     """No curves, and short looks at a server that is gone."""
     for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.common.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
     monkeypatch.setattr(client, "LOOK", 0.02)
 
 
@@ -273,23 +273,23 @@ def renderer(chain) -> Renderer:
 @pytest.fixture
 def installed(monkeypatch):
     """As if vllm were there."""
-    monkeypatch.setattr(rollouts, "find_spec", lambda name: name)
+    monkeypatch.setattr(samplers, "find_spec", lambda name: name)
 
 
 def test_the_own_loop_needs_none_of_it(settings, renderer, monkeypatch):
-    monkeypatch.setattr(rollouts, "find_spec", lambda name: None)
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
     check_rollout(settings(rollout="hf"), renderer)
 
 
 def test_settings_that_vllm_can_follow_pass(settings, renderer, installed, monkeypatch):
     check_rollout(settings(), renderer)
     check_rollout(settings(lora_r=512), renderer)
-    monkeypatch.setattr(world, "size", lambda: 4)
+    monkeypatch.setattr(processes, "size", lambda: 4)
     check_rollout(settings(vllm_tensor_parallel_size=2), renderer)
 
 
 def test_vllm_that_is_not_installed_is_named_with_the_ways_out(settings, renderer, monkeypatch):
-    monkeypatch.setattr(rollouts, "find_spec", lambda name: None)
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
         check_rollout(settings(), renderer)
     for words in ("--rollout vllm", "not installed", "pip install 'easyrlhf[vllm]'", "--vllm_mode server", "hf"):
@@ -298,7 +298,7 @@ def test_vllm_that_is_not_installed_is_named_with_the_ways_out(settings, rendere
 
 
 def test_a_size_that_does_not_divide_the_processes_is_named(settings, renderer, installed, monkeypatch):
-    monkeypatch.setattr(world, "size", lambda: 4)
+    monkeypatch.setattr(processes, "size", lambda: 4)
     message = r"--vllm_tensor_parallel_size 3: does not divide the 4 processes of this run; use a divisor, or --vllm_m"
     with pytest.raises(InputError, match=message):
         check_rollout(settings(vllm_tensor_parallel_size=3), renderer)
@@ -357,9 +357,9 @@ def test_nccl_needs_vllm_and_a_gpu_here(settings, renderer, installed, monkeypat
     config = settings(vllm_weight_transfer="nccl", vllm_mode="server")
     with pytest.raises(InputError, match=r"nccl: .*the run is on the CPU; use --vllm_weight_transfer files"):
         check_rollout(config, renderer)
-    monkeypatch.setattr(rollouts, "pick_device", lambda devices: torch.device("cuda", 0))
+    monkeypatch.setattr(samplers, "pick_device", lambda devices: torch.device("cuda", 0))
     check_rollout(config, renderer)
-    monkeypatch.setattr(rollouts, "find_spec", lambda name: None)
+    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
     with pytest.raises(
         InputError, match=r"nccl: vllm is not installed here.*pip install 'easyrlhf\[vllm\]', or .* files"
     ):
@@ -368,9 +368,9 @@ def test_nccl_needs_vllm_and_a_gpu_here(settings, renderer, installed, monkeypat
 
 @pytest.mark.parametrize("way, sends", [("nccl", True), ("files", False)])
 def test_the_server_is_told_the_way_of_the_weights(settings, renderer, monkeypatch, tmp_path, way, sends):
-    monkeypatch.setattr(rollouts.Server, "check", lambda server, length: None)
+    monkeypatch.setattr(samplers.Server, "check", lambda server, length: None)
     run = SimpleNamespace(config=settings(vllm_weight_transfer=way, vllm_mode="server").resolved().with_lengths(None))
     run.cache, run.device = tmp_path, torch.device("cuda", 3)
-    server = rollouts.make_backend(run, renderer, SimpleNamespace(warn=print))
+    server = samplers.make_backend(run, renderer, SimpleNamespace(warn=print))
     assert server.nccl == (run.device if sends else None)
     server.close()

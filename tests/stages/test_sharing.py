@@ -9,13 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.models.folder import load_scalar_model
-from easyrlhf.settings import SettingError
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.rm import train_rm
-from easyrlhf.stages.sharing import check_base
+from easyrlhf.stages.shared_backbone import check_base
 
 CLOCK = ("time/", "tokens_per_second")
 

@@ -54,7 +54,7 @@ def test_a_reward_folder_is_a_causal_model_with_its_head_beside_it(chain):
 
 
 def test_args_yaml_runs_the_same_command_again(chain, data, capsys):
-    from easyrlhf.cli.rm import main
+    from easyrlhf.cli.stages import rm_train as main
 
     with pytest.raises(SystemExit) as end:
         main(["--config", str(Path(chain.rm) / "args.yaml")])

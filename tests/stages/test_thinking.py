@@ -7,7 +7,7 @@ import pytest
 
 from easyrlhf.config import PPOConfig, RMConfig
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.manifest import read_stage
+from easyrlhf.run.manifest import read_stage
 from easyrlhf.stages.online import train_ppo
 from easyrlhf.stages.rm import train_rm
 

@@ -16,8 +16,8 @@ from easyrlhf.cli import compare as command_line
 from easyrlhf.cli import generate as generate_line
 from easyrlhf.config import CompareConfig
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.report.compare import Answer, Verdict, measured, names_of
-from easyrlhf.report.compare_page import samples_of
+from easyrlhf.report.compare_page import pairs_to_read
+from easyrlhf.report.comparison import ComparedAnswer, JudgeVerdict, measured, short_names
 from easyrlhf.tools.comparing import compare, contestants, judge_server
 from easyrlhf.tools.comparing.journal import Journal
 from easyrlhf.userfile import load_module
@@ -409,13 +409,16 @@ def test_pairs_without_a_score_are_left_out_and_counted(run, tmp_path):
 # --- the words and the page
 
 
-def made(texts: list[str], scores: list[float | None]) -> list[Answer]:
-    return [Answer(i, 0, text, True, {"rm": score}) for i, (text, score) in enumerate(zip(texts, scores, strict=True))]
+def made(texts: list[str], scores: list[float | None]) -> list[ComparedAnswer]:
+    return [
+        ComparedAnswer(i, 0, text, True, {"rm": score})
+        for i, (text, score) in enumerate(zip(texts, scores, strict=True))
+    ]
 
 
 def test_models_are_called_by_the_end_of_their_path_where_that_tells_them_apart():
-    assert names_of(["outputs/sft", "Qwen/Qwen2.5-0.5B"]) == ["sft", "Qwen2.5-0.5B"]
-    assert names_of(["a/ppo", "b/ppo"]) == ["a/ppo", "b/ppo"]
+    assert short_names(["outputs/sft", "Qwen/Qwen2.5-0.5B"]) == ["sft", "Qwen2.5-0.5B"]
+    assert short_names(["a/ppo", "b/ppo"]) == ["a/ppo", "b/ppo"]
 
 
 def test_the_verdict_says_who_wins_and_what_is_left_at_equal_length():
@@ -460,7 +463,15 @@ def test_nothing_judged_is_said():
 
 
 def test_agreement_counts_the_pairs_that_were_asked_and_understood():
-    verdicts = [[Verdict(1.0, True), Verdict(0.5, False), Verdict(None), Verdict(0.5), Verdict(0.0, True)]]
+    verdicts = [
+        [
+            JudgeVerdict(1.0, True),
+            JudgeVerdict(0.5, False),
+            JudgeVerdict(None),
+            JudgeVerdict(0.5),
+            JudgeVerdict(0.0, True),
+        ]
+    ]
     answers = made(list("abcde"), [0.0] * 5)
     numbers = measured(["a", "b"], [], [answers, answers], verdicts)
     assert numbers["judge"] == {
@@ -478,7 +489,7 @@ def test_samples_are_the_largest_gaps_either_way_and_the_smallest():
     first = made(list("abcdefghijkl"), [0.0] * 12)
     gaps = [9.0, -9.0, 8.0, -8.0, 7.0, -7.0, 6.0, -6.0, 0.1, -0.2, 0.3, None]
     other = made([*"ABCDEFGH", "I", "J", "k", "L"], gaps)  # the 11th answer is the same text
-    found = samples_of([first, other], None, "rm")
+    found = pairs_to_read([first, other], None, "rm")
     assert found["better"] == [(1, 0), (1, 2), (1, 4), (1, 6)]
     assert found["worse"] == [(1, 1), (1, 3), (1, 5), (1, 7)]
     assert set(found["alike"]) <= {(1, 8), (1, 9), (1, 10)} and (1, 8) in found["alike"]

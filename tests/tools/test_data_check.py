@@ -14,15 +14,16 @@ from click.testing import CliRunner
 from easyrlhf.cli import data_check, data_preview
 from easyrlhf.cli.main import main
 from easyrlhf.config import CheckConfig
+from easyrlhf.data.reader import STAGE_KINDS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking.findings import findings, first_of, later_copies, percent
 from easyrlhf.tools.checking.page import histogram, limit_rows
-from easyrlhf.tools.checking.rows import STAGE_KINDS, Places, read_split
+from easyrlhf.tools.checking.row_findings import findings, first_of, later_copies, share_in_percent
+from easyrlhf.tools.checking.rows import Places, read_split
 from easyrlhf.tools.checking.table import CHECKS
-from easyrlhf.tools.checking.tokens import TokenCheck
+from easyrlhf.tools.checking.token_check import TokenCheck
 
 DOCS = (Path(__file__).parents[2] / "docs" / "checking_data.md").read_text()
 
@@ -473,13 +474,13 @@ def test_the_histogram_counts_every_row():
 
 @pytest.mark.parametrize("stage", STAGE_KINDS)
 def test_every_stage_reads_the_kind_of_records_that_it_trains_on(stage, monkeypatch):
-    from easyrlhf.stages import align, online, rm, sft
+    from easyrlhf.stages import online, preference, rm, sft
 
     if stage in ("ppo", "grpo"):
         assert 'read_sets(run, renderer, "prompt")' in Path(online.__file__).read_text()
         assert STAGE_KINDS[stage] == "prompt"
         return
-    module = {"sft": sft, "rm": rm}.get(stage, align)
+    module = {"sft": sft, "rm": rm}.get(stage, preference)
     seen = []
     monkeypatch.setattr(module, "train_offline", lambda config, stage: seen.append(stage.kind))
     getattr(module, f"train_{stage}")(None)
@@ -605,4 +606,4 @@ def test_the_page_of_the_docs_has_every_check_with_its_threshold():
     [(1, "100 %"), (0.9999, "99.9 %"), (0.994, "99.4 %"), (0.985, "98 %"), (0.25, "25 %"), (0.00031, "0.031 %")],
 )
 def test_a_share_is_written_without_powers_of_ten(share, says):
-    assert percent(share) == says
+    assert share_in_percent(share) == says

@@ -14,7 +14,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models import value_head
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.stages.rm import train_rm
-from easyrlhf.tools.doctor import Limits, examine_reward_model, limits_of, read_pairs
+from easyrlhf.tools.doctor import PairLimits, examine_reward_model, limits_of, read_pairs
 
 PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " red"}
 
@@ -95,7 +95,7 @@ def test_a_model_that_counts_words_is_told_so(rm, tmp_path, monkeypatch):
     rows = [{"prompt": "Say", "chosen": " blue" * (3 if i % 5 < 3 else 1), "rejected": " red" * 2} for i in range(200)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(ScalarModel, "scores", lambda self, ids, lengths: lengths.float())
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)
     done = run(rm.folder, "--valid_data", str(tmp_path / "pairs.jsonl"), "--output_dir", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     found = examined(tmp_path / "out")
@@ -111,7 +111,7 @@ def test_a_model_that_sees_padding_is_caught(rm, tmp_path, monkeypatch):
         return honest(lm, ids, lengths) * (1 + 1e-3 * ids.shape[1])
 
     monkeypatch.setattr(value_head, "row_states", spoilt)
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)
     done = run(rm.folder, "--valid_data", rm.one, "--output_dir", str(tmp_path), "--devices", "cpu")
     assert done.exit_code == 0, done.output
     assert "alarm: Scores the batch too" in done.stdout
@@ -172,7 +172,7 @@ def test_long_rows_are_read_as_in_training(chatml_renderer, tmp_path, overlength
     lines = [json.dumps(row | {"chosen": f" blue{i}"}) + "\n" for i, row in enumerate(rows)]
     (tmp_path / "pairs.jsonl").write_text("".join(lines))
     config = DoctorConfig(reward_model="rm", valid_data=str(tmp_path / "pairs.jsonl"), output_dir=str(tmp_path))
-    how = config, chatml_renderer, Limits(100, 80, overlength), tmp_path
+    how = config, chatml_renderer, PairLimits(100, 80, overlength), tmp_path
     if refused:
         with pytest.raises(InputError, match=r"1 of 4 rows .* or cut prompts with --overlength truncate"):
             read_pairs(*how)
@@ -188,7 +188,7 @@ def test_more_tokens_than_the_model_has_places_are_bad_input(rm, pair_file, tmp_
 
 def test_scores_that_are_no_numbers_are_bad_input(rm, pair_file, tmp_path, monkeypatch):
     monkeypatch.setattr(ScalarModel, "scores", lambda self, ids, lengths: torch.full((len(ids),), torch.nan))
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)
     with pytest.raises(InputError, match="scores 1 of 1 pairs NaN or infinite"):
         examine_reward_model(
             DoctorConfig(reward_model=rm.folder, valid_data=pair_file, output_dir=str(tmp_path / "out"))

@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokenizer import CHAT_TEMPLATES
+from easyrlhf.data.templates import CHAT_TEMPLATES
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.rewards.examine import (
+from easyrlhf.rewards.probes import (
     PARTS,
     Questions,
-    cut,
+    cut_middle,
+    evenly_spaced,
     examine,
-    first_sentence,
     invariance,
+    opening_sentence,
     probe_answers,
     probes,
     sampled_sequences,
-    spread,
 )
 
 
@@ -65,9 +65,9 @@ def same(model, rows, renderer, dtype=torch.float32) -> dict:
 
 
 def test_a_sample_is_spread_over_all_rows():
-    assert spread(5, 64) == [0, 1, 2, 3, 4]
-    assert spread(1000, 5) == [0, 249, 499, 749, 999]
-    assert len(spread(70, 64)) == 64
+    assert evenly_spaced(5, 64) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(1000, 5) == [0, 249, 499, 749, 999]
+    assert len(evenly_spaced(70, 64)) == 64
 
 
 def test_it_looks_at_as_many_rows_as_it_is_told_and_says_how_far_it_is(rows, chatml_renderer):
@@ -209,16 +209,16 @@ def test_a_plain_prompt_is_its_own_question(chatml_renderer):
 
 
 def test_the_first_sentence_of_an_answer():
-    assert first_sentence("Blue. Because of air.") == "Blue."
-    assert first_sentence("a list:\n- one") == "a list:"
-    assert first_sentence("3.14 is pi") == "3.14 is pi"
-    assert first_sentence("") == ""
+    assert opening_sentence("Blue. Because of air.") == "Blue."
+    assert opening_sentence("a list:\n- one") == "a list:"
+    assert opening_sentence("3.14 is pi") == "3.14 is pi"
+    assert opening_sentence("") == ""
 
 
 def test_answers_that_are_too_long_lose_their_middle():
-    assert cut([1, 1], [5, 6, 7, 9], None) == [1, 1, 5, 6, 7, 9]
-    assert cut([1, 1], [5, 6, 7, 9], 6) == [1, 1, 5, 6, 7, 9]
-    assert cut([1, 1], [5, 6, 7, 9], 4) == [1, 1, 5, 9]
+    assert cut_middle([1, 1], [5, 6, 7, 9], None) == [1, 1, 5, 6, 7, 9]
+    assert cut_middle([1, 1], [5, 6, 7, 9], 6) == [1, 1, 5, 6, 7, 9]
+    assert cut_middle([1, 1], [5, 6, 7, 9], 4) == [1, 1, 5, 9]
 
 
 def test_long_probes_fit_into_the_places_of_the_model(rows, tiny_lm, tokenizer, chatml_renderer):

@@ -19,7 +19,7 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.value_head import new_head, save_head
-from easyrlhf.stages.rewards import check_reward_model
+from easyrlhf.stages.reward_sources import check_reward_model
 from easyrlhf.tools.exporting import classifier as tool
 from easyrlhf.tools.exporting import full as export_full
 

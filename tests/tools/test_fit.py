@@ -16,22 +16,22 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import InputError
 from easyrlhf.stages.online import train_grpo
 from easyrlhf.stages.sft import train_sft
-from easyrlhf.tools.fitting import changes
-from easyrlhf.tools.fitting.fit import fit, machine_of
-from easyrlhf.tools.fitting.memory import Held, Machine, Phase, Plan
+from easyrlhf.tools.fitting import remedies
+from easyrlhf.tools.fitting.fit import machine_of, print_fit
+from easyrlhf.tools.fitting.memory import Held, Machine, MemoryPlan, Phase
 from easyrlhf.tools.fitting.shape_pass import (
     FROZEN,
     SCORER,
     TRAINED,
     TRAINED_SCORER,
-    Batch,
-    Shape,
+    ModelShape,
+    ShapeBatch,
     count_held,
     decoding_peak,
     scoring_peak,
     update_peak,
 )
-from easyrlhf.tools.fitting.stage_memory import batch_of, batches_of, complete, plan_of
+from easyrlhf.tools.fitting.stage_memory import batch_of, batches_of, memory_plan, with_models
 
 GIB = 2**30
 ROOT = Path(__file__).parents[2]
@@ -87,20 +87,20 @@ def run(*words: str):
 
 
 def test_weights_gradients_and_optimiser_are_those_on_paper(folder):
-    held = count_held(Shape(folder(), torch.float32), TRAINED)
+    held = count_held(ModelShape(folder(), torch.float32), TRAINED)
     assert ALL == 7888
     assert held.states() == {"weights": 4 * ALL + BUFFERS, "gradients": 4 * ALL, "optimiser": 8 * ALL}
     assert held.largest_part == 4 * LAYER and held.largest_trained == EMBEDDING
 
 
 def test_bf16_halves_the_weights_and_adds_master_copies(folder):
-    held = count_held(Shape(folder(), torch.bfloat16), TRAINED)
+    held = count_held(ModelShape(folder(), torch.bfloat16), TRAINED)
     assert held.states() == {"weights": 2 * ALL + BUFFERS, "gradients": 4 * ALL, "optimiser": 12 * ALL}
 
 
 def test_lora_trains_its_adapters_alone_and_in_float32(folder):
     assert ADAPTERS == 2048
-    held = count_held(Shape(folder(), torch.bfloat16, lora_r=4), TRAINED)
+    held = count_held(ModelShape(folder(), torch.bfloat16, lora_r=4), TRAINED)
     weights = 2 * ALL + BUFFERS + 4 * ADAPTERS
     assert held.states() == {"weights": weights, "gradients": 4 * ADAPTERS, "optimiser": 8 * ADAPTERS}
 
@@ -108,13 +108,13 @@ def test_lora_trains_its_adapters_alone_and_in_float32(folder):
 def test_a_base_in_four_bits_takes_half_a_byte_and_its_scales(folder):
     linear = 4 * 64 * 64 + 3 * 64 * 128  # of a layer; a scale of 1 byte for 64, of 4 for 64 * 256, and 4 for their mean
     wide = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4}
-    apart = count_held(Shape(folder(**wide), torch.bfloat16), FROZEN).weights
-    held = count_held(Shape(folder(**wide), torch.bfloat16, four_bit=True), FROZEN).weights
+    apart = count_held(ModelShape(folder(**wide), torch.bfloat16), FROZEN).weights
+    held = count_held(ModelShape(folder(**wide), torch.bfloat16, four_bit=True), FROZEN).weights
     assert apart - held == 2 * (2 * linear - linear // 2 - linear // 64 - 7 * (4 + 4))
 
 
 def test_a_reward_model_leaves_its_language_model_head_alone(folder):
-    shape = Shape(folder(), torch.float32)
+    shape = ModelShape(folder(), torch.float32)
     own = 16 + 1  # weights and bias of its own head
     assert count_held(shape, TRAINED_SCORER).trained == ALL - HEAD + own
     assert count_held(shape, SCORER).states() == {"weights": 4 * (ALL + own) + BUFFERS, "gradients": 0, "optimiser": 0}
@@ -155,15 +155,15 @@ def test_a_gathered_model_is_whole_where_weights_are_spread():
 
 
 def test_the_cache_of_the_last_token_is_that_on_paper(folder):
-    peak = decoding_peak(Shape(folder(), torch.float32), rows=3, prompt_tokens=2, completion_tokens=60)
+    peak = decoding_peak(ModelShape(folder(), torch.float32), rows=3, prompt_tokens=2, completion_tokens=60)
     layers, keys_and_values, heads, size = 2, 2, 2, 4
     assert peak["KV cache"] == layers * keys_and_values * heads * size * 3 * (2 + 60 - 1) * 4
 
 
 def test_logits_are_those_of_completion_tokens_in_chunks(folder):
     """Logits, their softmax and the gradient of one of them: three times n x V float32, or of a chunk of them."""
-    shape = Shape(folder(vocab_size=50_000), torch.float32)
-    few, many = Batch(1, 50, 50), Batch(2, 1, 4095)
+    shape = ModelShape(folder(vocab_size=50_000), torch.float32)
+    few, many = ShapeBatch(1, 50, 50), ShapeBatch(2, 1, 4095)
     assert update_peak(shape, few, "logprobs", "cpu")["logits"] == 3 * 50 * 50_000 * 4
     chunk = 2**26 // (4 * 50_000) * 50_000 * 4
     assert 2 * chunk <= update_peak(shape, many, "logprobs", "cpu")["logits"] <= 4 * chunk
@@ -172,7 +172,7 @@ def test_logits_are_those_of_completion_tokens_in_chunks(folder):
 
 
 def test_a_deep_model_is_told_from_shallow_ones(folder, monkeypatch):
-    shape, batch = Shape(folder(num_hidden_layers=9), torch.float32), Batch(4, 1, 63)
+    shape, batch = ModelShape(folder(num_hidden_layers=9), torch.float32), ShapeBatch(4, 1, 63)
     told = [update_peak.__wrapped__(shape, batch, reads, "cpu") for reads in ("logprobs", "values")]
     told.append(decoding_peak.__wrapped__(shape, 4, 30, 30))
     monkeypatch.setattr("easyrlhf.tools.fitting.shape_pass.SHALLOW", (9,))
@@ -184,10 +184,10 @@ def test_a_deep_model_is_told_from_shallow_ones(folder, monkeypatch):
 
 def test_checkpointing_keeps_the_input_of_each_layer(folder):
     """One layer more costs its input, of tokens x hidden float32, where it cost many times that."""
-    batch, added = Batch(4, 1, 63), {}
+    batch, added = ShapeBatch(4, 1, 63), {}
     for checkpointing in (False, True):
         shapes = [
-            Shape(folder(f"of_{n}", num_hidden_layers=n), torch.float32, gradient_checkpointing=checkpointing)
+            ModelShape(folder(f"of_{n}", num_hidden_layers=n), torch.float32, gradient_checkpointing=checkpointing)
             for n in (5, 6)
         ]
         low, high = (sum(update_peak(shape, batch, "values", "cpu").values()) for shape in shapes)
@@ -198,9 +198,9 @@ def test_checkpointing_keeps_the_input_of_each_layer(folder):
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neox", "gemma2", "falcon"])
 def test_other_families_can_be_told_too(model_folder, family):
-    shape = Shape(str(model_folder(family=family)), torch.float32, lora_r=4)
-    assert sum(update_peak(shape, Batch(2, 4, 4), "logprobs", "cpu").values()) > 0
-    assert sum(scoring_peak(shape, Batch(2, 4, 4), "entropies", "cpu").values()) > 0
+    shape = ModelShape(str(model_folder(family=family)), torch.float32, lora_r=4)
+    assert sum(update_peak(shape, ShapeBatch(2, 4, 4), "logprobs", "cpu").values()) > 0
+    assert sum(scoring_peak(shape, ShapeBatch(2, 4, 4), "entropies", "cpu").values()) > 0
     assert decoding_peak(shape, 2, 4, 4)["KV cache"] > 0
 
 
@@ -247,7 +247,7 @@ def test_a_stage_takes_what_was_told_beforehand(model_folder, tmp_path, how):
         report_to="none",
         **how,
     )
-    told = plan_of(complete(config), Machine("cpu", 1, GIB)).needed
+    told = memory_plan(with_models(config), Machine("cpu", 1, GIB)).needed
     assert told == pytest.approx(measured(train_sft, config), rel=0.15)
 
 
@@ -275,33 +275,36 @@ def test_answers_that_share_their_prompt_take_what_was_told_beforehand(model_fol
         report_to="none",
         num_sample_generations=0,
     )
-    told = plan_of(complete(config), Machine("cpu", 1, GIB)).needed
+    told = memory_plan(with_models(config), Machine("cpu", 1, GIB)).needed
     assert told == pytest.approx(measured(train_grpo, config), rel=0.06)  # with prompts apart it would be 17 % less
 
 
 def config_of(kind, model, **more):
-    return complete(kind(model=model, train_data="none", **more))
+    return with_models(kind(model=model, train_data="none", **more))
 
 
 def test_rows_fill_the_budget_of_a_forward_pass(folder):
     machine = Machine("cuda", 1, GIB)
-    assert batch_of(config_of(SFTConfig, folder()), machine, 64) == Batch(8, 1, 1023)
+    assert batch_of(config_of(SFTConfig, folder()), machine, 64) == ShapeBatch(8, 1, 1023)
     pairs = config_of(DPOConfig, folder(), max_length=1500, micro_batch_tokens=4096)
-    assert batch_of(pairs, machine, 64) == Batch(2, 1, 1023, completions=2)
-    assert batch_of(replace(pairs, micro_batch_tokens=100), machine, 64) == Batch(1, 1, 1499, completions=2)
-    assert batch_of(config_of(SFTConfig, folder()), machine, 3) == Batch(3, 1, 1023)
+    assert batch_of(pairs, machine, 64) == ShapeBatch(2, 1, 1023, completions=2)
+    assert batch_of(replace(pairs, micro_batch_tokens=100), machine, 64) == ShapeBatch(1, 1, 1499, completions=2)
+    assert batch_of(config_of(SFTConfig, folder()), machine, 3) == ShapeBatch(3, 1, 1023)
     online = config_of(PPOConfig, folder(), max_prompt_length=300, response_length=100, micro_batch_tokens=1600)
-    assert batch_of(online, machine, 64) == Batch(4, 300, 100)
+    assert batch_of(online, machine, 64) == ShapeBatch(4, 300, 100)
 
 
 def test_answers_to_a_prompt_are_counted_together_and_apart(folder):
     machine = Machine("cuda", 1, GIB)
     rows = {"max_prompt_length": 300, "response_length": 100, "micro_batch_tokens": 2400, "num_generations": 8}
-    config, apart = config_of(PPOConfig, folder(), **rows), Batch(6, 300, 100)
-    assert batches_of(config, machine, 64) == [apart, Batch(2, 300, 100, completions=8, share="on")]
-    assert batches_of(config, machine, 3) == [Batch(3, 300, 100), Batch(1, 300, 100, completions=3, share="on")]
+    config, apart = config_of(PPOConfig, folder(), **rows), ShapeBatch(6, 300, 100)
+    assert batches_of(config, machine, 64) == [apart, ShapeBatch(2, 300, 100, completions=8, share="on")]
+    assert batches_of(config, machine, 3) == [
+        ShapeBatch(3, 300, 100),
+        ShapeBatch(1, 300, 100, completions=3, share="on"),
+    ]
     tight = replace(config, micro_batch_tokens=650)  # a prompt and three of its answers
-    assert batches_of(tight, machine, 64)[1] == Batch(1, 300, 100, completions=3, share="on")
+    assert batches_of(tight, machine, 64)[1] == ShapeBatch(1, 300, 100, completions=3, share="on")
     window = folder("window", model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=64)
     for cannot in (
         {"num_generations": 1},
@@ -316,7 +319,7 @@ def test_answers_to_a_prompt_are_counted_together_and_apart(folder):
 def test_a_vllm_in_the_run_takes_its_share_while_it_samples(folder, mode, share):
     machine = Machine("cuda", 1, 8 * GIB)
     config = config_of(PPOConfig, folder(), rollout="vllm", vllm_mode=mode, vllm_gpu_memory_utilization=0.4)
-    plan = plan_of(config, machine)
+    plan = memory_plan(config, machine)
     found = {phase.name: phase.on_device(plan.models, machine)["vLLM"] for phase in plan.phases}
     assert found.pop("rollout") == pytest.approx(share * 8 * GIB)
     assert set(found.values()) == {0}
@@ -325,10 +328,10 @@ def test_a_vllm_in_the_run_takes_its_share_while_it_samples(folder, mode, share)
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_a_cpu_samples_with_copies_of_its_linear_layers(kind, folder, monkeypatch):
     monkeypatch.setattr(
-        "easyrlhf.rollout.blocked.SMALLEST", 16 * 32
+        "easyrlhf.rollout.onednn_linear.SMALLEST", 16 * 32
     )  # the MLP's and the head's: the others are smaller
     machine = Machine(kind, 1, 8 * GIB)
-    plan = plan_of(config_of(PPOConfig, folder(), precision="float32"), machine)
+    plan = memory_plan(config_of(PPOConfig, folder(), precision="float32"), machine)
     found = {phase.name: phase.on_device(plan.models, machine)["weights"] for phase in plan.phases}
     copies = 4 * (2 * MLP + HEAD)
     assert found.pop("rollout") - (copies if kind == "cpu" else 0) in found.values()
@@ -338,36 +341,38 @@ def test_a_cpu_samples_with_copies_of_its_linear_layers(kind, folder, monkeypatc
 def test_less_vllm_is_advised_where_it_is_what_does_not_fit(folder):
     machine = Machine("cuda", 1, 8 * GIB)
     config = config_of(PPOConfig, folder(), rollout="vllm", vllm_gpu_memory_utilization=0.95)
-    assert not plan_of(config, machine).fits
-    assert [step.settings for step in changes.less_vllm(config, machine)] == [
+    assert not memory_plan(config, machine).fits
+    assert [step.settings for step in remedies.less_vllm(config, machine)] == [
         {"vllm_gpu_memory_utilization": 0.2},
         {"vllm_gpu_memory_utilization": 0.1},
     ]
-    assert plan_of(replace(config, vllm_gpu_memory_utilization=0.2), machine).fits
+    assert memory_plan(replace(config, vllm_gpu_memory_utilization=0.2), machine).fits
 
 
 def test_ppo_holds_four_models_and_with_a_shared_backbone_one(folder):
     machine = Machine("cuda", 1, GIB)
-    four = plan_of(config_of(PPOConfig, folder()), machine)
+    four = memory_plan(config_of(PPOConfig, folder()), machine)
     assert list(four.models) == ["policy", "reference", "value model", "reward model"]
     assert four.models["reference"].weights == 2 * ALL + BUFFERS
     update = next(phase for phase in four.phases if phase.name == "policy update")
     assert update.on_device(four.models, machine)["gradients"] == 4 * ALL  # the value model's are not there
-    one = plan_of(config_of(PPOConfig, folder(), lora_r=4, share_backbone=True), machine)
+    one = memory_plan(config_of(PPOConfig, folder(), lora_r=4, share_backbone=True), machine)
     assert list(one.models) == ["policy", "value model", "reward model"]
     assert sum(held.weights for held in one.models.values()) == 2 * ALL + BUFFERS + 3 * 4 * ADAPTERS + 2 * 4 * 17
-    assert list(plan_of(config_of(GRPOConfig, folder(), lora_r=4, reward_funcs="a.py:f"), machine).models) == ["policy"]
+    assert list(memory_plan(config_of(GRPOConfig, folder(), lora_r=4, reward_funcs="a.py:f"), machine).models) == [
+        "policy"
+    ]
     for settings in ({"beta": 0.1}, {"measure_kl": "eval"}):
-        asked = plan_of(config_of(GRPOConfig, folder(), reward_funcs="a.py:f", **settings), machine)
+        asked = memory_plan(config_of(GRPOConfig, folder(), reward_funcs="a.py:f", **settings), machine)
         assert list(asked.models) == ["policy", "reference"]
-    assert list(plan_of(config_of(GRPOConfig, folder(), reward_funcs="a.py:f"), machine).models) == ["policy"]
+    assert list(memory_plan(config_of(GRPOConfig, folder(), reward_funcs="a.py:f"), machine).models) == ["policy"]
 
 
 def test_of_ppo_in_four_bits_the_reward_model_alone_keeps_its_precision(folder):
     wide = folder(hidden_size=64, intermediate_size=128)
     machine = Machine("cuda", 1, GIB)
-    plain = plan_of(config_of(PPOConfig, wide, lora_r=4), machine).models
-    four = plan_of(config_of(PPOConfig, wide, lora_r=4, load_in_4bit=True), machine).models
+    plain = memory_plan(config_of(PPOConfig, wide, lora_r=4), machine).models
+    four = memory_plan(config_of(PPOConfig, wide, lora_r=4, load_in_4bit=True), machine).models
     smaller = {name for name in four if four[name].weights < plain[name].weights}
     assert smaller == {"policy", "value model"} and four["reward model"] == plain["reward model"]
 
@@ -375,23 +380,23 @@ def test_of_ppo_in_four_bits_the_reward_model_alone_keeps_its_precision(folder):
 def test_four_bits_are_advised_where_adapters_are_trained_alone(folder):
     machine = Machine("cuda", 1, GIB)
     advised = {"load_in_4bit": True}
-    assert [s.settings for s in changes.four_bit(config_of(SFTConfig, folder(), lora_r=4), machine)] == [advised]
+    assert [s.settings for s in remedies.four_bit(config_of(SFTConfig, folder(), lora_r=4), machine)] == [advised]
     for config, other in (
         (config_of(SFTConfig, folder()), machine),
         (config_of(SFTConfig, folder(), lora_r=4, load_in_4bit=True), machine),
         (config_of(SFTConfig, folder(), lora_r=4), replace(machine, deepspeed="zero3")),
         (config_of(PPOConfig, folder(), lora_r=4, rollout="vllm"), machine),
     ):
-        assert list(changes.four_bit(config, other)) == []
+        assert list(remedies.four_bit(config, other)) == []
     four = config_of(SFTConfig, folder(), lora_r=4, load_in_4bit=True)
-    flags = [step.flags for step in changes.use_deepspeed(four, replace(machine, count=2))]
+    flags = [step.flags for step in remedies.use_deepspeed(four, replace(machine, count=2))]
     assert flags == ["--deepspeed zero2"]
-    assert next(changes.more_devices(four, machine)).flags == "--devices 2x1GB --deepspeed zero2"
+    assert next(remedies.more_devices(four, machine)).flags == "--devices 2x1GB --deepspeed zero2"
 
 
 def test_the_reference_of_dpo_is_gone_when_training_begins(folder):
     other = folder("other", num_hidden_layers=1)
-    plan = plan_of(config_of(DPOConfig, folder(), ref_model=other), Machine("cpu", 1, GIB))
+    plan = memory_plan(config_of(DPOConfig, folder(), ref_model=other), Machine("cpu", 1, GIB))
     held = {phase.name: phase.weights for phase in plan.phases}
     assert held == {"reference": ("model", "reference"), "update": ("model",), "optimiser step": ("model",)}
     assert plan.models["reference"].weights == 4 * (ALL - LAYER) + BUFFERS
@@ -404,14 +409,14 @@ def planner(bytes_of):
     """Plans whose one phase takes bytes_of(config, machine) GiB."""
 
     def plan(config, machine):
-        return Plan({}, [Phase("update", (), working={"activations": bytes_of(config, machine) * GIB})], machine)
+        return MemoryPlan({}, [Phase("update", (), working={"activations": bytes_of(config, machine) * GIB})], machine)
 
     return plan
 
 
 def advice(bytes_of, machine=None, **settings) -> list[str]:
     config = SFTConfig(train_data="none", model="m", max_length=1024, **settings)
-    return changes.cheapest(config, machine or Machine("cuda", 1, 100 * GIB), planner(bytes_of))
+    return remedies.cheapest(config, machine or Machine("cuda", 1, 100 * GIB), planner(bytes_of))
 
 
 def test_the_first_cheap_change_that_fits_is_recommended():
@@ -464,12 +469,12 @@ def test_every_stage_can_be_asked(folder, stage):
 
 def test_seventy_billion_parameters_take_seconds_and_no_weights(folder):
     started = time.process_time()
-    plan = fit(
+    plan = print_fit(
         SFTConfig(train_data="none", model=folder(**LLAMA_70B), lora_r=16, gradient_checkpointing=True),
         FitConfig(devices="8x80GB", deepspeed="zero3"),
     )
     assert time.process_time() - started < 30
-    held = count_held(Shape(folder(**LLAMA_70B), torch.bfloat16), FROZEN)
+    held = count_held(ModelShape(folder(**LLAMA_70B), torch.bfloat16), FROZEN)
     assert held.weights == pytest.approx(2 * 68_976_648_192, rel=1e-6)
     assert plan.fits and plan.peak.name == "update"
 

@@ -17,13 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from easyrlhf.config import CheckConfig
-from easyrlhf.data.reader import KINDS, read_records
+from easyrlhf.data.ledger import Ledger
+from easyrlhf.data.reader import KINDS, STAGE_KINDS, read_records
 from easyrlhf.data.sources import open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking import tokens as check_tokens
+from easyrlhf.tools.checking import token_check as check_tokens
 from easyrlhf.tools.checking.check import print_check
-from easyrlhf.tools.checking.rows import STAGE_KINDS
 
 SKY = [{"role": "user", "content": "The sky?"}]
 BLUE = [{"role": "assistant", "content": "Blue, caf\u00e9 \U0001f98a."}]

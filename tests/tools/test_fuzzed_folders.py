@@ -13,7 +13,7 @@ import torch
 from easyrlhf.config import ChatConfig, ServeRewardConfig
 from easyrlhf.errors import InputError
 from easyrlhf.tools.policy import load_sampler, read_renderer
-from easyrlhf.tools.serve_reward import load_scorer
+from easyrlhf.tools.scoring import load_scorer
 
 IDS = [[5, 6, 7, 8, 9], [40, 41, 42, 2], [100, 3, 250]]
 STRANGE = [None, True, -1, 0, 1, 7, 10**12, 1e-30, float("inf"), "", "x", "llama", [], [1], {}, {"a": 1}]

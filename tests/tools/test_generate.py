@@ -13,16 +13,17 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyrlhf.cli import chat, dpo, score, sft
+from easyrlhf.cli import chat, score
 from easyrlhf.cli import generate as command_line
 from easyrlhf.cli.main import main
+from easyrlhf.cli.stages import dpo_train, sft_train
 from easyrlhf.config import GenerateConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
-from easyrlhf.settings import SettingError
 from easyrlhf.tools import generate, output
-from easyrlhf.tools.generate import Answer, kept, kl_bound
+from easyrlhf.tools.generate import GeneratedAnswer, kept, kl_bound
 
 PAGE = Path(__file__).parents[2] / "docs" / "using_models.md"
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one"]
@@ -210,7 +211,7 @@ def test_comparisons_are_the_best_against_the_worst_and_no_ties(run, letters):
 def test_what_is_kept_of_five_answers(settings, samples, left):
     """An empty one is liked best, the next best was cut off, one is too long for the reward model."""
     five = [("", True, 9.0), ("a", False, 5.0), ("b", True, 3.0), ("c", True, None), ("d", True, 1.0)]
-    answers = [Answer(i, text, ended, reward, judged=True) for i, (text, ended, reward) in enumerate(five)]
+    answers = [GeneratedAnswer(i, text, ended, reward, judged=True) for i, (text, ended, reward) in enumerate(five)]
     config = GenerateConfig(model="m", prompts="p", output="o.jsonl", reward_model="r", **settings)
     tally = Counter()
     rows = kept(config, {"prompt": '"Say"', "columns": '{"id": 7}'}, answers, tally)
@@ -301,8 +302,8 @@ def test_a_stopped_command_goes_on_to_the_same_bytes(run, rm, tmp_path, monkeypa
     part.write_bytes(part.read_bytes() + expected[:17])
     assert not (tmp_path / "parts.jsonl").exists()
 
-    numbers, draw = [], generate.draw
-    monkeypatch.setattr(generate, "draw", lambda *args: numbers.append(list(args[-1])) or draw(*args))
+    numbers, draw = [], generate.draw_answers
+    monkeypatch.setattr(generate, "draw_answers", lambda *args: numbers.append(list(args[-1])) or draw(*args))
     again, _ = run("parts", *words)
     assert (tmp_path / "parts.jsonl").read_bytes() == expected
     assert numbers == [[2, 3], [4, 5], [6]] and not part.exists()
@@ -343,7 +344,7 @@ def test_a_file_is_only_gone_on_with_when_nothing_has_changed(run, model, tmp_pa
 def test_an_overwritten_file_stays_until_the_new_one_is_complete(run, tmp_path, monkeypatch):
     _, rows = run("out")
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "draw", lambda *args: pytest.fail("stopped"))
+        patch.setattr(generate, "draw_answers", lambda *args: pytest.fail("stopped"))
         with pytest.raises(BaseException, match="stopped"):
             run("out", "--overwrite", "--seed", 3)
     assert read(tmp_path / "out.jsonl") == rows
@@ -408,12 +409,12 @@ def test_no_setting_is_lost_between_python_and_the_command_line():
 def test_every_command_of_the_page_parses(monkeypatch, tmp_path):
     seen = []
     tools = ("chat.chat", "generate.generate", "score.score", "finish.finish", "exporting.export.export_model")
-    for target in (*(f"tools.{tool}" for tool in tools), "stages.sft.train_sft", "stages.align.train_dpo"):
+    for target in (*(f"tools.{tool}" for tool in tools), "stages.sft.train_sft", "stages.preference.train_dpo"):
         monkeypatch.setattr(f"easyrlhf.{target}", seen.append)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     lines = [shlex.split(line, comments=True) for line in "\n".join(blocks).replace("\\\n", " ").splitlines()]
-    programs = {"easyrlhf": main, "sft_train": sft.main, "dpo_train": dpo.main}
+    programs = {"easyrlhf": main, "sft_train": sft_train, "dpo_train": dpo_train}
     for program, *words in filter(None, lines):
         done = CliRunner().invoke(programs[program], words, prog_name=program)
         assert done.exit_code == 0, (words, done.output)
@@ -446,7 +447,7 @@ def printed(model: str, *words: str, stdin: str | bytes = "", code: int = 0):
 def test_the_answer_to_a_prompt_is_printed_and_nothing_else(model, run):
     _, rows = run("rows", "--temperature", "0")
     done = printed(model, "--prompt", "Say red.", "--temperature", "0")
-    assert done.stdout == output.shown(rows[0]["completion"][0]["content"]) + "\n"
+    assert done.stdout == output.printable(rows[0]["completion"][0]["content"]) + "\n"
     piped = printed(model, "--prompt", "-", "--temperature", "0", stdin="Say red.\n")
     assert piped.stdout == done.stdout
     assert piped.stderr == ("" if rows[0]["finished"] else "note: 1 of 1 answers were cut off at --max_new_tokens 6\n")
@@ -462,7 +463,7 @@ def test_answers_to_several_texts_stand_below_them(model, run, rm):
         expected += f"> Say {word}.\n"
         for sample in range(2):
             row = rows[2 * number + sample]
-            said = output.shown(row["completion"][0]["content"])
+            said = output.printable(row["completion"][0]["content"])
             expected += f"[answer {sample + 1}, reward {row['reward']:+.4f}]\n{said}\n\n"
     assert done.stdout == expected
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import CompareConfig
+from easyrlhf.config.base import SettingError
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.settings import SettingError
 from easyrlhf.tools.comparing import judge_server
 from easyrlhf.tools.comparing.judge_server import EndpointJudge, completions_url, read_letter
 from easyrlhf.tools.comparing.judges import FunctionJudge, check_judge, find_judge
-from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, joined
+from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, merged_opinions
 from easyrlhf.userfile import load_module
 
 chat = load_module(Path(__file__).parent / "chat_server.py")
@@ -286,7 +286,7 @@ def test_a_key_in_the_place_of_its_variable_is_refused_and_not_shown():
     ],
 )
 def test_orders_that_disagree_make_a_tie(orders, verdict):
-    assert joined(*orders) == pytest.approx(verdict)
+    assert merged_opinions(*orders) == pytest.approx(verdict)
 
 
 def test_as_many_are_asked_side_by_side_as_there_are_workers():

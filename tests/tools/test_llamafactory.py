@@ -16,7 +16,7 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.stages.online import train_ppo
-from easyrlhf.tools.serve_reward import load_scorer
+from easyrlhf.tools.scoring import load_scorer
 
 ROWS = [[1, 6, 7, 8, 9, 2], [10, 11, 2], [12, 2]]
 HEAD = {"v_head.summary.weight": torch.linspace(-1, 1, 32)[None], "v_head.summary.bias": T([0.5])}

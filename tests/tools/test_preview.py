@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from easyrlhf.cli import data_preview
 from easyrlhf.cli.main import main
 from easyrlhf.config import PreviewConfig
+from easyrlhf.data.reader import STAGE_KINDS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking import preview
-from easyrlhf.tools.checking.preview import escaped, pieces, preview_rows
-from easyrlhf.tools.checking.rows import STAGE_KINDS
-from easyrlhf.tools.checking.tokens import parts_of
+from easyrlhf.tools.checking.preview import on_one_line, preview_rows, token_pieces
+from easyrlhf.tools.checking.token_check import parts_of
 
 SKY = [{"role": "user", "content": "The sky?"}]
 BLUE = [{"role": "assistant", "content": "It is blue."}]
@@ -164,8 +164,8 @@ def test_tokens_of_one_character_are_one_piece_and_the_marks_are_escaped(shown, 
 @pytest.mark.parametrize("text", ["Hello world", "naïve 🦊🦊 ß", "a\ufffdb", "\ufffd" * 9, "línea\n\n  two", ""])
 def test_pieces_together_are_the_text(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
-    assert "".join(piece.text for piece in pieces(tokenizer, ids)) == text
-    assert not any(piece.special for piece in pieces(tokenizer, ids))
+    assert "".join(piece.text for piece in token_pieces(tokenizer, ids)) == text
+    assert not any(piece.special for piece in token_pieces(tokenizer, ids))
 
 
 def test_pieces_of_a_tokenizer_that_drops_the_first_space(tmp_path):
@@ -180,7 +180,7 @@ def test_pieces_of_a_tokenizer_that_drops_the_first_space(tmp_path):
     core.train_from_iterator([words] * 9, trainers.BpeTrainer(special_tokens=["</s>"], show_progress=False))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
     ids = [*tokenizer("the sky")["input_ids"], tokenizer.eos_token_id]
-    found = pieces(tokenizer, ids)
+    found = token_pieces(tokenizer, ids)
     assert [(piece.text, piece.special) for piece in found] == [("the", False), (" sky", False), ("</s>", True)]
 
 
@@ -244,8 +244,8 @@ def test_colours_say_the_same(tmp_path, folder, capsys, monkeypatch):
 
 
 def test_escaping():
-    assert escaped("a\nb") == "a⏎b"
-    assert escaped("│\\\x07 é🦊") == "\\u2502\\u005c\\u0007 é🦊"
+    assert on_one_line("a\nb") == "a⏎b"
+    assert on_one_line("│\\\x07 é🦊") == "\\u2502\\u005c\\u0007 é🦊"
 
 
 def test_the_command(tmp_path, folder, capsys):

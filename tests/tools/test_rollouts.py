@@ -7,7 +7,7 @@ import pytest
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.report.html import write_report
 from easyrlhf.report.log import MetricsLog
-from easyrlhf.report.rollouts import pick, stored_rows
+from easyrlhf.report.rollout_rows import pick, stored_rows
 
 
 def row(place: int, score: float, *, kl: float | None = 0.5, length: int = 5, completion: str = "", **changed) -> dict:

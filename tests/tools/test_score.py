@@ -242,7 +242,7 @@ def test_nothing_to_score_a_language_model_and_scores_that_are_no_numbers_are_re
     done = run(rm.folder, "--text", "red " * 2000, "--devices", "cpu")
     assert done.exit_code == 2 and "tokens, more than 1,024" in done.stderr
     monkeypatch.setattr(ScalarModel, "scores", lambda self, ids, lengths: torch.full((len(ids),), torch.nan))
-    monkeypatch.setattr("easyrlhf.tools.serve_reward.check_probes", lambda *_: None)
+    monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)
     done = run(rm.folder, "--text", "a", "--devices", "cpu")
     assert done.exit_code == 2 and "NaN or infinite" in done.stderr
 

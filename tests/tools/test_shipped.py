@@ -119,7 +119,7 @@ def test_a_page_goes_into_a_pipe_as_it_is(name, file):
 
 
 def test_on_a_terminal_a_page_is_laid_out(monkeypatch, capsys):
-    from easyrlhf.tools.shipped import show_page
+    from easyrlhf.tools.browse import show_page
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "90")

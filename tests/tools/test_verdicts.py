@@ -2,7 +2,7 @@
 
 import pytest
 
-from easyrlhf.report.doctor import doctor_verdicts, lean
+from easyrlhf.report.rm_verdict import doctor_verdicts, lean
 
 FOUND = {
     "accuracy": 0.7,

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyrlhf.engine import world
+from easyrlhf.engine import processes
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.rollout.vllm import seed_of
+from easyrlhf.rollout.vllm_sampler import seed_of
 
 PAD, END, LIMIT, T = 0, 2, 24, 0.7
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [5, 6, 7]]
@@ -38,7 +38,7 @@ def lm(tmp_path_factory) -> LlamaForCausalLM:
 @pytest.fixture(scope="module")
 def vllm(lm):
     """The colocated engine of the model, with its first weights."""
-    from easyrlhf.rollout.colocated import Colocated
+    from easyrlhf.rollout.vllm_colocated import Colocated
 
     how = {"device": torch.device("cpu"), "dtype": torch.float32, "ranks": 1, "memory": 0.3, "max_length": 64}
     how |= {
@@ -49,7 +49,7 @@ def vllm(lm):
         "lora_r": 0,
         "trust_remote_code": False,
     }
-    with world.joined(torch.device("cpu"), 60, alone=True):
+    with processes.join_group(torch.device("cpu"), 60, alone=True):
         colocated = Colocated(lm.folder, **how)
         colocated.load(lm)
         yield colocated

@@ -10,8 +10,8 @@ from threading import Thread
 import pytest
 import torch
 
-from easyrlhf.cli.ppo import main
-from easyrlhf.rollout import transfer
+from easyrlhf.cli.stages import ppo_train as main
+from easyrlhf.rollout import vllm_nccl
 from easyrlhf.userfile import load_module
 
 EXACT = 1e-5  # nats a token between vLLM's log-probabilities and those of the update's own pass, in float32
@@ -43,8 +43,8 @@ def server(serving, plugin):
 def transport(plugin, monkeypatch):
     """The run has the transport too, and takes its device for one of those that NCCL serves."""
     over_tcp.install(monkeypatch.setattr)
-    monkeypatch.setattr("easyrlhf.stages.rollouts.pick_device", lambda devices: torch.device("cuda"))
-    monkeypatch.setattr("easyrlhf.rollout.server.write_weights", None)  # no files
+    monkeypatch.setattr("easyrlhf.stages.samplers.pick_device", lambda devices: torch.device("cuda"))
+    monkeypatch.setattr("easyrlhf.rollout.vllm_server.write_weights", None)  # no files
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_weights_that_were_half_sent_are_sent_anew(ppo, server, monkeypatch):
                 raise RuntimeError("the cable is cut")
             yield name, tensor
 
-    monkeypatch.setattr(transfer.Weights, "__iter__", fails_once)
+    monkeypatch.setattr(vllm_nccl.Weights, "__iter__", fails_once)
     code, steps, said = ppo("cut", server.flags, 4)
     assert code == 0, said
     assert len(begun) == 4 + 1

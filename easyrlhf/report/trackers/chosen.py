@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from easyrlhf.config.base import split_list
 from easyrlhf.config.reporting import EVERY_TRACKER, TRACKERS
 from easyrlhf.errors import InputError
 from easyrlhf.report.trackers.mlflow import MLflow
@@ -11,12 +12,11 @@ from easyrlhf.report.trackers.tensorboard import TensorBoard
 from easyrlhf.report.trackers.tracker import TrackedRun, Tracker
 from easyrlhf.report.trackers.trackio import Trackio
 from easyrlhf.report.trackers.wandb import Wandb
-from easyrlhf.settings import split_list
 
 CLASSES: dict[str, type[Tracker]] = dict(zip(TRACKERS, (TensorBoard, Wandb, MLflow, Trackio), strict=True))
 
 
-def names_of(report_to: str) -> tuple[str, ...]:
+def tracker_names(report_to: str) -> tuple[str, ...]:
     """The trackers that the setting means: those it names, none, or with `all` every one that is installed."""
     if report_to == EVERY_TRACKER:
         return tuple(name for name in TRACKERS if is_installed(name))
@@ -35,7 +35,7 @@ def is_installed(name: str) -> bool:
 
 def require_installed(report_to: str) -> None:
     """Raise InputError when a tracker that --report_to names is not installed; light."""
-    for name in names_of(report_to):
+    for name in tracker_names(report_to):
         if not is_installed(name):
             raise InputError(
                 f"--report_to {report_to}: the {name} package is not installed; pip install "
@@ -43,10 +43,10 @@ def require_installed(report_to: str) -> None:
             )
 
 
-def check_report_to(report_to: str) -> None:
+def check_trackers(report_to: str) -> None:
     """Raise InputError when a tracker that --report_to names is not installed, or says that it cannot be used."""
     require_installed(report_to)
-    for name in names_of(report_to):
+    for name in tracker_names(report_to):
         try:
             CLASSES[name].check()
         except Exception as error:  # whatever that library raises
@@ -68,7 +68,7 @@ class Trackers:
     ):
         self._warn = warn
         self._open: dict[str, Tracker] = {}
-        for name in names_of(report_to):
+        for name in tracker_names(report_to):
             with self._spared(name):
                 self._open[name] = CLASSES[name](run)
                 if self._open[name].where:

@@ -6,13 +6,14 @@ from typing import Any
 
 from easyrlhf.config import CheckConfig
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.reader import STAGE_KINDS
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking.findings import Finding, findings
-from easyrlhf.tools.checking.page import console_lines, write_page
-from easyrlhf.tools.checking.rows import STAGE_KINDS, Split, read_split, sources_of
+from easyrlhf.tools.checking.page import console_lines, write_check_page
+from easyrlhf.tools.checking.row_findings import RowFinding, findings
+from easyrlhf.tools.checking.rows import Split, read_split, sources_of
 
 
-def check_data(files: Any, **settings: Any) -> list[Finding]:
+def check_data(files: Any, **settings: Any) -> list[RowFinding]:
     """Check data as `easyrlhf data check` does; prints nothing and returns all findings, errors first.
 
     files     a file, folder or hub id, a comma list or a list of them
@@ -23,7 +24,7 @@ def check_data(files: Any, **settings: Any) -> list[Finding]:
     return examined(CheckConfig(train_data=files, **settings))[2]
 
 
-def print_check(config: CheckConfig) -> list[Finding]:
+def print_check(config: CheckConfig) -> list[RowFinding]:
     """Check the data, print what was found, and write the page that `report` asks for; returns the findings.
 
     Raises InputError, once everything is printed and written, when a finding is an error; and at once for a file or
@@ -32,13 +33,13 @@ def print_check(config: CheckConfig) -> list[Finding]:
     config, splits, found = examined(config)
     print("\n".join(console_lines(config, splits, found)))
     if config.report:
-        print(write_page(config, splits, found))
+        print(write_check_page(config, splits, found))
     if errors := [one.check for one in found if one.severity == "error"]:
         raise InputError(f"{config.train_data}: not fit for {config.stage}: {', '.join(dict.fromkeys(errors))}")
     return found
 
 
-def examined(config: CheckConfig) -> tuple[CheckConfig, list[Split], list[Finding]]:
+def examined(config: CheckConfig) -> tuple[CheckConfig, list[Split], list[RowFinding]]:
     """The settings with their lengths filled in, what was read, and what was found. Raises InputError."""
     if config.format is not None:
         require_format(config.format, STAGE_KINDS[config.stage])
@@ -47,7 +48,7 @@ def examined(config: CheckConfig) -> tuple[CheckConfig, list[Split], list[Findin
     check_report(config.report)
     tokens = None
     if config.model:
-        from easyrlhf.tools.checking.tokens import (
+        from easyrlhf.tools.checking.token_check import (
             TokenCheck,  # transformers: seconds that a check of files need not wait
         )
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from easyrlhf.config import CheckConfig
-from easyrlhf.data.summary import unused_lines
+from easyrlhf.data.ledger import unused_key_lines
 from easyrlhf.errors import InputError
+from easyrlhf.files import write_whole
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import MUTED, SERIES, Chart
 from easyrlhf.report.console import one_line
-from easyrlhf.report.diagnostics import Verdict, worst
-from easyrlhf.report.doctor import columns
-from easyrlhf.tools.checking.findings import Finding, quantiles
+from easyrlhf.report.text_table import aligned_columns
+from easyrlhf.report.verdict import Verdict, worst
+from easyrlhf.tools.checking.row_findings import RowFinding, quantiles
 from easyrlhf.tools.checking.rows import Split
 from easyrlhf.tools.checking.table import CHECKS, MILDER
 
@@ -28,25 +29,25 @@ LONGEST_LINE = 300  # characters of an example
 COLOURS = {"error": "alarm", "warning": "warn", "note": "ok"}
 
 
-def console_lines(config: CheckConfig, splits: list[Split], found: list[Finding]) -> list[str]:
+def console_lines(config: CheckConfig, splits: list[Split], found: list[RowFinding]) -> list[str]:
     """The whole check as lines: each data set, then the findings, then the outcome."""
     lines = [line for split in splits for line in split_lines(config, split)]
     for one in found:
         lines.append(f"{one.severity}: {one.message}")
-        lines += [f"    {shortened(place)}" for place in one.places]
+        lines += [f"    {short_place(place)}" for place in one.places]
         lines += [f"    → {one.remedy}"] if one.severity != "note" else []
-    return [*lines, "", outcome(found)]
+    return [*lines, "", check_outcome(found)]
 
 
 def split_lines(config: CheckConfig, split: Split) -> list[str]:
     """Counts, files, lengths, and what limits would drop."""
     lines = [balance_line(split)]
-    lines += columns(FILE_HEAD, file_rows(split))
+    lines += aligned_columns(FILE_HEAD, file_rows(split))
     if split.usable:
-        lines += ["", f"  lengths in {unit(config)}", *columns(LENGTH_HEAD, length_rows(split)), ""]
+        lines += ["", f"  lengths in {unit(config)}", *aligned_columns(LENGTH_HEAD, length_rows(split)), ""]
         lines += text_histogram(split.lengths.total)
         if config.model:
-            lines += ["", *columns(LIMIT_HEAD, limit_rows(config, split))]
+            lines += ["", *aligned_columns(LIMIT_HEAD, limit_rows(config, split))]
     return [*lines, "", *note_lines(split)]
 
 
@@ -62,7 +63,7 @@ def note_lines(split: Split) -> list[str]:
     """What is neither right nor wrong: different prompts, what the reader did to rows."""
     lines = [f"{split.name}: {len(np.unique(np.asarray(split.prompts))):,} different prompts"] if split.usable else []
     lines += [f"{split.name}: {count:,} {note}" for note, count in split.ledger.notes.items() if count]
-    return lines + [f"{split.name}: {line}" for line in unused_lines(split.ledger.unused)]
+    return lines + [f"{split.name}: {line}" for line in unused_key_lines(split.ledger.unused)]
 
 
 def unit(config: CheckConfig) -> str:
@@ -120,50 +121,49 @@ def text_histogram(values: array) -> list[str]:
     ]
 
 
-def shortened(place: str) -> str:
+def short_place(place: str) -> str:
     """A place and the first line of what was found there: printable, and not too long."""
     line = one_line(place.partition("\n")[0])
     return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
 
 
-def outcome(found: list[Finding]) -> str:
+def check_outcome(found: list[RowFinding]) -> str:
     """The check in one sentence."""
     counts = {name: sum(one.severity == name for one in found) for name in MILDER}
     said = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
     return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said) or "Nothing was found."
 
 
-def write_page(config: CheckConfig, splits: list[Split], found: list[Finding]) -> Path:
+def write_check_page(config: CheckConfig, splits: list[Split], found: list[RowFinding]) -> Path:
     """Write the page to `config.report`, one file that needs no other; returns its path. Raises InputError."""
-    verdicts = [verdict(one) for one in found if one.severity != "note"]
+    verdicts = [finding_text(one) for one in found if one.severity != "note"]
     fine = [name for name in CHECKS if name not in {one.check for one in found}]
     verdicts += [Verdict("ok", name, None, "", f"None: {CHECKS[name].says.strip()}.", "") for name in fine]
     notes = [one.message for one in found if one.severity == "note"]
     notes += [line for split in splits for line in note_lines(split)]
     sections = [blocks.section("Findings", blocks.verdict_list(verdicts))]
-    sections += [blocks.section("Notes", blocks.lines(notes))] if notes else []
+    sections += [blocks.section("Notes", blocks.line_list(notes))] if notes else []
     sections += [part for split in splits for part in split_sections(config, split)]
-    page = blocks.page(
+    page = blocks.html_page(
         f"Check of {config.train_data} for {config.stage}",
         sections,
-        lead=outcome(found),
+        lead=check_outcome(found),
         severity=worst(verdicts),
         over="easyrlhf · data check",
         foot=f"Written by easyrlhf {importlib.metadata.version('easyrlhf')}",
     )
     path = Path(config.report)
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        return unfinished.replace(path)
+        write_whole(path, page)
+        return path
     except OSError as error:
         raise InputError(f"--report {path}: cannot be written ({error.strerror})") from error
 
 
-def verdict(finding: Finding) -> Verdict:
+def finding_text(finding: RowFinding) -> Verdict:
     """A finding as the page shows it."""
     check = CHECKS[finding.check]
-    places = f" First: {'; '.join(map(shortened, finding.places))}." if finding.places else ""
+    places = f" First: {'; '.join(map(short_place, finding.places))}." if finding.places else ""
     return Verdict(
         COLOURS[finding.severity],
         finding.check,
@@ -176,12 +176,12 @@ def verdict(finding: Finding) -> Verdict:
 
 def split_sections(config: CheckConfig, split: Split) -> list[str]:
     """The numbers of one data set."""
-    parts = [blocks.table(FILE_HEAD, file_rows(split))]
+    parts = [blocks.html_table(FILE_HEAD, file_rows(split))]
     if split.usable:
         parts += [blocks.grid(*(blocks.chart(one) for one in length_charts(config, split)))]
-        parts += [blocks.table((f"lengths in {unit(config)}", *LENGTH_HEAD[1:]), length_rows(split))]
+        parts += [blocks.html_table((f"lengths in {unit(config)}", *LENGTH_HEAD[1:]), length_rows(split))]
         if config.model:
-            parts += [blocks.table(LIMIT_HEAD, limit_rows(config, split))]
+            parts += [blocks.html_table(LIMIT_HEAD, limit_rows(config, split))]
     return [blocks.section(f"Data: {split.name}", *parts, note=balance_line(split))]
 
 

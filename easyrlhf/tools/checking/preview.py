@@ -10,16 +10,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.config import PreviewConfig
-from easyrlhf.data.faults import ContentFault
 from easyrlhf.data.formats import require_format
-from easyrlhf.data.reader import as_kind, read_records
+from easyrlhf.data.ledger import Ledger, unused_key_lines
+from easyrlhf.data.reader import STAGE_KINDS, as_kind, read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.summary import Ledger, unused_lines
+from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.errors import InputError
-from easyrlhf.tools.checking.rows import STAGE_KINDS, sources_of
-from easyrlhf.tools.checking.tokens import Part, load_renderer, parts_of, places_of
+from easyrlhf.tools.checking.rows import sources_of
+from easyrlhf.tools.checking.token_check import TokenStretch, load_renderer, parts_of, positions_known
 
 BORDER, OPEN, CLOSE, NEWLINE = "│", "⟦", "⟧", "⏎"
 LONGEST_CHARACTER = 4  # tokens; a byte-level tokenizer may need so many for one character
@@ -50,7 +50,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShownPiece:
     """One token as text, or the several tokens of one character."""
 
     text: str
@@ -84,13 +84,13 @@ def preview_rows(config: PreviewConfig) -> None:
         require_format(config.format, kind)
     sources_of(config, config.train_data)
     renderer = load_renderer(config)
-    config = config.with_lengths(places_of(config))
+    config = config.with_lengths(positions_known(config))
     ledger = WaitingLedger()
     chosen = list(wanted(config, kind, ledger))
     colours = sys.stdout.isatty()
     show = rich_printer() if colours else print_plain
     show_legend(config, kind, show, RICH_MARKS if colours else PLAIN_MARKS)
-    for line in unused_lines(ledger.unused):
+    for line in unused_key_lines(ledger.unused):
         show(line)
     for seen in chosen:
         show_row(config, kind, renderer, seen, show)
@@ -151,24 +151,24 @@ def show_row(config: PreviewConfig, kind: str, renderer: Renderer, seen: Seen, s
         return
     for number, row in enumerate(rows, 1):
         of = f" · {kind} {number} of {len(rows)}" if len(rows) > 1 else f" · {kind}"
-        show(head + of + remarks(row) + too_long(config, row))
-        for part in distinct(parts_of(row)):
-            show(mark(config, part), pieces(renderer.tokenizer, part.ids), part.mask)
+        show(head + of + row_remarks(row) + over_limit(config, row))
+        for part in distinct_parts(parts_of(row)):
+            show(mark(config, part), token_pieces(renderer.tokenizer, part.ids), part.mask)
 
 
-def distinct(sequences: list[list[Part]]) -> list[Part]:
+def distinct_parts(sequences: list[list[TokenStretch]]) -> list[TokenStretch]:
     """The parts of all sequences; the prompt that they share once."""
     return sequences[0] + [part for parts in sequences[1:] for part in parts[1:]]
 
 
-def mark(config: PreviewConfig, part: Part) -> str:
+def mark(config: PreviewConfig, part: TokenStretch) -> str:
     """`[prompt] 12 tokens`, `[loss] …`, `[chosen, scored] …`."""
     word = learned_word(config) if part.mask else "context" if part.name == "completion" else "prompt"
     name = f"{part.name}, {word}" if part.mask and part.name != "completion" else word
     return f"[{name}] {len(part.ids):,} {'token' if len(part.ids) == 1 else 'tokens'}"
 
 
-def remarks(row: dict[str, Any]) -> str:
+def row_remarks(row: dict[str, Any]) -> str:
     """What training knows of a row beside its tokens."""
     said = []
     if "label" in row:
@@ -182,7 +182,7 @@ def remarks(row: dict[str, Any]) -> str:
     return "".join(f" · {one}" for one in said)
 
 
-def too_long(config: PreviewConfig, row: dict[str, Any]) -> str:
+def over_limit(config: PreviewConfig, row: dict[str, Any]) -> str:
     """What happens to a row that is over a limit; "" for others."""
     prompt = row["loss_mask"].index(1) if "loss_mask" in row else len(row["prompt_ids"])
     over = [f"--max_length {config.max_length}"] if row["length"] > config.max_length else []
@@ -190,20 +190,20 @@ def too_long(config: PreviewConfig, row: dict[str, Any]) -> str:
     return f" · longer than {' and '.join(over)}: dropped, or cut by --overlength truncate" if over else ""
 
 
-def pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[Piece]:
+def token_pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[ShownPiece]:
     """The text of each token; tokens that make up one character together are one piece."""
     named = tokenizer.added_tokens_decoder
-    found: list[Piece] = []
+    found: list[ShownPiece] = []
     start = 0  # of the piece at hand
     for end, token in enumerate(ids, 1):
         if token in named:
-            found += [Piece(continuation(tokenizer, ids, start, end - 1), False)] if start < end - 1 else []
-            found.append(Piece(named[token].content, True))
+            found += [ShownPiece(continuation(tokenizer, ids, start, end - 1), False)] if start < end - 1 else []
+            found.append(ShownPiece(named[token].content, True))
             start = end
             continue
         text = continuation(tokenizer, ids, start, end)
         if not text.endswith("\ufffd") or end - start == LONGEST_CHARACTER or end == len(ids):
-            found.append(Piece(text, False))
+            found.append(ShownPiece(text, False))
             start = end
     return found
 
@@ -216,11 +216,11 @@ def continuation(tokenizer: PreTrainedTokenizerFast, ids: list[int], start: int,
     return whole[len(known) :] if whole.startswith(known) else tokenizer.decode(ids[start:end], **how)
 
 
-def print_plain(head: str, found: list[Piece] | None = None, learned: bool = False) -> None:
+def print_plain(head: str, found: list[ShownPiece] | None = None, learned: bool = False) -> None:
     """A line; with pieces, they follow below it, marked by characters that never stand for themselves."""
     print(head if found is None else f"  {head}")
     if found is not None:
-        print("    " + BORDER.join(f"{OPEN}{p.text}{CLOSE}" if p.special else escaped(p.text) for p in found))
+        print("    " + BORDER.join(f"{OPEN}{p.text}{CLOSE}" if p.special else on_one_line(p.text) for p in found))
 
 
 def rich_printer() -> Show:
@@ -230,7 +230,7 @@ def rich_printer() -> Show:
 
     console = Console()
 
-    def show(head: str, found: list[Piece] | None = None, learned: bool = False) -> None:
+    def show(head: str, found: list[ShownPiece] | None = None, learned: bool = False) -> None:
         if found is None:
             console.print(Text(head, "bold" if " · " in head else ""), soft_wrap=True)
             return
@@ -238,18 +238,18 @@ def rich_printer() -> Show:
         line = Text("    ")
         for number, piece in enumerate(found):
             colour = SPECIAL if piece.special else LEARNED if learned else READ
-            shown = f"{OPEN}{piece.text}{CLOSE}" if piece.special else escaped(piece.text)
+            shown = f"{OPEN}{piece.text}{CLOSE}" if piece.special else on_one_line(piece.text)
             line.append(shown, f"{colour} {SHADES[number % 2]}")
         console.print(line, soft_wrap=True)
 
     return show
 
 
-def escaped(text: str) -> str:
+def on_one_line(text: str) -> str:
     r"""Text on one line: new lines as ⏎; the marks themselves, backslashes and what cannot be printed as \uXXXX."""
-    return "".join(NEWLINE if c == "\n" else c if plain(c) else f"\\u{ord(c):04x}" for c in text)
+    return "".join(NEWLINE if c == "\n" else c if is_plain(c) else f"\\u{ord(c):04x}" for c in text)
 
 
-def plain(character: str) -> bool:
+def is_plain(character: str) -> bool:
     """Whether a character can stand for itself."""
     return character.isprintable() and character not in f"{BORDER}{OPEN}{CLOSE}{NEWLINE}\\"

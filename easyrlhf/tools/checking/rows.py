@@ -14,6 +14,7 @@ from typing import Any
 
 from easyrlhf.config import LookConfig
 from easyrlhf.data import hh
+from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import BROKEN, STAGE_KINDS, as_kind, read_records
 from easyrlhf.data.records import (
     Comparison,
@@ -24,7 +25,6 @@ from easyrlhf.data.records import (
     answers_of,
 )
 from easyrlhf.data.sources import BY_TRANSFORM, Source, open_sources
-from easyrlhf.data.summary import Ledger
 from easyrlhf.errors import InputError
 
 EXAMPLES = 3  # places that are shown of each finding
@@ -232,7 +232,7 @@ def take_record(split: Split, record: Record, tokens: Any) -> None:
     made = as_kind(record, split.kind)
     if split.kind in ("prompt", "demonstration"):
         record = made[0]
-    prompt, answers = turns_of(record.prompt), [turns_of(answer) for answer in answers_of(record)]
+    prompt, answers = turns_said(record.prompt), [turns_said(answer) for answer in answers_of(record)]
     if tokens:
         lengths = tokens.measure(made, record.place, split)
         if lengths is None:
@@ -254,7 +254,7 @@ def characters(turns: list[tuple[str, str]]) -> int:
     return sum([len(content) for _, content in turns])
 
 
-def turns_of(text: str | Messages) -> list[tuple[str, str]]:
+def turns_said(text: str | Messages) -> list[tuple[str, str]]:
     """(role, all that it says) of every turn; a plain text is one turn without a role, none is no turn."""
     if isinstance(text, str):
         return [("", text)] if text else []

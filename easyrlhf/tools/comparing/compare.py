@@ -13,36 +13,34 @@ from typing import Any
 
 from easyrlhf.config import CompareConfig
 from easyrlhf.data.records import Messages
-from easyrlhf.engine.claim import locked
-from easyrlhf.engine.manifest import make_folder
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.files import make_folder
 from easyrlhf.offline.reference import cache_folder
 from easyrlhf.paths import split_paths
-from easyrlhf.report.compare import JUDGE, Answer, measured, names_of
 from easyrlhf.report.compare_page import compare_lines, compare_page
-from easyrlhf.report.console import Console
-from easyrlhf.rewards.elsewhere import RewardFunction
+from easyrlhf.report.comparison import JUDGE, ComparedAnswer, measured, short_names
+from easyrlhf.report.console import Console, counting_bar
+from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
-from easyrlhf.stages.rewards import check_reward_model
+from easyrlhf.run.claim import locked
+from easyrlhf.stages.reward_sources import check_reward_model
 from easyrlhf.tools.comparing.contestants import (
     ANSWER_KEY,
     Contestant,
     Prompts,
     answer_all,
     chunks,
-    keys_of,
+    common_prompts,
+    journal_keys,
     measures_kl,
     read_contestants,
-    read_prompts,
 )
 from easyrlhf.tools.comparing.journal import (
     Journal,
     Key,
-    claim,
-    progress,
-    read_record,
+    claim_journal,
+    read_journal_record,
     write_record,
-    write_whole,
 )
 from easyrlhf.tools.comparing.judges import Judge, check_judge, find_judge
 from easyrlhf.tools.comparing.marking import (
@@ -55,8 +53,8 @@ from easyrlhf.tools.comparing.marking import (
     verdict_of,
 )
 from easyrlhf.tools.loaded import texts_of
-from easyrlhf.tools.output import beside, settings_of
-from easyrlhf.tools.serve_reward import reward_folder
+from easyrlhf.tools.resumable import beside, deciding_settings, write_result
+from easyrlhf.tools.scoring import reward_folder
 
 COMPARE_FILE, PAGE_FILE = "compare.json", "compare.html"
 ANSWERS_FILE, JUDGEMENTS_FILE = "answers.jsonl", "judgements.jsonl"
@@ -66,7 +64,7 @@ FREE_TO_CHANGE |= {"reward_timeout", "judge_url", "judge_key_env", "judge_worker
 
 
 @dataclass(frozen=True)
-class Cast:
+class Contest:
     """Who takes part: models, the judge of pairs, and reward functions by name."""
 
     contestants: list[Contestant]
@@ -101,7 +99,7 @@ def file_of(prompts: Iterable[Messages | str]) -> Path:
     file = cache_folder("prompts") / f"{hashlib.sha256(rows.encode()).hexdigest()[:16]}.jsonl"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, rows)
+        write_result(file, rows)
     except (OSError, RunError) as error:
         raise InputError(
             f"prompts: cannot be kept in {file.parent}; set EASYRLHF_CACHE to another folder, or give a file"
@@ -120,11 +118,11 @@ def compare_models(config: CompareConfig) -> Path:
     make_folder(folder)
     with locked(folder), TemporaryDirectory() as scratch:
         models = [*config.paths, *([config.reward_model] if config.reward_model else [])]
-        settings = settings_of(config, FREE_TO_CHANGE, {path: path for path in models})
-        state = claim(folder, settings, config.overwrite)
-        prompts = read_prompts(config, cast.contestants, Path(scratch))
-        check_columns(config, cast, prompts)
-        if state != "new" and read_record(folder)["data"] != prompts.sha256:
+        settings = deciding_settings(config, FREE_TO_CHANGE, {path: path for path in models})
+        state = claim_journal(folder, settings, config.overwrite)
+        prompts = common_prompts(config, cast.contestants, Path(scratch))
+        check_function_columns(config, cast, prompts)
+        if state != "new" and read_journal_record(folder)["data"] != prompts.sha256:
             raise InputError(
                 f"--output_dir {folder}: the prompts have changed since this was begun; put them back, give another "
                 "folder, or --overwrite to begin anew"
@@ -134,7 +132,7 @@ def compare_models(config: CompareConfig) -> Path:
             found = json.loads((folder / COMPARE_FILE).read_text(encoding="utf-8"))
         else:
             if config.overwrite:
-                remove_ours(folder)
+                remove_comparison(folder)
             write_record(folder, settings, prompts.sha256, False)
             found = carry_out(config, cast, prompts, folder)
             write_record(folder, settings, prompts.sha256, True)
@@ -144,7 +142,7 @@ def compare_models(config: CompareConfig) -> Path:
     return folder
 
 
-def check(config: CompareConfig) -> Cast:
+def check(config: CompareConfig) -> Contest:
     """Everything the settings name, checked before any weights are loaded. Raises InputError."""
     specs = split_paths(config.reward_funcs)
     functions = load_functions(specs)
@@ -160,10 +158,10 @@ def check(config: CompareConfig) -> Cast:
         name: RewardFunction(function, name, config.reward_timeout)
         for name, function in zip(names, functions, strict=True)
     }
-    return Cast(read_contestants(config), find_judge(config), sources)
+    return Contest(read_contestants(config), find_judge(config), sources)
 
 
-def check_columns(config: CompareConfig, cast: Cast, prompts: Prompts) -> None:
+def check_function_columns(config: CompareConfig, cast: Contest, prompts: Prompts) -> None:
     """Raise InputError when a function cannot be called with the columns of the prompts."""
     columns = {name for row in prompts.rows for name in json.loads(row["columns"])}
     check_judge(config, cast.judge, columns)
@@ -174,7 +172,7 @@ def check_columns(config: CompareConfig, cast: Cast, prompts: Prompts) -> None:
             raise InputError(str(error).replace("--train_data", "--prompts")) from error
 
 
-def remove_ours(folder: Path) -> None:
+def remove_comparison(folder: Path) -> None:
     """Delete what an earlier comparison wrote into the folder and nothing else."""
     for name in (COMPARE_FILE, PAGE_FILE, ANSWERS_FILE, JUDGEMENTS_FILE):
         (folder / name).unlink(missing_ok=True)
@@ -187,46 +185,46 @@ def remove_parts(folder: Path) -> None:
         beside(folder / name, "part").unlink(missing_ok=True)
 
 
-def carry_out(config: CompareConfig, cast: Cast, prompts: Prompts, folder: Path) -> dict[str, Any]:
+def carry_out(config: CompareConfig, cast: Contest, prompts: Prompts, folder: Path) -> dict[str, Any]:
     """Answer, score, judge, and write what came of it; returns what compare.json holds."""
     places = [place for part in chunks(config, len(prompts.rows)) for place in part]
-    keys = [keys_of(contestant, places) for contestant in cast.contestants]
+    keys = [journal_keys(contestant, places) for contestant in cast.contestants]
     said = Journal(beside(folder / ANSWERS_FILE, "part"), ANSWER_KEY)
     judged = Journal(beside(folder / JUDGEMENTS_FILE, "part"), JUDGEMENT_KEY)
     every = [key for own in keys for key in own]
-    with progress("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
+    with counting_bar("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
         answer_all(config, cast.contestants, prompts, said, advance)
     score_all(config, cast.functions, prompts, said, every)
     if cast.judge:
         judge_all(cast.judge, prompts, said, judged, every)
     answers = [[answer_of(said, key) for key in own] for own in keys]
     verdicts = [[verdict_of(said, judged, key) for key in own] for own in keys[1:]] if cast.judge else None
-    found = measured(names_of(config.paths), cast.scored_by(config), answers, verdicts)
+    found = measured(short_names(config.paths), cast.scored_by(config), answers, verdicts)
     found = summary(config, cast, found, len(prompts.rows))
-    write_whole(folder / ANSWERS_FILE, as_lines(answer_row(config, prompts, key, said.records[key]) for key in every))
+    write_result(folder / ANSWERS_FILE, as_lines(answer_row(config, prompts, key, said.records[key]) for key in every))
     if cast.judge:
         rows = (judgement_row(config, key, judged.records[key]) for key in sorted(judged.records))
-        write_whole(folder / JUDGEMENTS_FILE, as_lines(rows))
+        write_result(folder / JUDGEMENTS_FILE, as_lines(rows))
     texts = [prompts.text(number) for number in range(len(prompts.rows))]
-    write_whole(folder / PAGE_FILE, compare_page(found, texts, answers, verdicts))
-    write_whole(folder / COMPARE_FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_result(folder / PAGE_FILE, compare_page(found, texts, answers, verdicts))
+    write_result(folder / COMPARE_FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
-def answer_of(said: Journal, key: Key) -> Answer:
+def answer_of(said: Journal, key: Key) -> ComparedAnswer:
     """An answer with all that was measured of it."""
     record = said.records[key]
     ratio = record["logprob"] - record["first_logprob"] if "first_logprob" in record else None
-    return Answer(key[1], key[2], record["text"], record["finished"], scores_in(record), ratio)
+    return ComparedAnswer(key[1], key[2], record["text"], record["finished"], scores_in(record), ratio)
 
 
-def summary(config: CompareConfig, cast: Cast, found: dict[str, Any], prompts: int) -> dict[str, Any]:
+def summary(config: CompareConfig, cast: Contest, found: dict[str, Any], prompts: int) -> dict[str, Any]:
     """The numbers with what they are about: settings, versions, and why a KL is missing."""
     for contestant, entry in zip(cast.contestants, found["models"], strict=True):
         entry["kl_why"] = why_no_kl(config, contestant, cast.contestants[0])
     return found | {
-        "first": names_of(config.paths)[0],
-        "names": names_of(config.paths),
+        "first": short_names(config.paths)[0],
+        "names": short_names(config.paths),
         "paths": list(config.paths),
         "prompts": prompts,
         "samples": config.samples,

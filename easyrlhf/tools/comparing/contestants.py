@@ -11,21 +11,21 @@ import torch
 from torch import nn
 
 from easyrlhf.config import CompareConfig, PolicyConfig
-from easyrlhf.data.batches import join, micro_batches
-from easyrlhf.data.chat import arguments_for
+from easyrlhf.data.batches import join, within_budget
+from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import load_tokens
 from easyrlhf.engine.device import pick_micro_batch_tokens
 from easyrlhf.errors import InputError
-from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.online.rollout import unpad
 from easyrlhf.report.console import say
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.comparing.journal import Journal, Key
-from easyrlhf.tools.generate import NO_LIMIT, said
+from easyrlhf.tools.generate import NO_LIMIT, as_completion
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 
 ANSWER_KEY = ("model", "prompt", "sample")
@@ -119,7 +119,7 @@ def settings_for(config: CompareConfig, path: str) -> PolicyConfig:
     return PolicyConfig(model=path, chat_template=template, **{name: getattr(config, name) for name in SHARED})
 
 
-def read_prompts(config: CompareConfig, contestants: list[Contestant], scratch: Path) -> Prompts:
+def common_prompts(config: CompareConfig, contestants: list[Contestant], scratch: Path) -> Prompts:
     """The prompts that every model has room for. Raises InputError; loads no model."""
     limits = [contestant.longest_prompt(config) for contestant in contestants]
     data = load_tokens(
@@ -138,7 +138,14 @@ def read_prompts(config: CompareConfig, contestants: list[Contestant], scratch: 
         seed=config.seed,
     )
     say(data.summary.lines())
-    rows = [{"prompt": row["prompt"], "columns": row["columns"], "prompt_ids": row["prompt_ids"]} for row in data.rows]
+    rows = [
+        {
+            "prompt": row["prompt"],
+            "columns": row["columns"],
+            "prompt_ids": row["prompt_ids"],
+        }
+        for row in data.rows
+    ]
     ids = [prompt_ids(contestant, rows) for contestant in contestants]
     for contestant, own, limit in zip(contestants, ids, limits, strict=True):
         if dropped := sum(len(one) > limit for one in own):
@@ -173,26 +180,26 @@ def answer_all(
     """
     parts = list(chunks(config, len(prompts.rows)))
     for contestant in [*contestants[1:], contestants[0]]:
-        own = [part for part in parts if journal.missing(keys_of(contestant, part), "ids")]
+        own = [part for part in parts if journal.missing(journal_keys(contestant, part), "ids")]
         others = [other for other in contestants[1:] if measures_kl(config, other)] if not contestant.number else []
         foreign = [
             (other, part)
             for other in others
             for part in parts
-            if journal.missing(keys_of(other, part), "first_logprob")
+            if journal.missing(journal_keys(other, part), "first_logprob")
         ]
         if not own and not foreign:
             continue
         sampler = load_sampler(contestant.settings, contestant.renderer, config.batch_size)
         for part in own:
-            journal.add(answered(config, contestant, sampler, prompts, part))
+            journal.add(answer_chunk(config, contestant, sampler, prompts, part))
             advance(len(part))
         for other, part in foreign:
-            keys = keys_of(other, part)
-            found = logprobs(
+            keys = journal_keys(other, part)
+            found = logprobs_under(
                 config, contestant, sampler.lm, prompts, keys, [journal.records[key]["ids"] for key in keys]
             )
-            journal.add(row(key, first_logprob=value) for key, value in zip(keys, found, strict=True))
+            journal.add(answer_record(key, first_logprob=value) for key, value in zip(keys, found, strict=True))
         del sampler
         gc.collect()
         torch.cuda.empty_cache()
@@ -206,7 +213,7 @@ def chunks(config: CompareConfig, prompts: int) -> Iterator[list[tuple[int, int]
         yield [(number, sample) for number in numbers for sample in range(config.samples)]
 
 
-def keys_of(contestant: Contestant, part: list[tuple[int, int]]) -> list[Key]:
+def journal_keys(contestant: Contestant, part: list[tuple[int, int]]) -> list[Key]:
     """The journal's keys of a model's answers."""
     return [(contestant.number, *place) for place in part]
 
@@ -216,7 +223,7 @@ def measures_kl(config: CompareConfig, contestant: Contestant) -> bool:
     return contestant.number > 0 and contestant.same and config.temperature > 0
 
 
-def answered(
+def answer_chunk(
     config: CompareConfig, contestant: Contestant, sampler: HFSampler, prompts: Prompts, part: list[tuple[int, int]]
 ) -> Iterator[dict[str, Any]]:
     """The answers of a chunk, as the journal keeps them.
@@ -226,22 +233,22 @@ def answered(
     asked = [prompts.ids[contestant.number][number] for number, _ in part]
     samples = sampler.generate(asked, [(config.seed, *place) for place in part])
     ids = unpad(samples.completion_ids, samples.completion_mask)
-    keys = keys_of(contestant, part)
+    keys = journal_keys(contestant, part)
     own: list[float | None] = [None] * len(part)
     if measures_kl(config, contestant):
-        own = logprobs(config, contestant, sampler.lm, prompts, keys, ids)
+        own = logprobs_under(config, contestant, sampler.lm, prompts, keys, ids)
     for key, one, finished, logprob in zip(keys, ids, samples.finished.tolist(), own, strict=True):
-        completion = said(contestant.renderer, prompts.prompt(key[1]), one)
+        completion = as_completion(contestant.renderer, prompts.prompt(key[1]), one)
         text = completion if isinstance(completion, str) else completion[0]["content"]
-        yield row(key, ids=one, text=text, finished=finished, logprob=logprob)
+        yield answer_record(key, ids=one, text=text, finished=finished, logprob=logprob)
 
 
-def row(key: Key, **fields: Any) -> dict[str, Any]:
+def answer_record(key: Key, **fields: Any) -> dict[str, Any]:
     """A line of the journal."""
     return dict(zip(ANSWER_KEY, key, strict=True)) | fields
 
 
-def logprobs(
+def logprobs_under(
     config: CompareConfig,
     contestant: Contestant,
     lm: nn.Module,
@@ -251,13 +258,13 @@ def logprobs(
 ) -> list[float]:
     """Log-probability of each completion under a model at the temperature of the sampling, summed over its tokens."""
     asked = [prompts.ids[contestant.number][number] for _, number, _ in keys]
-    return completion_logprobs(
+    return tempered_sequence_logprobs(
         lm, asked, completions, contestant.renderer.pad_id, config.temperature, config.micro_batch_tokens
     )
 
 
 @torch.no_grad()
-def completion_logprobs(
+def tempered_sequence_logprobs(
     lm: nn.Module,
     prompts: list[list[int]],
     completions: list[list[int]],
@@ -269,9 +276,9 @@ def completion_logprobs(
     device = next(lm.parameters()).device
     sums = torch.zeros(len(prompts), dtype=torch.float64)
     lengths = [len(prompt) + len(ids) for prompt, ids in zip(prompts, completions, strict=True)]
-    for group in micro_batches(lengths, pick_micro_batch_tokens(micro_batch_tokens, device)):
+    for group in within_budget(lengths, pick_micro_batch_tokens(micro_batch_tokens, device)):
         input_ids, mask = join([prompts[i] for i in group], [completions[i] for i in group], pad_id)
-        found = token_logprobs(lm, input_ids.to(device), mask.to(device), temperature).cpu().double()
+        found = row_token_logprobs(lm, input_ids.to(device), mask.to(device), temperature).cpu().double()
         owners = torch.tensor(group).repeat_interleave(mask.sum(1))
         sums.index_add_(0, owners, found)
     return sums.tolist()

@@ -9,7 +9,7 @@ import requests
 
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.rewards.server import KNOCK, SHOWN, reason
+from easyrlhf.rewards.server import KNOCK, SHOWN, connection_reason
 from easyrlhf.tools.comparing.pairs import Opinion, Pair
 
 LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
@@ -87,7 +87,7 @@ class EndpointJudge:
                 failure = self.described(answer)
                 pause = max(pause, asked_pause(answer))
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                failure = self.hidden(reason(error))
+                failure = self.hidden(connection_reason(error))
             if attempt + 1 < ATTEMPTS:
                 time.sleep(pause)
         else:
@@ -125,7 +125,9 @@ class EndpointJudge:
             models = self.url.removesuffix("/chat/completions") + "/models"
             answer = requests.get(models, timeout=KNOCK, auth=self.sign, allow_redirects=False)
         except requests.RequestException as error:
-            raise InputError(f"{self.who}: no server answers there ({self.hidden(reason(error))})") from error
+            raise InputError(
+                f"{self.who}: no server answers there ({self.hidden(connection_reason(error))})"
+            ) from error
         if answer.status_code in (401, 403):
             raise InputError(f"{self.who}: {self.described(answer)}")
 

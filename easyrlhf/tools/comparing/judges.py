@@ -9,7 +9,7 @@ from typing import Any
 from easyrlhf.config import CompareConfig
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.rewards.batch import as_number
-from easyrlhf.rewards.functions import call, refused, required_columns
+from easyrlhf.rewards.functions import call, refused_keywords, required_columns
 from easyrlhf.tools.comparing.judge_server import EndpointJudge, completions_url
 from easyrlhf.tools.comparing.pairs import Opinion, Pair
 from easyrlhf.userfile import Function, find_function, raised
@@ -86,7 +86,7 @@ def check_judge(config: CompareConfig, judge: Judge | None, columns: Iterable[st
     if not isinstance(judge, FunctionJudge):
         return
     given = [*OURS, *sorted(set(columns) - set(OURS))]
-    if unknown := refused(judge.function, given):
+    if unknown := refused_keywords(judge.function, given):
         raise InputError(
             f"--judge {config.judge}: takes no parameter {', '.join(unknown)}, but is called with the keywords "
             f"{', '.join(given)}; end its parameters with **kwargs"

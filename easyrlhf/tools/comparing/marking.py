@@ -5,20 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 from easyrlhf.config import CompareConfig
-from easyrlhf.data.chat import answered, arguments_for
+from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
-from easyrlhf.report.compare import Verdict
-from easyrlhf.rewards.batch import OURS, Batch
-from easyrlhf.rewards.elsewhere import RewardFunction
-from easyrlhf.rewards.sources import numbers
-from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, row
-from easyrlhf.tools.comparing.journal import Journal, Key, progress
+from easyrlhf.report.comparison import JudgeVerdict
+from easyrlhf.report.console import counting_bar
+from easyrlhf.rewards.async_source import RewardFunction
+from easyrlhf.rewards.batch import OURS, RewardBatch
+from easyrlhf.rewards.combined import numbers
+from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, answer_record
+from easyrlhf.tools.comparing.journal import Journal, Key
 from easyrlhf.tools.comparing.judges import Judge
-from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, joined
-from easyrlhf.tools.scoring import scores_of
-from easyrlhf.tools.serve_reward import Scorer, load_scorer, reward_folder
+from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, merged_opinions
+from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
 
 REWARD_MODEL = "reward_model"
 SCORE = "score/"
@@ -42,7 +42,9 @@ def score_all(
         todo = said.missing(keys, field_of(name))
         for start in range(0, len(todo), config.batch_size):
             part = todo[start : start + config.batch_size]
-            said.add(row(key, **{field_of(name): value}) for key, value in zip(part, score(part), strict=True))
+            said.add(
+                answer_record(key, **{field_of(name): value}) for key, value in zip(part, score(part), strict=True)
+            )
 
 
 def field_of(name: str) -> str:
@@ -65,7 +67,7 @@ def model_scores(
     try:
         sequences = [
             scorer.renderer.sequence(
-                *answered(prompt, record["text"]), record["finished"], arguments_for(prompt, columns)
+                *with_answer(prompt, record["text"]), record["finished"], arguments_for(prompt, columns)
             )
             for prompt, columns, record in zip(asked, cells, records, strict=True)
         ]
@@ -82,7 +84,7 @@ def function_scores(source: RewardFunction, prompts: Prompts, said: Journal, par
     cells = [prompts.columns(number) for number in numbered]
     columns = {name: [cell.get(name) for cell in cells] for name in sorted(set().union(*cells) - set(OURS))}
     ids, finished = ([record[name] for record in records] for name in ("ids", "finished"))
-    batch = Batch(asked, answers, ids, finished, columns)
+    batch = RewardBatch(asked, answers, ids, finished, columns)
     found = numbers(source.name, source.start(batch).scores(), batch)
     return [None if math.isnan(score) else score for score in found]
 
@@ -96,14 +98,14 @@ def judge_all(judge: Judge, prompts: Prompts, said: Journal, judged: Journal, ke
     """Have every pair of different texts judged in both orders, as far as that is not done."""
     asked = [(*key, order) for key in keys if differs(said, key) for order in ORDERS]
     todo = judged.missing(asked, "prefers_a")
-    with progress("judgement", len(asked), len(asked) - len(todo)) as advance:
+    with counting_bar("judgement", len(asked), len(asked) - len(todo)) as advance:
 
         def keep(key: Key, opinion: Opinion) -> None:
             fields = {"prefers_a": opinion.prefers_a, "said": opinion.said}
             judged.add([dict(zip(JUDGEMENT_KEY, key, strict=True)) | fields])
             advance(1)
 
-        ask_all(judge, judge.workers, [(key, pair_of(prompts, said, key)) for key in todo], keep)
+        ask_all(judge, judge.workers, [(key, ordered_pair(prompts, said, key)) for key in todo], keep)
 
 
 def differs(said: Journal, key: Key) -> bool:
@@ -111,16 +113,16 @@ def differs(said: Journal, key: Key) -> bool:
     return key[0] > 0 and said.records[key]["text"] != said.records[(0, *key[1:])]["text"]
 
 
-def pair_of(prompts: Prompts, said: Journal, key: Key) -> Pair:
+def ordered_pair(prompts: Prompts, said: Journal, key: Key) -> Pair:
     """A pair in one of its orders."""
     number, prompt, sample, order = key
     texts = [said.records[(model, prompt, sample)]["text"] for model in (number, 0)]
     return Pair(prompts.prompt(prompt), *texts[:: -1 if order else 1], prompts.columns(prompt))
 
 
-def verdict_of(said: Journal, judged: Journal, key: Key) -> Verdict:
+def verdict_of(said: Journal, judged: Journal, key: Key) -> JudgeVerdict:
     """The judge's verdict on a model's answer, from both orders; a tie for the same text."""
     if not differs(said, key):
-        return Verdict(0.5)
+        return JudgeVerdict(0.5)
     as_a, as_b = (judged.records[(*key, order)]["prefers_a"] for order in ORDERS)
-    return Verdict(*joined(as_a, None if as_b is None else 1 - as_b))
+    return JudgeVerdict(*merged_opinions(as_a, None if as_b is None else 1 - as_b))

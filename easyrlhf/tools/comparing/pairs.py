@@ -75,7 +75,7 @@ def ask_all(
             future.result()
 
 
-def joined(first_order: float | None, second_order: float | None) -> tuple[float | None, bool | None]:
+def merged_opinions(first_order: float | None, second_order: float | None) -> tuple[float | None, bool | None]:
     """One verdict from both orders of a pair: (preference for the model's answer, whether the orders agree).
 
     Each is the preference for the same answer, 0 to 1. Orders that disagree on the side make a tie; (None, None) when

@@ -33,13 +33,13 @@ def method(draft: Draft, key: str, value: Any) -> None:
         draft.set("multi_objective_aggregation", "normalize_then_sum", "rl: gdpo")
 
 
-def reward_model(draft: Draft, key: str, value: Any) -> None:
+def axolotl_reward_model(draft: Draft, key: str, value: Any) -> None:
     """A switch there, which has chosen the command."""
     if not isinstance(value, bool):
         draft.keep(key, value, "reward_model")
 
 
-def data_sets(name: str) -> Rule:
+def axolotl_data_sets(name: str) -> Rule:
     """The rule for a list of data sets; the first entry of it is met first, and answers for all."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
@@ -85,7 +85,7 @@ def no_adapter(draft: Draft, key: str, value: Any) -> None:
     switched_lora(draft, on, 16, 32, 0.0, "without adapter all weights are trained, there as here")
 
 
-def template(draft: Draft, key: str, value: Any) -> None:
+def axolotl_template(draft: Draft, key: str, value: Any) -> None:
     """A name that both know, a file, or the model's own."""
     if value in OURS_BY_NAME:
         draft.set("chat_template", value)
@@ -102,10 +102,10 @@ def finish(draft: Draft) -> None:
 
 RULES: dict[str, Rule] = {
     "rl": method,
-    "reward_model": reward_model,
-    "datasets": data_sets("train_data"),
-    "test_datasets": data_sets("valid_data"),
+    "reward_model": axolotl_reward_model,
+    "datasets": axolotl_data_sets("train_data"),
+    "test_datasets": axolotl_data_sets("valid_data"),
     "adapter": adapter,
     **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout"), no_adapter),
-    "chat_template": template,
+    "chat_template": axolotl_template,
 }

@@ -4,10 +4,10 @@ import math
 import re
 from typing import Any
 
+from easyrlhf.config.base import split_list
+from easyrlhf.config.common_fields import wrong_reward_function
 from easyrlhf.config.reporting import EVERY_TRACKER, NO_TRACKER, TRACKERS
-from easyrlhf.config.shared import wrong_reward_function
-from easyrlhf.settings import split_list
-from easyrlhf.tools.converting.draft import Draft, Rule, number, truth
+from easyrlhf.tools.converting.draft import Draft, Rule, finite_or_none, truth
 from easyrlhf.tools.converting.lengths import ACCUMULATION, ONLINE, PER_DEVICE, batch, completion_limit
 
 KERNELS = {"fa2": "flash_attention_2", "flash_attn": "flash_attention_2", "fa3": "flash_attention_3"}
@@ -17,7 +17,7 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "co
 
 def epochs(draft: Draft, key: str, value: Any) -> None:
     """Whole passes: a part of one is rounded up, and that is said."""
-    count = number(value)
+    count = finite_or_none(value)
     if count is None or count <= 0:
         return draft.leave(key, value, "here epochs: a whole number of passes")
     whole = math.ceil(count)
@@ -26,7 +26,7 @@ def epochs(draft: Draft, key: str, value: Any) -> None:
 
 def warmup_steps(draft: Draft, key: str, value: Any) -> None:
     """A share of all steps: needs their number, unless it is none or a share already."""
-    steps, most = number(value), number(draft.theirs.get("max_steps"))
+    steps, most = finite_or_none(value), finite_or_none(draft.theirs.get("max_steps"))
     if steps is None or steps < 0:
         draft.leave(key, value, "here warmup_ratio, a share of all steps")
     elif steps < 1:
@@ -40,7 +40,7 @@ def warmup_steps(draft: Draft, key: str, value: Any) -> None:
 
 def max_steps(draft: Draft, key: str, value: Any) -> None:
     """-1 and 0 mean no limit there."""
-    if (number(value) or 0) > 0:
+    if (finite_or_none(value) or 0) > 0:
         draft.keep(key, value, "max_steps")
 
 
@@ -53,11 +53,11 @@ def schedule(draft: Draft, key: str, value: Any) -> None:
         draft.set("lr_scheduler", name, "after the warm-up" if value == "constant_with_warmup" else "")
 
 
-def every_so_many(name: str) -> Rule:
+def every_so_many_rule(name: str) -> Rule:
     """The rule for eval_steps, save_steps and log_steps: a share of all steps is none of ours."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
-        count = number(value)
+        count = finite_or_none(value)
         if count is not None and 0 < count < 1:
             draft.leave(key, value, f"here {name} counts steps; it is {value} of all steps there")
         elif count is not None:
@@ -83,7 +83,7 @@ def strategy(name: str) -> Rule:
     return rule
 
 
-def bf16(draft: Draft, key: str, value: Any) -> None:
+def bf16_rule(draft: Draft, key: str, value: Any) -> None:
     """One precision: bf16, or float32 when no other is asked for."""
     if str(value).lower() == "auto":
         draft.set("precision", "auto")
@@ -105,7 +105,7 @@ def dtype(draft: Draft, key: str, value: Any) -> None:
     draft.set("precision", name) if name else draft.leave(key, value, "here precision: auto, float32 or bf16")
 
 
-def attention(draft: Draft, key: str, value: Any) -> None:
+def attention_rule(draft: Draft, key: str, value: Any) -> None:
     """A kernel by name; "auto" and "disabled" leave the choice."""
     if truth(value):
         name = {"sdp_attention": "sdpa", "eager_attention": "eager", "flex_attention": "flex_attention"}.get(key)
@@ -141,7 +141,7 @@ def deepspeed(draft: Draft, key: str, value: Any) -> None:
     draft.set("deepspeed", name, "" if text == name else f"{key}: {value}" if isinstance(value, str) else key)
 
 
-def report_to(draft: Draft, key: str, value: Any) -> None:
+def report_to_rule(draft: Draft, key: str, value: Any) -> None:
     """Those trackers of a list that are ours."""
     names = [str(name).lower() for name in (value if isinstance(value, list) else str(value).split(","))]
     ours = [name for name in names if name in TRACKERS]
@@ -170,7 +170,7 @@ def tracker(name: str, project: str) -> Rule:
     return rule
 
 
-def push_to_hub(draft: Draft, key: str, value: Any) -> None:
+def push_to_hub_rule(draft: Draft, key: str, value: Any) -> None:
     """A switch there, whose repository stands beside it; without one it has the name of the output folder."""
     if not truth(value):
         return
@@ -227,7 +227,7 @@ def loss_type(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, value, "here each method is a command with one loss")
 
 
-def last_answer(draft: Draft, key: str, value: Any) -> None:
+def last_answer_rule(draft: Draft, key: str, value: Any) -> None:
     """Which answers of a conversation are learned: LLaMA-Factory's mask_history, ms-swift's loss_scale."""
     if truth(value) or value == "last_round":
         draft.set("learn", "last")
@@ -283,7 +283,7 @@ def beta(draft: Draft, key: str, value: Any) -> None:
     draft.keep(key, value, "kl_coef" if draft.stage == "ppo" else "beta")
 
 
-def sft_weight(draft: Draft, key: str, value: Any) -> None:
+def sft_weight_rule(draft: Draft, key: str, value: Any) -> None:
     """The SFT loss beside a preference loss."""
     draft.keep(key, value, "rpo_alpha" if draft.stage == "dpo" else "cpo_alpha")
 
@@ -297,9 +297,9 @@ def truncation(draft: Draft, key: str, value: Any) -> None:
         draft.set("overlength", word, "" if word == value else f"{key}: {value}")
 
 
-def held_out(draft: Draft, key: str, value: Any) -> None:
+def held_out_rule(draft: Draft, key: str, value: Any) -> None:
     """A share of the rows to hold out; 0 is nothing to say, and a number of rows is no share."""
-    share = number(value)
+    share = finite_or_none(value)
     if share is not None and 0 < share < 1:
         draft.keep(key, share, "valid_split", "whole prompts")
     elif share != 0:
@@ -324,7 +324,7 @@ def switched_lora(draft: Draft, on: bool, rank: int, alpha: float, dropout: floa
         if not on and given:
             draft.leave(given, value, why_not)
         elif on and name == "lora_dropout" and draft.stage in ONLINE:
-            if given and number(value):
+            if given and finite_or_none(value):
                 draft.leave(given, value, "with dropout the policy before the update would be two policies")
         elif on:
             draft.keep(given or name, default if value is None else value, name, "" if given else "the default there")
@@ -332,9 +332,9 @@ def switched_lora(draft: Draft, on: bool, rank: int, alpha: float, dropout: floa
 
 def four_bit(draft: Draft, key: str, value: Any) -> None:
     """A switch, or a number of bits; qlora may have said so before."""
-    if truth(value) or number(value) == 4:
+    if truth(value) or finite_or_none(value) == 4:
         draft.set("load_in_4bit", True, "" if key == "load_in_4bit" else f"{key}: {value}")
-    elif number(value):
+    elif finite_or_none(value):
         draft.carry(key, value)
 
 
@@ -344,12 +344,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("warmup_steps", "num_warmup_steps", "lr_warmup_steps"), warmup_steps),
     "max_steps": max_steps,
     **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), schedule),
-    "eval_steps": every_so_many("eval_steps"),
-    "save_steps": every_so_many("save_steps"),
-    **dict.fromkeys(("logging_steps", "log_steps"), every_so_many("log_steps")),
+    "eval_steps": every_so_many_rule("eval_steps"),
+    "save_steps": every_so_many_rule("save_steps"),
+    **dict.fromkeys(("logging_steps", "log_steps"), every_so_many_rule("log_steps")),
     "save_strategy": strategy("save_steps"),
     **dict.fromkeys(("eval_strategy", "evaluation_strategy"), strategy("eval_steps")),
-    **dict.fromkeys(("bf16", "bfloat16"), bf16),
+    **dict.fromkeys(("bf16", "bfloat16"), bf16_rule),
     **dict.fromkeys(("fp16", "float16"), fp16),
     **dict.fromkeys(("torch_dtype", "dtype"), dtype),
     **dict.fromkeys(
@@ -362,13 +362,13 @@ RULES: dict[str, Rule] = {
             "eager_attention",
             "flex_attention",
         ),
-        attention,
+        attention_rule,
     ),
     "gradient_checkpointing": checkpointing,
     "disable_gradient_checkpointing": no_checkpointing,
     "deepspeed": deepspeed,
-    "report_to": report_to,
-    "push_to_hub": push_to_hub,
+    "report_to": report_to_rule,
+    "push_to_hub": push_to_hub_rule,
     "hub_model_id": hub_model_id,
     "hub_private_repo": lambda draft, key, value: draft.set("hub_private", truth(value), ""),
     **dict.fromkeys(("wandb_project", "use_wandb"), tracker("wandb", "wandb_project")),
@@ -379,16 +379,16 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("load_in_4bit", "quantization_bit", "quant_bits"), four_bit),
     **dict.fromkeys(("adapter_name_or_path", "lora_model_dir", "adapters"), adapter_folder),
     "loss_type": loss_type,
-    **dict.fromkeys(("mask_history", "loss_scale"), last_answer),
+    **dict.fromkeys(("mask_history", "loss_scale"), last_answer_rule),
     "enable_thinking": thinking,
     "reward_funcs": reward_funcs,
     "scale_rewards": scale_rewards,
     "use_vllm": use_vllm,
     **dict.fromkeys(("soft_cache_length", "overlong_buffer_len"), overlong_buffer),
     **dict.fromkeys(("rl_beta", "pref_beta", "beta"), beta),
-    "pref_ftx": sft_weight,
+    "pref_ftx": sft_weight_rule,
     **dict.fromkeys(("truncation_strategy", "excess_length_strategy"), truncation),
-    **dict.fromkeys(("val_size", "val_set_size", "split_dataset_ratio"), held_out),
+    **dict.fromkeys(("val_size", "val_set_size", "split_dataset_ratio"), held_out_rule),
     **dict.fromkeys(("max_new_tokens", "generate_max_len"), completion_limit),
     **dict.fromkeys(("cutoff_len", "sequence_len", "max_len", "max_seq_length"), renamed("max_length")),
     **dict.fromkeys(("prompt_max_len", "max_prompt_len"), renamed("max_prompt_length")),

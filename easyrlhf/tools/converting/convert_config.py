@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from easyrlhf.config.base import SettingError, read_yaml
 from easyrlhf.config.peers import path_of, unfold
 from easyrlhf.errors import InputError
-from easyrlhf.settings import SettingError, read_yaml
 from easyrlhf.tools.converting import common
-from easyrlhf.tools.converting.draft import Draft, Line, shown
+from easyrlhf.tools.converting.draft import Draft, Line, yaml_value
 from easyrlhf.tools.converting.lengths import finish_lengths
 from easyrlhf.tools.converting.peers import PEERS, peer_of
 
@@ -66,7 +66,7 @@ def as_yaml(converted: Converted, source: str, title: str, file: str) -> str:
     for line in converted.lines:
         remark = " ".join(line.remark.split())
         if line.name:
-            lines.append(f"{line.name}: {shown(line.value)}" + (f"  # {remark}" if remark else ""))
+            lines.append(f"{line.name}: {yaml_value(line.value)}" + (f"  # {remark}" if remark else ""))
         else:
             lines.append(f"# {remark}")
     return "\n".join(lines) + "\n"

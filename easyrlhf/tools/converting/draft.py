@@ -6,8 +6,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from easyrlhf.config import TRAINING, TrainConfig
+from easyrlhf.config.base import SettingError, check_limits, convert
 from easyrlhf.config.peers import FOREIGN, path_of, translation, twins
-from easyrlhf.settings import SettingError, check_limits, convert
 
 # what other programs' settings may become: none of them ranks responses
 CONFIGS: dict[str, type[TrainConfig]] = {stage: config for stage, config in TRAINING.items() if stage != "rrhf"}
@@ -100,7 +100,7 @@ class Draft:
             self.leave(key, value, f"{self.stage}_train has no {name}")
             return
         if name in self.settings:
-            self.leave(key, value, f"here {name}, which is {shown(self.settings[name])} already")
+            self.leave(key, value, f"here {name}, which is {yaml_value(self.settings[name])} already")
             return
         try:
             check_limits(self.own[name], convert(self.own[name], value))
@@ -156,11 +156,11 @@ def elsewhere(name: str) -> str:
 
 def comment(key: str, value: Any, why: str) -> Line:
     """The line that says why `key: value` has no counterpart; keys to accounts are not written down."""
-    text = "…" if key.rpartition(".")[2] in SECRET else shown(value)
+    text = "…" if key.rpartition(".")[2] in SECRET else yaml_value(value)
     return Line("", None, f"{key}: {text} ({why})")
 
 
-def shown(value: Any) -> str:
+def yaml_value(value: Any) -> str:
     """A value on one line, as YAML writes it."""
     import yaml
 
@@ -168,7 +168,7 @@ def shown(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...").replace("\n", " ")
 
 
-def number(value: Any) -> float | None:
+def finite_or_none(value: Any) -> float | None:
     """A finite number of theirs, which YAML may have read as a text ("5e-6"); None for anything else."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
@@ -177,9 +177,9 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def count(value: Any, default: int) -> int:
+def whole_from_one(value: Any, default: int) -> int:
     """A whole number from 1 on; the default for anything else."""
-    found = number(value)
+    found = finite_or_none(value)
     return int(found) if found is not None and found >= 1 else default
 
 

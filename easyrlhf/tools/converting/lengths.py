@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from easyrlhf.config.shared import DEFAULT_LENGTH
-from easyrlhf.tools.converting.draft import Draft, count, number
+from easyrlhf.config.common_fields import DEFAULT_LENGTH
+from easyrlhf.tools.converting.draft import Draft, finite_or_none, whole_from_one
 
 ONLINE = ("ppo", "grpo")
 PER_DEVICE = ("per_device_train_batch_size", "micro_batch_size", "per_gpu_train_batch_size")
@@ -17,7 +17,10 @@ def batch(draft: Draft, key: str, value: Any) -> None:
     """Examples of a device times accumulation times devices."""
     per_device = draft.take(*PER_DEVICE)
     steps = draft.take(*ACCUMULATION)
-    first, second = number(per_device if per_device is not None else 1), number(steps if steps is not None else 1)
+    first, second = (
+        finite_or_none(per_device if per_device is not None else 1),
+        finite_or_none(steps if steps is not None else 1),
+    )
     if first is None or second is None:
         draft.leave("batch size", [per_device, steps], "not a number; batch_size counts examples of a step")
         return
@@ -33,9 +36,11 @@ def devices_of(draft: Draft) -> str:
 
 def online_batch(draft: Draft, examples: int, said: str) -> None:
     """A rollout of TRL and its kin: `examples` completions a step, several steps when more are generated at once."""
-    steps = number(draft.take("steps_per_generation")) or number(draft.take("num_mini_batches", "ppo_buffer_size"))
-    total = number(draft.take("generation_batch_size"))
-    accumulated = number(draft.theirs.get("gradient_accumulation_steps")) or 1
+    steps = finite_or_none(draft.take("steps_per_generation")) or finite_or_none(
+        draft.take("num_mini_batches", "ppo_buffer_size")
+    )
+    total = finite_or_none(draft.take("generation_batch_size"))
+    accumulated = finite_or_none(draft.theirs.get("gradient_accumulation_steps")) or 1
     parts = 1
     if draft.stage == "ppo":
         parts = int(steps or 1)  # PPOTrainer: so many minibatches, of `examples` each
@@ -48,7 +53,7 @@ def online_batch(draft: Draft, examples: int, said: str) -> None:
 
 def set_rollout(draft: Draft, completions: int, parts: int, said: str) -> None:
     """batch_size and num_mini_batches, the former rounded up to whole groups of completions."""
-    group = count(draft.find("num_generations") or draft.settings.get("num_generations"), 0)
+    group = whole_from_one(draft.find("num_generations") or draft.settings.get("num_generations"), 0)
     group = group or draft.own["num_generations"].default
     unit = math.lcm(group, parts)
     rounded = -(-completions // unit) * unit
@@ -65,10 +70,10 @@ def completion_limit(draft: Draft, key: str, value: Any) -> None:
 def finish_lengths(draft: Draft) -> None:
     """Theirs bound the whole sequence; ours bounds the prompt beside it, and both have to agree."""
     settings = draft.settings
-    longest, prompt = (count(settings.get(n), 0) for n in ("max_length", "max_prompt_length"))
+    longest, prompt = (whole_from_one(settings.get(n), 0) for n in ("max_length", "max_prompt_length"))
     if draft.stage in ONLINE:
         limit = LIMITS[draft.stage]
-        completion = count(settings.get(limit), draft.own[limit].default)
+        completion = whole_from_one(settings.get(limit), draft.own[limit].default)
         if longest > completion and not prompt:
             draft.set("max_prompt_length", longest - completion, "max_length without the completion")
         elif (prompt or DEFAULT_LENGTH // 2) + completion > (longest or DEFAULT_LENGTH):

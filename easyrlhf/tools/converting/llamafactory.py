@@ -28,7 +28,7 @@ def preference_loss(draft: Draft, key: str, value: Any) -> None:
         draft.keep(key, value, "loss_type")
 
 
-def data(name: str) -> Rule:
+def llamafactory_data(name: str) -> Rule:
     """The rule for lists of data sets: names of dataset_info.json there."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
@@ -38,21 +38,21 @@ def data(name: str) -> Rule:
     return rule
 
 
-def kind(draft: Draft, key: str, value: Any) -> None:
+def llamafactory_kind(draft: Draft, key: str, value: Any) -> None:
     """lora, full, or parts of the model, which has no counterpart."""
     if value not in ("lora", "full"):
         draft.leave(key, value, "here all weights, or adapters: lora_r")
-    lora(draft, value == "lora")
+    llamafactory_lora(draft, value == "lora")
 
 
-def lora(draft: Draft, on: bool) -> None:
+def llamafactory_lora(draft: Draft, on: bool) -> None:
     """LoRA with its defaults: rank 8, alpha twice the rank."""
     rank = draft.theirs.get("lora_rank", 8)
     alpha = 2 * rank if isinstance(rank, int) else 16
     switched_lora(draft, on, 8, alpha, 0.0, "finetuning_type is not lora, so it has no effect there either")
 
 
-def template(draft: Draft, key: str, value: Any) -> None:
+def llamafactory_template(draft: Draft, key: str, value: Any) -> None:
     """One's own templates there, the model's here."""
     draft.leave(key, value, "the model's own template; for a base model chat_template chatml, llama3 or a file")
 
@@ -60,7 +60,7 @@ def template(draft: Draft, key: str, value: Any) -> None:
 def finish(draft: Draft) -> None:
     """LLaMA-Factory's defaults where they are not ours."""
     if "finetuning_type" not in draft.theirs:
-        lora(draft, True)
+        llamafactory_lora(draft, True)
     for name, value in {"learning_rate": 5e-5, "epochs": 3, "warmup_ratio": 0.0, "max_length": 2048}.items():
         draft.default(name, value, "LLaMA-Factory")
     if draft.stage == "ppo":
@@ -72,12 +72,12 @@ def finish(draft: Draft) -> None:
 RULES: dict[str, Rule] = {
     "stage": lambda *_: None,
     "pref_loss": preference_loss,
-    "dataset": data("train_data"),
-    "eval_dataset": data("valid_data"),
-    "finetuning_type": kind,
+    "dataset": llamafactory_data("train_data"),
+    "eval_dataset": llamafactory_data("valid_data"),
+    "finetuning_type": llamafactory_kind,
     **dict.fromkeys(
         ("lora_rank", "lora_alpha", "lora_dropout"),
-        lambda draft, *_: lora(draft, draft.theirs.get("finetuning_type", "lora") == "lora"),
+        lambda draft, *_: llamafactory_lora(draft, draft.theirs.get("finetuning_type", "lora") == "lora"),
     ),
-    "template": template,
+    "template": llamafactory_template,
 }

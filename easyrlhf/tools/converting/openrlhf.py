@@ -3,7 +3,7 @@
 from typing import Any
 
 from easyrlhf.tools.converting.common import switched_lora
-from easyrlhf.tools.converting.draft import Draft, Rule, count, number, truth
+from easyrlhf.tools.converting.draft import Draft, Rule, finite_or_none, truth, whole_from_one
 from easyrlhf.tools.converting.lengths import ONLINE, set_rollout
 
 TITLE = "OpenRLHF"
@@ -34,7 +34,7 @@ def stage_of(theirs: dict[str, Any]) -> str:
     return "rm" if "chosen_key" in theirs or "rejected_key" in theirs else "sft"
 
 
-def estimator(draft: Draft, key: str, value: Any) -> None:
+def openrlhf_estimator(draft: Draft, key: str, value: Any) -> None:
     """GAE is PPO itself."""
     if value == "dr_grpo":
         draft.set("loss_type", "dr_grpo", f"{key}: {value}")
@@ -42,13 +42,13 @@ def estimator(draft: Draft, key: str, value: Any) -> None:
         draft.keep(key, ESTIMATORS.get(str(value), value), "advantage", f"{key}: {value}")
 
 
-def batch(draft: Draft, key: str, value: Any) -> None:
+def openrlhf_batch(draft: Draft, key: str, value: Any) -> None:
     """Counted over all devices already; a rollout is counted in prompts."""
-    train = count(draft.take("train_batch_size"), 128)
+    train = whole_from_one(draft.take("train_batch_size"), 128)
     if draft.stage not in ONLINE:
         return draft.set("batch_size", train, "train_batch_size counts all devices, as batch_size does")
-    prompts = count(draft.take("rollout_batch_size"), 1024)
-    samples = count(draft.take("n_samples_per_prompt"), 1)
+    prompts = whole_from_one(draft.take("rollout_batch_size"), 1024)
+    samples = whole_from_one(draft.take("n_samples_per_prompt"), 1)
     draft.set("num_generations", samples)
     parts = max(1, round(prompts * samples / train))
     return set_rollout(
@@ -56,12 +56,12 @@ def batch(draft: Draft, key: str, value: Any) -> None:
     )
 
 
-def data(draft: Draft, key: str, value: Any) -> None:
+def openrlhf_data(draft: Draft, key: str, value: Any) -> None:
     """Files and hub ids; their weights are chances there and shares here."""
     draft.set("train_data", ",".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
-def row_keys(draft: Draft, key: str, value: Any) -> None:
+def openrlhf_row_keys(draft: Draft, key: str, value: Any) -> None:
     """All keys of a row at once."""
     named = {ours: draft.take(theirs) for theirs, ours in KEYS.items() if theirs in draft.theirs}
     moved = [f"{ours}={theirs}" for ours, theirs in named.items() if theirs not in (ours, None)]
@@ -72,11 +72,15 @@ def row_keys(draft: Draft, key: str, value: Any) -> None:
 def zero_stage(draft: Draft, key: str, value: Any) -> None:
     """A number there; 0 and 1 are nearest to none and zero2."""
     offload = truth(draft.take("adam_offload"))
-    name = "none" if number(value) == 0 else ("zero3" if number(value) == 3 else "zero2") + "_offload" * offload
+    name = (
+        "none"
+        if finite_or_none(value) == 0
+        else ("zero3" if finite_or_none(value) == 3 else "zero2") + "_offload" * offload
+    )
     draft.set("deepspeed", name, f"zero_stage: {value}" + ", adam_offload" * offload)
 
 
-def passes(draft: Draft, key: str, value: Any) -> None:
+def openrlhf_passes(draft: Draft, key: str, value: Any) -> None:
     """Passes over a rollout in PPO, over the rows elsewhere."""
     names = {"ppo": "num_ppo_epochs", "grpo": "num_iterations"}
     draft.keep(key, value, names.get(draft.stage, "epochs"))
@@ -84,42 +88,42 @@ def passes(draft: Draft, key: str, value: Any) -> None:
 
 def vllm(draft: Draft, key: str, value: Any) -> None:
     """Engines of vLLM mean that it samples."""
-    if number(value) and draft.stage in ONLINE:
+    if finite_or_none(value) and draft.stage in ONLINE:
         draft.set("rollout", "vllm", f"{key}: {value}; vllm_mode colocate has one in every process")
 
 
-def kl_weight(draft: Draft, key: str, value: Any) -> None:
+def openrlhf_kl_weight(draft: Draft, key: str, value: Any) -> None:
     """In the reward for PPO."""
     draft.keep(key, value, "kl_coef" if draft.stage == "ppo" else "beta")
 
 
-def lora(draft: Draft, *_: Any) -> None:
+def openrlhf_lora(draft: Draft, *_: Any) -> None:
     """A rank above 0 switches it on."""
-    on = bool(number(draft.theirs.get("lora_rank")))
+    on = bool(finite_or_none(draft.theirs.get("lora_rank")))
     switched_lora(draft, on, 8, 16, 0.0, "lora_rank is 0, so it has no effect there either")
 
 
 def finish(draft: Draft) -> None:
     """OpenRLHF's defaults where they are not ours."""
     if draft.stage in ONLINE:
-        batch(draft, "", None)
+        openrlhf_batch(draft, "", None)
         draft.set("lr_scheduler", "cosine", "OpenRLHF's default, without its minimum")
         for name, value in PPO_DEFAULTS.items():
             draft.default(name, value, "OpenRLHF")
     elif "batch_size" not in draft.settings:
-        batch(draft, "", None)
+        openrlhf_batch(draft, "", None)
 
 
 RULES: dict[str, Rule] = {
-    "advantage_estimator": estimator,
+    "advantage_estimator": openrlhf_estimator,
     "ipo": lambda *_: None,
-    **dict.fromkeys(("train_batch_size", "rollout_batch_size", "n_samples_per_prompt"), batch),
-    **dict.fromkeys(("prompt_data", "dataset"), data),
-    **dict.fromkeys(KEYS, row_keys),
+    **dict.fromkeys(("train_batch_size", "rollout_batch_size", "n_samples_per_prompt"), openrlhf_batch),
+    **dict.fromkeys(("prompt_data", "dataset"), openrlhf_data),
+    **dict.fromkeys(KEYS, openrlhf_row_keys),
     "zero_stage": zero_stage,
-    "max_epochs": passes,
+    "max_epochs": openrlhf_passes,
     "num_episodes": lambda draft, key, value: draft.keep(key, value, "epochs"),
     "vllm_num_engines": vllm,
-    "init_kl_coef": kl_weight,
-    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout"), lora),
+    "init_kl_coef": openrlhf_kl_weight,
+    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout"), openrlhf_lora),
 }

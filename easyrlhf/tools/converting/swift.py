@@ -4,7 +4,7 @@ from typing import Any
 
 from easyrlhf.errors import InputError
 from easyrlhf.tools.converting.common import loss_type, switched_lora
-from easyrlhf.tools.converting.draft import Draft, Rule, count, truth
+from easyrlhf.tools.converting.draft import Draft, Rule, truth, whole_from_one
 from easyrlhf.tools.converting.lengths import ONLINE
 
 TITLE = "ms-swift"
@@ -24,7 +24,7 @@ def stage_of(theirs: dict[str, Any]) -> str:
     return "ipo" if method == "dpo" and theirs.get("loss_type") == "ipo" else method
 
 
-def data(name: str) -> Rule:
+def swift_data(name: str) -> Rule:
     """The rule for lists of data sets, which may end in #500 and begin with the hub's name."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
@@ -37,7 +37,7 @@ def data(name: str) -> Rule:
     return rule
 
 
-def columns(draft: Draft, key: str, value: Any) -> None:
+def swift_columns(draft: Draft, key: str, value: Any) -> None:
     """Theirs to ours: {"question": "query"} is field query=question."""
     if isinstance(value, dict):
         draft.set("field", ",".join(f"{to}={name}" for name, to in value.items()))
@@ -45,20 +45,20 @@ def columns(draft: Draft, key: str, value: Any) -> None:
         draft.carry(key, value)
 
 
-def kind(draft: Draft, key: str, value: Any) -> None:
+def swift_kind(draft: Draft, key: str, value: Any) -> None:
     """lora, full, or one of many other ways."""
     if value not in ("lora", "full"):
         draft.leave(key, value, "here all weights, or adapters: lora_r")
-    lora(draft)
+    swift_lora(draft)
 
 
-def lora(draft: Draft, *_: Any) -> None:
+def swift_lora(draft: Draft, *_: Any) -> None:
     """LoRA with its defaults, and it is the default itself."""
     on = draft.theirs.get("train_type", draft.theirs.get("tuner_type", "lora")) == "lora"
     switched_lora(draft, on, 8, 32, 0.05, "the tuner is not lora, so it has no effect there either")
 
 
-def estimator(draft: Draft, key: str, value: Any) -> None:
+def swift_estimator(draft: Draft, key: str, value: Any) -> None:
     """What a completion is compared with."""
     draft.keep(key, ESTIMATORS.get(str(value), value), "advantage")
 
@@ -68,10 +68,10 @@ def resampling(draft: Draft, key: str, value: Any) -> None:
     times = draft.take("max_resample_times")
     draft.done.add("dynamic_sample")
     if truth(draft.theirs.get("dynamic_sample")):
-        draft.keep(key, count(times, 3), "dynamic_sampling")
+        draft.keep(key, whole_from_one(times, 3), "dynamic_sampling")
 
 
-def loss(draft: Draft, key: str, value: Any) -> None:
+def swift_loss(draft: Draft, key: str, value: Any) -> None:
     """ipo has chosen the command."""
     if draft.stage != "ipo":
         loss_type(draft, key, value)
@@ -85,7 +85,7 @@ def length(draft: Draft, key: str, value: Any) -> None:
 def finish(draft: Draft) -> None:
     """ms-swift's defaults where they are not ours."""
     if not {"train_type", "tuner_type"} & draft.theirs.keys():
-        lora(draft)
+        swift_lora(draft)
     adapted = draft.settings.get("lora_r")
     for name, value in {"lr_scheduler": "cosine", "epochs": 3, "weight_decay": 0.1, "warmup_ratio": 0.0}.items():
         draft.default(name, value, "ms-swift")
@@ -98,13 +98,13 @@ RULES: dict[str, Rule] = {
     "rlhf_type": lambda *_: None,
     "model_name": lambda draft, key, value: draft.leave(key, value, NAMES_IN_ROWS),
     "model_author": lambda draft, key, value: draft.leave(key, value, NAMES_IN_ROWS),
-    "dataset": data("train_data"),
-    "val_dataset": data("valid_data"),
-    "columns": columns,
+    "dataset": swift_data("train_data"),
+    "val_dataset": swift_data("valid_data"),
+    "columns": swift_columns,
     "max_length": length,
-    **dict.fromkeys(("train_type", "tuner_type"), kind),
-    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout"), lora),
-    "advantage_estimator": estimator,
+    **dict.fromkeys(("train_type", "tuner_type"), swift_kind),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout"), swift_lora),
+    "advantage_estimator": swift_estimator,
     **dict.fromkeys(("dynamic_sample", "max_resample_times"), resampling),
-    "loss_type": loss,
+    "loss_type": swift_loss,
 }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from easyrlhf.tools.converting.axolotl import data_sets
+from easyrlhf.tools.converting.axolotl import axolotl_data_sets
 from easyrlhf.tools.converting.common import loss_type, switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, truth
 from easyrlhf.tools.converting.lengths import ONLINE
@@ -33,7 +33,7 @@ def stage_of(theirs: dict[str, Any]) -> str:
     return "ipo" if found in ("dpo", "cpo") and loss == "ipo" else found
 
 
-def loss(draft: Draft, key: str, value: Any) -> None:
+def trl_loss(draft: Draft, key: str, value: Any) -> None:
     """Losses that have chosen the command are said by it."""
     if draft.stage == "cpo" and value == "sigmoid":
         return
@@ -41,7 +41,7 @@ def loss(draft: Draft, key: str, value: Any) -> None:
         loss_type(draft, key, value)
 
 
-def data(draft: Draft, key: str, value: Any) -> None:
+def trl_data(draft: Draft, key: str, value: Any) -> None:
     """A hub's data set as name:config@split; its other split is held out where evaluation is asked for."""
     name, config = draft.take("dataset_name"), draft.take("dataset_config")
     train, test = draft.take("dataset_train_split") or "train", draft.take("dataset_test_split")
@@ -54,7 +54,7 @@ def data(draft: Draft, key: str, value: Any) -> None:
         draft.leave("dataset_test_split", test, f"eval_strategy is no; else valid_data {path}@{test}")
 
 
-def lora(draft: Draft, *_: Any) -> None:
+def trl_lora(draft: Draft, *_: Any) -> None:
     """A switch; its rank is 16 by default."""
     on = truth(draft.take("use_peft"))
     switched_lora(draft, on, 16, 32, 0.05, "use_peft is off, so it has no effect there either")
@@ -72,8 +72,8 @@ def finish(draft: Draft) -> None:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split"), data),
-    "datasets": data_sets("train_data"),
-    **dict.fromkeys(("use_peft", "lora_r", "lora_alpha", "lora_dropout"), lora),
-    "loss_type": loss,
+    **dict.fromkeys(("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split"), trl_data),
+    "datasets": axolotl_data_sets("train_data"),
+    **dict.fromkeys(("use_peft", "lora_r", "lora_alpha", "lora_dropout"), trl_lora),
+    "loss_type": trl_loss,
 }

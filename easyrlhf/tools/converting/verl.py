@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from easyrlhf.tools.converting.common import report_to, switched_lora
-from easyrlhf.tools.converting.draft import Draft, Rule, count, number, truth
+from easyrlhf.tools.converting.common import report_to_rule, switched_lora
+from easyrlhf.tools.converting.draft import Draft, Rule, finite_or_none, truth, whole_from_one
 from easyrlhf.tools.converting.lengths import ONLINE, set_rollout
 
 TITLE = "verl"
@@ -31,25 +31,25 @@ def stage_of(theirs: dict[str, Any]) -> str:
     return "ppo" if estimator in (None, "gae") else "grpo"
 
 
-def estimator(draft: Draft, key: str, value: Any) -> None:
+def verl_estimator(draft: Draft, key: str, value: Any) -> None:
     """GAE is PPO itself."""
     if draft.stage == "grpo":
         draft.keep(key, ESTIMATORS.get(str(value), value), "advantage")
 
 
-def batch(draft: Draft, key: str, value: Any) -> None:
+def verl_batch(draft: Draft, key: str, value: Any) -> None:
     """Prompts there, completions here."""
-    prompts = count(draft.take("data.train_batch_size", "data.gen_batch_size"), 1024)
+    prompts = whole_from_one(draft.take("data.train_batch_size", "data.gen_batch_size"), 1024)
     if draft.stage not in ONLINE:
         return draft.set("batch_size", prompts)
-    samples = count(draft.take(f"{ROLLOUT}.n"), 1)
-    mini = count(draft.take(f"{ACTOR}.ppo_mini_batch_size"), 256)
+    samples = whole_from_one(draft.take(f"{ROLLOUT}.n"), 1)
+    mini = whole_from_one(draft.take(f"{ACTOR}.ppo_mini_batch_size"), 256)
     parts = max(1, round(prompts / mini))
     draft.set("num_generations", samples)
     return set_rollout(draft, prompts * samples, parts, f"{prompts} prompts x {samples} samples, {parts} steps")
 
 
-def prompt_key(draft: Draft, key: str, value: Any) -> None:
+def verl_prompt_key(draft: Draft, key: str, value: Any) -> None:
     """The key of a row that holds the prompt."""
     if value != "prompt":
         draft.set("field", f"prompt={value}")
@@ -62,7 +62,7 @@ def rollout(draft: Draft, key: str, value: Any) -> None:
 
 def devices(draft: Draft, key: str, value: Any) -> None:
     """A number there, indices here."""
-    gpus = count(value, 0)
+    gpus = whole_from_one(value, 0)
     draft.set("devices", ",".join(map(str, range(gpus)))) if gpus else draft.leave(key, value, "here devices 0,1,2,3")
 
 
@@ -74,7 +74,7 @@ def average(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, value, "token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo")
 
 
-def kl_weight(draft: Draft, *_: Any) -> None:
+def verl_kl_weight(draft: Draft, *_: Any) -> None:
     """KL counts in the reward, in the loss or not at all, by two switches; the other switch's weight has no effect."""
     in_reward, in_loss = truth(draft.take(KL_IN_REWARD)), truth(draft.take(KL_IN_LOSS))
     reward_weight = draft.take("algorithm.kl_ctrl.kl_coef")
@@ -94,7 +94,7 @@ def reward_function(draft: Draft, key: str, value: Any) -> None:
         draft.set("reward_funcs", f"{path}:{name}", "its parameters are others here: easyrlhf docs rewards")
 
 
-def reward_model(draft: Draft, key: str, value: Any) -> None:
+def verl_reward_model(draft: Draft, key: str, value: Any) -> None:
     """A folder, where it is switched on."""
     path, on = draft.take("reward_model.model.path"), truth(draft.take("reward_model.enable"))
     if path and on:
@@ -107,7 +107,7 @@ def every(name: str) -> Rule:
     """The rule for test_freq and save_freq, of which -1 is never."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
-        steps = count(value, 0)
+        steps = whole_from_one(value, 0)
         if steps > 0 or name == "save_steps":
             draft.set(name, max(0, steps), "" if steps > 0 else "at the end alone")
 
@@ -119,13 +119,13 @@ def scaling(draft: Draft, key: str, value: Any) -> None:
     draft.keep(key, "group" if truth(value) else "none", "scale_rewards")
 
 
-def lora(draft: Draft, *_: Any) -> None:
+def verl_lora(draft: Draft, *_: Any) -> None:
     """A rank above 0 switches it on."""
     rank = draft.take("actor_rollout_ref.model.lora_rank", "model.lora_rank")
     alpha = draft.take("actor_rollout_ref.model.lora_alpha", "model.lora_alpha")
     switched_lora(draft, False, 0, 0, 0, "")
-    if number(rank):
-        draft.set("lora_r", count(rank, 1))
+    if finite_or_none(rank):
+        draft.set("lora_r", whole_from_one(rank, 1))
         draft.set("lora_alpha", 16 if alpha is None else alpha)
 
 
@@ -134,7 +134,7 @@ def finish(draft: Draft) -> None:
     if draft.stage not in ONLINE:
         return
     if "batch_size" not in draft.settings:
-        batch(draft, "", None)
+        verl_batch(draft, "", None)
     kl = "kl_coef" if draft.stage == "ppo" else "beta"
     defaults = {"learning_rate": 1e-6, "lr_scheduler": "constant", "warmup_ratio": 0.0, "epochs": 30, kl: 0.0}
     defaults |= {"max_prompt_length": 512, "response_length" if draft.stage == "ppo" else "max_completion_length": 512}
@@ -145,25 +145,25 @@ def finish(draft: Draft) -> None:
 
 
 RULES: dict[str, Rule] = {
-    "algorithm.adv_estimator": estimator,
+    "algorithm.adv_estimator": verl_estimator,
     **dict.fromkeys(
-        ("data.train_batch_size", "data.gen_batch_size", f"{ROLLOUT}.n", f"{ACTOR}.ppo_mini_batch_size"), batch
+        ("data.train_batch_size", "data.gen_batch_size", f"{ROLLOUT}.n", f"{ACTOR}.ppo_mini_batch_size"), verl_batch
     ),
-    "data.prompt_key": prompt_key,
+    "data.prompt_key": verl_prompt_key,
     f"{ROLLOUT}.name": rollout,
     "trainer.n_gpus_per_node": devices,
     f"{ACTOR}.loss_agg_mode": average,
-    **dict.fromkeys((KL_IN_REWARD, KL_IN_LOSS, "algorithm.kl_ctrl.kl_coef", f"{ACTOR}.kl_loss_coef"), kl_weight),
+    **dict.fromkeys((KL_IN_REWARD, KL_IN_LOSS, "algorithm.kl_ctrl.kl_coef", f"{ACTOR}.kl_loss_coef"), verl_kl_weight),
     **dict.fromkeys(
         (f"{start}custom_reward_function.{key}" for start in ("", "reward.") for key in ("path", "name")),
         reward_function,
     ),
-    **dict.fromkeys(("reward_model.enable", "reward_model.model.path"), reward_model),
+    **dict.fromkeys(("reward_model.enable", "reward_model.model.path"), verl_reward_model),
     "trainer.test_freq": every("eval_steps"),
     "trainer.save_freq": every("save_steps"),
-    "trainer.logger": report_to,
+    "trainer.logger": report_to_rule,
     "trainer.total_epochs": lambda draft, key, value: draft.keep(key, value, "epochs"),
     "algorithm.norm_adv_by_std_in_grpo": scaling,
-    **dict.fromkeys(("lora_rank", "lora_alpha"), lora),
+    **dict.fromkeys(("lora_rank", "lora_alpha"), verl_lora),
     "algorithm.kl_ctrl.type": lambda draft, key, value: None if value == "fixed" else draft.carry(key, value),
 }

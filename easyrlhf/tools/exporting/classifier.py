@@ -11,13 +11,13 @@ from easyrlhf.config import ExportConfig
 from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.manifest import read_stage, write_stage
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.models.classifier import is_classifier, load_classifier
 from easyrlhf.models.folder import check_probes, load_scalar_model, probe, probe_ids
 from easyrlhf.models.load import load_config
+from easyrlhf.models.sequence_classifier import is_classifier, load_classifier
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.report.metadata import TASKS
+from easyrlhf.run.manifest import read_stage, write_stage
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
 OFFSET = "score_offset"  # key of config.json
@@ -61,23 +61,23 @@ def export_classifier(config: ExportConfig, folder: Path, source: str) -> None:
     Raises InputError for a model that is no reward model, or a family without that form; RunError when the written
     folder scores otherwise.
     """
-    check_head(config, source)
+    check_exported_head(config, source)
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     renderer = Renderer(tokenizer)
     trusted = {"trust_remote_code": config.trust_remote_code}
     model = load_scalar_model(config.model, tokenizer, dtype=stored_dtype(config), **trusted).eval()
     offset = model.head.bias.item()
     with drafted(folder) as draft:
-        save(as_classifier(model, offset, source), tokenizer, draft, config.max_shard_size)
+        save_classifier(as_classifier(model, offset, source), tokenizer, draft, config.max_shard_size)
         del model
-        probes = prove(config, draft, renderer, offset, source)
+        probes = prove_classifier(config, draft, renderer, offset, source)
     write_facts(config, folder, renderer, offset, probes, source)
     print(f"{folder}: AutoModelForSequenceClassification, num_labels 1; two probe texts score as {source}")
     if offset:
         print(f"scores are those of the original minus {offset:+.6f}, the bias of its head ({OFFSET} in config.json)")
 
 
-def check_head(config: ExportConfig, source: str) -> None:
+def check_exported_head(config: ExportConfig, source: str) -> None:
     """Raise InputError unless the model is a reward model with a value head."""
     if is_classifier(config.model, trust_remote_code=config.trust_remote_code):
         raise InputError(f"--model {source}: is a sequence classifier already; there is nothing to export")
@@ -115,7 +115,7 @@ def as_classifier(model: ScalarModel, offset: float, source: str) -> PreTrainedM
     return classifier
 
 
-def save(classifier: PreTrainedModel, tokenizer, folder: Path, max_shard_size: str) -> None:
+def save_classifier(classifier: PreTrainedModel, tokenizer, folder: Path, max_shard_size: str) -> None:
     """Write a classifier with its tokenizer."""
     if classifier.score.weight.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
@@ -124,7 +124,7 @@ def save(classifier: PreTrainedModel, tokenizer, folder: Path, max_shard_size: s
 
 
 @torch.no_grad()
-def prove(config: ExportConfig, folder: Path, renderer: Renderer, offset: float, source: str) -> list[dict]:
+def prove_classifier(config: ExportConfig, folder: Path, renderer: Renderer, offset: float, source: str) -> list[dict]:
     """Read both folders in float32 and compare the probe texts' scores, by transformers alone and by this package.
 
     returns the exported model's probes, for stage.json

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from easyrlhf.config import ExportConfig
-from easyrlhf.engine.manifest import read_stage
-from easyrlhf.engine.unfinished import checkpoint_at
-from easyrlhf.engine.upload import check_push, push_or_say
 from easyrlhf.errors import InputError
+from easyrlhf.run.manifest import read_stage
+from easyrlhf.run.unfinished import checkpoint_at
+from easyrlhf.run.upload import check_push, push_or_say
 from easyrlhf.tools.at_hand import at_hand
 from easyrlhf.tools.exporting.classifier import export_classifier
-from easyrlhf.tools.exporting.exported import check_room, check_source
+from easyrlhf.tools.exporting.exported import check_disk_room, check_source
 from easyrlhf.tools.exporting.full import export_full
 
 FORMS = {"full": export_full, "sequence_classification": export_classifier}
@@ -23,7 +23,7 @@ def export_model(config: ExportConfig) -> Path:
     written model is not the same.
     """
     folder, source = Path(config.folder), source_of(config)
-    check_room(config, folder)
+    check_disk_room(config, folder)
     if config.push_to_hub:
         check_push("--push_to_hub", config.push_to_hub, config.hub_private)
     model = at_hand("--model", source, allow_incomplete=config.allow_incomplete)

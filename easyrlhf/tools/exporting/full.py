@@ -9,14 +9,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.engine.manifest import read_stage, write_stage
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.folder import probe, probe_ids
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.parents import base_of
+from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 from easyrlhf.report.metadata import TASK, TASKS
+from easyrlhf.run.manifest import read_stage, write_stage
 from easyrlhf.tools.exporting.exported import drafted, facts_of, stored_dtype, write_card
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of log-probabilities, in nats
@@ -56,7 +56,7 @@ def export_full(config: ExportConfig, folder: Path, source: str) -> None:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed to save, which warns else
         lm.save_pretrained(draft, max_shard_size=config.max_shard_size)
         tokenizer.save_pretrained(draft)
-        prove(lm, draft, ids, dtype, config.trust_remote_code)
+        prove_full(lm, draft, ids, dtype, config.trust_remote_code)
         if is_reward_model(config.model):
             head = load_head(config.model, lm)
             save_head(head, draft)
@@ -82,7 +82,9 @@ def is_reward_model(path: str) -> bool:
 
 
 @torch.no_grad()
-def prove(lm: PreTrainedModel, folder: Path, ids: list[list[int]], dtype: torch.dtype, trust_remote_code: bool) -> None:
+def prove_full(
+    lm: PreTrainedModel, folder: Path, ids: list[list[int]], dtype: torch.dtype, trust_remote_code: bool
+) -> None:
     """Read the folder back by transformers alone. Raises RunError when a probe text has another likelihood."""
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code).eval()
     for row in ids:

@@ -8,9 +8,9 @@ from easyrlhf.config import FitConfig, TrainConfig
 from easyrlhf.config.tools import MACHINE
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
-from easyrlhf.tools.fitting.changes import cheapest
-from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, Plan
-from easyrlhf.tools.fitting.stage_memory import complete, plan_of, row_length, token_budget
+from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, MemoryPlan
+from easyrlhf.tools.fitting.remedies import cheapest
+from easyrlhf.tools.fitting.stage_memory import memory_plan, row_length, token_budget, with_models
 
 GIB = 2**30
 PROCESS = (
@@ -19,17 +19,17 @@ PROCESS = (
 )
 
 
-def fit(config: TrainConfig, own: FitConfig) -> Plan:
+def print_fit(config: TrainConfig, own: FitConfig) -> MemoryPlan:
     """Print what the stage needs on each device, whether it fits, and what would make it fit; returns the plan.
 
     Raises InputError when a model's configuration cannot be read, or its passes cannot be told beforehand.
     """
     machine = machine_of(own, config)
-    config = complete(config)
-    plan = plan_of(config, machine)
-    print("\n".join([*heading(config, machine), "", *table(plan), "", *verdict(plan)]))
+    config = with_models(config)
+    plan = memory_plan(config, machine)
+    print("\n".join([*heading(config, machine), "", *memory_table(plan), "", *fits_in_words(plan)]))
     if not plan.fits:
-        print("\n".join(["", *cheapest(config, machine, plan_of)]))
+        print("\n".join(["", *cheapest(config, machine, memory_plan)]))
     return plan
 
 
@@ -74,7 +74,7 @@ def heading(config: TrainConfig, machine: Machine) -> list[str]:
     ]
 
 
-def table(plan: Plan) -> list[str]:
+def memory_table(plan: MemoryPlan) -> list[str]:
     """Bytes per device: a line per model, then a line per phase."""
     unit, name = (GIB, "GiB") if plan.needed >= GIB else (2**20, "MiB")
 
@@ -97,7 +97,7 @@ def table(plan: Plan) -> list[str]:
     return lines
 
 
-def verdict(plan: Plan) -> list[str]:
+def fits_in_words(plan: MemoryPlan) -> list[str]:
     """Whether it fits, in words."""
     machine, gap = plan.machine, abs(plan.machine.usable - plan.needed) / GIB
     size = f"{machine.memory / GIB:,.0f} GiB (10 % kept free)"

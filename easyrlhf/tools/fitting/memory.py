@@ -124,7 +124,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """A stage on a machine: its models and its phases."""
 
     models: dict[str, Held]

@@ -20,17 +20,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache, PreTrainedConfig
 
+from easyrlhf.config.base import split_list
 from easyrlhf.engine.engine import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.load import backbone, disable_dropout, load_config, plain_lm
+from easyrlhf.models.load import disable_dropout, load_config
 from easyrlhf.models.lora import add_lora
-from easyrlhf.models.prefix import SHARING, Family
+from easyrlhf.models.parts import backbone, plain_lm
+from easyrlhf.models.prefix_sharing import SHARING, PromptGroup
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.rollout.blocked import blockable
-from easyrlhf.rollout.sampler import draw
-from easyrlhf.settings import split_list
+from easyrlhf.rollout.inverse_cdf import draw_tokens
+from easyrlhf.rollout.onednn_linear import blockable
 from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes, Held
 from easyrlhf.tools.fitting.packed import pack
 
@@ -42,7 +43,7 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  #
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What decides the memory that a model and its passes take.
 
     path        folder or hub id that has a config.json
@@ -85,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             return False if args[0].dtype == torch.bool else 1.0
         if func is torch.ops.aten.index.Tensor:
-            args = (args[0], [place for index in args[1] for place in places_of(index)])
+            args = (args[0], [place for index in args[1] for place in indices_of(index)])
         result = func(*args, **(kwargs or {}))
         for item in tree_iter(result):
             if isinstance(item, Tensor):
@@ -115,7 +116,7 @@ class LiveBytes(TorchDispatchMode):
         self.peaks.append(Counter(self.now))
 
 
-def places_of(index: Tensor | None) -> list[Tensor | None]:
+def indices_of(index: Tensor | None) -> list[Tensor | None]:
     """The index itself; in place of a mask, the places of all of its entries."""
     if index is None or index.dtype != torch.bool:
         return [index]
@@ -125,11 +126,11 @@ def places_of(index: Tensor | None) -> list[Tensor | None]:
 # --- models
 
 
-def make_model(shape: Shape, depth: int = 0) -> nn.Module:
+def make_model(shape: ModelShape, depth: int = 0) -> nn.Module:
     """The model on the meta device, with its first `depth` layers (0: all)."""
     config = load_config(shape.path, trust_remote_code=shape.trust_remote_code)
     if depth:
-        cut(config.get_text_config(), depth)
+        cut_config(config.get_text_config(), depth)
     maker = AutoModelForSequenceClassification if shape.classifier else AutoModelForCausalLM
     attention = shape.attn_implementation
     if attention and attention not in ("eager", "sdpa"):
@@ -158,7 +159,7 @@ def make_model(shape: Shape, depth: int = 0) -> nn.Module:
     return lm
 
 
-def cut(config: PreTrainedConfig, depth: int) -> None:
+def cut_config(config: PreTrainedConfig, depth: int) -> None:
     """Leave a configuration its first layers, and of its lists with an entry per layer the first entries."""
     layers = config.num_hidden_layers
     for name, value in list(vars(config).items()):
@@ -194,7 +195,7 @@ def tensors_of(*models: nn.Module) -> list[Tensor]:
 
 
 @lru_cache(maxsize=64)
-def count_held(shape: Shape, role: str) -> Held:
+def count_held(shape: ModelShape, role: str) -> Held:
     """What the model takes however it is used. Raises InputError when it cannot be read.
 
     role  one of the four above
@@ -213,7 +214,7 @@ def count_held(shape: Shape, role: str) -> Held:
 
 
 @lru_cache(maxsize=64)
-def copied_weights(shape: Shape) -> float:
+def copied_weights(shape: ModelShape) -> float:
     """Bytes of the copies of its weights that a model on a CPU samples with."""
     return sum(layer.weight.nbytes for layer in blockable(make_model(shape)))
 
@@ -222,7 +223,7 @@ def copied_weights(shape: Shape) -> float:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ShapeBatch:
     """A micro-batch: prompts with so many completions each, all prompts of one length and all completions of one.
 
     share  "on" where a prompt is computed once for its completions, else "off"
@@ -235,14 +236,14 @@ class Batch:
     share: str = "off"
 
     @property
-    def families(self) -> list[Family]:
+    def families(self) -> list[PromptGroup]:
         """As the program's own code takes it."""
         completions = [[0] * self.completion_tokens] * self.completions
         return [([0] * self.prompt_tokens, completions)] * self.prompts
 
 
 @lru_cache(maxsize=256)
-def update_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
+def update_peak(shape: ModelShape, batch: ShapeBatch, reads: str, device: str) -> Bytes:
     """Peak bytes of a micro-batch's forward and backward pass, beside weights and gradients.
 
     reads   what is read off the hidden states: logprobs, scores or values
@@ -255,7 +256,7 @@ def update_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
         for master in masters:
             master.grad = torch.empty_like(master)  # of the micro-batch before
         held = [*tensors_of(model), *masters, *(master.grad for master in masters)]
-        with LiveBytes(held, vocabulary_of(lm)) as live:
+        with LiveBytes(held, embedding_rows(lm)) as live:
 
             def mark(module: nn.Module, ids: tuple, states: Tensor) -> None:
                 """Begin a section when the backward pass has come down to the embedding."""
@@ -270,13 +271,13 @@ def update_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
 
 
 @lru_cache(maxsize=256)
-def scoring_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
+def scoring_peak(shape: ModelShape, batch: ShapeBatch, reads: str, device: str) -> Bytes:
     """Peak bytes of a micro-batch's forward pass without gradient, beside weights; `reads` may be entropies too."""
 
     @torch.no_grad()
     def run(lm: nn.Module) -> list[Counter]:
         model = prepared(lm.eval(), batch, reads)
-        with LiveBytes(tensors_of(model), vocabulary_of(lm)) as live:
+        with LiveBytes(tensors_of(model), embedding_rows(lm)) as live:
             READERS[reads](model, batch)
         return live.peaks
 
@@ -284,13 +285,13 @@ def scoring_peak(shape: Shape, batch: Batch, reads: str, device: str) -> Bytes:
 
 
 @lru_cache(maxsize=256)
-def decoding_peak(shape: Shape, rows: int, prompt_tokens: int, completion_tokens: int) -> Bytes:
+def decoding_peak(shape: ModelShape, rows: int, prompt_tokens: int, completion_tokens: int) -> Bytes:
     """Peak bytes of sampling `rows` completions together, beside weights: at their prompts or at their last token."""
 
     @torch.no_grad()
     def run(lm: nn.Module) -> list[Counter]:
         lm = lm.eval()
-        with LiveBytes(tensors_of(lm), vocabulary_of(lm)) as live:
+        with LiveBytes(tensors_of(lm), embedding_rows(lm)) as live:
             first = decode(lm, DynamicCache(), rows, prompt_tokens)
             live.begin()
             filled = DynamicCache()
@@ -302,7 +303,7 @@ def decoding_peak(shape: Shape, rows: int, prompt_tokens: int, completion_tokens
     return deep_peak(shape, run, "cpu")
 
 
-def deep_peak(shape: Shape, run: Callable[[nn.Module], list[Counter]], device: str) -> Bytes:
+def deep_peak(shape: ModelShape, run: Callable[[nn.Module], list[Counter]], device: str) -> Bytes:
     """The largest of the peaks that `run` finds in the sections of its pass, for the model in its full depth.
 
     Raises InputError for a model whose passes depend on the numbers in its tensors, or need a device of their own.
@@ -342,7 +343,7 @@ def chunks_of(device: str) -> Iterator[None]:
 # --- what a pass reads off a model
 
 
-def prepared(lm: nn.Module, batch: Batch, reads: str) -> nn.Module:
+def prepared(lm: nn.Module, batch: ShapeBatch, reads: str) -> nn.Module:
     """The model as a stage has it for such batches, and as a ScalarModel where a head reads it."""
     if batch.share == "on":
         plain_lm(lm).set_attn_implementation(SHARING)
@@ -351,27 +352,27 @@ def prepared(lm: nn.Module, batch: Batch, reads: str) -> nn.Module:
     return ScalarModel(lm, new_head(lm))
 
 
-def vocabulary_of(lm: nn.Module) -> int:
+def embedding_rows(lm: nn.Module) -> int:
     """Rows of the embedding."""
     return plain_lm(lm).get_input_embeddings().weight.shape[0]
 
 
-def read_logprobs(lm: nn.Module, batch: Batch) -> Tensor:
+def read_logprobs(lm: nn.Module, batch: ShapeBatch) -> Tensor:
     """Log-probabilities of completions."""
-    return logprobs.completion_logprobs(lm, batch.families, 0, CPU, batch.share)
+    return logprobs.sequence_logprobs(lm, batch.families, 0, CPU, batch.share)
 
 
-def read_entropies(lm: nn.Module, batch: Batch) -> Tensor:
+def read_entropies(lm: nn.Module, batch: ShapeBatch) -> Tensor:
     """Log-probabilities and entropies of completion tokens."""
     return logprobs.answer_logprobs_and_entropies(lm, batch.families, 0, CPU, batch.share)[0]
 
 
-def read_scores(model: ScalarModel, batch: Batch) -> Tensor:
+def read_scores(model: ScalarModel, batch: ShapeBatch) -> Tensor:
     """Scores of completions."""
     return model.completion_scores(batch.families, 0, batch.share)
 
 
-def read_values(model: ScalarModel, batch: Batch) -> Tensor:
+def read_values(model: ScalarModel, batch: ShapeBatch) -> Tensor:
     """Values of the states that completion tokens were chosen in."""
     return model.completion_values(batch.families, 0, batch.share)
 
@@ -390,7 +391,7 @@ def decode(lm: nn.Module, cached: DynamicCache, rows: int, tokens: int) -> Dynam
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
-    draw(logits.float(), torch.zeros(rows, dtype=torch.float64), 1.0)
+    draw_tokens(logits.float(), torch.zeros(rows, dtype=torch.float64), 1.0)
     return cached
 
 

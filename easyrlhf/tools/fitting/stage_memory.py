@@ -7,21 +7,21 @@ import torch
 
 from easyrlhf.config import OnlineConfig, ReferenceConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
-from easyrlhf.engine.manifest import require_whole
-from easyrlhf.engine.unfinished import shape_of
-from easyrlhf.models.classifier import is_classifier
 from easyrlhf.models.load import load_config, positions_of
-from easyrlhf.models.prefix import sees_all
-from easyrlhf.stages.common import check_positions
-from easyrlhf.stages.parents import model_settings
-from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, Phase, Plan
+from easyrlhf.models.prefix_sharing import sees_all
+from easyrlhf.models.sequence_classifier import is_classifier
+from easyrlhf.run.manifest import require_whole
+from easyrlhf.run.unfinished import shape_of
+from easyrlhf.stages.checks import check_positions
+from easyrlhf.stages.recorded_parents import model_settings
+from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, MemoryPlan, Phase
 from easyrlhf.tools.fitting.shape_pass import (
     FROZEN,
     SCORER,
     TRAINED,
     TRAINED_SCORER,
-    Batch,
-    Shape,
+    ModelShape,
+    ShapeBatch,
     copied_weights,
     count_held,
     decoding_peak,
@@ -32,12 +32,12 @@ from easyrlhf.tools.fitting.shape_pass import (
 ANSWERS = {"sft": 1, "kto": 1, "rrhf": 4}  # of a row in a forward pass, 2 for comparisons; a ranking may have others
 
 
-def complete(config: TrainConfig) -> TrainConfig:
+def with_models(config: TrainConfig) -> TrainConfig:
     """The settings with the models that the stage would take; a reward model that is not there yet is like the policy.
 
     Raises InputError when the starting model has no place for rows as long as the settings allow.
     """
-    config = shaped(replace(config, model=config.model or config.default_model()))
+    config = with_start_model(replace(config, model=config.model or config.default_model()))
     config = config.with_lengths(positions_of(config.model, trust_remote_code=config.trust_remote_code))
     check_positions("--model", config.model, config)
     if isinstance(config, OnlineConfig) and not (config.reward_model or config.reward_funcs or config.reward_url):
@@ -47,7 +47,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def shaped(config: TrainConfig) -> TrainConfig:
+def with_start_model(config: TrainConfig) -> TrainConfig:
     """The settings with what an unfinished run started from in place of its folder: the two have one shape.
 
     Raises InputError for an unfinished run that the settings do not let the stage take.
@@ -77,7 +77,7 @@ def token_budget(config: TrainConfig, machine: Machine) -> int:
     return pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind))
 
 
-def batch_of(config: TrainConfig, machine: Machine, rows: int) -> Batch:
+def batch_of(config: TrainConfig, machine: Machine, rows: int) -> ShapeBatch:
     """The largest micro-batch of at most so many rows: rows of the same length that fill the budget of tokens."""
     budget = token_budget(config, machine) // answers(config)
     longest = row_length(config)
@@ -85,10 +85,10 @@ def batch_of(config: TrainConfig, machine: Machine, rows: int) -> Batch:
     length = min(longest, budget // prompts) if budget > longest else longest
     completion = config.completion_limit if isinstance(config, OnlineConfig) else length - 1
     completion = min(completion, length - 1)
-    return Batch(prompts, length - completion, completion, answers(config))
+    return ShapeBatch(prompts, length - completion, completion, answers(config))
 
 
-def batches_of(config: OnlineConfig, machine: Machine, rows: int) -> list[Batch]:
+def batches_of(config: OnlineConfig, machine: Machine, rows: int) -> list[ShapeBatch]:
     """The micro-batches of at most so many rows that may take most: of rows apart, and of answers that share a prompt.
 
     Keys and values of a shared prompt are kept once for each of its answers, though its tokens count once.
@@ -100,7 +100,7 @@ def batches_of(config: OnlineConfig, machine: Machine, rows: int) -> list[Batch]
     if together < 2 or not may_share(config):
         return [apart]
     prompts = min(rows // together, budget // (prompt + together * answer))
-    return [apart, Batch(prompts, prompt, answer, together, share="on")]
+    return [apart, ShapeBatch(prompts, prompt, answer, together, share="on")]
 
 
 def may_share(config: OnlineConfig) -> bool:
@@ -118,14 +118,14 @@ def largest(workings: list[Bytes]) -> Bytes:
 # --- plans
 
 
-def plan_of(config: TrainConfig, machine: Machine) -> Plan:
+def memory_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
     """What the stage holds and does on this machine. Raises InputError."""
     return (online_plan if isinstance(config, OnlineConfig) else offline_plan)(config, machine)
 
 
-def shapes_of(config: TrainConfig, machine: Machine) -> tuple[Shape, Shape]:
+def shapes_of(config: TrainConfig, machine: Machine) -> tuple[ModelShape, ModelShape]:
     """The shape of the model that is trained, and of the same one frozen, without adapter."""
-    frozen = Shape(
+    frozen = ModelShape(
         config.model,
         pick_dtype(config.precision, torch.device(machine.kind)),
         modules_to_save=config.modules_to_save,
@@ -144,7 +144,7 @@ def shapes_of(config: TrainConfig, machine: Machine) -> tuple[Shape, Shape]:
     return trained, frozen
 
 
-def offline_plan(config: TrainConfig, machine: Machine) -> Plan:
+def offline_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
     """Reference, if there is one, then updates of one model."""
     trained, frozen = shapes_of(config, machine)
     batch = batch_of(config, machine, -(-config.batch_size // machine.count))
@@ -160,10 +160,10 @@ def offline_plan(config: TrainConfig, machine: Machine) -> Plan:
         phases.append(Phase("reference", ("model", *other), working=working))
     working = update_peak(trained, batch, "scores" if scorer else "logprobs", machine.kind)
     phases += update_phases("model", "", ("model",), ("model",), models, working, machine)
-    return Plan(models, phases, machine)
+    return MemoryPlan(models, phases, machine)
 
 
-def online_plan(config: OnlineConfig, machine: Machine) -> Plan:
+def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
     """Rollout, scoring, then updates of the policy and of the value model, if there is one."""
     trained, frozen = shapes_of(config, machine)
     models, scorers = {"policy": count_held(trained, TRAINED)}, {}
@@ -206,7 +206,7 @@ def online_plan(config: OnlineConfig, machine: Machine) -> Plan:
         shape, read = (trained, "logprobs") if name == "policy" else (scorers[name], "values")
         working = largest([update_peak(shape, part, read, machine.kind) for part in parts])
         phases += update_phases(name, f"{name} ", every, learning, models, working, machine)
-    return Plan(models, phases, machine)
+    return MemoryPlan(models, phases, machine)
 
 
 def value_path(config: OnlineConfig) -> str:

@@ -1,0 +1,85 @@
+"""Which process computes what: rows dealt out by length, and as many forward passes for each."""
+
+from itertools import groupby
+from typing import Any
+
+from easyrlhf.data.batches import within_budget
+from easyrlhf.engine import processes
+from easyrlhf.models.prefix_sharing import PromptGroup
+
+MicroBatch = tuple[Any, bool]  # a micro-batch, and whether it counts
+
+
+def dealt(lengths: list[int], hands: int) -> list[list[int]]:
+    """Indices into `lengths` for each of so many processes: alike in number and in tokens."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    shares: list[list[int]] = [[] for _ in range(hands)]
+    for start in range(0, len(order), hands):
+        one_each = order[start : start + hands]
+        turn = shares if (start // hands) % 2 == 0 else shares[::-1]  # there and back: nobody always gets the longest
+        for share, index in zip(turn, one_each, strict=False):
+            share.append(index)
+    return shares
+
+
+def micro_batches(lengths: list[int], budget: int) -> list[MicroBatch]:
+    """The micro-batches of this process: groups of indices into `lengths`, each with whether it counts.
+
+    Every index counts in exactly one process. All processes get as many micro-batches, since weights that are spread
+    over them are put together for each: who has fewer repeats a row, and that does not count.
+
+    lengths  tokens of each row
+    budget   tokens of one forward pass; a longer row goes alone
+    """
+    groups = [
+        [[share[i] for i in group] for group in within_budget([lengths[i] for i in share], budget)]
+        for share in dealt(lengths, processes.size())
+    ]
+    mine, most = groups[processes.rank()], max(map(len, groups))
+    shortest = [min(range(len(lengths)), key=lengths.__getitem__)] if lengths else []
+    return [(group, True) for group in mine] + [(shortest, False)] * (most - len(mine))
+
+
+def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> slice:
+    """The consecutive rows, of so many, that one of so many hands takes: by default this process, of all."""
+    hands = processes.size() if hands is None else hands
+    hand = processes.rank() if hand is None else hand
+    return slice(count * hand // hands, count * (hand + 1) // hands)
+
+
+def grouped_micro_batches(prompts: list[list[int]], lengths: list[int], budget: int, share: str) -> list[MicroBatch]:
+    """The micro-batches of this process, those of one prompt next to one another where they share.
+
+    prompts  ids of each row's prompt
+    lengths  tokens of each row's completion
+    budget   tokens of one forward pass
+    share    "off" takes each row by itself
+    """
+    rows = range(len(prompts))
+    households = [[row] for row in rows] if share == "off" else siblings(prompts, lengths, budget)
+    tokens = [len(prompts[own[0]]) + sum(lengths[row] for row in own) for own in households]
+    return [
+        ([row for one in group for row in households[one]], counts) for group, counts in micro_batches(tokens, budget)
+    ]
+
+
+def siblings(prompts: list[list[int]], lengths: list[int], budget: int) -> list[list[int]]:
+    """Rows with the same prompt, as many together as the budget allows; every row exactly once."""
+    found: list[list[int]] = []
+    order = sorted(range(len(prompts)), key=lambda row: (prompts[row], row))
+    for prompt, rows in groupby(order, key=prompts.__getitem__):
+        room = 0
+        for row in rows:
+            if found and room >= lengths[row]:
+                found[-1].append(row)
+            else:
+                found.append([row])
+                room = budget - len(prompt)
+            room -= lengths[row]
+    return found
+
+
+def group_by_prompt(prompts: list[list[int]], completions: list[list[int]]) -> list[PromptGroup]:
+    """Prompts with their completions; equal prompts that follow one another are one."""
+    pairs = zip(prompts, completions, strict=True)
+    return [(prompt, [ids for _, ids in own]) for prompt, own in groupby(pairs, key=lambda pair: pair[0])]

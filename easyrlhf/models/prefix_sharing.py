@@ -1,0 +1,292 @@
+"""Several completions of one prompt in one forward pass that computes the prompt once.
+
+Everything in a transformer but attention treats each token alone, so prompts and completions lie in one flat row of
+real tokens; attention gathers them: prompts look at themselves, a completion at its prompt and itself. The numbers are
+those of prompt + completion computed apart (Wang and Hegde 2024, arXiv 2410.20305, has the idea for pairs).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedConfig
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from easyrlhf.data.batches import pad_right
+from easyrlhf.models.attention import attend_packed, attention, packs_rows
+from easyrlhf.models.parts import backbone, evaluating, hidden_states, plain_lm
+
+PromptGroup = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
+
+SHARING = "sdpa_sharing_prefixes"  # the name of our attention in transformers
+WORTH = 0.97  # share of the cost from which on sharing prompts, or packing rows, is worth it
+PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states of families' completions, and where to read them.
+
+    hidden   [L, H]  of all tokens of the forward pass
+    before   [n]     row of the state that predicts each completion token, completion by completion
+    last     [N]     row of each completion's last token
+    targets  [n]     ids of the completion tokens
+    owners   [n]     number of the completion that each token is of
+    """
+
+    hidden: Tensor
+    before: Tensor
+    last: Tensor
+    targets: Tensor
+    owners: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of B prompts and their N completions lie in one flat row: prompts first, then completions.
+
+    Rows that share nothing are prompts without completions.
+
+    prompts      lengths of the prompts      [B]
+    completions  lengths of the completions  [N]
+    parents      number of the prompt of each completion  [N]
+    """
+
+    prompts: list[int]
+    completions: list[int]
+    parents: Tensor
+
+    @cached_property
+    def prompt_places(self) -> tuple[Tensor, Tensor]:
+        """Places of prompt tokens in the flat row, padded with any, and the mask of those that count: both [B, P]."""
+        return places(self.prompts, 0, self.parents.device)
+
+    @cached_property
+    def prompt_ends(self) -> Tensor:
+        """0, and where each prompt ends in the flat row.  [B + 1] int32"""
+        return torch.tensor([0, *accumulate(self.prompts)], dtype=torch.int32, device=self.parents.device)
+
+    @cached_property
+    def completion_places(self) -> tuple[Tensor, Tensor]:
+        """The same of completion tokens: both [N, C]."""
+        return places(self.completions, sum(self.prompts), self.parents.device)
+
+    @cached_property
+    def completion_mask(self) -> Tensor:
+        """Which keys a completion token looks at: its prompt's tokens, then those of its own not behind it.
+
+        [N, 1, C, P + C]
+        """
+        counted, width = self.prompt_places[1][self.parents], max(self.completions)
+        own = torch.ones(width, width, dtype=torch.bool, device=counted.device).tril()
+        shape = len(self.completions), width, -1
+        return torch.cat([counted[:, None].expand(shape), own.expand(shape)], dim=-1)[:, None]
+
+
+def places(lengths: list[int], start: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Numbers from `start` on, row after row of these lengths, and the mask of those that count: both [B, S]."""
+    ends = torch.tensor(list(accumulate(lengths)), device=device)
+    steps = torch.arange(max(lengths), device=device)
+    counted = steps < torch.tensor(lengths, device=device)[:, None]
+    first = start + ends - torch.tensor(lengths, device=device)
+    return (first[:, None] + steps).where(counted, start), counted
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, None]:
+    """Attention; in a pass that has a `layout`, of flat prompts and completions.
+
+    query, key, value  [1, heads, L, d] with a layout; any batch without one
+    returns            [1, L, heads, d], None
+    """
+    layout: Layout | None = kwargs.pop("layout", None)
+    if layout is None:
+        return attention(module, query, key, value, attention_mask, **kwargs)
+    kwargs.pop("is_causal", None)
+    flat = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    states = attend_prompts(module, *flat, layout, **kwargs)
+    if layout.completions:
+        states = torch.cat([states, attend_completions(module, *flat, layout, **kwargs)])
+    return states[None], None
+
+
+def attend_prompts(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
+    """Prompts look at themselves.  [L, heads, d] each → [sum of the prompts, heads, d]"""
+    if packs_rows(query.device, query.dtype) and not kwargs.get("dropout"):
+        total, longest = sum(layout.prompts), max(layout.prompts)
+        flat = query[:total], key[:total], value[:total]
+        return attend_packed(*flat, layout.prompt_ends, longest, kwargs.get("scaling"))
+    rows, counted = layout.prompt_places
+    q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))  # [B, heads, P, d]
+    return attention(module, q, k, v, None, is_causal=True, **kwargs)[0][counted]
+
+
+def attend_completions(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs
+) -> Tensor:
+    """Completions look at their prompts and themselves.  [L, heads, d] each → [sum of the completions, heads, d]"""
+    rows, counted = layout.completion_places
+    seen = torch.cat([layout.prompt_places[0][layout.parents], rows], dim=1)  # [N, P + C]
+    q, k, v = (tensor[places].transpose(1, 2) for tensor, places in ((query, rows), (key, seen), (value, seen)))
+    return attention(module, q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0][counted]
+
+
+AttentionInterface.register(SHARING, attend)
+AttentionMaskInterface.register(SHARING, sdpa_mask)
+
+
+def enable_sharing(lm: nn.Module, max_length: int) -> bool:
+    """Make a model able to compute prompts once; returns whether it is, and leaves it as it was when it is not.
+
+    A model is when it attends by sdpa to all that came before, and gives the same states both ways: those with other
+    attention kernels, windows shorter than the rows, or attention of their own kind are not.
+    """
+    plain = plain_lm(lm)
+    if plain.config._attn_implementation != "sdpa" or not sees_all(plain.config, max_length):
+        return False
+    plain.set_attn_implementation(SHARING)
+    if same_both_ways(lm):
+        return True
+    plain.set_attn_implementation("sdpa")
+    return False
+
+
+def sees_all(config: PreTrainedConfig, max_length: int) -> bool:
+    """Whether a model's last token looks at all before it in a row this long, no window in between."""
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    return not window or window >= max_length
+
+
+def can_share(lm: nn.Module) -> bool:
+    """Whether enable_sharing was called for a model, and was true."""
+    return plain_lm(lm).config._attn_implementation == SHARING
+
+
+def sharing_of(lm: nn.Module, share: str) -> str:
+    """How a model is to share prompts: as the setting says, but "off" for one that cannot."""
+    return share if can_share(lm) else "off"
+
+
+@torch.no_grad()
+def same_both_ways(lm: nn.Module) -> bool:
+    """Whether a model's states are the same with prompts shared and apart."""
+    device = plain_lm(lm).device
+    with evaluating(lm):
+        try:
+            together = states_together(lm, PROBE, device)
+        except (TypeError, ValueError, RuntimeError):  # it knows no position_ids, or hands no layout to its attention
+            return False
+        apart = states_apart(lm, PROBE, 0, device)
+    ours, theirs = (
+        torch.cat([states.hidden[states.before], states.hidden[states.last]]) for states in (together, apart)
+    )
+    tolerance = 2e-2 if theirs.dtype == torch.bfloat16 else 1e-3  # rounding alone makes 4e-3 in bf16
+    return bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm())
+
+
+def completion_states(
+    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str
+) -> States:
+    """Hidden states of every completion behind its prompt.
+
+    share  "on" computes each prompt once, "auto" where that is cheaper, "off" never. A model for which enable_sharing
+           was not called, or was false, has them computed apart
+    """
+    together = share == "on" or (share == "auto" and worth_sharing(lm, families))
+    if together and can_share(lm):
+        return states_together(lm, families, device)
+    return states_apart(lm, families, pad_id, device)
+
+
+def worth_sharing(lm: nn.Module, families: list[PromptGroup]) -> bool:
+    """Whether sharing prompts is clearly cheaper, in tokens, than computing them with each of their completions.
+
+    A token takes about 24H² floating-point operations a layer, a pair of positions in attention 4H, at half the speed:
+    3H pairs cost a token. Completions that look at prompt and self cannot skip the half behind them, as causal rows do.
+    """
+    prompts = [len(prompt) for prompt, _ in families]
+    completions = [len(ids) for _, own in families for ids in own]
+    if len(completions) == len(prompts):
+        return False
+    longest = max(len(prompt) + len(ids) for prompt, own in families for ids in own)
+    p, c, token = max(prompts), max(completions), 3 * plain_lm(lm).config.get_text_config().hidden_size
+    apart = len(completions) * (longest + longest**2 / 2 / token)
+    attention = len(prompts) * p**2 / 2 + len(completions) * c * (p + c)
+    return sum(prompts) + sum(completions) + attention / token < WORTH * apart
+
+
+def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Last hidden states of right-padded rows; those of padding are undefined.
+
+    Where attention has a kernel for it, rows lie one behind the other in the pass, and padding costs nothing.
+
+    input_ids  [B, S]
+    lengths    [B]     tokens of each row that count
+    returns    [B, S, H]
+    """
+    able = packs_rows(input_ids.device, plain_lm(lm).dtype) and can_share(lm)
+    if not able or lengths.sum() > WORTH * input_ids.numel():
+        return hidden_states(lm, input_ids)
+    steps = torch.arange(input_ids.shape[1], device=input_ids.device)
+    counted = steps < lengths[:, None]
+    layout = Layout(lengths.tolist(), [], lengths[:0])
+    packed = flat_states(lm, input_ids[counted], steps.expand_as(input_ids)[counted], layout)
+    return packed.new_zeros(*input_ids.shape, packed.shape[1]).masked_scatter(counted[..., None], packed)
+
+
+def states_apart(lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device) -> States:
+    """Each completion in a row of its own, behind a copy of its prompt."""
+    rows = [(prompt, ids) for prompt, completions in families for ids in completions]
+    lengths = torch.tensor([len(prompt) + len(ids) for prompt, ids in rows], device=device)
+    hidden = row_states(lm, pad_right([prompt + ids for prompt, ids in rows], pad_id).to(device), lengths)
+    starts = [number * hidden.shape[1] + len(prompt) for number, (prompt, _) in enumerate(rows)]
+    return states_of(hidden.flatten(0, 1), [ids for _, ids in rows], starts, [start - 1 for start in starts])
+
+
+def states_together(lm: nn.Module, families: list[PromptGroup], device: torch.device) -> States:
+    """All tokens in one row, each prompt once."""
+    prompts = [prompt for prompt, _ in families]
+    completions = [ids for _, own in families for ids in own]
+    parents = [number for number, (_, own) in enumerate(families) for _ in own]
+    layout = Layout(list(map(len, prompts)), list(map(len, completions)), torch.tensor(parents, device=device))
+    positions = [range(len(prompt)) for prompt in prompts]
+    positions += [
+        range(len(prompts[parent]), len(prompts[parent]) + len(ids))
+        for parent, ids in zip(parents, completions, strict=True)
+    ]
+    ids, steps = (torch.tensor(list(chain(*parts)), device=device) for parts in (prompts + completions, positions))
+    hidden = flat_states(lm, ids, steps, layout)
+    ends = list(accumulate(map(len, prompts + completions)))
+    starts = ends[len(prompts) - 1 : -1]
+    return states_of(hidden, completions, starts, [ends[parent] - 1 for parent in parents])
+
+
+def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+    """Last hidden states of tokens in a single row, whose attention the layout tells.
+
+    ids, positions  [L]
+    returns         [L, H]
+    """
+    return backbone(lm)(
+        input_ids=ids[None],
+        position_ids=positions[None],
+        attention_mask=ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # 4-d: transformers makes no other
+        use_cache=False,
+        layout=layout,
+    ).last_hidden_state[0]
+
+
+def states_of(hidden: Tensor, completions: list[list[int]], starts: list[int], prompt_ends: list[int]) -> States:
+    """States of completions that begin in these rows, and whose prompts end in those."""
+    before, last = [], []
+    for ids, start, prompt_end in zip(completions, starts, prompt_ends, strict=True):
+        before += [prompt_end, *range(start, start + len(ids) - 1)]
+        last.append(start + len(ids) - 1)
+    owners = [number for number, ids in enumerate(completions) for _ in ids]
+    columns = (
+        torch.tensor(column, device=hidden.device) for column in (before, last, list(chain(*completions)), owners)
+    )
+    return States(hidden, *columns)

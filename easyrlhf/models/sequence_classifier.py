@@ -1,0 +1,163 @@
+"""Reward models saved as sequence classifiers (`score.weight` beside a backbone), as TRL and the hub have them."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import adapter_shapes, is_adapter, is_classifier_adapter, merge_adapter
+from easyrlhf.models.load import disable_dropout, load_config
+from easyrlhf.models.parents import base_of
+from easyrlhf.models.parts import evaluating, hidden_states
+
+SUFFIX = "ForSequenceClassification"
+WEIGHT, BIAS, LM_HEAD = "score.weight", "score.bias", "lm_head.weight"
+
+
+def is_classifier(path: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether a folder or hub id holds a sequence classifier rather than a causal language model."""
+    if is_classifier_adapter(path):
+        return True
+    names = load_config(path, trust_remote_code=trust_remote_code).architectures or []
+    return any(name.endswith(SUFFIX) for name in names)
+
+
+def check_classifier(path: str, *, trust_remote_code: bool = False) -> None:
+    """Raise InputError unless a sequence classifier gives one score, by one linear unit; reads no weights.
+
+    The shapes of a hub id's head are seen only when it is loaded.
+    """
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    if is_adapter(path):
+        check_adapter_head(path, config.get_text_config().hidden_size)
+        return
+    if config.num_labels != 1:
+        raise InputError(
+            f"{path}: its head gives {config.num_labels} numbers (num_labels in config.json); a reward model gives "
+            "one score: use a classifier trained with num_labels 1"
+        )
+    if not Path(path).is_dir():
+        return
+    shapes = head_shapes(Path(path))
+    expected = {WEIGHT: (1, config.get_text_config().hidden_size), BIAS: (1,)}
+    if wrong := [name for name, shape in shapes.items() if expected.get(name) != shape]:
+        raise InputError(
+            f"{path}: holds {', '.join(f'{name} {list(shapes[name])}' for name in wrong)}; a classifier that can be "
+            f"read here has the head {WEIGHT} {list(expected[WEIGHT])} alone, with or without {BIAS} [1]"
+        )
+    if WEIGHT not in shapes:
+        raise InputError(
+            f"{path}: has no {WEIGHT} in its .safetensors files, so its head would be random; save the model again"
+        )
+
+
+def check_adapter_head(path: str, hidden_size: int) -> None:
+    """Raise InputError unless a classifier's adapter brings its head, one linear unit, trained as a whole."""
+    shapes = {name: shape for name, shape in adapter_shapes(path).items() if name.endswith(f".{WEIGHT}")}
+    if list(shapes.values()) != [(1, hidden_size)]:
+        found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) or f"no {WEIGHT}"
+        raise InputError(
+            f"{path}: an adapter of a sequence classifier with {found}, where a reward model has {WEIGHT} "
+            f"[1, {hidden_size}] trained beside the adapter (modules_to_save score); merge it into its classifier with "
+            "peft's merge_and_unload and give that folder, or train it again"
+        )
+
+
+def head_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the tensors that belong to no backbone: score.*, classifier.* and the like.
+
+    Raises InputError for files that cannot be read.
+    """
+    shapes = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    if name.startswith(("score.", "classifier.", "classification_head.")):
+                        shapes[name] = tuple(tensors.get_slice(name).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{file}: not a readable safetensors file ({error}); save the model again") from error
+    return shapes
+
+
+def load_classifier(
+    path: str,
+    tokenizer,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, nn.Linear]:
+    """A sequence classifier, whose backbone is used, and its head in float32. Dropout is off.
+
+    Raises InputError when a weight is missing, misshaped or left over, or when the head is not one linear unit on the
+    last token's hidden state.
+    """
+    how = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+    model = read_classifier(path, **how)
+    check_score(model, path)
+    bias = read_bias(Path(path))
+    head = nn.Linear(model.score.in_features, 1, dtype=torch.float32)
+    head.load_state_dict({"weight": model.score.weight.detach().float(), "bias": bias})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    disable_dropout(model)
+    return model, head
+
+
+def read_classifier(path: str, **how) -> PreTrainedModel:
+    """The sequence classifier of a folder or hub id as its files have it; an adapter is merged into its base.
+
+    Raises InputError for weights that are missing or left over.
+    """
+    if not is_adapter(path):
+        return read_whole(path, {BIAS}, {BIAS}, **how)
+    base, config = base_of(path), load_config(path, trust_remote_code=how["trust_remote_code"])
+    check_adapter_head(path, config.get_text_config().hidden_size)
+    classifier = read_whole(base, {BIAS, WEIGHT}, {BIAS, LM_HEAD}, num_labels=1, **how)  # its head is the adapter's
+    return merge_adapter(classifier, path, name=f"its base model {base}")
+
+
+def read_whole(path: str, may_miss: set[str], may_have: set[str], **how) -> PreTrainedModel:
+    """The sequence classifier of full weights, some of which it may lack or have beside. Raises InputError."""
+    try:
+        model, loading = AutoModelForSequenceClassification.from_pretrained(path, **how, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
+    for what, fine in (("missing", may_miss), ("unexpected", may_have)):
+        if names := sorted(set(loading[f"{what}_keys"]) - fine):
+            raise InputError(
+                f"{path}: {what} weights {', '.join(names[:3])} ({len(names)} in all) for a {type(model).__name__}; "
+                "restore the folder, or save the model again"
+            )
+    return model
+
+
+def read_bias(folder: Path) -> torch.Tensor:
+    """score.bias [1], which transformers passes over; 0 where there is none."""
+    for file in sorted(folder.glob("model*.safetensors")) if folder.is_dir() else []:
+        with safe_open(file, framework="pt") as tensors:
+            if BIAS in tensors.keys():  # noqa: SIM118
+                return tensors.get_tensor(BIAS).float()
+    return torch.zeros(1)
+
+
+@torch.no_grad()
+def check_score(model: PreTrainedModel, path: str) -> None:
+    """Raise InputError unless the model's logit is `score` of the last token's hidden state."""
+    score = getattr(model, "score", None)
+    fitting = isinstance(score, nn.Linear) and score.out_features == 1 and score.bias is None
+    if fitting:
+        ids = torch.tensor([[i for i in range(5) if i != model.config.get_text_config().pad_token_id][:4]])
+        with evaluating(model):
+            ours = score(hidden_states(model, ids)[:, -1]).float()
+            theirs = model(input_ids=ids, use_cache=False).logits.float()
+        fitting = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-4)
+    if not fitting:
+        raise InputError(
+            f"{path}: {type(model).__name__} does not read its score off the last token by one linear unit, score; "
+            "use a reward model on a causal language model, such as those of rm_train and TRL"
+        )

@@ -1,0 +1,142 @@
+"""Where scores come from: a trained reward model, python functions, servers, or a weighted sum of several."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine import processes
+from easyrlhf.engine.faults import named
+from easyrlhf.rewards.asides import Logged
+from easyrlhf.rewards.async_source import AsyncSource
+from easyrlhf.rewards.batch import RewardBatch, RewardError, Row, TrainerState, as_number, score_list
+from easyrlhf.rewards.workers import Workers
+
+Source = AsyncSource | Callable[[list[Row], list[list[int]], Tensor], list]  # the latter with a name
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The weighted sum of several sources, clipped, less the penalty of completions that were cut off.
+
+    Used inside of `with`: worker processes, if any, live no longer than that.
+
+    state   how far the training is, for functions that ask; the loop moves it along
+    logged  numbers that functions have logged since they were last taken
+    extra   what functions have logged of each completion of the last call
+    """
+
+    sources: list[Source]
+    weights: list[float]
+    clip: float | None
+    missing_eos_penalty: float
+    renderer: Renderer
+    workers: Workers | None = None
+    state: TrainerState = field(default_factory=TrainerState)
+    logged: dict[str, list[float]] = field(default_factory=dict)
+    extra: list[dict[str, Any]] = field(default_factory=list)
+
+    def __enter__(self) -> "Rewards":
+        if self.workers:
+            self.workers.__enter__()
+        return self
+
+    def __exit__(self, *what) -> None:
+        if self.workers:
+            self.workers.__exit__(*what)
+
+    def __call__(
+        self, rows: list[Row], completions: list[list[int]], finished: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scores [B] of the completions, and the raw scores [B] of every source by name. Raises RewardError.
+
+        A raw score is nan where its source does not apply; the sum is over those that do, and nan where there is none.
+        Among several processes, functions and servers are asked by each about a share of the prompts.
+        """
+        everything = RewardBatch.of(rows, completions, finished.tolist(), self.renderer, self.state)
+        own = everything.share(processes.size(), processes.rank())
+        batch = everything.part(own.start, own.stop)
+        begun = {
+            place: source.start(batch)
+            for place, source in enumerate(self.sources)
+            if isinstance(source, AsyncSource) and source.overlaps and len(batch)
+        }
+        # Models first: a process whose function fails must not leave the others alone with their forward passes.
+        models = {}
+        for place, source in enumerate(self.sources):
+            if not isinstance(source, AsyncSource):
+                with named(source.name, everything.longest_sample):
+                    given = source(rows, completions, finished)
+                models[place] = score_list(given, source.name, everything)[own]
+
+        def own_scores() -> tuple[dict[str, list[float]], Logged]:
+            raw, logged = {}, Logged(len(batch))
+            for place, (source, name) in enumerate(zip(self.sources, self.names(), strict=True)):
+                given = models.get(place)
+                if given is None:
+                    pending = begun.get(place) or source.start(batch)
+                    given = pending.scores()
+                    logged.take(name, pending.logged)
+                raw[name] = numbers(name, given, batch)
+            return raw, logged
+
+        nothing = {name: [] for name in self.names()}, Logged()
+        everyone = processes.gather_results(lambda: own_scores() if len(batch) else nothing)
+        logged = Logged()
+        for _, said in everyone:
+            logged.append(said)
+        for name, value in logged.numbers:
+            self.logged.setdefault(name, []).append(value)
+        self.extra[:] = logged.rows()
+        parts = [part for part, _ in everyone]
+        raw, scores = {}, torch.zeros(len(rows), device=finished.device)
+        for weight, name in zip(self.weights, self.names(), strict=True):
+            raw[name] = torch.tensor([score for part in parts for score in part[name]], device=finished.device)
+            scores = scores + weight * raw[name].nan_to_num()
+        none = torch.stack(list(raw.values())).isnan().all(0)
+        if none.all():
+            raise RewardError(
+                f"{' and '.join(raw)} returned None for all {len(rows)} completions, so that none has a score; at "
+                f"least one must apply to some. The first of them:\n{everything.sample()}"
+            )
+        scores = scores.masked_fill(none, math.nan)
+        if self.clip is not None:
+            scores = scores.clamp(-self.clip, self.clip)
+        return scores - self.missing_eos_penalty * (~finished).float(), raw
+
+    def take_logged(self) -> dict[str, float]:
+        """Means of what functions have logged since the last call, under `<source>/<name>`."""
+        means = {name: sum(values) / len(values) for name, values in self.logged.items()}
+        self.logged.clear()
+        return means
+
+    def names(self) -> list[str]:
+        """The sources' names; one that stands twice is numbered from its second time on, as no source is named."""
+        return distinct_names([source.name for source in self.sources])
+
+
+def numbers(name: str, scores: list, batch: RewardBatch) -> list[float]:
+    """Scores as floats, nan for None. Raises RewardError, with the sample that did it, for any other than a number."""
+    found = [as_number(score) for score in score_list(scores, name, batch)]
+    if None in found:
+        place = found.index(None)
+        said = repr(scores[place])[:200]
+        raise RewardError(
+            f"{name} returned {said}, which is not a finite number, for this sample:\n{batch.sample(place)}"
+        )
+    return found
+
+
+def distinct_names(names: list[str]) -> list[str]:
+    """The names, each that stood before with the first number from 2 on that makes it new."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(2))
+        free = (new for new in numbered if new not in names and new not in found)
+        found.append(next(free) if name in found else name)
+    return found

@@ -1,0 +1,141 @@
+"""vLLM in this process, on the device that the run trains on; it sleeps while the run trains."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from easyrlhf.engine import processes
+from easyrlhf.engine.device import dtype_name
+from easyrlhf.errors import InputError
+from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.vllm_sampler import Completion, drawing, for_device, lora_room
+from easyrlhf.rollout.vllm_weights import named_weights, write_adapter
+
+SETTINGS = {
+    # one engine in this process, which the run's own processes drive in step
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the threads are the run's
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+
+class Colocated:
+    """A Backend in every process of the run.
+
+    model  folder or hub id that vLLM reads at the start; the weights to sample with come by load
+    ranks  processes that share a copy of the model, by tensor parallelism
+    limit  tokens of the longest completion
+    lora_r rank of the adapter that is trained; 0 when all weights are
+    Raises InputError when vLLM cannot hold the model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        ranks: int,
+        memory: float,
+        max_length: int,
+        limit: int,
+        ending: Ending,
+        spare: list[int],
+        temperature: float,
+        lora_r: int,
+        trust_remote_code: bool,
+    ):
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise InputError(f"--rollout vllm: vllm cannot be used here: {error}; use --rollout hf") from error
+
+        self.ranks, self.lora_r, self.sleeps = ranks, lora_r, device.type == "cuda"  # on a CPU it cannot
+        self.drawing = drawing(limit, ending, spare, temperature)
+        self.drawing["detokenize"] = bool(ending.texts)
+        if spare:
+            self.drawing["logit_bias"] = {int(i): bias for i, bias in self.drawing["logit_bias"].items()}
+        self.adapter: Any = None
+        adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": lora_room(lora_r)} if lora_r else {}
+        try:
+            self.llm = LLM(
+                model,
+                dtype=dtype_name(dtype),
+                distributed_executor_backend="external_launcher",
+                tensor_parallel_size=ranks,
+                gpu_memory_utilization=memory,
+                max_model_len=max_length,
+                enable_sleep_mode=self.sleeps,
+                **for_device(device),
+                generation_config="vllm",
+                logprobs_mode="processed_logprobs",
+                skip_tokenizer_init=not ending.texts,  # a text is found in what it decodes
+                disable_log_stats=True,
+                trust_remote_code=trust_remote_code,
+                **adapters,
+            )
+        except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"--rollout vllm: vLLM cannot hold {model}: {reason}; use --rollout hf") from error
+        processes.hand_over()
+        self.rest()
+
+    def rest(self) -> None:
+        """Leave the device to the training."""
+        if self.sleeps:
+            self.llm.sleep(level=1)
+
+    def load(self, lm: nn.Module) -> None:
+        """As Backend says."""
+        if self.sleeps:
+            self.llm.wake_up(["weights"])
+        if self.lora_r:
+            self.load_adapter(lm)
+        else:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_weights(lm)})
+        self.llm.reset_prefix_cache()
+
+    def load_adapter(self, lm: nn.Module) -> None:
+        """Take the model's adapter in place of the one before."""
+        from vllm.lora.request import LoRARequest
+
+        number = 1
+        if self.adapter is not None:
+            number += self.adapter.lora_int_id
+            self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
+        with TemporaryDirectory() as folder:
+            write_adapter(lm, Path(folder))
+            self.adapter = LoRARequest("policy", number, folder)
+            self.llm.llm_engine.add_lora(self.adapter)
+
+    def complete(self, prompts: list[list[int]], seeds: list[int]) -> list[Completion]:
+        """As Backend says."""
+        from vllm import SamplingParams, TokensPrompt
+
+        if self.sleeps:
+            self.llm.wake_up()
+        asked = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        how = [SamplingParams(**self.drawing, seed=seed) for seed in seeds]
+        outputs = [
+            output.outputs[0] for output in self.llm.generate(asked, how, use_tqdm=False, lora_request=self.adapter)
+        ]
+        self.rest()
+        return [
+            Completion(
+                list(output.token_ids),
+                [choices[token].logprob for choices, token in zip(output.logprobs, output.token_ids, strict=True)],
+            )
+            for output in outputs
+        ]
+
+    def wait(self) -> None:
+        """As Backend says; what is in this process is there."""
+
+    def close(self) -> None:
+        """As Backend says; vLLM ends with the process."""

@@ -1,0 +1,218 @@
+"""Sampling with vLLM, which holds a copy of the policy's weights, here or in a server of its own."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from math import nan
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from easyrlhf.data.batches import pad_right
+from easyrlhf.engine import processes
+from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.micro_batches import slice_of
+from easyrlhf.errors import InputError, ServiceError
+from easyrlhf.models.parts import plain_lm
+from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.sampler import EVALUATION, Samples
+
+Key = tuple[int, ...]
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
+ATTEMPTS = 3  # at a rollout, while vLLM is there again each time and fails again
+
+
+class Completion(NamedTuple):
+    """A completion through the token that ended it, and the log-probabilities its tokens were drawn with."""
+
+    ids: list[int]
+    logprobs: list[float | None]  # None: not a number that JSON has
+
+
+class SamplerLost(ServiceError):
+    """vLLM does not answer, or is not the one that was given the weights."""
+
+
+class Backend(Protocol):
+    """Where vLLM runs. All processes call the same methods in the same order, but for complete.
+
+    ranks  consecutive processes that sample the same prompts together
+    """
+
+    ranks: int
+
+    def load(self, lm: nn.Module) -> None:
+        """Sample with these weights from now on. Raises SamplerLost."""
+
+    def complete(self, prompts: list[list[int]], seeds: list[int]) -> list[Completion]:
+        """Complete this process's prompts. Raises SamplerLost."""
+
+    def wait(self) -> None:
+        """Return as soon as vLLM answers again. Raises ServiceError when it does not."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class VLLMSampler:
+    """Samples as the policy did at the last sync; a context that ends with vLLM let go of.
+
+    Each sample's random numbers are its own key's, so that it is the same in any company, as far as vLLM's own
+    rounding is.
+
+    engine         of the policy
+    sync_interval  updates after which vLLM gets the new weights
+    """
+
+    def __init__(
+        self, engine: Engine, backend: Backend, *, pad_id: int, ending: Ending, temperature: float, sync_interval: int
+    ):
+        self.engine, self.backend = engine, backend
+        self.pad_id, self.ending, self.temperature = pad_id, ending, temperature
+        self.sync_interval = sync_interval
+        self.behind = sync_interval  # updates that vLLM has not seen; at first, none of the weights
+        self.background = ThreadPoolExecutor(1, "rollout")
+        self.ahead: tuple[list[Key], Future] | None = None
+
+    def __enter__(self) -> "VLLMSampler":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.background.shutdown(wait=False, cancel_futures=True)
+        self.backend.close()
+
+    def generate(self, prompts: list[list[int]], keys: list[Key]) -> Samples:
+        """Complete each prompt; every process gets all completions, in the prompts' order.
+
+        Evaluations are of the weights of now, whatever the interval: vLLM gets them first if it is behind at all.
+        When vLLM is lost, it is waited for and given the weights again. Raises ServiceError when it does not come back,
+        or fails again and again.
+        """
+        if self.behind and keys[0][1] == EVALUATION:
+            self.behind = self.sync_interval
+        parts = self.take_started(keys) or self.generate_with_retry(self.own_part(prompts, keys))
+        completions = [completion for part in parts[:: self.backend.ranks] for completion in part]
+        return samples_of(completions, self.pad_id, self.ending, plain_lm(self.engine.model).device)
+
+    def begin(self, prompts: list[list[int]], keys: list[Key]) -> None:
+        """Begin in the background what generate will be asked for with these keys, with the weights of now."""
+        self.generate_with_retry(lambda: None)
+        self.ahead = keys, self.background.submit(attempt, self.own_part(prompts, keys))
+
+    def updated(self) -> None:
+        """The policy has changed."""
+        self.behind += 1
+
+    def take_started(self, keys: list[Key]) -> list[list[Completion]]:
+        """Every process's completions for these keys, if they were begun and have come; they can be had once."""
+        if self.ahead is None or self.ahead[0] != keys:
+            return []
+        (_, future), self.ahead = self.ahead, None
+        parts = processes.gather_results(future.result)
+        return [] if why_lost(parts) else parts
+
+    def generate_with_retry(self, job: Callable[[], Any]) -> list[Any]:
+        """What the job of every process gets from a vLLM that has the weights, however often it is lost and found."""
+        for _ in range(ATTEMPTS):
+            reason = why_lost(processes.gather_results(lambda: attempt(self.load)))
+            parts = [] if reason else processes.gather_results(lambda: attempt(job))
+            reason = reason or why_lost(parts)
+            if not reason:
+                return parts
+            processes.on_main(self.backend.wait)
+            self.behind = self.sync_interval  # who comes back has the weights it was started with
+        raise ServiceError(f"sampling failed {ATTEMPTS} times: {reason}")
+
+    def load(self) -> None:
+        """Give vLLM the policy's weights, if it is behind enough; what has begun is let finish. Raises SamplerLost."""
+        if self.behind < self.sync_interval:
+            return
+        if self.ahead is not None:
+            self.ahead[1].exception()
+        with self.engine.full_weights() as lm:
+            self.backend.load(lm)
+        self.behind = 0
+
+    def own_part(self, prompts: list[list[int]], keys: list[Key]) -> Callable[[], list[Completion]]:
+        """The job of completing this process's share of the prompts, in any thread. It raises SamplerLost."""
+        ranks = self.backend.ranks
+        own = slice_of(len(prompts), processes.size() // ranks, processes.rank() // ranks)
+        seeds = [seed_of(key) for key in keys[own]]
+        return lambda: self.backend.complete(prompts[own], seeds)
+
+
+class Lost(NamedTuple):
+    """What a job gets from a vLLM that is lost."""
+
+    reason: str
+
+
+def attempt(job: Callable[[], Any]) -> Any:
+    """What a job returns, or that vLLM was lost on the way."""
+    try:
+        return job()
+    except SamplerLost as error:
+        return Lost(str(error))
+
+
+def why_lost(parts: list[Any]) -> str:
+    """Why vLLM was lost to some process; "" when it was not."""
+    return next((part.reason for part in parts if isinstance(part, Lost)), "")
+
+
+def for_device(device: torch.device) -> dict[str, Any]:
+    """Settings of vLLM's that depend on the kind of device.
+
+    On a CPU it cannot put the random numbers back of a sample whose prompt it has read in parts, so none may be.
+    """
+    return {} if device.type == "cuda" else {"enforce_eager": True, "enable_chunked_prefill": False}
+
+
+def drawing(limit: int, ending: Ending, spare: list[int], temperature: float) -> dict[str, Any]:
+    """What vLLM has to know to draw from the plain softmax at a temperature, over the ids that are tokens.
+
+    spare  ids without a token: a logit less by 100, which is the most there is, is none, and vLLM's log-probabilities
+           are those after it
+    """
+    how = {
+        "temperature": temperature,
+        "top_p": 1.0,
+        "top_k": -1,
+        "max_tokens": limit,
+        "logprobs": 0,  # those of the drawn token alone
+        "stop_token_ids": list(ending.ids),
+        "ignore_eos": True,  # the model's own idea of it may be another
+    }
+    if spare:
+        how["logit_bias"] = {str(i): -100.0 for i in spare}
+    if ending.texts:  # vLLM may find them a little later than samples_of, never to be longer than needed
+        how |= {"stop": list(ending.texts), "include_stop_str_in_output": True}
+    return how
+
+
+def lora_room(r: int) -> int:
+    """The smallest rank vLLM has room for that an adapter of rank r fits. Raises InputError."""
+    rooms = [room for room in LORA_RANKS if room >= r]
+    if not rooms:
+        raise InputError(f"--lora_r {r}: vLLM takes adapters up to rank {LORA_RANKS[-1]}; lower it, or --rollout hf")
+    return rooms[0]
+
+
+def seed_of(key: Key) -> int:
+    """A seed for vLLM from a sample's key."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def samples_of(completions: list[Completion], pad_id: int, ending: Ending, device: torch.device) -> Samples:
+    """Completions as tensors on a device; log-probabilities that are not known are nan."""
+    if ending.texts:
+        completions = [Completion(ids := ending.cut(one.ids), one.logprobs[: len(ids)]) for one in completions]
+    ids = pad_right([completion.ids for completion in completions], pad_id)
+    lengths = torch.tensor([len(completion.ids) for completion in completions])
+    logprobs = torch.zeros(ids.shape)
+    for row, completion in zip(logprobs, completions, strict=True):
+        row[: len(completion.logprobs)] = torch.tensor([nan if one is None else one for one in completion.logprobs])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).float()
+    finished = torch.tensor([ending.finished(completion.ids) for completion in completions])
+    return Samples(*(tensor.to(device) for tensor in (ids, mask, logprobs, finished)))

@@ -1,0 +1,144 @@
+"""Models as a stage takes them: loaded, given adapters and our attention, counted, saved."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from easyrlhf.config.base import split_list
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine.zero import spread_frozen
+from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import quietly
+from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.four_bit import bytes_of, quantise
+from easyrlhf.models.load import load_causal_lm, load_config, new_tokens
+from easyrlhf.models.lora import add_lora
+from easyrlhf.models.prefix_sharing import enable_sharing
+from easyrlhf.models.untrained import untrained_tokens
+from easyrlhf.models.value_head import ScalarModel
+from easyrlhf.run.run import Run
+
+GIB = 2**30
+
+
+def how_to_load(run: Run) -> dict:
+    """The keywords of load_causal_lm that the settings decide."""
+    config = run.config
+    return {
+        "dtype": run.dtype,
+        "attn_implementation": config.attn_implementation,
+        "trust_remote_code": config.trust_remote_code,
+    }
+
+
+def load_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> PreTrainedModel:
+    """A causal language model on the run's device, in 4 bits where the settings say so, with our attention.
+
+    Raises InputError as attend_our_way does.
+    """
+    lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run))
+    if run.config.load_in_4bit:
+        quantise(lm, run.device, split_list(run.config.modules_to_save))
+    attend_our_way(run, lm.to(run.device), path)
+    return lm
+
+
+def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
+    """Make a model able to share prompts where the settings ask for that, and to attend faster where it can.
+
+    Raises InputError when they insist on sharing and the model, which is the one of this path, cannot.
+    """
+    share = getattr(run.config, "share_prefix", "off")
+    faster = run.dtype == torch.bfloat16  # whether or not prompts are shared
+    able = (share != "off" or faster) and enable_sharing(lm, run.config.max_length)
+    if share == "on" and not able:
+        raise InputError(
+            f"--share_prefix on: {path} ({type(lm).__name__} with {lm.config._attn_implementation} attention) cannot "
+            "compute a prompt once for several answers; that needs sdpa attention to everything before. Use "
+            "--share_prefix auto"
+        )
+
+
+def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> nn.Module:
+    """The causal language model a stage trains, on the run's device, with LoRA if the settings say so."""
+    config = run.config
+    lm = load_lm(run, renderer, path, dropout=dropout)
+    if config.gradient_checkpointing:
+        with quietly():  # newer transformers call it activation_checkpointing_enable
+            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora_r:
+        lm = add_lora(
+            lm,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            target=config.lora_target,
+            modules_to_save=config.modules_to_save,
+            new_tokens=tokens_to_learn(path, renderer, lm, config.trust_remote_code),
+        )
+    return lm.train()
+
+
+def tokens_to_learn(path: str, renderer: Renderer, lm: nn.Module, trust_remote_code: bool) -> list[int]:
+    """Ids of the tokens whose rows LoRA has to train beside its adapters: the model cannot know them. Reads few rows.
+
+    lm  the model, with or without its weights
+    """
+    new = new_tokens(path, renderer.tokenizer, trust_remote_code=trust_remote_code)
+    return sorted({*new, *untrained_tokens(path, renderer.tokenizer, lm)})
+
+
+def load_frozen_lm(run: Run, renderer: Renderer, path: str) -> nn.Module:
+    """A causal language model that is only asked, on the run's device or spread over all of them."""
+    lm = load_lm(run, renderer, path).eval().requires_grad_(False)
+    return lm if run.zero is None else spread_frozen(lm, run.zero, run.dtype)
+
+
+def save_trained_lm(run: Run, lm: nn.Module, renderer: Renderer) -> dict:
+    """Write a trained language model; nothing is to be added to stage.json."""
+    save_lm(run.folder, lm, renderer.tokenizer)
+    return {}
+
+
+def save_scalar_model(run: Run, folder: Path, model: ScalarModel, renderer: Renderer) -> list[dict]:
+    """Write backbone and head, and prove that the folder scores as the model does; returns the probes.
+
+    The model is then the merged one, but for one in 4 bits: what that is in full may be larger than its device.
+    """
+    saved = save_lm(folder, model.lm, renderer.tokenizer, model.head)
+    if not run.config.load_in_4bit:
+        model.lm = saved
+    probes = probe(model, probe_ids(renderer))
+    device = torch.device("cpu") if run.config.load_in_4bit else run.device
+    trusted = {"trust_remote_code": run.config.trust_remote_code}
+    prove_folder(folder, probes, renderer.tokenizer, device, run.dtype, **trusted)
+    return probes
+
+
+def describe_model(run: Run, name: str, path: str, count: int) -> str:
+    """One line on a model: where it comes from, its size, and the memory its weights and optimiser need."""
+    width = run.dtype.itemsize
+    trained = name in ("model", "policy", "value model")
+    full = trained and not run.config.lora_r
+    # Trained in full: float32 master, gradient and two Adam moments; the master is the weight itself in float32.
+    size = count * (width + (12 if width == 4 else 16) * full)
+    how = "LoRA" if trained and run.config.lora_r else "trained" if trained else "frozen"
+    if run.config.load_in_4bit and name != "reward model":
+        how += " in 4 bits"
+        lm = model_without_weights(path, run.config.trust_remote_code)
+        size = bytes_of(lm, width, split_list(run.config.modules_to_save))
+    return f"{name}: {path}, {count / 1e6:,.1f}M parameters, {how}, about {size / GIB:,.2f} GiB"
+
+
+def count_parameters(path: str, trust_remote_code: bool) -> int:
+    """Parameters of the model a path names, from its configuration alone."""
+    return sum(p.numel() for p in model_without_weights(path, trust_remote_code).parameters())
+
+
+def model_without_weights(path: str, trust_remote_code: bool) -> PreTrainedModel:
+    """The language model of a path as its configuration describes it, on no device."""
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

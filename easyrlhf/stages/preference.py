@@ -1,0 +1,281 @@
+"""Learning from preferences without a reward model: dpo, ipo, kto, orpo, simpo, cpo, rrhf on the offline loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from easyrlhf.config import (
+    CPOConfig,
+    DPOConfig,
+    IPOConfig,
+    ORPOConfig,
+    PreferenceConfig,
+    ReferenceConfig,
+    SimPOConfig,
+)
+from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokens import TokenData
+from easyrlhf.losses.pairwise import (
+    DPO_LOSSES,
+    aot_loss,
+    aot_matches,
+    cpo_loss,
+    ipo_loss,
+    odds_ratio_loss,
+    simpo_loss,
+)
+from easyrlhf.models.logprobs import sequence_logprobs
+from easyrlhf.models.parts import evaluating
+from easyrlhf.models.prefix_sharing import PromptGroup
+from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_group
+from easyrlhf.offline.reference import RowsWithReference, all_logprobs, reference_columns
+from easyrlhf.report.console import Console
+from easyrlhf.run.run import Run
+from easyrlhf.run.step_end import Advance
+from easyrlhf.stages.checks import check_parent, check_positions, require_policy_tokenizer
+from easyrlhf.stages.models import load_lm, load_trained_lm, save_trained_lm
+from easyrlhf.stages.offline import OfflineStage, train_offline
+
+
+def train_dpo(config: DPOConfig) -> Path:
+    """Direct preference optimisation (Rafailov et al. 2023) and the losses of its family; see train_offline."""
+    return train_offline(config, DPO)
+
+
+def train_ipo(config: IPOConfig) -> Path:
+    """Identity preference optimisation (Azar et al. 2024) on mean log-ratios; see train_offline."""
+    return train_offline(config, IPO)
+
+
+def train_orpo(config: ORPOConfig) -> Path:
+    """Odds-ratio preference optimisation (Hong et al. 2024), which needs no reference; see train_offline."""
+    return train_offline(config, ORPO)
+
+
+def train_simpo(config: SimPOConfig) -> Path:
+    """Simple preference optimisation (Meng et al. 2024), which needs no reference; see train_offline."""
+    return train_offline(config, SIMPO)
+
+
+def train_cpo(config: CPOConfig) -> Path:
+    """Contrastive preference optimisation (Xu et al. 2024), which needs no reference; see train_offline."""
+    return train_offline(config, CPO)
+
+
+def comparing(title: str, losses: Callable) -> OfflineStage:
+    """A stage that learns from comparisons by these losses."""
+    return preference_stage(title, "comparison", partial(pair_task, losses=losses))
+
+
+def preference_stage(title: str, kind: str, task: Callable, check: Callable | None = None) -> OfflineStage:
+    """An alignment stage: it trains a language model on rows of this kind."""
+    return OfflineStage(
+        title=title,
+        kind=kind,
+        model=lambda run, renderer: load_trained_lm(run, renderer, run.config.model),
+        task=task,
+        save=save_trained_lm,
+        join=join_reference,
+        check=check or check_reference,
+    )
+
+
+# --- the reference
+
+
+def check_reference(
+    config: PreferenceConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console
+) -> None:
+    """Raise InputError unless the reference, where there is another than the starting model, reads the same tokens."""
+    if isinstance(config, ReferenceConfig) and config.ref_model != config.model:
+        check_parent("--ref_model", config.ref_model, config)
+        check_positions("--ref_model", config.ref_model, config)
+        require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
+
+
+def answer_and_other(row: Row) -> PromptGroup:
+    """A prompt with its answer and with one that belongs to another prompt."""
+    return row["prompt_ids"], [row["completion_ids"], row["other_ids"]]
+
+
+# kind of rows → names of the reference's columns, and the completions that they are of
+REFERENCE = {
+    "comparison": (("ref_chosen", "ref_rejected"), pair_group),
+    "feedback": (("ref_completion", "ref_other"), answer_and_other),
+}
+
+
+def join_reference(
+    run: Run, renderer: Renderer, lm: nn.Module, kind: str, rows: Dataset, numbers: np.ndarray, console: Console
+) -> RowsWithReference:
+    """The rows with what the reference says of those that the run will read, for methods that have one.
+
+    The reference is the model as it starts, so it takes no memory of its own unless the settings name another.
+    """
+    config = run.config
+    joined = RowsWithReference(rows, partner="completion_ids" if kind == "feedback" else None)
+    if not isinstance(config, ReferenceConfig):
+        return joined
+    if config.ref_model != config.model:
+        lm = load_lm(run, renderer, config.ref_model)
+    how = renderer.pad_id, run.micro_batch_tokens, run.device, config.share_prefix
+    joined.numbers = reference_columns(lm, joined, numbers, *REFERENCE[kind], *how, console)
+    return joined
+
+
+# --- comparisons
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of N comparisons.
+
+    logprobs   [N]  summed over each completion, under the policy
+    lengths    [N]  tokens of each completion
+    reference  [N]  summed over each completion, under the reference; 0 where there is none
+    """
+
+    logprobs: Tensor
+    lengths: Tensor
+    reference: Tensor
+
+    @property
+    def means(self) -> Tensor:
+        """Log-probability a token.  [N]"""
+        return self.logprobs / self.lengths
+
+    @property
+    def logratios(self) -> Tensor:
+        """log policy − log reference, summed.  [N]"""
+        return self.logprobs - self.reference
+
+    @property
+    def mean_logratios(self) -> Tensor:
+        """log policy − log reference a token.  [N]"""
+        return self.logratios / self.lengths
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a method says of N comparisons: the loss of each, and the implicit rewards of both sides, each [N]."""
+
+    loss: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+
+def dpo_losses(config: DPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of summed log-ratios; `matched` is what aot compares with."""
+    if config.loss_type == "aot":
+        difference = chosen.logprobs - rejected.logprobs
+        loss = aot_loss(difference, matched, config.beta, config.label_smoothing)
+    else:
+        loss = DPO_LOSSES[config.loss_type](chosen.logratios, rejected.logratios, config.beta, config.label_smoothing)
+    return Losses(loss, config.beta * chosen.logratios, config.beta * rejected.logratios)
+
+
+def ipo_losses(config: IPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of mean log-ratios."""
+    loss = ipo_loss(chosen.mean_logratios, rejected.mean_logratios, config.beta)
+    return Losses(loss, config.beta * chosen.logratios, config.beta * rejected.logratios)
+
+
+def orpo_losses(config: ORPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of mean log-probabilities."""
+    loss = config.beta * odds_ratio_loss(chosen.means, rejected.means)
+    return Losses(loss, config.beta * chosen.means, config.beta * rejected.means)
+
+
+def simpo_losses(config: SimPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of mean log-probabilities."""
+    loss = simpo_loss(chosen.means, rejected.means, config.beta, config.simpo_gamma)
+    return Losses(loss, config.beta * chosen.means, config.beta * rejected.means)
+
+
+def cpo_losses(config: CPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+    """Of summed log-probabilities."""
+    loss = cpo_loss(chosen.logprobs, rejected.logprobs, config.beta, config.label_smoothing)
+    return Losses(loss, config.beta * chosen.logprobs, config.beta * rejected.logprobs)
+
+
+def sft_weight(config: PreferenceConfig) -> float:
+    """Weight of the SFT loss on chosen answers beside the preference loss."""
+    if isinstance(config, ORPOConfig):
+        return 1.0
+    return config.rpo_alpha if isinstance(config, DPOConfig) else getattr(config, "cpo_alpha", 0.0)
+
+
+def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
+    """What a method that learns from comparisons plugs into the offline loop."""
+    config, device = run.config, run.device
+
+    def prepare(rows: list[Row]) -> list[Row]:
+        """Rows with what they need to know of their optimiser batch."""
+        tokens = sum(len(row["chosen_ids"]) for row in rows)
+        share = sft_weight(config) * sum(row["weight"] for row in rows) / tokens
+        rows = [row | {"sft_share": share} for row in rows]
+        if getattr(config, "loss_type", None) != "aot":
+            return rows
+        now = all_logprobs(lm, list(map(pair_group, rows)), pad_id, run.micro_batch_tokens, device, config.share_prefix)
+        then = torch.tensor([row["ref_chosen"] - row["ref_rejected"] for row in rows], dtype=torch.float64)
+        matches = aot_matches(torch.tensor(now[:, 0] - now[:, 1]), then)
+        return [row | {"matched": float(match)} for row, match in zip(rows, matches, strict=True)]
+
+    def side_of(rows: list[Row], side: str, logprobs: Tensor) -> Side:
+        lengths = torch.tensor([len(row[f"{side}_ids"]) for row in rows], device=device)
+        return Side(logprobs, lengths, column(rows, f"ref_{side}", device))
+
+    def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
+        both = sequence_logprobs(lm, list(map(pair_group, rows)), pad_id, device, config.share_prefix).view(-1, 2)
+        chosen, rejected = (side_of(rows, *side) for side in zip(("chosen", "rejected"), both.unbind(1), strict=True))
+        found = losses(config, chosen, rejected, column(rows, "matched", device))
+        weight = column(rows, "weight", device)
+        total = (weight * found.loss).sum() - rows[0]["sft_share"] * chosen.logprobs.sum()
+        margins = (found.chosen - found.rejected).detach()
+        return total, {
+            "rewards/chosen": (weight * found.chosen.detach()).sum(),
+            "rewards/rejected": (weight * found.rejected.detach()).sum(),
+            "rewards/margins": (weight * margins).sum(),
+            "rewards/accuracies": (weight * ((margins > 0) + 0.5 * (margins == 0))).sum(),
+            "logps/chosen": (weight * chosen.means.detach()).sum(),
+            "logps/rejected": (weight * rejected.means.detach()).sum(),
+        }
+
+    task = Task(
+        units=lambda row: row["weight"],
+        tokens=lambda row: 2 * row["length"],
+        loss=pair_loss,
+        evaluate=lambda rows, advance: evaluate_rows(lm, run, rows, task, advance),
+        prepare=prepare,
+    )
+    return task
+
+
+def column(rows: list[Row], name: str, device: torch.device) -> Tensor:
+    """A number of every row, 0 where it has none.  [N] float32"""
+    return torch.tensor([row.get(name, 0.0) for row in rows], dtype=torch.float32, device=device)
+
+
+def evaluate_rows(lm: nn.Module, run: Run, rows: RowsWithReference, task: Task, advance: Advance) -> dict[str, float]:
+    """Loss and metrics of held-out rows, in batches as large as the optimiser's."""
+    with torch.no_grad(), evaluating(lm):
+        found = mean_metrics(task, rows, run.config.batch_size, run.micro_batch_tokens, advance)
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+# --- single answers
+
+
+# --- rankings
+
+
+# --- the stages
+
+DPO, IPO = comparing("DPO", dpo_losses), comparing("IPO", ipo_losses)
+ORPO, SIMPO, CPO = comparing("ORPO", orpo_losses), comparing("SimPO", simpo_losses), comparing("CPO", cpo_losses)

@@ -1,0 +1,179 @@
+"""The reward sources of an online stage: checked before any model is loaded, then loaded and weighed together."""
+
+import json
+from dataclasses import dataclass
+
+from easyrlhf.callables import HANDED, in_file
+from easyrlhf.config import OnlineConfig
+from easyrlhf.config.base import split_list
+from easyrlhf.data.formats import FORMATS
+from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokenizer import tokenizer_fingerprint
+from easyrlhf.data.tokens import TokenData
+from easyrlhf.engine.zero import spread_frozen
+from easyrlhf.errors import InputError
+from easyrlhf.models.folder import check_probes, load_scalar_model
+from easyrlhf.models.load import load_config
+from easyrlhf.models.prefix_sharing import sharing_of
+from easyrlhf.models.sequence_classifier import check_classifier, is_classifier
+from easyrlhf.models.value_head import ScalarModel, check_head_file
+from easyrlhf.paths import split_paths
+from easyrlhf.rewards.async_source import RewardFunction
+from easyrlhf.rewards.combined import Rewards
+from easyrlhf.rewards.functions import check_parameters, load_functions, required_columns, takes_any_column
+from easyrlhf.rewards.model import ModelSource, rendered
+from easyrlhf.rewards.server import RewardServer, check_server
+from easyrlhf.rewards.workers import WorkerFunction, Workers
+from easyrlhf.run.manifest import read_stage
+from easyrlhf.run.renderers import own_renderer
+from easyrlhf.run.run import Run
+from easyrlhf.stages.checks import check_parent, check_positions
+from easyrlhf.stages.models import attend_our_way, how_to_load
+from easyrlhf.userfile import Function
+
+
+@dataclass(frozen=True)
+class RewardPlan:
+    """Where scores will come from.
+
+    functions    in the order of --reward_funcs
+    renderer     the reward model's own; None without a reward model
+    same_tokens  whether the reward model reads the policy's tokens as they are: the same tokenizer and rendering
+    value_model  the reward model's folder where a value model can start from it: the same tokens, a value head
+    """
+
+    functions: list[Function]
+    renderer: Renderer | None = None
+    same_tokens: bool = False
+    value_model: str | None = None
+
+
+def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardPlan:
+    """Check every reward source of the settings. Raises InputError."""
+    specs = split_paths(config.reward_funcs)
+    functions = load_functions(specs)
+    for spec, function in zip(specs, functions, strict=True):
+        check_parameters(spec, function)
+    if config.reward_workers and (lost := handed_only(config)):
+        raise InputError(
+            f"--reward_workers {config.reward_workers}: its processes cannot be given {', '.join(lost)}; write it as a "
+            "function of a file, or leave --reward_workers at 0"
+        )
+    for url in split_list(config.reward_url):
+        check_server(url)
+    if not config.reward_model:
+        return RewardPlan(functions)
+    check_reward_model("--reward_model", config.reward_model, config)
+    check_positions("--reward_model", config.reward_model, config)
+    own = own_renderer(config.reward_model, trust_remote_code=config.trust_remote_code)
+    same = tokenizer_fingerprint(own.tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
+    alike = same and own.rendering.as_dict() == renderer.rendering.as_dict()
+    headed = same and not is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
+    return RewardPlan(functions, own, alike, config.reward_model if headed else None)
+
+
+def handed_only(config: OnlineConfig) -> list[str]:
+    """The reward functions that only this process has: Python code handed them over, and no file names them."""
+    return [spec for spec in split_paths(config.reward_funcs) if spec in HANDED and not in_file(spec)]
+
+
+def check_reward_columns(config: OnlineConfig, cast: RewardPlan, data: dict[str, TokenData | None]) -> None:
+    """Raise InputError when a reward function cannot be called with the columns of the prompts."""
+    if all(takes_any_column(function) and not required_columns(function) for function in cast.functions):
+        return
+    parts = [data[name].rows for name in ("train", "valid") if data[name]]
+    formats = {name.split(",")[0] for part in data.values() if part for name in part.summary.formats}
+    asked = {key for name in formats for key in FORMATS[name].asks}
+    columns = {name for rows in parts for cell in rows["columns"] for name in json.loads(cell)}
+    for spec, function in zip(split_paths(config.reward_funcs), cast.functions, strict=True):
+        check_parameters(spec, function, columns, asked)
+
+
+def check_readable(config: OnlineConfig, cast: RewardPlan, data: dict[str, TokenData | None]) -> None:
+    """Raise InputError when a reward model that renders texts anew has a template that refuses prompts of the data.
+
+    Of prompts with the same roles and keys one is tried, since templates refuse by these.
+    """
+    if cast.renderer is None or cast.same_tokens:
+        return
+    seen = set()
+    for name in (name for name in ("train", "valid") if data.get(name)):
+        for number, row in enumerate(data[name].rows.select_columns(["prompt", "columns"]), 1):
+            prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
+            turns = [] if isinstance(prompt, str) else [(turn["role"], *turn) for turn in prompt]
+            shape = (isinstance(prompt, str), *turns, *columns)
+            if shape in seen:
+                continue
+            seen.add(shape)
+            if turns and not cast.renderer.tokenizer.chat_template:
+                raise InputError(
+                    f"--reward_model {config.reward_model}: its tokenizer has no chat template, and prompts of the "
+                    f"{name} data are conversations; put the template that it was trained with there, as "
+                    "chat_template.jinja (--chat_template is that of the policy)"
+                )
+            try:
+                rendered(cast.renderer, row, "Hello.", True)
+            except InputError as error:
+                raise InputError(
+                    f"--reward_model {config.reward_model}: cannot read prompt {number:,} of the {name} data: {error}. "
+                    "A reward model renders as its own folder says: put a chat_template.jinja there, or train it with "
+                    "such a setting"
+                ) from error
+
+
+def check_reward_model(flag: str, folder: str, config) -> None:
+    """Raise InputError unless the folder is a finished reward model: with a value head, or a sequence classifier."""
+    check_parent(flag, folder, config)
+    if not is_classifier(folder, trust_remote_code=config.trust_remote_code):
+        check_value_head(flag, folder, config)
+        return
+    try:
+        check_classifier(folder, trust_remote_code=config.trust_remote_code)
+    except InputError as error:
+        raise InputError(f"{flag} {error}") from error
+
+
+def check_value_head(flag: str, folder: str, config) -> None:
+    """Raise InputError unless the folder has a value head that fits its model."""
+    model_config = load_config(folder, trust_remote_code=config.trust_remote_code)
+    try:
+        check_head_file(folder, model_config.get_text_config().hidden_size)
+    except InputError as error:
+        raise InputError(f"{flag} {error}") from error
+
+
+def load_rewards(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarModel | None = None) -> Rewards:
+    """Every source, weighted: the reward model, functions, servers, and the punishment of long completions.
+
+    model  the reward model, where another part has loaded it already
+    """
+    config, sources, workers = run.config, [], None
+    if config.reward_model:
+        if model is None:
+            model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **how_to_load(run))
+            model = model.to(run.device).eval().requires_grad_(False)
+            attend_our_way(run, model.lm, config.reward_model)
+        check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
+        if run.zero and not config.share_backbone:
+            spread_frozen(model, run.zero, run.dtype)
+        share = sharing_of(model.lm, config.share_prefix)
+        how = cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens, share
+        sources.append(ModelSource(model, *how))
+    specs, limit = split_paths(config.reward_funcs), config.reward_timeout
+    names = [spec.rpartition(":")[2] for spec in specs]
+    if config.reward_workers:
+        workers = Workers(list(specs), config.reward_workers, limit)
+        numbered = enumerate(zip(cast.functions, names, strict=True))
+        sources += [WorkerFunction(workers, place, function, name) for place, (function, name) in numbered]
+    else:
+        sources += [RewardFunction(function, name, limit) for function, name in zip(cast.functions, names, strict=True)]
+    if config.reward_url:
+        tokenizer = tokenizer_fingerprint(renderer.tokenizer)
+        sources += [RewardServer(url, tokenizer, limit) for url in split_list(config.reward_url)]
+    if config.soft_punish_cache:
+        from trl.rewards import get_soft_overlong_punishment
+
+        punish = get_soft_overlong_punishment(config.completion_limit, config.soft_punish_cache)
+        sources.append(RewardFunction(punish, "soft_overlong_punishment", limit))
+    weights = list(config.reward_weight_values)
+    return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer, workers)

@@ -1,0 +1,134 @@
+"""What an online stage samples with: checked before a model is loaded, made when the policy is there."""
+
+from importlib.util import find_spec
+
+from easyrlhf.config import OnlineConfig
+from easyrlhf.data.render import Renderer
+from easyrlhf.engine import processes
+from easyrlhf.engine.device import pick_device
+from easyrlhf.engine.engine import Engine
+from easyrlhf.errors import InputError
+from easyrlhf.models.adapters import is_adapter
+from easyrlhf.models.load import load_config
+from easyrlhf.models.vocabulary import spare_ids
+from easyrlhf.report.console import Console
+from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.rollout.sharded import ShardedSampler
+from easyrlhf.rollout.vllm_sampler import Backend, VLLMSampler, lora_room
+from easyrlhf.rollout.vllm_server import VLLMServer
+from easyrlhf.run.run import Run
+
+
+def check_rollout(config: OnlineConfig, renderer: Renderer) -> None:
+    """Raise InputError when the settings ask for a vLLM that cannot be had, or that cannot read the policy."""
+    if config.rollout == "hf":
+        return
+    check_model(config.model, renderer.tokenizer, config.trust_remote_code)
+    if config.lora_r:
+        lora_room(config.lora_r)
+    if config.vllm_mode == "colocate":
+        check_colocated(config)
+    if config.vllm_weight_transfer == "nccl":
+        check_nccl(config)
+
+
+def check_model(model: str, tokenizer, trust_remote_code: bool) -> None:
+    """Raise InputError when vLLM cannot start from a policy's folder or hub id."""
+    way_out = f"easyrlhf export {model} --to full --output_dir FOLDER makes a folder it takes; or use --rollout hf"
+    if is_adapter(model):
+        raise InputError(f"--model {model}: is an adapter alone, which vLLM does not start from; {way_out}")
+    rows = output_rows(model, trust_remote_code)
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"--model {model}: its tokenizer has {len(tokenizer)} tokens and its weights {rows} embeddings, which "
+            f"vLLM does not take; {way_out}"
+        )
+
+
+def output_rows(model: str, trust_remote_code: bool) -> int:
+    """Ids that a model's output has a row for; reads no weights."""
+    return load_config(model, trust_remote_code=trust_remote_code).get_text_config().vocab_size
+
+
+def check_colocated(config: OnlineConfig) -> None:
+    """Raise InputError when vLLM is not installed, or cannot be cut over the run's processes as asked."""
+    if find_spec("vllm") is None:
+        raise InputError(
+            "--rollout vllm: vllm is not installed here; pip install 'easyrlhf[vllm]', or use --vllm_mode server with "
+            "a server elsewhere, or --rollout hf"
+        )
+    if processes.size() % config.vllm_tensor_parallel_size:
+        raise InputError(
+            f"--vllm_tensor_parallel_size {config.vllm_tensor_parallel_size}: does not divide the {processes.size()} "
+            "processes of this run; use a divisor, or --vllm_mode server"
+        )
+
+
+def check_nccl(config: OnlineConfig) -> None:
+    """Raise InputError when the run has not what it takes to send weights by NCCL."""
+    if find_spec("vllm") is None:
+        raise InputError(
+            "--vllm_weight_transfer nccl: vllm is not installed here, which sends the weights; pip install "
+            "'easyrlhf[vllm]', or use --vllm_weight_transfer files"
+        )
+    if (device := pick_device(config.devices)).type != "cuda":
+        raise InputError(
+            f"--vllm_weight_transfer nccl: sends from GPU to GPU, but the run is on the {device.type.upper()}; use "
+            "--vllm_weight_transfer files"
+        )
+
+
+def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | None:
+    """The vLLM that the settings ask for, or None. Raises InputError when it cannot hold the policy."""
+    config = run.config
+    if config.rollout == "hf":
+        return None
+    how = {
+        "limit": config.completion_limit,
+        "ending": Ending.of(renderer, config.stop_finishes),
+        "spare": spare_ids(renderer.tokenizer, output_rows(config.model, config.trust_remote_code)),
+        "temperature": config.temperature,
+        "lora_r": config.lora_r,
+    }
+    max_length = config.max_prompt_length + config.completion_limit
+    if config.vllm_mode == "server":
+        server = VLLMServer(
+            config.vllm_host,
+            config.vllm_port,
+            timeout=config.vllm_timeout,
+            folder=run.cache / "vllm",
+            nccl=run.device if config.vllm_weight_transfer == "nccl" else None,
+            tell=console.warn,
+            stopping=lambda: run.stop.requested,
+            **how,
+        )
+        processes.on_main(lambda: server.check(max_length))
+        return server
+    from easyrlhf.rollout.vllm_colocated import Colocated
+
+    return Colocated(
+        config.model,
+        device=run.device,
+        dtype=run.dtype,
+        ranks=config.vllm_tensor_parallel_size,
+        memory=config.vllm_gpu_memory_utilization,
+        max_length=max_length,
+        trust_remote_code=config.trust_remote_code,
+        **how,
+    )
+
+
+def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backend: Backend | None):
+    """The sampler of the policy's completions: its own loop, or the vLLM that make_backend gave."""
+    ending = Ending.of(renderer, config.stop_finishes)
+    ends = {"pad_id": renderer.pad_id, "ending": ending, "temperature": config.temperature}
+    if backend is not None:
+        return VLLMSampler(policy, backend, sync_interval=config.vllm_sync_interval, **ends)
+    hf = HFSampler(
+        policy.model,
+        max_new_tokens=config.completion_limit,
+        batch_size=config.local_rollout_forward_batch_size,
+        **ends,
+    )
+    return ShardedSampler(policy, hf)
