@@ -26,7 +26,7 @@ from easyrlhf.tools.policy import load_policy_lm, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import load_scorer, longest, reward_folder, scores_of, why_no_score
 
 Text = Messages | str
-OF_AN_ANSWER = {f.name for f in fields(PolicyConfig) if f.metadata["group"] == SAMPLING} | {"seed"}
+OF_AN_ANSWER = {setting.name for setting in PolicyConfig.grouped()[SAMPLING]} | {"seed"}
 
 
 class Token(NamedTuple):

@@ -1042,6 +1042,7 @@ BREAKS = [
     Break("config/base.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
     Break("config/peers/sampling.py", 'if "repetition_penalty" not in known:', "if True:", "cli/test_unknown.py"),
     Break("config/base.py", "if lacking := [f for f in", "if given and [f for f in", WORDING),
+    Break("config/base.py", "for one in cls.__mro__ if", "for one in reversed(cls.__mro__) if", "cli/test_config.py"),
     Break("cli/options.py", "value not in (None, ())", "value is not None", "tools/test_generate.py"),
     Break("tools/output.py", "with redirect_stdout(sys.stderr):", "if True:", PRINTED),
     Break("config/suggestions.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
