@@ -2,6 +2,10 @@
 
 import functools
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from easyrlhf.config import TrainConfig
 
 # name → module; imported when it is first asked for, so that `import easyrlhf` costs nothing
 PUBLIC = {
@@ -59,7 +63,7 @@ def in_processes(target: str, stage):
     """The function of a stage, run in as many processes as its settings ask for."""
 
     @functools.wraps(stage)
-    def run(config):
+    def run(config: "TrainConfig"):
         return importlib.import_module("easyrlhf.launch").start(target, config)
 
     return run

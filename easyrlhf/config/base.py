@@ -303,6 +303,10 @@ class Settings:
     def _check(self) -> None:
         """Rules that need more than one setting."""
 
+    def value(self, name: str) -> Any:
+        """The value of a setting by its name; None where the command has no such setting."""
+        return getattr(self, name, None)
+
     @classmethod
     def grouped(cls) -> dict[str, list[Field]]:
         """The settings by group, as --help, init-config and args.yaml show them; no group is empty."""

@@ -13,6 +13,9 @@ from easyrlhf.config.training import TrainConfig
 class PreferenceConfig(SharedPrefix, TrainConfig):
     """What every stage that learns from preferences in files can be told."""
 
+    sft_weight: ClassVar[float] = 0.0  # of the SFT loss on chosen answers, beside the preference loss
+    matches_batches: ClassVar[bool] = False  # whether the loss compares a batch's margins as a whole
+
     model: str | None = opt(
         None,
         "Where to start: usually the folder of sft_train.",
@@ -110,6 +113,16 @@ class DPOConfig(ReferenceConfig):
         low=0,
     )
 
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the SFT loss on chosen answers beside the preference loss."""
+        return self.rpo_alpha
+
+    @property
+    def matches_batches(self) -> bool:
+        """Whether the loss compares a batch's margins as a whole."""
+        return self.loss_type == "aot"
+
     def _check(self) -> None:
         super()._check()
         if self.label_smoothing and self.loss_type not in self.smoothed:
@@ -158,6 +171,7 @@ class ORPOConfig(PreferenceConfig):
 
     stage: ClassVar[str] = "orpo"
     group: ClassVar[str] = PREFERENCE
+    sft_weight: ClassVar[float] = 1.0
     learning_rate_full: ClassVar[float] = 8e-6
     learning_rate_lora: ClassVar[float] = 8e-5
 
@@ -177,6 +191,11 @@ class SimPOConfig(PreferenceConfig):
     simpo_gamma: float = opt(1.0, "Margin by which chosen should win; 0.3 to 0.5 of beta in the paper.", low=0)
     cpo_alpha: float = opt(0.0, "Weight of the SFT loss on chosen answers; 0 in the paper, 1 in ms-swift.", low=0)
 
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the SFT loss on chosen answers beside the preference loss."""
+        return self.cpo_alpha
+
 
 @dataclass(kw_only=True, frozen=True)
 class CPOConfig(PreferenceConfig):
@@ -190,6 +209,11 @@ class CPOConfig(PreferenceConfig):
     beta: float = opt(0.1, "Scale of the log-probabilities that are compared.", above=0)
     cpo_alpha: float = opt(1.0, "Weight of the SFT loss on chosen answers.", low=0)
     label_smoothing: float = opt(0.0, "Share of pairs believed to be labelled the wrong way round.", low=0, below=0.5)
+
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the SFT loss on chosen answers beside the preference loss."""
+        return self.cpo_alpha
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -33,6 +33,9 @@ class TemplateVariables(Settings):
 
     group: ClassVar[str] = DATA
     whose: ClassVar[str] = "the model"
+    may_continue: ClassVar[bool] = False  # whether a prompt may end with an assistant turn
+    learned: ClassVar[str] = "all"  # which answers of a conversation are
+    stop_texts: ClassVar[tuple[str, ...]] = ()  # what ends an answer beside the model's own end
 
     chat_template_kwargs: str | None = opt(
         None,
@@ -72,6 +75,11 @@ class FinalTurn(Settings):
         "A prompt may end with an assistant turn: the answer continues it. Without it such a prompt is refused.",
     )
 
+    @property
+    def may_continue(self) -> bool:
+        """Whether a prompt may end with an assistant turn."""
+        return self.continue_final_message
+
 
 @dataclass(kw_only=True, frozen=True)
 class LearnedAnswers(Settings):
@@ -85,6 +93,11 @@ class LearnedAnswers(Settings):
         "earlier turns, all makes an example of each answer.",
         choices=("all", "last"),
     )
+
+    @property
+    def learned(self) -> str:
+        """Which answers of a conversation are learned."""
+        return self.learn
 
 
 def template_kwargs(config: TemplateVariables) -> dict[str, Any]:

@@ -112,9 +112,19 @@ class RolloutConfig(VLLMPlace, TrainConfig):
     )
 
     @property
+    def uses_vllm(self) -> bool:
+        """Whether vLLM samples."""
+        return self.rollout == "vllm"
+
+    @property
+    def colocates_vllm(self) -> bool:
+        """Whether it does so inside the run's own processes."""
+        return self.uses_vllm and self.vllm_mode == "colocate"
+
+    @property
     def corrects_sampling(self) -> bool:
         """Whether samples are weighted by their importance."""
-        return self.rollout == "vllm" and self.importance_correction != "off"
+        return self.uses_vllm and self.importance_correction != "off"
 
     def _check(self) -> None:
         super()._check()

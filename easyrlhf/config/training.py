@@ -381,6 +381,10 @@ class TrainConfig(
     learning_rate_lora: ClassVar[float]
     taken_length: ClassVar[int] = 0  # tokens of max_length that no prompt can have
     ptx_data: ClassVar[str | None] = None  # a setting of PPO
+    ref_model: ClassVar[str | None] = None  # of the stages that compare the policy with a reference
+    share_backbone: ClassVar[bool] = False  # of those that learn from their own samples
+    uses_vllm: ClassVar[bool] = False  # whether vLLM samples
+    colocates_vllm: ClassVar[bool] = False  # whether it does so inside the run's own processes
 
     format: str | None = row_format(
         "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… "

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from easyrlhf.callables import HANDED, in_file
-from easyrlhf.config import OnlineConfig
+from easyrlhf.config import CompareConfig, OnlineConfig
 from easyrlhf.config.base import split_list
 from easyrlhf.data.formats import FORMATS
 from easyrlhf.data.render import Renderer
@@ -121,7 +121,7 @@ def check_readable(config: OnlineConfig, cast: RewardPlan, data: dict[str, Token
                 ) from error
 
 
-def check_reward_model(flag: str, folder: str, config) -> None:
+def check_reward_model(flag: str, folder: str, config: OnlineConfig | CompareConfig) -> None:
     """Raise InputError unless the folder is a finished reward model: with a value head, or a sequence classifier."""
     check_parent(flag, folder, config)
     if not is_classifier(folder, trust_remote_code=config.trust_remote_code):
@@ -133,7 +133,7 @@ def check_reward_model(flag: str, folder: str, config) -> None:
         raise InputError(f"{flag} {error}") from error
 
 
-def check_value_head(flag: str, folder: str, config) -> None:
+def check_value_head(flag: str, folder: str, config: OnlineConfig | CompareConfig) -> None:
     """Raise InputError unless the folder has a value head that fits its model."""
     model_config = load_config(folder, trust_remote_code=config.trust_remote_code)
     try:

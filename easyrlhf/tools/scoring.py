@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from easyrlhf.config import ScoringConfig
+from easyrlhf.config import PolicyConfig, RewardModelConfig, ScoringConfig
 from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
@@ -22,7 +22,7 @@ from easyrlhf.run.renderers import own_renderer
 from easyrlhf.tools.at_hand import at_hand
 
 
-def longest(flag: str, path: str, config) -> int | None:
+def longest(flag: str, path: str, config: PolicyConfig | RewardModelConfig) -> int | None:
     """Tokens that prompt and answer may have together: `max_length`, or what the model was made for; None: no limit.
 
     flag  the one that names the model

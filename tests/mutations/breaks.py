@@ -844,7 +844,7 @@ BREAKS = [
     Break("engine/proof.py", "change > torch.finfo(torch.float32).eps * abs(weight)", "change > 0", PROOF),
     Break("engine/engine.py", 'not self.proven and done["learning_rate"] > 0', "not self.proven", PROOF),
     Break("engine/zero.py", "    check_trainable(model)\n", "", PROOF),
-    Break("models/load.py", "if text is not config and others:", "if False:", "models/test_load.py"),
+    Break("models/load.py", "if text is not whole and others:", "if False:", "models/test_load.py"),
     Break("stages/online.py", "        check_readable(config, cast.rewards, data)\n", "", BEFORE),
     Break("stages/reward_sources.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
     Break("stages/checks.py", "if places and config.max_length > places:", "if False:", BEFORE),

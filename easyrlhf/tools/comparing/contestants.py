@@ -116,7 +116,7 @@ def settings_for(config: CompareConfig, path: str) -> PolicyConfig:
     folder = at_hand("--models", path, allow_incomplete=config.allow_incomplete)
     if template and load_tokenizer(folder, trust_remote_code=config.trust_remote_code).chat_template:
         template = None
-    return PolicyConfig(model=path, chat_template=template, **{name: getattr(config, name) for name in SHARED})
+    return PolicyConfig(model=path, chat_template=template, **{name: config.value(name) for name in SHARED})
 
 
 def common_prompts(config: CompareConfig, contestants: list[Contestant], scratch: Path) -> Prompts:

@@ -42,7 +42,7 @@ def lower_micro_batch_tokens(config: TrainConfig, machine: Machine) -> Iterator[
 def decode_fewer(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """Fewer completions decoded together: the same result, slower."""
     name = "local_rollout_forward_batch_size"
-    rows = getattr(config, name, 0) // 2 if getattr(config, "rollout", "") == "hf" else 0
+    rows = config.value(name) // 2 if isinstance(config, OnlineConfig) and not config.uses_vllm else 0
     while rows:
         yield Remedy(f"--{name} {rows}", {name: rows})
         rows //= 2
@@ -50,7 +50,7 @@ def decode_fewer(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
 
 def less_vllm(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """A smaller share for a vLLM beside the training: the same result, slower."""
-    if (getattr(config, "rollout", ""), getattr(config, "vllm_mode", "")) == ("vllm", "colocate"):
+    if config.colocates_vllm:
         for share in (0.2, 0.1):
             if share < config.vllm_gpu_memory_utilization:
                 yield Remedy(f"--vllm_gpu_memory_utilization {share}", {"vllm_gpu_memory_utilization": share})
