@@ -166,3 +166,15 @@ def one_line(text: str) -> str:
         text = f"{text[:half]} … {text[-half:]}"
     text = text.replace("\r\n", "\n").replace("\n", "⏎").replace("\t", " ")
     return "".join(c if c.isprintable() else "�" for c in text)
+
+
+@contextmanager
+def counting_bar(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar of its own, from `done` to `total`; yields a function that moves it by so many units."""
+    with ProgressBar(Console(unit), total, done, unit) as bar:
+
+        def advance(count: int = 1) -> None:
+            for _ in range(count):
+                bar.advance()
+
+        yield advance
