@@ -16,6 +16,7 @@ from easyrlhf.config.common_fields import (
 )
 from easyrlhf.config.rendering import FinalTurn, LearnedAnswers, Rendering, template_kwargs
 from easyrlhf.config.reporting import Hub, check_hub, push_to_hub
+from easyrlhf.stage_table import STAGES
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
@@ -122,7 +123,7 @@ class LookConfig(RemoteCode, LengthLimits, LearnedAnswers, FinalTurn, Rendering,
     stage: str = opt(
         MISSING,
         "The stage that is to learn from the rows; it decides which records they must give.",
-        choices=("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "rrhf"),
+        choices=tuple(STAGES),
     )
 
     def _check(self) -> None:

@@ -28,6 +28,7 @@ from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.data.sources import Source
 from easyrlhf.data.watching import watched
 from easyrlhf.errors import InputError
+from easyrlhf.stage_table import STAGES
 
 LOOK_AT = 10  # rows from which a file's format is recognised
 # Shares of a file's rows that may have a content fault: equal answers are common in real comparisons, and harmless.
@@ -43,19 +44,7 @@ KINDS: dict[str, type] = {
     "prompt": Prompt,
 }
 # stage → the kind of rows that it learns from
-STAGE_KINDS = {
-    "sft": "demonstration",
-    "rm": "comparison",
-    "ppo": "prompt",
-    "grpo": "prompt",
-    "dpo": "comparison",
-    "ipo": "comparison",
-    "kto": "feedback",
-    "orpo": "comparison",
-    "simpo": "comparison",
-    "cpo": "comparison",
-    "rrhf": "ranking",
-}
+STAGE_KINDS = {name: stage.rows for name, stage in STAGES.items()}
 READ_BY: dict[type, str] = {
     Demonstration: "sft_train",
     Comparison: "rm_train and dpo_train",

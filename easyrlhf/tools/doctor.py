@@ -19,7 +19,8 @@ from easyrlhf.files import make_folder
 from easyrlhf.report.console import Console, counting_bar, say
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.report.rm_verdict import PAGE_FILE, doctor_lines, write_doctor_page, write_examination
+from easyrlhf.report.rm_page import PAGE_FILE, doctor_lines, write_doctor_page
+from easyrlhf.report.rm_verdict import write_examination
 from easyrlhf.rewards.model import score_sequences
 from easyrlhf.rewards.probes import PARTS, examine, positions
 from easyrlhf.run.differences import SETTINGS_FILE

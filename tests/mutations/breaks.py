@@ -66,6 +66,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+FAMILIES = "test_stage_table.py::test_families_come_in_the_order_asked_for"
 PRINTED = "tools/test_generate.py tools/test_score.py::test_rows_are_scored_from_standard_input_to_standard_output"
 IN_PYTHON, WORDING = "tools/test_loaded.py", "cli/test_wording.py"
 SERVED = "rewards/test_serve_reward.py"
@@ -128,6 +129,13 @@ BREAKS = [
     Break("data/conversations.py", "notes[OPENED] += first > answers[0]", "pass", MESSAGES),
     Break("data/conversations.py", 'turn | ({"learned": False} if off else {})', "turn", MESSAGES),
     Break("data/fields.py", '[{"role": "user", "content": question}, *answer_turn(answer)]', "said(answer)", KEYS),
+    Break("stage_table.py", 'rows="feedback"', 'rows="comparison"', "test_stage_table.py"),
+    Break(
+        "stage_table.py",
+        "for family in families for stage in ROWS",
+        "for stage in ROWS for family in families",
+        FAMILIES,
+    ),
     Break("data/reader.py", "TOLERATED_EQUAL = 0.05", "TOLERATED_EQUAL = 0.01", "data/test_load_tokens.py"),
     Break("data/reader.py", 'if asking := may_ask(raw.value, "chosen", "rejected"):', "if asking := []:", KEYS),
     # the doctor
@@ -279,12 +287,12 @@ BREAKS = [
     Break("rollout/sampler.py", "ended[place] |= self.ending.by_text(said[row])", "pass", ENDING),
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
     Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
-    Break("report/diagnostics.py", "_judged(self._stage, check", '_verdict("ppo", check', ADVICE),
-    Break("report/diagnostics.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
+    Break("report/diagnostics.py", "**words_of(self._stage)", '**words_of("ppo")', ADVICE),
+    Break("report/stage_view.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
     Break("report/compare_page.py", 'return ("warn", "ok", "alarm")[said]', 'return "ok"', CONCLUSION),
     Break("report/compare_page.py", "judged.index(worst)", "0", CONCLUSION),
     Break("report/blocks.py", ".translate(CONTROLS)", "", REPORT_PAGE),
-    Break("report/blocks.py", "0 < len(text) <= SHORT", "False", REPORT_PAGE),
+    Break("report/page/page.html.jinja", "0 < cell|length <= short", "false", REPORT_PAGE),
     Break("report/charts.py", '(low, -8, "right") if mean < 0', '(low, -8, "right") if mean < -9', REPORT_PAGE),
     Break("report/charts.py", "if even is not None:", "if False:", REPORT_PAGE),
     Break("report/charts.py", '"legend.fontsize": 10,', '"legend.fontsize": 8,', REPORT_PAGE),
@@ -302,7 +310,7 @@ BREAKS = [
     Break("report/pace.py", "return seconds / count", "return seconds", PACE),
     Break("report/pace.py", "return guess[kind] * seconds_each", "return 0 * seconds_each", PACE),
     Break("report/progress.py", "self._began += seconds", "self._began += 0", PACE),
-    Break("report/progress.py", "min(time.monotonic() - said, under_way)", "(time.monotonic() - said)", PACE),
+    Break("report/pace.py", "min(time.monotonic() - said, under_way)", "(time.monotonic() - said)", PACE),
     Break("report/layout.py", "table_width(columns) > width and", "False and", LAYOUT),
     Break("report/layout.py", '"break_long_words": False', '"break_long_words": True', LAYOUT),
     Break("report/layout.py", 'lines[-1] += " \\\\"', "pass", LAYOUT),

@@ -11,8 +11,8 @@ import requests
 from click.testing import CliRunner
 
 from easyrlhf.cli import data_check
-from easyrlhf.report.stylesheet import STYLESHEET
-from tests.serve.page_stub import PAGE, Refusal, Running, Stub
+from easyrlhf.report import blocks
+from tests.serve.page_stub import PAGE, THEME, Refusal, Running, Stub
 
 pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[dev]'")
 from selenium import webdriver
@@ -172,8 +172,11 @@ def checked(file: Path, stage: str) -> None:
 
 
 def test_the_page_has_the_colours_and_the_type_of_a_report():
-    begins = STYLESHEET[: STYLESHEET.index("* { box-sizing")]
-    assert begins in (PAGE / "app.css").read_text(encoding="utf-8")
+    theme = THEME.read_text(encoding="utf-8")
+    assert theme in blocks.html_page("a report", []) and "--paper: #" in theme
+    assert "--paper: #" not in (PAGE / "app.css").read_text(encoding="utf-8")
+    index = (PAGE / "index.html").read_text(encoding="utf-8")
+    assert index.index("/static/theme.css") < index.index("/static/app.css")
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_writes_no_markup():

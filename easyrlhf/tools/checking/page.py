@@ -13,8 +13,8 @@ from easyrlhf.files import write_whole
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import MUTED, SERIES, Chart
 from easyrlhf.report.console import one_line
-from easyrlhf.report.diagnostics import Verdict, worst
-from easyrlhf.report.rm_verdict import aligned_columns
+from easyrlhf.report.text_table import aligned_columns
+from easyrlhf.report.verdict import Verdict, worst
 from easyrlhf.tools.checking.row_findings import RowFinding, quantiles
 from easyrlhf.tools.checking.rows import Split
 from easyrlhf.tools.checking.table import CHECKS, MILDER

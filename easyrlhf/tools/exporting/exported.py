@@ -13,8 +13,8 @@ from easyrlhf.files import drafted_in, make_folder
 from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import check_text_alone, load_config
 from easyrlhf.models.parents import ADAPTER, root_of
-from easyrlhf.report.card import TAGS
 from easyrlhf.report.metadata import front_matter, hub_facts
+from easyrlhf.report.stage_view import VIEWS
 from easyrlhf.run.manifest import read_stage, require_whole
 from easyrlhf.run.renderers import rendering_of
 
@@ -69,6 +69,6 @@ def facts_of(config: ExportConfig, tokenizer, source: str) -> dict:
 
 def write_card(folder: Path, task: str, facts: dict, text: str) -> None:
     """README.md with the front matter that the hub reads."""
-    tags = list(TAGS.get(facts["trained_by"], ()))
+    tags = list(VIEWS[facts["trained_by"]].tags) if facts["trained_by"] in VIEWS else []
     front = front_matter(folder.name, task, tags, facts)
     (folder / "README.md").write_text(front + text, encoding="utf-8")
