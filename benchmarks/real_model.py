@@ -35,7 +35,7 @@ from easyrlhf.data.records import Comparison
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.load import ends_of, load_causal_lm
 from easyrlhf.report.rm_eval import WILSON_Z, wilson
@@ -295,8 +295,8 @@ def length_of(pair: Comparison, renderer: Renderer) -> int:
 def judged(folder: Path, renderer: Renderer, data: str, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Whether each pair is ranked right by the model, and by length in the better of its two directions; each [N]."""
     with TemporaryDirectory() as cache:
-        how = {"max_length": longest, "max_prompt_length": longest - 1, "cache_dir": Path(cache)}
-        rows = list(load_tokens(data, "comparison", renderer, **how).rows)
+        settings = DataSettings(max_length=longest, max_prompt_length=longest - 1, cache_dir=Path(cache))
+        rows = list(load_tokens(data, "comparison", renderer, settings).rows)
     model = load_scalar_model(str(folder), renderer.tokenizer, dtype=torch.float32)
     sequences = [row["prompt_ids"] + row[f"{side}_ids"] for side in ("chosen", "rejected") for row in rows]
     chosen, rejected = np.array(score_sequences(model, sequences, renderer.pad_id, 2048)).reshape(2, -1)

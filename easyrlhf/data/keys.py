@@ -70,13 +70,17 @@ def fates(row: Row, record: Record, asks: tuple[str, ...], demonstrates: bool, p
             return USED
         if key in row.looked_at:
             return PASSED if prompts else USED
-        turns = key == HISTORY and isinstance(value, list)
-        thoughts = key in THOUGHT_KEYS and demonstrates and not prompts
-        if (key in MEDIA or key in CONTEXT or turns or thoughts) and value not in EMPTY:
+        if _out_of_place(key, value, thoughts=demonstrates and not prompts) and value not in EMPTY:
             return REFUSED
         return PASSED if prompts else NAMED
 
     return {key: fate(key, value) for key, value in row.items()}
+
+
+def _out_of_place(key: str, value: Any, *, thoughts: bool) -> bool:
+    """Whether a key that nothing has used says what would change the meaning of its row; thoughts only if they do."""
+    turns = key == HISTORY and isinstance(value, list)
+    return key in MEDIA or key in CONTEXT or turns or (key in THOUGHT_KEYS and thoughts)
 
 
 def with_columns(record: Record, row: Row, found: dict[str, str], notes: Counter) -> Record:

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
+from easyrlhf.config.base import Settings
 from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
 from easyrlhf.data.formats import (
     FORMATS,
@@ -23,7 +25,7 @@ from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.raw import RawRow
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
-from easyrlhf.data.sources import Source
+from easyrlhf.data.sources import Source, open_sources
 from easyrlhf.data.watching import watched
 from easyrlhf.errors import InputError
 
@@ -72,6 +74,35 @@ RECORD_KEYS = ("prompt", "completion", "chosen", "rejected")
 REASONS: dict[tuple[type, str], str] = {
     (Ranking, "feedback"): "a ranking does not say which answers are liked: give each answer a row with its label",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSettings:
+    """How rows are read: the settings of these names, as every command has them that reads rows.
+
+    format, on_bad_row  as read_records has them
+    field, transform    as open_sources has them
+    """
+
+    format: str | None = None
+    field: str | None = None
+    transform: str | None = None
+    on_bad_row: str = "stop"
+
+    @classmethod
+    def of(cls, config: Settings, **others: Any) -> Self:
+        """Those of a command, and others of a class that has more."""
+        return cls(**{one.name: getattr(config, one.name) for one in fields(RowSettings)}, **others)
+
+    def open(self, files: str) -> list[Source]:
+        """The sources that are named. Raises InputError, also for a format that is not known."""
+        if self.format is not None:
+            require_format(self.format)
+        return open_sources(files, field=self.field, transform=self.transform)
+
+    def records(self, source: Source, kind: str | None, ledger: Ledger) -> Iterator[tuple[Record, Any]]:
+        """As read_records."""
+        return read_records(source, kind, ledger, format=self.format, on_bad_row=self.on_bad_row)
 
 
 def read_records(
@@ -177,23 +208,27 @@ def _format_of(source: Source, forced: str | None, kind: str | None = None) -> t
     if forced is not None:
         return forced, None
     variants = Counter(v for row in first if (v := _variant_of(row.value)) is not None)
-    if variants:
-        expected = variants.most_common(1)[0][0]
-        named = next(row for row in first if _variant_of(row.value) == expected)
-        if expected == IMPLICIT_TEXT:
-            _require_no_question(named)
-        if expected in WHOLE:
-            answered = next((v for v in variants if v in WHOLE and v != "messages_prompt"), None)
-            expected = answered or ("messages" if kind == "prompt" else expected)
-            return expected, expected
-        return recognise(named.value), expected
-    place, seen = first[0].place, first[0].value
-    if first[0].fault:
-        raise InputError(f"{place}: {first[0].fault}")
-    found = keys_of(seen) if isinstance(seen, dict) else f"a {type(seen).__name__}"
-    hint = _fields_for(seen, kind) if isinstance(seen, dict) else ""
-    raise InputError(
-        f"{place}: no known format; found {found}; expected one of\n{format_table()}\n"
+    if not variants:
+        raise _not_recognised(first[0], kind)
+    expected = variants.most_common(1)[0][0]
+    named = next(row for row in first if _variant_of(row.value) == expected)
+    if expected == IMPLICIT_TEXT:
+        _require_no_question(named)
+    if expected in WHOLE:
+        answered = next((v for v in variants if v in WHOLE and v != "messages_prompt"), None)
+        expected = answered or ("messages" if kind == "prompt" else expected)
+        return expected, expected
+    return recognise(named.value), expected
+
+
+def _not_recognised(raw: RawRow, kind: str | None) -> InputError:
+    """What to say of a file whose first rows are of no known format."""
+    if raw.fault:
+        return InputError(f"{raw.place}: {raw.fault}")
+    found = keys_of(raw.value) if isinstance(raw.value, dict) else f"a {type(raw.value).__name__}"
+    hint = _fields_for(raw.value, kind) if isinstance(raw.value, dict) else ""
+    return InputError(
+        f"{raw.place}: no known format; found {found}; expected one of\n{format_table()}\n"
         f"(or name the keys with --field{hint and f', such as {hint}'}, or choose with --format)"
     )
 

@@ -10,9 +10,8 @@ import yaml
 from datasets import Dataset
 
 from easyrlhf.config import DoctorConfig
-from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, dropping, load_tokens
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
 from easyrlhf.files import make_folder
@@ -97,22 +96,16 @@ def trained_limits(folder: Path) -> dict[str, Any]:
 
 def read_pairs(config: DoctorConfig, renderer: Renderer, limits: PairLimits, scratch: Path) -> Dataset:
     """The pairs of `valid_data`. Raises InputError."""
-    data = load_tokens(
-        config.valid_data,
-        "comparison",
-        renderer,
+    settings = DataSettings.of(
+        config,
         max_length=limits.max_length,
         max_prompt_length=limits.max_prompt_length,
-        overlength=limits.overlength or "drop",
+        **dropping(limits.overlength),
         cache_dir=scratch,
-        format=config.format,
-        field=config.field,
-        transform=config.transform,
-        on_bad_row=config.on_bad_row,
         name="valid",
         bad_rows=Path(config.output_dir) / "bad_rows.jsonl",
-        too_long=1.0 if limits.overlength == "drop" else TOLERATED,
     )
+    data = load_tokens(config.valid_data, "comparison", renderer, settings)
     say(data.summary.lines())
     return data.rows
 

@@ -16,7 +16,7 @@ from easyrlhf.data.chat_template import arguments_for, opens, with_answer
 from easyrlhf.data.formats import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import positions_of
 from easyrlhf.online.rollout import unpad
@@ -96,21 +96,16 @@ def claim_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scra
             f"--max_prompt_length {config.max_prompt_length}: with --max_new_tokens {config.max_new_tokens} there is "
             f"room for {room} tokens; lower one of the two"
         )
-    data = load_tokens(
-        config.prompts,
-        "prompt",
-        renderer,
+    settings = DataSettings.of(
+        config,
         max_length=NO_LIMIT,
         max_prompt_length=config.max_prompt_length or room or NO_LIMIT,
         cache_dir=scratch,
-        format=config.format,
-        field=config.field,
-        transform=config.transform,
-        on_bad_row=config.on_bad_row,
         name="prompts",
         bad_rows=output.bad_rows,
         seed=config.seed,
     )
+    data = load_tokens(config.prompts, "prompt", renderer, settings)
     say(data.summary.lines())
     check_kept_columns(config, data.rows)
     output.begin(data.summary.sha256, len(data.rows))

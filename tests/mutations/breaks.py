@@ -290,7 +290,7 @@ BREAKS = [
     Break("data/watching.py", "watcher(name, None)", "pass", OPENING),
     Break("launch.py", "    say_at_once(opening_of(config), sys.stdout)", "    pass", OPENING),
     Break("tools/doctor.py", 'config.overlength or trained.get("overlength")', "config.overlength", DOCTOR),
-    Break("tools/doctor.py", 'too_long=1.0 if limits.overlength == "drop" else TOLERATED', "too_long=1.0", DOCTOR),
+    Break("data/tokens.py", '"too_long": 1.0 if overlength == "drop" else TOLERATED', '"too_long": 1.0', DOCTOR),
     Break("report/conclusion.py", "return Conclusion(worst(every)", "return Conclusion(worst(found)", CONCLUSION),
     Break("report/conclusion.py", "if examined and is_whole(examined)", "if examined", CONCLUSION),
     Break("report/conclusion.py", "SEVERITIES.index(run[1].severity)", "-SEVERITIES.index(run[1].severity)", OVERLAY),

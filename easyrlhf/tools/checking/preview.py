@@ -16,7 +16,7 @@ from easyrlhf.data.reader import STAGE_KINDS, as_kind, read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import ContentFault
-from easyrlhf.data.tokens import ENCODERS
+from easyrlhf.data.token_rows import ENCODERS
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.rows import sources_of
 from easyrlhf.tools.checking.token_check import TokenStretch, load_renderer, parts_of, positions_known

@@ -10,8 +10,8 @@ from easyrlhf.data.huge import Huge
 from easyrlhf.data.records import Messages, Record, answers_of
 from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.row_errors import ContentFault
+from easyrlhf.data.token_rows import ENCODERS
 from easyrlhf.data.tokenizer import find_end_of_turn
-from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.run.renderers import open_renderer
