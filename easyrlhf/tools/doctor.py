@@ -43,9 +43,8 @@ def examine_reward_model(config: DoctorConfig) -> Path:
         rows = read_pairs(config, scorer.renderer, limits, Path(scratch))
         dtype = pick_dtype(config.precision, pick_device(config.devices))
         measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:])
-        how = scorer.model, scorer.renderer, rows, scorer.micro_batch_tokens, dtype
         with answer_progress("part", PARTS, 0) as advance:
-            measured |= examine(*how, most=config.examine_rows, advance=advance)
+            measured |= examine(scorer, rows, dtype, most=config.examine_rows, advance=advance)
     found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
     write_doctor_page(folder, found)
     console = Console(config.stage)
@@ -118,7 +117,7 @@ def scores_and_lengths(config: DoctorConfig, scorer: Scorer, rows: Dataset) -> t
     with answer_progress("answer", len(sequences), 0) as advance:
         for start in range(0, len(sequences), AT_ONCE):
             some = sequences[start : start + AT_ONCE]
-            scores += score_sequences(scorer.model, some, scorer.renderer.pad_id, scorer.micro_batch_tokens)
+            scores += score_sequences(scorer, some)
             advance(len(some))
     chosen, rejected = np.array(scores).reshape(2, -1)
     broken = np.flatnonzero(~np.isfinite(chosen + rejected))

@@ -310,12 +310,10 @@ def kl_bound(n: int) -> float:
 def last_words(config: GenerateConfig, output: Rows) -> Iterator[str]:
     """What was written and left out, and what the rewards say; of texts for a reader, only what is not seen in them."""
     tally = output.tally
+    cut_off = f"cut off at --max_new_tokens {config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}"
     if config.readable:
         if tally["kept_unfinished"]:
-            yield (
-                f"note: {tally['kept_unfinished']:,} of {tally['rows']:,} answers were cut off at --max_new_tokens "
-                f"{config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}"
-            )
+            yield f"note: {tally['kept_unfinished']:,} of {tally['rows']:,} answers were {cut_off}"
         return
     yield f"{output.file}: {tally['rows']:,} rows of {output.total:,} prompts and {tally['answers']:,} answers"
     if left := [f"{tally[reason]:,} {reason}" for reason in (UNFINISHED, EMPTY, UNSCORED, LOW, TIED) if tally[reason]]:
@@ -329,16 +327,20 @@ def last_words(config: GenerateConfig, output: Rows) -> Iterator[str]:
     if config.best_of:
         n = config.best_of
         yield f"KL(best of {n} || model) <= log {n} - {n - 1}/{n} = {kl_bound(n):.4f} nats"
+    yield from warnings_of(tally, cut_off)
+    if tally["rows"] and not config.to_screen:
+        stage = "sft_train" if config.to == "demonstrations" else "dpo_train"
+        yield next_line([stage, "--model", config.model, "--train_data", str(output.file)])
+
+
+def warnings_of(tally: Counter, cut_off: str) -> Iterator[str]:
+    """What training on the answers that were written would suffer from."""
     if tally["kept_unfinished"]:
         yield (
-            f"warning: {tally['kept_unfinished']:,} of the answers written were cut off at --max_new_tokens "
-            f"{config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}; "
+            f"warning: {tally['kept_unfinished']:,} of the answers written were {cut_off}; "
             "training on them teaches the model to end there: --only_finished leaves them out"
         )
     if tally["kept_empty"]:
         yield f"warning: {tally['kept_empty']:,} of the answers written are empty; sft_train drops such rows"
     if tally["kept_unscored"]:
         yield f"warning: {tally['kept_unscored']:,} of the answers written have no reward (null): {UNSCORED}"
-    if tally["rows"] and not config.to_screen:
-        stage = "sft_train" if config.to == "demonstrations" else "dpo_train"
-        yield next_line([stage, "--model", config.model, "--train_data", str(output.file)])

@@ -699,7 +699,9 @@ BREAKS = [
     Break("rewards/combined.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
     Break("rollout/vllm_sampler.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
     # no reward applies
-    Break("rewards/combined.py", "scores = scores.masked_fill(none, math.nan)", "pass", "rewards/test_sources.py"),
+    Break(
+        "rewards/combined.py", "return scores.masked_fill(none, math.nan)", "return scores", "rewards/test_sources.py"
+    ),
     Break(
         "rewards/combined.py",
         "if new not in names and new not in found",
