@@ -165,10 +165,10 @@ def offline_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
 def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
     """Rollout, scoring, then updates of the policy and of the value model, if there is one."""
     trained, frozen = shapes_of(config, machine)
-    scorers = scorer_shapes(config, trained, frozen)
     models = {"policy": count_held(trained, TRAINED)}
     if not (config.own_reference or config.kl_measured == "never"):
         models["reference"] = count_held(replace(frozen, path=config.ref_model), FROZEN)
+    scorers = scorer_shapes(config, trained, frozen)
     # a shared backbone is counted with the policy; each of the others is an adapter and a head
     base = count_held(frozen, FROZEN).weights if config.share_backbone else 0
     for name, shape in scorers.items():
