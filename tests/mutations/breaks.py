@@ -47,7 +47,7 @@ PAGE = "serve/test_page.py"
 SYSTEM = "test_a_system_turn_and_a_whole_conversation_in_the_files"
 SEEDS = "test_the_same_model_twice_has_two_seeds_and_settings_reach_the_server"
 RELOAD = "test_what_is_not_downloaded_survives_a_reload_and_another_tab"
-FAULTS_SAID = "test_a_fault_is_said_in_words_and_nothing_is_lost"
+FAULTS_SAID = "serve/test_page_faults.py::test_a_fault_is_said_in_words_and_nothing_is_lost"
 STREAMED = "test_an_answer_is_shown_while_it_is_written_and_can_be_stopped"
 CLICKED = "test_two_models_answer_piece_by_piece_and_a_click_becomes_a_row"
 STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
@@ -890,7 +890,7 @@ BREAKS = [
     # around the stages
     Break("run/manifest.py", "if checksum(file) != then:", "if False:", "engine/test_manifest.py"),
     Break("tools/output.py", "os.truncate(self.part, self.bytes)", "pass", GOES_ON),
-    Break("tools/generate.py", "math.log(n) - (n - 1) / n", "math.log(n) - (n + 1) / n", BOUND),
+    Break("tools/answer_rows.py", "math.log(n) - (n - 1) / n", "math.log(n) - (n + 1) / n", BOUND),
     Break("data/render.py", "ids if finished else ids[:-1]", "ids", "tools/test_score.py"),
     # conversations as the chat template gets them
     Break("data/render.py", "start = min(self._start(", "start = max(self._start(", THINKING),
@@ -1010,7 +1010,7 @@ BREAKS = [
     ),
     Break("serve/page/talk.js", "2 * variant + side)", "2 * variant)", f"{PAGE}::{SEEDS}"),
     Break("serve/page/store.js", "this.keep(ROW + entry.id, entry);", "", f"{PAGE}::{RELOAD}"),
-    Break("serve/page/server.js", "if (finish === null) throw BROKE_OFF;", "", f"{PAGE}::{FAULTS_SAID}"),
+    Break("serve/page/server.js", "if (finish === null) throw BROKE_OFF;", "", FAULTS_SAID),
     Break("serve/page/answers.js", "!talks.unfinished(answer)", "true", f"{PAGE}::{STREAMED}"),
     Break("serve/page/view.js", "|| mine < other", "", f"{PAGE}::{CLICKED}"),
     # models and tools in Python

@@ -23,7 +23,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.tools import generate, output
-from easyrlhf.tools.generate import GeneratedAnswer, kept, kl_bound
+from easyrlhf.tools.answer_rows import GeneratedAnswer, kept, kl_bound
 
 PAGE = Path(__file__).parents[2] / "docs" / "using_models.md"
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one"]
