@@ -304,6 +304,12 @@ class OnlineConfig(RolloutConfig, TrainConfig):
                 f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
                 f"{self.batch_size}; use one of {divisors}",
             )
+        if self.load_in_4bit and self.rollout == "vllm":
+            raise SettingError(
+                "load_in_4bit",
+                "load_in_4bit true: rollout vllm samples from the base in its own precision, which is another policy "
+                "than the one that is trained; use rollout hf, or leave it out",
+            )
         if self.share_backbone and not self.lora_r:
             raise SettingError("share_backbone", "share_backbone: the parts are LoRA adapters; give lora_r, such as 16")
         if self.share_backbone and self.ref_model not in (None, self.model):

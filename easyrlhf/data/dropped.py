@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 
+from easyrlhf.data.messages import EMPTY, is_empty
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
@@ -13,18 +14,39 @@ THOUGHT = re.compile(r"(?:<think>)?(.*)</think>\s*", re.S)
 def note_dropped(renderer: Renderer, conversations: list[Messages], arguments: dict) -> None:
     """Count the row in the renderer's notes for each of its fields that changes nothing in any of its conversations.
 
-    A row without thoughts, tool calls and tools is not rendered for this.
+    A row without thoughts, tool calls and tools is not rendered for this once its roles are known to be written.
     """
     for name, without in FIELDS.items():
         pairs = [((turns, arguments), without(turns, arguments)) for turns in conversations]
         changed = [pair for pair in pairs if pair[0] != pair[1]]
         if changed and all(read_alike(renderer, *pair) for pair in changed):
             renderer.notes[dropped(name)] += 1
+    for name in unknown_variables(renderer, arguments):
+        renderer.notes[dropped(f"chat_template_kwargs.{name}")] += 1
+    for role in sorted({turn["role"] for turns in conversations for turn in turns} - renderer.written):
+        if all(is_left_out(renderer, turns, arguments, role) for turns in conversations):
+            renderer.notes[dropped(f"{role} text")] += 1
+        else:  # the template knows the role; rendering each row for this would take time
+            renderer.written.add(role)
 
 
 def dropped(name: str) -> str:
     """The note on rows with a field that the template drops."""
     return f"rows read the same without their {name}: the chat template drops it"
+
+
+def unknown_variables(renderer: Renderer, arguments: dict) -> list[str]:
+    """Names of what a row tells the template, and the template has no variable for; tools are another matter."""
+    template = renderer.tokenizer.chat_template
+    said = [name for name, value in arguments.items() if name != "tools" and value not in EMPTY]
+    return [name for name in said if isinstance(template, str) and not re.search(rf"\b{re.escape(name)}\b", template)]
+
+
+def is_left_out(renderer: Renderer, turns: Messages, arguments: dict, role: str) -> bool:
+    """Whether the template writes nothing of what a conversation's turns of this role say."""
+    own = [turn for turn in turns if turn["role"] == role and not is_empty(turn)]
+    others = [turn for turn in turns if turn["role"] != role]
+    return bool(own) and read_alike(renderer, (turns, arguments), (others, arguments))
 
 
 def read_alike(renderer: Renderer, one: tuple, other: tuple) -> bool:

@@ -6,7 +6,13 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from easyrlhf.data.messages import THOUGHT_KEYS, from_json, is_empty, kind_of_value, messages
+from easyrlhf.data.messages import (
+    from_json,
+    is_empty,
+    kind_of_value,
+    messages,
+    thoughts_beside,
+)
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Messages
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
@@ -101,8 +107,10 @@ def answer_turn(answer: str, thought: str = "") -> Messages:
 def only_answer(row: dict, *keys: str) -> Messages:
     """The one answer of a row, under the first of these keys that it has, with the row's thoughts where there are."""
     key = next((key for key in keys if row.get(key) is not None), keys[0])
-    thoughts = [text(row[name], name) for name in THOUGHT_KEYS if row.get(name)]
-    return answer_turn(text(need(row, key), key), thoughts[0] if thoughts else "")
+    thoughts = {name: text(row[name], name) for name in thoughts_beside(row)}
+    if len(set(thoughts.values())) > 1:
+        raise StructuralFault(f"keys {' and '.join(thoughts)}: hold different thoughts; keep one")
+    return answer_turn(text(need(row, key), key), next(iter(thoughts.values()), ""))
 
 
 def instructed(row: dict) -> Messages:

@@ -179,9 +179,9 @@ def _labelled(row: dict) -> bool:
 
 
 def _unanswered(row: dict) -> bool:
-    """Whether a row's messages are a conversation in which the assistant has not spoken."""
-    turns = _list(row, comparisons.conversation_key(row))
-    return bool(turns) and not any(role_of(turn) == "assistant" for turn in turns)
+    """Whether a row's messages are a conversation, of roles that are known, in which the assistant has not spoken."""
+    roles = {role_of(turn) for turn in _list(row, comparisons.conversation_key(row))}
+    return bool(roles) and not roles & {"assistant", None}
 
 
 def _list(row: dict, key: str) -> list:
@@ -382,7 +382,7 @@ FORMATS: dict[str, Format] = {
     "text": Format(
         "text: a string, all of which is learned",
         Demonstration,
-        lambda row: "text" in row and not may_ask(row, "text"),
+        lambda row: "text" in row and not may_ask(row, "text") and role_of(row) is None,
         conversations.parse_text,
     ),
 }

@@ -33,7 +33,8 @@ def split_pair(chosen: str, rejected: str, notes: Counter) -> tuple[Messages, Me
 
 def read_turns(transcript: str, key: str) -> Messages:
     """The turns of a transcript, without the space around each."""
-    head, *rest = MARKER.split(transcript)
+    opens = transcript.startswith(("Human:", "Assistant:"))  # stripped of the empty lines before the first marker
+    head, *rest = MARKER.split("\n\n" * opens + transcript)
     if not rest:
         raise StructuralFault(
             f"key '{key}': expected a transcript with '\\n\\nHuman:' and '\\n\\nAssistant:', found {transcript[:40]!r}"

@@ -16,6 +16,7 @@ from easyrlhf.data.messages import (
     kind_of_value,
     refuse_media,
     switched_off,
+    thoughts_beside,
 )
 from easyrlhf.data.records import Demonstration, Messages, Prompt, Record, answers_of
 from easyrlhf.data.row_errors import StructuralFault
@@ -25,6 +26,7 @@ TOOLS = ("tools", "functions")
 ARGUMENTS = ("chat_template_kwargs", "template_kwargs")
 THINKING = "enable_thinking"
 HISTORY = "history"
+BACKGROUND = "context"
 # What a row may hold beside the texts that its format names, and what is made of it where there are turns.
 CONTEXT = (*SYSTEM_KEYS, *TOOLS, *ARGUMENTS, THINKING)
 # Keys that hold a row's answers, or say something of them.
@@ -63,6 +65,13 @@ def fates(row: Row, record: Record, asks: tuple[str, ...], demonstrates: bool, p
     """
     plain = isinstance(record.prompt, str)
 
+    def out_of_place(key: str, value: Any) -> bool:
+        """Whether a key that nothing has used says what would change the meaning of the row."""
+        turns = key == HISTORY and isinstance(value, list)
+        thoughts = key in thoughts_beside(row) and demonstrates and not prompts
+        background = key == BACKGROUND and not prompts and _is_asked_about(value, record.prompt)
+        return key in MEDIA or key in CONTEXT or turns or thoughts or background
+
     def fate(key: str, value: Any) -> str:
         if key in row.looked_at and (key in asks or key == HISTORY):
             return USED
@@ -70,17 +79,11 @@ def fates(row: Row, record: Record, asks: tuple[str, ...], demonstrates: bool, p
             return USED
         if key in row.looked_at:
             return PASSED if prompts else USED
-        if _out_of_place(key, value, thoughts=demonstrates and not prompts) and value not in EMPTY:
+        if out_of_place(key, value) and value not in EMPTY:
             return REFUSED
         return PASSED if prompts else NAMED
 
     return {key: fate(key, value) for key, value in row.items()}
-
-
-def _out_of_place(key: str, value: Any, *, thoughts: bool) -> bool:
-    """Whether a key that nothing has used says what would change the meaning of its row; thoughts only if they do."""
-    turns = key == HISTORY and isinstance(value, list)
-    return key in MEDIA or key in CONTEXT or turns or (key in THOUGHT_KEYS and thoughts)
 
 
 def with_columns(record: Record, row: Row, found: dict[str, str], notes: Counter) -> Record:
@@ -166,12 +169,24 @@ def _with_system(prompt: Messages, text: str, notes: Counter) -> Messages:
     return [{"role": "system", "content": text}, *prompt]
 
 
+def _is_asked_about(value: Any, prompt: str | Messages) -> bool:
+    """Whether a text of several words, which could be what the question is about, stands nowhere in the prompt."""
+    words = value.split() if isinstance(value, str) else []
+    asked = prompt if isinstance(prompt, str) else " ".join(turn["content"] for turn in prompt)
+    return len(words) > 1 and " ".join(words) not in " ".join(asked.split())
+
+
 def _refuse(key: str, value: Any) -> None:
     """Raise for a key that says something which this row has no place for."""
     refuse_media({key: value})
     if key == HISTORY:
         raise StructuralFault(
             "key 'history': earlier turns stand in the messages themselves in this format; put them there"
+        )
+    if key == BACKGROUND:
+        raise StructuralFault(
+            f"key '{key}': its text stands nowhere in the prompt, and the question may be about it; write it there, as "
+            f"--field 'instruction={{{key}}} {{instruction}},{key}=', or take the key out with --field {key}="
         )
     if key in THOUGHT_KEYS:
         raise StructuralFault(

@@ -32,6 +32,8 @@ ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value")
 TURN_TEXTS = (*CONTENT_KEYS, "tool_calls", "function_call")  # one of which a turn has
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+# What stands under such a key of a row where it says whether the model thinks, or how much, and is no thought.
+NO_THOUGHTS = ("on", "off", "true", "false", "yes", "no", "none", "auto", "default", "minimal", "low", "medium", "high")
 SWITCHES = ("weight", "loss_weight", "train", "training", "trainable", "loss", "learn")
 # Switches in a form that is not read: refused by name, since a turn would be learned that is not to be.
 FOREIGN_SWITCHES = ("train_detail", "training_detail", "mask", "masked", "loss_mask", "ignore", "skip")
@@ -44,6 +46,7 @@ MEDIA = frozenset(
 EMPTY = (None, "", [], {})
 OBJECTS = re.compile(r"\s*(\[\s*)?\{")  # how a list of turns, or a single one, begins
 PARTS = ("text", "input_text", "output_text")  # types of parts of a content that are text
+TOOL_PARTS = ("tool_use", "tool_call", "tool_result", "server_tool_use", "function_call", "function_call_output")
 # Every key of a message that is used or refused by name; others are named as not used.
 MESSAGE_KEYS = frozenset(
     (
@@ -100,6 +103,12 @@ def _looks_like_a_turn(value: Any) -> bool:
     return role_of(value) is not None and any(value.get(name) is not None for name in TURN_TEXTS)
 
 
+def thoughts_beside(row: dict) -> dict[str, Any]:
+    """The keys of a row, beside its answer, that hold thoughts, with these; one that switches thinking holds none."""
+    found = {key: value for key, value in row.items() if key in THOUGHT_KEYS and value not in EMPTY}
+    return {key: value for key, value in found.items() if str(value).strip().lower() not in NO_THOUGHTS}
+
+
 def switched_off(turns: Messages) -> bool:
     """Whether one of the turns is not to be learned."""
     return any(turn.get("learned") is False for turn in turns)
@@ -134,8 +143,10 @@ def _part(part: Any, key: str) -> tuple[str, str]:
     kind = part.get("type") or ("text" if "text" in part else None)
     name = "thinking" if kind in ("thinking", "reasoning") else "text"
     if name == "text" and kind not in PARTS:
+        way = "; write calls as the turn's 'tool_calls', and results as turns of the role 'tool'"
         raise StructuralFault(
             f"key '{key}': a part of type {kind!r}; easyrlhf trains on text, so parts hold text alone"
+            + way * (kind in TOOL_PARTS)
         )
     names = (kind, "text", "value") if name == "thinking" else ("text", "value")  # the latter in LLaMA-Factory's
     text = _first(part, names)

@@ -21,7 +21,9 @@ from easyrlhf.data.formats import (
     variant,
     without_nulls,
 )
+from easyrlhf.data.keys import CONTEXT
 from easyrlhf.data.ledger import Ledger
+from easyrlhf.data.messages import role_of
 from easyrlhf.data.raw import RawRow
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
@@ -71,6 +73,17 @@ CONVERSIONS: dict[tuple[type, str], Callable[[Record], list[Record]]] = {
     (Ranking, "comparison"): lambda record: record.as_comparisons(),
 }
 RECORD_KEYS = ("prompt", "completion", "chosen", "rejected")
+# kind of record → the keys of its question and answers, as texts and as turns: what --field may give their names to.
+ASKED: dict[str | None, tuple[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("prompt", "ranking", None), ("prompt", ())),
+    **dict.fromkeys(("demonstration", "feedback"), ("prompt", ("completion",))),
+    "comparison": ("prompt", ("chosen", "rejected")),
+}
+IN_TURNS = {
+    **dict.fromkeys(("demonstration", "feedback"), ("instruction", ("output",))),
+    "comparison": ("question", ("chosen", "rejected")),
+}
+ANSWER_NAMES = ("answer", "response", "output", "completion", "solution", "reply", "assistant", "target")
 REASONS: dict[tuple[type, str], str] = {
     (Ranking, "feedback"): "a ranking does not say which answers are liked: give each answer a row with its label",
 }
@@ -235,12 +248,19 @@ def _not_recognised(raw: RawRow, kind: str | None) -> InputError:
 
 def _fields_for(row: dict, kind: str | None) -> str:
     """A --field that may make a row of this kind of records of an unknown one: a guess to begin from, "" for none."""
-    answers = {"comparison": ("chosen", "rejected"), "prompt": (), "ranking": (), None: ()}.get(kind, ("completion",))
-    texts = may_ask(row, *RECORD_KEYS)
-    targets = [name for name in ("prompt", *answers) if name not in row]
+    conversations = [key for key, value in row.items() if isinstance(value, list) and role_of(next(iter(value), None))]
+    if len(conversations) == 1 and kind in ("demonstration", "feedback", "prompt"):
+        return f"--field messages={conversations[0]}"
+    asks, answers = ASKED[kind]
+    if "prompt" not in row and any(row.get(key) for key in CONTEXT):  # which only turns have a place for
+        asks, answers = IN_TURNS.get(kind, (asks, answers))
+    texts = may_ask(row, *RECORD_KEYS, *CONTEXT, asks)
+    questions = [key for key in texts if key.lower() not in ANSWER_NAMES][: asks not in row]
+    others = sorted(set(texts) - set(questions), key=lambda key: (key.lower() not in ANSWER_NAMES, texts.index(key)))
+    targets = [name for name in (asks, *answers) if name not in row]
     if not targets or len(texts) < len(targets):
         return ""
-    return "--field " + ",".join(f"{target}={key}" for target, key in zip(targets, texts, strict=False))
+    return "--field " + ",".join(f"{a}={b}" for a, b in zip(targets, questions + others, strict=False))
 
 
 def _require_no_question(raw: RawRow) -> None:

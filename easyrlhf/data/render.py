@@ -13,9 +13,10 @@ from easyrlhf.data.records import Messages
 from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.errors import InputError
 
-__all__ = ["APART", "CLOSE", "OPEN", "Renderer", "Rendering", "template_arguments"]
+__all__ = ["APART", "CLOSE", "CUT", "OPEN", "Renderer", "Rendering", "template_arguments"]
 
 APART = "rows whose answers became an example each (the chat template rewrites earlier turns)"
+CUT = "texts cut after their first end-of-turn token: an answer ends there, and the rest is not learned"
 TAG = re.compile(r"[<\[][^<>\[\]\s]+[>\]]")  # such as <think> and [THINK]
 MARK = "SENTINEL"
 
@@ -38,6 +39,7 @@ class Renderer:
     ends   ids that end an answer of the model, as ends_of finds them; without it the end-of-turn token alone
     stops  texts that end a sampled answer: decode cuts behind the first of them
     notes  counts of what was done out of the ordinary, by text
+    written  roles whose turns the template is known to write (see data/dropped.py)
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Renderer:
         self.end_of_turn: str = tokenizer.eos_token
         self.pad_id: int = tokenizer.pad_token_id
         self.notes: Counter = Counter()
+        self.written = {"assistant", "user"}
         self.encoder = Encoder(tokenizer)
         self.template = Template(self.encoder, self.rendering)
         self._end = re.compile(f"(?<!{OPEN}){re.escape(self.end_of_turn)}")
@@ -189,7 +192,7 @@ class Renderer:
     def _completion(self, prompt, completion, arguments) -> tuple[list[int], list[int]]:
         """Ids after the prompt, and 1 for those that are learned. Raises NotContinued."""
         if isinstance(prompt, str):
-            ids = self._ended(self.encoder.plain_after(completion))
+            ids = self._ended(self.encoder.plain_after(completion), whole=not prompt)
             return ids, [1] * len(ids)
         ids: list[int] = []
         mask: list[int] = []
@@ -316,11 +319,19 @@ class Renderer:
             + "give another template with --chat_template chatml|hh|llama3|PATH"
         )
 
-    def _ended(self, ids: list[int]) -> list[int]:
-        """A text completion cut after its first end-of-turn token, or given one."""
-        if self.end_of_turn_id in ids:
-            return ids[: ids.index(self.end_of_turn_id) + 1]
-        return [*ids, self.end_of_turn_id]
+    def _ended(self, ids: list[int], whole: bool) -> list[int]:
+        """A text completion cut after its first end-of-turn token, or given one.
+
+        whole  it has no prompt and is learned to its last word, whatever ends it holds
+        """
+        ends = [i + 1 for i, token in enumerate(ids) if token == self.end_of_turn_id]
+        stop = ends[-1 if whole else 0] if ends else len(ids)
+        goes_on = bool(self.tokenizer.decode(ids[stop:]).strip())
+        if not ends or (whole and goes_on):
+            return [*ids, self.end_of_turn_id]
+        if goes_on:
+            self.notes[CUT] += 1
+        return ids[:stop]
 
 
 def common(one, other) -> int:

@@ -48,7 +48,7 @@ def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> s
 
 
 def grouped_micro_batches(prompts: list[list[int]], lengths: list[int], budget: int, share: str) -> list[MicroBatch]:
-    """The micro-batches of this process, as passes gives them; rows of one prompt follow one another where they share.
+    """The micro-batches of this process, those of one prompt next to one another where they share.
 
     prompts  ids of each row's prompt
     lengths  tokens of each row's completion
@@ -59,7 +59,7 @@ def grouped_micro_batches(prompts: list[list[int]], lengths: list[int], budget: 
     households = [[row] for row in rows] if share == "off" else siblings(prompts, lengths, budget)
     tokens = [len(prompts[own[0]]) + sum(lengths[row] for row in own) for own in households]
     return [
-        ([row for one in group for row in households[one]], counts) for group, counts in within_budget(tokens, budget)
+        ([row for one in group for row in households[one]], counts) for group, counts in micro_batches(tokens, budget)
     ]
 
 

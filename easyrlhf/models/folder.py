@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import make_world_readable, written_to
 from easyrlhf.models.adapters import quietly
+from easyrlhf.models.four_bit import holds_four_bit, in_full
 from easyrlhf.models.load import load_causal_lm, load_config
 from easyrlhf.models.parents import ADAPTER
-from easyrlhf.models.parts import evaluating
+from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.models.sequence_classifier import is_classifier, load_classifier
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
@@ -33,7 +34,8 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     """Write a causal language model, its tokenizer and perhaps its value head as a folder of transformers.
 
     A LoRA model is merged: the root holds full weights, adapter/ the adapter with the same tokenizer and head. Files
-    are written beside and moved into place one by one. Returns the (merged) model.
+    are written beside and moved into place one by one. Returns the (merged) model; that of one in 4 bits is in full
+    precision, and on the CPU.
     Raises RunError when the disk does not take it.
     """
     draft = folder / ".final"
@@ -55,6 +57,8 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
 def write_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None) -> PreTrainedModel:
     """Write the files of save_lm into a new folder; returns the (merged) model."""
     folder.mkdir(parents=True)
+    if holds_four_bit(lm):
+        lm = in_full(lm)
     if hasattr(lm, "merge_and_unload"):
         save_adapter(folder / ADAPTER, lm, tokenizer, head)
         with quietly():
@@ -121,7 +125,7 @@ def probe(model: ScalarModel, ids: list[list[int]]) -> list[dict]:
 
 def check_probes(model: ScalarModel, probes: list[dict], folder: Path | str, dtype: torch.dtype) -> None:
     """Raise InputError unless the model scores the probe texts as stage.json says it did when it was saved."""
-    if not _are_probes(probes, model.lm.config.get_text_config().vocab_size):
+    if not _are_probes(probes, plain_lm(model.lm).config.get_text_config().vocab_size):
         raise InputError(f"{folder}: the key 'probes' of its stage.json is not what a stage writes; restore the file")
     found = probe(model, [entry["input_ids"] for entry in probes])
     for then, now in zip(probes, found, strict=True):

@@ -1,7 +1,9 @@
 """LoRA: which layers get an adapter, which are trained whole, and which rows of the embeddings are trained beside."""
 
 from collections.abc import Sequence
+from copy import copy
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -49,6 +51,20 @@ def add_lora(
             return get_peft_model(lm, config)
     except ValueError as error:
         raise InputError(f"--lora_target {target}: {error}") from error
+
+
+@torch.no_grad()
+def with_adapter(lora: nn.Module, adapter: str, lm: PreTrainedModel) -> nn.Module:
+    """An adapter of a LoRA model on another language model, as that one's only adapter.
+
+    lm  of the same shape as the one below the adapter, without an adapter of its own
+    """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    with quietly():
+        alone = get_peft_model(lm, copy(lora.peft_config[adapter]))
+        set_peft_model_state_dict(alone, get_peft_model_state_dict(lora, adapter_name=adapter))
+    return alone
 
 
 def modules_trained_whole(lm: PreTrainedModel, names: Sequence[str]) -> list[str]:

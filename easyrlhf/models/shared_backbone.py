@@ -4,11 +4,11 @@ from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from easyrlhf.models.adapters import quietly
+from easyrlhf.models.lora import with_adapter
 
 POLICY, REWARD, VALUE = "default", "reward", "value"
 
@@ -89,12 +89,6 @@ class AdapterView(nn.Module):
         return super().train(mode)
 
 
-@torch.no_grad()
 def standalone(view: AdapterView, lm: PreTrainedModel) -> nn.Module:
     """The view's adapter on a fresh copy of the language model below it, apart from the shared one."""
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    with quietly():
-        alone = get_peft_model(lm, copy(view.lora_lm.peft_config[view.adapter]))
-        set_peft_model_state_dict(alone, get_peft_model_state_dict(view.lora_lm, adapter_name=view.adapter))
-    return alone
+    return with_adapter(view.lora_lm, view.adapter, lm)

@@ -5,6 +5,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe_ids
+from easyrlhf.models.four_bit import check_four_bit
 from easyrlhf.models.load import positions_of
 from easyrlhf.models.lora import modules_trained_whole, trained_rows
 from easyrlhf.report.console import Console
@@ -20,6 +21,9 @@ def check_lora(run: Run, renderer: Renderer, console: Console) -> None:
     if not config.lora_r:
         return
     lm = model_without_weights(config.model, config.trust_remote_code)
+    if config.load_in_4bit:
+        zero_stage = run.zero["zero_optimization"]["stage"] if run.zero else 0
+        check_four_bit(lm, split_list(config.modules_to_save), run.device, zero_stage)
     tokens = tokens_to_learn(config.model, renderer, lm, config.trust_remote_code)
     if not (tokens or config.modules_to_save):
         return

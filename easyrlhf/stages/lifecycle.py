@@ -155,6 +155,7 @@ def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], 
         "rendering": renderer.rendering.as_dict(),
         "special_tokens": {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         "max_length": config.max_length,
+        **({"load_in_4bit": True} if config.load_in_4bit else {}),
         "data": {name: summary.as_dict() for name, summary in summaries.items()},
         "hub": hub_facts(root, parent or read_stage(root), {name: one.files for name, one in summaries.items()}),
     }

@@ -1,18 +1,23 @@
 """Models as a stage takes them: loaded, given adapters and our attention, counted, saved."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from easyrlhf.config.base import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.folder import save_lm
+from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.four_bit import bytes_of, quantise
 from easyrlhf.models.load import load_causal_lm, load_config, new_tokens
 from easyrlhf.models.lora import add_lora
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.untrained import untrained_tokens
+from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.run.run import Run
 
 GIB = 2**30
@@ -29,9 +34,14 @@ def how_to_load(run: Run) -> dict:
 
 
 def load_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> PreTrainedModel:
-    """A causal language model on the run's device, with our attention. Raises InputError as attend_our_way does."""
-    lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run)).to(run.device)
-    attend_our_way(run, lm, path)
+    """A causal language model on the run's device, in 4 bits where the settings say so, with our attention.
+
+    Raises InputError as attend_our_way does.
+    """
+    lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run))
+    if run.config.load_in_4bit:
+        quantise(lm, run.device, split_list(run.config.modules_to_save))
+    attend_our_way(run, lm.to(run.device), path)
     return lm
 
 
@@ -92,15 +102,34 @@ def save_trained_lm(run: Run, lm: nn.Module, renderer: Renderer) -> dict:
     return {}
 
 
+def save_scalar_model(run: Run, folder: Path, model: ScalarModel, renderer: Renderer) -> list[dict]:
+    """Write backbone and head, and prove that the folder scores as the model does; returns the probes.
+
+    The model is then the merged one, but for one in 4 bits: what that is in full may be larger than its device.
+    """
+    saved = save_lm(folder, model.lm, renderer.tokenizer, model.head)
+    if not run.config.load_in_4bit:
+        model.lm = saved
+    probes = probe(model, probe_ids(renderer))
+    device = torch.device("cpu") if run.config.load_in_4bit else run.device
+    trusted = {"trust_remote_code": run.config.trust_remote_code}
+    prove_folder(folder, probes, renderer.tokenizer, device, run.dtype, **trusted)
+    return probes
+
+
 def describe_model(run: Run, name: str, path: str, count: int) -> str:
     """One line on a model: where it comes from, its size, and the memory its weights and optimiser need."""
     width = run.dtype.itemsize
     trained = name in ("model", "policy", "value model")
     full = trained and not run.config.lora_r
     # Trained in full: float32 master, gradient and two Adam moments; the master is the weight itself in float32.
-    bytes_each = width + (12 if width == 4 else 16) * full
+    size = count * (width + (12 if width == 4 else 16) * full)
     how = "LoRA" if trained and run.config.lora_r else "trained" if trained else "frozen"
-    return f"{name}: {path}, {count / 1e6:,.1f}M parameters, {how}, about {count * bytes_each / GIB:,.2f} GiB"
+    if run.config.load_in_4bit and name != "reward model":
+        how += " in 4 bits"
+        lm = model_without_weights(path, run.config.trust_remote_code)
+        size = bytes_of(lm, width, split_list(run.config.modules_to_save))
+    return f"{name}: {path}, {count / 1e6:,.1f}M parameters, {how}, about {size / GIB:,.2f} GiB"
 
 
 def count_parameters(path: str, trust_remote_code: bool) -> int:

@@ -12,7 +12,7 @@ from easyrlhf.engine import processes
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
-from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import check_text_alone
 from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.prefix_sharing import sharing_of
@@ -27,7 +27,7 @@ from easyrlhf.rollout.vllm_sampler import Backend
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
-from easyrlhf.stages.models import load_frozen_lm, load_trained_lm
+from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
     RewardPlan,
@@ -267,7 +267,7 @@ def save_policy(run: Run, renderer: Renderer, policy: nn.Module) -> None:
 def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:
     """Write the value model and prove that its folder says what it says."""
     folder = run.folder / "value_model"
-    value.lm = apart(run, renderer, value.lm) if run.config.share_backbone else value.lm
-    value.lm = save_lm(folder, value.lm, renderer.tokenizer, value.head)
-    trusted = {"trust_remote_code": run.config.trust_remote_code}
-    prove_folder(folder, probe(value, probe_ids(renderer)), renderer.tokenizer, run.device, run.dtype, **trusted)
+    if run.config.share_backbone:
+        value.lm = apart(run, renderer, value.lm)
+        value.head.to(value.lm.device)
+    save_scalar_model(run, folder, value, renderer)

@@ -14,7 +14,6 @@ from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
-from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_group
@@ -28,7 +27,7 @@ from easyrlhf.rewards.probes import PARTS, examine
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
 from easyrlhf.stages.checks import check_probes_render
-from easyrlhf.stages.models import load_trained_lm
+from easyrlhf.stages.models import load_trained_lm, save_scalar_model
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -48,10 +47,7 @@ def load_reward_backbone(run: Run, renderer: Renderer) -> ScalarModel:
 
 def save_reward_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
     """Write backbone and head, prove that the folder scores as the model does, examine it, and keep the probes."""
-    model.lm = save_lm(run.folder, model.lm, renderer.tokenizer, model.head)
-    probes = probe(model, probe_ids(renderer))
-    trusted = {"trust_remote_code": run.config.trust_remote_code}
-    prove_folder(run.folder, probes, renderer.tokenizer, run.device, run.dtype, **trusted)
+    probes = save_scalar_model(run, run.folder, model, renderer)
     if run.config.validates and run.config.examine_rows:
         examine_whole(run, model, renderer)
     return {"probes": probes}

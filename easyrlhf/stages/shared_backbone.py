@@ -6,6 +6,7 @@ from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
+from easyrlhf.models.four_bit import dequantise, quantise
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.parents import ADAPTER, BASE, base_of, changed_files, contents_of, recorded_base, same_contents
 from easyrlhf.models.prefix_sharing import sharing_of
@@ -22,6 +23,7 @@ def check_sharing(config: OnlineConfig, value_model: str | None) -> None:
     for flag, folder in (("--reward_model", config.reward_model), ("--value_model", value_model)):
         if folder:
             check_base(flag, folder, config.model)
+            check_bits(flag, folder, config.load_in_4bit)
 
 
 def check_base(flag: str, folder: str, policy: str) -> None:
@@ -49,6 +51,17 @@ def check_base(flag: str, folder: str, policy: str) -> None:
         f"{flag} {folder}: was trained from {parent}, not from --model {policy}{why}, so the two cannot share a "
         f"backbone; give --model {parent}, or leave --share_backbone out"
     )
+
+
+def check_bits(flag: str, folder: str, four: bool) -> None:
+    """Raise InputError unless an adapter was trained on a base of as many bits as it is to be put on."""
+    if bool(read_stage(folder).get("load_in_4bit")) != four:
+        other = "a base in its own precision" if four else "a base in 4 bits"
+        way = "leave --load_in_4bit out" if four else "give --load_in_4bit"
+        raise InputError(
+            f"{flag} {folder}: its adapter was trained on {other}, and would score otherwise on this one; {way}, or "
+            "leave --share_backbone out"
+        )
 
 
 def load_shared_backbone(
@@ -84,4 +97,7 @@ def adapter_with_head(backbone: SharedBackbone, name: str, folder: str, *, train
 def apart(run: Run, renderer: Renderer, lm: AdapterView):
     """A part of the shared backbone as a LoRA model of its own, to be saved."""
     base = load_causal_lm(run.config.model, renderer.tokenizer, **how_to_load(run)).to(run.device)
+    if run.config.load_in_4bit:
+        quantise(base, run.device)
+        dequantise(base.to("cpu"))
     return standalone(lm, base)

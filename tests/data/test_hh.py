@@ -33,6 +33,12 @@ def test_the_prompt_is_everything_before_the_last_answer():
     )
 
 
+def test_a_transcript_may_begin_without_empty_lines():
+    row = Q + "A colour?" + A
+    assert split((row + "Blue").strip(), (row + "Red").strip()) == split(row + "Blue", row + "Red")
+    assert split((row + "Blue").strip(), row + "Red")[:2] == ([user("A colour?")], [assistant("Blue")])
+
+
 def test_where_histories_differ_the_cut_is_at_the_last_marker_both_share():
     chosen = Q + "Hi" + A + "Hello" + Q + "A colour?" + A + "Blue"
     rejected = Q + "Hi" + A + "Hey" + Q + "A colour?" + A + "Red"

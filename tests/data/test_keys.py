@@ -262,3 +262,73 @@ def test_keys_about_a_row_hold_no_question(read):
 def test_rows_that_cannot_be_read_are_answered_with_a_way_out(read, row, kind, hint):
     with pytest.raises(InputError, match=hint):
         read(row, kind)
+
+
+ASK = {"instruction": "When did it begin?", "output": "1999"}
+
+
+@pytest.mark.parametrize("word", ["on", "Off", "high", True])
+def test_a_word_that_switches_thinking_is_no_thought(read, word):
+    for row in (ASK, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}):
+        [found] = read({**row, "reasoning": word}, "demonstration")
+        assert "reasoning_content" not in found.completion[0] and found.columns["reasoning"] == word
+
+
+def test_thoughts_of_two_keys_are_one_or_refused(read):
+    thoughts = {"reasoning": "Hm.", "thinking": "Hm."}
+    assert read({**ASK, **thoughts}, "demonstration")[0].completion[0]["reasoning_content"] == "Hm."
+    with pytest.raises(InputError, match="keys reasoning and thinking: hold different thoughts"):
+        read({**ASK, **thoughts, "thinking": "Well."}, "demonstration")
+
+
+def test_what_the_question_may_be_about_is_not_left_out(read):
+    row = {**ASK, "context": "It began in Bern."}
+    with pytest.raises(
+        InputError, match=r"key 'context': its text stands nowhere .*\{context\} \{instruction\},context="
+    ):
+        read(row, "demonstration")
+    [asked] = read({**row, "input": "Think:  It began\nin Bern. So?"}, "demonstration")
+    assert asked.columns["context"] == "It began in Bern."
+    assert read({**ASK, "context": "history"}, "demonstration")[0].columns["context"] == "history"
+    assert read({"prompt": "When?", "context": "It began in Bern."}, "prompt")[0].columns["context"]
+
+
+@pytest.mark.parametrize(
+    "turns, message",
+    [
+        ([{"speaker": "user", "utterance": "Hi"}], r"\[0\]': missing key 'role'; found keys speaker, utterance"),
+        (["Hi", "Hello"], r"\[0\]': expected an object with 'role' and 'content', found a string"),
+        ([{"role": "alice", "content": "Hi"}], "unknown role 'alice'"),
+    ],
+)
+def test_a_conversation_of_other_turns_is_answered_with_what_is_wrong_in_it(read, turns, message):
+    with pytest.raises(InputError, match=message):
+        read({"messages": turns}, "demonstration")
+
+
+def test_a_message_a_row_is_no_text_to_be_learned(read):
+    with pytest.raises(InputError, match="no known format; found keys id, text, role"):
+        read({"id": "a", "text": "Who are you?", "role": "prompter"}, "demonstration")
+
+
+@pytest.mark.parametrize(
+    "row, kind, hint",
+    [
+        (
+            {"system_prompt": "Be brief now.", "question": "Which one?", "response": "Red one."},
+            "demonstration",
+            "--field instruction=question,output=response,",
+        ),
+        ({"system": "You are it.", "chat": "USER: Hi there"}, "demonstration", r"\(or name the keys with --field, or"),
+        ({"system_prompt": "Be brief.", "question": "Which one?", "response": "Red one."}, "comparison", "--field, or"),
+        ({"conversation": [{"role": "user", "content": "a"}]}, "demonstration", "--field messages=conversation,"),
+        (
+            {"system": "Be brief.", "ask_me": "Which one?", "answer_a": "The red.", "answer_b": "The blue."},
+            "comparison",
+            "--field question=ask_me,chosen=answer_a,rejected=answer_b,",
+        ),
+    ],
+)
+def test_no_guess_makes_an_answer_of_a_system_text_or_a_question(read, row, kind, hint):
+    with pytest.raises(InputError, match=hint):
+        read(row, kind)

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from easyrlhf.data.render import APART, Renderer
+from easyrlhf.data.render import APART, CUT, Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
 
@@ -205,6 +205,24 @@ def test_strings_are_text_and_their_completion_gets_one_end(base_folder):
     assert text(renderer, renderer.completion_ids("The sky is", ended)) == " blue.<|endoftext|>"
     ids, mask = renderer.conversation("The sky is", " blue.")
     assert learned(renderer, ids, mask) == [" blue.<|endoftext|>"]
+
+
+def test_a_text_without_a_prompt_is_learned_to_its_last_word(base_folder):
+    renderer = Renderer(load_tokenizer(str(base_folder)))
+    for given, ended in [
+        ("one<|endoftext|>two", "one<|endoftext|>two<|endoftext|>"),
+        ("one<|endoftext|>two<|endoftext|>\n", "one<|endoftext|>two<|endoftext|>"),
+        ("one", "one<|endoftext|>"),
+    ]:
+        assert learned(renderer, *renderer.conversation("", given)) == [ended]
+    assert renderer.notes == {}
+
+
+def test_a_completion_that_goes_on_behind_its_end_is_counted(base_folder):
+    renderer = Renderer(load_tokenizer(str(base_folder)))
+    for completion in (" blue.<|endoftext|> and more", " blue.<|endoftext|>\n", " blue."):
+        assert learned(renderer, *renderer.conversation("The sky is", completion)) == [" blue.<|endoftext|>"]
+    assert renderer.notes == {CUT: 1}
 
 
 def test_a_text_prompt_keeps_the_tokenizers_bos_once_and_loses_its_eos(llama2_folder):

@@ -432,6 +432,23 @@ def test_what_the_template_drops_is_counted_once_a_row(renderer, renderer_with):
     renderer.notes.clear()
 
 
+def test_turns_of_a_role_and_variables_that_the_template_lacks_are_counted(renderer_with):
+    qwen = renderer_with(
+        "{% for m in messages %}{% if m['role'] in ('user', 'assistant') %}{{ m['content'] + '<|im_end|>' }}{% endif %}"
+        "{% endfor %}{{ '' if enable_thinking else '' }}"
+    )
+    turns = [{"role": "developer", "content": "Be brief."}, user("Hi"), assistant("Hello.")]
+    note_dropped(qwen, [turns], {"enable_thinking": True, "custom": "In French.", "xml_tools": []})
+    note_dropped(qwen, [[{"role": "developer", "content": ""}, *turns[1:]]], {})
+    assert qwen.notes == {
+        "rows read the same without their developer text: the chat template drops it": 1,
+        "rows read the same without their chat_template_kwargs.custom: the chat template drops it": 1,
+    }
+    writes = renderer_with(QWEN3)
+    note_dropped(writes, [turns], {"enable_thinking": False})
+    assert writes.notes == {} and writes.written == {"user", "assistant", "developer"}
+
+
 @pytest.mark.parametrize(
     "columns, message",
     [

@@ -28,7 +28,7 @@ class Policy:
         self.model = SimpleNamespace(device=torch.device("cpu"), number=0)
 
     @contextmanager
-    def whole(self):
+    def full_weights(self):
         yield self.model
 
 

@@ -45,7 +45,7 @@ from easyrlhf.tools.scoring import load_scorer, scores_of
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch):
     """Drawing them takes most of the time of runs this short."""
-    for name in ("stages.common.plot_run", "tools.report.plot_run"):
+    for name in ("stages.lifecycle.plot_run", "tools.report.plot_run"):
         monkeypatch.setattr(f"easyrlhf.{name}", lambda *_, **__: None)
 
 

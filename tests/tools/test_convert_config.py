@@ -407,8 +407,31 @@ def test_what_has_no_counterpart_is_a_comment_with_its_value_and_the_reason():
     assert (
         comments[6] == "warmup_steps: 10 (here warmup_ratio: 10 divided by the number of steps, which --dry_run says)"
     )
-    assert comments[0].startswith("load_in_8bit: true (quantised training is not in this version")
+    assert comments[0].startswith("load_in_8bit: true (the base is in 4 bits by load_in_4bit alone")
     assert comments[-1].startswith("special_tokens: {pad_token: <pad>} (the end-of-turn token comes from the chat")
+
+
+@pytest.mark.parametrize(
+    "said, found",
+    [
+        ({"adapter": "qlora"}, True),
+        ({"adapter": "lora", "load_in_4bit": True}, True),
+        ({"adapter": "qlora", "load_in_4bit": True}, True),
+        ({"adapter": "lora", "load_in_4bit": False}, None),
+        ({"load_in_4bit": True}, None),  # of all weights: our own check says why not
+    ],
+)
+def test_a_base_in_four_bits(said, found):
+    settings = {"base_model": "m", "datasets": [{"path": "rows.jsonl", "type": "alpaca"}], "micro_batch_size": 2}
+    assert convert_settings(settings | said).settings.get("load_in_4bit") is found
+
+
+def test_four_bits_of_llamafactory():
+    settings = {"stage": "sft", "finetuning_type": "lora", "dataset": "rows.jsonl", "cutoff_len": 64}
+    assert convert_settings(settings | {"quantization_bit": 4}).settings["load_in_4bit"] is True
+    eight = convert_settings(settings | {"quantization_bit": 8})
+    assert "load_in_4bit" not in eight.settings
+    assert "quantization_bit: 8 (here load_in_4bit: true for 4 bits; there are no others)" in eight.comments
 
 
 def test_values_that_change_their_unit_say_what_they_were():

@@ -377,6 +377,8 @@ def test_ends_of_plain_texts(tmp_path, folder):
         {"prompt": "The cat is", "completion": "<|bos|> black"},
         {"prompt": "The dog is", "completion": " brown<|im_end|>\n"},
     ]
+    texts = write(tmp_path / "texts.jsonl", [{"text": "one<|im_end|> two"}])
+    assert {name for name, _ in checked(texts, stage="sft", model=changed)} == {"control_tokens"}
     path = write(tmp_path / "x.jsonl", rows)
     found = checked(path, stage="sft", model=changed)
     assert {check: (one.count, one.places[0].split(":")[1]) for (check, _), one in found.items()} == {

@@ -105,6 +105,14 @@ def test_lora_trains_its_adapters_alone_and_in_float32(folder):
     assert held.states() == {"weights": weights, "gradients": 4 * ADAPTERS, "optimiser": 8 * ADAPTERS}
 
 
+def test_a_base_in_four_bits_takes_half_a_byte_and_its_scales(folder):
+    linear = 4 * 64 * 64 + 3 * 64 * 128  # of a layer; a scale of 1 byte for 64, of 4 for 64 * 256, and 4 for their mean
+    wide = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4}
+    apart = count_held(ModelShape(folder(**wide), torch.bfloat16), FROZEN).weights
+    held = count_held(ModelShape(folder(**wide), torch.bfloat16, four_bit=True), FROZEN).weights
+    assert apart - held == 2 * (2 * linear - linear // 2 - linear // 64 - 7 * (4 + 4))
+
+
 def test_a_reward_model_leaves_its_language_model_head_alone(folder):
     shape = ModelShape(folder(), torch.float32)
     own = 16 + 1  # weights and bias of its own head
@@ -218,7 +226,11 @@ def measured(train, config) -> int:
     return max(peaks)
 
 
-@pytest.mark.parametrize("how", [{}, {"lora_r": 8}, {"gradient_checkpointing": True}, {"precision": "bf16"}], ids=str)
+FOUR = {"lora_r": 8, "load_in_4bit": True}
+HOWS = [{}, {"lora_r": 8}, {"gradient_checkpointing": True}, {"precision": "bf16"}, FOUR]
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
 def test_a_stage_takes_what_was_told_beforehand(model_folder, tmp_path, how):
     model = model_folder(hidden_size=64, intermediate_size=192, num_hidden_layers=3)
     (tmp_path / "rows.jsonl").write_text((json.dumps({"prompt": "Hi", "completion": " sky" * 61}) + "\n") * 64)
@@ -356,6 +368,32 @@ def test_ppo_holds_four_models_and_with_a_shared_backbone_one(folder):
     assert list(memory_plan(config_of(GRPOConfig, folder(), reward_funcs="a.py:f"), machine).models) == ["policy"]
 
 
+def test_of_ppo_in_four_bits_the_reward_model_alone_keeps_its_precision(folder):
+    wide = folder(hidden_size=64, intermediate_size=128)
+    machine = Machine("cuda", 1, GIB)
+    plain = memory_plan(config_of(PPOConfig, wide, lora_r=4), machine).models
+    four = memory_plan(config_of(PPOConfig, wide, lora_r=4, load_in_4bit=True), machine).models
+    smaller = {name for name in four if four[name].weights < plain[name].weights}
+    assert smaller == {"policy", "value model"} and four["reward model"] == plain["reward model"]
+
+
+def test_four_bits_are_advised_where_adapters_are_trained_alone(folder):
+    machine = Machine("cuda", 1, GIB)
+    advised = {"load_in_4bit": True}
+    assert [s.settings for s in remedies.four_bit(config_of(SFTConfig, folder(), lora_r=4), machine)] == [advised]
+    for config, other in (
+        (config_of(SFTConfig, folder()), machine),
+        (config_of(SFTConfig, folder(), lora_r=4, load_in_4bit=True), machine),
+        (config_of(SFTConfig, folder(), lora_r=4), replace(machine, deepspeed="zero3")),
+        (config_of(PPOConfig, folder(), lora_r=4, rollout="vllm"), machine),
+    ):
+        assert list(remedies.four_bit(config, other)) == []
+    four = config_of(SFTConfig, folder(), lora_r=4, load_in_4bit=True)
+    flags = [step.flags for step in remedies.use_deepspeed(four, replace(machine, count=2))]
+    assert flags == ["--deepspeed zero2"]
+    assert next(remedies.more_devices(four, machine)).flags == "--devices 2x1GB --deepspeed zero2"
+
+
 def test_the_reference_of_dpo_is_gone_when_training_begins(folder):
     other = folder("other", num_hidden_layers=1)
     plan = memory_plan(config_of(DPOConfig, folder(), ref_model=other), Machine("cpu", 1, GIB))
@@ -456,6 +494,10 @@ def test_several_devices_are_named(folder):
         (["sft", "--devices", "cpu", "--deepspeed", "zero3"], "--deepspeed zero3: needs GPUs"),
         (["sft", "--micro_batch_token", "4"], "unknown flag --micro_batch_token: did you mean"),
         (["sft", "--lora_r", "-1"], "--lora_r -1: must be 0 or more"),
+        (
+            ["sft", "--lora_r", "4", "--load_in_4bit", "--deepspeed", "zero3", "--devices", "2x8GB"],
+            "--deepspeed zero3: loses the scales of --load_in_4bit; give zero2",
+        ),
         (["sft", "--model", "MODEL", "--max_length", "5000"], "was made for 4096 tokens at most"),
         (["sft", "--model", "/nowhere/at/all"], "give a folder with a config.json"),
     ],

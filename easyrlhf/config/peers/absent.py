@@ -44,10 +44,10 @@ REASONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "quantised training is not in this version; LoRA alone keeps the base in the precision that is asked for",
+        "the base is in 4 bits by load_in_4bit alone: NF4, scales in 8 bits, computed in the run's precision",
         """
-        load_in_8bit load_in_4bit quantization_bit quantization_method quantization_type double_quantization
-        quant_method quant_bits bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant
+        load_in_8bit quantization_method quantization_type double_quantization
+        quant_method bnb_4bit_compute_dtype bnb_4bit_quant_type bnb_4bit_use_double_quant
         bnb_4bit_quant_storage use_bnb_nested_quant gptq ref_model_quantization_bit reward_model_quantization_bit
         qat upcast_layernorm upcast_lmhead_output
         """,

@@ -283,6 +283,9 @@ WITH_A_NOTE: dict[str, Translation] = {
     "tuner_type": Translation(("lora_r",), f"a rank switches LoRA on; {LORA}"),
     "train_type": Translation(("lora_r",), f"a rank switches LoRA on; {LORA}"),
     "finetuning_type": Translation(("lora_r",), f"a rank switches LoRA on; {LORA}"),
+    **dict.fromkeys(
+        ("quantization_bit", "quant_bits"), Translation(("load_in_4bit",), "true for 4 bits; there are no others")
+    ),
     "bf16": Translation(("precision",), "write precision bf16"),
     "fp32": Translation(("precision",), "write precision float32"),
     "fp16": Translation(("precision",), "bf16 or float32; fp16 is not used, it overflows"),

@@ -154,7 +154,7 @@ CHECKS: dict[str, RowCheck] = {
         "The chat template rewrites earlier turns; --learn last learns the last answer alone.",
     ),
     "field_dropped": RowCheck(
-        "rows hold thoughts, tool calls or tools that the chat template drops",
+        "rows hold what the chat template drops: thoughts, tool calls, tools, variables, turns of a role",
         "warning",
         0,
         "They read the same without: give a --chat_template that writes them.",

@@ -8,7 +8,7 @@ from typing import Any
 from easyrlhf.config import LookConfig
 from easyrlhf.data.huge import Huge
 from easyrlhf.data.records import Messages, Record, answers_of
-from easyrlhf.data.render import APART, Renderer
+from easyrlhf.data.render import APART, CUT, Renderer
 from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.token_rows import ENCODERS
 from easyrlhf.data.tokenizer import find_end_of_turn
@@ -100,7 +100,7 @@ class TokenCheck:
         sequences = [sequence for one in rows for sequence in parts_of(one)]
         self._check_ends(sequences, place, split, plain=isinstance(records[0].prompt, str))
         self._check_texts(records[0], place, split)
-        for note in self.renderer.notes - noted:
+        for note in (self.renderer.notes - noted).keys() - {CUT}:  # which _check_texts has found
             split.found.add("answers_apart" if note == APART else "field_dropped", place, note.partition(":")[0])
         if split.kind == "comparison" and len(rows) == 1:
             split.compare_lengths(len(rows[0]["chosen_ids"]), len(rows[0]["rejected_ids"]))
@@ -140,7 +140,7 @@ class TokenCheck:
         if self._adds_bos and isinstance(record.prompt, str) and record.prompt.startswith(self._bos):
             split.found.add("own_bos", place)
         end = self.renderer.end_of_turn
-        for answer in answers_of(record):
+        for answer in answers_of(record) if record.prompt else ():  # a text without a prompt is learned as a whole
             if isinstance(answer, str) and answer.partition(end)[2].strip():
                 split.found.add("cut_at_eos", place)
                 return

@@ -71,9 +71,9 @@ def shared(draft: Draft, setting: str, sets: list[DataSet]) -> None:
 
 
 def adapter(draft: Draft, key: str, value: Any) -> None:
-    """lora, or qlora, whose four bits have no counterpart."""
+    """lora, or qlora, whose base is in 4 bits."""
     if value == "qlora":
-        draft.leave(key, value, "LoRA without quantised weights")
+        draft.set("load_in_4bit", True, f"{key}: {value}")
     elif value != "lora":
         draft.leave(key, value, "here lora_r: a rank switches LoRA on")
     switched_lora(draft, value in ("lora", "qlora"), 16, 32, 0.0, "there is no LoRA adapter")

@@ -330,6 +330,14 @@ def switched_lora(draft: Draft, on: bool, rank: int, alpha: float, dropout: floa
             draft.keep(given or name, default if value is None else value, name, "" if given else "the default there")
 
 
+def four_bit(draft: Draft, key: str, value: Any) -> None:
+    """A switch, or a number of bits; qlora may have said so before."""
+    if truth(value) or finite_or_none(value) == 4:
+        draft.set("load_in_4bit", True, "" if key == "load_in_4bit" else f"{key}: {value}")
+    elif finite_or_none(value):
+        draft.carry(key, value)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("num_train_epochs", "num_epochs", "max_epochs", "epochs"), epochs),
     **dict.fromkeys((*PER_DEVICE, *ACCUMULATION), batch),
@@ -368,6 +376,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("use_trackio", "trackio_project_name"), tracker("trackio", "trackio_project_name")),
     **dict.fromkeys(("lora_target", "lora_target_modules", "target_modules"), lora_target),
     "lora_target_linear": lora_target_linear,
+    **dict.fromkeys(("load_in_4bit", "quantization_bit", "quant_bits"), four_bit),
     **dict.fromkeys(("adapter_name_or_path", "lora_model_dir", "adapters"), adapter_folder),
     "loss_type": loss_type,
     **dict.fromkeys(("mask_history", "loss_scale"), last_answer_rule),

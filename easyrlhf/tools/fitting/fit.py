@@ -45,6 +45,8 @@ def machine_of(own: FitConfig, config: TrainConfig) -> Machine:
         kind, memory = device.type, memory_of(device)
     if kind == "cpu" and own.deepspeed != "none":
         raise InputError(f"--deepspeed {own.deepspeed}: needs GPUs; give --devices with their memory, such as 8x80GB")
+    if config.load_in_4bit and own.deepspeed.startswith("zero3"):
+        raise InputError(f"--deepspeed {own.deepspeed}: loses the scales of --load_in_4bit; give zero2")
     return Machine(kind, count, memory, own.deepspeed)
 
 

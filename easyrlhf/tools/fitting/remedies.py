@@ -84,12 +84,19 @@ def share(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
         yield Remedy(f"--lora_r {rank} --share_backbone", {"lora_r": rank, "share_backbone": True})
 
 
+def four_bit(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
+    """The base below the adapters in 4 bits, where its weights stay in one piece and nobody else samples."""
+    alone = getattr(config, "rollout", "hf") == "hf" and not machine.deepspeed.startswith("zero3")
+    if config.lora_r and not config.load_in_4bit and alone:
+        yield Remedy("--load_in_4bit", {"load_in_4bit": True})
+
+
 def use_deepspeed(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """DeepSpeed, as far as it is not used already."""
     if machine.kind == "cpu":
         return
     order = list(SHARDED)
-    for deepspeed in SPLITS:
+    for deepspeed in SPLITS[: 1 if config.load_in_4bit else None]:
         splits = machine.count > 1 or deepspeed.endswith("offload")
         if splits and order.index(deepspeed) > order.index(machine.deepspeed):
             yield Remedy(f"--deepspeed {deepspeed}", machine={"deepspeed": deepspeed})
@@ -97,7 +104,7 @@ def use_deepspeed(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
 
 def more_devices(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """Twice as many devices, and again, with everything split among them."""
-    deepspeed = "zero3_offload" if machine.offloads else "zero3"
+    deepspeed = "zero2" if config.load_in_4bit else "zero3_offload" if machine.offloads else "zero3"
     count = 2 * machine.count
     while machine.kind == "cuda" and count <= MOST_DEVICES:
         flags = f"--devices {count}x{machine.memory / GIB:g}GB --deepspeed {deepspeed}"
@@ -105,7 +112,17 @@ def more_devices(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
         count *= 2
 
 
-CHANGES = (lower_micro_batch_tokens, decode_fewer, less_vllm, checkpoint, use_bf16, use_lora, share, use_deepspeed)
+CHANGES = (
+    lower_micro_batch_tokens,
+    decode_fewer,
+    less_vllm,
+    checkpoint,
+    use_bf16,
+    use_lora,
+    share,
+    four_bit,
+    use_deepspeed,
+)
 
 
 def cheapest(config: TrainConfig, machine: Machine, plan_of: Planner) -> list[str]:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache, PreTrainedConfig
 
+from easyrlhf.config.base import split_list
 from easyrlhf.engine.engine import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
@@ -32,6 +33,7 @@ from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rollout.inverse_cdf import draw_tokens
 from easyrlhf.rollout.onednn_linear import blockable
 from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes, Held
+from easyrlhf.tools.fitting.packed import pack
 
 CPU = torch.device("cpu")
 SHALLOW = (2, 3)  # layers of the two models that stand for a deeper one
@@ -48,6 +50,7 @@ class ModelShape:
     dtype       of its weights; adapters are float32
     classifier  a sequence classifier, which has no language-model head
     lora_r      rank of its adapter; 0 for none
+    four_bit    whether its linear layers are in 4 bits, but for modules_to_save
     """
 
     path: str
@@ -57,6 +60,7 @@ class ModelShape:
     lora_target: str = "all-linear"
     lora_dropout: float = 0.0
     modules_to_save: str | None = None
+    four_bit: bool = False
     dropout: bool = False
     gradient_checkpointing: bool = False
     attn_implementation: str | None = None
@@ -141,6 +145,8 @@ def make_model(shape: ModelShape, depth: int = 0) -> nn.Module:
         if shape.gradient_checkpointing:
             with quietly():  # newer transformers call it activation_checkpointing_enable
                 lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if shape.four_bit:
+            pack(lm, split_list(shape.modules_to_save))
         if shape.lora_r:
             lm = add_lora(
                 lm,

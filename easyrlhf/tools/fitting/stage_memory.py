@@ -128,6 +128,8 @@ def shapes_of(config: TrainConfig, machine: Machine) -> tuple[ModelShape, ModelS
     frozen = ModelShape(
         config.model,
         pick_dtype(config.precision, torch.device(machine.kind)),
+        modules_to_save=config.modules_to_save,
+        four_bit=config.load_in_4bit,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
     )
@@ -136,7 +138,6 @@ def shapes_of(config: TrainConfig, machine: Machine) -> tuple[ModelShape, ModelS
         lora_r=config.lora_r,
         lora_target=config.lora_target,
         lora_dropout=config.lora_dropout,
-        modules_to_save=config.modules_to_save,
         dropout=config.stage == "sft",
         gradient_checkpointing=config.gradient_checkpointing,
     )
@@ -209,7 +210,8 @@ def scorer_shapes(config: OnlineConfig, trained: ModelShape, frozen: ModelShape)
         shapes["value model"] = replace(trained, path=value_path(config))
     if config.reward_model:
         classifier = is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
-        shapes["reward model"] = replace(frozen, path=config.reward_model, classifier=classifier)
+        found = {"path": config.reward_model, "classifier": classifier}
+        shapes["reward model"] = replace(frozen, **found, modules_to_save=None, four_bit=False)
     return dict.fromkeys(shapes, trained) if config.share_backbone else shapes
 
 
