@@ -26,7 +26,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.load import disable_dropout, load_config
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.parts import backbone, plain_lm
 from easyrlhf.models.prefix_sharing import SHARING, PromptGroup
 from easyrlhf.models.value_head import ScalarModel, new_head
@@ -148,14 +148,14 @@ def make_model(shape: ModelShape, depth: int = 0) -> nn.Module:
         if shape.four_bit:
             pack(lm, split_list(shape.modules_to_save))
         if shape.lora_r:
-            lm = add_lora(
-                lm,
+            settings = LoraSettings(
                 r=shape.lora_r,
                 alpha=32,
                 dropout=shape.lora_dropout,
                 target=shape.lora_target,
                 modules_to_save=shape.modules_to_save,
             )
+            lm = add_lora(lm, settings)
     return lm
 
 
