@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from easyrlhf.data.kinds import as_kind
 from easyrlhf.data.ledger import Ledger
-from easyrlhf.data.reader import as_kind, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources

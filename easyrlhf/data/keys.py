@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from easyrlhf.data.json_values import from_json, kind_of_value
 from easyrlhf.data.messages import (
     EMPTY,
     MEDIA,
@@ -12,8 +13,6 @@ from easyrlhf.data.messages import (
     SYSTEM,
     THOUGHT_KEYS,
     content_of,
-    from_json,
-    kind_of_value,
     refuse_media,
     switched_off,
     thoughts_beside,

@@ -1,31 +1,21 @@
 """From sources to records, with the policy on rows that are wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Self
 
 from easyrlhf.config.base import Settings
 from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
-from easyrlhf.data.formats import (
-    FORMATS,
-    IMPLICIT_TEXT,
-    WHOLE,
-    Reading,
-    format_table,
-    read_row,
-    recognise,
-    require_format,
-    unfolded_row,
-    variant,
-    without_nulls,
-)
+from easyrlhf.data.formats import FORMATS, WHOLE, format_table, require_format
 from easyrlhf.data.keys import CONTEXT
+from easyrlhf.data.kinds import CONVERSIONS, KINDS, READ_BY, REASONS, plural
 from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.messages import role_of
 from easyrlhf.data.raw import RawRow
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
+from easyrlhf.data.read_row import IMPLICIT_TEXT, Reading, read_row, recognise, unfolded_row, variant, without_nulls
+from easyrlhf.data.records import Prompt, Record
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.data.sources import Source, open_sources
 from easyrlhf.data.watching import watched
@@ -37,41 +27,6 @@ TOLERATED = 0.01
 TOLERATED_EQUAL = 0.05
 EQUALS = ("chosen equals rejected", "all completions equal", "all ties")
 BROKEN = "unreadable row"
-KINDS: dict[str, type] = {
-    "demonstration": Demonstration,
-    "comparison": Comparison,
-    "ranking": Ranking,
-    "feedback": Feedback,
-    "prompt": Prompt,
-}
-# stage → the kind of rows that it learns from
-STAGE_KINDS = {
-    "sft": "demonstration",
-    "rm": "comparison",
-    "ppo": "prompt",
-    "grpo": "prompt",
-    "dpo": "comparison",
-    "ipo": "comparison",
-    "kto": "feedback",
-    "orpo": "comparison",
-    "simpo": "comparison",
-    "cpo": "comparison",
-    "rrhf": "ranking",
-}
-READ_BY: dict[type, str] = {
-    Demonstration: "sft_train",
-    Comparison: "rm_train and dpo_train",
-    Ranking: "rrhf_train",
-    Feedback: "kto_train",
-    Prompt: "ppo_train",
-}
-# What a record of another kind becomes; every record also yields its prompt.
-CONVERSIONS: dict[tuple[type, str], Callable[[Record], list[Record]]] = {
-    (Comparison, "demonstration"): lambda record: [record.as_demonstration()],
-    (Comparison, "ranking"): lambda record: [record.as_ranking()],
-    (Comparison, "feedback"): lambda record: record.as_feedbacks(),
-    (Ranking, "comparison"): lambda record: record.as_comparisons(),
-}
 RECORD_KEYS = ("prompt", "completion", "chosen", "rejected")
 # kind of record → the keys of its question and answers, as texts and as turns: what --field may give their names to.
 ASKED: dict[str | None, tuple[str, tuple[str, ...]]] = {
@@ -84,9 +39,6 @@ IN_TURNS = {
     "comparison": ("question", ("chosen", "rejected")),
 }
 ANSWER_NAMES = ("answer", "response", "output", "completion", "solution", "reply", "assistant", "target")
-REASONS: dict[tuple[type, str], str] = {
-    (Ranking, "feedback"): "a ranking does not say which answers are liked: give each answer a row with its label",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +137,6 @@ def kind_of(source: Source, format: str | None) -> str:
     """The kind of records that a source holds. Raises InputError when its format is not known."""
     name, _ = _format_of(source, format and require_format(format))
     return next(kind for kind, record in KINDS.items() if record is FORMATS[name].record)
-
-
-def as_kind(record: Record, kind: str) -> list[Record]:
-    """The record as records of the kind that is wanted; for records that read_records yields for this kind."""
-    if kind == "prompt":
-        return [record.as_prompt()]
-    convert = CONVERSIONS.get((type(record), kind))
-    return convert(record) if convert else [record]
 
 
 def _parse(raw: RawRow, name: str, expected: str | None, notes: Counter, kind: str | None) -> Reading:
@@ -312,8 +256,3 @@ def _require_label(source: Source) -> None:
                 label(raw.value)
             except StructuralFault as fault:
                 raise InputError(f"{raw.place}: {fault}") from fault
-
-
-def plural(record: type) -> str:
-    """What several records of this kind are called, for messages."""
-    return record.__name__.lower() + "s"

@@ -16,10 +16,11 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.data.huge import Huge
+from easyrlhf.data.kinds import KINDS, as_kind, plural
 from easyrlhf.data.kto_mismatch import add_partners
 from easyrlhf.data.ledger import HELD_OUT, KEPT, LEFT_OUT, OVER_LENGTH, REPEATED, DataSummary, Ledger
 from easyrlhf.data.lengths import TOLERATED, Limits
-from easyrlhf.data.reader import KINDS, RowSettings, as_kind, plural
+from easyrlhf.data.reader import RowSettings
 from easyrlhf.data.records import Comparison, Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import ContentFault

@@ -9,9 +9,10 @@ from typing import Any
 
 import jsonlines
 
-from easyrlhf.data.formats import recognise
+from easyrlhf.data.kinds import KINDS, as_kind, plural
 from easyrlhf.data.ledger import DataSummary, Ledger
-from easyrlhf.data.reader import KINDS, RowSettings, as_kind, kind_of, plural
+from easyrlhf.data.read_row import recognise
+from easyrlhf.data.reader import RowSettings, kind_of
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.sources import Source
 from easyrlhf.errors import InputError

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from easyrlhf.config import GenerateConfig
 from easyrlhf.data.chat_template import arguments_for, opens, with_answer
-from easyrlhf.data.formats import recognise
+from easyrlhf.data.read_row import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import DataSettings, load_tokens

@@ -783,9 +783,9 @@ BREAKS = [
         "tools/test_fit.py::test_every_stage_can_be_asked",
     ),
     Break("data/messages.py", "found if isinstance(found, list) else [found]", "found", "data/test_messages.py"),
-    Break("data/formats.py", "in (None, IMPLICIT_TEXT) or", "is None or", NULLS),
-    Break("data/formats.py", "_recognised(without_nulls(unfolded_row(row)))", "_recognised(row)", NULLS),
-    Break("data/formats.py", "and any(key in ANSWERS for key in nulls) else bare", "and False else bare", NULLS),
+    Break("data/read_row.py", "in (None, IMPLICIT_TEXT) or", "is None or", NULLS),
+    Break("data/read_row.py", "_recognised(without_nulls(unfolded_row(row)))", "_recognised(row)", NULLS),
+    Break("data/read_row.py", "and any(key in ANSWERS for key in nulls) else bare", "and False else bare", NULLS),
     Break("models/load.py", "    make_savable(lm)\n", "", "models/test_vocabulary.py"),
     Break("models/vocabulary.py", "type(i) is int and ", "", "models/test_vocabulary.py"),
     Break("models/untrained.py", ", rows.mean(0)):", ",):", UNTRAINED),
@@ -1058,7 +1058,7 @@ BREAKS = [
     ),
     Break("data/fields.py", "with suppress(ValueError):", "if False:", "data/test_files.py"),
     Break("data/fields.py", "isinstance(value, Cell) and not value.strip()", "False", "data/test_files.py"),
-    Break("data/formats.py", "if isinstance(row.get(key), Cell)", "if False", "data/test_files.py"),
+    Break("data/read_row.py", "if isinstance(row.get(key), Cell)", "if False", "data/test_files.py"),
     Break("data/standard_input.py", "start.startswith(GZIP)", "False", "data/test_standard_input.py"),
     Break(
         "data/standard_input.py", "row.place.replace(str(path), NAME, 1)", "row.place", "data/test_standard_input.py"

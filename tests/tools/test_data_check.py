@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from easyrlhf.cli import data_check, data_preview
 from easyrlhf.cli.main import main
 from easyrlhf.config import CheckConfig
-from easyrlhf.data.reader import STAGE_KINDS
+from easyrlhf.data.kinds import STAGE_KINDS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import DataSettings, load_tokens

@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.config import PreviewConfig
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.kinds import STAGE_KINDS, as_kind
 from easyrlhf.data.ledger import Ledger, unused_key_lines
-from easyrlhf.data.reader import STAGE_KINDS, as_kind, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import ContentFault
