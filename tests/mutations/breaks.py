@@ -909,12 +909,12 @@ BREAKS = [
     Break("tools/answer_rows.py", "math.log(n) - (n - 1) / n", "math.log(n) - (n + 1) / n", BOUND),
     Break("data/render.py", "ids if finished else ids[:-1]", "ids", "tools/test_score.py"),
     # conversations as the chat template gets them
-    Break("data/render.py", "start = min(self._start(", "start = max(self._start(", THINKING),
-    Break("data/render.py", "if parted is not None:", "if False:", THINKING),
-    Break("data/render.py", "if ids[:stop] != upto[:stop]:", "if False:", THINKING),
-    Break("data/render.py", "return ends[earlier] if", "return ends[0] if", THINKING),
-    Break("data/render.py", "return opening.endswith(closing) and same <", "return False and same <", THINKING),
-    Break("data/render.py", "text in opening and text not in whole", "False", THINKING),
+    Break("data/render.py", "start = min(self.rewritten.start(", "start = max(self.rewritten.start(", THINKING),
+    Break("data/rewritten.py", "if parted is not None:", "if False:", THINKING),
+    Break("data/rewritten.py", "if ids[:stop] != upto[:stop]:", "if False:", THINKING),
+    Break("data/rewritten.py", "return ends[earlier] if", "return ends[0] if", THINKING),
+    Break("data/rewritten.py", "return opening.endswith(closing) and same <", "return False and same <", THINKING),
+    Break("data/rewritten.py", "text in opening and text not in whole", "False", THINKING),
     Break("data/render.py", "return [self.conversation(*apart[-1])]", "pass", THINKING),
     Break(
         "data/chat_template.py", "key = repr((turns, arguments))", "key = str([t['content'] for t in turns])", THINKING
@@ -927,7 +927,7 @@ BREAKS = [
     Break("data/chat_template.py", '(begun["content"] + text).strip()', "text.strip()", THINKING),
     Break("data/encode.py", "{self.marked(key, thinks=thinks): self", "{key: self", THINKING),
     Break("data/encode.py", "self._special_but_thoughts if thinks else self._special", "self._special", THINKING),
-    Break("data/render.py", 'return bool(turn.get("tool_calls")) and not', "return False and not", THINKING),
+    Break("data/rewritten.py", 'return bool(turn.get("tool_calls")) and not', "return False and not", THINKING),
     Break("data/dropped.py", "if changed and all(", "if changed and not all(", THINKING),
     Break("data/dropped.py", "return bool(own) and read_alike(", "return read_alike(", THINKING),
     Break("data/dropped.py", 'if name != "tools" and value not in EMPTY]', 'if name == "tools"]', THINKING),
