@@ -1,5 +1,6 @@
 """Fixtures for every room: a tokenizer and random two-layer models, both made here, so that no test downloads."""
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -36,6 +37,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if item.get_closest_marker("slow") or item.get_closest_marker("real") else 1
 
     items.sort(key=turn)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now outlives the tests: no garbage collection has to walk through it again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

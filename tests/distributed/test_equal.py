@@ -1,15 +1,17 @@
 """The same numbers on one process, on two, and under DeepSpeed ZeRO-2 and ZeRO-3, whatever the micro-batches."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from easyrlhf.launch import free_port
+from easyrlhf.userfile import load_module
+
+ForkServer = load_module(Path(__file__).parents[1] / "fork_server.py").ForkServer
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 CLOCK = ("time/", "tokens_per_second")
@@ -80,16 +82,32 @@ LAYOUTS = {
 }
 
 
-def train(folder: Path, stage: str, **settings) -> None:
-    """Run a stage's command; every process's words are in the message when it fails."""
-    program = Path(sys.executable).with_name(f"{stage}_train")
-    flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [program, *flags, "--output_dir", folder], env=environment, capture_output=True, text=True, timeout=300
-    )
-    logs = "\n".join(log.read_text() for log in sorted((folder / "logs").glob("*.log")))
-    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}\n{logs}"
+def meeting(count: int) -> list[dict[str, str]]:
+    """What each of so many processes has to know of the others, in the variables of torchrun."""
+    if count == 1:
+        return [{}]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    return [{name: str(value) for name, value in rank.items()} for rank in ranks]
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[Callable[..., None]]:
+    """train(folder, stage, devices=, **settings) runs a stage's command in as many processes as the devices say.
+
+    They are started as torchrun starts them: the other files of this room are about our own launcher.
+    """
+    server = ForkServer("deepspeed", DS_ACCELERATOR="cpu")
+
+    def run(folder: Path, stage: str, devices: str, **settings) -> None:
+        flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
+        words = [f"{stage}_train", *flags, f"--devices={devices}", f"--output_dir={folder}"]
+        said, ranks = folder.with_name(f"{folder.name}.log"), meeting(int(devices.partition(":")[2] or 1))
+        codes = server.run(words, folder.parent, ranks, output=str(said))
+        assert not any(codes), f"exit codes {codes}\n{said.read_text()}"
+
+    yield run
+    server.close()
 
 
 def numbers(folder: Path) -> list[dict[str, float]]:
@@ -99,7 +117,7 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def alone(stages, tmp_path_factory):
+def alone(train, stages, tmp_path_factory):
     """Case → folder of its run on one process, made when it is first asked for."""
     made: dict[str, Path] = {}
 
@@ -142,7 +160,7 @@ def assert_close_rows(found: list[dict], expected: list[dict], names: tuple[str,
         ("kto", "zero3"),
     ],
 )
-def test_offline_losses_are_those_of_one_process(case, layout, stages, alone, zero3, tmp_path):
+def test_offline_losses_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):
     settings = {"deepspeed": zero3} | LAYOUTS[layout]
     train(tmp_path / "run", **stages[case], **settings)
     names = (
@@ -166,7 +184,7 @@ def test_offline_losses_are_those_of_one_process(case, layout, stages, alone, ze
         assert (trained[name] - tensor).abs().max() <= 1e-4, name
 
 
-def test_bf16_under_zero3_is_near_bf16_on_one_process(stages, alone, zero3, tmp_path):
+def test_bf16_under_zero3_is_near_bf16_on_one_process(train, stages, alone, zero3, tmp_path):
     train(tmp_path / "run", **stages["sft bf16"], devices="cpu:2", deepspeed=zero3)
     found, expected = numbers(tmp_path / "run"), numbers(alone("sft bf16"))
     assert found[0]["loss"] == pytest.approx(expected[0]["loss"], rel=5e-3)  # bf16 keeps 8 bits
@@ -180,7 +198,7 @@ def test_bf16_under_zero3_is_near_bf16_on_one_process(stages, alone, zero3, tmp_
         ("ppo lora", "zero3"),
     ],
 )
-def test_online_updates_are_those_of_one_process(case, layout, stages, alone, zero3, tmp_path):
+def test_online_updates_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):
     settings = {"deepspeed": zero3} | LAYOUTS[layout]
     train(tmp_path / "run", **stages[case], **settings)
     found, expected = numbers(tmp_path / "run"), numbers(alone(case))
@@ -202,7 +220,7 @@ def test_online_updates_are_those_of_one_process(case, layout, stages, alone, ze
             assert (gradients[name] - tensor).abs().max() <= 1e-5 * tensor.abs().max() + 1e-9, name
 
 
-def test_many_updates_of_a_rollout_end_where_one_process_ends(stages, alone, zero3, tmp_path):
+def test_many_updates_of_a_rollout_end_where_one_process_ends(train, stages, alone, zero3, tmp_path):
     train(tmp_path / "run", **stages["ppo minibatches"], devices="cpu:2", deepspeed=zero3)
     found, expected = numbers(tmp_path / "run"), numbers(alone("ppo minibatches"))
     names = ("objective/scores", "objective/kl", "policy/approxkl_avg", "val/clipfrac_avg", "value/explained_variance")
@@ -224,14 +242,14 @@ def stopped_at(whole: Path, step: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def sharded(stages, zero3, tmp_path_factory) -> Path:
+def sharded(train, stages, zero3, tmp_path_factory) -> Path:
     """A finished rm under ZeRO-3 on two processes."""
     folder = tmp_path_factory.mktemp("sharded") / "run"
     train(folder, **stages["rm"], devices="cpu:2", deepspeed=zero3)
     return folder
 
 
-def test_the_same_processes_go_on_bit_for_bit(sharded, stages, zero3, tmp_path):
+def test_the_same_processes_go_on_bit_for_bit(train, sharded, stages, zero3, tmp_path):
     stopped_at(sharded, 10, tmp_path / "run")
     train(tmp_path / "run", **stages["rm"], devices="cpu:2", deepspeed=zero3)
     assert numbers(tmp_path / "run") == numbers(sharded)
@@ -247,14 +265,14 @@ def test_the_same_processes_go_on_bit_for_bit(sharded, stages, zero3, tmp_path):
     ],
     ids=["one process", "zero2", "three processes", "zero3 on three"],
 )
-def test_other_processes_and_engines_go_on(settings, sharded, stages, zero3, tmp_path):
+def test_other_processes_and_engines_go_on(train, settings, sharded, stages, zero3, tmp_path):
     stopped_at(sharded, 10, tmp_path / "run")
     train(tmp_path / "run", **stages["rm"], **{name: value or zero3 for name, value in settings.items()})
     names = ("loss", "grad_norm", "learning_rate", "eval/loss", "rewards/margins")
     assert_close_rows(numbers(tmp_path / "run"), numbers(sharded), names, relative=1e-4)
 
 
-def test_a_run_of_one_process_goes_on_under_zero3(alone, stages, zero3, tmp_path):
+def test_a_run_of_one_process_goes_on_under_zero3(train, alone, stages, zero3, tmp_path):
     stopped_at(alone("rm"), 10, tmp_path / "run")
     train(tmp_path / "run", **stages["rm"], devices="cpu:2", deepspeed=zero3)
     names = ("loss", "grad_norm", "learning_rate", "eval/loss", "rewards/margins")

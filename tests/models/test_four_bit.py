@@ -62,12 +62,14 @@ def four_bit_lora(tiny_lm):
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-tied", "qwen2"])
-def test_a_layer_is_what_its_codes_stand_for(tiny_lm, family):
+def test_a_layer_is_what_its_codes_stand_for(tiny_lm, family, monkeypatch):
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)  # as on processors that have it
     lm, before = tiny_lm(family, **WIDE), tiny_lm(family, **WIDE)
     quantise(lm, CPU)
     found = {name: module for name, module in lm.named_modules() if is_quantised(module)}
     assert len(found) == 2 * 7 and not is_quantised(lm.get_output_embeddings())
     for name, layer in found.items():
+        assert not layer.support_avx512bf16_for_cpu
         rows, expected = torch.randn(3, layer.in_features), by_hand(layer)
         bias = before.get_submodule(name).bias
         torch.testing.assert_close(layer(rows), nn.functional.linear(rows, expected, bias), rtol=1e-5, atol=1e-5)

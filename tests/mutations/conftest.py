@@ -2,15 +2,19 @@
 
 import compileall
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
 import pytest
 
+from easyrlhf.userfile import load_module
+
 ROOT = Path(__file__).parents[2]
+ForkServer = load_module(ROOT / "tests" / "fork_server.py").ForkServer
+PATIENCE = 500  # seconds until a run is ended: a break may loop for ever
+# anyio's plugin takes longer to import than most of these runs do
+OPTIONS = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:anyio"]
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +35,8 @@ def project(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run_tests(project) -> Iterator[Callable[[str], int]]:
     """Runs tests of the copy, named by their paths below tests/ with spaces between; gives pytest's exit code."""
-    server = [sys.executable, str(Path(__file__).with_name("pytest_server.py")), str(project)]
-    with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-
-        def run(tests: str) -> int:
-            process.stdin.write(f"{tests}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield run
-        process.stdin.close()
+    server = ForkServer("_hypothesis_pytestplugin", "hypothesis", "pytest_timeout")
+    yield lambda tests: server.run(
+        ["pytest", *OPTIONS, *(f"tests/{test}" for test in tests.split())], project, seconds=PATIENCE
+    )[0]
+    server.close()
