@@ -823,7 +823,7 @@ BREAKS = [
     Break(
         "tools/fitting/stage_memory.py", "modules_to_save=None, four_bit=False)", "modules_to_save=None)", FOUR_BIT_FITS
     ),
-    Break("tools/fitting/shape_pass.py", "        if shape.four_bit:", "        if False:", FOUR_BIT_FITS),
+    Break("tools/fitting/model_shape.py", "        if shape.four_bit:", "        if False:", FOUR_BIT_FITS),
     Break("models/shared_backbone.py", 'if f".{adapter}." in name', 'if "lora" in name', SHARED),
     Break("models/shared_backbone.py", "            parameter.requires_grad_(True)", "            pass", SHARED),
     # preferences

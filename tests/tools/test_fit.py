@@ -19,18 +19,8 @@ from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools.fitting import remedies
 from easyrlhf.tools.fitting.fit import machine_of, print_fit
 from easyrlhf.tools.fitting.memory import Held, Machine, MemoryPlan, Phase
-from easyrlhf.tools.fitting.shape_pass import (
-    FROZEN,
-    SCORER,
-    TRAINED,
-    TRAINED_SCORER,
-    ModelShape,
-    ShapeBatch,
-    count_held,
-    decoding_peak,
-    scoring_peak,
-    update_peak,
-)
+from easyrlhf.tools.fitting.model_shape import FROZEN, SCORER, TRAINED, TRAINED_SCORER, ModelShape, count_held
+from easyrlhf.tools.fitting.shape_pass import ShapeBatch, decoding_peak, scoring_peak, update_peak
 from easyrlhf.tools.fitting.stage_memory import batch_of, batches_of, memory_plan, with_models
 
 GIB = 2**30

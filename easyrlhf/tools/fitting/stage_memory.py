@@ -15,19 +15,16 @@ from easyrlhf.run.unfinished import shape_of
 from easyrlhf.stages.checks import check_positions
 from easyrlhf.stages.recorded_parents import model_settings
 from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, MemoryPlan, Phase
-from easyrlhf.tools.fitting.shape_pass import (
+from easyrlhf.tools.fitting.model_shape import (
     FROZEN,
     SCORER,
     TRAINED,
     TRAINED_SCORER,
     ModelShape,
-    ShapeBatch,
     copied_weights,
     count_held,
-    decoding_peak,
-    scoring_peak,
-    update_peak,
 )
+from easyrlhf.tools.fitting.shape_pass import ShapeBatch, decoding_peak, scoring_peak, update_peak
 
 ANSWERS = {"sft": 1, "kto": 1, "rrhf": 4}  # of a row in a forward pass, 2 for comparisons; a ranking may have others
 
