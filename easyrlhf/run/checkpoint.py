@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
     def end() -> None:
         with written_to(target):
             make_world_readable(draft)
-            (draft / STATE).write_text(json.dumps({"step": step, **state, "files": checksums(draft)}, indent=1))
+            (draft / STATE).write_text(json.dumps({"step": step, **state, "files": checksums_below(draft)}, indent=1))
             sync_to_disk(draft)
             draft.rename(target)
 
@@ -61,7 +61,7 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
     return target
 
 
-def checksums(folder: Path) -> dict[str, str]:
+def checksums_below(folder: Path) -> dict[str, str]:
     """Those of every file below a folder, by its path in it."""
     return {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 

@@ -87,7 +87,7 @@ def preview_rows(config: PreviewConfig) -> None:
     renderer = load_renderer(config)
     config = config.with_lengths(positions_known(config))
     ledger = WaitingLedger()
-    chosen = list(wanted(config, kind, ledger))
+    chosen = list(wanted_rows(config, kind, ledger))
     colours = sys.stdout.isatty()
     show = rich_printer() if colours else print_plain
     show_legend(config, kind, show, RICH_MARKS if colours else PLAIN_MARKS)
@@ -100,7 +100,7 @@ def preview_rows(config: PreviewConfig) -> None:
         show(line)
 
 
-def wanted(config: PreviewConfig, kind: str, ledger: WaitingLedger) -> Iterator[Seen]:
+def wanted_rows(config: PreviewConfig, kind: str, ledger: WaitingLedger) -> Iterator[Seen]:
     """The rows of the settings; InputError when the data have fewer."""
     rows = dropwhile(lambda seen: seen.number < config.row, all_rows(config, kind, ledger))
     first = next(rows, None)

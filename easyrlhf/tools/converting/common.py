@@ -42,7 +42,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("use_trackio", "trackio_project_name"), run_rules.tracker("trackio", "trackio_project_name")),
     **dict.fromkeys(("lora_target", "lora_target_modules", "target_modules"), method_rules.lora_target),
     "lora_target_linear": method_rules.lora_target_linear,
-    **dict.fromkeys(("load_in_4bit", "quantization_bit", "quant_bits"), method_rules.four_bit),
+    **dict.fromkeys(("load_in_4bit", "quantization_bit", "quant_bits"), method_rules.four_bit_rule),
     **dict.fromkeys(("adapter_name_or_path", "lora_model_dir", "adapters"), method_rules.adapter_folder),
     "loss_type": method_rules.loss_type,
     **dict.fromkeys(("mask_history", "loss_scale"), method_rules.last_answer_rule),

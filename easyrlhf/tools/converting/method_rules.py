@@ -148,7 +148,7 @@ def switched_lora(draft: Draft, on: bool, rank: int, alpha: float, dropout: floa
             draft.keep(given or name, default if value is None else value, name, "" if given else "the default there")
 
 
-def four_bit(draft: Draft, key: str, value: Any) -> None:
+def four_bit_rule(draft: Draft, key: str, value: Any) -> None:
     """A switch, or a number of bits; qlora may have said so before."""
     if truth(value) or finite_or_none(value) == 4:
         draft.set("load_in_4bit", True, "" if key == "load_in_4bit" else f"{key}: {value}")
