@@ -1,6 +1,7 @@
 """Installs the package `easyrlhf` and its commands; tested versions are in constraints.txt."""
 
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,20 +10,11 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
+STAGES = runpy.run_path(str(HERE / "easyrlhf" / "stage_table.py"))["STAGES"]  # it needs the standard library alone
 
 COMMANDS = [
     "easyrlhf = easyrlhf.cli.main:main",
-    "sft_train = easyrlhf.cli.stages:sft_train",
-    "rm_train = easyrlhf.cli.stages:rm_train",
-    "ppo_train = easyrlhf.cli.stages:ppo_train",
-    "grpo_train = easyrlhf.cli.stages:grpo_train",
-    "dpo_train = easyrlhf.cli.stages:dpo_train",
-    "ipo_train = easyrlhf.cli.stages:ipo_train",
-    "kto_train = easyrlhf.cli.stages:kto_train",
-    "orpo_train = easyrlhf.cli.stages:orpo_train",
-    "simpo_train = easyrlhf.cli.stages:simpo_train",
-    "cpo_train = easyrlhf.cli.stages:cpo_train",
-    "rrhf_train = easyrlhf.cli.stages:rrhf_train",
+    *(f"{stage.command} = easyrlhf.cli.stages:{stage.command}" for stage in STAGES.values()),
 ]
 
 REQUIRES = [

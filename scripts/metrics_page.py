@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from easyrlhf.report.diagnostics import CHECKS
-from easyrlhf.report.metrics import ALIGN_TITLES, METRICS, ranked
+from easyrlhf.report.diagnostics import CHECKS, words_of
+from easyrlhf.report.metrics import ALIGN, METRICS, ONLINE, ranked
+from easyrlhf.stage_table import STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 HEAD = """\
@@ -18,13 +19,13 @@ are merged into the row of the step after which they were measured.
 
 This page is generated: `python scripts/metrics_page.py`.
 """
-STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"} | ALIGN_TITLES
+TITLES = {stage: STAGES[stage].title for stage in ("sft", "rm", *ONLINE, *ALIGN)} | {"sft": "SFT"}
 
 
 def markdown() -> str:
     """The whole page."""
     parts = [HEAD, "## Diagnostics\n", CHECKS_INTRO, _checks()]
-    for stage, title in STAGES.items():
+    for stage, title in TITLES.items():
         parts += [f"## {title}\n", _metrics(stage), _ranked(stage)]
     return "\n".join(parts)
 
@@ -45,7 +46,11 @@ metrics it can go by.
 
 def _checks() -> str:
     head = ("Check", "Stages", "Metric", "Fires", "What it means", "What to do")
-    rows = [(c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, *c.advice("")) for c in CHECKS]
+    words = words_of("")
+    rows = [
+        (c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means.format(**words), c.remedy.format(**words))
+        for c in CHECKS
+    ]
     return _table(head, rows)
 
 

@@ -8,6 +8,19 @@ from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingE
 from easyrlhf.config.common_fields import DEFAULT_MODEL, examine_rows, share_prefix
 from easyrlhf.config.training import TrainConfig
 
+__all__ = [
+    "CPOConfig",
+    "DPOConfig",
+    "IPOConfig",
+    "KTOConfig",
+    "ORPOConfig",
+    "PreferenceConfig",
+    "RMConfig",
+    "RRHFConfig",
+    "ReferenceConfig",
+    "SimPOConfig",
+]
+
 
 @dataclass(kw_only=True, frozen=True)
 class PreferenceConfig(TrainConfig):

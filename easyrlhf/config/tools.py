@@ -23,6 +23,7 @@ from easyrlhf.config.rendering import (
     template_kwargs,
 )
 from easyrlhf.config.reporting import check_hub, hub_private, push_to_hub
+from easyrlhf.stage_table import STAGES
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
@@ -91,7 +92,7 @@ class LookConfig(Settings):
         MISSING,
         "The stage that is to learn from the rows; it decides which records they must give.",
         group=DATA,
-        choices=("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "rrhf"),
+        choices=tuple(STAGES),
     )
     model: str | None = opt(
         None,

@@ -90,7 +90,6 @@ def _list(row: dict, key: str) -> list:
 
 
 # The order decides: the first recogniser that agrees names the row's format.
-PAIR = ("chosen", "rejected", "margin")
 CONVERSATION = ("messages", "conversations")
 WHOLE = ("messages", "sharegpt", "messages_prompt")  # formats whose rows may stand in one file: all are read alike
 FORMATS: dict[str, Format] = {

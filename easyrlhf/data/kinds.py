@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
+from easyrlhf.stage_table import STAGES
 
 KINDS: dict[str, type] = {
     "demonstration": Demonstration,
@@ -12,19 +13,7 @@ KINDS: dict[str, type] = {
     "prompt": Prompt,
 }
 # stage → the kind of rows that it learns from
-STAGE_KINDS = {
-    "sft": "demonstration",
-    "rm": "comparison",
-    "ppo": "prompt",
-    "grpo": "prompt",
-    "dpo": "comparison",
-    "ipo": "comparison",
-    "kto": "feedback",
-    "orpo": "comparison",
-    "simpo": "comparison",
-    "cpo": "comparison",
-    "rrhf": "ranking",
-}
+STAGE_KINDS = {name: stage.rows for name, stage in STAGES.items()}
 READ_BY: dict[type, str] = {
     Demonstration: "sft_train",
     Comparison: "rm_train and dpo_train",

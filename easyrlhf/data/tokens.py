@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from easyrlhf.data.sources import Source
 from easyrlhf.data.splitting import Part
 from easyrlhf.data.token_rows import ENCODERS, SCHEMAS, SOURCE, lengths_of
 from easyrlhf.errors import InputError
+from easyrlhf.files import atomic_write
 
 ROWS_PER_BATCH = 500
 CHOSEN_ALONE = "comparisons, of which the chosen answer is imitated"
@@ -197,13 +197,15 @@ def _note(record: Record, rows: list[dict[str, Any]], kind: str, ledger: Ledger)
 def _write(rows: Iterator[dict[str, Any]], kind: str, file: Path) -> str:
     """Write rows to an Arrow file, beside and renamed; returns the SHA-256 of their content."""
     schema, digest = SCHEMAS[kind], hashlib.sha256()
-    unfinished = file.with_suffix(".tmp")
-    with pa.OSFile(str(unfinished), "wb") as out, pa.ipc.new_stream(out, schema) as writer:
+    with (
+        atomic_write(file) as draft,
+        pa.OSFile(str(draft), "wb") as out,
+        pa.ipc.new_stream(out, schema) as writer,
+    ):
         while batch := list(islice(rows, ROWS_PER_BATCH)):
             for row in batch:
                 _digest(digest, row)
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
-    os.replace(unfinished, file)
     return digest.hexdigest()
 
 

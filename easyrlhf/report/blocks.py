@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 
 from easyrlhf.report.charts import Chart
-from easyrlhf.report.diagnostics import Verdict
 from easyrlhf.report.stylesheet import STYLESHEET
+from easyrlhf.report.verdict import Verdict
 
 # Control characters but tab and newline, and those that turn the direction of what follows.
 CONTROLS = dict.fromkeys(

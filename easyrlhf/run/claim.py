@@ -3,8 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -63,17 +62,10 @@ def check_output_folder(folder: Path) -> None:
     raise InputError(f"--output_dir {folder}: {says}; give another folder")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """Hold the folder for this process alone; the operating system lets go of it when the process ends."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold_file(folder / LOCK))
-        except BlockingIOError as error:
-            raise InputError(
-                f"--output_dir {folder}: another run is working there; wait for it, or give another folder"
-            ) from error
-        yield
+    taken = f"--output_dir {folder}: another run is working there; wait for it, or give another folder"
+    return hold_file(folder / LOCK, taken)
 
 
 def claim_folder(config, folder: Path) -> str:

@@ -17,7 +17,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.load import check_text_alone, positions_of
 from easyrlhf.models.parents import root_of
 from easyrlhf.offline.evaluations import Evaluations
-from easyrlhf.report.card import RESULTS, write_model_card
+from easyrlhf.report.card import write_model_card
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.console import Console
 from easyrlhf.report.diagnostics import verdicts
@@ -27,6 +27,7 @@ from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, read_rows
 from easyrlhf.report.metadata import hub_facts
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import plot_run
+from easyrlhf.report.stage_view import VIEWS
 from easyrlhf.report.trackers.chosen import check_trackers
 from easyrlhf.run.differences import as_begun
 from easyrlhf.run.manifest import read_stage
@@ -166,7 +167,7 @@ def open_log(run: Run, console: Console) -> MetricsLog:
     if not processes.is_main():
         return SilentLog()
     config = run.config
-    about = {"stage": config.stage, "settings": dataclasses.asdict(config), "results": RESULTS[config.stage]}
+    about = {"stage": config.stage, "settings": dataclasses.asdict(config), "results": VIEWS[config.stage].results}
     say = console.warn, console.note
     return MetricsLog(run.folder, last_step=run.step, report_to=config.report_to, about=about, say=say)
 

@@ -16,6 +16,7 @@ from easyrlhf.data.reader import RowSettings, kind_of
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record
 from easyrlhf.data.sources import Source
 from easyrlhf.errors import InputError
+from easyrlhf.files import atomic_write
 
 # kind -> the format that its rows are written in, and read in again
 TARGETS = {
@@ -48,20 +49,16 @@ def convert_data(
     check_output(output, sources, overwrite)
     kind = kind or kind_of(sources[0], reading.format)
     ledger = Ledger(output.name, output.with_suffix(".bad_rows.jsonl"))
-    unfinished = output.with_suffix(".tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with jsonlines.open(unfinished, "w", dumps=_dumps) as out:
-            for source in sources:
-                out.write_all(converted(source, kind, ledger, reading))
-        if not ledger.used:
-            raise InputError(f"{files}: no usable row; the dropped ones are in {ledger.bad_rows}")
-        os.replace(unfinished, output)
+        with atomic_write(output) as draft:
+            with jsonlines.open(draft, "w", dumps=_dumps) as out:
+                for source in sources:
+                    out.write_all(converted(source, kind, ledger, reading))
+            if not ledger.used:
+                raise InputError(f"{files}: no usable row; the dropped ones are in {ledger.bad_rows}")
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}); give another file") from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
     summary = ledger.summary("")
     print("\n".join([*summary.lines(), f"{output}: {ledger.rows:,} {plural(KINDS[kind])} (format {TARGETS[kind]})"]))
     return summary

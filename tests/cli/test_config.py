@@ -317,12 +317,11 @@ def test_the_defaults_of_grpo_are_trls():
     }
 
 
-def test_which_dpo_losses_are_smoothed_is_what_the_losses_say():
+def test_the_dpo_losses_to_choose_from_are_those_there_are():
     from easyrlhf.config import DPOConfig
-    from easyrlhf.losses.pairwise import DPO_LOSSES, SMOOTHED
+    from easyrlhf.losses.pairwise import DPO_LOSSES
 
     choices = DPOConfig.__dataclass_fields__["loss_type"].metadata["choices"]
-    assert DPOConfig.smoothed == SMOOTHED
     assert set(choices) == {*DPO_LOSSES, "aot"}
 
 

@@ -66,6 +66,7 @@ RESUMES = f"{ENGINE}::test_a_loaded_engine_goes_on_bit_for_bit"
 SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_kept"
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
+FAMILIES = "test_stage_table.py::test_families_come_in_the_order_asked_for"
 PRINTED = "tools/test_generate.py tools/test_score.py::test_rows_are_scored_from_standard_input_to_standard_output"
 IN_PYTHON, WORDING = "tools/test_loaded.py", "cli/test_wording.py"
 SERVED = "rewards/test_serve_reward.py"
@@ -128,6 +129,13 @@ BREAKS = [
     Break("data/conversations.py", "notes[OPENED] += first > answers[0]", "pass", MESSAGES),
     Break("data/conversations.py", 'turn | ({"learned": False} if off else {})', "turn", MESSAGES),
     Break("data/fields.py", '[{"role": "user", "content": question}, *answer_turn(answer)]', "said(answer)", KEYS),
+    Break("stage_table.py", 'rows="feedback"', 'rows="comparison"', "test_stage_table.py"),
+    Break(
+        "stage_table.py",
+        "for family in families for stage in ROWS",
+        "for stage in ROWS for family in families",
+        FAMILIES,
+    ),
     Break("data/reader.py", "TOLERATED_EQUAL = 0.05", "TOLERATED_EQUAL = 0.01", "data/test_load_tokens.py"),
     Break("data/reader.py", 'if asking := may_ask(raw.value, "chosen", "rejected"):', "if asking := []:", KEYS),
     # the doctor
@@ -279,8 +287,8 @@ BREAKS = [
     Break("rollout/sampler.py", "ended[place] |= self.ending.by_text(said[row])", "pass", ENDING),
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
     Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
-    Break("report/diagnostics.py", "_judged(self._stage, check", '_verdict("ppo", check', ADVICE),
-    Break("report/diagnostics.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
+    Break("report/diagnostics.py", "**words_of(self._stage)", '**words_of("ppo")', ADVICE),
+    Break("report/stage_view.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
     Break("report/compare_page.py", 'return ("warn", "ok", "alarm")[said]', 'return "ok"', CONCLUSION),
     Break("report/compare_page.py", "judged.index(worst)", "0", CONCLUSION),
     Break("report/blocks.py", ".translate(CONTROLS)", "", REPORT_PAGE),
@@ -1002,6 +1010,9 @@ BREAKS = [
     Break("run/signals.py", "if self.requested and number == HANG_UP:", "if False:", "engine/test_run.py"),
     Break("run/checkpoint.py", "            make_world_readable(draft)\n", "", "engine/test_checkpoint.py"),
     Break("files.py", "    except EasyRLHFError:\n        raise\n", "", "engine/test_disk.py"),
+    Break("tools/downloading/fetch.py", "decode_content=False", "decode_content=True", "data/test_download.py"),
+    Break("tools/downloading/fetch.py", "enforce_content_length = False", "auto_close = True", "data/test_download.py"),
+    Break("files.py", 'draft or target.with_name(f".{target.name}")', "target", "engine/test_disk.py"),
     Break("tools/finish.py", "for file in set_aside(folder, step):", "for file in ():", FINISH),
     Break("report/log.py", "_line(row | metrics)", "_line(metrics | row)", "report/test_log.py"),
     Break("tools/finish.py", "if best is None or (chosen and", "if True or (chosen and", FINISH),
