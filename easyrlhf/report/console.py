@@ -12,6 +12,7 @@ from easyrlhf.data.watching import watched_by
 from easyrlhf.report.layout import COUNTER, GAP, LEFT, cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import show
 from easyrlhf.report.opening import Counted
+from easyrlhf.report.pace import Pace
 from easyrlhf.report.progress import ProgressBar
 from easyrlhf.report.stage_view import VIEWS
 from easyrlhf.report.verdict import Verdict
@@ -73,7 +74,8 @@ class Console:
         guess: Mapping[str, float] | None = None,
     ) -> Iterator[ProgressBar]:
         """A bar from `done` to `total`, as Progress has it; call .advance(metrics) on it after each unit."""
-        self._progress = ProgressBar(self, total, done, unit, VIEWS[self._stage].beside_bar, ahead, guess)
+        pace = Pace(ahead, guess) if ahead else None
+        self._progress = ProgressBar(self, total, done, unit, VIEWS[self._stage].beside_bar, pace)
         try:
             with self._progress:
                 yield self._progress

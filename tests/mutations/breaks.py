@@ -310,7 +310,7 @@ BREAKS = [
     Break("report/pace.py", "return seconds / count", "return seconds", PACE),
     Break("report/pace.py", "return guess[kind] * seconds_each", "return 0 * seconds_each", PACE),
     Break("report/progress.py", "self._began += seconds", "self._began += 0", PACE),
-    Break("report/progress.py", "min(time.monotonic() - said, under_way)", "(time.monotonic() - said)", PACE),
+    Break("report/pace.py", "min(time.monotonic() - said, under_way)", "(time.monotonic() - said)", PACE),
     Break("report/layout.py", "table_width(columns) > width and", "False and", LAYOUT),
     Break("report/layout.py", '"break_long_words": False', '"break_long_words": True', LAYOUT),
     Break("report/layout.py", 'lines[-1] += " \\\\"', "pass", LAYOUT),
