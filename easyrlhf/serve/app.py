@@ -26,6 +26,7 @@ from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refusal_response
 from easyrlhf.tools.scoring import Scorer
 
 PAGE = Path(__file__).parent / "page"
+THEME = Path(__file__).parents[1] / "report" / "page" / "theme.css"  # as the pages of reports have it
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
@@ -169,7 +170,9 @@ async def health(request: Request) -> Response:
 async def page(request: Request) -> Response:
     """The files of the page."""
     file = PAGE / request.path_params.get("name", "index.html")
-    if file not in PAGE.iterdir() or file.suffix not in KINDS:
+    if file.name == THEME.name:
+        file = THEME
+    elif file not in PAGE.iterdir() or file.suffix not in KINDS:
         raise HTTPException(404)
     return Response(file.read_bytes(), media_type=KINDS[file.suffix])
 

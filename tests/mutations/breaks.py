@@ -292,7 +292,7 @@ BREAKS = [
     Break("report/compare_page.py", 'return ("warn", "ok", "alarm")[said]', 'return "ok"', CONCLUSION),
     Break("report/compare_page.py", "judged.index(worst)", "0", CONCLUSION),
     Break("report/blocks.py", ".translate(CONTROLS)", "", REPORT_PAGE),
-    Break("report/blocks.py", "0 < len(text) <= SHORT", "False", REPORT_PAGE),
+    Break("report/page/page.html.jinja", "0 < cell|length <= short", "false", REPORT_PAGE),
     Break("report/charts.py", '(low, -8, "right") if mean < 0', '(low, -8, "right") if mean < -9', REPORT_PAGE),
     Break("report/charts.py", "if even is not None:", "if False:", REPORT_PAGE),
     Break("report/charts.py", '"legend.fontsize": 10,', '"legend.fontsize": 8,', REPORT_PAGE),

@@ -5,8 +5,8 @@ import re
 import pytest
 import requests
 
-from easyrlhf.report.stylesheet import STYLESHEET
-from tests.serve.page_stub import PAGE
+from easyrlhf.report import blocks
+from tests.serve.page_stub import PAGE, THEME
 
 pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[dev]'")
 from selenium.webdriver.common.keys import Keys
@@ -15,8 +15,11 @@ from tests.serve.browser import Chat, checked, in_a_browser, resize, sideways
 
 
 def test_the_page_has_the_colours_and_the_type_of_a_report():
-    begins = STYLESHEET[: STYLESHEET.index("* { box-sizing")]
-    assert begins in (PAGE / "app.css").read_text(encoding="utf-8")
+    theme = THEME.read_text(encoding="utf-8")
+    assert theme in blocks.html_page("a report", []) and "--paper: #" in theme
+    assert "--paper: #" not in (PAGE / "app.css").read_text(encoding="utf-8")
+    index = (PAGE / "index.html").read_text(encoding="utf-8")
+    assert index.index("/static/theme.css") < index.index("/static/app.css")
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_writes_no_markup():
