@@ -21,7 +21,7 @@ from easyrlhf.paths import split_paths
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rewards.functions import check_parameters, load_functions, required_columns, takes_any_column
-from easyrlhf.rewards.model import ModelSource, rendered
+from easyrlhf.rewards.model import ModelSource, ScoringModel, rendered
 from easyrlhf.rewards.server import RewardServer, check_server
 from easyrlhf.rewards.workers import WorkerFunction, Workers
 from easyrlhf.run.manifest import read_stage
@@ -156,9 +156,9 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarMo
         check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
         if run.zero and not config.share_backbone:
             spread_frozen(model, run.zero, run.dtype)
+        scorer = ScoringModel(model, cast.renderer, run.micro_batch_tokens)
         share = sharing_of(model.lm, config.share_prefix)
-        how = cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens, share
-        sources.append(ModelSource(model, *how))
+        sources.append(ModelSource(scorer, renderer, cast.same_tokens, share))
     specs, limit = split_paths(config.reward_funcs), config.reward_timeout
     names = [spec.rpartition(":")[2] for spec in specs]
     if config.reward_workers:

@@ -84,7 +84,7 @@ def share(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
         yield Remedy(f"--lora_r {rank} --share_backbone", {"lora_r": rank, "share_backbone": True})
 
 
-def four_bit(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
+def use_four_bit(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """The base below the adapters in 4 bits, where its weights stay in one piece and nobody else samples."""
     alone = not config.uses_vllm and not machine.deepspeed.startswith("zero3")
     if config.lora_r and not config.load_in_4bit and alone:
@@ -120,7 +120,7 @@ CHANGES = (
     use_bf16,
     use_lora,
     share,
-    four_bit,
+    use_four_bit,
     use_deepspeed,
 )
 
