@@ -64,7 +64,7 @@ class Service:
         config = self.config
         models = [{"id": one.id, "title": one.title, "positions": one.positions} for one in self.models.values()]
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
-        defaults = {name: getattr(config, name) for name in names} | {"max_tokens": config.max_new_tokens}
+        defaults = {name: config.value(name) for name in names} | {"max_tokens": config.max_new_tokens}
         return JSONResponse(
             {
                 "models": models,
