@@ -130,7 +130,7 @@ if __name__ == "__main__":
         classifiers=CLASSIFIERS,
         python_requires=">=3.11",
         packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
-        package_data={"easyrlhf": ["engine/deepspeed/*.json", "serve/page/*"]},
+        package_data={"easyrlhf": ["engine/deepspeed/*.json", "report/page/*", "serve/page/*"]},
         cmdclass={"build_py": BuildWithFiles},
         install_requires=REQUIRES,
         extras_require=EXTRAS,

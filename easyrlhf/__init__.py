@@ -2,6 +2,10 @@
 
 import functools
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from easyrlhf.config import TrainConfig
 
 from easyrlhf.stage_table import STAGES
 
@@ -41,7 +45,7 @@ def in_processes(target: str, stage):
     """The function of a stage, run in as many processes as its settings ask for."""
 
     @functools.wraps(stage)
-    def run(config):
+    def run(config: "TrainConfig"):
         return importlib.import_module("easyrlhf.launch").start(target, config)
 
     return run

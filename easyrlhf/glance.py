@@ -7,8 +7,9 @@ from pathlib import Path
 from easyrlhf.config import LookConfig, TrainConfig
 from easyrlhf.config.base import Settings
 from easyrlhf.data.hub import require_model
+from easyrlhf.data.kinds import STAGE_KINDS
 from easyrlhf.data.ledger import Ledger
-from easyrlhf.data.reader import STAGE_KINDS, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import open_sources
 from easyrlhf.models.parents import naming_adapter, root_of
 from easyrlhf.paths import split_paths

@@ -59,10 +59,13 @@ def test_a_wheel_holds_settings_files_toy_data_and_pages_byte_for_byte(built):
     assert sum((files / name).stat().st_size for name in found) < 2_500_000
 
 
-def test_a_wheel_holds_the_web_page(built):
-    page = ROOT / "easyrlhf" / "serve" / "page"
+@pytest.mark.parametrize(
+    "room, some", [("serve", {"index.html", "app.js", "app.css"}), ("report", {"page.html.jinja", "theme.css"})]
+)
+def test_a_wheel_holds_the_pages(built, room, some):
+    page = ROOT / "easyrlhf" / room / "page"
     files = {file.name: file.read_bytes() for file in page.iterdir()}
-    assert {"index.html", "app.js", "app.css"} <= files.keys()
+    assert some <= files.keys()
     assert files == {file.name: file.read_bytes() for file in (built / page.relative_to(ROOT)).iterdir()}
 
 

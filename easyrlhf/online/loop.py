@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from easyrlhf.config import OnlineConfig
 from easyrlhf.data.batches import endless_order
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
@@ -82,13 +83,13 @@ class LoopState:
     unfinished: dict[str, float] | None = None
 
 
-def planned_rollouts(config, prompts: int) -> int:
+def planned_rollouts(config: OnlineConfig, prompts: int) -> int:
     """Rollouts of a run over this many prompts."""
     steps = math.ceil((config.total_episodes or config.epochs * prompts * config.num_generations) / config.batch_size)
     return min(steps, config.max_steps or steps)
 
 
-def online_evaluations(config, prompts: int, valid: Sized | None) -> Evaluations | None:
+def online_evaluations(config: OnlineConfig, prompts: int, valid: Sized | None) -> Evaluations | None:
     """When a run over this many prompts evaluates on the held-out ones; None without any."""
     if valid is None:
         return None
@@ -156,7 +157,7 @@ def train(
     return course.metrics()
 
 
-def describe_training(state: TrainerState, config, total: int, prompts: int) -> None:
+def describe_training(state: TrainerState, config: OnlineConfig, total: int, prompts: int) -> None:
     """What reward functions may know of the whole run."""
     state.max_steps, state.train_batch_size = total, config.batch_size
     state.num_train_epochs = total * config.batch_size / (prompts * config.num_generations)
@@ -168,7 +169,7 @@ def logged_metrics(rewards: Rewards) -> dict[str, float]:
     return {f"reward/{name}": value for name, value in rewards.take_logged().items()}
 
 
-def rows_to_keep(rollout: Rollout, online: Online, config, kl_coef: float) -> list[dict[str, Any]]:
+def rows_to_keep(rollout: Rollout, online: Online, config: OnlineConfig, kl_coef: float) -> list[dict[str, Any]]:
     """The rows of rollouts.jsonl for a step."""
     return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
 
@@ -185,7 +186,7 @@ def begin(course: StepEnd, online: Online, valid: Dataset | None, shown: Dataset
         course.begin(metrics, **asdict(at))
 
 
-def begin_next(online: Online, prompts: Dataset, config, at: LoopState) -> None:
+def begin_next(online: Online, prompts: Dataset, config: OnlineConfig, at: LoopState) -> None:
     """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
     rows, keys = prompt_batch(prompts, config, at.drawn)
     online.sampler.begin([row["prompt_ids"] for row in rows], keys)
@@ -256,7 +257,9 @@ def collect_batch(
     return rollout, {"health/equal_groups": 1 - teaches(rollout).float().mean().item()}
 
 
-def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
+def prompt_batch(
+    prompts: Dataset, config: OnlineConfig, drawn: int
+) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
     """Prompt rows of the next rollout, once per completion, and their sampling keys.
 
     Epochs follow one another, each in its own order, or all in that of the files.
@@ -284,7 +287,7 @@ def evaluate_prompts(run: Run, online: Online, valid: Dataset, advance: Advance 
     return evaluation_metrics(rollouts) | logged | {"time/eval": timer.seconds["eval"]}
 
 
-def next_kl_coef(config, kl_coef: float, step: int, kl: float | None) -> float:
+def next_kl_coef(config: OnlineConfig, kl_coef: float, step: int, kl: float | None) -> float:
     """The KL coefficient after a step: adapted when a target is set and the policy has begun to move."""
     if config.kl_target is None or step <= config.value_warmup_steps:
         return kl_coef

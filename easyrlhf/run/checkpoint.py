@@ -40,10 +40,7 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
     def end() -> None:
         with written_to(target):
             make_world_readable(draft)
-            files = {
-                str(path.relative_to(draft)): checksum(path) for path in sorted(draft.rglob("*")) if path.is_file()
-            }
-            (draft / STATE).write_text(json.dumps({"step": step, **state, "files": files}, indent=1))
+            (draft / STATE).write_text(json.dumps({"step": step, **state, "files": checksums_below(draft)}, indent=1))
             sync_to_disk(draft)  # so that the rename cannot outrun the bytes
             draft.rename(target)
 
@@ -61,6 +58,11 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
         raise
     processes.on_main(lambda: remove_oldest(folder, keep))
     return target
+
+
+def checksums_below(folder: Path) -> dict[str, str]:
+    """Those of every file below a folder, by its path in it."""
+    return {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def remove_oldest(folder: Path, keep: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from easyrlhf.config import OnlineConfig
+from easyrlhf.config import OnlineConfig, TrainConfig
 from easyrlhf.config.common_fields import DEFAULT_LENGTH
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
@@ -40,7 +40,7 @@ from easyrlhf.stages.models import count_parameters, describe_model
 from easyrlhf.stages.remarks import say_what_is_left_out, say_what_is_trained_on
 
 
-def settled(config):
+def settled(config: TrainConfig) -> TrainConfig:
     """The settings with every default filled in: lengths that were not given are those of the run in the folder, or
     follow from the others and from what the model was made for."""
     config, places = as_begun(config.resolved()), None
@@ -71,10 +71,10 @@ def prepare(run: Run, console: Console) -> Renderer:
     return renderer
 
 
-def parents_of(config) -> dict[str, str]:
+def parents_of(config: TrainConfig) -> dict[str, str]:
     """Part → folder of the models that an offline stage reads."""
-    ref_model = getattr(config, "ref_model", None)
-    return {"model": config.model} | ({"reference": ref_model} if ref_model not in (None, config.model) else {})
+    apart = config.ref_model not in (None, config.model)
+    return {"model": config.model} | ({"reference": config.ref_model} if apart else {})
 
 
 def print_plan(
@@ -138,7 +138,7 @@ def print_plan(
     console.summary(title, sections)
 
 
-def upload_planned(config) -> str:
+def upload_planned(config: TrainConfig) -> str:
     """What --push_to_hub does, for people."""
     whose = "private" if config.hub_private else "public"
     return f"uploads {config.output_dir}, without checkpoints, to {config.push_to_hub} on the hub ({whose})"
@@ -200,7 +200,7 @@ def present(run: Run, console: Console, metrics: dict, results: dict) -> None:
     upload(run.asked, console)
 
 
-def already_complete(config, console: Console) -> Path:
+def already_complete(config: TrainConfig, console: Console) -> Path:
     """Say that there is nothing left to do."""
     early = read_stage(config.output_dir).get("ended_early")
     ended = f" (ended early, after step {early['step']} of {early['of']}, by easyrlhf finish)" if early else ""
@@ -212,7 +212,7 @@ def already_complete(config, console: Console) -> Path:
     return Path(config.output_dir)
 
 
-def upload(config, console: Console) -> None:
+def upload(config: TrainConfig, console: Console) -> None:
     """Bring a complete run to the hub where the settings say so; what goes wrong is said, and fails nothing."""
     if config.push_to_hub and config.dry_run:
         console.note(f"{upload_planned(config)} as it is")

@@ -149,7 +149,7 @@ def open_output(config: Settings) -> Iterator[Output | Printed]:
             yield printed
         return
     file = Path(config.output)
-    models = {name: getattr(config, name, None) for name in MODELS}
+    models = {name: config.value(name) for name in MODELS}
     output = Output(file, deciding_settings(config, FREE_TO_CHANGE, models))
     with ExitStack() as stack:
         taken = f"--output {file}: another command is writing it; wait for it, or give another file"

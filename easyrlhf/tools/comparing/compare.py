@@ -192,11 +192,7 @@ def carry_out(config: CompareConfig, cast: Contest, prompts: Prompts, folder: Pa
     said = Journal(beside(folder / ANSWERS_FILE, "part"), ANSWER_KEY)
     judged = Journal(beside(folder / JUDGEMENTS_FILE, "part"), JUDGEMENT_KEY)
     every = [key for own in keys for key in own]
-    with counting_bar("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
-        answer_all(config, cast.contestants, prompts, said, advance)
-    score_all(config, cast.functions, prompts, said, every)
-    if cast.judge:
-        judge_all(cast.judge, prompts, said, judged, every)
+    fill_journals(config, cast, prompts, said, judged, every)
     answers = [[answer_of(said, key) for key in own] for own in keys]
     verdicts = [[verdict_of(said, judged, key) for key in own] for own in keys[1:]] if cast.judge else None
     found = measured(short_names(config.paths), cast.scored_by(config), answers, verdicts)
@@ -209,6 +205,17 @@ def carry_out(config: CompareConfig, cast: Contest, prompts: Prompts, folder: Pa
     write_result(folder / PAGE_FILE, compare_page(found, texts, answers, verdicts))
     write_result(folder / COMPARE_FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def fill_journals(
+    config: CompareConfig, cast: Contest, prompts: Prompts, said: Journal, judged: Journal, every: list[Key]
+) -> None:
+    """Answer, score and judge, as far as the journals lack it."""
+    with counting_bar("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
+        answer_all(config, cast.contestants, prompts, said, advance)
+    score_all(config, cast.functions, prompts, said, every)
+    if cast.judge:
+        judge_all(cast.judge, prompts, said, judged, every)
 
 
 def answer_of(said: Journal, key: Key) -> ComparedAnswer:
