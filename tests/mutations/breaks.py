@@ -128,7 +128,9 @@ BREAKS = [
     Break("data/keys.py", 'return [{"role": "system", "content": text}, *prompt]', "return prompt", KEYS),
     Break("data/conversations.py", "notes[OPENED] += first > answers[0]", "pass", MESSAGES),
     Break("data/conversations.py", 'turn | ({"learned": False} if off else {})', "turn", MESSAGES),
-    Break("data/fields.py", '[{"role": "user", "content": question}, *answer_turn(answer)]', "said(answer)", KEYS),
+    Break(
+        "data/fields.py", '[{"role": "user", "content": question}, *answer_turn(answer)]', "answer_turn(answer)", KEYS
+    ),
     Break("stage_table.py", 'rows="feedback"', 'rows="comparison"', "test_stage_table.py"),
     Break(
         "stage_table.py",
@@ -307,13 +309,11 @@ BREAKS = [
         f"{DOCTOR}::test_the_limits_are_those_of_the_training",
     ),
     Break(
-        "tools/doctor.py",
-        'too_long=1.0 if limits.overlength == "drop" else TOLERATED',
-        "too_long=1.0",
+        "data/tokens.py",
+        '"too_long": 1.0 if overlength == "drop" else TOLERATED',
+        '"too_long": 1.0',
         f"{DOCTOR}::test_data_without_a_usable_pair_are_bad_input",
     ),
-    Break("tools/doctor.py", 'config.overlength or trained.get("overlength")', "config.overlength", DOCTOR),
-    Break("data/tokens.py", '"too_long": 1.0 if overlength == "drop" else TOLERATED', '"too_long": 1.0', DOCTOR),
     Break("report/conclusion.py", "return Conclusion(worst(every)", "return Conclusion(worst(found)", CONCLUSION),
     Break("report/conclusion.py", "if examined and is_whole(examined)", "if examined", CONCLUSION),
     Break("report/conclusion.py", "SEVERITIES.index(run[1].severity)", "-SEVERITIES.index(run[1].severity)", OVERLAY),
@@ -454,7 +454,7 @@ BREAKS = [
     Break(
         "rollout/decode_batch.py",
         "PrefilledPrompt(row, prompt, cache, place)",
-        "Newcomer(row, prompt, cache, 0)",
+        "PrefilledPrompt(row, prompt, cache, 0)",
         GREEDY,
     ),
     Break(
@@ -519,7 +519,7 @@ BREAKS = [
     Break(
         "online/collect.py",
         "found.append(models.ref_logprobs(*how))",
-        "found.append(answer_logprobs(models.policy, *how))",
+        "found.append(token_logprobs(models.policy, *how))",
         COLLECT,
     ),
     Break("online/collect.py", "        if with_reference:", "        if True:", UNASKED),
@@ -597,7 +597,7 @@ BREAKS = [
     Break(
         "online/ptx.py",
         "return -row_token_logprobs",
-        "return token_logprobs",
+        "return row_token_logprobs",
         DEMONSTRATIONS,
     ),
     # sampling with vLLM
@@ -740,7 +740,7 @@ BREAKS = [
     Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least < 0 * ROUNDING", MASKED),
     Break("losses/masked.py", "equal = most - least <= ROUNDING", "equal = most - least <= 1e3 * ROUNDING", MASKED),
     Break("losses/masked.py", "std + 1e-8, 1.0)", "std + 1e-8, 1e-8)", MASKED),
-    Break("losses/grpo.py", "return total / (nan_std", "return (total - total.mean()) / (spread", GROUPS),
+    Break("losses/grpo.py", "return total / (nan_std", "return (total - total.mean()) / (nan_std", GROUPS),
     Break("online/method.py", "if self.in_groups else teaches.any().expand(len(teaches))", "", ONLINE_LOOP),
     Break("online/loop.py", "torch.cat([kept, teaches(both)[len(kept) :]])", "teaches(both)", ONLINE_LOOP),
     Break("online/update.py", "and not batch.has_advantage.any()", "and False", "stages/test_no_signal.py"),
@@ -842,10 +842,7 @@ BREAKS = [
     Break(
         "tools/fitting/stage_memory.py", "modules_to_save=None, four_bit=False)", "modules_to_save=None)", FOUR_BIT_FITS
     ),
-    Break("tools/fitting/shape_pass.py", "        if shape.four_bit:", "        if False:", FOUR_BIT_FITS),
     Break("tools/fitting/model_shape.py", "        if shape.four_bit:", "        if False:", FOUR_BIT_FITS),
-    Break("models/shared_backbone.py", 'if f".{adapter}." in name', 'if "lora" in name', SHARED),
-    Break("models/shared_backbone.py", "            parameter.requires_grad_(True)", "            pass", SHARED),
     # preferences
     Break(
         "losses/pairwise.py",
@@ -1117,7 +1114,7 @@ BREAKS = [
     Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
     Break("config/base.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
     Break("config/peers/sampling.py", 'if "repetition_penalty" not in known:', "if True:", "cli/test_unknown.py"),
-    Break("config/base.py", "if lacking := [f for f in", "if given and [f for f in", WORDING),
+    Break("config/base.py", "if lacking := [f for f in", "if lacking := given and [f for f in", WORDING),
     Break("config/base.py", "for one in cls.__mro__ if", "for one in reversed(cls.__mro__) if", "cli/test_config.py"),
     Break("cli/options.py", "value not in (None, ())", "value is not None", "tools/test_generate.py"),
     Break("tools/output.py", "with redirect_stdout(sys.stderr):", "if True:", PRINTED),
