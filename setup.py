@@ -22,20 +22,22 @@ REQUIRES = [
     "transformers>=5.16,<6",
     "tokenizers>=0.22",
     "trl>=1.16,<2",
+    "huggingface_hub>=1.31,<3",
     "peft>=0.19",
     "datasets>=4.7",
     "pyarrow>=21",
     "accelerate>=1.12",
     "safetensors>=0.7",
-    "jinja2>=3.1",
+    "jinja2>=3.1",  # transformers renders chat templates with it, and does not ask for it
     "numpy>=2",
     "click>=8.2",
     "jsonlines>=4",
     "PyYAML>=6",
     "requests>=2.32",
+    "urllib3>=2.5",
     "rich>=14",
     "matplotlib>=3.10",
-    "tensorboard>=2.20",
+    "tensorboard>=2.20",  # for torch.utils.tensorboard
     'deepspeed>=0.18.6; sys_platform == "linux"',
 ]
 

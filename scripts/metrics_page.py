@@ -4,6 +4,7 @@ from pathlib import Path
 
 from easyrlhf.report.diagnostics import CHECKS, words_of
 from easyrlhf.report.metrics import ALIGN, METRICS, ONLINE, ranked
+from easyrlhf.report.text_table import markdown_table
 from easyrlhf.stage_table import STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -51,21 +52,16 @@ def _checks() -> str:
         (c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means.format(**words), c.remedy.format(**words))
         for c in CHECKS
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _metrics(stage: str) -> str:
     rows = [(f"`{name}`", entry.meaning, entry.healthy) for name, entry in METRICS.items() if stage in entry.stages]
-    return _table(("Metric", "Meaning", "Healthy"), rows)
+    return markdown_table(("Metric", "Meaning", "Healthy"), rows)
 
 
 def _ranked(stage: str) -> str:
     return f"`--keep_best` can go by {', '.join(f'`{name}`' for name in ranked(stage))}.\n"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The package as a library: light to import, everything public within reach; and what a wheel of it holds."""
 
+import ast
 import os
 import re
 import shutil
@@ -89,3 +90,27 @@ def test_the_page_for_an_index_has_no_picture_or_link_that_leads_nowhere_there()
     readme = page((ROOT / "README.md").read_text(encoding="utf-8"))
     assert re.findall(r"\]\((?!https?:)", readme) == []
     assert readme.startswith("# easyrlhf\n") and "(docs/distributed.md)" in readme
+
+
+# a distribution whose name is not its module's → the module that is imported; no module: what else it is there for
+MODULES = {"PyYAML": "yaml", "math-verify": "math_verify"}
+ASKED_FOR_BY = {
+    "jinja2": "transformers, which renders chat templates with it",
+    "tensorboard": "torch.utils.tensorboard",
+    "math-verify": "trl's rewards",
+}
+
+
+def test_what_is_required_is_imported_and_what_is_imported_is_required():
+    """The extra `dev` is for tests, and no code of the package."""
+    setup = load_module(ROOT / "setup.py")
+    extras = [one for name, extra in setup.EXTRAS.items() if name != "dev" for one in extra]
+    required = {re.match(r"[\w-]+", one)[0] for one in (*setup.REQUIRES, *extras)}
+    imported = set()
+    for file in (ROOT / "easyrlhf").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.partition(".")[0] for name in names}
+    imported -= {*sys.stdlib_module_names, "easyrlhf", ""}
+    assert imported == {MODULES.get(name, name) for name in required if name not in ASKED_FOR_BY}

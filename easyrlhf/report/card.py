@@ -15,6 +15,7 @@ from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.metadata import TASK, TASKS, front_matter
 from easyrlhf.report.metrics import metric, show
 from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.text_table import markdown_table
 
 CARD_FILE = "README.md"
 LOAD_POLICY = """\
@@ -149,7 +150,7 @@ def rows_up_to(rows: list[dict], info: RunInfo) -> list[dict]:
 def _training(folder: Path, stage: str, info: RunInfo) -> list[str]:
     parts = []
     if facts(info):
-        parts.append("## Training\n\n" + _card_table(("", ""), facts(info)))
+        parts.append("## Training\n\n" + markdown_table(("", ""), facts(info)))
     for name, summary in info.get("data", {}).items():
         texts = "".join(f"- {text}\n" for text in data_lines(summary))
         parts.append(f"## Data: {name}\n\n{texts}")
@@ -164,7 +165,7 @@ def _results(stage: str, history: list[dict]) -> str:
     rows = [
         (f"`{name}`", show(name, last[name]), metric(name).meaning) for name in VIEWS[stage].results if name in last
     ]
-    return _card_table(("metric", "last value", "meaning"), rows)
+    return markdown_table(("metric", "last value", "meaning"), rows)
 
 
 def _versions(info: RunInfo) -> list[str]:
@@ -179,7 +180,7 @@ def _settings(folder: Path, stage: str) -> list[str]:
         return []
     rows = [(f"`{name}`", str(without_passwords(value))) for name, value in given.items()]
     return [
-        "## Settings\n\n" + _card_table(("setting", "value"), rows),
+        "## Settings\n\n" + markdown_table(("setting", "value"), rows),
         "The others have their defaults; `args.yaml` has all of them.\n",
     ]
 
@@ -187,12 +188,3 @@ def _settings(folder: Path, stage: str) -> list[str]:
 def _settings_of(folder: Path) -> dict:
     path = folder / "args.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _card_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(_card_cell(cell) for cell in cells) + " |\n" for cells in lines)
-
-
-def _card_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -7,7 +7,6 @@ from easyrlhf.config import TRAINING
 from easyrlhf.report import detectors
 from easyrlhf.report.detectors import History, above, below
 from easyrlhf.report.metrics import COMPARING, GRPO, OFFLINE, ONLINE, PPO
-from easyrlhf.report.stage_view import VIEWS
 from easyrlhf.report.verdict import SEVERITIES, Check, Finding, Verdict, worst_first
 
 
@@ -27,12 +26,7 @@ SFT_WEIGHTS = {
 SFT_LOSS = ", or mix in the SFT loss"
 # settings that stages call otherwise, or that only some of them have
 NOBODYS = {"price": "", "target": "", "passes": "", "limit": "", "sft_loss": ""}
-PPO_WORDS = {
-    "price": "kl_coef",
-    "target": " or set kl_target",
-    "passes": "num_ppo_epochs",
-    "limit": "response_length",
-}
+PPO_WORDS = {"price": "kl_coef", "target": " or set kl_target", "passes": "num_ppo_epochs", "limit": "response_length"}
 GRPO_WORDS = {"price": "beta", "passes": "num_iterations", "limit": "max_completion_length"}
 WORDS = {
     "ppo": NOBODYS | PPO_WORDS,
@@ -299,8 +293,3 @@ class Watch:
 
     def _is_worse(self, check: Check, finding: Finding) -> bool:
         return SEVERITIES.index(finding.severity) < SEVERITIES.index(self._worst[check])
-
-
-def outcome(stage: str, rows: list[dict]) -> str:
-    """What came of the run, in one sentence."""
-    return VIEWS[stage].outcome(History(rows)) if rows else "No step has been logged yet."

@@ -293,3 +293,8 @@ VIEWS: dict[str, StageView] = {
     "grpo": GRPO_VIEW,
     **{name: aligning_view(STAGES[name]) for name in ALIGN},
 }
+
+
+def outcome(stage: str, rows: list[dict]) -> str:
+    """What came of the run, in one sentence."""
+    return VIEWS[stage].outcome(History(rows)) if rows else "No step has been logged yet."

@@ -1,4 +1,4 @@
-"""Tables as lines of text."""
+"""Tables as text: columns for a terminal, and Markdown."""
 
 
 def aligned_columns(head: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None = None) -> list[str]:
@@ -20,3 +20,13 @@ def aligned_columns(head: tuple[str, ...], rows: list[tuple[str, ...]], width: i
         for group in groups
     ]
     return [text.rstrip() for i, table in enumerate(tables) for text in ([""] if i else []) + table]
+
+
+def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table of Markdown, whatever its cells hold."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |\n" for cells in lines)
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -139,5 +140,5 @@ def count_parameters(path: str, trust_remote_code: bool) -> int:
 def model_without_weights(path: str, trust_remote_code: bool) -> PreTrainedModel:
     """The language model of a path as its configuration describes it, on no device."""
     config = load_config(path, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=True):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

@@ -11,8 +11,8 @@ from datasets import Dataset
 from easyrlhf.config import FinishConfig, OnlineConfig, TrainConfig
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import disk_reason, hold_file, written_to
-from easyrlhf.offline import loop as offline
-from easyrlhf.online import loop as online
+from easyrlhf.offline.loop import planned_steps
+from easyrlhf.online.loop import planned_rollouts
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.console import Console, counting_bar
 from easyrlhf.report.html import REPORT_FILE
@@ -111,7 +111,7 @@ def steps_planned(settings: TrainConfig, known: dict) -> int:
     """The steps that the run would have had."""
     part = known["data"]["train"]
     rows = part.get("rows", part["used"])  # which earlier versions counted alone
-    return (online if isinstance(settings, OnlineConfig) else offline).planned_steps(settings, rows)
+    return planned_rollouts(settings, rows) if isinstance(settings, OnlineConfig) else planned_steps(settings, rows)
 
 
 def best_of(folder: Path, state: dict, *, chosen: bool) -> dict | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 
@@ -55,7 +56,7 @@ def make_model(shape: ModelShape, depth: int = 0) -> nn.Module:
     attention = shape.attn_implementation
     if attention and attention not in ("eager", "sdpa"):
         attention = "sdpa"  # other kernels keep as much as sdpa does, and need not be installed here
-    with torch.device("meta"), warnings.catch_warnings():
+    with init_empty_weights(include_buffers=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the stage gives them
         lm = maker.from_config(
             config, dtype=shape.dtype, attn_implementation=attention, trust_remote_code=shape.trust_remote_code
