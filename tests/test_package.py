@@ -92,13 +92,9 @@ def test_the_page_for_an_index_has_no_picture_or_link_that_leads_nowhere_there()
     assert readme.startswith("# easyrlhf\n") and "(docs/distributed.md)" in readme
 
 
-# a distribution whose name is not its module's → the module that is imported; no module: what else it is there for
-MODULES = {"PyYAML": "yaml", "math-verify": "math_verify"}
-ASKED_FOR_BY = {
-    "jinja2": "transformers, which renders chat templates with it",
-    "tensorboard": "torch.utils.tensorboard",
-    "math-verify": "trl's rewards",
-}
+# a distribution whose name is not its module's → its module; one that no code here imports → who does
+MODULES = {"PyYAML": "yaml"}
+ASKED_FOR_BY = {"tensorboard": "torch.utils.tensorboard", "math-verify": "trl's rewards"}
 
 
 def test_what_is_required_is_imported_and_what_is_imported_is_required():
