@@ -47,8 +47,8 @@ def glance(config: TrainConfig) -> None:
 def glance_at_models(settings: Settings) -> None:
     """Raise InputError for a setting that names a model, and one that is not there; of a run's folder its run knows."""
     for setting in fields(settings):
-        if setting.name.endswith(("model", "models")) and setting.metadata.get("metavar", "").startswith("DIR"):
-            given = getattr(settings, setting.name) or ""
+        if setting.metadata.get("model"):
+            given = settings.value(setting.name) or ""
             for path in split_paths(given) if setting.metadata.get("many") else filter(None, [given]):
                 base = root_of(path)
                 with naming_adapter(path, base):

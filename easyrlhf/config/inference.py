@@ -13,12 +13,11 @@ from easyrlhf.config.answers import (
     check_room,
     check_stop,
 )
-from easyrlhf.config.base import DATA, REWARDS, RUN, SAMPLING, SettingError, Settings, opt, split_apart
+from easyrlhf.config.base import DATA, REWARDS, RUN, SAMPLING, SettingError, Settings, opt, restate, split_apart
 from easyrlhf.config.common_fields import (
     BadRows,
     IncompleteModels,
     RowLayout,
-    row_format,
     wrong_function,
     wrong_reward_function,
 )
@@ -41,12 +40,14 @@ class AnsweringModel(Settings):
         MISSING,
         "The language model: the folder of a stage, an adapter folder, any Hugging Face checkpoint or a hub id.",
         metavar="DIR|HUB_ID",
+        model=True,
     )
     adapter: str | None = opt(None, "A LoRA adapter to put on the model, such as outputs/sft/adapter.", metavar="DIR")
     reward_model: str | None = opt(
         None,
         "Scores every answer: the folder of rm_train, or a sequence classifier with one label.",
         metavar="DIR",
+        model=True,
     )
 
 
@@ -87,8 +88,8 @@ class ChatConfig(SystemPrompt, PolicyConfig):
     stage: ClassVar[str] = "chat"
     opening: ClassVar[str] = "loading {self.model} …"
 
-    max_new_tokens: int = opt(512, "Longest answer, in tokens.", low=1)
-    temperature: float = opt(0.7, "Softmax temperature; 0 takes the likeliest token, always.", low=0, high=100)
+    max_new_tokens: int = restate(Sampling, "max_new_tokens", default=512)
+    temperature: float = restate(Sampling, "temperature", default=0.7)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -183,7 +184,7 @@ class GenerateConfig(
     stage: ClassVar[str] = "generate"
     opening: ClassVar[str] = "loading {self.model} …"
 
-    format: str | None = row_format("Row format of the prompts, when recognising it is not wanted.")
+    format: str | None = restate(RowLayout, "format", "Row format of the prompts, when recognising it is not wanted.")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -272,7 +273,9 @@ class RewardModelConfig(IncompleteModels, ScoredLength, TemplateVariables, Neede
 
     whose: ClassVar[str] = "the reward model"
 
-    allow_incomplete: bool = opt(False, "Score with a model whose own run did not finish.")
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Score with a model whose own run did not finish."
+    )
 
     def _check(self) -> None:
         super()._check()
@@ -343,6 +346,7 @@ class Contest(Settings):
         "The language models, the first of which the others are compared with. Given as the first words, they need no "
         "flag and no commas.",
         metavar="DIR,DIR[,…]",
+        model=True,
         many=True,
     )
     prompts: str = opt(
@@ -369,6 +373,7 @@ class Judges(Settings):
         None,
         "Scores every answer; the higher score wins: the folder of rm_train, or a sequence classifier with one label.",
         metavar="DIR",
+        model=True,
     )
     reward_funcs: str | None = opt(
         None,
@@ -455,19 +460,20 @@ class CompareConfig(
     opening: ClassVar[str] = "reading {self.prompts} …"
     whose: ClassVar[str] = "each model"
 
-    format: str | None = row_format("Row format of the prompts, when recognising it is not wanted.")
+    format: str | None = restate(RowLayout, "format", "Row format of the prompts, when recognising it is not wanted.")
     chat_template: str | None = opt(
         None,
         "Template for those models that have none: chatml, hh, llama3 or a Jinja file.",
         metavar="NAME|FILE",
     )
-    max_prompt_length: int | None = opt(
-        None,
+    max_prompt_length: int | None = restate(
+        PromptLength,
+        "max_prompt_length",
         "Longest prompt in tokens; longer ones are dropped for all models and counted.",
-        low=1,
-        shown="max_length - max_new_tokens",
     )
-    overwrite: bool = opt(False, "Replace what this command wrote into output_dir, and begin anew.")
+    overwrite: bool = restate(
+        OutputFile, "overwrite", "Replace what this command wrote into output_dir, and begin anew."
+    )
 
     @property
     def paths(self) -> tuple[str, ...]:

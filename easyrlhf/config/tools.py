@@ -2,16 +2,15 @@
 
 import re
 from dataclasses import MISSING, dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt
+from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate
 from easyrlhf.config.common_fields import (
     BadRows,
     Examination,
     IncompleteModels,
     RemoteCode,
     RowLayout,
-    examine_rows,
     filled_lengths,
 )
 from easyrlhf.config.rendering import FinalTurn, LearnedAnswers, Rendering, template_kwargs
@@ -89,6 +88,7 @@ class LookedAt(Settings):
         None,
         "Folder or hub id whose tokenizer and chat template the stage will use; its weights are not read.",
         metavar="DIR|HUB_ID",
+        model=True,
         shown="lengths in characters",
     )
 
@@ -181,6 +181,7 @@ class PreviewConfig(ShownRows):
         MISSING,
         "Folder or hub id whose tokenizer and chat template the stage will use; its weights are not read.",
         metavar="DIR|HUB_ID",
+        model=True,
     )
 
 
@@ -223,18 +224,18 @@ class ScoringConfig(RemoteCode, OneDevice):
         check_one_device(self.devices)
 
 
-def needed_reward_model(what: str) -> Any:
-    """The setting `reward_model`."""
-    return opt(MISSING, f"{what}: the folder of rm_train, or a sequence classifier with one label.", metavar="DIR")
-
-
 @dataclass(kw_only=True, frozen=True)
 class NeededRewardModel(Settings):
     """The reward model of a command that cannot do without one."""
 
     group: ClassVar[str] = DATA
 
-    reward_model: str = needed_reward_model("The model that scores")
+    reward_model: str = opt(
+        MISSING,
+        "The model that scores: the folder of rm_train, or a sequence classifier with one label.",
+        metavar="DIR",
+        model=True,
+    )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -258,8 +259,14 @@ class ServeRewardConfig(IncompleteModels, Listening, NeededRewardModel, ScoringC
     stage: ClassVar[str] = "serve_reward"
     opening: ClassVar[str] = "loading {self.reward_model} …"
 
-    reward_model: str = needed_reward_model("The model to serve")
-    allow_incomplete: bool = opt(False, "Serve a model whose own run did not finish.")
+    reward_model: str = restate(
+        NeededRewardModel,
+        "reward_model",
+        "The model to serve: the folder of rm_train, or a sequence classifier with one label.",
+    )
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Serve a model whose own run did not finish."
+    )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -313,9 +320,20 @@ class DoctorConfig(
     stage: ClassVar[str] = "doctor"
     opening: ClassVar[str] = "loading {self.reward_model} …"
 
-    reward_model: str = needed_reward_model("The model to examine")
-    examine_rows: int = examine_rows("probes and invariance are measured on; accuracy is, on all.", 1)
-    allow_incomplete: bool = opt(False, "Examine a model whose own run did not finish.")
+    reward_model: str = restate(
+        NeededRewardModel,
+        "reward_model",
+        "The model to examine: the folder of rm_train, or a sequence classifier with one label.",
+    )
+    examine_rows: int = restate(
+        Examination,
+        "examine_rows",
+        "Held-out pairs, spread over valid_data, that probes and invariance are measured on; accuracy is, on all.",
+        low=1,
+    )
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Examine a model whose own run did not finish."
+    )
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -362,6 +380,7 @@ class ExportedModel(Settings):
         MISSING,
         "The model to export: a folder of a stage, one of its checkpoints, or an adapter folder of peft.",
         metavar="DIR",
+        model=True,
     )
     step: int | None = opt(
         None,
@@ -402,7 +421,9 @@ class ExportConfig(Hub, RemoteCode, IncompleteModels, WriteOver, ExportedModel):
     stage: ClassVar[str] = "export"
     opening: ClassVar[str] = "loading {self.model} …"
 
-    allow_incomplete: bool = opt(False, "Export a model whose own run did not finish.")
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Export a model whose own run did not finish."
+    )
     push_to_hub: str | None = push_to_hub("Upload output_dir, once it is written,")
 
     @property

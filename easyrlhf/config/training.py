@@ -17,6 +17,7 @@ from easyrlhf.config.base import (
     SettingError,
     Settings,
     opt,
+    restate,
     split_list,
 )
 from easyrlhf.config.common_fields import (
@@ -26,7 +27,6 @@ from easyrlhf.config.common_fields import (
     RemoteCode,
     RowLayout,
     filled_lengths,
-    row_format,
 )
 from easyrlhf.config.rendering import LearnedAnswers, Rendering, template_kwargs
 from easyrlhf.config.reporting import Hub, Trackers, check_hub, check_report_to
@@ -45,6 +45,7 @@ class ModelAndData(Settings):
         None,
         "Where to start: a folder (easyrlhf init, an earlier stage, any Hugging Face checkpoint) or a hub id.",
         metavar="DIR|HUB_ID",
+        model=True,
         shown=DEFAULT_MODEL,
         on_resume=MODEL,
     )
@@ -393,16 +394,17 @@ class TrainConfig(
     uses_vllm: ClassVar[bool] = False  # whether vLLM samples
     colocates_vllm: ClassVar[bool] = False  # whether it does so inside the run's own processes
 
-    format: str | None = row_format(
-        "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… "
-        "(easyrlhf docs formats)."
+    format: str | None = restate(
+        RowLayout,
+        "format",
+        "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… (easyrlhf docs "
+        "formats).",
     )
-    chat_template: str | None = opt(
-        None,
+    chat_template: str | None = restate(
+        Rendering,
+        "chat_template",
         "Template for a base model that has none: chatml, hh, llama3 or a Jinja file. Set it at "
         "SFT; later stages find it in the checkpoint.",
-        metavar="NAME|FILE",
-        shown="the model's own",
         on_resume=FILES,
     )
 
