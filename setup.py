@@ -1,6 +1,7 @@
 """Installs the package `easyrlhf` and its commands; tested versions are in constraints.txt."""
 
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,20 +10,11 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
+STAGES = runpy.run_path(str(HERE / "easyrlhf" / "stage_table.py"))["STAGES"]  # it needs the standard library alone
 
 COMMANDS = [
     "easyrlhf = easyrlhf.cli.main:main",
-    "sft_train = easyrlhf.cli.stages:sft_train",
-    "rm_train = easyrlhf.cli.stages:rm_train",
-    "ppo_train = easyrlhf.cli.stages:ppo_train",
-    "grpo_train = easyrlhf.cli.stages:grpo_train",
-    "dpo_train = easyrlhf.cli.stages:dpo_train",
-    "ipo_train = easyrlhf.cli.stages:ipo_train",
-    "kto_train = easyrlhf.cli.stages:kto_train",
-    "orpo_train = easyrlhf.cli.stages:orpo_train",
-    "simpo_train = easyrlhf.cli.stages:simpo_train",
-    "cpo_train = easyrlhf.cli.stages:cpo_train",
-    "rrhf_train = easyrlhf.cli.stages:rrhf_train",
+    *(f"{stage.command} = easyrlhf.cli.stages:{stage.command}" for stage in STAGES.values()),
 ]
 
 REQUIRES = [
@@ -30,20 +22,23 @@ REQUIRES = [
     "transformers>=5.16,<6",
     "tokenizers>=0.22",
     "trl>=1.16,<2",
+    "huggingface_hub>=1.31,<3",
     "peft>=0.19",
     "datasets>=4.7",
     "pyarrow>=21",
     "accelerate>=1.12",
     "safetensors>=0.7",
-    "jinja2>=3.1",
+    "jinja2>=3.1",  # for pages, and transformers renders chat templates with it
+    "markupsafe>=3",
     "numpy>=2",
     "click>=8.2",
     "jsonlines>=4",
     "PyYAML>=6",
     "requests>=2.32",
+    "urllib3>=2.5",
     "rich>=14",
     "matplotlib>=3.10",
-    "tensorboard>=2.20",
+    "tensorboard>=2.20",  # for torch.utils.tensorboard
     'deepspeed>=0.18.6; sys_platform == "linux"',
 ]
 
@@ -138,7 +133,7 @@ if __name__ == "__main__":
         classifiers=CLASSIFIERS,
         python_requires=">=3.11",
         packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
-        package_data={"easyrlhf": ["engine/deepspeed/*.json", "serve/page/*"]},
+        package_data={"easyrlhf": ["engine/deepspeed/*.json", "report/page/*", "serve/page/*"]},
         cmdclass={"build_py": BuildWithFiles},
         install_requires=REQUIRES,
         extras_require=EXTRAS,

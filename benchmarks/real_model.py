@@ -29,17 +29,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from easyrlhf.data.kinds import as_kind
 from easyrlhf.data.ledger import Ledger
-from easyrlhf.data.reader import as_kind, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.load import ends_of, load_causal_lm
 from easyrlhf.report.rm_eval import WILSON_Z, wilson
-from easyrlhf.rewards.model import score_sequences
+from easyrlhf.rewards.model import ScoringModel, score_sequences
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.userfile import load_module
@@ -295,11 +296,11 @@ def length_of(pair: Comparison, renderer: Renderer) -> int:
 def judged(folder: Path, renderer: Renderer, data: str, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Whether each pair is ranked right by the model, and by length in the better of its two directions; each [N]."""
     with TemporaryDirectory() as cache:
-        how = {"max_length": longest, "max_prompt_length": longest - 1, "cache_dir": Path(cache)}
-        rows = list(load_tokens(data, "comparison", renderer, **how).rows)
+        settings = DataSettings(max_length=longest, max_prompt_length=longest - 1, cache_dir=Path(cache))
+        rows = list(load_tokens(data, "comparison", renderer, settings).rows)
     model = load_scalar_model(str(folder), renderer.tokenizer, dtype=torch.float32)
     sequences = [row["prompt_ids"] + row[f"{side}_ids"] for side in ("chosen", "rejected") for row in rows]
-    chosen, rejected = np.array(score_sequences(model, sequences, renderer.pad_id, 2048)).reshape(2, -1)
+    chosen, rejected = np.array(score_sequences(ScoringModel(model, renderer, 2048), sequences)).reshape(2, -1)
     gaps = np.array([len(row["chosen_ids"]) - len(row["rejected_ids"]) for row in rows])
     longer = (np.sign(gaps) + 1) / 2
     return (np.sign(chosen - rejected) + 1) / 2, max(longer, 1 - longer, key=np.mean)

@@ -32,8 +32,9 @@ from trl import RewardConfig, RewardTrainer
 
 from easyrlhf.config import InitConfig, RMConfig, SFTConfig
 from easyrlhf.data.batches import pad_right, within_budget
+from easyrlhf.data.kinds import as_kind
 from easyrlhf.data.ledger import Ledger
-from easyrlhf.data.reader import as_kind, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.tokenizer import load_tokenizer

@@ -2,35 +2,21 @@
 
 import functools
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from easyrlhf.config import TrainConfig
+
+from easyrlhf.stage_table import STAGES
 
 # name → module; imported when it is first asked for, so that `import easyrlhf` costs nothing
 PUBLIC = {
-    "SFTConfig": "easyrlhf.config",
-    "RMConfig": "easyrlhf.config",
-    "PPOConfig": "easyrlhf.config",
-    "GRPOConfig": "easyrlhf.config",
-    "DPOConfig": "easyrlhf.config",
-    "IPOConfig": "easyrlhf.config",
-    "KTOConfig": "easyrlhf.config",
-    "ORPOConfig": "easyrlhf.config",
-    "SimPOConfig": "easyrlhf.config",
-    "CPOConfig": "easyrlhf.config",
-    "RRHFConfig": "easyrlhf.config",
+    **{stage.config: "easyrlhf.config" for stage in STAGES.values()},
     "InitConfig": "easyrlhf.config",
     "ServeRewardConfig": "easyrlhf.config",
     "DoctorConfig": "easyrlhf.config",
     "ExportConfig": "easyrlhf.config",
-    "train_sft": "easyrlhf.stages.sft",
-    "train_rm": "easyrlhf.stages.rm",
-    "train_ppo": "easyrlhf.stages.online",
-    "train_grpo": "easyrlhf.stages.online",
-    "train_dpo": "easyrlhf.stages.preference",
-    "train_ipo": "easyrlhf.stages.preference",
-    "train_kto": "easyrlhf.stages.kto",
-    "train_orpo": "easyrlhf.stages.preference",
-    "train_simpo": "easyrlhf.stages.preference",
-    "train_cpo": "easyrlhf.stages.preference",
-    "train_rrhf": "easyrlhf.stages.rrhf",
+    **{stage.function: stage.module for stage in STAGES.values()},
     "init_model": "easyrlhf.tools.init",
     "serve_reward": "easyrlhf.tools.serve_reward",
     "examine_reward_model": "easyrlhf.tools.doctor",
@@ -59,7 +45,7 @@ def in_processes(target: str, stage):
     """The function of a stage, run in as many processes as its settings ask for."""
 
     @functools.wraps(stage)
-    def run(config):
+    def run(config: "TrainConfig"):
         return importlib.import_module("easyrlhf.launch").start(target, config)
 
     return run

@@ -1,9 +1,10 @@
-"""Files: what a disk says that does not take them, the modes of those it takes, locks, checksums."""
+"""Files: written whole or not at all, what a disk says that does not take them, their modes, locks, checksums."""
 
 import errno
 import os
+import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -54,6 +55,68 @@ def written_to(target: Path, kept: str = "") -> Iterator[None]:
         raise RunError(f"{target}: could not be written: {disk_reason(error)}{kept and f'. {kept}'}") from error
 
 
+@contextmanager
+def atomic_write(target: Path, draft: Path | None = None, *, to_disk: bool = False) -> Iterator[Path]:
+    """A path beside the target to write to; it takes the target's place when all went well, and is gone when not.
+
+    draft    the path; None for .NAME, where a killed process leaves a file that the next one writes over
+    to_disk  whether the bytes are on disk before, so that the rename cannot outrun them
+    """
+    draft = draft or target.with_name(f".{target.name}")
+    try:
+        yield draft
+        if to_disk:
+            sync_to_disk(draft)
+        draft.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def write_whole(target: Path, text: str, *, to_disk: bool = False) -> None:
+    """Write a text in UTF-8, beside its place first: it is never half there."""
+    with atomic_write(target, to_disk=to_disk) as draft:
+        draft.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def drafted_in(folder: Path, name: str, kept: str = "", replaced: Iterable[str] = ()) -> Iterator[Path]:
+    """A path for a folder of files, which move into `folder` one by one when all went well, and none of them when not.
+
+    name      of the folder that is written, inside the other
+    kept      as of written_to
+    replaced  patterns of files that none of the new ones may be mixed with: they are removed first
+    Raises RunError when the disk does not take them.
+    """
+    draft = folder / name
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with written_to(folder, kept):
+            yield draft
+            make_world_readable(draft)
+            for old in (path for pattern in replaced for path in folder.glob(pattern)):
+                old.unlink()
+            for path in sorted(draft.iterdir()):
+                target = folder / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                path.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Flush a file, or a folder and every file below it."""
+    windows = os.name == "nt"
+    for each in [*(path.rglob("*") if path.is_dir() else ()), path]:
+        if windows and each.is_dir():  # which cannot be opened there
+            continue
+        descriptor = os.open(each, os.O_RDWR if windows else os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
 def make_world_readable(folder: Path) -> None:
     """Give the files of a folder the mode that new files have: safetensors lets no one else read what it writes."""
     mask = os.umask(0)
@@ -63,13 +126,16 @@ def make_world_readable(folder: Path) -> None:
 
 
 @contextmanager
-def hold_file(file: Path) -> Iterator[None]:
+def hold_file(file: Path, taken: str) -> Iterator[None]:
     """Hold a file for this process alone; the operating system lets go of it when the process ends, however it does.
 
-    Raises BlockingIOError when another process holds it, another OSError when it cannot be written.
+    Raises InputError, which says `taken`, when another process holds it; OSError when it cannot be written.
     """
     with file.open("a") as handle:
-        lock_file(handle)
+        try:
+            lock_file(handle)
+        except BlockingIOError as error:
+            raise InputError(taken) from error
         try:
             yield
         finally:

@@ -7,8 +7,9 @@ from pathlib import Path
 from easyrlhf.config import LookConfig, TrainConfig
 from easyrlhf.config.base import Settings
 from easyrlhf.data.hub import require_model
+from easyrlhf.data.kinds import STAGE_KINDS
 from easyrlhf.data.ledger import Ledger
-from easyrlhf.data.reader import STAGE_KINDS, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import open_sources
 from easyrlhf.models.parents import naming_adapter, root_of
 from easyrlhf.paths import split_paths
@@ -46,8 +47,8 @@ def glance(config: TrainConfig) -> None:
 def glance_at_models(settings: Settings) -> None:
     """Raise InputError for a setting that names a model, and one that is not there; of a run's folder its run knows."""
     for setting in fields(settings):
-        if setting.name.endswith(("model", "models")) and setting.metadata.get("metavar", "").startswith("DIR"):
-            given = getattr(settings, setting.name) or ""
+        if setting.metadata.get("model"):
+            given = settings.value(setting.name) or ""
             for path in split_paths(given) if setting.metadata.get("many") else filter(None, [given]):
                 base = root_of(path)
                 with naming_adapter(path, base):

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from easyrlhf.report.diagnostics import CHECKS
-from easyrlhf.report.metrics import ALIGN_TITLES, METRICS, ranked
+from easyrlhf.report.diagnostics import CHECKS, words_of
+from easyrlhf.report.metrics import ALIGN, METRICS, ONLINE, ranked
+from easyrlhf.report.text_table import markdown_table
+from easyrlhf.stage_table import STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 HEAD = """\
@@ -18,13 +20,13 @@ are merged into the row of the step after which they were measured.
 
 This page is generated: `python scripts/metrics_page.py`.
 """
-STAGES = {"sft": "SFT", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"} | ALIGN_TITLES
+TITLES = {stage: STAGES[stage].title for stage in ("sft", "rm", *ONLINE, *ALIGN)} | {"sft": "SFT"}
 
 
 def markdown() -> str:
     """The whole page."""
     parts = [HEAD, "## Diagnostics\n", CHECKS_INTRO, _checks()]
-    for stage, title in STAGES.items():
+    for stage, title in TITLES.items():
         parts += [f"## {title}\n", _metrics(stage), _ranked(stage)]
     return "\n".join(parts)
 
@@ -45,22 +47,21 @@ metrics it can go by.
 
 def _checks() -> str:
     head = ("Check", "Stages", "Metric", "Fires", "What it means", "What to do")
-    rows = [(c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, *c.advice("")) for c in CHECKS]
-    return _table(head, rows)
+    words = words_of("")
+    rows = [
+        (c.name, ", ".join(c.stages), f"`{c.metric}`", c.fires, c.means.format(**words), c.remedy.format(**words))
+        for c in CHECKS
+    ]
+    return markdown_table(head, rows)
 
 
 def _metrics(stage: str) -> str:
     rows = [(f"`{name}`", entry.meaning, entry.healthy) for name, entry in METRICS.items() if stage in entry.stages]
-    return _table(("Metric", "Meaning", "Healthy"), rows)
+    return markdown_table(("Metric", "Meaning", "Healthy"), rows)
 
 
 def _ranked(stage: str) -> str:
     return f"`--keep_best` can go by {', '.join(f'`{name}`' for name in ranked(stage))}.\n"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
 def main() -> None:

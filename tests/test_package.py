@@ -1,5 +1,6 @@
 """The package as a library: light to import, everything public within reach; and what a wheel of it holds."""
 
+import ast
 import os
 import re
 import shutil
@@ -59,10 +60,13 @@ def test_a_wheel_holds_settings_files_toy_data_and_pages_byte_for_byte(built):
     assert sum((files / name).stat().st_size for name in found) < 2_500_000
 
 
-def test_a_wheel_holds_the_web_page(built):
-    page = ROOT / "easyrlhf" / "serve" / "page"
+@pytest.mark.parametrize(
+    "room, some", [("serve", {"index.html", "app.js", "app.css"}), ("report", {"page.html.jinja", "theme.css"})]
+)
+def test_a_wheel_holds_the_pages(built, room, some):
+    page = ROOT / "easyrlhf" / room / "page"
     files = {file.name: file.read_bytes() for file in page.iterdir()}
-    assert {"index.html", "app.js", "app.css"} <= files.keys()
+    assert some <= files.keys()
     assert files == {file.name: file.read_bytes() for file in (built / page.relative_to(ROOT)).iterdir()}
 
 
@@ -86,3 +90,23 @@ def test_the_page_for_an_index_has_no_picture_or_link_that_leads_nowhere_there()
     readme = page((ROOT / "README.md").read_text(encoding="utf-8"))
     assert re.findall(r"\]\((?!https?:)", readme) == []
     assert readme.startswith("# easyrlhf\n") and "(docs/distributed.md)" in readme
+
+
+# a distribution whose name is not its module's → its module; one that no code here imports → who does
+MODULES = {"PyYAML": "yaml"}
+ASKED_FOR_BY = {"tensorboard": "torch.utils.tensorboard", "math-verify": "trl's rewards"}
+
+
+def test_what_is_required_is_imported_and_what_is_imported_is_required():
+    """The extra `dev` is for tests, and no code of the package."""
+    setup = load_module(ROOT / "setup.py")
+    extras = [one for name, extra in setup.EXTRAS.items() if name != "dev" for one in extra]
+    required = {re.match(r"[\w-]+", one)[0] for one in (*setup.REQUIRES, *extras)}
+    imported = set()
+    for file in (ROOT / "easyrlhf").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.partition(".")[0] for name in names}
+    imported -= {*sys.stdlib_module_names, "easyrlhf", ""}
+    assert imported == {MODULES.get(name, name) for name in required if name not in ASKED_FOR_BY}

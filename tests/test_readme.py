@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from easyrlhf.userfile import load_module
+
 ROOT = Path(__file__).parent.parent
+ForkServer = load_module(ROOT / "tests" / "fork_server.py").ForkServer
 STAGES = ("sft_train", "rm_train", "ppo_train", "grpo_train", "dpo_train", "easyrlhf")
 
 
@@ -56,10 +59,12 @@ def test_the_stages_run_one_after_the_other_as_written(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(rows))
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     # stands in for the hub model of the examples: a folder of that name
-    run(["easyrlhf", "init", "--train_data", "demos.jsonl", "--output_dir", "Qwen/Qwen2.5-0.5B"], tmp_path)
-    ran = [command for command in commands() if command.split()[0] in STAGES]
-    for command in ran:
-        run(shlex.split(command), tmp_path)
+    first = "easyrlhf init --train_data demos.jsonl --output_dir Qwen/Qwen2.5-0.5B"
+    server, said = ForkServer(**environment(tmp_path / ".cache")), tmp_path / "said.txt"
+    for command in [first, *(command for command in commands() if command.split()[0] in STAGES)]:
+        codes = server.run(shlex.split(command), tmp_path, output=str(said), seconds=600)
+        assert codes == [0], f"{command}\n{said.read_text()}"
+    server.close()
     assert (tmp_path / "outputs" / "ppo" / "value_model" / "value_head.safetensors").exists()
 
 

@@ -1,12 +1,12 @@
 """A settings file that holds every setting of a stage, explained and commented out."""
 
 import textwrap
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from typing import Any
 
 import click
 
-from easyrlhf.config.base import GROUPS, Settings, setting_kind
+from easyrlhf.config.base import Settings, setting_kind
 
 WIDTH = 100
 LIMITS = {"low": "{} or more", "above": "above {}", "high": "{} or less", "below": "below {}"}
@@ -25,11 +25,9 @@ def write_commented(config_class: type[Settings]) -> str:
     program = f"{config_class.stage}_train"
     head = f'Every setting of {program}. Take the "# " from a line to set what it says.'
     parts = [f"## {head}\n##   {program} --config FILE.yaml\n## A flag beats a line of this file.\n"]
-    for group in GROUPS:
-        settings = [f for f in fields(config_class) if f.metadata["group"] == group]
-        if settings:
-            parts.append(f"\n## ---- {group} ----\n")
-            parts += [f"\n{_words(f, config_class)}\n# {_commented_line(f)}\n" for f in settings]
+    for group, settings in config_class.grouped().items():
+        parts.append(f"\n## ---- {group} ----\n")
+        parts += [f"\n{_words(f, config_class)}\n# {_commented_line(f)}\n" for f in settings]
     return "".join(parts)
 
 

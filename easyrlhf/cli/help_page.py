@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 
 import click
 
-from easyrlhf.config.base import GROUPS, Settings, setting_kind
+from easyrlhf.config.base import Settings, setting_kind
 
 WIDTH = 100
 MIN_WIDTH = 60
@@ -54,10 +54,8 @@ def write_page(page: HelpPage, config_class: type[Settings], usage: str, first: 
     with formatter.section(_title("Examples")):
         for example in page.examples:
             formatter.write(f"  {example}\n")
-    for group in GROUPS:
-        rows = [_row(f, config_class) for f in fields(config_class) if f.metadata["group"] == group]
-        if rows:
-            _write_group(formatter, group, rows)
+    for group, settings in config_class.grouped().items():
+        _write_group(formatter, group, [_row(setting, config_class) for setting in settings])
     _write_group(formatter, "Always there", ALWAYS)
     formatter.write_paragraph()
     formatter.write_text(SWITCHES)

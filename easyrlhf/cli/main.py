@@ -8,6 +8,7 @@ import click
 from easyrlhf.cli.exit_codes import run_and_exit
 from easyrlhf.cli.lazy_group import LazyGroup
 from easyrlhf.cli.options import version_option
+from easyrlhf.stage_table import STAGES as STAGE_TABLE
 
 COMMANDS = {
     "recipes": ("easyrlhf.cli.recipes:command", "Settings files and toy data: list, print or copy them."),
@@ -37,19 +38,7 @@ COMMANDS = {
     "score": ("easyrlhf.cli.score:command", "Score a file or a text with a reward model."),
     "compare": ("easyrlhf.cli.compare:command", "Is one model better than another? Win rates with intervals."),
 }
-STAGES = {
-    "sft_train": "Supervised fine-tuning on demonstrations.",
-    "rm_train": "Reward model from comparisons.",
-    "ppo_train": "PPO against a reward model or reward functions.",
-    "grpo_train": "GRPO, RLOO or REINFORCE++ against the same; no value model.",
-    "dpo_train": "DPO from comparisons; no reward model.",
-    "ipo_train": "IPO from comparisons.",
-    "kto_train": "KTO from single answers, liked or not.",
-    "orpo_train": "ORPO from comparisons, from a base model.",
-    "simpo_train": "SimPO from comparisons; no reference.",
-    "cpo_train": "CPO from comparisons; no reference.",
-    "rrhf_train": "RRHF from ranked answers.",
-}
+STAGES = {stage.command: stage.about for stage in STAGE_TABLE.values()}
 
 
 class ProgramGroup(LazyGroup):

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import easyrlhf.config
+from easyrlhf.children import POLL, write_error_note
 from easyrlhf.cli.exit_codes import Job, job, run_and_exit
 from easyrlhf.cli.options import build_config
 from easyrlhf.errors import EasyRLHFError
-from easyrlhf.launch import POLL, SETTINGS, write_error_note
+from easyrlhf.launch import SETTINGS
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Flags (`--kl_coef 0.1`), YAML keys (`kl_coef: 0.1`) and keyword arguments (`PPOC
 from these dataclasses and all pass through `Settings.__post_init__`, which converts types and checks limits.
 """
 
+from easyrlhf.config import preference
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import (
     ChatConfig,
@@ -16,18 +17,7 @@ from easyrlhf.config.inference import (
 )
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
-from easyrlhf.config.preference import (
-    CPOConfig,
-    DPOConfig,
-    IPOConfig,
-    KTOConfig,
-    ORPOConfig,
-    PreferenceConfig,
-    ReferenceConfig,
-    RMConfig,
-    RRHFConfig,
-    SimPOConfig,
-)
+from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
 from easyrlhf.config.sampling import VLLMServeConfig
 from easyrlhf.config.serving import ServeConfig
 from easyrlhf.config.tools import (
@@ -43,50 +33,30 @@ from easyrlhf.config.tools import (
     ServeRewardConfig,
 )
 from easyrlhf.config.training import SFTConfig, TrainConfig
+from easyrlhf.stage_table import STAGES
 
 TRAINING: dict[str, type[TrainConfig]] = {  # the stages' names
-    config.stage: config
-    for config in (
-        SFTConfig,
-        RMConfig,
-        PPOConfig,
-        GRPOConfig,
-        DPOConfig,
-        IPOConfig,
-        KTOConfig,
-        ORPOConfig,
-        SimPOConfig,
-        CPOConfig,
-        RRHFConfig,
-    )
+    stage.name: globals()[stage.config] for stage in STAGES.values()
 }
 
 __all__ = [
+    *preference.__all__,
     "TRAINING",
-    "CPOConfig",
     "ChatConfig",
     "CheckConfig",
     "CompareConfig",
-    "DPOConfig",
     "DoctorConfig",
     "ExportConfig",
     "FinishConfig",
     "FitConfig",
     "GRPOConfig",
     "GenerateConfig",
-    "IPOConfig",
     "InitConfig",
-    "KTOConfig",
     "LookConfig",
-    "ORPOConfig",
     "OnlineConfig",
     "PPOConfig",
     "PolicyConfig",
-    "PreferenceConfig",
     "PreviewConfig",
-    "RMConfig",
-    "RRHFConfig",
-    "ReferenceConfig",
     "RewardModelConfig",
     "RolloutsConfig",
     "SFTConfig",
@@ -94,7 +64,6 @@ __all__ = [
     "ScoringConfig",
     "ServeConfig",
     "ServeRewardConfig",
-    "SimPOConfig",
     "TrainConfig",
     "VLLMServeConfig",
 ]

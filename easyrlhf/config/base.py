@@ -12,6 +12,7 @@ import re
 import types
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
@@ -51,8 +52,8 @@ class SettingError(InputError):
         return type(self), (self.setting, str(self)), self.__dict__
 
 
-def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
-    """Declare a setting: a dataclass field that carries its help text, group and limits.
+def opt(default: Any, help: str, **more: Any) -> Any:
+    """Declare a setting: a dataclass field that carries its help text and limits; its group is that of its class.
 
     `more` may hold: `choices` (tuple of str), `low`/`high` (inclusive limits), `above`/`below`
     (exclusive limits), `many` (comma list: a YAML list is joined), `mapping` (JSON object: a YAML
@@ -62,9 +63,16 @@ def opt(default: Any, help: str, *, group: str, **more: Any) -> Any:
     names the value), `shown` (how --help shows the default;
     `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
     value, or None; of a comma list, with each item), `otherwise` (the way out for a value of another
-    type), `on_resume` (FREE, ROWS, MODEL or FILES, above).
+    type), `on_resume` (FREE, ROWS, MODEL or FILES, above), `model` (true where it names a model, or several).
     """
-    return field(default=default, metadata={"help": help, "group": group, **more})
+    return field(default=default, metadata={"help": help, **more})
+
+
+def restate(declared: type, name: str, help: str = "", **changed: Any) -> Any:
+    """A setting that a base declares, with another help text where one is given, another default or other limits."""
+    setting: Field = declared.__dataclass_fields__[name]
+    default, more = changed.pop("default", setting.default), setting.metadata | changed
+    return field(default=default, metadata=more | {"help": help or setting.metadata["help"]})
 
 
 def setting_kind(setting: Field) -> tuple[type, bool]:
@@ -262,9 +270,15 @@ def yaml_places(path: str | Path) -> dict[str, str]:
 
 @dataclass(kw_only=True, frozen=True)
 class Settings:
-    """Common ground of all settings: conversion, limits, YAML. Frozen: no run changes its own."""
+    """Common ground of all settings: conversion, limits, YAML. Frozen: no run changes its own.
+
+    A class that names a group declares the settings of that group alone; a command's class has several such classes
+    as bases. In a class without one stand settings of its bases, in other words or with another default, which stay
+    in their groups. Fields come in the order of the bases from the last to the first.
+    """
 
     stage: ClassVar[str]
+    group: ClassVar[str]  # where --help shows the settings that the class itself declares
     opening: ClassVar[str] = ""  # what the command says at once; {self.name} is a setting
 
     def __new__(cls, **given: Any) -> Self:
@@ -296,16 +310,31 @@ class Settings:
     def _check(self) -> None:
         """Rules that need more than one setting."""
 
+    def value(self, name: str) -> Any:
+        """The value of a setting by its name; None where the command has no such setting."""
+        return getattr(self, name, None)
+
+    @classmethod
+    def grouped(cls) -> dict[str, list[Field]]:
+        """The settings by group, as --help, init-config and args.yaml show them; no group is empty."""
+        groups: dict[str, list[Field]] = {group: [] for group in GROUPS}
+        for setting in fields(cls):
+            groups[cls.group_of(setting.name)].append(setting)
+        return {group: settings for group, settings in groups.items() if settings}
+
+    @classmethod
+    def group_of(cls, setting: str) -> str:
+        """The group of the nearest class that declares the setting and names a group."""
+        return next(one.group for one in cls.__mro__ if "group" in vars(one) and setting in get_annotations(one))
+
     def to_yaml(self) -> str:
         """The settings as YAML in the groups of --help; `--config` reads them back unchanged."""
         import yaml
 
         parts = []
-        for group in GROUPS:
-            names = [f.name for f in fields(self) if f.metadata["group"] == group]
-            if names:
-                values = {name: getattr(self, name) for name in names}
-                parts.append(f"# {group}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        for group, settings in self.grouped().items():
+            values = {setting.name: getattr(self, setting.name) for setting in settings}
+            parts.append(f"# {group}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         return "\n".join(parts)
 
     @classmethod

@@ -1,9 +1,10 @@
 """What several files of settings share: patterns of values, and settings that are the same everywhere."""
 
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, SAMPLING, SettingError, opt, split_texts
+from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, Settings, opt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_LENGTH = 1024  # tokens
@@ -53,104 +54,89 @@ def filled_lengths(config: Any, places: int | None, taken: int = 0) -> dict[str,
     return {"max_length": longest, "max_prompt_length": prompt}
 
 
-def row_format(help: str = "Row format, when recognising it is not wanted.") -> Any:
-    """The setting `format`."""
-    return opt(None, help, group=DATA, metavar="NAME", shown="recognised", on_resume=ROWS)
+@dataclass(kw_only=True, frozen=True)
+class RowLayout(Settings):
+    """How the rows of a file become rows that the package knows."""
 
+    group: ClassVar[str] = DATA
 
-def row_field() -> Any:
-    """The setting `field`."""
-    return opt(
+    format: str | None = opt(
+        None, "Row format, when recognising it is not wanted.", metavar="NAME", shown="recognised", on_resume=ROWS
+    )
+    field: str | None = opt(
         None,
         "Keys under other names: prompt=question,chosen=good moves them (data.question and turns.0.text lead into "
         "objects and lists); name='a text with {key}' builds a string; name= takes a key out. Done before the format "
         "is recognised.",
-        group=DATA,
         metavar="NAME=KEY[,…]",
         many=True,
         on_resume=ROWS,
     )
-
-
-def row_transform() -> Any:
-    """The setting `transform`."""
-    return opt(
+    transform: str | None = opt(
         None,
         "Your own python function for rows in any other layout: fn(row) gives a row, a list of rows, or None to drop "
         "it; --field comes after it.",
-        group=DATA,
         metavar="FILE.py:FN",
         wrong=wrong_function,
         on_resume=ROWS,
     )
 
 
-def on_bad_row() -> Any:
-    """The setting `on_bad_row` of commands that keep no file of dropped rows."""
-    return opt(
+@dataclass(kw_only=True, frozen=True)
+class BadRows(Settings):
+    """What becomes of malformed rows, for commands that keep no file of dropped ones."""
+
+    group: ClassVar[str] = DATA
+
+    on_bad_row: str = opt(
         "stop",
         "A malformed row (not JSON, missing key): stop names file and line; skip counts it.",
-        group=DATA,
         choices=("stop", "skip"),
     )
 
 
-def trust_remote_code() -> Any:
-    """The setting `trust_remote_code`."""
-    return opt(False, "Run Python code that comes with a hub model. Only for authors you trust.", group=RUN)
+@dataclass(kw_only=True, frozen=True)
+class RemoteCode(Settings):
+    """Whether a model may bring code of its own."""
+
+    group: ClassVar[str] = RUN
+
+    trust_remote_code: bool = opt(False, "Run Python code that comes with a hub model. Only for authors you trust.")
 
 
-def examine_rows(help: str, low: int) -> Any:
-    """The setting `examine_rows`."""
-    return opt(64, f"Held-out pairs, spread over valid_data, that {help}", group=RUN, low=low, on_resume=FREE)
+@dataclass(kw_only=True, frozen=True)
+class IncompleteModels(Settings):
+    """Whether a model may come from a run that did not finish."""
+
+    group: ClassVar[str] = RUN
+
+    allow_incomplete: bool = opt(False, "Take models whose own run did not finish.")
 
 
-def share_prefix() -> Any:
-    """The setting `share_prefix`."""
-    return opt(
-        "auto",
-        "Compute a prompt once for all of its answers: auto where that is faster, on always. The numbers are the same.",
-        group=OPTIMISATION,
-        choices=("auto", "on", "off"),
+@dataclass(kw_only=True, frozen=True)
+class Examination(Settings):
+    """What the doctor looks at after a reward model has been trained."""
+
+    group: ClassVar[str] = RUN
+
+    examine_rows: int = opt(
+        64,
+        "Held-out pairs, spread over valid_data, that the doctor looks at in the end; 0 leaves it out, and easyrlhf "
+        "doctor can follow.",
+        low=0,
         on_resume=FREE,
     )
 
 
-def stop() -> Any:
-    """The setting `stop`."""
-    return opt(
-        None,
-        "Texts that end an answer as soon as it holds one, whatever tokens that is made of; the text stays its last "
-        "words. \\n, \\t, \\, and \\\\ are what they look like; spaces count.",
-        group=SAMPLING,
-        metavar="TEXT[,…]",
-        many=True,
-        exact=True,
+@dataclass(kw_only=True, frozen=True)
+class SharedPrefix(Settings):
+    """Whether a prompt is computed once for its answers."""
+
+    group: ClassVar[str] = OPTIMISATION
+
+    share_prefix: str = opt(
+        "auto",
+        "Compute a prompt once for all of its answers: auto where that is faster, on always. The numbers are the same.",
+        choices=("auto", "on", "off"),
+        on_resume=FREE,
     )
-
-
-def stop_finishes() -> Any:
-    """The setting `stop_finishes`."""
-    return opt(
-        False,
-        "Count an answer that a stop text ended as finished; without it, as one that was cut off.",
-        group=SAMPLING,
-    )
-
-
-def check_room(max_length: int | None, max_new_tokens: int) -> None:
-    """Raise SettingError when the longest answer leaves no room for a prompt."""
-    if max_length is not None and max_new_tokens >= max_length:
-        raise SettingError(
-            "max_new_tokens",
-            f"max_new_tokens {max_new_tokens}: must be less than max_length {max_length}, or no prompt fits; lower it "
-            "or raise max_length",
-        )
-
-
-def check_stop(stop: str | None, finishes: bool) -> None:
-    """Raise SettingError unless every stop text is one, and stop_finishes has any."""
-    if stop is not None and not all(split_texts(stop)):
-        raise SettingError("stop", f"stop {stop!r}: has an empty text, which every answer holds; leave it out")
-    if finishes and stop is None:
-        raise SettingError("stop_finishes", "stop_finishes: belongs to stop, which is not given")

@@ -3,12 +3,81 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import GRPO, REWARDS, SAMPLING, SettingError, opt
+from easyrlhf.config.base import GRPO, SAMPLING, SettingError, Settings, opt, restate
 from easyrlhf.config.online import OnlineConfig
 
 
 @dataclass(kw_only=True, frozen=True)
-class GRPOConfig(OnlineConfig):
+class GRPOUpdate(Settings):
+    """How GRPO and its relatives learn from a rollout."""
+
+    group: ClassVar[str] = GRPO
+
+    advantage: str = opt(
+        "grpo",
+        "What a completion is compared with: grpo, the mean of its group; rloo, the mean of the others in its group; "
+        "reinforce++, the mean of the batch.",
+        choices=("grpo", "rloo", "reinforce++"),
+    )
+    num_generations: int = opt(
+        8,
+        "Completions per prompt, one group. More tell good from bad more surely and cost as much more sampling.",
+        low=1,
+    )
+    beta: float = opt(
+        0.0,
+        "Price of one nat of distance from the reference. grpo pays it in the loss (k3), rloo and reinforce++ in the "
+        "reward (k1). 0, the default, as in TRL; 0.04 in the paper.",
+        low=0,
+    )
+    use_bias_correction_kl: bool = opt(
+        True,
+        "Weight grpo's KL by the probability ratio, without which its gradient belongs to another penalty.",
+    )
+    loss_type: str = opt(
+        "dapo",
+        "What grpo averages over: dapo, all tokens of the rollout; bnpo, all tokens of the minibatch; grpo, each "
+        "completion first; dr_grpo, completions x max_completion_length.",
+        choices=("dapo", "grpo", "dr_grpo", "bnpo"),
+    )
+    epsilon: float = opt(0.2, "A probability ratio stops paying below 1-X, and above 1+X.", above=0, below=1)
+    epsilon_high: float | None = opt(None, "Upper limit apart from the lower; 0.28 in DAPO.", above=0, shown="epsilon")
+    scale_rewards: str = opt(
+        "group",
+        "Divide grpo's advantages by the standard deviation of the group's scores, of the batch's, or by nothing.",
+        choices=("group", "batch", "none"),
+    )
+    multi_objective_aggregation: str = opt(
+        "sum_then_normalize",
+        "With several rewards: weigh and add them first, or standardize each within its group first (GDPO).",
+        choices=("sum_then_normalize", "normalize_then_sum"),
+    )
+    num_iterations: int = opt(1, "Passes over each rollout.", low=1)
+    mask_truncated_completions: bool = opt(False, "Leave completions that were cut off out of the loss (DAPO).")
+    soft_punish_cache: int = opt(
+        0,
+        "Tokens before max_completion_length over which a punishment grows from 0 to -1 (DAPO, eq. 13); 0 for none.",
+        low=0,
+    )
+    dynamic_sampling: int = opt(
+        0,
+        "Sample again, up to so many times a step, while groups whose completions no reward tells apart leave the "
+        "batch short (DAPO); 0 for never.",
+        low=0,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class CompletionLength(Settings):
+    """How long a completion may be."""
+
+    group: ClassVar[str] = SAMPLING
+
+    max_completion_length: int = opt(256, "Longest completion to sample, in tokens.", low=1)
+
+
+@dataclass(kw_only=True, frozen=True)
+class GRPOConfig(CompletionLength, GRPOUpdate, OnlineConfig):
     """Settings of GRPO and its relatives, which compare the completions of one prompt instead of learning values."""
 
     stage: ClassVar[str] = "grpo"
@@ -17,80 +86,7 @@ class GRPOConfig(OnlineConfig):
     limit_name: ClassVar[str] = "max_completion_length"
     kl_name: ClassVar[str] = "beta"
 
-    advantage: str = opt(
-        "grpo",
-        "What a completion is compared with: grpo, the mean of its group; rloo, the mean of the others in its group; "
-        "reinforce++, the mean of the batch.",
-        group=GRPO,
-        choices=("grpo", "rloo", "reinforce++"),
-    )
-    num_generations: int = opt(
-        8,
-        "Completions per prompt, one group. More tell good from bad more surely and cost as much more sampling.",
-        group=GRPO,
-        low=1,
-    )
-    beta: float = opt(
-        0.0,
-        "Price of one nat of distance from the reference. grpo pays it in the loss (k3), rloo and reinforce++ in the "
-        "reward (k1). 0, the default, as in TRL; 0.04 in the paper.",
-        group=GRPO,
-        low=0,
-    )
-    use_bias_correction_kl: bool = opt(
-        True,
-        "Weight grpo's KL by the probability ratio, without which its gradient belongs to another penalty.",
-        group=GRPO,
-    )
-    loss_type: str = opt(
-        "dapo",
-        "What grpo averages over: dapo, all tokens of the rollout; bnpo, all tokens of the minibatch; grpo, each "
-        "completion first; dr_grpo, completions x max_completion_length.",
-        group=GRPO,
-        choices=("dapo", "grpo", "dr_grpo", "bnpo"),
-    )
-    epsilon: float = opt(
-        0.2, "A probability ratio stops paying below 1-X, and above 1+X.", group=GRPO, above=0, below=1
-    )
-    epsilon_high: float | None = opt(
-        None, "Upper limit apart from the lower; 0.28 in DAPO.", group=GRPO, above=0, shown="epsilon"
-    )
-    scale_rewards: str = opt(
-        "group",
-        "Divide grpo's advantages by the standard deviation of the group's scores, of the batch's, or by nothing.",
-        group=GRPO,
-        choices=("group", "batch", "none"),
-    )
-    multi_objective_aggregation: str = opt(
-        "sum_then_normalize",
-        "With several rewards: weigh and add them first, or standardize each within its group first (GDPO).",
-        group=GRPO,
-        choices=("sum_then_normalize", "normalize_then_sum"),
-    )
-    num_iterations: int = opt(1, "Passes over each rollout.", group=GRPO, low=1)
-    mask_truncated_completions: bool = opt(
-        False, "Leave completions that were cut off out of the loss (DAPO).", group=GRPO
-    )
-    soft_punish_cache: int = opt(
-        0,
-        "Tokens before max_completion_length over which a punishment grows from 0 to -1 (DAPO, eq. 13); 0 for none.",
-        group=GRPO,
-        low=0,
-    )
-    dynamic_sampling: int = opt(
-        0,
-        "Sample again, up to so many times a step, while groups whose completions no reward tells apart leave the "
-        "batch short (DAPO); 0 for never.",
-        group=GRPO,
-        low=0,
-    )
-    missing_eos_penalty: float = opt(
-        0.0,
-        "Subtracted from the score of a completion that was cut off before its end-of-turn token.",
-        group=REWARDS,
-        low=0,
-    )
-    max_completion_length: int = opt(256, "Longest completion to sample, in tokens.", group=SAMPLING, low=1)
+    missing_eos_penalty: float = restate(OnlineConfig, "missing_eos_penalty", default=0.0)
 
     @property
     def resamples(self) -> int:

@@ -4,37 +4,25 @@ import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import (
-    DATA,
-    REWARDS,
-    RUN,
-    SAMPLING,
-    SettingError,
-    Settings,
-    opt,
-    split_apart,
-    split_texts,
-)
-from easyrlhf.config.common_fields import (
+from easyrlhf.config.answers import (
+    AnswerLength,
+    AnswerSeed,
+    DecodedTogether,
+    Sampling,
+    StopTexts,
     check_room,
     check_stop,
-    on_bad_row,
-    row_field,
-    row_format,
-    row_transform,
-    stop,
-    stop_finishes,
+)
+from easyrlhf.config.base import DATA, REWARDS, RUN, SAMPLING, SettingError, Settings, opt, restate, split_apart
+from easyrlhf.config.common_fields import (
+    BadRows,
+    IncompleteModels,
+    RowLayout,
     wrong_function,
     wrong_reward_function,
 )
-from easyrlhf.config.rendering import (
-    chat_template_kwargs,
-    continue_final_message,
-    enable_thinking,
-    fold_system,
-    template_kwargs,
-)
-from easyrlhf.config.tools import ScoringConfig
+from easyrlhf.config.rendering import FinalTurn, Rendering, TemplateVariables, template_kwargs
+from easyrlhf.config.tools import NeededRewardModel, ScoringConfig
 from easyrlhf.paths import split_paths
 
 JUDGE_URL = re.compile(r"https?://[^\s,/@?#]+(/[^\s@?#]*)?")
@@ -43,65 +31,39 @@ VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(kw_only=True, frozen=True)
-class PolicyConfig(ScoringConfig):
-    """What every command that writes answers with a language model, and trains nothing, can be told."""
+class AnsweringModel(Settings):
+    """What answers, and what scores the answers."""
+
+    group: ClassVar[str] = DATA
 
     model: str = opt(
         MISSING,
         "The language model: the folder of a stage, an adapter folder, any Hugging Face checkpoint or a hub id.",
-        group=DATA,
         metavar="DIR|HUB_ID",
+        model=True,
     )
-    adapter: str | None = opt(
-        None, "A LoRA adapter to put on the model, such as outputs/sft/adapter.", group=DATA, metavar="DIR"
-    )
+    adapter: str | None = opt(None, "A LoRA adapter to put on the model, such as outputs/sft/adapter.", metavar="DIR")
     reward_model: str | None = opt(
         None,
         "Scores every answer: the folder of rm_train, or a sequence classifier with one label.",
-        group=DATA,
         metavar="DIR",
+        model=True,
     )
-    chat_template: str | None = opt(
-        None,
-        "Template for a base model that has none: chatml, hh, llama3 or a Jinja file.",
-        group=DATA,
-        metavar="NAME|FILE",
-        shown="the model's own",
-    )
-    chat_template_kwargs: str | None = chat_template_kwargs()
-    enable_thinking: str | None = enable_thinking()
-    fold_system: bool | None = fold_system()
-    continue_final_message: bool = continue_final_message()
-    max_length: int | None = opt(
-        None,
-        "Most tokens of prompt and answer together.",
-        group=DATA,
-        low=2,
-        shown="what the model was made for",
-    )
-    max_new_tokens: int = opt(128, "Longest answer, in tokens.", group=SAMPLING, low=1)
-    temperature: float = opt(
-        1.0, "Softmax temperature; 0 takes the likeliest token, always.", group=SAMPLING, low=0, high=100
-    )
-    top_p: float = opt(
-        1.0, "Draw from the likeliest tokens that have this probability together.", group=SAMPLING, above=0, high=1
-    )
-    top_k: int = opt(0, "Draw from so many of the likeliest tokens; 0 from all.", group=SAMPLING, low=0)
-    repetition_penalty: float = opt(
-        1.0,
-        "Make tokens that prompt or answer hold already less likely, as transformers does; 1.05 to 1.2 is usual.",
-        group=SAMPLING,
-        above=0,
-    )
-    stop: str | None = stop()
-    stop_finishes: bool = stop_finishes()
-    seed: int = opt(42, "Seed of the answers.", group=RUN, low=0, below=2**32)
-    allow_incomplete: bool = opt(False, "Take models whose own run did not finish.", group=RUN)
 
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """Texts that end an answer."""
-        return split_texts(self.stop)
+
+@dataclass(kw_only=True, frozen=True)
+class PolicyConfig(
+    IncompleteModels,
+    AnswerSeed,
+    StopTexts,
+    Sampling,
+    AnswerLength,
+    FinalTurn,
+    Rendering,
+    AnsweringModel,
+    ScoringConfig,
+):
+    """What every command that writes answers with a language model, and trains nothing, can be told."""
 
     def _check(self) -> None:
         super()._check()
@@ -111,31 +73,35 @@ class PolicyConfig(ScoringConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ChatConfig(PolicyConfig):
+class SystemPrompt(Settings):
+    """What a conversation begins with."""
+
+    group: ClassVar[str] = DATA
+
+    system: str | None = opt(None, "System prompt to begin with.", metavar="TEXT")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ChatConfig(SystemPrompt, PolicyConfig):
     """Settings of `easyrlhf chat`: a conversation with a model."""
 
     stage: ClassVar[str] = "chat"
     opening: ClassVar[str] = "loading {self.model} …"
 
-    system: str | None = opt(None, "System prompt to begin with.", group=DATA, metavar="TEXT")
-    max_new_tokens: int = opt(512, "Longest answer, in tokens.", group=SAMPLING, low=1)
-    temperature: float = opt(
-        0.7, "Softmax temperature; 0 takes the likeliest token, always.", group=SAMPLING, low=0, high=100
-    )
+    max_new_tokens: int = restate(Sampling, "max_new_tokens", default=512)
+    temperature: float = restate(Sampling, "temperature", default=0.7)
 
 
 @dataclass(kw_only=True, frozen=True)
-class GenerateConfig(PolicyConfig):
-    """Settings of `easyrlhf generate`: answers to prompts, all of them or the best."""
+class PromptsAndOutput(Settings):
+    """What is answered, and where the answers go."""
 
-    stage: ClassVar[str] = "generate"
-    opening: ClassVar[str] = "loading {self.model} …"
+    group: ClassVar[str] = DATA
 
     prompts: str | None = opt(
         None,
         "Prompts, as ppo_train reads them: rows of any format; answers that they hold are left aside. - reads JSON "
         "from standard input.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
@@ -143,51 +109,53 @@ class GenerateConfig(PolicyConfig):
         None,
         "A text to answer in place of prompts: a user turn where the model has a chat template. May be given more than "
         "once; - is the text of standard input.",
-        group=DATA,
         metavar="TEXT",
         apart=True,
     )
     output: str | None = opt(
         None,
         "File for the rows. The same command goes on where it was stopped. - prints them.",
-        group=DATA,
         metavar="FILE.jsonl|-",
         shown="- with prompt, as plain text",
     )
-    format: str | None = row_format("Row format of the prompts, when recognising it is not wanted.")
-    field: str | None = row_field()
-    transform: str | None = row_transform()
+
+
+@dataclass(kw_only=True, frozen=True)
+class PromptLength(Settings):
+    """Which prompts are too long."""
+
+    group: ClassVar[str] = DATA
+
     max_prompt_length: int | None = opt(
         None,
         "Longest prompt in tokens; longer ones are dropped and counted.",
-        group=DATA,
         low=1,
         shown="max_length - max_new_tokens",
     )
-    on_bad_row: str = on_bad_row()
-    samples: int | None = opt(
-        None, "Answers to draw for each prompt; all are written.", group=SAMPLING, low=1, shown="1"
-    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Selection(Settings):
+    """How many answers are drawn, and which of them are written."""
+
+    group: ClassVar[str] = SAMPLING
+
+    samples: int | None = opt(None, "Answers to draw for each prompt; all are written.", low=1, shown="1")
     best_of: int | None = opt(
         None,
         "Draw so many answers and write the one with the highest reward. Needs reward_model.",
-        group=SAMPLING,
         low=2,
     )
     to: str = opt(
         "demonstrations",
         "What a row is: an answer, for sft_train; or the best answer against the worst of the samples, for rm_train "
         "and dpo_train.",
-        group=SAMPLING,
         choices=("demonstrations", "comparisons"),
     )
-    min_reward: float | None = opt(
-        None, "Write only demonstrations with at least this reward: rejection sampling.", group=SAMPLING
-    )
+    min_reward: float | None = opt(None, "Write only demonstrations with at least this reward: rejection sampling.")
     min_margin: float | None = opt(
         None,
         "Write only comparisons whose rewards differ by at least this. Equal ones are never written.",
-        group=SAMPLING,
         above=0,
         shown="any difference",
     )
@@ -195,12 +163,28 @@ class GenerateConfig(PolicyConfig):
         False,
         "Leave out answers that were cut off at max_new_tokens; a stage that learns from them would teach the model "
         "to end there.",
-        group=SAMPLING,
     )
-    batch_size: int = opt(
-        64, "Answers decoded together. Lower it when memory runs out: the answers stay the same.", group=RUN, low=1
-    )
-    overwrite: bool = opt(False, "Replace the output file and begin anew.", group=RUN)
+
+
+@dataclass(kw_only=True, frozen=True)
+class OutputFile(Settings):
+    """What becomes of rows that are there."""
+
+    group: ClassVar[str] = RUN
+
+    overwrite: bool = opt(False, "Replace the output file and begin anew.")
+
+
+@dataclass(kw_only=True, frozen=True)
+class GenerateConfig(
+    OutputFile, DecodedTogether, Selection, BadRows, PromptLength, RowLayout, PromptsAndOutput, PolicyConfig
+):
+    """Settings of `easyrlhf generate`: answers to prompts, all of them or the best."""
+
+    stage: ClassVar[str] = "generate"
+    opening: ClassVar[str] = "loading {self.model} …"
+
+    format: str | None = restate(RowLayout, "format", "Row format of the prompts, when recognising it is not wanted.")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -270,26 +254,28 @@ class GenerateConfig(PolicyConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class RewardModelConfig(ScoringConfig):
-    """What everything that scores texts with a reward model can be told."""
+class ScoredLength(Settings):
+    """How long a text may be that is scored."""
 
-    reward_model: str = opt(
-        MISSING,
-        "The model that scores: the folder of rm_train, or a sequence classifier with one label.",
-        group=DATA,
-        metavar="DIR",
-    )
-    chat_template_kwargs: str | None = chat_template_kwargs("the reward model's own")
-    enable_thinking: str | None = enable_thinking("the reward model's own")
-    fold_system: bool | None = fold_system("the reward model's own, else off")
+    group: ClassVar[str] = DATA
+
     max_length: int | None = opt(
         None,
         "Longest sequence in tokens, prompt and answer together; longer ones get the score null and a note.",
-        group=DATA,
         low=2,
         shown="what the model was made for",
     )
-    allow_incomplete: bool = opt(False, "Score with a model whose own run did not finish.", group=RUN)
+
+
+@dataclass(kw_only=True, frozen=True)
+class RewardModelConfig(IncompleteModels, ScoredLength, TemplateVariables, NeededRewardModel, ScoringConfig):
+    """What everything that scores texts with a reward model can be told."""
+
+    whose: ClassVar[str] = "the reward model"
+
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Score with a model whose own run did not finish."
+    )
 
     def _check(self) -> None:
         super()._check()
@@ -297,40 +283,39 @@ class RewardModelConfig(ScoringConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ScoreConfig(RewardModelConfig):
-    """Settings of `easyrlhf score`: scores of a reward model for the rows of a file, or for one text."""
+class Scored(Settings):
+    """What is scored, and where the scores go."""
 
-    stage: ClassVar[str] = "score"
-    opening: ClassVar[str] = "loading {self.reward_model} …"
+    group: ClassVar[str] = DATA
 
     data: str | None = opt(
         None,
         "Rows to score: answers, comparisons or rankings in any format (easyrlhf docs formats), or rows with a 'text'; "
         "- for JSON on standard input.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
     output: str | None = opt(
         None,
         "File for the rows with their scores. The same command goes on where it was stopped. - prints them.",
-        group=DATA,
         metavar="FILE.jsonl|-",
     )
-    text: str | None = opt(None, "One text to score as it is, without a chat template.", group=DATA, metavar="TEXT")
-    prompt: str | None = opt(None, "One prompt; completion is scored as the answer to it.", group=DATA, metavar="TEXT")
-    completion: str | None = opt(None, "The answer to prompt.", group=DATA, metavar="TEXT")
+    text: str | None = opt(None, "One text to score as it is, without a chat template.", metavar="TEXT")
+    prompt: str | None = opt(None, "One prompt; completion is scored as the answer to it.", metavar="TEXT")
+    completion: str | None = opt(None, "The answer to prompt.", metavar="TEXT")
     column: str = opt(
         "score",
         "Name of the new columns: score, chosen_score… Another name keeps the scores of several models apart.",
-        group=DATA,
         metavar="NAME",
     )
-    format: str | None = row_format()
-    field: str | None = row_field()
-    transform: str | None = row_transform()
-    on_bad_row: str = on_bad_row()
-    overwrite: bool = opt(False, "Replace the output file and begin anew.", group=RUN)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ScoreConfig(OutputFile, BadRows, RowLayout, Scored, RewardModelConfig):
+    """Settings of `easyrlhf score`: scores of a reward model for the rows of a file, or for one text."""
+
+    stage: ClassVar[str] = "score"
+    opening: ClassVar[str] = "loading {self.reward_model} …"
 
     def _check(self) -> None:
         super()._check()
@@ -351,24 +336,22 @@ class ScoreConfig(RewardModelConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class CompareConfig(ScoringConfig):
-    """Settings of `easyrlhf compare`: several models answer the same prompts, and their answers are judged."""
+class Contest(Settings):
+    """Which models answer what, and where the findings go."""
 
-    stage: ClassVar[str] = "compare"
-    opening: ClassVar[str] = "reading {self.prompts} …"
+    group: ClassVar[str] = DATA
 
     models: str = opt(
         MISSING,
         "The language models, the first of which the others are compared with. Given as the first words, they need no "
         "flag and no commas.",
-        group=DATA,
         metavar="DIR,DIR[,…]",
+        model=True,
         many=True,
     )
     prompts: str = opt(
         MISSING,
         "Prompts that no model was trained on: rows of any format; answers that they hold are left aside.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
@@ -376,50 +359,27 @@ class CompareConfig(ScoringConfig):
         "outputs/compare",
         "Folder for compare.html, compare.json, answers.jsonl and judgements.jsonl. The same command goes on where it "
         "was stopped.",
-        group=DATA,
         metavar="DIR",
     )
-    format: str | None = row_format("Row format of the prompts, when recognising it is not wanted.")
-    field: str | None = row_field()
-    transform: str | None = row_transform()
-    chat_template: str | None = opt(
-        None,
-        "Template for those models that have none: chatml, hh, llama3 or a Jinja file.",
-        group=DATA,
-        metavar="NAME|FILE",
-    )
-    chat_template_kwargs: str | None = chat_template_kwargs("each model's own")
-    enable_thinking: str | None = enable_thinking("each model's own")
-    fold_system: bool | None = fold_system("each model's own, else off")
-    continue_final_message: bool = continue_final_message()
-    max_length: int | None = opt(
-        None,
-        "Most tokens of prompt and answer together.",
-        group=DATA,
-        low=2,
-        shown="what each model was made for",
-    )
-    max_prompt_length: int | None = opt(
-        None,
-        "Longest prompt in tokens; longer ones are dropped for all models and counted.",
-        group=DATA,
-        low=1,
-        shown="max_length - max_new_tokens",
-    )
-    on_bad_row: str = on_bad_row()
+
+
+@dataclass(kw_only=True, frozen=True)
+class Judges(Settings):
+    """Who judges the answers."""
+
+    group: ClassVar[str] = REWARDS
 
     reward_model: str | None = opt(
         None,
         "Scores every answer; the higher score wins: the folder of rm_train, or a sequence classifier with one label.",
-        group=REWARDS,
         metavar="DIR",
+        model=True,
     )
     reward_funcs: str | None = opt(
         None,
         "Python reward functions, each of which is a judge of its own: fn(prompts, completions, **columns) returns one "
         "number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
         "trl:think_format_reward.",
-        group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
         functions=True,
@@ -428,7 +388,6 @@ class CompareConfig(ScoringConfig):
     reward_timeout: float = opt(
         600.0,
         "Seconds that a reward function may take over batch_size completions.",
-        group=REWARDS,
         above=0,
         high=1e6,
     )
@@ -436,7 +395,6 @@ class CompareConfig(ScoringConfig):
         None,
         "A python function that judges a pair: fn(prompt, answer_a, answer_b, **columns) returns 'A', 'B', 'tie', or "
         "the chance from 0 to 1 that A is better. It sees each pair in both orders.",
-        group=REWARDS,
         metavar="FILE.py:FN",
         functions=True,
         wrong=wrong_function,
@@ -445,43 +403,77 @@ class CompareConfig(ScoringConfig):
         None,
         "An OpenAI-compatible server whose model judges each pair in both orders, by POST URL/v1/chat/completions. "
         "Needs judge_model.",
-        group=REWARDS,
         metavar="URL",
     )
-    judge_model: str | None = opt(
-        None, "Name of the judging model, as judge_url knows it.", group=REWARDS, metavar="NAME"
-    )
+    judge_model: str | None = opt(None, "Name of the judging model, as judge_url knows it.", metavar="NAME")
     judge_key_env: str | None = opt(
         None,
         "Environment variable that holds the key for judge_url. The key itself is never written anywhere.",
-        group=REWARDS,
         metavar="VARIABLE",
         shown="OPENAI_API_KEY, if it is set",
     )
     judge_temperature: float | None = opt(
         0.0,
         "Temperature that judge_url is asked for; none leaves it out, for models that take no other than their own.",
-        group=REWARDS,
         low=0,
         high=100,
     )
-    judge_workers: int = opt(8, "Requests to judge_url that wait for their answers side by side.", group=REWARDS, low=1)
+    judge_workers: int = opt(8, "Requests to judge_url that wait for their answers side by side.", low=1)
 
-    samples: int = opt(1, "Answers of each model to each prompt.", group=SAMPLING, low=1)
-    max_new_tokens: int = opt(128, "Longest answer, in tokens.", group=SAMPLING, low=1)
+
+@dataclass(kw_only=True, frozen=True)
+class ComparedAnswers(Settings):
+    """How the answers are drawn."""
+
+    group: ClassVar[str] = SAMPLING
+
+    samples: int = opt(1, "Answers of each model to each prompt.", low=1)
+    max_new_tokens: int = opt(128, "Longest answer, in tokens.", low=1)
     temperature: float = opt(
         1.0,
         "Softmax temperature; 0 takes the likeliest token, always, and leaves no KL to measure.",
-        group=SAMPLING,
         low=0,
         high=100,
     )
-    seed: int = opt(42, "Seed of the answers.", group=RUN, low=0, below=2**32)
-    batch_size: int = opt(
-        64, "Answers decoded together. Lower it when memory runs out: the answers stay the same.", group=RUN, low=1
+
+
+@dataclass(kw_only=True, frozen=True)
+class CompareConfig(
+    IncompleteModels,
+    OutputFile,
+    DecodedTogether,
+    AnswerSeed,
+    ComparedAnswers,
+    Judges,
+    BadRows,
+    PromptLength,
+    AnswerLength,
+    FinalTurn,
+    Rendering,
+    RowLayout,
+    Contest,
+    ScoringConfig,
+):
+    """Settings of `easyrlhf compare`: several models answer the same prompts, and their answers are judged."""
+
+    stage: ClassVar[str] = "compare"
+    opening: ClassVar[str] = "reading {self.prompts} …"
+    whose: ClassVar[str] = "each model"
+
+    format: str | None = restate(RowLayout, "format", "Row format of the prompts, when recognising it is not wanted.")
+    chat_template: str | None = opt(
+        None,
+        "Template for those models that have none: chatml, hh, llama3 or a Jinja file.",
+        metavar="NAME|FILE",
     )
-    overwrite: bool = opt(False, "Replace what this command wrote into output_dir, and begin anew.", group=RUN)
-    allow_incomplete: bool = opt(False, "Take models whose own run did not finish.", group=RUN)
+    max_prompt_length: int | None = restate(
+        PromptLength,
+        "max_prompt_length",
+        "Longest prompt in tokens; longer ones are dropped for all models and counted.",
+    )
+    overwrite: bool = restate(
+        OutputFile, "overwrite", "Replace what this command wrote into output_dir, and begin anew."
+    )
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -521,22 +513,29 @@ class CompareConfig(ScoringConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class RolloutsConfig(Settings):
+class PickedRollouts(Settings):
+    """Which samples are shown."""
+
+    group: ClassVar[str] = DATA
+
+    run: str = opt(MISSING, "The output folder of ppo_train or grpo_train.", metavar="DIR")
+    step: int | None = opt(None, "Only this step.", low=1, shown="the last one; every step where others pick")
+    worst: int | None = opt(None, "So many completions with the lowest score.", low=1)
+    best: int | None = opt(None, "So many completions with the highest score.", low=1)
+    longest: int | None = opt(None, "So many of the longest completions.", low=1)
+    furthest: int | None = opt(
+        None, "So many completions that have become likeliest beside the reference, by KL.", low=1
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class RolloutsConfig(PickedRollouts):
     """Settings of `easyrlhf rollouts`: a look at what an online run sampled."""
 
     stage: ClassVar[str] = "rollouts"
+    group: ClassVar[str] = RUN
 
-    run: str = opt(MISSING, "The output folder of ppo_train or grpo_train.", group=DATA, metavar="DIR")
-    step: int | None = opt(
-        None, "Only this step.", group=DATA, low=1, shown="the last one; every step where others pick"
-    )
-    worst: int | None = opt(None, "So many completions with the lowest score.", group=DATA, low=1)
-    best: int | None = opt(None, "So many completions with the highest score.", group=DATA, low=1)
-    longest: int | None = opt(None, "So many of the longest completions.", group=DATA, low=1)
-    furthest: int | None = opt(
-        None, "So many completions that have become likeliest beside the reference, by KL.", group=DATA, low=1
-    )
-    json: bool = opt(False, "Print the rows as they are, one JSON object a line.", group=RUN)
+    json: bool = opt(False, "Print the rows as they are, one JSON object a line.")
 
     @property
     def order(self) -> tuple[str | None, int]:

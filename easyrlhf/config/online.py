@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from easyrlhf.config.answers import StopTexts, check_stop
 from easyrlhf.config.base import (
     DATA,
     FILES,
@@ -13,24 +14,17 @@ from easyrlhf.config.base import (
     LORA,
     MODEL,
     ONLINE,
-    OPTIMISATION,
     REWARDS,
     RUN,
     SAMPLING,
     SettingError,
+    Settings,
     opt,
+    restate,
     split_list,
-    split_texts,
 )
-from easyrlhf.config.common_fields import (
-    DEFAULT_LENGTH,
-    check_stop,
-    share_prefix,
-    stop,
-    stop_finishes,
-    wrong_reward_function,
-)
-from easyrlhf.config.rendering import continue_final_message
+from easyrlhf.config.common_fields import DEFAULT_LENGTH, SharedPrefix, wrong_reward_function
+from easyrlhf.config.rendering import FinalTurn
 from easyrlhf.config.sampling import RolloutConfig
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.paths import split_paths
@@ -39,51 +33,34 @@ REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 
 
 @dataclass(kw_only=True, frozen=True)
-class OnlineConfig(RolloutConfig, TrainConfig):
-    """What every stage that learns from its own samples can be told; PPO and GRPO add their own settings."""
+class ReferenceModel(Settings):
+    """What the policy is kept close to."""
 
-    less_for_completions: ClassVar[str] = ", less where completions need the room"
-    limit_name: ClassVar[str]  # the setting that bounds a completion
-    kl_name: ClassVar[str]  # the setting that prices distance from the reference
-    learns_values: ClassVar[bool] = False
-    kl_target: ClassVar[float | None] = None  # what PPO alone can be told
-    kl_estimator: ClassVar[str] = "k1"
-    value_warmup_steps: ClassVar[int] = 0
-    soft_punish_cache: ClassVar[int] = 0  # what GRPO alone can be told
+    group: ClassVar[str] = DATA
 
-    model: str | None = opt(
-        None,
-        "The policy to start from: the folder of sft_train.",
-        group=DATA,
-        metavar="DIR|HUB_ID",
-        shown="outputs/sft",
-        on_resume=MODEL,
-    )
     ref_model: str | None = opt(
         None,
         "The reference that the policy is kept close to. It must share the policy's tokenizer and template.",
-        group=DATA,
         metavar="DIR|HUB_ID",
+        model=True,
         shown="model",
         on_resume=MODEL,
     )
-    continue_final_message: bool = continue_final_message()
 
-    measure_kl: str = opt(
-        "auto",
-        "When to ask the reference for the distance from it: at every step, at evaluations alone, or never. auto: at "
-        "every step where the distance has a price, else at evaluations where that takes no model in memory or "
-        "ref_model names one, else never, and no reference is held.",
-        group=ONLINE,
-        choices=("auto", "step", "eval", "never"),
-    )
+
+@dataclass(kw_only=True, frozen=True)
+class Rewards(Settings):
+    """Where scores come from, and what becomes of them."""
+
+    group: ClassVar[str] = REWARDS
+    soft_punish_cache: ClassVar[int] = 0  # a setting of GRPO
 
     reward_model: str | None = opt(
         None,
         "Folder of rm_train, or a sequence classifier with one label, such as TRL's. Its tokenizer may differ from the "
         "policy's: texts are rendered anew for it.",
-        group=REWARDS,
         metavar="DIR",
+        model=True,
         shown="outputs/rm, unless reward_funcs or reward_url is given",
         on_resume=MODEL,
     )
@@ -92,7 +69,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         "Python reward functions, beside or instead of the reward model: fn(prompts, completions, **columns) returns "
         "one number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
         "trl:think_format_reward.",
-        group=REWARDS,
         metavar="FILE.py:FN[,…]",
         many=True,
         functions=True,
@@ -103,7 +79,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         None,
         "Reward servers, beside or instead of the others: each is posted prompts and completions and answers with "
         "scores (easyrlhf docs rewards). easyrlhf serve_reward is one.",
-        group=REWARDS,
         metavar="URL[,…]",
         many=True,
         on_resume=FREE,
@@ -112,7 +87,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         None,
         "One weight per reward source: reward_model first, then reward_funcs, then reward_url; the score is the "
         "weighted sum.",
-        group=REWARDS,
         metavar="X[,…]",
         many=True,
         shown="1 each",
@@ -121,7 +95,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         600.0,
         "Seconds that a reward function or server may take over the completions of a rollout; then the run is saved "
         "and fails.",
-        group=REWARDS,
         above=0,
         high=1e6,
         on_resume=FREE,
@@ -130,122 +103,184 @@ class OnlineConfig(RolloutConfig, TrainConfig):
         0,
         "Processes that call the reward functions, for slow ones. A function then sees a part of the prompts at a "
         "time; 0 calls it with all of it, in this process.",
-        group=REWARDS,
         low=0,
         on_resume=FREE,
     )
     missing_eos_penalty: float = opt(
         1.0,
         "Subtracted from the score of a completion that was cut off before its end-of-turn token.",
-        group=REWARDS,
         low=0,
     )
     reward_clip: float | None = opt(
         None,
         "Limit scores to [-X, X] before the KL penalty; 5 to 10 is usual.",
-        group=REWARDS,
         above=0,
         shown="off",
     )
 
+    @property
+    def reward_sources(self) -> int:
+        """How many sources make the score; at least 1, as the default is a reward model."""
+        named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url))
+        return max(1, bool(self.reward_model) + named)
+
+    @property
+    def reward_weight_values(self) -> tuple[float, ...]:
+        """A weight per source: the reward model when there is one, reward_funcs and reward_url in order, then 1 for
+        the punishment of long completions when soft_punish_cache asks for it."""
+        weights = tuple(float(item) for item in split_list(self.reward_weights)) or (1.0,) * self.reward_sources
+        return weights + (1.0,) * bool(self.soft_punish_cache)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Rollouts(Settings):
+    """What is sampled for each step, and how much of it in all."""
+
+    group: ClassVar[str] = ONLINE
+
+    measure_kl: str = opt(
+        "auto",
+        "When to ask the reference for the distance from it: at every step, at evaluations alone, or never. auto: at "
+        "every step where the distance has a price, else at evaluations where that takes no model in memory or "
+        "ref_model names one, else never, and no reference is held.",
+        choices=("auto", "step", "eval", "never"),
+    )
     batch_size: int = opt(
         64,
         "Completions per rollout, over all devices; divisible by num_generations and num_mini_batches. 64 to 512 is "
         "usual.",
-        group=ONLINE,
         low=1,
     )
     num_generations: int = opt(
         1,
         "Completions per prompt in a rollout. A prompt is computed once for all of them, which makes several cheaper "
         "than as many prompts, and the rollout less varied.",
-        group=ONLINE,
         low=1,
     )
     shuffle_prompts: bool = opt(
         True,
         "Ask the prompts in an order drawn anew for each epoch. --no_shuffle_prompts keeps that of the files, in every "
         "epoch: a curriculum.",
-        group=ONLINE,
     )
-    share_prefix: str = share_prefix()
     total_episodes: int | None = opt(
         None,
         "Completions to learn from in the whole run; what is sampled besides and thrown away does not count.",
-        group=ONLINE,
         low=1,
         shown="epochs x prompts",
     )
     num_mini_batches: int = opt(
         1,
         "Optimiser steps per pass: the rollout is split into so many parts, by prompts where that is even.",
-        group=ONLINE,
         low=1,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Temperature(Settings):
+    """How the tokens of a completion are drawn."""
+
+    group: ClassVar[str] = SAMPLING
 
     temperature: float = opt(
         1.0,
         "Softmax temperature of sampling and of all log-probabilities; 0.7 to 1.",
-        group=SAMPLING,
         above=0,
     )
-    stop: str | None = stop()
-    stop_finishes: bool = stop_finishes()
+
+
+@dataclass(kw_only=True, frozen=True)
+class RolloutSampling(StopTexts, Temperature):
+    """What ends a completion, how many are written at once and how many are printed."""
+
+    group: ClassVar[str] = SAMPLING
+
     local_rollout_forward_batch_size: int = opt(
         64,
         "Completions decoded together on a device. Lower it when sampling runs out of memory.",
-        group=SAMPLING,
         low=1,
         on_resume=FREE,
     )
     num_sample_generations: int = opt(
         10,
         "How often in the run to print a sample with its score and KL; 0 for never.",
-        group=SAMPLING,
         low=0,
         on_resume=FREE,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class RolloutLog(Settings):
+    """Which samples are kept for a reader."""
+
+    group: ClassVar[str] = RUN
 
     log_rollouts: int = opt(
         8,
         "Completions of each step to keep in rollouts.jsonl, with every reward, advantage and KL, spread over the "
         "rollout; 0 for none. easyrlhf rollouts and report.html show them.",
-        group=RUN,
         low=0,
         on_resume=FREE,
     )
-    log_rollout_ids: bool = opt(False, "Keep their token ids as well.", group=RUN, on_resume=FREE)
-    eval_at_start: bool = opt(
-        True,
-        "Evaluate on valid_data, where it is given, before the first step too, as step 0; keep_best may then keep the "
-        "start.",
-        group=RUN,
-        on_resume=FREE,
-    )
-    max_steps: int | None = opt(
-        None,
-        "Stop after this many rollouts even when total_episodes is not reached; for short trials.",
-        group=OPTIMISATION,
-        low=1,
-        shown="all episodes",
-    )
+    log_rollout_ids: bool = opt(False, "Keep their token ids as well.", on_resume=FREE)
+
+
+@dataclass(kw_only=True, frozen=True)
+class SharedBackbone(Settings):
+    """Whether all parts stand on one base model."""
+
+    group: ClassVar[str] = LORA
 
     share_backbone: bool = opt(
         False,
         "Hold one base model for all parts, each an adapter: reference = adapter off, reward and value model = their "
         "own adapters and heads. The reward model must be a LoRA of the same model. A fraction of the memory.",
-        group=LORA,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class OnlineConfig(
+    SharedBackbone,
+    RolloutLog,
+    RolloutSampling,
+    Rollouts,
+    SharedPrefix,
+    Rewards,
+    FinalTurn,
+    ReferenceModel,
+    RolloutConfig,
+    TrainConfig,
+):
+    """What every stage that learns from its own samples can be told; PPO and GRPO add their own settings."""
+
+    less_for_completions: ClassVar[str] = ", less where completions need the room"
+    limit_name: ClassVar[str]  # the setting that bounds a completion
+    kl_name: ClassVar[str]  # the setting that prices distance from the reference
+    learns_values: ClassVar[bool] = False
+    kl_target: ClassVar[float | None] = None  # what PPO alone can be told
+    kl_estimator: ClassVar[str] = "k1"
+    value_warmup_steps: ClassVar[int] = 0
+
+    model: str | None = restate(
+        TrainConfig, "model", "The policy to start from: the folder of sft_train.", shown="outputs/sft"
+    )
+    eval_at_start: bool = restate(
+        TrainConfig,
+        "eval_at_start",
+        "Evaluate on valid_data, where it is given, before the first step too, as step 0; keep_best may then keep the "
+        "start.",
+        default=True,
+    )
+    max_steps: int | None = restate(
+        TrainConfig,
+        "max_steps",
+        "Stop after this many rollouts even when total_episodes is not reached; for short trials.",
+        shown="all episodes",
     )
 
     @property
     def resamples(self) -> int:
         """Rollouts that may be added to a step's first to fill it with groups that teach something."""
         return 0
-
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """Texts that end a completion."""
-        return split_texts(self.stop)
 
     @property
     def completion_limit(self) -> int:
@@ -276,19 +311,6 @@ class OnlineConfig(RolloutConfig, TrainConfig):
             return "step"
         return "eval" if self.own_reference or self.ref_model not in (None, self.model) else "never"
 
-    @property
-    def reward_sources(self) -> int:
-        """How many sources make the score; at least 1, as the default is a reward model."""
-        named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url))
-        return max(1, bool(self.reward_model) + named)
-
-    @property
-    def reward_weight_values(self) -> tuple[float, ...]:
-        """A weight per source: the reward model when there is one, reward_funcs and reward_url in order, then 1 for
-        the punishment of long completions when soft_punish_cache asks for it."""
-        weights = tuple(float(item) for item in split_list(self.reward_weights)) or (1.0,) * self.reward_sources
-        return weights + (1.0,) * bool(self.soft_punish_cache)
-
     def _check(self) -> None:
         super()._check()
         if self.batch_size % self.num_generations:
@@ -304,7 +326,7 @@ class OnlineConfig(RolloutConfig, TrainConfig):
                 f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
                 f"{self.batch_size}; use one of {divisors}",
             )
-        if self.load_in_4bit and self.rollout == "vllm":
+        if self.load_in_4bit and self.uses_vllm:
             raise SettingError(
                 "load_in_4bit",
                 "load_in_4bit true: rollout vllm samples from the base in its own precision, which is another policy "

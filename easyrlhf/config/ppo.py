@@ -3,12 +3,116 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PPO, REWARDS, ROWS, SAMPLING, SettingError, opt
+from easyrlhf.config.base import DATA, MODEL, PPO, REWARDS, ROWS, SAMPLING, SettingError, Settings, opt, restate
 from easyrlhf.config.online import OnlineConfig
 
 
 @dataclass(kw_only=True, frozen=True)
-class PPOConfig(OnlineConfig):
+class ValueModel(Settings):
+    """What predicts the return."""
+
+    group: ClassVar[str] = DATA
+
+    value_model: str | None = opt(
+        None,
+        "Where the value model starts. The default needs the policy's tokenizer, else the policy "
+        "itself with a new head is taken.",
+        metavar="DIR",
+        model=True,
+        shown="reward_model",
+        on_resume=MODEL,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class PPORewards(Settings):
+    """What PPO alone does with rewards."""
+
+    group: ClassVar[str] = REWARDS
+
+    whiten_rewards: bool = opt(
+        False,
+        "Divide the rewards of a rollout by their standard deviation, without shifting them: the mean is divided too, "
+        "which TRL's setting of this name keeps. Advantages are standardised in any case.",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class PPOUpdate(Settings):
+    """How PPO learns from a rollout."""
+
+    group: ClassVar[str] = PPO
+
+    num_ppo_epochs: int = opt(4, "Passes over each rollout. More learn faster and drift further.", low=1)
+    kl_coef: float = opt(
+        0.05,
+        "Price of one nat of distance from the reference, paid per token. Raise it when KL runs "
+        "away or answers turn odd; 0.01 to 0.2 is usual.",
+        low=0,
+    )
+    kl_target: float | None = opt(
+        None,
+        "Adapt kl_coef so that the KL of a completion stays near this many nats; 6 is the classic choice.",
+        above=0,
+        shown="off",
+    )
+    kl_estimator: str = opt(
+        "k1",
+        "Estimate of KL inside the reward: k1 is unbiased; k3 (as TRL offered) pulls towards a different objective.",
+        choices=("k1", "k3"),
+    )
+    cliprange: float = opt(
+        0.2,
+        "A token's probability ratio stops paying outside [1-X, 1+X].",
+        above=0,
+        below=1,
+    )
+    cliprange_value: float = opt(
+        0.2,
+        "A value may move this far from its old prediction per rollout, in units of the score.",
+        above=0,
+    )
+    vf_coef: float = opt(0.1, "Weight of the value model's loss.", low=0)
+    gamma: float = opt(1.0, "Discount per token; 1 for texts.", low=0, high=1)
+    lam: float = opt(
+        0.95,
+        "GAE's lambda: 1 trusts the sampled return, 0 the value model; 0.95 is usual.",
+        low=0,
+        high=1,
+    )
+    value_learning_rate: float | None = opt(
+        None, "Peak learning rate of the value model.", above=0, shown="learning_rate"
+    )
+    value_warmup_steps: int = opt(
+        0,
+        "Rollouts at the start that train the value model alone; 10 to 50 help a new value head.",
+        low=0,
+    )
+    ptx_coef: float = opt(
+        0.0,
+        "Weight of the SFT loss on ptx_data in each update, against forgetting.",
+        low=0,
+    )
+    ptx_data: str | None = opt(
+        None,
+        "Demonstrations for ptx_coef, in any format sft_train reads.",
+        metavar="FILE[,…]",
+        many=True,
+        on_resume=ROWS,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class ResponseLength(Settings):
+    """How long a completion may be."""
+
+    group: ClassVar[str] = SAMPLING
+
+    response_length: int = opt(128, "Longest completion to sample, in tokens.", low=1)
+
+
+@dataclass(kw_only=True, frozen=True)
+class PPOConfig(ResponseLength, PPOUpdate, PPORewards, ValueModel, OnlineConfig):
     """Settings of PPO."""
 
     stage: ClassVar[str] = "ppo"
@@ -18,91 +122,9 @@ class PPOConfig(OnlineConfig):
     kl_name: ClassVar[str] = "kl_coef"
     learns_values: ClassVar[bool] = True
 
-    value_model: str | None = opt(
-        None,
-        "Where the value model starts. The default needs the policy's tokenizer, else the policy "
-        "itself with a new head is taken.",
-        group=DATA,
-        metavar="DIR",
-        shown="reward_model",
-        on_resume=MODEL,
+    adam_eps: float = restate(
+        OnlineConfig, "adam_eps", "Epsilon in AdamW's denominator; PPO likes it large.", default=1e-5
     )
-    whiten_rewards: bool = opt(
-        False,
-        "Divide the rewards of a rollout by their standard deviation, without shifting them: the mean is divided too, "
-        "which TRL's setting of this name keeps. Advantages are standardised in any case.",
-        group=REWARDS,
-    )
-
-    num_ppo_epochs: int = opt(4, "Passes over each rollout. More learn faster and drift further.", group=PPO, low=1)
-    kl_coef: float = opt(
-        0.05,
-        "Price of one nat of distance from the reference, paid per token. Raise it when KL runs "
-        "away or answers turn odd; 0.01 to 0.2 is usual.",
-        group=PPO,
-        low=0,
-    )
-    kl_target: float | None = opt(
-        None,
-        "Adapt kl_coef so that the KL of a completion stays near this many nats; 6 is the classic choice.",
-        group=PPO,
-        above=0,
-        shown="off",
-    )
-    kl_estimator: str = opt(
-        "k1",
-        "Estimate of KL inside the reward: k1 is unbiased; k3 (as TRL offered) pulls towards a different objective.",
-        group=PPO,
-        choices=("k1", "k3"),
-    )
-    cliprange: float = opt(
-        0.2,
-        "A token's probability ratio stops paying outside [1-X, 1+X].",
-        group=PPO,
-        above=0,
-        below=1,
-    )
-    cliprange_value: float = opt(
-        0.2,
-        "A value may move this far from its old prediction per rollout, in units of the score.",
-        group=PPO,
-        above=0,
-    )
-    vf_coef: float = opt(0.1, "Weight of the value model's loss.", group=PPO, low=0)
-    gamma: float = opt(1.0, "Discount per token; 1 for texts.", group=PPO, low=0, high=1)
-    lam: float = opt(
-        0.95,
-        "GAE's lambda: 1 trusts the sampled return, 0 the value model; 0.95 is usual.",
-        group=PPO,
-        low=0,
-        high=1,
-    )
-    value_learning_rate: float | None = opt(
-        None, "Peak learning rate of the value model.", group=PPO, above=0, shown="learning_rate"
-    )
-    value_warmup_steps: int = opt(
-        0,
-        "Rollouts at the start that train the value model alone; 10 to 50 help a new value head.",
-        group=PPO,
-        low=0,
-    )
-    ptx_coef: float = opt(
-        0.0,
-        "Weight of the SFT loss on ptx_data in each update, against forgetting.",
-        group=PPO,
-        low=0,
-    )
-    ptx_data: str | None = opt(
-        None,
-        "Demonstrations for ptx_coef, in any format sft_train reads.",
-        group=PPO,
-        metavar="FILE[,…]",
-        many=True,
-        on_resume=ROWS,
-    )
-
-    response_length: int = opt(128, "Longest completion to sample, in tokens.", group=SAMPLING, low=1)
-    adam_eps: float = opt(1e-5, "Epsilon in AdamW's denominator; PPO likes it large.", group=OPTIMISATION, above=0)
 
     def _check(self) -> None:
         super()._check()

@@ -4,24 +4,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, opt
-from easyrlhf.config.common_fields import DEFAULT_MODEL, examine_rows, share_prefix
+from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, Settings, opt, restate
+from easyrlhf.config.common_fields import DEFAULT_MODEL, Examination, SharedPrefix
 from easyrlhf.config.training import TrainConfig
+
+__all__ = [
+    "CPOConfig",
+    "DPOConfig",
+    "IPOConfig",
+    "KTOConfig",
+    "ORPOConfig",
+    "PreferenceConfig",
+    "RMConfig",
+    "RRHFConfig",
+    "ReferenceConfig",
+    "SimPOConfig",
+]
 
 
 @dataclass(kw_only=True, frozen=True)
-class PreferenceConfig(TrainConfig):
+class PreferenceConfig(SharedPrefix, TrainConfig):
     """What every stage that learns from preferences in files can be told."""
 
-    model: str | None = opt(
-        None,
+    sft_weight: ClassVar[float] = 0.0  # of the SFT loss on chosen answers, beside the preference loss
+    matches_batches: ClassVar[bool] = False  # whether the loss compares a batch's margins as a whole
+
+    model: str | None = restate(
+        TrainConfig,
+        "model",
         "Where to start: usually the folder of sft_train.",
-        group=DATA,
-        metavar="DIR|HUB_ID",
         shown=f"outputs/sft if it exists, else {DEFAULT_MODEL}",
-        on_resume=MODEL,
     )
-    share_prefix: str = share_prefix()
 
     def default_model(self) -> str:
         """The SFT result when it is there."""
@@ -29,40 +42,46 @@ class PreferenceConfig(TrainConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class RMConfig(PreferenceConfig):
+class RMConfig(Examination, PreferenceConfig):
     """Settings of reward-model training."""
 
     stage: ClassVar[str] = "rm"
+    group: ClassVar[str] = OPTIMISATION
     learning_rate_full: ClassVar[float] = 9e-6
     learning_rate_lora: ClassVar[float] = 1e-4
 
     center_rewards_coefficient: float = opt(
         0.0,
         "Weight of a penalty on the squared sum of a pair's two scores, which keeps scores around 0; 0.01 is usual.",
-        group=OPTIMISATION,
         low=0,
-    )
-    examine_rows: int = examine_rows(
-        "the doctor looks at in the end; 0 leaves it out, and easyrlhf doctor can follow.", 0
     )
 
 
 @dataclass(kw_only=True, frozen=True)
-class ReferenceConfig(PreferenceConfig):
-    """What the methods that compare the policy with a reference can be told."""
+class Reference(Settings):
+    """What the policy is compared with."""
+
+    group: ClassVar[str] = DATA
 
     ref_model: str | None = opt(
         None,
         "The reference. Its log-probabilities are computed once and kept, so it takes no memory while training.",
-        group=DATA,
         metavar="DIR|HUB_ID",
+        model=True,
         shown="model",
         on_resume=MODEL,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class ReferenceConfig(Reference, PreferenceConfig):
+    """What the methods that compare the policy with a reference can be told."""
+
+    group: ClassVar[str] = PREFERENCE
+
     beta: float = opt(
         0.1,
         "How tightly the policy is held to the reference: lower lets it go further. 0.01 to 0.5 is usual.",
-        group=PREFERENCE,
         above=0,
     )
 
@@ -77,6 +96,7 @@ class DPOConfig(ReferenceConfig):
     """Settings of DPO and the losses of its family."""
 
     stage: ClassVar[str] = "dpo"
+    group: ClassVar[str] = PREFERENCE
     learning_rate_full: ClassVar[float] = 5e-7
     learning_rate_lora: ClassVar[float] = 5e-6
     smoothed: ClassVar[tuple[str, ...]] = ("sigmoid", "robust", "exo_pair", "aot")
@@ -85,7 +105,6 @@ class DPOConfig(ReferenceConfig):
         "sigmoid",
         "The loss: sigmoid is DPO itself; robust for noisy labels; apo_zero and bco_pair push chosen up and rejected "
         "down each by itself.",
-        group=PREFERENCE,
         choices=(
             "sigmoid",
             "hinge",
@@ -100,15 +119,22 @@ class DPOConfig(ReferenceConfig):
             "discopop",
         ),
     )
-    label_smoothing: float = opt(
-        0.0, "Share of pairs believed to be labelled the wrong way round.", group=PREFERENCE, low=0, below=0.5
-    )
+    label_smoothing: float = opt(0.0, "Share of pairs believed to be labelled the wrong way round.", low=0, below=0.5)
     rpo_alpha: float = opt(
         0.0,
         "Weight of the SFT loss on chosen answers, which keeps their likelihood from falling; 1 in ms-swift.",
-        group=PREFERENCE,
         low=0,
     )
+
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the SFT loss on chosen answers beside the preference loss."""
+        return self.rpo_alpha
+
+    @property
+    def matches_batches(self) -> bool:
+        """Whether the loss compares a batch's margins as a whole."""
+        return self.loss_type == "aot"
 
     def _check(self) -> None:
         super()._check()
@@ -139,6 +165,7 @@ class KTOConfig(ReferenceConfig):
     """Settings of KTO."""
 
     stage: ClassVar[str] = "kto"
+    group: ClassVar[str] = PREFERENCE
     learning_rate_full: ClassVar[float] = 5e-7
     learning_rate_lora: ClassVar[float] = 5e-6
 
@@ -146,10 +173,9 @@ class KTOConfig(ReferenceConfig):
         1.0,
         "Weight of the loss on liked answers. When they are few, raise it: weight x count of the two kinds should be "
         "between 1 and 4/3 of each other.",
-        group=PREFERENCE,
         above=0,
     )
-    undesirable_weight: float = opt(1.0, "Weight of the loss on disliked answers.", group=PREFERENCE, above=0)
+    undesirable_weight: float = opt(1.0, "Weight of the loss on disliked answers.", above=0)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -157,12 +183,12 @@ class ORPOConfig(PreferenceConfig):
     """Settings of ORPO, which teaches and aligns at once and may start from a base model."""
 
     stage: ClassVar[str] = "orpo"
+    group: ClassVar[str] = PREFERENCE
+    sft_weight: ClassVar[float] = 1.0
     learning_rate_full: ClassVar[float] = 8e-6
     learning_rate_lora: ClassVar[float] = 8e-5
 
-    beta: float = opt(
-        0.1, "Weight of the odds-ratio loss beside the SFT loss; the paper's lambda.", group=PREFERENCE, above=0
-    )
+    beta: float = opt(0.1, "Weight of the odds-ratio loss beside the SFT loss; the paper's lambda.", above=0)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -170,18 +196,18 @@ class SimPOConfig(PreferenceConfig):
     """Settings of SimPO."""
 
     stage: ClassVar[str] = "simpo"
+    group: ClassVar[str] = PREFERENCE
     learning_rate_full: ClassVar[float] = 1e-6
     learning_rate_lora: ClassVar[float] = 1e-5
 
-    beta: float = opt(
-        2.0, "Scale of the mean log-probabilities that are compared; 2 to 2.5 in the paper.", group=PREFERENCE, above=0
-    )
-    simpo_gamma: float = opt(
-        1.0, "Margin by which chosen should win; 0.3 to 0.5 of beta in the paper.", group=PREFERENCE, low=0
-    )
-    cpo_alpha: float = opt(
-        0.0, "Weight of the SFT loss on chosen answers; 0 in the paper, 1 in ms-swift.", group=PREFERENCE, low=0
-    )
+    beta: float = opt(2.0, "Scale of the mean log-probabilities that are compared; 2 to 2.5 in the paper.", above=0)
+    simpo_gamma: float = opt(1.0, "Margin by which chosen should win; 0.3 to 0.5 of beta in the paper.", low=0)
+    cpo_alpha: float = opt(0.0, "Weight of the SFT loss on chosen answers; 0 in the paper, 1 in ms-swift.", low=0)
+
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the SFT loss on chosen answers beside the preference loss."""
+        return self.cpo_alpha
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -189,14 +215,18 @@ class CPOConfig(PreferenceConfig):
     """Settings of CPO."""
 
     stage: ClassVar[str] = "cpo"
+    group: ClassVar[str] = PREFERENCE
     learning_rate_full: ClassVar[float] = 1e-6
     learning_rate_lora: ClassVar[float] = 1e-5
 
-    beta: float = opt(0.1, "Scale of the log-probabilities that are compared.", group=PREFERENCE, above=0)
-    cpo_alpha: float = opt(1.0, "Weight of the SFT loss on chosen answers.", group=PREFERENCE, low=0)
-    label_smoothing: float = opt(
-        0.0, "Share of pairs believed to be labelled the wrong way round.", group=PREFERENCE, low=0, below=0.5
-    )
+    beta: float = opt(0.1, "Scale of the log-probabilities that are compared.", above=0)
+    cpo_alpha: float = opt(1.0, "Weight of the SFT loss on chosen answers.", low=0)
+    label_smoothing: float = opt(0.0, "Share of pairs believed to be labelled the wrong way round.", low=0, below=0.5)
+
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the SFT loss on chosen answers beside the preference loss."""
+        return self.cpo_alpha
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -204,12 +234,11 @@ class RRHFConfig(PreferenceConfig):
     """Settings of RRHF."""
 
     stage: ClassVar[str] = "rrhf"
+    group: ClassVar[str] = PREFERENCE
     learning_rate_full: ClassVar[float] = 2e-5
     learning_rate_lora: ClassVar[float] = 2e-4
 
-    rrhf_weight: float = opt(
-        1.0, "Weight of the ranking loss beside the SFT loss on the best answer.", group=PREFERENCE, above=0
-    )
+    rrhf_weight: float = opt(1.0, "Weight of the ranking loss beside the SFT loss on the best answer.", above=0)
     length_penalty: float = opt(
-        1.0, "Log-probabilities are divided by length to this power before they are ranked.", group=PREFERENCE, low=0
+        1.0, "Log-probabilities are divided by length to this power before they are ranked.", low=0
     )

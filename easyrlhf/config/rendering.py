@@ -1,9 +1,10 @@
 """Settings that decide how conversations are rendered, the same in stages and tools."""
 
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from easyrlhf.config.base import DATA, SettingError, opt
+from easyrlhf.config.base import DATA, SettingError, Settings, opt
 
 # Parameters of apply_chat_template that decide what comes back, and what is given to the template itself.
 RESERVED = {"conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
@@ -11,62 +12,95 @@ RESERVED |= {"sanitize_control_tokens", "padding", "truncation", "max_length", "
 RESERVED |= {"return_assistant_tokens_mask", "tokenizer_kwargs"}
 
 
-def chat_template_kwargs(whose: str = "the model's own") -> Any:
-    """The setting `chat_template_kwargs`."""
-    return opt(
+@dataclass(kw_only=True, frozen=True)
+class ChatTemplate(Settings):
+    """The template of a model that has none."""
+
+    group: ClassVar[str] = DATA
+    whose: ClassVar[str] = "the model"  # where the defaults below come from
+
+    chat_template: str | None = opt(
+        None,
+        "Template for a base model that has none: chatml, hh, llama3 or a Jinja file.",
+        metavar="NAME|FILE",
+        shown="{cls.whose}'s own",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class TemplateVariables(Settings):
+    """What a chat template is told."""
+
+    group: ClassVar[str] = DATA
+    whose: ClassVar[str] = "the model"
+    may_continue: ClassVar[bool] = False  # whether a prompt may end with an assistant turn
+    learned: ClassVar[str] = "all"  # which answers of a conversation are
+    stop_texts: ClassVar[tuple[str, ...]] = ()  # what ends an answer beside the model's own end
+
+    chat_template_kwargs: str | None = opt(
         None,
         'Variables for the chat template, as a JSON object: \'{"reasoning_effort": "low"}\'. A row\'s own, in '
         "its column chat_template_kwargs, win. A stage keeps them with its model.",
-        group=DATA,
         metavar="JSON",
-        shown=whose,
+        shown="{cls.whose}'s own",
         mapping=True,
     )
-
-
-def enable_thinking(whose: str = "the model's own") -> Any:
-    """The setting `enable_thinking`."""
-    return opt(
+    enable_thinking: str | None = opt(
         None,
         "The variable enable_thinking of the chat template, where it has one, as Qwen3's has.",
-        group=DATA,
         choices=("true", "false"),
-        shown=whose,
+        shown="{cls.whose}'s own",
     )
-
-
-def fold_system(whose: str = "the model's own, else off") -> Any:
-    """The setting `fold_system`."""
-    return opt(
+    fold_system: bool | None = opt(
         None,
         "Put a system turn at the beginning of the first user turn, a blank line between: for chat templates that "
         "refuse system turns or move them, as Gemma's and Mistral's do. A stage keeps it with its model.",
-        group=DATA,
-        shown=whose,
+        shown="{cls.whose}'s own, else off",
     )
 
 
-def continue_final_message() -> Any:
-    """The setting `continue_final_message`."""
-    return opt(
+@dataclass(kw_only=True, frozen=True)
+class Rendering(TemplateVariables, ChatTemplate):
+    """How conversations become text."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class FinalTurn(Settings):
+    """Whether an answer may have begun."""
+
+    group: ClassVar[str] = DATA
+
+    continue_final_message: bool = opt(
         False,
         "A prompt may end with an assistant turn: the answer continues it. Without it such a prompt is refused.",
-        group=DATA,
     )
 
+    @property
+    def may_continue(self) -> bool:
+        """Whether a prompt may end with an assistant turn."""
+        return self.continue_final_message
 
-def learned_answers() -> Any:
-    """The setting `learn`."""
-    return opt(
+
+@dataclass(kw_only=True, frozen=True)
+class LearnedAnswers(Settings):
+    """Which answers of a conversation are learned."""
+
+    group: ClassVar[str] = DATA
+
+    learn: str = opt(
         "all",
         "Answers of a conversation that are learned: all, or the last one alone. Where the chat template rewrites "
         "earlier turns, all makes an example of each answer.",
-        group=DATA,
         choices=("all", "last"),
     )
 
+    @property
+    def learned(self) -> str:
+        """Which answers of a conversation are learned."""
+        return self.learn
 
-def template_kwargs(config) -> dict[str, Any]:
+
+def template_kwargs(config: TemplateVariables) -> dict[str, Any]:
     """The variables for the chat template that the settings give. SettingError when they cannot be used."""
     text, thinking = config.chat_template_kwargs, config.enable_thinking
     try:

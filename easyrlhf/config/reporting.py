@@ -2,9 +2,10 @@
 
 import difflib
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from easyrlhf.config.base import FREE, RUN, TRUTH, SettingError, opt, split_list
+from easyrlhf.config.base import FREE, RUN, TRUTH, SettingError, Settings, opt, split_list
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # what report_to may name, one or several of them
 NO_TRACKER, EVERY_TRACKER = "none", "all"
@@ -24,13 +25,16 @@ def wrong_tracker(name: str) -> str | None:
     )
 
 
-def report_to() -> Any:
-    """The setting `report_to`."""
-    return opt(
+@dataclass(kw_only=True, frozen=True)
+class Trackers(Settings):
+    """Where curves go while a run lasts."""
+
+    group: ClassVar[str] = RUN
+
+    report_to: str = opt(
         TRACKERS[0],
         "Live curves beside metrics.jsonl: TensorBoard files in output_dir/runs, Weights & Biases, MLflow, Trackio, or "
         "several of them; all that are installed; or none.",
-        group=RUN,
         metavar="NAME[,…]|all|none",
         many=True,
         wrong=wrong_tracker,
@@ -58,13 +62,12 @@ def wrong_repository(name: str) -> str | None:
     return rule + (f"; write {meant['name']}" if meant else "")
 
 
-def push_to_hub(what: str = "When the run is complete, upload output_dir, without checkpoints,") -> Any:
+def push_to_hub(what: str) -> Any:
     """The setting `push_to_hub`."""
     return opt(
         None,
         f"{what} to this repository of the Hugging Face hub. The token is that of hf auth login or HF_TOKEN; easyrlhf "
         "push does it later.",
-        group=RUN,
         metavar="[OWNER/]NAME",
         shown="nothing is uploaded",
         wrong=wrong_repository,
@@ -72,9 +75,14 @@ def push_to_hub(what: str = "When the run is complete, upload output_dir, withou
     )
 
 
-def hub_private() -> Any:
-    """The setting `hub_private`."""
-    return opt(True, "Keep a repository that push_to_hub makes to yourself.", group=RUN, on_resume=FREE)
+@dataclass(kw_only=True, frozen=True)
+class Hub(Settings):
+    """Where the finished folder goes."""
+
+    group: ClassVar[str] = RUN
+
+    push_to_hub: str | None = push_to_hub("When the run is complete, upload output_dir, without checkpoints,")
+    hub_private: bool = opt(True, "Keep a repository that push_to_hub makes to yourself.", on_resume=FREE)
 
 
 def check_hub(repository: str | None, private: bool) -> None:

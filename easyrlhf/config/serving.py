@@ -4,11 +4,12 @@ import re
 from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
-from easyrlhf.config.base import DATA, RUN, SAMPLING, SettingError, opt, split_list
-from easyrlhf.config.common_fields import check_room
+from easyrlhf.config.answers import AnswerLength, Sampling, check_room
+from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate, split_list
+from easyrlhf.config.common_fields import IncompleteModels
 from easyrlhf.config.inference import PolicyConfig
-from easyrlhf.config.rendering import chat_template_kwargs, enable_thinking, fold_system, template_kwargs
-from easyrlhf.config.tools import ScoringConfig
+from easyrlhf.config.rendering import Rendering, template_kwargs
+from easyrlhf.config.tools import Listening, ScoringConfig
 from easyrlhf.paths import split_paths
 
 KEY = re.compile(r"[A-Za-z0-9._~-]+")  # what stands in a link and in a header as it is
@@ -16,103 +17,109 @@ HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 
 @dataclass(kw_only=True, frozen=True)
-class ServeConfig(ScoringConfig):
-    """Settings of `easyrlhf serve`: models behind an OpenAI-compatible server, with a page to talk to them."""
+class ServedModels(Settings):
+    """What answers, and what scores the answers."""
 
-    stage: ClassVar[str] = "serve"
-    opening: ClassVar[str] = "loading {self.model} …"
+    group: ClassVar[str] = DATA
 
     model: str = opt(
         MISSING,
         "The language models: folders of stages, adapter folders, any Hugging Face checkpoints or hub ids. Given as "
         "the first words, they need no flag and no commas. Adapters of one base model share its weights. Clients name "
         "a model by the last part of its path.",
-        group=DATA,
         metavar="DIR|HUB_ID[,…]",
+        model=True,
         many=True,
     )
     reward_model: str | None = opt(
         None,
         "Scores answers at POST /api/score and on the page: the folder of rm_train, or a sequence classifier with one "
         "label.",
-        group=DATA,
         metavar="DIR",
+        model=True,
     )
-    chat_template: str | None = opt(
-        None,
-        "Template for those models that have none: chatml, hh, llama3 or a Jinja file.",
-        group=DATA,
-        metavar="NAME|FILE",
-        shown="each model's own",
-    )
-    chat_template_kwargs: str | None = chat_template_kwargs("each model's own")
-    enable_thinking: str | None = enable_thinking("each model's own")
-    fold_system: bool | None = fold_system("each model's own, else off")
-    max_length: int | None = opt(
-        None,
-        "Most tokens of prompt and answer together.",
-        group=DATA,
-        low=2,
-        shown="what each model was made for",
-    )
-    max_new_tokens: int = opt(
-        512, "Longest answer, in tokens, where a request gives no max_tokens.", group=SAMPLING, low=1
-    )
-    temperature: float = opt(
-        1.0,
-        "Softmax temperature where a request gives none; 0 takes the likeliest token, always.",
-        group=SAMPLING,
-        low=0,
-        high=100,
-    )
-    top_p: float = opt(
-        1.0,
-        "Where a request gives no top_p: draw from the likeliest tokens that have this probability together.",
-        group=SAMPLING,
-        above=0,
-        high=1,
-    )
-    top_k: int = opt(
-        0,
-        "Where a request gives no top_k: draw from so many of the likeliest tokens; 0 from all.",
-        group=SAMPLING,
-        low=0,
-    )
-    repetition_penalty: float = opt(
-        1.0,
-        "Where a request gives no repetition_penalty: make tokens that prompt or answer hold already less likely.",
-        group=SAMPLING,
-        above=0,
-    )
-    host: str = opt(
-        "127.0.0.1",
-        "Address to listen on; 0.0.0.0 lets other machines in, over plain HTTP, which can be read on its way. From "
-        "elsewhere ssh -L 8000:127.0.0.1:8000 MACHINE is safer, and needs no --host.",
-        group=RUN,
-        metavar="ADDRESS",
-    )
-    port: int = opt(8000, "Port to listen on; 0 for any free one.", group=RUN, low=0, high=65535)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Clients(Settings):
+    """Who may ask."""
+
+    group: ClassVar[str] = RUN
+
     api_key: str | None = opt(
         None,
         "The key that clients must give. Other users of this machine can read flags: the environment variable "
         "EASYRLHF_API_KEY does the same.",
-        group=RUN,
         metavar="KEY",
         shown="EASYRLHF_API_KEY, else a new one",
     )
     allow_hosts: str | None = opt(
         None,
         "Further names by which clients reach this server, such as a proxy's; others are refused.",
-        group=RUN,
         metavar="NAME[,…]",
         many=True,
         shown="those of --host",
     )
-    batch_size: int = opt(16, "Answers of a model decoded together; others wait.", group=RUN, low=1)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Queue(Settings):
+    """How many answers are written at once, and how many wait."""
+
+    group: ClassVar[str] = RUN
+
+    batch_size: int = opt(16, "Answers of a model decoded together; others wait.", low=1)
     max_waiting: int = opt(
-        128, "Answers that may wait for their turn; further requests are told to come again (503).", group=RUN, low=1
+        128, "Answers that may wait for their turn; further requests are told to come again (503).", low=1
     )
-    allow_incomplete: bool = opt(False, "Take models whose own run did not finish.", group=RUN)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ServeConfig(
+    IncompleteModels,
+    Queue,
+    Clients,
+    Listening,
+    Sampling,
+    AnswerLength,
+    Rendering,
+    ServedModels,
+    ScoringConfig,
+):
+    """Settings of `easyrlhf serve`: models behind an OpenAI-compatible server, with a page to talk to them."""
+
+    stage: ClassVar[str] = "serve"
+    opening: ClassVar[str] = "loading {self.model} …"
+    whose: ClassVar[str] = "each model"
+
+    chat_template: str | None = restate(
+        Rendering, "chat_template", "Template for those models that have none: chatml, hh, llama3 or a Jinja file."
+    )
+    max_new_tokens: int = restate(
+        Sampling, "max_new_tokens", "Longest answer, in tokens, where a request gives no max_tokens.", default=512
+    )
+    temperature: float = restate(
+        Sampling, "temperature", "Softmax temperature where a request gives none; 0 takes the likeliest token, always."
+    )
+    top_p: float = restate(
+        Sampling,
+        "top_p",
+        "Where a request gives no top_p: draw from the likeliest tokens that have this probability together.",
+    )
+    top_k: int = restate(
+        Sampling, "top_k", "Where a request gives no top_k: draw from so many of the likeliest tokens; 0 from all."
+    )
+    repetition_penalty: float = restate(
+        Sampling,
+        "repetition_penalty",
+        "Where a request gives no repetition_penalty: make tokens that prompt or answer hold already less likely.",
+    )
+    host: str = restate(
+        Listening,
+        "host",
+        "Address to listen on; 0.0.0.0 lets other machines in, over plain HTTP, which can be read on its way. From "
+        "elsewhere ssh -L 8000:127.0.0.1:8000 MACHINE is safer, and needs no --host.",
+    )
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -4,25 +4,18 @@ import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt
+from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate
 from easyrlhf.config.common_fields import (
-    examine_rows,
+    BadRows,
+    Examination,
+    IncompleteModels,
+    RemoteCode,
+    RowLayout,
     filled_lengths,
-    on_bad_row,
-    row_field,
-    row_format,
-    row_transform,
-    trust_remote_code,
 )
-from easyrlhf.config.rendering import (
-    chat_template_kwargs,
-    continue_final_message,
-    enable_thinking,
-    fold_system,
-    learned_answers,
-    template_kwargs,
-)
-from easyrlhf.config.reporting import check_hub, hub_private, push_to_hub
+from easyrlhf.config.rendering import FinalTurn, LearnedAnswers, Rendering, template_kwargs
+from easyrlhf.config.reporting import Hub, check_hub, push_to_hub
+from easyrlhf.stage_table import STAGES
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
@@ -35,101 +28,103 @@ def check_one_device(devices: str | None) -> None:
 
 
 @dataclass(kw_only=True, frozen=True)
-class InitConfig(Settings):
-    """Settings of `easyrlhf init`: a tokenizer and a small random model, without a download."""
+class NewModel(Settings):
+    """What a new model is made of, and where it goes."""
 
-    stage: ClassVar[str] = "init"
-    opening: ClassVar[str] = "reading {self.train_data} …"
+    group: ClassVar[str] = DATA
 
     train_data: str = opt(
         MISSING,
         "Texts to learn the tokenizer's vocabulary from: the files that sft_train will read.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
-    output_dir: str = opt("outputs/init", "Folder for the new model.", group=DATA, metavar="DIR")
+    output_dir: str = opt("outputs/init", "Folder for the new model.", metavar="DIR")
     preset: str = opt(
         "tiny",
         "Size: tiny (2 layers, below a million weights) learns the toy world in a minute on CPU; "
         "small is for real text.",
-        group=DATA,
         choices=("tiny", "small"),
     )
     vocab_size: int | None = opt(
         None,
         "Tokens in the vocabulary; a small one suits a small model.",
-        group=DATA,
         low=300,
         shown="the preset's",
     )
     chat_template: str = opt(
         "chatml",
         "Template that marks the turns: chatml, hh, llama3 or a Jinja file.",
-        group=DATA,
         metavar="NAME|FILE",
     )
-    seed: int = opt(42, "Seed of the random weights.", group=RUN, low=0, below=2**32)
-    overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN)
 
 
 @dataclass(kw_only=True, frozen=True)
-class LookConfig(Settings):
-    """What every command that looks at data through the eyes of a stage can be told."""
+class InitConfig(NewModel):
+    """Settings of `easyrlhf init`: a tokenizer and a small random model, without a download."""
 
+    stage: ClassVar[str] = "init"
     opening: ClassVar[str] = "reading {self.train_data} …"
+    group: ClassVar[str] = RUN
+
+    seed: int = opt(42, "Seed of the random weights.", low=0, below=2**32)
+    overwrite: bool = opt(False, "Replace what is in output_dir.")
+
+
+@dataclass(kw_only=True, frozen=True)
+class LookedAt(Settings):
+    """Which rows are looked at, and whose tokenizer sees them."""
+
+    group: ClassVar[str] = DATA
 
     train_data: str = opt(
         MISSING,
         "The rows to look at: .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder (folder@split) or a hub dataset "
         "id; several separated by commas; - for JSON on standard input. Given as the first words, it needs no flag.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
-    )
-    stage: str = opt(
-        MISSING,
-        "The stage that is to learn from the rows; it decides which records they must give.",
-        group=DATA,
-        choices=("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "rrhf"),
     )
     model: str | None = opt(
         None,
         "Folder or hub id whose tokenizer and chat template the stage will use; its weights are not read.",
-        group=DATA,
         metavar="DIR|HUB_ID",
+        model=True,
         shown="lengths in characters",
     )
-    format: str | None = row_format()
-    field: str | None = row_field()
-    transform: str | None = row_transform()
-    chat_template: str | None = opt(
-        None,
-        "Template for a base model that has none: chatml, hh, llama3 or a Jinja file.",
-        group=DATA,
-        metavar="NAME|FILE",
-        shown="the model's own",
-    )
-    chat_template_kwargs: str | None = chat_template_kwargs()
-    enable_thinking: str | None = enable_thinking()
-    fold_system: bool | None = fold_system()
-    continue_final_message: bool = continue_final_message()
-    learn: str = learned_answers()
+
+
+@dataclass(kw_only=True, frozen=True)
+class LengthLimits(Settings):
+    """Which rows are too long."""
+
+    group: ClassVar[str] = DATA
+
     max_length: int | None = opt(
         None,
         "Longest sequence in tokens that the stage will accept.",
-        group=DATA,
         low=2,
         shown="1024, less where the model was made for less",
     )
     max_prompt_length: int | None = opt(
         None,
         "Longest prompt in tokens that the stage will accept.",
-        group=DATA,
         low=1,
         shown="half of max_length",
     )
-    trust_remote_code: bool = trust_remote_code()
+
+
+@dataclass(kw_only=True, frozen=True)
+class LookConfig(RemoteCode, LengthLimits, LearnedAnswers, FinalTurn, Rendering, RowLayout, LookedAt):
+    """What every command that looks at data through the eyes of a stage can be told."""
+
+    opening: ClassVar[str] = "reading {self.train_data} …"
+    group: ClassVar[str] = DATA
+
+    stage: str = opt(
+        MISSING,
+        "The stage that is to learn from the rows; it decides which records they must give.",
+        choices=tuple(STAGES),
+    )
 
     def _check(self) -> None:
         template_kwargs(self)
@@ -140,13 +135,14 @@ class LookConfig(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class CheckConfig(LookConfig):
-    """Settings of `easyrlhf data check`: every row is read, and everything odd is counted."""
+class CheckedToo(LookConfig):
+    """What is checked beside the training rows, and how strictly."""
+
+    group: ClassVar[str] = DATA
 
     valid_data: str | None = opt(
         None,
         "Held-out rows: checked as well, and searched for rows and prompts of the training data.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
@@ -154,121 +150,155 @@ class CheckConfig(LookConfig):
         "stop",
         "What the stage will be told about malformed rows. With stop they are errors, with skip warnings; the check "
         "itself reads on.",
-        group=DATA,
         choices=("stop", "skip"),
     )
-    report: str | None = opt(None, "Write the findings as a page with pictures.", group=RUN, metavar="FILE.html")
 
 
 @dataclass(kw_only=True, frozen=True)
-class PreviewConfig(LookConfig):
+class CheckConfig(CheckedToo):
+    """Settings of `easyrlhf data check`: every row is read, and everything odd is counted."""
+
+    group: ClassVar[str] = RUN
+
+    report: str | None = opt(None, "Write the findings as a page with pictures.", metavar="FILE.html")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ShownRows(LookConfig):
+    """Which rows are shown."""
+
+    group: ClassVar[str] = RUN
+
+    rows: int = opt(3, "How many rows to show.", low=1)
+    row: int = opt(1, "The first row to show, counted from 1 over all files.", low=1)
+
+
+@dataclass(kw_only=True, frozen=True)
+class PreviewConfig(ShownRows):
     """Settings of `easyrlhf data preview`: rows as the model sees them."""
 
     model: str = opt(
         MISSING,
         "Folder or hub id whose tokenizer and chat template the stage will use; its weights are not read.",
-        group=DATA,
         metavar="DIR|HUB_ID",
+        model=True,
     )
-    rows: int = opt(3, "How many rows to show.", group=RUN, low=1)
-    row: int = opt(1, "The first row to show, counted from 1 over all files.", group=RUN, low=1)
 
 
 @dataclass(kw_only=True, frozen=True)
-class ScoringConfig(Settings):
-    """What every command that scores with a reward model, and trains nothing, can be told."""
+class OneDevice(Settings):
+    """Where a model runs that is not trained, and how."""
+
+    group: ClassVar[str] = RUN
 
     devices: str | None = opt(
         None,
         "Where to run: one GPU index such as 0, cpu, or mps, an Apple GPU.",
-        group=RUN,
         metavar="N|cpu|mps",
         shown="the first GPU, else cpu",
     )
     precision: str = opt(
         "auto",
         "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU.",
-        group=RUN,
         choices=("auto", "float32", "bf16"),
     )
     micro_batch_tokens: int | None = opt(
         None,
         "Tokens in one forward pass. Lower it when memory runs out: the scores stay the same.",
-        group=RUN,
         low=1,
         shown="8192 on a GPU, 2048 on CPU",
     )
     attn_implementation: str | None = opt(
         None,
         "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
-        group=RUN,
         metavar="NAME",
         shown="transformers' choice",
     )
-    trust_remote_code: bool = trust_remote_code()
+
+
+@dataclass(kw_only=True, frozen=True)
+class ScoringConfig(RemoteCode, OneDevice):
+    """What every command that scores with a reward model, and trains nothing, can be told."""
 
     def _check(self) -> None:
         check_one_device(self.devices)
 
 
 @dataclass(kw_only=True, frozen=True)
-class ServeRewardConfig(ScoringConfig):
+class NeededRewardModel(Settings):
+    """The reward model of a command that cannot do without one."""
+
+    group: ClassVar[str] = DATA
+
+    reward_model: str = opt(
+        MISSING,
+        "The model that scores: the folder of rm_train, or a sequence classifier with one label.",
+        metavar="DIR",
+        model=True,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Listening(Settings):
+    """Where a server is reached."""
+
+    group: ClassVar[str] = RUN
+
+    host: str = opt(
+        "127.0.0.1",
+        "Address to listen on; 0.0.0.0 lets other machines in. There is no password: only inside a network you trust.",
+        metavar="ADDRESS",
+    )
+    port: int = opt(8000, "Port to listen on; 0 for any free one.", low=0, high=65535)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ServeRewardConfig(IncompleteModels, Listening, NeededRewardModel, ScoringConfig):
     """Settings of `easyrlhf serve_reward`: a trained reward model behind HTTP."""
 
     stage: ClassVar[str] = "serve_reward"
     opening: ClassVar[str] = "loading {self.reward_model} …"
 
-    reward_model: str = opt(
-        MISSING,
+    reward_model: str = restate(
+        NeededRewardModel,
+        "reward_model",
         "The model to serve: the folder of rm_train, or a sequence classifier with one label.",
-        group=DATA,
-        metavar="DIR",
     )
-    host: str = opt(
-        "127.0.0.1",
-        "Address to listen on; 0.0.0.0 lets other machines in. There is no password: only inside a network you trust.",
-        group=RUN,
-        metavar="ADDRESS",
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Serve a model whose own run did not finish."
     )
-    port: int = opt(8000, "Port to listen on; 0 for any free one.", group=RUN, low=0, high=65535)
-    allow_incomplete: bool = opt(False, "Serve a model whose own run did not finish.", group=RUN)
 
 
 @dataclass(kw_only=True, frozen=True)
-class DoctorConfig(ScoringConfig):
-    """Settings of `easyrlhf doctor`: a reward model is examined on held-out comparisons."""
+class HeldOut(Settings):
+    """What a reward model is examined on, and where the findings go."""
 
-    stage: ClassVar[str] = "doctor"
-    opening: ClassVar[str] = "loading {self.reward_model} …"
+    group: ClassVar[str] = DATA
 
-    reward_model: str = opt(
-        MISSING,
-        "The model to examine: the folder of rm_train, or a sequence classifier with one label.",
-        group=DATA,
-        metavar="DIR",
-    )
     valid_data: str = opt(
         MISSING,
         "Comparisons that the model was not trained on; the accuracy of each file or folder is shown apart.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
     )
-    output_dir: str = opt("outputs/doctor", "Folder for doctor.json and doctor.html.", group=DATA, metavar="DIR")
-    format: str | None = row_format()
-    field: str | None = row_field()
-    transform: str | None = row_transform()
+    output_dir: str = opt("outputs/doctor", "Folder for doctor.json and doctor.html.", metavar="DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExaminedRows(Settings):
+    """Which rows are too long."""
+
+    group: ClassVar[str] = DATA
+
     max_length: int | None = opt(
         None,
         "Longest sequence in tokens, prompt and completion together.",
-        group=DATA,
         low=2,
         shown="that of its training, else 1024",
     )
     max_prompt_length: int | None = opt(
         None,
         "Longest prompt in tokens; must leave room below max_length.",
-        group=DATA,
         low=1,
         shown="that of its training, else what max_length leaves",
     )
@@ -276,34 +306,62 @@ class DoctorConfig(ScoringConfig):
         None,
         "Rows longer than that: drop counts them and writes them to bad_rows.jsonl, however many there are; truncate "
         "cuts prompts from the left.",
-        group=DATA,
         choices=("drop", "truncate"),
         shown="as in its training, else drop, and stop when it is more than 10 % of the rows",
     )
-    examine_rows: int = examine_rows("probes and invariance are measured on; accuracy is, on all.", 1)
-    on_bad_row: str = on_bad_row()
-    allow_incomplete: bool = opt(False, "Examine a model whose own run did not finish.", group=RUN)
 
 
 @dataclass(kw_only=True, frozen=True)
-class FinishConfig(Settings):
+class DoctorConfig(
+    IncompleteModels, BadRows, Examination, ExaminedRows, RowLayout, HeldOut, NeededRewardModel, ScoringConfig
+):
+    """Settings of `easyrlhf doctor`: a reward model is examined on held-out comparisons."""
+
+    stage: ClassVar[str] = "doctor"
+    opening: ClassVar[str] = "loading {self.reward_model} …"
+
+    reward_model: str = restate(
+        NeededRewardModel,
+        "reward_model",
+        "The model to examine: the folder of rm_train, or a sequence classifier with one label.",
+    )
+    examine_rows: int = restate(
+        Examination,
+        "examine_rows",
+        "Held-out pairs, spread over valid_data, that probes and invariance are measured on; accuracy is, on all.",
+        low=1,
+    )
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Examine a model whose own run did not finish."
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class StoppedRun(Settings):
+    """The run, and the step where it is ended."""
+
+    group: ClassVar[str] = DATA
+
+    run: str = opt(MISSING, "The folder of a run that has stopped or failed.", metavar="DIR")
+    step: int | None = opt(
+        None,
+        "The step whose weights the model gets; those of a checkpoint.",
+        low=1,
+        shown="that of the newest checkpoint; with keep_best, the best one up to it",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class FinishConfig(StoppedRun):
     """Settings of `easyrlhf finish`: a run that has stopped is ended where it is, with a complete model."""
 
     stage: ClassVar[str] = "finish"
     opening: ClassVar[str] = "reading {self.run} …"
+    group: ClassVar[str] = RUN
 
-    run: str = opt(MISSING, "The folder of a run that has stopped or failed.", group=DATA, metavar="DIR")
-    step: int | None = opt(
-        None,
-        "The step whose weights the model gets; those of a checkpoint.",
-        group=DATA,
-        low=1,
-        shown="that of the newest checkpoint; with keep_best, the best one up to it",
-    )
     devices: str | None = opt(
         None,
         "Where to compute: one GPU index such as 0, cpu, or mps, an Apple GPU.",
-        group=RUN,
         metavar="N|cpu|mps",
         shown="the first GPU, else cpu",
     )
@@ -313,22 +371,20 @@ class FinishConfig(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ExportConfig(Settings):
-    """Settings of `easyrlhf export`: a model in the form that other programs read."""
+class ExportedModel(Settings):
+    """What is exported, in which form and to where."""
 
-    stage: ClassVar[str] = "export"
-    opening: ClassVar[str] = "loading {self.model} …"
+    group: ClassVar[str] = DATA
 
     model: str = opt(
         MISSING,
         "The model to export: a folder of a stage, one of its checkpoints, or an adapter folder of peft.",
-        group=DATA,
         metavar="DIR",
+        model=True,
     )
     step: int | None = opt(
         None,
         "The step of the run whose weights are exported; those of a checkpoint, whether the run goes on or has ended.",
-        group=DATA,
         low=1,
         shown="the model's end",
     )
@@ -336,26 +392,39 @@ class ExportConfig(Settings):
         "full",
         "The form: full is one causal language model, adapters merged; sequence_classification is a reward model as "
         "AutoModelForSequenceClassification with one label.",
-        group=DATA,
         choices=("full", "sequence_classification"),
     )
     output_dir: str | None = opt(
-        None, "Folder for the exported model.", group=DATA, metavar="DIR", shown="with step, model-step-N beside it"
+        None, "Folder for the exported model.", metavar="DIR", shown="with step, model-step-N beside it"
     )
-    max_shard_size: str = opt(
-        "5GB", "Largest weight file, as 5GB or 500MB; a larger model is split.", group=DATA, metavar="SIZE"
-    )
+    max_shard_size: str = opt("5GB", "Largest weight file, as 5GB or 500MB; a larger model is split.", metavar="SIZE")
     precision: str = opt(
         "auto",
         "Number format of the weights: auto keeps that of the model; heads stay float32.",
-        group=DATA,
         choices=("auto", "float32", "bf16"),
     )
-    overwrite: bool = opt(False, "Write into output_dir although it is not empty.", group=RUN)
-    allow_incomplete: bool = opt(False, "Export a model whose own run did not finish.", group=RUN)
-    trust_remote_code: bool = trust_remote_code()
+
+
+@dataclass(kw_only=True, frozen=True)
+class WriteOver(Settings):
+    """Whether files that are there may be written over."""
+
+    group: ClassVar[str] = RUN
+
+    overwrite: bool = opt(False, "Write into output_dir although it is not empty.")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExportConfig(Hub, RemoteCode, IncompleteModels, WriteOver, ExportedModel):
+    """Settings of `easyrlhf export`: a model in the form that other programs read."""
+
+    stage: ClassVar[str] = "export"
+    opening: ClassVar[str] = "loading {self.model} …"
+
+    allow_incomplete: bool = restate(
+        IncompleteModels, "allow_incomplete", "Export a model whose own run did not finish."
+    )
     push_to_hub: str | None = push_to_hub("Upload output_dir, once it is written,")
-    hub_private: bool = hub_private()
 
     @property
     def folder(self) -> str:
@@ -378,12 +447,12 @@ class FitConfig(Settings):
 
     stage: ClassVar[str] = "fit"
     opening: ClassVar[str] = "working out the memory …"
+    group: ClassVar[str] = RUN
 
     devices: str | None = opt(
         None,
         "Where the stage is to run: so many devices with so much memory each, such as 80GB or 8x80GB; a GPU index; "
         "cpu, with this machine's memory, or cpu:64GB.",
-        group=RUN,
         metavar="NxMEMORY",
         shown="the first GPU, else cpu",
     )
@@ -391,7 +460,6 @@ class FitConfig(Settings):
         "none",
         "What is split among the devices: zero2 gradients and optimiser, zero3 weights too; with _offload it lies in "
         "the host's memory.",
-        group=RUN,
         choices=("none", "zero2", "zero3", "zero2_offload", "zero3_offload"),
     )
 

@@ -17,48 +17,35 @@ from easyrlhf.config.base import (
     SettingError,
     Settings,
     opt,
+    restate,
     split_list,
 )
 from easyrlhf.config.common_fields import (
     DEFAULT_LENGTH,
     DEFAULT_MODEL,
     STANDARD_INPUT,
+    RemoteCode,
+    RowLayout,
     filled_lengths,
-    row_field,
-    row_format,
-    row_transform,
-    trust_remote_code,
 )
-from easyrlhf.config.rendering import (
-    chat_template_kwargs,
-    enable_thinking,
-    fold_system,
-    learned_answers,
-    template_kwargs,
-)
-from easyrlhf.config.reporting import check_hub, check_report_to, hub_private, push_to_hub, report_to
+from easyrlhf.config.rendering import LearnedAnswers, Rendering, template_kwargs
+from easyrlhf.config.reporting import Hub, Trackers, check_hub, check_report_to
 
 READ_AGAIN = ("train_data", "valid_data", "ptx_data")
 DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")
 
 
 @dataclass(kw_only=True, frozen=True)
-class TrainConfig(Settings):
-    """What every training stage can be told; the stages below add their own settings."""
+class ModelAndData(Settings):
+    """What a stage starts from, and where its result goes."""
 
-    opening: ClassVar[str] = "reading {self.train_data} …"
-
-    learning_rate_full: ClassVar[float]
-    learning_rate_lora: ClassVar[float]
-    less_for_completions: ClassVar[str] = ""  # how the default of max_prompt_length goes on in --help
-    taken_length: ClassVar[int] = 0  # tokens of max_length that no prompt can have
-    ptx_data: ClassVar[str | None] = None  # a setting of PPO
+    group: ClassVar[str] = DATA
 
     model: str | None = opt(
         None,
         "Where to start: a folder (easyrlhf init, an earlier stage, any Hugging Face checkpoint) or a hub id.",
-        group=DATA,
         metavar="DIR|HUB_ID",
+        model=True,
         shown=DEFAULT_MODEL,
         on_resume=MODEL,
     )
@@ -67,7 +54,6 @@ class TrainConfig(Settings):
         "Rows to train on: .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder (folder@split) or a hub dataset id; "
         "several separated by commas, each perhaps with a weight: path=0.3 uses 30 % of its rows. easyrlhf docs "
         "formats shows every row format.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
         on_resume=ROWS,
@@ -75,7 +61,6 @@ class TrainConfig(Settings):
     valid_data: str | None = opt(
         None,
         "Held-out rows of the same kind. Without it nothing is evaluated, and over-fitting goes unseen.",
-        group=DATA,
         metavar="FILE[,…]",
         many=True,
         on_resume=ROWS,
@@ -83,47 +68,44 @@ class TrainConfig(Settings):
     valid_split: float | None = opt(
         None,
         "Share of the training rows to hold out in place of valid_data, such as 0.05: whole prompts, chosen by seed.",
-        group=DATA,
         above=0,
         below=1,
     )
     output_dir: str | None = opt(
         None,
         "Folder for the result: an ordinary Hugging Face checkpoint with metrics, plots and report.html beside it.",
-        group=DATA,
         metavar="DIR",
         shown="outputs/{cls.stage}",
         on_resume=FREE,
     )
-    format: str | None = row_format(
-        "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… "
-        "(easyrlhf docs formats)."
-    )
-    field: str | None = row_field()
-    transform: str | None = row_transform()
-    chat_template: str | None = opt(
-        None,
-        "Template for a base model that has none: chatml, hh, llama3 or a Jinja file. Set it at "
-        "SFT; later stages find it in the checkpoint.",
-        group=DATA,
-        metavar="NAME|FILE",
-        shown="the model's own",
-        on_resume=FILES,
-    )
-    chat_template_kwargs: str | None = chat_template_kwargs()
-    enable_thinking: str | None = enable_thinking()
-    fold_system: bool | None = fold_system()
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are held-out rows."""
+        return bool(self.valid_data or self.valid_split)
+
+    @property
+    def valid_name(self) -> str:
+        """What the held-out rows are, for a reader."""
+        return self.valid_data or f"{self.valid_split:g} of {self.train_data}"
+
+
+@dataclass(kw_only=True, frozen=True)
+class RowLimits(Settings):
+    """Which rows are too long, or no rows at all."""
+
+    group: ClassVar[str] = DATA
+    less_for_completions: ClassVar[str] = ""  # how the default of max_prompt_length goes on in --help
+
     max_length: int | None = opt(
         None,
         "Longest sequence in tokens, prompt and completion together. Memory grows with it.",
-        group=DATA,
         low=2,
         shown="1024, less where the model was made for less",
     )
     max_prompt_length: int | None = opt(
         None,
         "Longest prompt in tokens; must leave room below max_length.",
-        group=DATA,
         low=1,
         shown="half of max_length{cls.less_for_completions}",
     )
@@ -131,7 +113,6 @@ class TrainConfig(Settings):
         None,
         "Rows longer than that: drop counts them and writes them to bad_rows.jsonl, however many there are; truncate "
         "cuts prompts from the left. Completions of a comparison are never cut.",
-        group=DATA,
         choices=("drop", "truncate"),
         shown="drop, and stop when it is more than 10 % of the rows",
     )
@@ -139,22 +120,26 @@ class TrainConfig(Settings):
         "stop",
         "A malformed row (not JSON, missing key): stop names file and line; skip counts it and "
         "writes it to bad_rows.jsonl.",
-        group=DATA,
         choices=("stop", "skip"),
         on_resume=ROWS,
     )
 
+
+@dataclass(kw_only=True, frozen=True)
+class Optimisation(Settings):
+    """How weights are learned."""
+
+    group: ClassVar[str] = OPTIMISATION
+
     epochs: int = opt(
         1,
         "Passes over train_data. More than 3 usually over-fits.",
-        group=OPTIMISATION,
         low=1,
         otherwise="for a part of a pass give max_steps, the number of optimiser steps: rows of that part / batch_size",
     )
     max_steps: int | None = opt(
         None,
         "Stop after this many optimiser steps even when the epochs are not over; for short trials.",
-        group=OPTIMISATION,
         low=1,
         shown="all epochs",
     )
@@ -162,13 +147,11 @@ class TrainConfig(Settings):
         64,
         "Examples per optimiser step, over all devices. It shapes learning, not memory: "
         "accumulation follows from micro_batch_tokens.",
-        group=OPTIMISATION,
         low=1,
     )
     micro_batch_tokens: int | None = opt(
         None,
         "Tokens per device in one forward pass. Lower it when memory runs out: the result stays the same.",
-        group=OPTIMISATION,
         low=1,
         shown="8192 on a GPU, 2048 on CPU",
         on_resume=FREE,
@@ -177,42 +160,36 @@ class TrainConfig(Settings):
         None,
         "Peak learning rate of AdamW. The default suits pretrained models; tiny ones trained "
         "from scratch need 1e-4 to 2e-3.",
-        group=OPTIMISATION,
         above=0,
         shown="{cls.learning_rate_full:g}, with LoRA {cls.learning_rate_lora:g}",
     )
     lr_scheduler: str = opt(
         "linear",
         "Learning rate after warm-up: linear or cosine decay to 0, or constant.",
-        group=OPTIMISATION,
         choices=("linear", "cosine", "constant"),
     )
     warmup_ratio: float = opt(
         0.03,
         "Share of all steps over which the learning rate rises from 0.",
-        group=OPTIMISATION,
         low=0,
         below=1,
     )
-    weight_decay: float = opt(0.0, "AdamW's decoupled weight decay; 0 to 0.1.", group=OPTIMISATION, low=0)
-    adam_eps: float = opt(1e-8, "Epsilon in AdamW's denominator.", group=OPTIMISATION, above=0)
+    weight_decay: float = opt(0.0, "AdamW's decoupled weight decay; 0 to 0.1.", low=0)
+    adam_eps: float = opt(1e-8, "Epsilon in AdamW's denominator.", above=0)
     max_grad_norm: float = opt(
         1.0,
         "Gradients are scaled down when their joint norm is above this.",
-        group=OPTIMISATION,
         above=0,
     )
     precision: str = opt(
         "auto",
         "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU. float32 "
         "repeats bit for bit on CPU.",
-        group=OPTIMISATION,
         choices=("auto", "float32", "bf16"),
     )
     attn_implementation: str | None = opt(
         None,
         "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
-        group=OPTIMISATION,
         metavar="NAME",
         shown="transformers' choice",
         on_resume=FREE,
@@ -220,23 +197,27 @@ class TrainConfig(Settings):
     gradient_checkpointing: bool = opt(
         False,
         "Recompute activations in the backward pass: about a third slower, far less memory on long sequences.",
-        group=OPTIMISATION,
         on_resume=FREE,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class LoRA(Settings):
+    """Adapters in place of all weights."""
+
+    group: ClassVar[str] = LORA
 
     lora_r: int = opt(
         0,
         "Rank of LoRA adapters; 0 trains all weights, 8 to 64 is usual. The result holds merged "
         "weights and the adapter.",
-        group=LORA,
         low=0,
     )
-    lora_alpha: float = opt(32.0, "Adapter updates are scaled by lora_alpha / lora_r.", group=LORA, above=0)
-    lora_dropout: float = opt(0.0, "Dropout on the adapters' input; 0 to 0.1.", group=LORA, low=0, below=1)
+    lora_alpha: float = opt(32.0, "Adapter updates are scaled by lora_alpha / lora_r.", above=0)
+    lora_dropout: float = opt(0.0, "Dropout on the adapters' input; 0 to 0.1.", low=0, below=1)
     lora_target: str = opt(
         "all-linear",
         "Layers that get an adapter: all-linear, or names such as q_proj,v_proj.",
-        group=LORA,
         metavar="NAME[,…]",
         many=True,
     )
@@ -244,7 +225,6 @@ class TrainConfig(Settings):
         None,
         "Modules that LoRA trains whole beside its adapters, by the end of their names, such as embed_tokens,lm_head. "
         "Tokens that chat_template brings are trained without it.",
-        group=LORA,
         metavar="NAME[,…]",
         many=True,
     )
@@ -254,14 +234,19 @@ class TrainConfig(Settings):
         "Keep the base below the adapters in 4 bits (QLoRA: NF4, scales in 8 bits): a third of the memory of bf16, "
         "and somewhat slower. The result is in full precision. Needs bitsandbytes (pip install "
         "'easyrlhf[quantization]').",
-        group=LORA,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Devices(Settings):
+    """Where a stage runs."""
+
+    group: ClassVar[str] = RUN
 
     devices: str | None = opt(
         None,
         "Where to run: GPU indices such as 0,1,2,3, with a process each; cpu, or cpu:2 for two processes on the CPU; "
         "or mps, an Apple GPU. The result is that of one device but for rounding.",
-        group=RUN,
         metavar="N[,…]|cpu[:N]|mps",
         many=True,
         shown="all GPUs, else cpu",
@@ -272,7 +257,6 @@ class TrainConfig(Settings):
         "How several devices share the work: zero2 spreads optimiser and gradients over them, zero3 the weights too, "
         "zero2_offload and zero3_offload keep what they can in CPU memory; none: every device holds all of it; or a "
         "DeepSpeed configuration of your own. Every trained and frozen model uses the same.",
-        group=RUN,
         metavar="NAME|FILE",
         shown="zero2 on several devices, else none",
         on_resume=FREE,
@@ -281,15 +265,13 @@ class TrainConfig(Settings):
         1,
         "Machines that take part; run the same command on each, with a --node_rank of its own, and output_dir and data "
         "on a disk that all of them see.",
-        group=RUN,
         low=1,
         on_resume=FREE,
     )
-    node_rank: int = opt(0, "Number of this machine, from 0.", group=RUN, low=0, on_resume=FREE)
+    node_rank: int = opt(0, "Number of this machine, from 0.", low=0, on_resume=FREE)
     master_addr: str | None = opt(
         None,
         "Name or address of the machine with node_rank 0.",
-        group=RUN,
         metavar="HOST",
         shown="this machine",
         on_resume=FREE,
@@ -297,7 +279,6 @@ class TrainConfig(Settings):
     master_port: int | None = opt(
         None,
         "A free port on that machine, the same on all.",
-        group=RUN,
         metavar="PORT",
         low=1,
         below=2**16,
@@ -307,7 +288,6 @@ class TrainConfig(Settings):
     ddp_timeout: int = opt(
         1800,
         "Seconds after which a process that takes no part in an exchange with the others is given up and the run ends.",
-        group=RUN,
         low=1,
         on_resume=FREE,
     )
@@ -315,20 +295,25 @@ class TrainConfig(Settings):
         True,
         "On a CPU, keep freed memory for the next step instead of giving it back to the system each time. With glibc "
         "alone, and not where MALLOC_* or GLIBC_TUNABLES is set.",
-        group=RUN,
         on_resume=FREE,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Run(Settings):
+    """What a run prints, measures and keeps, and how it begins."""
+
+    group: ClassVar[str] = RUN
+
     seed: int = opt(
         42,
         "Seed of everything random: data order, new weights, dropout, sampling.",
-        group=RUN,
         low=0,
         below=2**32,
     )
     log_steps: int = opt(
         10,
         "Print a line of the table every so many steps. Every step is in metrics.jsonl.",
-        group=RUN,
         low=1,
         on_resume=FREE,
     )
@@ -336,7 +321,6 @@ class TrainConfig(Settings):
         None,
         "Evaluate on valid_data every so many steps, and at the end; 0 for the end alone. By default 10 times or more, "
         "or as often as a fifth of the training's work allows, at most on a sample; with keep_best on all rows.",
-        group=RUN,
         low=0,
         shown="within a fifth of the training",
         on_resume=FREE_BUT_FOR_BEST,
@@ -344,25 +328,22 @@ class TrainConfig(Settings):
     eval_at_start: bool = opt(
         False,
         "Evaluate on valid_data before the first step too, as step 0; keep_best may then keep the start.",
-        group=RUN,
         on_resume=FREE,
     )
     save_steps: int | None = opt(
         None,
         "Save a checkpoint every so many steps, and at the end; 0 for the end alone. The same "
         "command goes on from the newest one.",
-        group=RUN,
         low=0,
         shown="10 times a run",
         on_resume=FREE,
     )
-    save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", group=RUN, low=1, on_resume=FREE)
+    save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", low=1, on_resume=FREE)
     keep_best: str | None = opt(
         None,
         "Leave the weights of the step where this metric of the evaluations was best, instead of the last step's: "
         "eval/loss, eval/rewards/accuracies, eval/scores… (easyrlhf docs metrics). The checkpoint of that step is kept "
         "beside those of save_total_limit.",
-        group=RUN,
         metavar="METRIC",
         shown="the last step's",
     )
@@ -370,30 +351,61 @@ class TrainConfig(Settings):
         False,
         "Save and stop (exit code 3) when a check (easyrlhf docs metrics) gives its first alarm. A check stops a run "
         "once: the same command goes on past its alarm, and with --no_stop_on_alarm past every other.",
-        group=RUN,
         on_resume=FREE,
     )
     resume: str = opt(
         "auto",
         "auto continues the unfinished run in output_dir, never begins anew and drops its checkpoints, a path "
         "continues that checkpoint; in another output_dir it branches off, where other settings are allowed.",
-        group=RUN,
         metavar="auto|never|DIR",
         on_resume=FREE,
     )
-    overwrite: bool = opt(False, "Replace what is in output_dir.", group=RUN, on_resume=FREE)
-    allow_incomplete: bool = opt(
-        False, "Accept an input folder whose own run did not finish.", group=RUN, on_resume=FREE
-    )
-    trust_remote_code: bool = trust_remote_code()
-    report_to: str = report_to()
-    push_to_hub: str | None = push_to_hub()
-    hub_private: bool = hub_private()
+    overwrite: bool = opt(False, "Replace what is in output_dir.", on_resume=FREE)
+    allow_incomplete: bool = opt(False, "Accept an input folder whose own run did not finish.", on_resume=FREE)
+
+
+@dataclass(kw_only=True, frozen=True)
+class DryRun(Settings):
+    """A look at what a run would do."""
+
+    group: ClassVar[str] = RUN
+
     dry_run: bool = opt(
         False,
         "Print the resolved settings, what the data holds and the plan of steps; train nothing.",
-        group=RUN,
         on_resume=FREE,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainConfig(
+    DryRun, Hub, Trackers, RemoteCode, Run, Devices, LoRA, Optimisation, RowLimits, Rendering, RowLayout, ModelAndData
+):
+    """What every training stage can be told; the stages below add their own settings."""
+
+    opening: ClassVar[str] = "reading {self.train_data} …"
+
+    learning_rate_full: ClassVar[float]
+    learning_rate_lora: ClassVar[float]
+    taken_length: ClassVar[int] = 0  # tokens of max_length that no prompt can have
+    ptx_data: ClassVar[str | None] = None  # a setting of PPO
+    ref_model: ClassVar[str | None] = None  # of the stages that compare the policy with a reference
+    share_backbone: ClassVar[bool] = False  # of those that learn from their own samples
+    uses_vllm: ClassVar[bool] = False  # whether vLLM samples
+    colocates_vllm: ClassVar[bool] = False  # whether it does so inside the run's own processes
+
+    format: str | None = restate(
+        RowLayout,
+        "format",
+        "Row format, when it is not to be recognised from the first rows: hh, alpaca, chatml.intel… (easyrlhf docs "
+        "formats).",
+    )
+    chat_template: str | None = restate(
+        Rendering,
+        "chat_template",
+        "Template for a base model that has none: chatml, hh, llama3 or a Jinja file. Set it at "
+        "SFT; later stages find it in the checkpoint.",
+        on_resume=FILES,
     )
 
     def _check(self) -> None:
@@ -483,16 +495,6 @@ class TrainConfig(Settings):
             raise SettingError("devices", f"devices {self.devices}: each GPU once, and at least one process")
         object.__setattr__(self, "devices", "cpu" if devices == "cpu:1" else devices)
 
-    @property
-    def validates(self) -> bool:
-        """Whether there are held-out rows."""
-        return bool(self.valid_data or self.valid_split)
-
-    @property
-    def valid_name(self) -> str:
-        """What the held-out rows are, for a reader."""
-        return self.valid_data or f"{self.valid_split:g} of {self.train_data}"
-
     def default_model(self) -> str:
         """The model a stage starts from when none is given; ValueError when there is none."""
         return DEFAULT_MODEL
@@ -513,11 +515,9 @@ class TrainConfig(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class SFTConfig(TrainConfig):
+class SFTConfig(LearnedAnswers, TrainConfig):
     """Settings of supervised fine-tuning."""
 
     stage: ClassVar[str] = "sft"
     learning_rate_full: ClassVar[float] = 2e-5
     learning_rate_lora: ClassVar[float] = 2e-4
-
-    learn: str = learned_answers()

@@ -6,13 +6,8 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from easyrlhf.data.messages import (
-    from_json,
-    is_empty,
-    kind_of_value,
-    messages,
-    thoughts_beside,
-)
+from easyrlhf.data.json_values import from_json, kind_of_value
+from easyrlhf.data.messages import is_empty, messages, thoughts_beside
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Messages
 from easyrlhf.data.row_errors import ContentFault, StructuralFault

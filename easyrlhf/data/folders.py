@@ -145,14 +145,9 @@ def _stem(file: Path) -> str:
 def _choose_config(folder: Folder, config: str | None) -> None:
     """Keep the files of one configuration of those that the README.md of a hub data set declares."""
     declared = _declared(folder)
-    if config is None and len(declared) > 1 and len({tuple(files) for files in declared.values()}) > 1:
-        raise InputError(
-            f"{folder.path}: holds several configurations ({_listed(sorted(declared))}); choose one as "
-            f"{folder.path}:{next(iter(declared))}, or name the files"
-        )
-    if config is None and len(declared) != 1:
+    config = _only_one(folder, declared) if config is None else config
+    if config is None:
         return
-    config = config or next(iter(declared))
     if config not in declared:
         names = _listed(sorted(declared)) or "none"
         raise InputError(f"{folder.path}:{config}: no such configuration; the folder's README.md declares {names}")
@@ -162,6 +157,16 @@ def _choose_config(folder: Folder, config: str | None) -> None:
         says = f"of the files in {folder.path} left out, as its README.md does not name them: {_listed(undeclared)}"
         folder.notes[says] = len(undeclared)
     folder.splits = {file: split or folder.splits[file] for file, split in declared[config].items()}
+
+
+def _only_one(folder: Folder, declared: dict[str, dict[Path, str | None]]) -> str | None:
+    """The only configuration; None where there is none, or several of the same files. Raises InputError for others."""
+    if len({tuple(files) for files in declared.values()}) > 1:
+        raise InputError(
+            f"{folder.path}: holds several configurations ({_listed(sorted(declared))}); choose one as "
+            f"{folder.path}:{next(iter(declared))}, or name the files"
+        )
+    return next(iter(declared)) if len(declared) == 1 else None
 
 
 def _declared(folder: Folder) -> dict[str, dict[Path, str | None]]:

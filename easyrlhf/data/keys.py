@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from easyrlhf.data.json_values import from_json, kind_of_value
 from easyrlhf.data.messages import (
     EMPTY,
     MEDIA,
@@ -12,8 +13,6 @@ from easyrlhf.data.messages import (
     SYSTEM,
     THOUGHT_KEYS,
     content_of,
-    from_json,
-    kind_of_value,
     refuse_media,
     switched_off,
     thoughts_beside,
@@ -65,6 +64,13 @@ def fates(row: Row, record: Record, asks: tuple[str, ...], demonstrates: bool, p
     """
     plain = isinstance(record.prompt, str)
 
+    def out_of_place(key: str, value: Any) -> bool:
+        """Whether a key that nothing has used says what would change the meaning of the row."""
+        turns = key == HISTORY and isinstance(value, list)
+        thoughts = key in thoughts_beside(row) and demonstrates and not prompts
+        background = key == BACKGROUND and not prompts and _is_asked_about(value, record.prompt)
+        return key in MEDIA or key in CONTEXT or turns or thoughts or background
+
     def fate(key: str, value: Any) -> str:
         if key in row.looked_at and (key in asks or key == HISTORY):
             return USED
@@ -72,10 +78,7 @@ def fates(row: Row, record: Record, asks: tuple[str, ...], demonstrates: bool, p
             return USED
         if key in row.looked_at:
             return PASSED if prompts else USED
-        turns = key == HISTORY and isinstance(value, list)
-        thoughts = key in thoughts_beside(row) and demonstrates and not prompts
-        background = key == BACKGROUND and not prompts and _is_asked_about(value, record.prompt)
-        if (key in MEDIA or key in CONTEXT or turns or thoughts or background) and value not in EMPTY:
+        if out_of_place(key, value) and value not in EMPTY:
             return REFUSED
         return PASSED if prompts else NAMED
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from easyrlhf.files import atomic_write
+
 
 def partners(prompts: np.ndarray) -> np.ndarray:
     """For every row another one with another prompt: half the data further on, or the first one after it.
@@ -28,11 +30,10 @@ def add_partners(file: Path) -> None:
     with pa.memory_map(str(file)) as stored, pa.ipc.open_stream(stored) as stream:
         prompts = (hash(tuple(ids)) for batch in stream for ids in batch.column("prompt_ids").to_pylist())
         others = pa.array(partners(np.fromiter(prompts, dtype=np.int64)))
-    unfinished, start = file.with_suffix(".tmp"), 0
-    with pa.memory_map(str(file)) as stored, pa.ipc.open_stream(stored) as stream:
+    start = 0
+    with atomic_write(file) as draft, pa.memory_map(str(file)) as stored, pa.ipc.open_stream(stored) as stream:
         schema = stream.schema.append(pa.field("other", pa.int64()))
-        with pa.OSFile(str(unfinished), "wb") as out, pa.ipc.new_stream(out, schema) as writer:
+        with pa.OSFile(str(draft), "wb") as out, pa.ipc.new_stream(out, schema) as writer:
             for batch in stream:
                 writer.write_batch(batch.append_column("other", others[start : start + len(batch)]))
                 start += len(batch)
-    unfinished.replace(file)

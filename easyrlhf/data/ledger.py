@@ -11,6 +11,8 @@ from typing import Any
 
 import jsonlines
 
+from easyrlhf.files import atomic_write
+
 OVER_LENGTH = "over length"
 LEFT_OUT = "left out by weight"
 HELD_OUT = "held out for validation"
@@ -81,11 +83,13 @@ class Ledger:
         """Other data sets' bad rows stay in the file; those of this name are written anew."""
         if self.bad_rows is None or not self.bad_rows.exists():
             return
-        kept = self.bad_rows.with_suffix(".tmp")
         mine = json.dumps({"data": self.name})[:-1] + ","  # how every line of ours begins
-        with self.bad_rows.open(encoding="utf-8") as old, kept.open("w", encoding="utf-8") as new:
+        with (
+            atomic_write(self.bad_rows) as draft,
+            self.bad_rows.open(encoding="utf-8") as old,
+            draft.open("w", encoding="utf-8") as new,
+        ):
             new.writelines(line for line in old if not line.startswith(mine))
-        kept.replace(self.bad_rows)
 
     def drop(self, reason: str, place: str, row: Any, message: str | None = None) -> None:
         """Count a row as dropped and keep it, with the reason, for the user to look at."""

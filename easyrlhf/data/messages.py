@@ -10,8 +10,10 @@ import json
 import re
 from typing import Any
 
+from easyrlhf.data.json_values import kind_of_value, string_at
 from easyrlhf.data.records import Message, Messages
 from easyrlhf.data.row_errors import StructuralFault
+from easyrlhf.data.tool_calls import calls_of, read_calls, with_calls
 
 SYSTEM = ("system", "developer")  # roles of a turn that says how to answer
 ROLES = ("system", "user", "assistant", "tool", "developer")
@@ -65,7 +67,7 @@ def messages(value: Any, key: str) -> Messages:
     for i, item in enumerate(value):
         turn = _turn(item, f"{key}[{i}]")
         if turn.pop(CALL, False) and turns and turns[-1]["role"] == "assistant":
-            turns[-1] = _with_calls(turns[-1], turn)
+            turns[-1] = with_calls(turns[-1], turn)
         else:
             turns.append(turn)
     return turns
@@ -173,7 +175,7 @@ def _turn(turn: Any, key: str) -> Message:
     _refuse_unread(turn, key)
     if role == CALL:
         return _call_turn(turn, key)
-    thought, calls = _thought(turn, key), _calls(turn, key)
+    thought, calls = _thought(turn, key), calls_of(turn, key)
     content, thinking = _content(turn, key, optional=bool(calls or thought))
     thought = thought or thinking
     made: Message = {"role": role, "content": content}
@@ -185,7 +187,7 @@ def _turn(turn: Any, key: str) -> Message:
         )
     for name in ("tool_call_id", "name"):
         if turn.get(name) is not None:
-            made[name] = _string(turn[name], f"{key}.{name}")
+            made[name] = string_at(turn[name], f"{key}.{name}")
     return made | _learned(turn, role, key)
 
 
@@ -209,59 +211,17 @@ def _content(turn: dict, key: str, optional: bool) -> tuple[str, str]:
 def _thought(turn: dict, key: str) -> str:
     """The turn's thoughts, under whichever name."""
     found = [name for name in THOUGHT_KEYS if turn.get(name)]
-    texts = [_string(turn[name], f"{key}.{name}") for name in found]
+    texts = [string_at(turn[name], f"{key}.{name}") for name in found]
     if len(set(texts)) > 1:
         raise StructuralFault(f"key '{key}': holds thoughts as {' and as '.join(found)}; keep one")
     return texts[0] if texts else ""
 
 
-def _calls(turn: dict, key: str) -> list[dict]:
-    """`tool_calls`, or the single `function_call` of OpenAI's earlier form."""
-    calls, legacy = turn.get("tool_calls"), turn.get("function_call")
-    if calls and legacy:
-        raise StructuralFault(f"key '{key}': holds tool_calls and function_call; keep one")
-    name = "tool_calls" if calls else "function_call"
-    return _read_calls(calls or legacy, f"{key}.{name}") if calls or legacy else []
-
-
 def _call_turn(turn: dict, key: str) -> Message:
     """A turn whose content is one call or several, as JSON."""
     content_key = _key(turn, CONTENT_KEYS, key)
-    calls = _read_calls(turn[content_key], f"{key}.{content_key}")
+    calls = read_calls(turn[content_key], f"{key}.{content_key}")
     return {"role": "assistant", "content": "", "tool_calls": calls, CALL: True} | _learned(turn, "assistant", key)
-
-
-def _with_calls(turn: Message, call: Message) -> Message:
-    """An assistant's turn with the calls that follow it."""
-    if turn.get("learned") != call.get("learned"):
-        raise StructuralFault("an assistant's text and its call are one turn, but one of them alone is switched off")
-    return turn | {"tool_calls": [*turn.get("tool_calls", []), *call["tool_calls"]]}
-
-
-def _read_calls(value: Any, key: str) -> list[dict]:
-    value = from_json(value, key, 'a call, as in {"name": …, "arguments": {…}}')
-    if not isinstance(value, list):
-        return [_call(value, key)]
-    return [_call(call, f"{key}[{i}]") for i, call in enumerate(value)]
-
-
-def _call(call: Any, key: str) -> dict:
-    """One call in OpenAI's form, its arguments as an object."""
-    call = from_json(call, key, "a call")
-    function = call.get("function", call) if isinstance(call, dict) else None
-    function = from_json(function, key, "a function") if isinstance(function, str) else function
-    if not (isinstance(function, dict) and isinstance(function.get("name"), str)):
-        raise StructuralFault(f"key '{key}': expected a call with the function's 'name', found {kind_of_value(call)}")
-    arguments = function.get("arguments", function.get("parameters"))
-    arguments = {} if arguments in (None, "") else from_json(arguments, f"{key}.arguments", "an object of arguments")
-    if not isinstance(arguments, dict):
-        raise StructuralFault(
-            f"key '{key}.arguments': expected an object or its JSON, found {kind_of_value(arguments)}"
-        )
-    made: dict = {"type": "function"}
-    if call.get("id") is not None:
-        made["id"] = _string(call["id"], f"{key}.id")
-    return made | {"function": {"name": function["name"], "arguments": arguments}}
 
 
 def _learned(turn: dict, role: str, key: str) -> dict[str, bool]:
@@ -307,30 +267,6 @@ def refuse_media(holder: dict, prefix: str = "") -> None:
             )
 
 
-def from_json(value: Any, key: str, wanted: str) -> Any:
-    """The value, decoded where it is a JSON string."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise StructuralFault(
-            f"key '{key}': expected {wanted}, found {kind_of_value(value)}, which is not JSON"
-        ) from error
-
-
-def kind_of_value(value: Any) -> str:
-    """A value's kind in the words of JSON, with a short look at it."""
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
-    names |= {list: "a list", dict: "an object"}
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else shown[:40] + "…"
-    kind = str if isinstance(value, str) else type(value)
-    return f"{names.get(kind, kind.__name__)} ({shown})"
-
-
 def _key(turn: dict, names: tuple[str, ...], key: str) -> str:
     """The name under which a turn has the value, of those it may have."""
     found = next((name for name in names if turn.get(name) is not None), None)
@@ -346,9 +282,3 @@ def _key(turn: dict, names: tuple[str, ...], key: str) -> str:
 
 def _first(turn: Any, names: tuple[str, ...]) -> Any:
     return next((turn[name] for name in names if isinstance(turn, dict) and turn.get(name) is not None), None)
-
-
-def _string(value: Any, key: str) -> str:
-    if not isinstance(value, str):
-        raise StructuralFault(f"key '{key}': expected a string, found {kind_of_value(value)}")
-    return value

@@ -1,31 +1,23 @@
 """From sources to records, with the policy on rows that are wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
+from easyrlhf.config.base import Settings
 from easyrlhf.data.fields import LABELS, keys_of, label, may_ask
-from easyrlhf.data.formats import (
-    FORMATS,
-    IMPLICIT_TEXT,
-    WHOLE,
-    Reading,
-    format_table,
-    read_row,
-    recognise,
-    require_format,
-    unfolded_row,
-    variant,
-    without_nulls,
-)
+from easyrlhf.data.formats import FORMATS, WHOLE, format_table, require_format
 from easyrlhf.data.keys import CONTEXT
+from easyrlhf.data.kinds import CONVERSIONS, KINDS, READ_BY, REASONS, plural
 from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.messages import role_of
 from easyrlhf.data.raw import RawRow
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
+from easyrlhf.data.read_row import IMPLICIT_TEXT, Reading, read_row, recognise, unfolded_row, variant, without_nulls
+from easyrlhf.data.records import Prompt, Record
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
-from easyrlhf.data.sources import Source
+from easyrlhf.data.sources import Source, open_sources
 from easyrlhf.data.watching import watched
 from easyrlhf.errors import InputError
 
@@ -35,41 +27,6 @@ TOLERATED = 0.01
 TOLERATED_EQUAL = 0.05
 EQUALS = ("chosen equals rejected", "all completions equal", "all ties")
 BROKEN = "unreadable row"
-KINDS: dict[str, type] = {
-    "demonstration": Demonstration,
-    "comparison": Comparison,
-    "ranking": Ranking,
-    "feedback": Feedback,
-    "prompt": Prompt,
-}
-# stage → the kind of rows that it learns from
-STAGE_KINDS = {
-    "sft": "demonstration",
-    "rm": "comparison",
-    "ppo": "prompt",
-    "grpo": "prompt",
-    "dpo": "comparison",
-    "ipo": "comparison",
-    "kto": "feedback",
-    "orpo": "comparison",
-    "simpo": "comparison",
-    "cpo": "comparison",
-    "rrhf": "ranking",
-}
-READ_BY: dict[type, str] = {
-    Demonstration: "sft_train",
-    Comparison: "rm_train and dpo_train",
-    Ranking: "rrhf_train",
-    Feedback: "kto_train",
-    Prompt: "ppo_train",
-}
-# What a record of another kind becomes; every record also yields its prompt.
-CONVERSIONS: dict[tuple[type, str], Callable[[Record], list[Record]]] = {
-    (Comparison, "demonstration"): lambda record: [record.as_demonstration()],
-    (Comparison, "ranking"): lambda record: [record.as_ranking()],
-    (Comparison, "feedback"): lambda record: record.as_feedbacks(),
-    (Ranking, "comparison"): lambda record: record.as_comparisons(),
-}
 RECORD_KEYS = ("prompt", "completion", "chosen", "rejected")
 # kind of record → the keys of its question and answers, as texts and as turns: what --field may give their names to.
 ASKED: dict[str | None, tuple[str, tuple[str, ...]]] = {
@@ -82,9 +39,35 @@ IN_TURNS = {
     "comparison": ("question", ("chosen", "rejected")),
 }
 ANSWER_NAMES = ("answer", "response", "output", "completion", "solution", "reply", "assistant", "target")
-REASONS: dict[tuple[type, str], str] = {
-    (Ranking, "feedback"): "a ranking does not say which answers are liked: give each answer a row with its label",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSettings:
+    """How rows are read: the settings of these names, as every command has them that reads rows.
+
+    format, on_bad_row  as read_records has them
+    field, transform    as open_sources has them
+    """
+
+    format: str | None = None
+    field: str | None = None
+    transform: str | None = None
+    on_bad_row: str = "stop"
+
+    @classmethod
+    def of(cls, config: Settings, **others: Any) -> Self:
+        """Those of a command, and others of a class that has more."""
+        return cls(**{one.name: config.value(one.name) for one in fields(RowSettings)}, **others)
+
+    def open(self, files: str) -> list[Source]:
+        """The sources that are named. Raises InputError, also for a format that is not known."""
+        if self.format is not None:
+            require_format(self.format)
+        return open_sources(files, field=self.field, transform=self.transform)
+
+    def records(self, source: Source, kind: str | None, ledger: Ledger) -> Iterator[tuple[Record, Any]]:
+        """As read_records."""
+        return read_records(source, kind, ledger, format=self.format, on_bad_row=self.on_bad_row)
 
 
 def read_records(
@@ -156,14 +139,6 @@ def kind_of(source: Source, format: str | None) -> str:
     return next(kind for kind, record in KINDS.items() if record is FORMATS[name].record)
 
 
-def as_kind(record: Record, kind: str) -> list[Record]:
-    """The record as records of the kind that is wanted; for records that read_records yields for this kind."""
-    if kind == "prompt":
-        return [record.as_prompt()]
-    convert = CONVERSIONS.get((type(record), kind))
-    return convert(record) if convert else [record]
-
-
 def _parse(raw: RawRow, name: str, expected: str | None, notes: Counter, kind: str | None) -> Reading:
     if raw.fault:
         raise StructuralFault(raw.fault)
@@ -190,23 +165,27 @@ def _format_of(source: Source, forced: str | None, kind: str | None = None) -> t
     if forced is not None:
         return forced, None
     variants = Counter(v for row in first if (v := _variant_of(row.value)) is not None)
-    if variants:
-        expected = variants.most_common(1)[0][0]
-        named = next(row for row in first if _variant_of(row.value) == expected)
-        if expected == IMPLICIT_TEXT:
-            _require_no_question(named)
-        if expected in WHOLE:
-            answered = next((v for v in variants if v in WHOLE and v != "messages_prompt"), None)
-            expected = answered or ("messages" if kind == "prompt" else expected)
-            return expected, expected
-        return recognise(named.value), expected
-    place, seen = first[0].place, first[0].value
-    if first[0].fault:
-        raise InputError(f"{place}: {first[0].fault}")
-    found = keys_of(seen) if isinstance(seen, dict) else f"a {type(seen).__name__}"
-    hint = _fields_for(seen, kind) if isinstance(seen, dict) else ""
-    raise InputError(
-        f"{place}: no known format; found {found}; expected one of\n{format_table()}\n"
+    if not variants:
+        raise _not_recognised(first[0], kind)
+    expected = variants.most_common(1)[0][0]
+    named = next(row for row in first if _variant_of(row.value) == expected)
+    if expected == IMPLICIT_TEXT:
+        _require_no_question(named)
+    if expected in WHOLE:
+        answered = next((v for v in variants if v in WHOLE and v != "messages_prompt"), None)
+        expected = answered or ("messages" if kind == "prompt" else expected)
+        return expected, expected
+    return recognise(named.value), expected
+
+
+def _not_recognised(raw: RawRow, kind: str | None) -> InputError:
+    """What to say of a file whose first rows are of no known format."""
+    if raw.fault:
+        return InputError(f"{raw.place}: {raw.fault}")
+    found = keys_of(raw.value) if isinstance(raw.value, dict) else f"a {type(raw.value).__name__}"
+    hint = _fields_for(raw.value, kind) if isinstance(raw.value, dict) else ""
+    return InputError(
+        f"{raw.place}: no known format; found {found}; expected one of\n{format_table()}\n"
         f"(or name the keys with --field{hint and f', such as {hint}'}, or choose with --format)"
     )
 
@@ -277,8 +256,3 @@ def _require_label(source: Source) -> None:
                 label(raw.value)
             except StructuralFault as fault:
                 raise InputError(f"{raw.place}: {fault}") from fault
-
-
-def plural(record: type) -> str:
-    """What several records of this kind are called, for messages."""
-    return record.__name__.lower() + "s"

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.data.chat_template import Rendering, Template, opens, template_arguments
 from easyrlhf.data.encode import CLOSE, OPEN, Encoder
-from easyrlhf.data.messages import SYSTEM
 from easyrlhf.data.records import Messages
+from easyrlhf.data.rewritten import NotContinued, Rewritten, to_last_answer
 from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.errors import InputError
 
@@ -17,12 +17,6 @@ __all__ = ["APART", "CLOSE", "CUT", "OPEN", "Renderer", "Rendering", "template_a
 
 APART = "rows whose answers became an example each (the chat template rewrites earlier turns)"
 CUT = "texts cut after their first end-of-turn token: an answer ends there, and the rest is not learned"
-TAG = re.compile(r"[<\[][^<>\[\]\s]+[>\]]")  # such as <think> and [THINK]
-MARK = "SENTINEL"
-
-
-class NotContinued(InputError):
-    """The template writes an answer otherwise than as the continuation of its prompt."""
 
 
 class Renderer:
@@ -60,6 +54,7 @@ class Renderer:
         self.written = {"assistant", "user"}
         self.encoder = Encoder(tokenizer)
         self.template = Template(self.encoder, self.rendering)
+        self.rewritten = Rewritten(self.encoder, self.template, self.rendering)
         self._end = re.compile(f"(?<!{OPEN}){re.escape(self.end_of_turn)}")
 
     def prompt_ids(self, prompt: Messages | str, arguments: dict | None = None) -> list[int]:
@@ -91,8 +86,8 @@ class Renderer:
             found = [self._completion(prompt, completion, arguments)[0] for completion in completions]
             return self.prompt_ids(prompt, arguments), found
         except NotContinued:
-            wholes = [self._whole(prompt + self._to_last_answer(one), arguments) for one in completions]
-            start = min(self._start(prompt, one, arguments) for one in completions)
+            wholes = [self.rewritten.whole(prompt + to_last_answer(one), arguments) for one in completions]
+            start = min(self.rewritten.start(prompt, one, arguments) for one in completions)
             return wholes[0][:start], [ids[start:] for ids in wholes]
 
     def completion_ids(
@@ -113,7 +108,7 @@ class Renderer:
             ids = self._completion(prompt, completion, arguments)[0]
             ids = self.prompt_ids(prompt, arguments) + ids
         except NotContinued:
-            ids = self._whole(prompt + self._to_last_answer(completion), arguments)
+            ids = self.rewritten.whole(prompt + to_last_answer(completion), arguments)
         return ids if finished else ids[:-1]
 
     def examples(
@@ -163,7 +158,7 @@ class Renderer:
             prompt_ids = self.prompt_ids(prompt, arguments)
             return prompt_ids + ids, [0] * len(prompt_ids) + mask
         except NotContinued:
-            return self._masked(prompt, completion, arguments)
+            return self.rewritten.masked(prompt, completion, arguments)
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids without special tokens and those that end an answer, up to the first stop text's end."""
@@ -220,8 +215,8 @@ class Renderer:
             end = self._end.search(upto, start)
             stop = end.end() if end else len(upto)
             if full[start:stop] != upto[start:stop]:
-                raise self._not_continued(turns)
-            learned = turns[i].get("learned", True) and not self._lost(turns[i], full[start:stop])
+                raise self.rewritten.not_continued(turns)
+            learned = turns[i].get("learned", True) and not self.rewritten.drops_calls(turns[i], full[start:stop])
             pieces += [(position, start, False), (start, stop, learned)]
             position = stop
         return [
@@ -230,94 +225,12 @@ class Renderer:
             if start < stop
         ]
 
-    def _lost(self, turn: dict, text: str) -> bool:
-        """Whether the template drops the tool calls of an answer that says nothing else: only its end is left."""
-        return bool(turn.get("tool_calls")) and not text.strip().removesuffix(self.end_of_turn).strip()
-
     def _continues(self, full: str, turns: Messages, arguments) -> int:
         """Where an answer to these turns begins in the rendering of more turns."""
         opening = self.template.opening(turns, arguments)
         if not full.startswith(opening):
-            raise self._not_continued(turns)
+            raise self.rewritten.not_continued(turns)
         return len(opening)
-
-    # --- answers that do not: thinking templates, and those that rewrite earlier turns
-
-    def _whole(self, turns: Messages, arguments) -> list[int]:
-        """Ids of a conversation through the end-of-turn token of its last answer."""
-        ids = self.encoder.whole(self.template.text(turns, arguments))
-        stop = self._stop(ids, turns[:-1], arguments)
-        return ids[:stop] if stop else [*ids, self.end_of_turn_id]
-
-    def _masked(self, prompt: Messages, completion: Messages, arguments) -> tuple[list[int], list[int]]:
-        """What conversation gives, from the ids of the whole. Raises NotContinued."""
-        turns = prompt + completion
-        ids = self._whole(turns, arguments)
-        mask = [0] * len(ids)
-        for i in range(len(prompt), len(turns)):
-            if turns[i]["role"] != "assistant":
-                continue
-            start, stop = self._start(turns[:i], turns[i : i + 1], arguments), len(ids)
-            if i + 1 < len(turns):
-                upto = self._whole(turns[: i + 1], arguments)
-                stop = len(upto) - (self._stop(upto, turns[:i], arguments) is None)
-                if ids[:stop] != upto[:stop]:
-                    raise self._not_continued(turns)
-            if turns[i].get("learned", True) and not self._lost(turns[i], self.tokenizer.decode(ids[start:stop])):
-                mask[start:stop] = [1] * (stop - start)
-        return ids, mask
-
-    def _stop(self, ids: list[int], before: Messages, arguments) -> int | None:
-        """Where in a rendering the turn ends that follows others: behind the first end-of-turn token not theirs.
-
-        Messages cannot forge one, so these tokens can be counted. None where the template writes none.
-        """
-        ends = [i + 1 for i, token in enumerate(ids) if token == self.end_of_turn_id]
-        earlier = self.encoder.whole(self.template.opening(before, arguments)).count(self.end_of_turn_id)
-        return ends[earlier] if earlier < len(ends) else None
-
-    def _start(self, prompt: Messages, completion: Messages, arguments) -> int:
-        """How many tokens the rendering of prompt and completion begins with as the prompt's own does.
-
-        A tag such as <think> is not parted. Raises NotContinued when these are not all the turns of the prompt.
-        """
-        opening = self.template.opening(prompt, arguments)
-        whole = self.template.text(prompt + self._to_last_answer(completion), arguments)
-        same = common(opening, whole)
-        if self._misplaced(prompt, completion, arguments, opening, whole, same):
-            raise self._not_continued(prompt)
-        ids, own = self.encoder.whole(whole), self.encoder.whole(opening)
-        parted = next((tag.start() for tag in TAG.finditer(opening) if tag.start() < same < tag.end()), None)
-        if parted is not None:
-            own = own[: common(own, self.encoder.whole(opening[:parted]))]
-        return common(own, ids)
-
-    def _misplaced(self, prompt, completion, arguments, opening: str, whole: str, same: int) -> bool:
-        """Whether the template writes the prompt's turns otherwise once they are answered.
-
-        Of a completion of several turns only what people said is asked for: earlier answers may be rewritten.
-        """
-        if len(completion) > 1:
-            said = [
-                self.encoder.marked(turn["content"]).strip() for turn in prompt if turn["role"] in ("user", *SYSTEM)
-            ]
-            return any(text in opening and text not in whole for text in said)
-        marked = [*prompt[:-1], {**prompt[-1], "content": MARK}]
-        closing = self.template.text(marked, arguments, answer_next=True).rpartition(MARK)[2]
-        return opening.endswith(closing) and same < len(opening) - len(closing)
-
-    def _to_last_answer(self, completion: Messages) -> Messages:
-        last = max(i for i, turn in enumerate(completion) if turn["role"] == "assistant")
-        return completion[: last + 1]
-
-    def _not_continued(self, turns: Messages) -> NotContinued:
-        fold = any(turn["role"] in SYSTEM for turn in turns) and not self.rendering.fold_system
-        return NotContinued(
-            "the chat template does not render an answer as the continuation of its prompt: once an answer follows, it "
-            "writes the turns before it otherwise; "
-            + ("--fold_system puts a system turn into the first user turn, or " if fold else "")
-            + "give another template with --chat_template chatml|hh|llama3|PATH"
-        )
 
     def _ended(self, ids: list[int], whole: bool) -> list[int]:
         """A text completion cut after its first end-of-turn token, or given one.
@@ -332,9 +245,3 @@ class Renderer:
         if goes_on:
             self.notes[CUT] += 1
         return ids[:stop]
-
-
-def common(one, other) -> int:
-    """How many items two sequences begin with alike."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

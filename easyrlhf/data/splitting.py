@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from easyrlhf.data.ledger import HELD_OUT, KEPT, Ledger
-from easyrlhf.data.reader import read_records
+from easyrlhf.data.reader import RowSettings
 from easyrlhf.data.records import Record
 from easyrlhf.data.sources import Source
 from easyrlhf.errors import InputError
@@ -49,9 +49,7 @@ class Part:
                 ledger.dropped[KEPT if self.validation else HELD_OUT] += 1
 
 
-def hold_out(
-    sources: list[Source], kind: str | None, share: float, seed: int, *, format: str | None, on_bad_row: str
-) -> HeldOut:
+def hold_out(sources: list[Source], kind: str | None, share: float, seed: int, reading: RowSettings) -> HeldOut:
     """Choose the prompts whose rows are the share of all usable rows that is asked for, or as near as prompts allow.
 
     Chosen by the seed and the prompts alone: neither the order of rows nor that of files matters. At least one prompt
@@ -59,7 +57,7 @@ def hold_out(
     """
     keys, ledger = array("Q"), Ledger("split", None)
     for source in sources:
-        for record, _ in read_records(source, kind, ledger, format=format, on_bad_row=on_bad_row):
+        for record, _ in reading.records(source, kind, ledger):
             keys.append(prompt_hash(record, seed))
     prompts, counts = np.unique(np.asarray(keys, dtype=np.uint64), return_counts=True)
     if len(prompts) < 2:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,48 +12,23 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
 
-from easyrlhf.data.chat_template import arguments_for
-from easyrlhf.data.dropped import note_dropped
-from easyrlhf.data.formats import require_format
 from easyrlhf.data.huge import Huge
+from easyrlhf.data.kinds import KINDS, as_kind, plural
 from easyrlhf.data.kto_mismatch import add_partners
 from easyrlhf.data.ledger import HELD_OUT, KEPT, LEFT_OUT, OVER_LENGTH, REPEATED, DataSummary, Ledger
 from easyrlhf.data.lengths import TOLERATED, Limits
-from easyrlhf.data.reader import KINDS, as_kind, plural, read_records
-from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, Record
+from easyrlhf.data.reader import RowSettings
+from easyrlhf.data.records import Comparison, Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import ContentFault
-from easyrlhf.data.sources import Source, open_sources
+from easyrlhf.data.sources import Source
 from easyrlhf.data.splitting import Part
+from easyrlhf.data.token_rows import ENCODERS, SCHEMAS, SOURCE, lengths_of
 from easyrlhf.errors import InputError
+from easyrlhf.files import atomic_write
 
-SOURCE = "source"  # column with the file of a row, which is no part of its content
-IDS, MASK = pa.list_(pa.int32()), pa.list_(pa.int8())
-SCHEMAS: dict[str, pa.Schema] = {
-    "demonstration": pa.schema({"input_ids": IDS, "loss_mask": MASK, "length": pa.int32()}),
-    "comparison": pa.schema(
-        {
-            "prompt_ids": IDS,
-            "chosen_ids": IDS,
-            "rejected_ids": IDS,
-            "margin": pa.float64(),
-            "weight": pa.float64(),
-            "length": pa.int32(),
-            SOURCE: pa.string(),
-        }
-    ),
-    "ranking": pa.schema(
-        {
-            "prompt_ids": IDS,
-            "completions_ids": pa.list_(IDS),
-            "scores": pa.list_(pa.float64()),
-            "length": pa.int32(),
-        }
-    ),
-    "feedback": pa.schema({"prompt_ids": IDS, "completion_ids": IDS, "label": pa.bool_(), "length": pa.int32()}),
-    "prompt": pa.schema({"prompt_ids": IDS, "prompt": pa.string(), "columns": pa.string(), "length": pa.int32()}),
-}
 ROWS_PER_BATCH = 500
 CHOSEN_ALONE = "comparisons, of which the chosen answer is imitated"
 DESIRABLE, UNDESIRABLE = "desirable completions", "undesirable completions"
@@ -68,26 +42,51 @@ class TokenData:
     summary: DataSummary
 
 
-def load_tokens(
-    source: str,
-    kind: str,
-    renderer: Renderer,
-    *,
-    max_length: int,
-    max_prompt_length: int,
-    cache_dir: Path,
-    format: str | None = None,
-    field: str | None = None,
-    transform: str | None = None,
-    overlength: str | None = None,
-    on_bad_row: str = "stop",
-    name: str = "train",
-    bad_rows: Path | None = None,
-    seed: int = 0,
-    places: int | None = None,
-    too_long: float = TOLERATED,
-    part: Part | None = None,
-) -> TokenData:
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(RowSettings):
+    """How rows are read, what is too long, and where the token rows lie.
+
+    overlength  as Limits has it
+    cache_dir   folder of the token rows, `{name}.arrow`
+    name        "train", "valid", …: names the file and begins the messages
+    bad_rows    file for dropped rows, shared with other names; None: `cache_dir/bad_rows.jsonl`
+    seed        decides which rows a weight takes
+    places      tokens that the model was made for, for advice
+    too_long    share of the rows that may be dropped for their length
+    part        the records of a split that are meant; None: all. Of those for validation none is used twice
+    """
+
+    max_length: int
+    max_prompt_length: int
+    cache_dir: Path
+    overlength: str | None = None
+    name: str = "train"
+    bad_rows: Path | None = None
+    seed: int = 0
+    places: int | None = None
+    too_long: float = TOLERATED
+    part: Part | None = None
+
+    def open(self, files: str) -> list[Source]:
+        """As RowSettings; of rows for validation none is used twice."""
+        sources = super().open(files)
+        if self.part and self.part.validation:
+            return [replace(one, weight=min(one.weight, 1.0)) for one in sources]
+        return sources
+
+    def limits_for(self, tokenizer: PreTrainedTokenizerFast) -> Limits:
+        """The limits in tokens of this tokenizer."""
+        huge = Huge.of(tokenizer, self.max_length)
+        limits = self.max_length, self.max_prompt_length, self.overlength
+        return Limits(*limits, tokenizer.bos_token_id, self.places, self.too_long, huge)
+
+
+def dropping(overlength: str | None) -> dict[str, Any]:
+    """The settings of --overlength: rows that are too long are dropped, but all of them only where this was asked."""
+    return {"overlength": overlength or "drop", "too_long": 1.0 if overlength == "drop" else TOLERATED}
+
+
+def load_tokens(source: str, kind: str, renderer: Renderer, settings: DataSettings) -> TokenData:
     """Read, check, render and tokenise data; the rows lie in `cache_dir/{name}.arrow`.
 
     source    comma list of files, folders and hub ids, each perhaps with a weight, `path=0.3`
@@ -99,39 +98,20 @@ def load_tokens(
               with this row's prompt in KTO's estimate of KL; together they may be longer than max_length);
               a comparison becomes two
               prompt: prompt_ids, prompt (JSON), columns (JSON), length; from records of any kind
-    overlength  as Limits has it
-    name      "train", "valid", …: names the file and begins the messages
-    bad_rows  file for dropped rows, shared with other names; None: `cache_dir/bad_rows.jsonl`
-    seed      decides which rows a weight takes
-    places    tokens that the model was made for, for advice
-    too_long  share of the rows that may be dropped for their length
-    part      the records of a split that are meant; None: all. Of those for validation none is used twice
 
     Memory does not grow with the data. Raises InputError for data that cannot be used (docs/data.md).
     """
-    if format is not None:
-        require_format(format)
-    sources = open_sources(source, field=field, transform=transform)
-    if part and part.validation:
-        sources = [replace(one, weight=min(one.weight, 1.0)) for one in sources]
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(name, bad_rows or Path(cache_dir) / "bad_rows.jsonl")
-    bos = renderer.tokenizer.bos_token_id
-    huge = Huge.of(renderer.tokenizer, max_length)
-    limits = Limits(max_length, max_prompt_length, overlength, bos, places, too_long, huge)
+    sources = settings.open(source)
+    file = Path(settings.cache_dir) / f"{settings.name}.arrow"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(settings.name, settings.bad_rows or file.parent / "bad_rows.jsonl")
+    limits = settings.limits_for(renderer.tokenizer)
     noted = renderer.notes.copy()
-    records = (
-        (record, row, copies, one.name)
-        for one in sources
-        for (record, row), copies in zip(
-            _part_of(one, kind, ledger, part, format=format, on_bad_row=on_bad_row), one.copies(seed), strict=False
-        )
-    )
-    file = Path(cache_dir) / f"{name}.arrow"
-    digest = _write(_token_rows(records, kind, renderer, limits, ledger, on_bad_row), kind, file)
+    records = _weighed_records(sources, kind, settings, ledger)
+    digest = _write(_token_rows(records, kind, renderer, limits, ledger, settings.on_bad_row), kind, file)
     others = sum(ledger.dropped[reason] for reason in (LEFT_OUT, HELD_OUT, KEPT))
     lengths = ledger.read - others, ledger.dropped[OVER_LENGTH]
-    limits.check(name, *lengths)
+    limits.check(settings.name, *lengths)
     ledger.notes.update(limits.notes(*lengths))
     if not ledger.used:
         raise InputError(f"{source}: no usable row; the dropped ones are in {ledger.bad_rows}")
@@ -141,10 +121,15 @@ def load_tokens(
     return TokenData(datasets.Dataset.from_file(str(file)), ledger.summary(digest))
 
 
-def _part_of(source: Source, kind: str, ledger: Ledger, part: Part | None, **how) -> Iterator[tuple[Record, Any]]:
-    """The usable records of a source that are meant."""
-    records = read_records(source, kind, ledger, **how)
-    return part.of(records, ledger) if part else records
+def _weighed_records(
+    sources: list[Source], kind: str, settings: DataSettings, ledger: Ledger
+) -> Iterator[tuple[Record, Any, int, str]]:
+    """The usable records that are meant, each with its row, how often it is used, and its source's name."""
+    for source in sources:
+        records = settings.records(source, kind, ledger)
+        meant = settings.part.of(records, ledger) if settings.part else records
+        for (record, row), copies in zip(meant, source.copies(settings.seed), strict=False):
+            yield record, row, copies, source.name
 
 
 def label_counts(rows: datasets.Dataset) -> tuple[int, int]:
@@ -193,7 +178,7 @@ def _token_rows(
             ledger.drop(OVER_LENGTH, record.place, row)
             continue
         fitting *= copies
-        ledger.use(list(map(_lengths, fitting)))
+        ledger.use(list(map(lengths_of, fitting)))
         ledger.notes[REPEATED] += copies > 1
         _note(record, fitting, kind, ledger)
         yield from fitting
@@ -209,99 +194,18 @@ def _note(record: Record, rows: list[dict[str, Any]], kind: str, ledger: Ledger)
         ledger.notes += Counter(DESIRABLE if row["label"] else UNDESIRABLE for row in rows)
 
 
-def _encode_demonstration(record: Demonstration, renderer: Renderer) -> list[dict[str, Any]]:
-    arguments = _arguments(record, renderer, [record.completion])
-    examples = renderer.examples(record.prompt, record.completion, arguments)
-    return [{"input_ids": ids, "loss_mask": mask, "length": len(ids)} for ids, mask in examples]
-
-
-def _encode_comparison(record: Comparison, renderer: Renderer) -> list[dict[str, Any]]:
-    answers = [record.chosen, record.rejected]
-    arguments = _arguments(record, renderer, answers)
-    prompt, (chosen, rejected) = renderer.answers(record.prompt, answers, arguments)
-    row = {
-        "prompt_ids": prompt,
-        "chosen_ids": chosen,
-        "rejected_ids": rejected,
-        "margin": 0.0 if record.margin is None else record.margin,
-        "weight": record.weight,
-        "length": len(prompt) + max(len(chosen), len(rejected)),
-    }
-    return [row]
-
-
-def _encode_ranking(record: Ranking, renderer: Renderer) -> list[dict[str, Any]]:
-    arguments = _arguments(record, renderer, record.completions)
-    prompt, completions = renderer.answers(record.prompt, record.completions, arguments)
-    row = {
-        "prompt_ids": prompt,
-        "completions_ids": completions,
-        "scores": record.scores,
-        "length": len(prompt) + max(map(len, completions)),
-    }
-    return [row]
-
-
-def _encode_feedback(record: Feedback, renderer: Renderer) -> list[dict[str, Any]]:
-    arguments = _arguments(record, renderer, [record.completion])
-    prompt, [completion] = renderer.answers(record.prompt, [record.completion], arguments)
-    row = {
-        "prompt_ids": prompt,
-        "completion_ids": completion,
-        "label": record.label,
-        "length": len(prompt) + len(completion),
-    }
-    return [row]
-
-
-def _encode_prompt(record: Prompt, renderer: Renderer) -> list[dict[str, Any]]:
-    ids = renderer.prompt_ids(record.prompt, _arguments(record, renderer, [[]]))
-    row = {
-        "prompt_ids": ids,
-        "prompt": json.dumps(record.prompt),
-        "columns": json.dumps(record.columns, default=str),
-        "length": len(ids),
-    }
-    return [row]
-
-
-def _arguments(record: Record, renderer: Renderer, answers: list) -> dict[str, Any] | None:
-    """What the record tells the chat template; what the template drops of its conversations is noted."""
-    arguments = arguments_for(record.prompt, record.columns)
-    if arguments is not None:
-        note_dropped(renderer, [record.prompt + answer for answer in answers], arguments)
-    return arguments
-
-
-# kind → (record, renderer) → its token rows: one, but for demonstrations whose answers are learned apart. They raise
-# InputError where the template refuses, ContentFault where there is nothing to learn.
-ENCODERS = {
-    "demonstration": _encode_demonstration,
-    "comparison": _encode_comparison,
-    "ranking": _encode_ranking,
-    "feedback": _encode_feedback,
-    "prompt": _encode_prompt,
-}
-
-
-def _lengths(row: dict[str, Any]) -> dict[str, int]:
-    """Tokens per column, `length` first; of several completions those of the longest."""
-    ids = {key: value for key, value in row.items() if key.endswith("_ids")}
-    if "completions_ids" in ids:
-        ids["completions_ids"] = max(ids["completions_ids"], key=len)
-    return {"length": row["length"]} | {key: len(value) for key, value in ids.items()}
-
-
 def _write(rows: Iterator[dict[str, Any]], kind: str, file: Path) -> str:
     """Write rows to an Arrow file, beside and renamed; returns the SHA-256 of their content."""
     schema, digest = SCHEMAS[kind], hashlib.sha256()
-    unfinished = file.with_suffix(".tmp")
-    with pa.OSFile(str(unfinished), "wb") as out, pa.ipc.new_stream(out, schema) as writer:
+    with (
+        atomic_write(file) as draft,
+        pa.OSFile(str(draft), "wb") as out,
+        pa.ipc.new_stream(out, schema) as writer,
+    ):
         while batch := list(islice(rows, ROWS_PER_BATCH)):
             for row in batch:
                 _digest(digest, row)
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
-    os.replace(unfinished, file)
     return digest.hexdigest()
 
 

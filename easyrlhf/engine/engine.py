@@ -18,6 +18,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 from transformers import get_scheduler
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
 from easyrlhf.engine.micro_batches import MicroBatch
 from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, stuck, weight_marks
@@ -46,10 +47,10 @@ class OptimiserSettings:
     total_steps: int
 
     @classmethod
-    def of(cls, config, total_steps: int, **changed) -> "OptimiserSettings":
+    def of(cls, config: TrainConfig, total_steps: int, **changed) -> "OptimiserSettings":
         """Take the fields from a stage's settings, some of them changed."""
         names = [name for name in cls.__dataclass_fields__ if name != "total_steps"]
-        return cls(**{name: getattr(config, name) for name in names} | changed, total_steps=total_steps)
+        return cls(**{name: config.value(name) for name in names} | changed, total_steps=total_steps)
 
 
 class Engine(ABC):

@@ -114,7 +114,6 @@ DPO_LOSSES: dict[str, Callable[[Tensor, Tensor, float, float], Tensor]] = {
     "apo_down": _unsmoothed(apo_down_loss),
     "discopop": _unsmoothed(discopop_loss),
 }
-SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot")  # those that use label_smoothing
 
 
 def aot_loss(logratios: Tensor, matched_ref_logratios: Tensor, beta: float, label_smoothing: float) -> Tensor:

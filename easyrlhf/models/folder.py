@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import make_world_readable, written_to
+from easyrlhf.files import drafted_in
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.four_bit import holds_four_bit, in_full
 from easyrlhf.models.load import load_causal_lm, load_config
@@ -38,20 +37,8 @@ def save_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None = Non
     precision, and on the CPU.
     Raises RunError when the disk does not take it.
     """
-    draft = folder / ".final"
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with written_to(folder):
-            lm = write_lm(draft, lm, tokenizer, head)
-            make_world_readable(draft)
-            for path in sorted(draft.iterdir()):
-                target = folder / path.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                os.replace(path, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return lm
+    with drafted_in(folder, ".final") as draft:
+        return write_lm(draft, lm, tokenizer, head)
 
 
 def write_lm(folder: Path, lm: nn.Module, tokenizer, head: nn.Linear | None) -> PreTrainedModel:

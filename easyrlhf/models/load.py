@@ -53,17 +53,17 @@ def read_config(path: str, trust_remote_code: bool):
 
 def positions_of(path: str, *, trust_remote_code: bool = False) -> int | None:
     """Tokens that the model of a folder or hub id was made for; None where it has no limit. Reads no weights."""
-    config = load_config(path, trust_remote_code=trust_remote_code)
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    text = load_config(path, trust_remote_code=trust_remote_code).get_text_config()
+    return getattr(text, "max_position_embeddings", None)
 
 
 def check_text_alone(flag: str, path: str, *, trust_remote_code: bool = False) -> None:
     """Raise InputError for a model that sees or hears as well: a folder saved of it would have lost that in silence."""
-    config = load_config(path, trust_remote_code=trust_remote_code)
-    text = config.get_text_config()
-    others = [name for name in config.sub_configs if getattr(config, name, None) not in (None, text)]
-    if text is not config and others:
-        family = ", ".join(config.architectures or [type(config).__name__])
+    whole = load_config(path, trust_remote_code=trust_remote_code)
+    text = whole.get_text_config()
+    others = [name for name in whole.sub_configs if getattr(whole, name, None) not in (None, text)]
+    if text is not whole and others:
+        family = ", ".join(whole.architectures or [type(whole).__name__])
         raise InputError(
             f"{flag} {path}: {family} is more than a language model ({', '.join(others)} in config.json), and a folder "
             "trained from it would lose the rest, or the files that process images and sound. Use a model of text "
@@ -74,8 +74,8 @@ def check_text_alone(flag: str, path: str, *, trust_remote_code: bool = False) -
 
 def ends_of(path: str, tokenizer, *, trust_remote_code: bool = False) -> tuple[int, ...]:
     """The ids that end an answer of a folder's or hub id's model, as end_ids says. Reads no weights."""
-    config = load_config(path, trust_remote_code=trust_remote_code).get_text_config()
-    named = configured = getattr(config, "eos_token_id", None)
+    text = load_config(path, trust_remote_code=trust_remote_code).get_text_config()
+    named = configured = getattr(text, "eos_token_id", None)
     root = root_of(path)
     folder = Path(root).expanduser()
     if not folder.is_dir() or (folder / "generation_config.json").exists():

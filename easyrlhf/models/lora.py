@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,35 +15,40 @@ from easyrlhf.models.adapters import quietly
 ALL = "all-linear"
 
 
-def add_lora(
-    lm: PreTrainedModel,
-    *,
-    r: int,
-    alpha: float,
-    dropout: float,
-    target: str,
-    modules_to_save: str | None = None,
-    new_tokens: Sequence[int] = (),
-):
-    """Wrap the model with a fresh LoRA adapter; only what belongs to the adapter stays trainable.
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """What an adapter is.
 
     target           "all-linear", or module names separated by commas
     modules_to_save  names of modules that are trained whole and belong to the adapter, separated by commas
-    new_tokens       ids whose rows of the embeddings, and of the output layer, are trained as well: the model has never
-                     seen them, and no adapter of other layers can tell one from another
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    target: str
+    modules_to_save: str | None = None
+
+
+def add_lora(lm: PreTrainedModel, settings: LoraSettings, new_tokens: Sequence[int] = ()):
+    """Wrap the model with a fresh LoRA adapter; only what belongs to the adapter stays trainable.
+
+    new_tokens  ids whose rows of the embeddings, and of the output layer, are trained as well: the model has never seen
+                them, and no adapter of other layers can tell one from another
 
     Raises InputError when no module has such a name, or when the rows cannot be trained.
     """
     from peft import LoraConfig, get_peft_model
 
-    whole = modules_trained_whole(lm, split_list(modules_to_save))
+    whole = modules_trained_whole(lm, split_list(settings.modules_to_save))
+    target = split_list(settings.target)
     config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=ALL if target == ALL else list(split_list(target)),
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=ALL if settings.target == ALL else list(target),
         modules_to_save=whole or None,
-        trainable_token_indices=trained_rows(lm, split_list(target), whole, new_tokens) or None,
+        trainable_token_indices=trained_rows(lm, target, whole, new_tokens) or None,
         ensure_weight_tying=tied(lm) and any(layer in whole for layer in embedding_names(lm)),
         task_type="CAUSAL_LM",
     )
@@ -50,7 +56,7 @@ def add_lora(
         with quietly():
             return get_peft_model(lm, config)
     except ValueError as error:
-        raise InputError(f"--lora_target {target}: {error}") from error
+        raise InputError(f"--lora_target {settings.target}: {error}") from error
 
 
 @torch.no_grad()

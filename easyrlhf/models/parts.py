@@ -77,12 +77,12 @@ def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     # Not called as a module: weights that are spread over processes are put together once a pass, not once a call.
     logits = F.linear(hidden, head.weight, head.bias) if type(head) is nn.Linear else head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    config = lm.config.get_text_config()
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+    text = lm.config.get_text_config()
+    if (scale := getattr(text, "logit_scale", None)) is not None:  # Cohere
         logits = logits * scale
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+    if (scaling := getattr(text, "logits_scaling", None)) is not None:  # Granite
         logits = logits / scaling
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+    if (cap := getattr(text, "final_logit_softcapping", None)) is not None:  # Gemma 2
         logits = torch.tanh(logits / cap) * cap
     return without_spare(lm, logits)
 

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from torch import Tensor
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.data.batches import optimiser_batches
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
@@ -49,24 +50,24 @@ class Task:
     prepare: Callable[[list[Row]], list[Row]] = lambda rows: rows
 
 
-def planned_steps(config, rows: int) -> int:
+def planned_steps(config: TrainConfig, rows: int) -> int:
     """Optimiser steps of a run over this many rows."""
     steps = config.epochs * math.ceil(rows / config.batch_size)
     return min(steps, config.max_steps or steps)
 
 
-def planned_batches(config, rows: int) -> Iterator[np.ndarray]:
+def planned_batches(config: TrainConfig, rows: int) -> Iterator[np.ndarray]:
     """Row numbers of every optimiser batch of a run over this many rows."""
     batches = optimiser_batches(rows, config.batch_size, config.seed, config.epochs)
     return itertools.islice(batches, planned_steps(config, rows))
 
 
-def planned_rows(config, rows: int) -> np.ndarray:
+def planned_rows(config: TrainConfig, rows: int) -> np.ndarray:
     """Numbers of the rows that a run over this many will read, in order."""
     return np.unique(np.concatenate(list(planned_batches(config, rows))))
 
 
-def offline_evaluations(config, rows: int, valid: Sized | None) -> Evaluations | None:
+def offline_evaluations(config: TrainConfig, rows: int, valid: Sized | None) -> Evaluations | None:
     """When a run over this many rows evaluates on the held-out ones; None without any."""
     if valid is None:
         return None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from easyrlhf.engine import processes
 from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.files import atomic_write
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.models.prefix_sharing import PromptGroup
@@ -124,11 +125,10 @@ def read_columns(file: Path) -> dict[str, np.ndarray] | None:
 
 def keep_columns(columns: dict[str, np.ndarray], file: Path, console: Console) -> None:
     """Write columns beside their place and rename them: they are never half there."""
-    draft = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(columns, draft)
-        draft.replace(file)
+        with atomic_write(file, file.with_suffix(f".{os.getpid()}")) as draft:  # its folder is shared by all runs
+            save_file(columns, draft)
     except (OSError, SafetensorError) as error:
         console.warn(
             f"{file.parent}: the reference's log-probabilities cannot be kept there ({error}); the next run computes "

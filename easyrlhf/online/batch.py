@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from easyrlhf.config import OnlineConfig
 from easyrlhf.data.batches import endless_order
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.online.state import LoopState, Online
@@ -47,7 +48,9 @@ def collect_batch(
     return rollout, {"health/equal_groups": 1 - teaches(rollout).float().mean().item()}
 
 
-def prompt_batch(prompts: Dataset, config, drawn: int) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
+def prompt_batch(
+    prompts: Dataset, config: OnlineConfig, drawn: int
+) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
     """Prompt rows of the next rollout, once per completion, and their sampling keys.
 
     Epochs follow one another, each in its own order, or all in that of the files.

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from easyrlhf.config import OnlineConfig
 from easyrlhf.engine import processes
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 from easyrlhf.losses.kl import adapted_kl_coef
@@ -28,13 +29,13 @@ from easyrlhf.run.timer import Timer
 PHASES = {"rollout": "sampling", "score": "scoring", "update": "update"}  # of a step, as the bar calls them
 
 
-def planned_rollouts(config, prompts: int) -> int:
+def planned_rollouts(config: OnlineConfig, prompts: int) -> int:
     """Rollouts of a run over this many prompts."""
     steps = math.ceil((config.total_episodes or config.epochs * prompts * config.num_generations) / config.batch_size)
     return min(steps, config.max_steps or steps)
 
 
-def online_evaluations(config, prompts: int, valid: Sized | None) -> Evaluations | None:
+def online_evaluations(config: OnlineConfig, prompts: int, valid: Sized | None) -> Evaluations | None:
     """When a run over this many prompts evaluates on the held-out ones; None without any."""
     if valid is None:
         return None
@@ -111,14 +112,14 @@ def train(
     return course.metrics()
 
 
-def describe_training(state: TrainerState, config, total: int, prompts: int) -> None:
+def describe_training(state: TrainerState, config: OnlineConfig, total: int, prompts: int) -> None:
     """What reward functions may know of the whole run."""
     state.max_steps, state.train_batch_size = total, config.batch_size
     state.num_train_epochs = total * config.batch_size / (prompts * config.num_generations)
     state.is_local_process_zero = state.is_world_process_zero = processes.is_main()
 
 
-def rows_to_keep(rollout: Rollout, online: Online, config, kl_coef: float) -> list[dict[str, Any]]:
+def rows_to_keep(rollout: Rollout, online: Online, config: OnlineConfig, kl_coef: float) -> list[dict[str, Any]]:
     """The rows of rollouts.jsonl for a step."""
     return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
 
@@ -135,7 +136,7 @@ def begin(course: StepEnd, online: Online, valid: Dataset | None, shown: Dataset
         course.begin(metrics, **asdict(at))
 
 
-def begin_next(online: Online, prompts: Dataset, config, at: LoopState) -> None:
+def begin_next(online: Online, prompts: Dataset, config: OnlineConfig, at: LoopState) -> None:
     """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
     rows, keys = prompt_batch(prompts, config, at.drawn)
     online.sampler.begin([row["prompt_ids"] for row in rows], keys)
@@ -173,7 +174,7 @@ def log_and_save(course: StepEnd, metrics: dict[str, float], at: LoopState) -> N
         course.run.save(course.engines, **asdict(at) | {"unfinished": metrics})
 
 
-def next_kl_coef(config, kl_coef: float, step: int, kl: float | None) -> float:
+def next_kl_coef(config: OnlineConfig, kl_coef: float, step: int, kl: float | None) -> float:
     """The KL coefficient after a step: adapted when a target is set and the policy has begun to move."""
     if config.kl_target is None or step <= config.value_warmup_steps:
         return kl_coef

@@ -13,44 +13,11 @@ from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.info import RunInfo, data_lines, facts, versions, without_passwords
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.metadata import TASK, TASKS, front_matter
-from easyrlhf.report.metrics import ALIGN_TITLES, metric, show
+from easyrlhf.report.metrics import metric, show
+from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.text_table import markdown_table
 
 CARD_FILE = "README.md"
-TAGS = {"sft": ("sft",), "rm": ("rm", "reward-model", "rlhf"), "ppo": ("ppo", "rlhf"), "grpo": ("grpo", "rlhf")}
-RESULTS = {
-    "sft": ("loss", "eval/loss", "eval/perplexity"),
-    "rm": (
-        "rewards/accuracies",
-        "eval/rewards/accuracies",
-        "eval/length_baseline_accuracy",
-        "eval/rewards/margins",
-        "eval/loss",
-    ),
-    "ppo": (
-        "objective/scores",
-        "objective/kl",
-        "length/completion_mean",
-        "health/eos_rate",
-        "eval/scores",
-        "eval/kl",
-    ),
-}
-RESULTS["grpo"] = RESULTS["ppo"]
-PICTURES = {"sft": "loss", "rm": "accuracy", "ppo": "reward_kl", "grpo": "reward_kl"}
-WHAT = {
-    "sft": "A language model fine-tuned on demonstrations; the loss counted assistant tokens only.",
-    "rm": "A reward model: a language model with a scalar head, trained on pairs of a chosen and a "
-    "rejected answer with the Bradley-Terry loss.",
-    "ppo": "A policy trained with PPO against a reward; a KL penalty held it near its reference. "
-    "`value_model/` holds the value model, which only further training needs.",
-    "grpo": "A policy trained with GRPO or a relative: its answers to a prompt were scored and compared with one "
-    "another.",
-}
-for stage, title in ALIGN_TITLES.items():
-    TAGS[stage] = (stage, "rlhf")
-    PICTURES[stage] = "loss"
-    RESULTS[stage] = ("loss", "eval/loss", "rewards/margins", "eval/rewards/accuracies", "eval/rewards/margins")
-    WHAT[stage] = f"A policy aligned with {title} on people's preferences, without a reward model."
 LOAD_POLICY = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -112,10 +79,11 @@ def write_model_card(folder: Path, *, stage: str, info: RunInfo) -> Path:
     folder = Path(folder)
     history = rows_up_to(read_rows(folder / METRICS_FILE), info)
     said = concluded(stage, history, examined_by(stage, folder))
+    view = VIEWS[stage]
     load, task = LOAD_REWARD if stage == "rm" else LOAD_POLICY, TASKS.get(stage, TASK)
     parts = [
         front_matter(folder.name, task, tags_of(stage, folder), info, results=held_out_lines(stage, history)),
-        f"# {folder.name}\n\n{WHAT[stage]}\n\n{said.sentence} Curves, samples and verdicts are in `report.html`.\n",
+        f"# {folder.name}\n\n{view.what}\n\n{said.sentence} Curves, samples and verdicts are in `report.html`.\n",
         *_training(folder, stage, info),
         "## Results\n\n" + _results(stage, history),
         "## How to load\n\n" + load.format(folder=folder.as_posix()),
@@ -131,14 +99,14 @@ def write_model_card(folder: Path, *, stage: str, info: RunInfo) -> Path:
 
 def write_adapter_card(folder: Path, stage: str, info: RunInfo, history: list[dict]) -> None:
     """Write adapter/README.md: what the adapter is for, and that it fits one base alone."""
-    adapter = folder / ADAPTER
+    view, adapter = VIEWS[stage], folder / ADAPTER
     about = read_adapter_config(adapter)
     base, results = about[BASE], held_out_lines(stage, history)
     name, tags = f"{folder.name}-adapter", tags_of(stage, folder)
     head = "Its head is in `value_head.safetensors`. " if (adapter / "value_head.safetensors").exists() else ""
     parts = [
         front_matter(name, TASKS.get(stage, TASK), tags, info, results=results, adapter_of=base),
-        f"# {name}\n\nA LoRA adapter of rank {about.get('r')} for `{base}`, and for no other weights. {WHAT[stage]}\n",
+        f"# {name}\n\nA LoRA adapter of rank {about.get('r')} for `{base}`, and for no other weights. {view.what}\n",
         f"{head}The folder above holds the merged model, and how the adapter was trained.\n",
         "## Results\n\n" + _results(stage, history),
         "## How to load\n\n" + LOAD_ADAPTER.format(folder=adapter.as_posix(), base=base, grown=grown(folder, base)),
@@ -165,13 +133,13 @@ def vocabulary_rows(folder: Path | None) -> int | None:
 def held_out_lines(stage: str, history: list[dict]) -> dict[str, float | None]:
     """The last held-out numbers that a card names."""
     last = {name: value for row in history for name, value in row.items()}
-    return {name: last[name] for name in RESULTS[stage] if name.startswith("eval/") and name in last}
+    return {name: last[name] for name in VIEWS[stage].results if name.startswith("eval/") and name in last}
 
 
 def tags_of(stage: str, folder: Path) -> list[str]:
     """The words that the model is found by; GRPO's relatives have their own names."""
     advantage = _settings_of(folder).get("advantage")
-    return [*(advantage if tag == "grpo" and advantage else tag for tag in TAGS[stage])]
+    return [*(advantage if tag == "grpo" and advantage else tag for tag in VIEWS[stage].tags)]
 
 
 def rows_up_to(rows: list[dict], info: RunInfo) -> list[dict]:
@@ -182,20 +150,22 @@ def rows_up_to(rows: list[dict], info: RunInfo) -> list[dict]:
 def _training(folder: Path, stage: str, info: RunInfo) -> list[str]:
     parts = []
     if facts(info):
-        parts.append("## Training\n\n" + _card_table(("", ""), facts(info)))
+        parts.append("## Training\n\n" + markdown_table(("", ""), facts(info)))
     for name, summary in info.get("data", {}).items():
         texts = "".join(f"- {text}\n" for text in data_lines(summary))
         parts.append(f"## Data: {name}\n\n{texts}")
-    picture = folder / "plots" / f"{PICTURES[stage]}.png"
+    picture = folder / "plots" / f"{VIEWS[stage].picture}.png"
     if picture.exists():
-        parts.append(f"![{PICTURES[stage]}](plots/{picture.name})\n")
+        parts.append(f"![{picture.stem}](plots/{picture.name})\n")
     return parts
 
 
 def _results(stage: str, history: list[dict]) -> str:
     last = {name: value for row in history for name, value in row.items()}
-    rows = [(f"`{name}`", show(name, last[name]), metric(name).meaning) for name in RESULTS[stage] if name in last]
-    return _card_table(("metric", "last value", "meaning"), rows)
+    rows = [
+        (f"`{name}`", show(name, last[name]), metric(name).meaning) for name in VIEWS[stage].results if name in last
+    ]
+    return markdown_table(("metric", "last value", "meaning"), rows)
 
 
 def _versions(info: RunInfo) -> list[str]:
@@ -210,7 +180,7 @@ def _settings(folder: Path, stage: str) -> list[str]:
         return []
     rows = [(f"`{name}`", str(without_passwords(value))) for name, value in given.items()]
     return [
-        "## Settings\n\n" + _card_table(("setting", "value"), rows),
+        "## Settings\n\n" + markdown_table(("setting", "value"), rows),
         "The others have their defaults; `args.yaml` has all of them.\n",
     ]
 
@@ -218,12 +188,3 @@ def _settings(folder: Path, stage: str) -> list[str]:
 def _settings_of(folder: Path) -> dict:
     path = folder / "args.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _card_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(_card_cell(cell) for cell in cells) + " |\n" for cells in lines)
-
-
-def _card_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

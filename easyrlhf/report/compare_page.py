@@ -6,8 +6,8 @@ from typing import Any
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import interval_bars
 from easyrlhf.report.comparison import JUDGE, ComparedAnswer, JudgeVerdict, decided, rate_with_interval, score_gap
-from easyrlhf.report.diagnostics import SEVERITIES
-from easyrlhf.report.rm_verdict import aligned_columns
+from easyrlhf.report.text_table import aligned_columns
+from easyrlhf.report.verdict import SEVERITIES
 
 PAIR_HEAD = ("model", "by", "win rate", "at equal length", "won/tied/lost", "longer wins", "score difference")
 CUT_OFF = 0.2  # share of answers cut off from which it is worth a word

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from easyrlhf.report.diagnostics import SEVERITIES, checks_of, health, outcome, trouble_in, verdicts, worst
+from easyrlhf.report.diagnostics import checks_of, verdicts
 from easyrlhf.report.plots import examination_of
 from easyrlhf.report.rm_verdict import doctor_verdicts, is_whole, lean
+from easyrlhf.report.stage_view import outcome
+from easyrlhf.report.verdict import SEVERITIES, health, trouble_in, worst
 
 
 @dataclass(frozen=True)

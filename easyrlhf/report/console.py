@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from easyrlhf.data.watching import watched_by
-from easyrlhf.report.diagnostics import Verdict
 from easyrlhf.report.layout import COUNTER, GAP, LEFT, cell, columns_of, command_lines, packed, wrapped
-from easyrlhf.report.metrics import OFFLINE, ONLINE, show
+from easyrlhf.report.metrics import show
 from easyrlhf.report.opening import Counted
+from easyrlhf.report.pace import Pace
 from easyrlhf.report.progress import ProgressBar
+from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.verdict import Verdict
 from easyrlhf.streams import lasting
 
-SCORE = ("score", "objective/scores")
-BAR_METRIC = dict.fromkeys(OFFLINE, ("loss", "loss")) | dict.fromkeys(ONLINE, SCORE)
 HEADER_EVERY = 20
 SHOWN_CHARACTERS = 600
 
@@ -74,7 +74,8 @@ class Console:
         guess: Mapping[str, float] | None = None,
     ) -> Iterator[ProgressBar]:
         """A bar from `done` to `total`, as Progress has it; call .advance(metrics) on it after each unit."""
-        self._progress = ProgressBar(self, total, done, unit, BAR_METRIC[self._stage], ahead, guess)
+        pace = Pace(ahead, guess) if ahead else None
+        self._progress = ProgressBar(self, total, done, unit, VIEWS[self._stage].beside_bar, pace)
         try:
             with self._progress:
                 yield self._progress
@@ -166,3 +167,15 @@ def one_line(text: str) -> str:
         text = f"{text[:half]} … {text[-half:]}"
     text = text.replace("\r\n", "\n").replace("\n", "⏎").replace("\t", " ")
     return "".join(c if c.isprintable() else "�" for c in text)
+
+
+@contextmanager
+def counting_bar(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar of its own, from `done` to `total`; yields a function that moves it by so many units."""
+    with ProgressBar(Console(unit), total, done, unit) as bar:
+
+        def advance(count: int = 1) -> None:
+            for _ in range(count):
+                bar.advance()
+
+        yield advance

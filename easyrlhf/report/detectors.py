@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from easyrlhf.report.metrics import metric, show
+from easyrlhf.report.verdict import Finding
 
 RECENT = 10  # rows that make "lately"; one row is too noisy to judge by
 ENOUGH = 3  # fewer rows than this and there is no verdict
@@ -48,15 +49,6 @@ class History:
                 series = self.series.setdefault(name, Series())
                 series.steps.append(row["step"])
                 series.values.append(value)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check measured: the number, its severity (ok, warn, alarm), a sentence with it."""
-
-    value: float | None
-    severity: str
-    says: str
 
 
 Finder = Callable[[History], Finding | None]

@@ -6,13 +6,15 @@ from pathlib import Path
 from easyrlhf.report import blocks
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.detectors import RECENT, History, early_and_late, lately, window
-from easyrlhf.report.diagnostics import Verdict, verdicts
+from easyrlhf.report.diagnostics import verdicts
 from easyrlhf.report.info import STAGE_TITLES, RunInfo, data_lines, facts, versions
 from easyrlhf.report.log import METRICS_FILE, SAMPLES_FILE, read_rows
-from easyrlhf.report.metrics import ALIGN_TITLES, told
+from easyrlhf.report.metrics import told
 from easyrlhf.report.plots import RM_EVAL_FILE, charts
-from easyrlhf.report.rm_verdict import verdict_section
+from easyrlhf.report.rm_page import verdict_section
 from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, extras, pick, rollout_prompt, row_marks, stored_rows
+from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.verdict import Verdict
 
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
@@ -23,41 +25,6 @@ STANDING_OUT = {
     "longest": "The longest answers",
     "furthest": "The furthest from the reference, by KL",
 }
-KEY_NUMBERS: dict[str, tuple[tuple[str, str], ...]] = {
-    "sft": (
-        ("training loss", "loss"),
-        ("held-out loss", "eval/loss"),
-        ("held-out perplexity", "eval/perplexity"),
-        ("tokens a second", "tokens_per_second"),
-    ),
-    "rm": (
-        ("held-out accuracy", "eval/rewards/accuracies"),
-        ("length alone", "eval/length_baseline_accuracy"),
-        ("training accuracy", "rewards/accuracies"),
-        ("held-out margin", "eval/rewards/margins"),
-        ("held-out loss", "eval/loss"),
-    ),
-    "ppo": (
-        ("score", "objective/scores"),
-        ("KL, nats an answer", "objective/kl"),
-        ("answer length", "length/completion_mean"),
-        ("answers that end", "health/eos_rate"),
-        ("explained variance", "value/explained_variance"),
-        ("seconds a step", "time/step"),
-    ),
-}
-KEY_NUMBERS |= dict.fromkeys(
-    ALIGN_TITLES,
-    (
-        ("held-out accuracy", "eval/rewards/accuracies"),
-        ("margin", "rewards/margins"),
-        ("loss", "loss"),
-        ("held-out loss", "eval/loss"),
-        ("chosen, nats a token", "logps/chosen"),
-        ("tokens a second", "tokens_per_second"),
-    ),
-)
-KEY_NUMBERS["grpo"] = tuple(entry for entry in KEY_NUMBERS["ppo"] if entry[1] != "value/explained_variance")
 
 
 def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo, page: Path | None = None) -> Path:
@@ -120,7 +87,7 @@ def _answer(row: dict) -> tuple[str, str, str]:
 
 def _numbers(folder: Path, stage: str, rows: list[dict]) -> list[str]:
     numbers, history = [], History(rows)
-    for label, name in KEY_NUMBERS[stage]:
+    for label, name in VIEWS[stage].key_numbers.items():
         late = lately(history, name)
         if late is None:
             continue

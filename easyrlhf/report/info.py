@@ -3,9 +3,10 @@
 import re
 from typing import Any, TypedDict
 
-from easyrlhf.report.metrics import ALIGN_TITLES, show
+from easyrlhf.report.metrics import show
+from easyrlhf.stage_table import STAGES
 
-STAGE_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO", "grpo": "GRPO"} | ALIGN_TITLES
+STAGE_TITLES = {name: stage.title for name, stage in STAGES.items()}
 BEST, EARLY = "best step", "ended early"
 
 

@@ -4,73 +4,18 @@ import sys
 import textwrap
 from collections.abc import Iterable
 
-from easyrlhf.report.metrics import COMPARING, show
+from easyrlhf.report.metrics import show
+from easyrlhf.report.stage_view import VIEWS, Column
 
-# stage -> (column title, width, metric) of the table that Console.row prints
-COLUMNS: dict[str, tuple[tuple[str, int, str], ...]] = {
-    "sft": (
-        ("loss", 8, "loss"),
-        ("grad", 8, "grad_norm"),
-        ("lr", 9, "learning_rate"),
-        ("epoch", 6, "epoch"),
-        ("tok/s", 8, "tokens_per_second"),
-    ),
-    "rm": (
-        ("loss", 8, "loss"),
-        ("accuracy", 8, "rewards/accuracies"),
-        ("margin", 8, "rewards/margins"),
-        ("grad", 8, "grad_norm"),
-        ("lr", 9, "learning_rate"),
-        ("epoch", 6, "epoch"),
-        ("tok/s", 8, "tokens_per_second"),
-    ),
-    "ppo": (
-        ("score", 7, "objective/scores"),
-        ("kl", 7, "objective/kl"),
-        ("reward", 7, "objective/rlhf_reward"),
-        ("entropy", 7, "policy/entropy_avg"),
-        ("clip", 5, "policy/clipfrac_avg"),
-        ("expl.var", 8, "value/explained_variance"),
-        ("length", 6, "length/completion_mean"),
-        ("eos", 5, "health/eos_rate"),
-        ("sec", 6, "time/step"),
-    ),
-}
-PREFERENCE_COLUMNS = (
-    ("loss", 8, "loss"),
-    ("accuracy", 8, "rewards/accuracies"),
-    ("margin", 8, "rewards/margins"),
-    ("chosen", 8, "logps/chosen"),
-    ("rejected", 8, "logps/rejected"),
-    ("grad", 8, "grad_norm"),
-    ("lr", 9, "learning_rate"),
-    ("epoch", 6, "epoch"),
-)
-COLUMNS |= dict.fromkeys(COMPARING, PREFERENCE_COLUMNS)
-COLUMNS["rrhf"] = tuple(column for column in PREFERENCE_COLUMNS if column[0] not in ("margin", "chosen", "rejected"))
-COLUMNS["kto"] = (
-    ("loss", 8, "loss"),
-    ("chosen", 8, "rewards/chosen"),
-    ("rejected", 8, "rewards/rejected"),
-    ("margin", 8, "rewards/margins"),
-    ("kl", 8, "kl"),
-    *COLUMNS["rrhf"][2:],
-)
-COLUMNS["grpo"] = tuple(
-    ("equal", 5, "health/equal_groups") if name == "expl.var" else (name, width, metric)
-    for name, width, metric in COLUMNS["ppo"]
-)
 # what a narrow terminal does without, the least telling first; the first column of a stage always stays
 SPARED = "lr epoch clip entropy grad tok/s rejected chosen sec eos reward expl.var equal length kl margin accuracy"
 COUNTER, LEFT, GAP = 11, 7, 2  # widths of the first column, the last one, and what is between two
 NARROW = 60  # below that, what follows a first line is hardly indented
 
-Column = tuple[str, int, str]
-
 
 def columns_of(stage: str, width: int | None) -> list[Column]:
     """The columns of a stage's table that fit into so many characters beside the counter and the time left."""
-    columns = list(COLUMNS[stage])
+    columns = list(VIEWS[stage].columns)
     spared = iter(SPARED.split())
     while width is not None and table_width(columns) > width and len(columns) > 1:
         title = next(spared)

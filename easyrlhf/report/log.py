@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from easyrlhf.files import write_whole
 from easyrlhf.report.metrics import metric
 from easyrlhf.report.rollout_rows import ROLLOUTS_FILE
 from easyrlhf.report.trackers.chosen import Trackers
@@ -137,24 +137,16 @@ def cut_back(path: Path, last_step: int) -> None:
     if not path.exists():
         return
     rows = ((line, _parse_row(line)) for line in (_lines(path) if last_step >= 0 else []))
-    _rewrite(path, [line + "\n" for line, row in rows if row is not None and row["step"] <= last_step])
+    kept = [line + "\n" for line, row in rows if row is not None and row["step"] <= last_step]
+    write_whole(path, "".join(kept), to_disk=True)
 
 
 def amend(path: Path, step: int, metrics: dict[str, float]) -> None:
     """Put numbers into the row of a step; the others are the bytes they were. A half-written line is dropped."""
     rows = ((line, _parse_row(line)) for line in _lines(path))
     known = [(line, row) for line, row in rows if row is not None]
-    _rewrite(path, [_row_line(row | metrics) if row["step"] == step else line + "\n" for line, row in known])
-
-
-def _rewrite(path: Path, lines: list[str]) -> None:
-    """Write a file anew, beside its place and renamed into it."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    amended = [_row_line(row | metrics) if row["step"] == step else line + "\n" for line, row in known]
+    write_whole(path, "".join(amended), to_disk=True)
 
 
 def set_aside(folder: Path, last_step: int) -> list[Path]:

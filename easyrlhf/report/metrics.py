@@ -5,22 +5,15 @@
 
 from dataclasses import dataclass
 
-COMPARING = ("dpo", "ipo", "orpo", "simpo", "cpo")
-ALIGN_TITLES = {
-    "dpo": "DPO",
-    "ipo": "IPO",
-    "orpo": "ORPO",
-    "simpo": "SimPO",
-    "cpo": "CPO",
-    "kto": "KTO",
-    "rrhf": "RRHF",
-}
-ALIGN = tuple(ALIGN_TITLES)
+from easyrlhf import stage_table
+from easyrlhf.stage_table import of_families
+
+COMPARING = of_families(stage_table.COMPARING)
+ALIGN = of_families(*stage_table.ALIGNING)
 OFFLINE = ("sft", "rm", *ALIGN)
 SCORED = ("rm", *COMPARING, "kto")  # stages that give chosen and rejected answers a number
 RANKING = ("rm", *COMPARING, "rrhf")  # stages that tell whether chosen beats rejected
-PPO = ("ppo",)
-GRPO = ("grpo",)
+PPO, GRPO = ("ppo",), ("grpo",)
 ONLINE = PPO + GRPO
 EVERY = OFFLINE + ONLINE
 

@@ -8,10 +8,10 @@ from easyrlhf.report import blocks
 from easyrlhf.report.charts import SERIES, Chart, band, curve
 from easyrlhf.report.conclusion import all_concluded, concluded
 from easyrlhf.report.detectors import History, lately
-from easyrlhf.report.html import KEY_NUMBERS
 from easyrlhf.report.info import STAGE_TITLES
 from easyrlhf.report.metrics import ONLINE, metric, told
-from easyrlhf.report.plots import CURVES, points
+from easyrlhf.report.plots import points
+from easyrlhf.report.stage_view import VIEWS
 
 LINES = ("-", "--", ":")
 
@@ -56,7 +56,7 @@ def write_overlay(path: Path, runs: list[RunRecord]) -> Path:
 
 def key_table(runs: list[RunRecord], stages: list[str]) -> str:
     """A row for each key number of the stages, a column for each run."""
-    names = {name: label for stage in stages for label, name in KEY_NUMBERS[stage]}
+    names = {name: label for stage in stages for label, name in VIEWS[stage].key_numbers.items()}
     histories = [History(run.rows) for run in runs]
     rows = [(label, *(_shown(history, name) for history in histories)) for name, label in names.items()]
     return blocks.html_table(("", *(run.label for run in runs)), [row for row in rows if any(row[1:])])
@@ -73,7 +73,7 @@ def overlaid(runs: list[RunRecord], stages: list[str]) -> list[Chart]:
     charts = [_reward_kl(runs, styles)] if set(stages) <= set(ONLINE) else []
     seen = set()
     for stage in stages:
-        for name, title, lines, caption in CURVES[stage]:
+        for name, title, lines, caption in VIEWS[stage].curves:
             for label, metric_name in lines.items():
                 found = {run.label: points(run.rows, metric_name) for run in runs}
                 found = {run: series for run, series in found.items() if series[0]}

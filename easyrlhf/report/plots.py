@@ -7,112 +7,10 @@ from pathlib import Path
 
 from easyrlhf.report.charts import INK, MUTED, SERIES, Chart, band, curve
 from easyrlhf.report.log import METRICS_FILE, read_rows
-from easyrlhf.report.metrics import ALIGN, ONLINE, metric
+from easyrlhf.report.metrics import ONLINE, metric
+from easyrlhf.report.stage_view import VIEWS
 
 RM_EVAL_FILE, DOCTOR_FILE = "rm_eval.json", "doctor.json"
-
-# stage -> (file name, title, {label: metric}, caption); the first metric's healthy range is shaded
-CURVES: dict[str, tuple[tuple[str, str, dict[str, str], str], ...]] = {
-    "sft": (
-        (
-            "loss",
-            "Loss",
-            {"training": "loss", "held out": "eval/loss"},
-            "Nats per assistant token.",
-        ),
-        ("perplexity", "Held-out perplexity", {"": "eval/perplexity"}, "Lower is better."),
-        ("grad_norm", "Gradient norm", {"": "grad_norm"}, "Before clipping."),
-        ("learning_rate", "Learning rate", {"": "learning_rate"}, "The schedule as it ran."),
-    ),
-    "rm": (
-        ("loss", "Loss", {"training": "loss", "held out": "eval/loss"}, "A coin gets 0.693."),
-        (
-            "accuracy",
-            "Accuracy",
-            {
-                "training": "rewards/accuracies",
-                "held out": "eval/rewards/accuracies",
-                "length alone": "eval/length_baseline_accuracy",
-            },
-            "Share of pairs with the chosen answer scored higher; a coin gets 0.5.",
-        ),
-        (
-            "margin",
-            "Margin",
-            {"training": "rewards/margins", "held out": "eval/rewards/margins"},
-            "Chosen minus rejected score.",
-        ),
-        ("grad_norm", "Gradient norm", {"": "grad_norm"}, "Before clipping."),
-    ),
-    "ppo": (
-        (
-            "score",
-            "Score",
-            {"sampled": "objective/scores", "held-out prompts": "eval/scores"},
-            "Mean score of the answers.",
-        ),
-        (
-            "kl",
-            "KL to the reference",
-            {"sampled": "objective/kl", "held-out prompts": "eval/kl"},
-            "Nats an answer: how far the policy has moved.",
-        ),
-        (
-            "length",
-            "Answer length",
-            {"mean": "length/completion_mean", "longest": "length/completion_max"},
-            "Tokens.",
-        ),
-        ("eos_rate", "Answers that end", {"": "health/eos_rate"}, "Share with an end of turn."),
-        (
-            "explained_variance",
-            "Value model",
-            {"": "value/explained_variance"},
-            "Explained variance of the returns; 1 is perfect, 0 is a constant.",
-        ),
-        (
-            "length_correlation",
-            "Score against length",
-            {"": "health/reward_length_correlation"},
-            "Correlation within a step; high and lasting is length hacking.",
-        ),
-        ("entropy", "Entropy", {"": "policy/entropy_avg"}, "Nats a token."),
-        ("clipfrac", "Clipped updates", {"": "policy/clipfrac_avg"}, "Share of tokens."),
-        (
-            "losses",
-            "Losses",
-            {"policy": "loss/policy_avg", "value": "loss/value_avg", "ptx": "loss/ptx_avg"},
-            "The policy loss does not fall as a supervised loss does.",
-        ),
-    ),
-}
-CURVES |= dict.fromkeys(
-    ALIGN,
-    (
-        ("loss", "Loss", {"training": "loss", "held out": "eval/loss"}, "The method's own."),
-        (
-            "accuracy",
-            "Accuracy",
-            {"training": "rewards/accuracies", "held out": "eval/rewards/accuracies"},
-            "Share of pairs whose chosen answer the policy itself prefers.",
-        ),
-        (
-            "margin",
-            "Implicit rewards",
-            {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "margin": "rewards/margins"},
-            "Beta times log-ratio or log-probability.",
-        ),
-        (
-            "logps",
-            "Likelihood",
-            {"chosen": "logps/chosen", "rejected": "logps/rejected"},
-            "Nats a token. Both falling steeply is the usual trouble.",
-        ),
-        ("kto_kl", "Reference point", {"": "kl"}, "KTO's estimate of the KL, nats."),
-        ("grad_norm", "Gradient norm", {"": "grad_norm"}, "Before clipping."),
-    ),
-)
-CURVES["grpo"] = tuple(entry for entry in CURVES["ppo"] if entry[0] != "explained_variance")
 
 
 def charts(folder: Path, stage: str) -> list[Chart]:
@@ -129,7 +27,7 @@ def plot_run(folder: Path, stage: str) -> list[Path]:
 
 
 def _curves(history: list[dict], stage: str) -> Iterator[Chart]:
-    for name, title, lines, caption in CURVES[stage]:
+    for name, title, lines, caption in VIEWS[stage].curves:
         found = {label: points(history, metric_name) for label, metric_name in lines.items()}
         found = {label: series for label, series in found.items() if series[0]}
         if found:

@@ -1,12 +1,12 @@
 """The bar of something that takes long: how far it is, what it is doing, and how long the rest will take."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from easyrlhf.report.metrics import show
-from easyrlhf.report.pace import clock, seconds_each, seconds_left
+from easyrlhf.report.pace import Pace
 
 if TYPE_CHECKING:
     from easyrlhf.report.console import Console
@@ -19,8 +19,7 @@ class ProgressBar:
     """A bar from `done` to `total`; without a terminal, a line whenever nothing was printed for 30 seconds.
 
     shown  (title, metric) of the number beside the bar
-    ahead  → kind (step, eval, save) → how many are still to come; by default units alone
-    guess  kind → what one takes, in units, before any was seen
+    pace   what tells how long the rest takes; by default its units alone
     spoke  when something was last printed
     """
 
@@ -31,15 +30,12 @@ class ProgressBar:
         done: int,
         unit: str,
         shown: tuple[str, str] = ("", ""),
-        ahead: Callable[[], Mapping[str, int]] | None = None,
-        guess: Mapping[str, float] | None = None,
+        pace: Pace | None = None,
     ):
         self.total, self.done = total, done
         self.spoke = self._began = time.monotonic()
         self._console, self._unit, self._shown = console, unit, shown
-        self._ahead, self._guess = ahead or (lambda: {"step": self.total - self.done}), guess or {}
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._estimate: tuple[float, float] | None = None  # seconds left, and when that was said
+        self._pace = pace or Pace(lambda: {"step": self.total - self.done})
         self._phase = self._headline = ""
         self._kind = "step"  # of what is under way
         self._bar = _rich_bar(console.rich, self) if console.rich else None
@@ -58,7 +54,7 @@ class ProgressBar:
         self.done += 1
         title, name = self._shown
         now = time.monotonic()
-        self._saw("step", now - self._began)
+        self._pace.saw("step", now - self._began)
         self._began = now
         if metrics and name in metrics:
             self._headline = f"{title} {show(name, metrics[name])}"
@@ -89,33 +85,16 @@ class ProgressBar:
         self._kind = "step"
         seconds = time.monotonic() - began
         self._began += seconds  # so that the unit it stands in does not count it
-        self._saw(kind, seconds)
+        self._pace.saw(kind, seconds)
         self.tell("")
 
     def left(self) -> str:
-        """Time to the end, as m:ss or h:mm:ss; "" before the first unit.
-
-        It runs down while something is under way, by no more than that was expected to take.
-        """
-        if self._estimate is None:
-            return ""
-        seconds, said = self._estimate
-        under_way = seconds_each(self._kind, self._seen, self._guess)
-        return clock(max(0.0, seconds - min(time.monotonic() - said, under_way)))
+        """Time to the end, as Pace has it."""
+        return self._pace.left(self._kind)
 
     def speed(self) -> str:
-        """The mean pace of the units."""
-        count, seconds = self._seen.get("step", (0, 0.0))
-        if not count:
-            return ""
-        pace = count / max(seconds, 1e-9)
-        return f"{pace:.2f} {self._unit}/s" if pace >= 0.1 else f"{1 / pace:.1f} s/{self._unit}"
-
-    def _saw(self, kind: str, seconds: float) -> None:
-        count, spent = self._seen.get(kind, (0, 0.0))
-        self._seen[kind] = count + 1, spent + seconds
-        left = seconds_left(self._ahead(), self._seen, self._guess)
-        self._estimate = None if left is None else (left, time.monotonic())
+        """The mean pace of its units."""
+        return self._pace.speed(self._unit)
 
     def _refresh(self, at_once: bool) -> None:
         if self._bar:

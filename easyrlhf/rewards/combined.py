@@ -13,7 +13,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.faults import named
 from easyrlhf.rewards.asides import Logged
-from easyrlhf.rewards.async_source import AsyncSource
+from easyrlhf.rewards.async_source import AsyncSource, Pending
 from easyrlhf.rewards.batch import RewardBatch, RewardError, Row, TrainerState, as_number, score_list
 from easyrlhf.rewards.workers import Workers
 
@@ -74,40 +74,57 @@ class Rewards:
                     given = source(rows, completions, finished)
                 models[place] = score_list(given, source.name, everything)[own]
 
-        def own_scores() -> tuple[dict[str, list[float]], Logged]:
-            raw, logged = {}, Logged(len(batch))
-            for place, (source, name) in enumerate(zip(self.sources, self.names(), strict=True)):
-                given = models.get(place)
-                if given is None:
-                    pending = begun.get(place) or source.start(batch)
-                    given = pending.scores()
-                    logged.take(name, pending.logged)
-                raw[name] = numbers(name, given, batch)
-            return raw, logged
-
         nothing = {name: [] for name in self.names()}, Logged()
-        everyone = processes.gather_results(lambda: own_scores() if len(batch) else nothing)
-        logged = Logged()
-        for _, said in everyone:
-            logged.append(said)
-        for name, value in logged.numbers:
-            self.logged.setdefault(name, []).append(value)
-        self.extra[:] = logged.rows()
-        parts = [part for part, _ in everyone]
-        raw, scores = {}, torch.zeros(len(rows), device=finished.device)
-        for weight, name in zip(self.weights, self.names(), strict=True):
-            raw[name] = torch.tensor([score for part in parts for score in part[name]], device=finished.device)
-            scores = scores + weight * raw[name].nan_to_num()
-        none = torch.stack(list(raw.values())).isnan().all(0)
-        if none.all():
-            raise RewardError(
-                f"{' and '.join(raw)} returned None for all {len(rows)} completions, so that none has a score; at "
-                f"least one must apply to some. The first of them:\n{everything.sample()}"
-            )
-        scores = scores.masked_fill(none, math.nan)
+        everyone = processes.gather_results(lambda: self._finish(batch, begun, models) if len(batch) else nothing)
+        self._keep([logged for _, logged in everyone])
+        raw = {
+            name: torch.tensor([score for part, _ in everyone for score in part[name]], device=finished.device)
+            for name in self.names()
+        }
+        scores = self._weighted_sum(raw, everything)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         return scores - self.missing_eos_penalty * (~finished).float(), raw
+
+    def _finish(
+        self, batch: RewardBatch, begun: dict[int, Pending], models: dict[int, list]
+    ) -> tuple[dict[str, list[float]], Logged]:
+        """The raw scores of this process's completions by source, and what was logged of them.
+
+        begun   requests that are under way, by the number of their source
+        models  what models said, likewise; whoever is in neither is asked now
+        """
+        raw, logged = {}, Logged(len(batch))
+        for place, (source, name) in enumerate(zip(self.sources, self.names(), strict=True)):
+            given = models.get(place)
+            if given is None:
+                pending = begun.get(place) or source.start(batch)
+                given = pending.scores()
+                logged.take(name, pending.logged)
+            raw[name] = numbers(name, given, batch)
+        return raw, logged
+
+    def _keep(self, said: list[Logged]) -> None:
+        """Keep what the functions of all processes have logged."""
+        logged = Logged()
+        for one in said:
+            logged.append(one)
+        for name, value in logged.numbers:
+            self.logged.setdefault(name, []).append(value)
+        self.extra[:] = logged.rows()
+
+    def _weighted_sum(self, raw: dict[str, Tensor], everything: RewardBatch) -> Tensor:
+        """The sum [B] over the sources that apply, nan where none does. Raises RewardError where that is everywhere."""
+        none = torch.stack(list(raw.values())).isnan().all(0)
+        if none.all():
+            raise RewardError(
+                f"{' and '.join(raw)} returned None for all {len(none)} completions, so that none has a score; at "
+                f"least one must apply to some. The first of them:\n{everything.sample()}"
+            )
+        scores = torch.zeros(len(none), device=none.device)
+        for weight, name in zip(self.weights, raw, strict=True):
+            scores = scores + weight * raw[name].nan_to_num()
+        return scores.masked_fill(none, math.nan)
 
     def take_logged(self) -> dict[str, float]:
         """Means of what functions have logged since the last call, under `<source>/<name>`."""

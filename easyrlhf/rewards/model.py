@@ -17,20 +17,30 @@ from easyrlhf.rewards.batch import Row
 
 
 @dataclass(frozen=True)
+class ScoringModel:
+    """A reward model with what its forward passes need.
+
+    renderer            its own
+    micro_batch_tokens  of one forward pass
+    """
+
+    model: ScalarModel
+    renderer: Renderer
+    micro_batch_tokens: int
+
+
+@dataclass(frozen=True)
 class ModelSource:
     """Scores completions with a trained reward model.
 
-    renderer  the reward model's own
     same      whether the policy writes exactly the reward model's tokens; else texts are rendered anew
     share     whether a prompt is computed once for its completions, as in completion_states; not where texts are
               rendered anew
     """
 
-    model: ScalarModel
-    renderer: Renderer
+    scorer: ScoringModel
     policy_renderer: Renderer
     same: bool
-    micro_batch_tokens: int
     share: str = "off"
     name: str = "reward_model"
 
@@ -41,29 +51,23 @@ class ModelSource:
         completions  token ids through the end-of-turn token
         finished     [B]
         """
-        how = self.renderer.pad_id, self.micro_batch_tokens
         if self.same:
             prompts = [row["prompt_ids"] for row in rows]
             ended = zip(completions, finished.tolist(), strict=True)
             whole = [self.policy_renderer.ended(ids) if end else ids for ids, end in ended]
-            return score_completions(self.model, prompts, whole, *how, self.share)
-        return score_sequences(self.model, self.in_own_tokens(rows, completions, finished.tolist()), *how)
+            return score_completions(self.scorer, prompts, whole, self.share)
+        return score_sequences(self.scorer, self.in_own_tokens(rows, completions, finished.tolist()))
 
     def in_own_tokens(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:
         """Prompt + completion in the reward model's tokens."""
         return [
-            rendered(self.renderer, row, self.policy_renderer.decode(ids), ended)
+            rendered(self.scorer.renderer, row, self.policy_renderer.decode(ids), ended)
             for row, ids, ended in zip(rows, completions, finished, strict=True)
         ]
 
 
 def score_completions(
-    model: ScalarModel,
-    prompts: list[list[int]],
-    completions: list[list[int]],
-    pad_id: int,
-    micro_batch_tokens: int,
-    share: str,
+    scorer: ScoringModel, prompts: list[list[int]], completions: list[list[int]], share: str
 ) -> list[float]:
     """The score of each completion behind its prompt, read at its last token; each process computes its share of them.
 
@@ -72,25 +76,24 @@ def score_completions(
 
     def score(group: list[int]) -> Tensor:
         families = group_by_prompt([prompts[index] for index in group], [completions[index] for index in group])
-        return model.completion_scores(families, pad_id, share)
+        return scorer.model.completion_scores(families, scorer.renderer.pad_id, share)
 
-    return score_rendered(
-        grouped_micro_batches(prompts, list(map(len, completions)), micro_batch_tokens, share), score, len(prompts)
-    )
+    lengths = list(map(len, completions))
+    batches = grouped_micro_batches(prompts, lengths, scorer.micro_batch_tokens, share)
+    return score_rendered(batches, score, len(prompts))
 
 
-def score_sequences(
-    model: ScalarModel, sequences: list[list[int]], pad_id: int, micro_batch_tokens: int
-) -> list[float]:
+def score_sequences(scorer: ScoringModel, sequences: list[list[int]]) -> list[float]:
     """The score of each sequence of token ids, read at its last token; each process computes its share of them."""
-    device = model.head.weight.device
+    device = scorer.model.head.weight.device
 
     def score(group: list[int]) -> Tensor:
         batch = [sequences[index] for index in group]
         lengths = torch.tensor([len(ids) for ids in batch], device=device)
-        return model.scores(pad_right(batch, pad_id).to(device), lengths)
+        return scorer.model.scores(pad_right(batch, scorer.renderer.pad_id).to(device), lengths)
 
-    return score_rendered(micro_batches([len(ids) for ids in sequences], micro_batch_tokens), score, len(sequences))
+    batches = micro_batches([len(ids) for ids in sequences], scorer.micro_batch_tokens)
+    return score_rendered(batches, score, len(sequences))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.models.folder import TOLERANCE
 from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.models.value_head import ScalarModel
-from easyrlhf.rewards.model import score_sequences
+from easyrlhf.rewards.model import ScoringModel, score_sequences
 
 PARTS = 12  # of an examination: scores alone and in 5 kinds of company; of both answers and of 4 probes
 MORE_PADDING = 33  # columns; odd, so that no kernel's tile fits by chance
@@ -21,10 +21,8 @@ MARK, OTHER = "SENTINEL", "ANSWER"
 
 
 def examine(
-    model: ScalarModel,
-    renderer: Renderer,
+    scorer: ScoringModel,
     rows: Dataset,
-    budget: int,
     dtype: torch.dtype,
     *,
     most: int,
@@ -33,18 +31,17 @@ def examine(
     """Invariance and probes of a reward model on comparison rows.
 
     rows     as load_tokens gives them
-    budget   tokens of one forward pass
-    dtype    of the forward pass: decides how equal scores must be
+    dtype    of the forward passes: decides how equal scores must be
     most     rows to look at, spread over all: the probes are put to their prompts, half of them are scored again in
              other company
     advance  called after each of PARTS parts
     returns  {"invariance": …, "probes": …}, see invariance and probes
     """
     sequences = sampled_sequences(rows, most)
-    with evaluating(model):
+    with evaluating(scorer.model):
         return {
-            "invariance": invariance(model, sequences, renderer, budget, dtype, advance),
-            "probes": probes(model, renderer, rows, budget, most, advance),
+            "invariance": invariance(scorer, sequences, dtype, advance),
+            "probes": probes(scorer, rows, most, advance),
         }
 
 
@@ -61,10 +58,8 @@ def sampled_sequences(rows: Dataset, most: int) -> list[list[int]]:
 
 @torch.no_grad()
 def invariance(
-    model: ScalarModel,
+    scorer: ScoringModel,
     sequences: list[list[int]],
-    renderer: Renderer,
-    budget: int,
     dtype: torch.dtype,
     advance: Callable[[], None] = lambda: None,
 ) -> dict:
@@ -74,12 +69,12 @@ def invariance(
     returns  {"n", "limit", "largest", "differences": {what was changed: largest difference}}
     """
     width = max(map(len, sequences))
-    padded = min(width + MORE_PADDING, positions(model) or width + MORE_PADDING)
-    size = max(2, min(len(sequences), budget // padded))
-    pad, end = renderer.pad_id, renderer.end_of_turn_id
+    padded = min(width + MORE_PADDING, positions(scorer.model) or width + MORE_PADDING)
+    size = max(2, min(len(sequences), scorer.micro_batch_tokens // padded))
+    pad, end = scorer.renderer.pad_id, scorer.renderer.end_of_turn_id
 
-    def scores(sequences: list[list[int]], *how: int) -> torch.Tensor:
-        found = batch_scores(model, sequences, *how)
+    def scores(sequences: list[list[int]], size: int, width: int, pad_id: int) -> torch.Tensor:
+        found = batch_scores(scorer.model, sequences, size, width, pad_id)
         advance()
         return found
 
@@ -119,14 +114,7 @@ def positions(model: ScalarModel) -> int | None:
     return getattr(plain_lm(model.lm).config.get_text_config(), "max_position_embeddings", None)
 
 
-def probes(
-    model: ScalarModel,
-    renderer: Renderer,
-    rows: Dataset,
-    budget: int,
-    most: int,
-    advance: Callable[[], None] = lambda: None,
-) -> dict:
+def probes(scorer: ScoringModel, rows: Dataset, most: int, advance: Callable[[], None] = lambda: None) -> dict:
     """Scores of answers that no reader would prefer, to at most `most` of the held-out prompts.
 
     returns  {"n": prompts, "chosen", "rejected": mean scores of their answers,
@@ -134,17 +122,17 @@ def probes(
                            "above_chosen": share of prompts where it scores above the chosen answer}]}
     """
     sample = [rows[i] for i in evenly_spaced(len(rows), most)]
-    room = positions(model)
+    room = positions(scorer.model)
 
     def scores(pairs: list[tuple[list[int], list[int]]]) -> np.ndarray:
         sequences = [cut_middle(prompt, ids, room) for prompt, ids in pairs]
-        found = np.array(score_sequences(model, sequences, renderer.pad_id, budget))
+        found = np.array(score_sequences(scorer, sequences))
         advance()
         return found
 
     sides = ("chosen", "rejected")
     chosen, rejected = (scores([(row["prompt_ids"], row[f"{side}_ids"]) for row in sample]) for side in sides)
-    made = [(name, scores(answers)) for name, answers in probe_answers(renderer, sample)]
+    made = [(name, scores(answers)) for name, answers in probe_answers(scorer.renderer, sample)]
     return {
         "n": len(sample),
         "chosen": float(chosen.mean()),

@@ -35,7 +35,7 @@ def ready_made(spec: str) -> Function:
             f"--reward_funcs FILE.py:mine (easyrlhf docs rewards). Those that need no numbers: {known}"
         )
     try:
-        function(**{name: [] for name in wanted(function)})  # of no completions: says what is not installed
+        function(**{name: [] for name in required_parameters(function)})  # of no completions: says what is missing
     except ImportError as error:
         raise InputError(f"{flag}: {error}; pip install 'easyrlhf[math]' brings what trl's rewards need") from error
     return in_our_terms(function)
@@ -61,7 +61,7 @@ def looks(function: Function) -> bool:
     return any(name in inspect.signature(function).parameters for name in NEEDS)
 
 
-def wanted(function: Function) -> list[str]:
+def required_parameters(function: Function) -> list[str]:
     """The parameters without a default, in order, but for **kwargs."""
     found = inspect.signature(function).parameters.values()
     return [p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
@@ -72,12 +72,12 @@ def in_our_terms(function: Function) -> Function:
 
     trl knows message lists alone as completions; here an answer to a prompt that is a string is one itself.
     """
-    texts = [name for name in wanted(function) if name not in OURS]
+    texts = [name for name in required_parameters(function) if name not in OURS]
 
     @functools.wraps(function)
     def called(**keywords: Any) -> Any:
         completions = [as_messages(one) for one in keywords["completions"]]
-        columns = {name: [as_text(cell) for cell in keywords[name]] for name in texts}
+        columns = {name: [number_as_text(cell) for cell in keywords[name]] for name in texts}
         return function(**keywords | columns | {"completions": completions})
 
     return called
@@ -88,6 +88,6 @@ def as_messages(completion: str | list) -> list:
     return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
 
 
-def as_text(cell: Any) -> Any:
+def number_as_text(cell: Any) -> Any:
     """A number as text: trl's parser of answers overlooks numbers."""
     return str(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else cell

@@ -19,7 +19,8 @@ from easyrlhf.userfile import Function
 
 PATIENCE = 2.0  # seconds for a worker to leave by itself
 PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from easyrlhf.rewards.worker_main import serve; serve()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from easyrlhf.rewards.worker_main import serve_requests; serve_requests()"
 )
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
 from easyrlhf.engine.faults import is_out_of_memory
 from easyrlhf.errors import EasyRLHFError, InputError, NotFinite, RunError
@@ -64,7 +65,7 @@ def full_disk_explained(run: "Run") -> Iterator[None]:
         raise found from error
 
 
-def what_is_safe(config, error: RunError) -> str:
+def what_is_safe(config: TrainConfig, error: RunError) -> str:
     """One sentence on what a run that failed by this error leaves behind and how to go on."""
     folder = Path(config.output_dir)
     try:
@@ -89,7 +90,7 @@ def what_is_safe(config, error: RunError) -> str:
     )
 
 
-def lower_rate(config, checkpoints: list[Path]) -> str:
+def lower_rate(config: TrainConfig, checkpoints: list[Path]) -> str:
     """The command that goes on from the newest of a run's checkpoints, or begins anew, with a tenth of its rate."""
     folder = Path(config.output_dir)
     words = [f"{config.stage}_train", "--config", str(folder / SETTINGS_FILE)]
@@ -103,6 +104,6 @@ def free_name(folder: Path) -> Path:
     return next(name for n in itertools.count(2) if not (name := folder.with_name(f"{folder.name}-{n}")).exists())
 
 
-def how_to_go_on(config) -> str:
+def how_to_go_on(config: TrainConfig) -> str:
     """The last sentence of a message about a run that did not finish."""
     return f"The same command{' without --overwrite' * config.overwrite} continues the run."

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.errors import InputError
 from easyrlhf.files import checksum
 from easyrlhf.models.parents import recorded_parent
@@ -13,7 +14,7 @@ from easyrlhf.run.manifest import CHECKPOINTS, STAGE_FILE, STATE, read_stage
 WEIGHTS = ("lora_r", "lora_target", "modules_to_save", "model")  # what decides which weights a checkpoint is of
 
 
-def origin_of(config) -> Path | None:
+def origin_of(config: TrainConfig) -> Path | None:
     """The folder of the run whose checkpoint --resume names, when it is another one than output_dir."""
     if config.overwrite or config.resume in ("auto", "never"):
         return None
@@ -21,7 +22,7 @@ def origin_of(config) -> Path | None:
     return None if folder == Path(config.output_dir).resolve() else folder
 
 
-def has_branched(config) -> bool:
+def has_branched(config: TrainConfig) -> bool:
     """Whether output_dir holds a run that has branched from the checkpoint that --resume names, and has saved since.
 
     Raises InputError when what it holds is another run.
@@ -42,7 +43,7 @@ def has_branched(config) -> bool:
     )
 
 
-def require_same_course(origin: Path, config) -> None:
+def require_same_course(origin: Path, config: TrainConfig) -> None:
     """Raise InputError when a run cannot branch from one of the folder `origin`: another stage, LoRA or model."""
     known = read_stage(origin)
     if not known:
@@ -58,7 +59,7 @@ def require_same_course(origin: Path, config) -> None:
         )
 
 
-def require_same_rows(origin: Path, config, info: dict) -> None:
+def require_same_rows(origin: Path, config: TrainConfig, info: dict) -> None:
     """Raise InputError when a run that branches would learn from other rows than the one it goes on from."""
     if lines := other_rows(read_stage(origin), info, config, parts=("train", "ptx")):
         raise InputError(
@@ -67,7 +68,7 @@ def require_same_rows(origin: Path, config, info: dict) -> None:
         )
 
 
-def listed_changes(origin: Path, config, info: dict) -> list[Difference | str]:
+def listed_changes(origin: Path, config: TrainConfig, info: dict) -> list[Difference | str]:
     """What is other than in the run of the folder `origin`: settings, and held-out rows."""
     settings = [one for one in differences(origin, config) if not one.is_undecided]
     return [*settings, *(line.strip() for line in other_rows(read_stage(origin), info, config, parts=("valid",)))]

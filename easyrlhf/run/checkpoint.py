@@ -1,7 +1,6 @@
 """Checkpoints: complete or invisible, the newest whole one found by itself."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import checksum, make_world_readable, written_to
+from easyrlhf.files import checksum, make_world_readable, sync_to_disk, written_to
 from easyrlhf.run.manifest import CHECKPOINTS, STATE
 
 
@@ -41,11 +40,8 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
     def end() -> None:
         with written_to(target):
             make_world_readable(draft)
-            files = {
-                str(path.relative_to(draft)): checksum(path) for path in sorted(draft.rglob("*")) if path.is_file()
-            }
-            (draft / STATE).write_text(json.dumps({"step": step, **state, "files": files}, indent=1))
-            sync_to_disk(draft)
+            (draft / STATE).write_text(json.dumps({"step": step, **state, "files": checksums_below(draft)}, indent=1))
+            sync_to_disk(draft)  # so that the rename cannot outrun the bytes
             draft.rename(target)
 
     if not processes.on_main(begin):
@@ -62,6 +58,11 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
         raise
     processes.on_main(lambda: remove_oldest(folder, keep))
     return target
+
+
+def checksums_below(folder: Path) -> dict[str, str]:
+    """Those of every file below a folder, by its path in it."""
+    return {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def remove_oldest(folder: Path, keep: int) -> None:
@@ -179,14 +180,3 @@ def restore_rng(state: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
-
-
-def sync_to_disk(folder: Path) -> None:
-    """Flush every file below the folder, so that the rename cannot outrun the bytes."""
-    windows = os.name == "nt"
-    for path in [*folder.rglob("*"), folder]:
-        if windows and path.is_dir():  # which cannot be opened there
-            continue
-        descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)

@@ -3,11 +3,11 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
 from pathlib import Path
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.config.base import MODEL
 from easyrlhf.errors import InputError
 from easyrlhf.files import hold_file, make_folder
@@ -27,7 +27,7 @@ NEW, UNFINISHED, COMPLETE = "new", "unfinished", "complete"
 READ_FIRST = "complete, if its rows are these"
 
 
-def entered(stack: ExitStack, config) -> tuple[Path, str]:
+def entered(stack: ExitStack, config: TrainConfig) -> tuple[Path, str]:
     """The folder to work in, and what output_dir is to this run, as claim says; locked as long as the stack lasts.
 
     A dry run works in a temporary folder and leaves nothing behind, and so does a look at a complete run.
@@ -63,26 +63,19 @@ def check_output_folder(folder: Path) -> None:
     raise InputError(f"--output_dir {folder}: {says}; give another folder")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """Hold the folder for this process alone; the operating system lets go of it when the process ends."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold_file(folder / LOCK))
-        except BlockingIOError as error:
-            raise InputError(
-                f"--output_dir {folder}: another run is working there; wait for it, or give another folder"
-            ) from error
-        yield
+    taken = f"--output_dir {folder}: another run is working there; wait for it, or give another folder"
+    return hold_file(folder / LOCK, taken)
 
 
-def claim_folder(config, folder: Path) -> str:
+def claim_folder(config: TrainConfig, folder: Path) -> str:
     """Decide what the folder is to this run: NEW, UNFINISHED, COMPLETE, or READ_FIRST.
 
     Raises InputError when it is taken.
     """
     for setting in (one for one in fields(config) if one.metadata.get("on_resume") == MODEL):
-        model = getattr(config, setting.name)
+        model = config.value(setting.name)
         if model and Path(model).expanduser().resolve() == folder.resolve():
             raise InputError(
                 f"--output_dir {folder}: is also --{setting.name}, which the run would write over; give another "

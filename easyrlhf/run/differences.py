@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.config.base import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path
 from easyrlhf.errors import InputError
 from easyrlhf.files import written_to
@@ -43,17 +44,17 @@ class Difference:
         return self.kind == ROWS and not (self.name in PARTS.values() and None in (self.then, self.now))
 
 
-def differences(folder: Path, config) -> list[Difference]:
+def differences(folder: Path, config: TrainConfig) -> list[Difference]:
     """Every setting of which the run in the folder had another, by name; those that may differ are left out.
 
     So are those whose words differ where what they name is the same to the byte. Raises InputError.
     """
     then, stage = settings_then(folder, config), read_stage(folder)
-    kept = {getattr(config, place.name, None) for place in (folder / PARENTS).glob("*")}  # what it builds on, it has
+    kept = {config.value(place.name) for place in (folder / PARENTS).glob("*")}  # what it builds on, it has
     found = []
     for setting in sorted(dataclasses.fields(config), key=lambda setting: setting.name):
         name, kind = setting.name, kind_of_setting(setting, config)
-        before, now = then.get(name), getattr(config, name)
+        before, now = then.get(name), config.value(name)
         if kind == FREE or (kind == MODEL and before == now and now in kept):
             continue
         if kind is None or (before is None) != (now is None):
@@ -66,7 +67,7 @@ def differences(folder: Path, config) -> list[Difference]:
     return found + [Difference(name, None, then[name], None) for name in gone]
 
 
-def kind_of_setting(setting: dataclasses.Field, config) -> str | None:
+def kind_of_setting(setting: dataclasses.Field, config: TrainConfig) -> str | None:
     """What becomes of a setting when a run is continued: FREE, ROWS, MODEL, FILES, or None, which must be as it was."""
     kind = setting.metadata.get("on_resume")
     if kind == FREE_BUT_FOR_BEST:
@@ -74,7 +75,7 @@ def kind_of_setting(setting: dataclasses.Field, config) -> str | None:
     return kind
 
 
-def settings_then(folder: Path, config) -> dict[str, Any]:
+def settings_then(folder: Path, config: TrainConfig) -> dict[str, Any]:
     """The settings of the run in a folder; {} where it left none. Raises InputError for a file that is no settings."""
     file = folder / SETTINGS_FILE
     try:
@@ -117,11 +118,11 @@ def placed(written: str, kind: str, folder: Path) -> str | None:
     return ",".join(f"{place}{function}" for place, (_, function) in zip(found, items, strict=True))
 
 
-def edited(folder: Path, config) -> list[str]:
+def edited(folder: Path, config: TrainConfig) -> list[str]:
     """A line for every file of a setting that was edited in its place since the run in the folder started."""
     stage, then, lines = read_stage(folder), settings_then(folder, config), []
     for setting in dataclasses.fields(config):
-        name, now = setting.name, getattr(config, setting.name)
+        name, now = setting.name, config.value(setting.name)
         known = recorded_parent(stage, name)
         if kind_of_setting(setting, config) == FILES and known is not None and then.get(name) == now:
             found = contents_of_setting(name, FILES, now)
@@ -139,7 +140,7 @@ def in_words(value: Any) -> str:
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
 
 
-def as_begun(config):
+def as_begun(config: TrainConfig) -> TrainConfig:
     """A copy with the lengths that were not given as the run in its folder began with them, so that it can go on.
 
     What follows from other settings may have followed otherwise then. A folder without a run, or one with other
@@ -149,13 +150,13 @@ def as_begun(config):
         then = {} if config.overwrite else settings_then(Path(config.output_dir), config)
     except InputError:  # the folder's own check says so
         return config
-    given = {name: getattr(config, name) for name in LENGTHS if getattr(config, name) is not None}
+    given = {name: length for name in LENGTHS if (length := config.value(name)) is not None}
     if any(then.get(name) != value for name, value in given.items()):
         return config
     return dataclasses.replace(config, **{name: then[name] for name in LENGTHS if name in then})
 
 
-def write_settings(folder: Path, config) -> None:
+def write_settings(folder: Path, config: TrainConfig) -> None:
     """Write the resolved settings as args.yaml, which --config accepts."""
     with written_to(folder / SETTINGS_FILE):
         (folder / SETTINGS_FILE).write_text(config.to_yaml(), encoding="utf-8")

@@ -3,12 +3,13 @@
 import importlib.metadata
 from contextlib import suppress
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.run.inputs import PARTS
 
 TOKENS = {"tokenizer": "tokenizer", "chat_template": "chat template"}  # key of stage.json → in words
 
 
-def other_tokens(known: dict, info: dict, config) -> list[str]:
+def other_tokens(known: dict, info: dict, config: TrainConfig) -> list[str]:
     """A line for what the model's tokens are made by, where it is not what it was: tokenizer, template.
 
     known  stage.json of the earlier run; info is that of this one
@@ -18,7 +19,7 @@ def other_tokens(known: dict, info: dict, config) -> list[str]:
     return [f"  the {' and the '.join(names)} of --model {config.model}{template}"] if names else []
 
 
-def other_rows(known: dict, info: dict, config, parts: tuple[str, ...] = tuple(PARTS)) -> list[str]:
+def other_rows(known: dict, info: dict, config: TrainConfig, parts: tuple[str, ...] = tuple(PARTS)) -> list[str]:
     """A line for each of these parts of the data whose token rows, in order, are not what they were."""
     lines = []
     for part in parts:
@@ -28,7 +29,7 @@ def other_rows(known: dict, info: dict, config, parts: tuple[str, ...] = tuple(P
         setting = PARTS[part]
         if config.valid_split and part == "valid":
             setting = "train_data"
-        where = f"--{setting} {getattr(config, setting)}"
+        where = f"--{setting} {config.value(setting)}"
         if then is None or now is None:
             lines.append(f"  {part} rows: {'none' if then is None else 'some'} → {'none' if now is None else where}")
         else:

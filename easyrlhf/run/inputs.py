@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.config.base import FILES, MODEL
 from easyrlhf.config.common_fields import TRL
 from easyrlhf.data.sources import open_sources
@@ -14,11 +15,11 @@ from easyrlhf.paths import split_paths
 PARTS = {"train": "train_data", "valid": "valid_data", "ptx": "ptx_data"}  # of the data → the setting that names it
 
 
-def inputs_of(config) -> dict[str, Any]:
+def inputs_of(config: TrainConfig) -> dict[str, Any]:
     """Setting → contents of what it names, for stage.json; what has none that can be read here is left out."""
     found = {}
     for setting in dataclasses.fields(config):
-        value = getattr(config, setting.name)
+        value = config.value(setting.name)
         if value is not None:
             found[setting.name] = contents_of_setting(setting.name, setting.metadata.get("on_resume"), value)
     return {name: content for name, content in found.items() if content is not None}

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from easyrlhf.errors import InputError
-from easyrlhf.files import checksum, written_to
+from easyrlhf.files import checksum, write_whole, written_to
 
 STAGE_FILE, CHECKPOINTS, STATE = "stage.json", "checkpoints", "state.json"
 INSIDE = ("adapter", "value_model")  # folders that a stage writes into its own
@@ -40,10 +40,8 @@ def write_stage(folder: Path, info: dict) -> None:
     """
     if info["status"] == "complete":
         info = info | {"files": checksums(folder)}
-    draft = folder / f".{STAGE_FILE}"
     with written_to(folder / STAGE_FILE):
-        draft.write_text(json.dumps(info, indent=2, default=str) + "\n")
-        draft.replace(folder / STAGE_FILE)
+        write_whole(folder / STAGE_FILE, json.dumps(info, indent=2, default=str) + "\n")
 
 
 def checksums(folder: Path) -> dict[str, str]:

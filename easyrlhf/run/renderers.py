@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from easyrlhf.config import LookConfig, PolicyConfig, RewardModelConfig, TrainConfig
 from easyrlhf.config.rendering import template_kwargs
 from easyrlhf.data.chat_template import Rendering
 from easyrlhf.data.render import Renderer
@@ -12,8 +13,12 @@ from easyrlhf.models.load import ends_of
 from easyrlhf.models.parents import tokenizer_folder
 from easyrlhf.run.manifest import INSIDE, STAGE_FILE, read_stage
 
+Renders = TrainConfig | LookConfig | PolicyConfig | RewardModelConfig
 
-def open_renderer(path: str, config, *, strict: bool = True, samples: bool = True, holder: str = "", **how) -> Renderer:
+
+def open_renderer(
+    path: str, config: Renders, *, strict: bool = True, samples: bool = True, holder: str = "", **how
+) -> Renderer:
     """The renderer of a model that the settings are for: as its folder says, but for what the settings say.
 
     strict   whether a variable of --chat_template_kwargs that the template does not read is an error
@@ -23,13 +28,12 @@ def open_renderer(path: str, config, *, strict: bool = True, samples: bool = Tru
     Raises InputError.
     """
     own = rendering_of(path)
-    given = template_kwargs(config)
-    folds = getattr(config, "fold_system", None)
+    given, folds = template_kwargs(config), config.fold_system
     rendering = Rendering(
         template_kwargs=own.template_kwargs | given,
         fold_system=own.fold_system if folds is None else folds,
-        continue_final_message=getattr(config, "continue_final_message", False),
-        learn=getattr(config, "learn", "all"),
+        continue_final_message=config.may_continue,
+        learn=config.learned,
     )
     tokenizer = load_tokenizer(holder or path, trust_remote_code=config.trust_remote_code, **how)
     template = tokenizer.chat_template
@@ -42,7 +46,7 @@ def open_renderer(path: str, config, *, strict: bool = True, samples: bool = Tru
                 f"{flag}: the chat template of {path} has no variable '{name}', so it would change nothing"
             )
     ends = ends_of(path, tokenizer, trust_remote_code=config.trust_remote_code) if samples else ()
-    return Renderer(tokenizer, ends, getattr(config, "stop_texts", ()), rendering)
+    return Renderer(tokenizer, ends, config.stop_texts, rendering)
 
 
 def own_renderer(path: str, *, trust_remote_code: bool = False) -> Renderer:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import torch
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
 from easyrlhf.engine.engine import Engine
@@ -46,7 +47,7 @@ class Run:
     remarks      a line on whatever else the user should know of how the run goes on
     """
 
-    def __init__(self, config, folder: Path, stop: StopRequest, found: str):
+    def __init__(self, config: TrainConfig, folder: Path, stop: StopRequest, found: str):
         self.config, self.folder, self.stop, self.found = config, folder, stop, found
         self.asked = config
         self.device = pick_device(config.devices)
@@ -226,7 +227,7 @@ class Run:
 
 
 @contextmanager
-def open_run(config) -> Iterator[Run | None]:
+def open_run(config: TrainConfig) -> Iterator[Run | None]:
     """Claim the output folder and yield the run, or None when an equal run is already complete there.
 
     One of several processes joins the others first; the main one does what concerns the folder.

@@ -8,9 +8,10 @@ from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
 from easyrlhf.offline.evaluations import Evaluations, every_so_many, times_after
 from easyrlhf.report.console import Console
-from easyrlhf.report.diagnostics import Watch, alarms
+from easyrlhf.report.diagnostics import Watch
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.report.metrics import is_better
+from easyrlhf.report.verdict import alarms
 from easyrlhf.run.run import Run
 
 Advance = Callable[[int], None]  # told how many more rows of an evaluation are done

@@ -92,8 +92,8 @@ class Conversation:
             for number in range(asked.n):
                 speaker = Speaker(place * asked.n + number, asked, post, strip=self.strip)
                 key = (asked.seed, place, number)  # as easyrlhf generate has it
-                how = (asked.temperature, asked.shape, asked.likeliest)
-                self.samples.append(Sample(prompt, key, limit, *how, speaker.take, post))
+                drawn = {"temperature": asked.temperature, "shape": asked.shape, "likeliest": asked.likeliest}
+                self.samples.append(Sample(prompt, key, limit, take=speaker.take, fail=post, **drawn))
         self.engine.submit(asked.model.id, self.samples)
 
     async def pieces(self) -> AsyncIterator[AnswerPiece]:

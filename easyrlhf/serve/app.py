@@ -26,6 +26,7 @@ from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refusal_response
 from easyrlhf.tools.scoring import Scorer
 
 PAGE = Path(__file__).parent / "page"
+THEME = Path(__file__).parents[1] / "report" / "page" / "theme.css"  # as the pages of reports have it
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
@@ -63,7 +64,7 @@ class Service:
         config = self.config
         models = [{"id": one.id, "title": one.title, "positions": one.positions} for one in self.models.values()]
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
-        defaults = {name: getattr(config, name) for name in names} | {"max_tokens": config.max_new_tokens}
+        defaults = {name: config.value(name) for name in names} | {"max_tokens": config.max_new_tokens}
         return JSONResponse(
             {
                 "models": models,
@@ -169,7 +170,9 @@ async def health(request: Request) -> Response:
 async def page(request: Request) -> Response:
     """The files of the page."""
     file = PAGE / request.path_params.get("name", "index.html")
-    if file not in PAGE.iterdir() or file.suffix not in KINDS:
+    if file.name == THEME.name:
+        file = THEME
+    elif file not in PAGE.iterdir() or file.suffix not in KINDS:
         raise HTTPException(404)
     return Response(file.read_bytes(), media_type=KINDS[file.suffix])
 

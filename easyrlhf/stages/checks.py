@@ -1,5 +1,6 @@
 """What is checked of settings and models before a stage reads its rows."""
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.config.base import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -37,15 +38,15 @@ def check_lora(run: Run, renderer: Renderer, console: Console) -> None:
         remedy = "let an sft_train of all weights (--lora_r 0) learn them first, or leave --chat_template out"
     if tokens and run.zero and run.zero["zero_optimization"]["stage"] == 3:
         raise InputError(f"--deepspeed: ZeRO stage 3 cannot train {what}; use --deepspeed zero2, or {remedy}")
-    if getattr(config, "share_backbone", False):
+    if config.share_backbone:
         raise InputError(f"--share_backbone: parts that share a backbone cannot have {what}; {remedy}")
-    if getattr(config, "rollout", "hf") == "vllm":
+    if config.uses_vllm:
         raise InputError(f"--rollout vllm: vLLM takes no adapter with {what}; {remedy}, or use --rollout hf")
     if tokens:
         console.note(f"beside the adapters, the run trains {what}")
 
 
-def check_keep_best(config) -> None:
+def check_keep_best(config: TrainConfig) -> None:
     """Raise InputError when --keep_best names a metric that this stage's evaluations cannot be ranked by."""
     usable = ranked(config.stage)
     if config.keep_best and config.keep_best not in usable:
@@ -55,7 +56,7 @@ def check_keep_best(config) -> None:
         )
 
 
-def check_positions(flag: str, path: str, config) -> None:
+def check_positions(flag: str, path: str, config: TrainConfig) -> None:
     """Raise InputError when a model has no place for sequences as long as the settings allow."""
     places = positions_of(path, trust_remote_code=config.trust_remote_code)
     if places and config.max_length > places:
@@ -77,12 +78,12 @@ def check_probes_render(flag: str, folder: str, renderer: Renderer) -> None:
         ) from error
 
 
-def check_parent(flag: str, folder: str, config) -> None:
+def check_parent(flag: str, folder: str, config: TrainConfig) -> None:
     """Raise InputError unless a folder that the stage builds on is complete and as its own stage left it."""
     require_whole(flag, folder, allow_incomplete=config.allow_incomplete, result=config.output_dir)
 
 
-def require_policy_tokenizer(flag: str, folder: str, config, renderer: Renderer) -> None:
+def require_policy_tokenizer(flag: str, folder: str, config: TrainConfig, renderer: Renderer) -> None:
     """Raise InputError when a model that must read the policy's tokens has another tokenizer or template."""
     theirs = tokenizer_fingerprint(load_tokenizer(folder, trust_remote_code=config.trust_remote_code))
     ours = tokenizer_fingerprint(renderer.tokenizer)

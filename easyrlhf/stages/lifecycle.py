@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from easyrlhf.config import OnlineConfig
+from easyrlhf.config import OnlineConfig, TrainConfig
 from easyrlhf.config.common_fields import DEFAULT_LENGTH
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
@@ -17,7 +17,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.load import check_text_alone, positions_of
 from easyrlhf.models.parents import root_of
 from easyrlhf.offline.evaluations import Evaluations
-from easyrlhf.report.card import RESULTS, write_model_card
+from easyrlhf.report.card import write_model_card
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.console import Console
 from easyrlhf.report.diagnostics import verdicts
@@ -27,6 +27,7 @@ from easyrlhf.report.log import METRICS_FILE, MetricsLog, SilentLog, read_rows
 from easyrlhf.report.metadata import hub_facts
 from easyrlhf.report.next_steps import next_commands
 from easyrlhf.report.plots import plot_run
+from easyrlhf.report.stage_view import VIEWS
 from easyrlhf.report.trackers.chosen import check_trackers
 from easyrlhf.run.differences import as_begun
 from easyrlhf.run.manifest import read_stage
@@ -39,7 +40,7 @@ from easyrlhf.stages.models import count_parameters, describe_model
 from easyrlhf.stages.remarks import say_what_is_left_out, say_what_is_trained_on
 
 
-def settled(config):
+def settled(config: TrainConfig) -> TrainConfig:
     """The settings with every default filled in: lengths that were not given are those of the run in the folder, or
     follow from the others and from what the model was made for."""
     config, places = as_begun(config.resolved()), None
@@ -70,10 +71,10 @@ def prepare(run: Run, console: Console) -> Renderer:
     return renderer
 
 
-def parents_of(config) -> dict[str, str]:
+def parents_of(config: TrainConfig) -> dict[str, str]:
     """Part → folder of the models that an offline stage reads."""
-    ref_model = getattr(config, "ref_model", None)
-    return {"model": config.model} | ({"reference": ref_model} if ref_model not in (None, config.model) else {})
+    apart = config.ref_model not in (None, config.model)
+    return {"model": config.model} | ({"reference": config.ref_model} if apart else {})
 
 
 def print_plan(
@@ -137,7 +138,7 @@ def print_plan(
     console.summary(title, sections)
 
 
-def upload_planned(config) -> str:
+def upload_planned(config: TrainConfig) -> str:
     """What --push_to_hub does, for people."""
     whose = "private" if config.hub_private else "public"
     return f"uploads {config.output_dir}, without checkpoints, to {config.push_to_hub} on the hub ({whose})"
@@ -166,7 +167,7 @@ def open_log(run: Run, console: Console) -> MetricsLog:
     if not processes.is_main():
         return SilentLog()
     config = run.config
-    about = {"stage": config.stage, "settings": dataclasses.asdict(config), "results": RESULTS[config.stage]}
+    about = {"stage": config.stage, "settings": dataclasses.asdict(config), "results": VIEWS[config.stage].results}
     say = console.warn, console.note
     return MetricsLog(run.folder, last_step=run.step, report_to=config.report_to, about=about, say=say)
 
@@ -199,7 +200,7 @@ def present(run: Run, console: Console, metrics: dict, results: dict) -> None:
     upload(run.asked, console)
 
 
-def already_complete(config, console: Console) -> Path:
+def already_complete(config: TrainConfig, console: Console) -> Path:
     """Say that there is nothing left to do."""
     early = read_stage(config.output_dir).get("ended_early")
     ended = f" (ended early, after step {early['step']} of {early['of']}, by easyrlhf finish)" if early else ""
@@ -211,7 +212,7 @@ def already_complete(config, console: Console) -> Path:
     return Path(config.output_dir)
 
 
-def upload(config, console: Console) -> None:
+def upload(config: TrainConfig, console: Console) -> None:
     """Bring a complete run to the hub where the settings say so; what goes wrong is said, and fails nothing."""
     if config.push_to_hub and config.dry_run:
         console.note(f"{upload_planned(config)} as it is")

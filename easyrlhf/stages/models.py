@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -14,7 +15,7 @@ from easyrlhf.models.adapters import quietly
 from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.four_bit import bytes_of, quantise
 from easyrlhf.models.load import load_causal_lm, load_config, new_tokens
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.untrained import untrained_tokens
 from easyrlhf.models.value_head import ScalarModel
@@ -69,15 +70,14 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = 
         with quietly():  # newer transformers call it activation_checkpointing_enable
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora_r:
-        lm = add_lora(
-            lm,
+        settings = LoraSettings(
             r=config.lora_r,
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             target=config.lora_target,
             modules_to_save=config.modules_to_save,
-            new_tokens=tokens_to_learn(path, renderer, lm, config.trust_remote_code),
         )
+        lm = add_lora(lm, settings, tokens_to_learn(path, renderer, lm, config.trust_remote_code))
     return lm.train()
 
 
@@ -140,5 +140,5 @@ def count_parameters(path: str, trust_remote_code: bool) -> int:
 def model_without_weights(path: str, trust_remote_code: bool) -> PreTrainedModel:
     """The language model of a path as its configuration describes it, on no device."""
     config = load_config(path, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=True):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

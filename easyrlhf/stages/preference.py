@@ -204,13 +204,6 @@ def cpo_losses(config: CPOConfig, chosen: Side, rejected: Side, matched: Tensor)
     return Losses(loss, config.beta * chosen.logprobs, config.beta * rejected.logprobs)
 
 
-def sft_weight(config: PreferenceConfig) -> float:
-    """Weight of the SFT loss on chosen answers beside the preference loss."""
-    if isinstance(config, ORPOConfig):
-        return 1.0
-    return config.rpo_alpha if isinstance(config, DPOConfig) else getattr(config, "cpo_alpha", 0.0)
-
-
 def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
     """What a method that learns from comparisons plugs into the offline loop."""
     config, device = run.config, run.device
@@ -218,9 +211,9 @@ def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
     def prepare(rows: list[Row]) -> list[Row]:
         """Rows with what they need to know of their optimiser batch."""
         tokens = sum(len(row["chosen_ids"]) for row in rows)
-        share = sft_weight(config) * sum(row["weight"] for row in rows) / tokens
+        share = config.sft_weight * sum(row["weight"] for row in rows) / tokens
         rows = [row | {"sft_share": share} for row in rows]
-        if getattr(config, "loss_type", None) != "aot":
+        if not config.matches_batches:
             return rows
         now = all_logprobs(lm, list(map(pair_group, rows)), pad_id, run.micro_batch_tokens, device, config.share_prefix)
         then = torch.tensor([row["ref_chosen"] - row["ref_rejected"] for row in rows], dtype=torch.float64)

@@ -35,7 +35,7 @@ def with_parents(run: Run, console: Console) -> TrainConfig:
 def model_settings(config: TrainConfig) -> dict[str, str]:
     """Setting → the model that it names, of those that are given."""
     names = [one.name for one in fields(config) if one.metadata.get("on_resume") == MODEL]
-    return {name: path for name in names if (path := getattr(config, name))}
+    return {name: path for name in names if (path := config.value(name))}
 
 
 def keep_parent(

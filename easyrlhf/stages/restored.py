@@ -1,6 +1,7 @@
 """A run's model as one of its checkpoints has it: built and written as its stage does, without data and rewards."""
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,11 @@ from easyrlhf.run.renderers import open_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.run.signals import StopRequest
 from easyrlhf.run.trained_weights import load_trained
+from easyrlhf.stage_table import STAGES
 from easyrlhf.stages import online
-from easyrlhf.stages.kto import KTO
 from easyrlhf.stages.offline import OfflineStage
-from easyrlhf.stages.preference import CPO, DPO, IPO, ORPO, SIMPO
 from easyrlhf.stages.recorded_parents import model_settings
-from easyrlhf.stages.rm import RM
-from easyrlhf.stages.rrhf import RRHF
-from easyrlhf.stages.sft import SFT
 
-OFFLINE_STAGES = {
-    "sft": SFT,
-    "rm": RM,
-    "dpo": DPO,
-    "ipo": IPO,
-    "kto": KTO,
-    "orpo": ORPO,
-    "simpo": SIMPO,
-    "cpo": CPO,
-    "rrhf": RRHF,
-}
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # as stage.json has it → as settings have it
 
 
@@ -67,8 +53,8 @@ class Restored:
 
 
 def offline_stage(name: str) -> OfflineStage:
-    """An offline stage by its name."""
-    return OFFLINE_STAGES[name]
+    """An offline stage by its name: where the table says, in capitals."""
+    return getattr(import_module(STAGES[name].module), name.upper())
 
 
 def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, **changed) -> Restored:

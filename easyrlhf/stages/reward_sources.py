@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from easyrlhf.callables import HANDED, in_file
-from easyrlhf.config import OnlineConfig
+from easyrlhf.config import CompareConfig, OnlineConfig
 from easyrlhf.config.base import split_list
 from easyrlhf.data.formats import FORMATS
 from easyrlhf.data.render import Renderer
@@ -21,7 +21,7 @@ from easyrlhf.paths import split_paths
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rewards.functions import check_parameters, load_functions, required_columns, takes_any_column
-from easyrlhf.rewards.model import ModelSource, rendered
+from easyrlhf.rewards.model import ModelSource, ScoringModel, rendered
 from easyrlhf.rewards.server import RewardServer, check_server
 from easyrlhf.rewards.workers import WorkerFunction, Workers
 from easyrlhf.run.manifest import read_stage
@@ -121,7 +121,7 @@ def check_readable(config: OnlineConfig, cast: RewardPlan, data: dict[str, Token
                 ) from error
 
 
-def check_reward_model(flag: str, folder: str, config) -> None:
+def check_reward_model(flag: str, folder: str, config: OnlineConfig | CompareConfig) -> None:
     """Raise InputError unless the folder is a finished reward model: with a value head, or a sequence classifier."""
     check_parent(flag, folder, config)
     if not is_classifier(folder, trust_remote_code=config.trust_remote_code):
@@ -133,7 +133,7 @@ def check_reward_model(flag: str, folder: str, config) -> None:
         raise InputError(f"{flag} {error}") from error
 
 
-def check_value_head(flag: str, folder: str, config) -> None:
+def check_value_head(flag: str, folder: str, config: OnlineConfig | CompareConfig) -> None:
     """Raise InputError unless the folder has a value head that fits its model."""
     model_config = load_config(folder, trust_remote_code=config.trust_remote_code)
     try:
@@ -156,9 +156,9 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarMo
         check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
         if run.zero and not config.share_backbone:
             spread_frozen(model, run.zero, run.dtype)
+        scorer = ScoringModel(model, cast.renderer, run.micro_batch_tokens)
         share = sharing_of(model.lm, config.share_prefix)
-        how = cast.renderer, renderer, cast.same_tokens, run.micro_batch_tokens, share
-        sources.append(ModelSource(model, *how))
+        sources.append(ModelSource(scorer, renderer, cast.same_tokens, share))
     specs, limit = split_paths(config.reward_funcs), config.reward_timeout
     names = [spec.rpartition(":")[2] for spec in specs]
     if config.reward_workers:

@@ -22,6 +22,7 @@ from easyrlhf.report.plots import RM_EVAL_FILE
 from easyrlhf.report.progress import ProgressBar
 from easyrlhf.report.rm_eval import rm_evaluation
 from easyrlhf.report.rm_verdict import write_examination
+from easyrlhf.rewards.model import ScoringModel
 from easyrlhf.rewards.probes import PARTS, examine
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
@@ -59,7 +60,8 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     most, console = run.config.examine_rows, Console(run.config.stage)
     console.note(f"the doctor looks at {min(most, len(rows)):,} of {len(rows):,} held-out pairs (--examine_rows)")
     with ProgressBar(console, PARTS, 0, "part", ("", "")) as bar:
-        measured |= examine(model, renderer, rows, run.micro_batch_tokens, run.dtype, most=most, advance=bar.advance)
+        scorer = ScoringModel(model, renderer, run.micro_batch_tokens)
+        measured |= examine(scorer, rows, run.dtype, most=most, advance=bar.advance)
     write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
 
 

@@ -3,11 +3,10 @@
 from datasets import Dataset
 
 from easyrlhf.data.ledger import DataSummary
-from easyrlhf.data.lengths import TOLERATED
+from easyrlhf.data.reader import RowSettings
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.sources import open_sources
 from easyrlhf.data.splitting import Part, hold_out
-from easyrlhf.data.tokens import TokenData, load_tokens
+from easyrlhf.data.tokens import DataSettings, TokenData, dropping, load_tokens
 from easyrlhf.engine import processes
 from easyrlhf.models.load import positions_of
 from easyrlhf.run.run import Run
@@ -17,10 +16,9 @@ def read_sets(run: Run, renderer: Renderer, kind: str) -> dict[str, TokenData | 
     """The training rows, `train`, and the held-out rows, `valid`: from files of their own, or out of the same ones."""
     config, parts = run.config, {}
     if config.valid_split:
-        how = {"format": config.format, "on_bad_row": config.on_bad_row}
-        files = {"field": config.field, "transform": config.transform}
+        reading = RowSettings.of(config)
         held_out = processes.on_main(
-            lambda: hold_out(open_sources(config.train_data, **files), kind, config.valid_split, config.seed, **how)
+            lambda: hold_out(reading.open(config.train_data), kind, config.valid_split, config.seed, reading)
         )
         parts = {"train": Part(held_out, validation=False), "valid": Part(held_out, validation=True)}
     sources = {"train": config.train_data, "valid": config.train_data if parts else config.valid_data}
@@ -36,25 +34,19 @@ def read_data(
     config = run.config
 
     def read() -> DataSummary:
-        return load_tokens(
-            source,
-            kind,
-            renderer,
+        settings = DataSettings.of(
+            config,
             max_length=config.max_length,
             max_prompt_length=config.max_prompt_length,
+            **dropping(config.overlength),
             cache_dir=run.cache,
-            format=config.format,
-            field=config.field,
-            transform=config.transform,
-            overlength=config.overlength or "drop",
-            too_long=1.0 if config.overlength == "drop" else TOLERATED,
-            on_bad_row=config.on_bad_row,
             name=name,
             bad_rows=run.folder / "bad_rows.jsonl",
             places=positions_of(config.model, trust_remote_code=config.trust_remote_code),
             seed=config.seed,
             part=part,
-        ).summary
+        )
+        return load_tokens(source, kind, renderer, settings).summary
 
     summary = processes.on_main(read)
     return TokenData(Dataset.from_file(str(run.cache / f"{name}.arrow")), summary)

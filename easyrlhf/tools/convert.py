@@ -9,12 +9,14 @@ from typing import Any
 
 import jsonlines
 
-from easyrlhf.data.formats import recognise, require_format
+from easyrlhf.data.kinds import KINDS, as_kind, plural
 from easyrlhf.data.ledger import DataSummary, Ledger
-from easyrlhf.data.reader import KINDS, as_kind, kind_of, plural, read_records
+from easyrlhf.data.read_row import recognise
+from easyrlhf.data.reader import RowSettings, kind_of
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record
-from easyrlhf.data.sources import Source, open_sources
+from easyrlhf.data.sources import Source
 from easyrlhf.errors import InputError
+from easyrlhf.files import atomic_write
 
 # kind -> the format that its rows are written in, and read in again
 TARGETS = {
@@ -31,40 +33,32 @@ def convert_data(
     output: str | Path,
     *,
     kind: str | None = None,
-    format: str | None = None,
-    field: str | None = None,
-    transform: str | None = None,
-    on_bad_row: str = "stop",
     overwrite: bool = False,
+    **rows: Any,
 ) -> DataSummary:
     """Write the records of `files` as TRL's rows, one JSON object a line, and print the balance.
 
     files   comma list of files, folders and hub ids
     kind    the records that are wanted; None: those that the first file holds
+    rows    how they are read: format, field, transform, on_bad_row, as RowSettings has them
     output  a new .jsonl file; dropped rows go to `{output without .jsonl}.bad_rows.jsonl`
     Raises InputError for rows that cannot be read, and for an output that would overwrite something.
     """
-    output = Path(output)
-    if format is not None:
-        require_format(format, kind)
-    sources = open_sources(files, field=field, transform=transform)
+    reading, output = RowSettings(**rows), Path(output)
+    sources = reading.open(files)
     check_output(output, sources, overwrite)
-    kind = kind or kind_of(sources[0], format)
+    kind = kind or kind_of(sources[0], reading.format)
     ledger = Ledger(output.name, output.with_suffix(".bad_rows.jsonl"))
-    unfinished = output.with_suffix(".tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with jsonlines.open(unfinished, "w", dumps=_dumps) as out:
-            for source in sources:
-                out.write_all(converted(source, kind, ledger, format=format, on_bad_row=on_bad_row))
-        if not ledger.used:
-            raise InputError(f"{files}: no usable row; the dropped ones are in {ledger.bad_rows}")
-        os.replace(unfinished, output)
+        with atomic_write(output) as draft:
+            with jsonlines.open(draft, "w", dumps=_dumps) as out:
+                for source in sources:
+                    out.write_all(converted(source, kind, ledger, reading))
+            if not ledger.used:
+                raise InputError(f"{files}: no usable row; the dropped ones are in {ledger.bad_rows}")
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}); give another file") from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
     summary = ledger.summary("")
     print("\n".join([*summary.lines(), f"{output}: {ledger.rows:,} {plural(KINDS[kind])} (format {TARGETS[kind]})"]))
     return summary
@@ -86,11 +80,9 @@ def check_output(output: Path, sources: list[Source], overwrite: bool) -> None:
         raise InputError(f"--output {output}: is there already; {way}")
 
 
-def converted(
-    source: Source, kind: str, ledger: Ledger, *, format: str | None, on_bad_row: str
-) -> Iterator[dict[str, Any]]:
+def converted(source: Source, kind: str, ledger: Ledger, reading: RowSettings) -> Iterator[dict[str, Any]]:
     """The rows to write for one source; raises InputError for one that would not be read again as what it is."""
-    for record, _ in read_records(source, kind, ledger, format=format, on_bad_row=on_bad_row):
+    for record, _ in reading.records(source, kind, ledger):
         rows = [trl_row(one) for one in as_kind(record, kind)]
         ledger.used += 1
         ledger.rows += len(rows)

@@ -10,21 +10,20 @@ import yaml
 from datasets import Dataset
 
 from easyrlhf.config import DoctorConfig
-from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, dropping, load_tokens
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
 from easyrlhf.files import make_folder
-from easyrlhf.report.console import Console, say
+from easyrlhf.report.console import Console, counting_bar, say
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
-from easyrlhf.report.rm_verdict import PAGE_FILE, doctor_lines, write_doctor_page, write_examination
+from easyrlhf.report.rm_page import PAGE_FILE, doctor_lines, write_doctor_page
+from easyrlhf.report.rm_verdict import write_examination
 from easyrlhf.rewards.model import score_sequences
 from easyrlhf.rewards.probes import PARTS, examine, positions
 from easyrlhf.run.differences import SETTINGS_FILE
 from easyrlhf.run.manifest import read_stage
-from easyrlhf.tools.comparing.journal import answer_progress
 from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder
 
 LENGTH = 1024
@@ -44,9 +43,8 @@ def examine_reward_model(config: DoctorConfig) -> Path:
         rows = read_pairs(config, scorer.renderer, limits, Path(scratch))
         dtype = pick_dtype(config.precision, pick_device(config.devices))
         measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:])
-        how = scorer.model, scorer.renderer, rows, scorer.micro_batch_tokens, dtype
-        with answer_progress("part", PARTS, 0) as advance:
-            measured |= examine(*how, most=config.examine_rows, advance=advance)
+        with counting_bar("part", PARTS, 0) as advance:
+            measured |= examine(scorer, rows, dtype, most=config.examine_rows, advance=advance)
     found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
     write_doctor_page(folder, found)
     console = Console(config.stage)
@@ -97,22 +95,16 @@ def trained_limits(folder: Path) -> dict[str, Any]:
 
 def read_pairs(config: DoctorConfig, renderer: Renderer, limits: PairLimits, scratch: Path) -> Dataset:
     """The pairs of `valid_data`. Raises InputError."""
-    data = load_tokens(
-        config.valid_data,
-        "comparison",
-        renderer,
+    settings = DataSettings.of(
+        config,
         max_length=limits.max_length,
         max_prompt_length=limits.max_prompt_length,
-        overlength=limits.overlength or "drop",
+        **dropping(limits.overlength),
         cache_dir=scratch,
-        format=config.format,
-        field=config.field,
-        transform=config.transform,
-        on_bad_row=config.on_bad_row,
         name="valid",
         bad_rows=Path(config.output_dir) / "bad_rows.jsonl",
-        too_long=1.0 if limits.overlength == "drop" else TOLERATED,
     )
+    data = load_tokens(config.valid_data, "comparison", renderer, settings)
     say(data.summary.lines())
     return data.rows
 
@@ -122,10 +114,10 @@ def scores_and_lengths(config: DoctorConfig, scorer: Scorer, rows: Dataset) -> t
     answers = [rows["chosen_ids"][:], rows["rejected_ids"][:]]
     sequences = [p + ids for side in answers for p, ids in zip(rows["prompt_ids"], side, strict=True)]
     scores = []
-    with answer_progress("answer", len(sequences), 0) as advance:
+    with counting_bar("answer", len(sequences), 0) as advance:
         for start in range(0, len(sequences), AT_ONCE):
             some = sequences[start : start + AT_ONCE]
-            scores += score_sequences(scorer.model, some, scorer.renderer.pad_id, scorer.micro_batch_tokens)
+            scores += score_sequences(scorer, some)
             advance(len(some))
     chosen, rejected = np.array(scores).reshape(2, -1)
     broken = np.flatnonzero(~np.isfinite(chosen + rejected))

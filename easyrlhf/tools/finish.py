@@ -11,10 +11,10 @@ from datasets import Dataset
 from easyrlhf.config import FinishConfig, OnlineConfig, TrainConfig
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import disk_reason, hold_file, written_to
-from easyrlhf.offline import loop as offline
-from easyrlhf.online import loop as online
+from easyrlhf.offline.loop import planned_steps
+from easyrlhf.online.loop import planned_rollouts
 from easyrlhf.report.conclusion import concluded, examined_by
-from easyrlhf.report.console import Console
+from easyrlhf.report.console import Console, counting_bar
 from easyrlhf.report.html import REPORT_FILE
 from easyrlhf.report.log import METRICS_FILE, amend, read_rows, set_aside
 from easyrlhf.report.next_steps import next_commands
@@ -27,7 +27,6 @@ from easyrlhf.run.manifest import CHECKPOINTS, read_stage
 from easyrlhf.run.unfinished import checkpoint_at
 from easyrlhf.stages.lifecycle import upload
 from easyrlhf.stages.restored import Restored, no_examination, offline_stage, recorded_settings, restore
-from easyrlhf.tools.comparing.journal import answer_progress
 from easyrlhf.tools.report import record, rewritten
 
 
@@ -55,13 +54,12 @@ def finish_run(config: FinishConfig) -> Path:
 
 def hold(stack: ExitStack, folder: Path) -> None:
     """Keep other processes out of the folder as long as the stack lasts. Raises InputError when one works there."""
+    taken = (
+        f"{folder}: its run is at work; stop it first (Ctrl-C, or SIGTERM: it saves its last step). Meanwhile "
+        f"easyrlhf export {shlex.quote(str(folder))} --step N makes a model of a checkpoint"
+    )
     try:
-        stack.enter_context(hold_file(folder / LOCK))
-    except BlockingIOError as error:
-        raise InputError(
-            f"{folder}: its run is at work; stop it first (Ctrl-C, or SIGTERM: it saves its last step). Meanwhile "
-            f"easyrlhf export {shlex.quote(str(folder))} --step N makes a model of a checkpoint"
-        ) from error
+        stack.enter_context(hold_file(folder / LOCK, taken))
     except OSError as error:
         raise RunError(
             f"{folder}: could not be written: {disk_reason(error)}. The run is as it was; easyrlhf export "
@@ -113,7 +111,7 @@ def steps_planned(settings: TrainConfig, known: dict) -> int:
     """The steps that the run would have had."""
     part = known["data"]["train"]
     rows = part.get("rows", part["used"])  # which earlier versions counted alone
-    return (online if isinstance(settings, OnlineConfig) else offline).planned_steps(settings, rows)
+    return planned_rollouts(settings, rows) if isinstance(settings, OnlineConfig) else planned_steps(settings, rows)
 
 
 def best_of(folder: Path, state: dict, *, chosen: bool) -> dict | None:
@@ -161,7 +159,7 @@ def evaluated(restored: Restored, rows: Dataset | None, step: int) -> dict[str, 
             (run.folder / name).unlink(missing_ok=True)
         return {}
     task = offline_stage("rm").task(restored.models["model"], restored.renderer.pad_id, run)
-    with answer_progress("pair", len(rows), 0) as advance:
+    with counting_bar("pair", len(rows), 0) as advance:
         found = task.evaluate(rows, advance)
     amend(run.folder / METRICS_FILE, step, found)
     return found

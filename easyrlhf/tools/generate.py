@@ -1,7 +1,6 @@
 """easyrlhf generate: answers to a file of prompts: all, the best of N, or those good enough; docs/using_models.md."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,16 +12,28 @@ from datasets import Dataset
 
 from easyrlhf.config import GenerateConfig
 from easyrlhf.data.chat_template import arguments_for, opens, with_answer
-from easyrlhf.data.formats import recognise
+from easyrlhf.data.read_row import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import positions_of
 from easyrlhf.online.rollout import unpad
 from easyrlhf.report.console import say
 from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
+from easyrlhf.tools.answer_rows import (
+    EMPTY,
+    LOW,
+    TIED,
+    UNFINISHED,
+    UNSCORED,
+    GeneratedAnswer,
+    comparison_row,
+    kept,
+    kl_bound,
+    row_of,
+)
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
@@ -31,34 +42,6 @@ from easyrlhf.tools.texts import ask, print_answers
 Rows = Output | Printed
 NO_LIMIT = 2**31 - 1
 READ_AS = {"demonstrations": "prompt_completion", "comparisons": "preference"}
-UNSCORED, EMPTY, UNFINISHED = "too long for the reward model", "empty", "cut off"
-TIED = "comparisons whose rewards are equal or nearly so"
-LOW = "below --min_reward"
-
-
-@dataclass(frozen=True)
-class GeneratedAnswer:
-    """One sample; as a string it is its text.
-
-    sample      its number among those of its prompt
-    completion  a string or a message, as the prompt is
-    finished    whether it came to an end by itself, and was not cut off
-    reward      None where it is not judged, or too long for the reward model
-    """
-
-    sample: int
-    completion: Messages | str
-    finished: bool
-    reward: float | None = None
-    judged: bool = False
-
-    @property
-    def text(self) -> str:
-        """What was said."""
-        return self.completion if isinstance(self.completion, str) else self.completion[0]["content"]
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def generate(config: GenerateConfig) -> None:
@@ -96,21 +79,16 @@ def claim_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scra
             f"--max_prompt_length {config.max_prompt_length}: with --max_new_tokens {config.max_new_tokens} there is "
             f"room for {room} tokens; lower one of the two"
         )
-    data = load_tokens(
-        config.prompts,
-        "prompt",
-        renderer,
+    settings = DataSettings.of(
+        config,
         max_length=NO_LIMIT,
         max_prompt_length=config.max_prompt_length or room or NO_LIMIT,
         cache_dir=scratch,
-        format=config.format,
-        field=config.field,
-        transform=config.transform,
-        on_bad_row=config.on_bad_row,
         name="prompts",
         bad_rows=output.bad_rows,
         seed=config.seed,
     )
+    data = load_tokens(config.prompts, "prompt", renderer, settings)
     say(data.summary.lines())
     check_kept_columns(config, data.rows)
     output.begin(data.summary.sha256, len(data.rows))
@@ -223,104 +201,13 @@ def as_completion(renderer: Renderer, prompt: Messages | str, ids: list[int]) ->
     return [{"role": "assistant", "content": text.rstrip() if opens(prompt) else text.strip()}]
 
 
-def kept(
-    config: GenerateConfig, row: dict[str, Any], answers: list[GeneratedAnswer], tally: Counter
-) -> list[dict[str, Any]]:
-    """The rows that one prompt gives, and the account of what was left out."""
-    prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
-    usable = [answer for answer in answers if not left_out(config, answer, tally)]
-    tally["answers"] += len(answers)
-    rewards = [answer.reward for answer in usable if answer.reward is not None]
-    if rewards and answers[0].reward is not None:
-        tally.update(compared=1, first=answers[0].reward, best=max(rewards))
-    if config.to == "comparisons":
-        picked = pairs(config, usable, tally)
-        written = [answer for pair in picked for answer in pair]
-        rows = [comparison_row(prompt, columns, *pair) for pair in picked]
-    else:
-        written = demonstrations(config, usable, tally)
-        rows = [row_of(prompt, columns, answer) for answer in written]
-    tally.update(
-        kept_unfinished=sum(not answer.finished for answer in written),
-        kept_empty=sum(not answer.text.strip() for answer in written),
-        kept_unscored=sum(answer.judged and answer.reward is None for answer in written),
-    )
-    tally.update(rows=len(rows), without=not rows)
-    return rows
-
-
-def left_out(config: GenerateConfig, answer: GeneratedAnswer, tally: Counter) -> bool:
-    """Whether an answer is out of question, whatever its reward; counted by reason."""
-    reason = None
-    if config.only_finished and not answer.finished:
-        reason = UNFINISHED
-    elif config.selects and answer.reward is None:
-        reason = UNSCORED
-    elif config.selects and not answer.text.strip():
-        reason = EMPTY
-    if reason:
-        tally[reason] += 1
-    return bool(reason)
-
-
-def demonstrations(config: GenerateConfig, answers: list[GeneratedAnswer], tally: Counter) -> list[GeneratedAnswer]:
-    """All answers or the best one, as far as their reward is high enough. The first of equals is the best."""
-    if config.best_of and answers:
-        answers = [max(answers, key=lambda answer: answer.reward)]
-    if config.min_reward is None:
-        return answers
-    good = [answer for answer in answers if answer.reward >= config.min_reward]
-    tally[LOW] += len(answers) - len(good)
-    return good
-
-
-def pairs(
-    config: GenerateConfig, answers: list[GeneratedAnswer], tally: Counter
-) -> list[tuple[GeneratedAnswer, GeneratedAnswer]]:
-    """The best answer and the worst, unless the two are too much alike."""
-    if len(answers) < 2:
-        return []
-    best, worst = (pick(answers, key=lambda answer: answer.reward) for pick in (max, min))  # of equals, the same one
-    if best.completion == worst.completion or best.reward - worst.reward < (config.min_margin or 0):
-        tally[TIED] += 1
-        return []
-    return [(best, worst)]
-
-
-def row_of(prompt: Messages | str, columns: dict[str, Any], answer: GeneratedAnswer) -> dict[str, Any]:
-    """A demonstration; of columns of one name, the new one stays. A turn that the prompt began is whole in it."""
-    prompt, completion = with_answer(prompt, answer.text)
-    row = {"prompt": prompt, "completion": completion, "sample": answer.sample, "finished": answer.finished}
-    if answer.judged:
-        row["reward"] = answer.reward
-    return row | {name: value for name, value in columns.items() if name not in row}
-
-
-def comparison_row(
-    prompt: Messages | str, columns: dict[str, Any], best: GeneratedAnswer, worst: GeneratedAnswer
-) -> dict[str, Any]:
-    """A comparison; its rewards are no `margin`, which rm_train would learn from."""
-    (asked, chosen), (_, rejected) = (with_answer(prompt, answer.text) for answer in (best, worst))
-    row = {"prompt": asked, "chosen": chosen, "rejected": rejected}
-    row |= {"chosen_reward": best.reward, "rejected_reward": worst.reward}
-    row |= {"chosen_finished": best.finished, "rejected_finished": worst.finished}
-    return row | {name: value for name, value in columns.items() if name not in row}
-
-
-def kl_bound(n: int) -> float:
-    """log n − (n − 1)/n: the most that the best of n can be away from the model, in nats (Stiennon et al. 2020)."""
-    return math.log(n) - (n - 1) / n
-
-
 def last_words(config: GenerateConfig, output: Rows) -> Iterator[str]:
     """What was written and left out, and what the rewards say; of texts for a reader, only what is not seen in them."""
     tally = output.tally
+    cut_off = f"cut off at --max_new_tokens {config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}"
     if config.readable:
         if tally["kept_unfinished"]:
-            yield (
-                f"note: {tally['kept_unfinished']:,} of {tally['rows']:,} answers were cut off at --max_new_tokens "
-                f"{config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}"
-            )
+            yield f"note: {tally['kept_unfinished']:,} of {tally['rows']:,} answers were {cut_off}"
         return
     yield f"{output.file}: {tally['rows']:,} rows of {output.total:,} prompts and {tally['answers']:,} answers"
     if left := [f"{tally[reason]:,} {reason}" for reason in (UNFINISHED, EMPTY, UNSCORED, LOW, TIED) if tally[reason]]:
@@ -334,16 +221,20 @@ def last_words(config: GenerateConfig, output: Rows) -> Iterator[str]:
     if config.best_of:
         n = config.best_of
         yield f"KL(best of {n} || model) <= log {n} - {n - 1}/{n} = {kl_bound(n):.4f} nats"
+    yield from warnings_of(tally, cut_off)
+    if tally["rows"] and not config.to_screen:
+        stage = "sft_train" if config.to == "demonstrations" else "dpo_train"
+        yield next_line([stage, "--model", config.model, "--train_data", str(output.file)])
+
+
+def warnings_of(tally: Counter, cut_off: str) -> Iterator[str]:
+    """What training on the answers that were written would suffer from."""
     if tally["kept_unfinished"]:
         yield (
-            f"warning: {tally['kept_unfinished']:,} of the answers written were cut off at --max_new_tokens "
-            f"{config.max_new_tokens}{' or at a --stop text' * bool(config.stop)}; "
+            f"warning: {tally['kept_unfinished']:,} of the answers written were {cut_off}; "
             "training on them teaches the model to end there: --only_finished leaves them out"
         )
     if tally["kept_empty"]:
         yield f"warning: {tally['kept_empty']:,} of the answers written are empty; sft_train drops such rows"
     if tally["kept_unscored"]:
         yield f"warning: {tally['kept_unscored']:,} of the answers written have no reward (null): {UNSCORED}"
-    if tally["rows"] and not config.to_screen:
-        stage = "sft_train" if config.to == "demonstrations" else "dpo_train"
-        yield next_line([stage, "--model", config.model, "--train_data", str(output.file)])

@@ -21,12 +21,13 @@ from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.errors import InputError
 from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.run.renderers import open_renderer
-from easyrlhf.tools.generate import GeneratedAnswer, answers_to
+from easyrlhf.tools.answer_rows import GeneratedAnswer
+from easyrlhf.tools.generate import answers_to
 from easyrlhf.tools.policy import load_policy_lm, read_renderer, room_for_prompt, sampler_of
 from easyrlhf.tools.scoring import load_scorer, longest, reward_folder, scores_of, why_no_score
 
 Text = Messages | str
-OF_AN_ANSWER = {f.name for f in fields(PolicyConfig) if f.metadata["group"] == SAMPLING} | {"seed"}
+OF_AN_ANSWER = {setting.name for setting in PolicyConfig.grouped()[SAMPLING]} | {"seed"}
 
 
 class Token(NamedTuple):

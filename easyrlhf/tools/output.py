@@ -1,41 +1,25 @@
 """A .jsonl file that grows step by step, so that the same command goes on where it was stopped; or standard output."""
 
-import dataclasses
-import hashlib
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 from easyrlhf.config.base import Settings, split_list
-from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import hold_file
-from easyrlhf.report.console import Console
-from easyrlhf.report.progress import ProgressBar
-from easyrlhf.tools.at_hand import state_file
+from easyrlhf.errors import InputError
+from easyrlhf.files import hold_file, write_whole
+from easyrlhf.report.console import counting_bar
+from easyrlhf.tools.resumable import append, beside, changed_settings, deciding_settings, read_record
 
 # What may differ when a command goes on: where and how it is computed, not what.
 FREE_TO_CHANGE = {"overwrite", "devices", "batch_size", "micro_batch_tokens", "allow_incomplete"}
 MODELS = ("model", "adapter", "reward_model")
 INPUTS = ("prompts", "data")
-
-
-def append(file: Path, lines: bytes) -> None:
-    """Put lines at the end of a file, on disk when this returns. Raises RunError when the disk does not take them."""
-    try:
-        with file.open("ab") as out:
-            out.write(lines)
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise RunError(
-            f"{file}: could not be written ({error.strerror}); what was written before is kept, and the same command "
-            "goes on from there"
-        ) from error
+REMEMBERED = ("data", "done", "total", "bytes", "tally", "settings")
 
 
 class Output:
@@ -57,7 +41,7 @@ class Output:
         self.bytes = self.done = self.total = 0
         self.data = ""
         self.tally: Counter = Counter()
-        self._bar: ProgressBar | None = None
+        self._advance: Callable[[int], None] = lambda count: None
 
     @property
     def complete(self) -> bool:
@@ -90,15 +74,13 @@ class Output:
         self.bytes += len(lines)
         self.done += inputs
         self._remember()
-        for _ in range(inputs if self._bar else 0):
-            self._bar.advance()
+        self._advance(inputs)
 
     @contextmanager
     def progress(self, unit: str) -> Iterator[None]:
         """A bar that follows `write`, of so many units as there are inputs."""
-        with ProgressBar(Console(unit), self.total, self.done, unit, ("", "")) as self._bar:
+        with counting_bar(unit, self.total, self.done) as self._advance:
             yield
-        self._bar = None
 
     def finish(self) -> None:
         """Put the file in its place, once every input is dealt with."""
@@ -111,10 +93,7 @@ class Output:
         self.tally = Counter(known["tally"])
 
     def _remember(self) -> None:
-        names = ("data", "done", "total", "bytes", "tally", "settings")
-        draft = self.record.with_name(f".{self.record.name}")
-        draft.write_text(json.dumps({name: getattr(self, name) for name in names}, indent=1) + "\n")
-        os.replace(draft, self.record)
+        write_whole(self.record, json.dumps({key: getattr(self, key) for key in REMEMBERED}, indent=1) + "\n")
 
 
 class Printed:
@@ -157,11 +136,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
-def beside(file: Path, ending: str) -> Path:
-    """FILE.ending."""
-    return file.with_name(f"{file.name}.{ending}")
-
-
 @contextmanager
 def open_output(config: Settings) -> Iterator[Output | Printed]:
     """Claim the file of `config.output` for this process, and know how far it is; or keep standard output for rows.
@@ -175,16 +149,13 @@ def open_output(config: Settings) -> Iterator[Output | Printed]:
             yield printed
         return
     file = Path(config.output)
-    models = {name: getattr(config, name, None) for name in MODELS}
+    models = {name: config.value(name) for name in MODELS}
     output = Output(file, deciding_settings(config, FREE_TO_CHANGE, models))
     with ExitStack() as stack:
+        taken = f"--output {file}: another command is writing it; wait for it, or give another file"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold_file(beside(file, "lock")))
-        except BlockingIOError as error:
-            raise InputError(
-                f"--output {file}: another command is writing it; wait for it, or give another file"
-            ) from error
+            stack.enter_context(hold_file(beside(file, "lock"), taken))
         except OSError as error:
             raise InputError(f"--output {file}: cannot be written ({error.strerror}); give another file") from error
         claim_output(output, config.overwrite)
@@ -198,7 +169,7 @@ def claim_output(output: Output, overwrite: bool) -> None:
             raise InputError(f"--output {output.file}: is also --{name}, which it would replace; give another file")
     if overwrite:
         return
-    known = read_output_record(output.record)
+    known = read_record(output.record, REMEMBERED, "delete it, or give another --output")
     complete = bool(known) and known["done"] == known["total"] and output.file.exists()
     if not (complete or (known and output.part.exists())):
         if output.file.exists():
@@ -210,35 +181,7 @@ def claim_output(output: Output, overwrite: bool) -> None:
     then, now = known["settings"], output.settings
     names = [name for name in now if then.get(name) != now[name]]
     if names:
-        changed = "\n".join(f"  {name}: {then.get(name)} → {now[name]}" for name in names)
-        raise InputError(
-            f"--output {output.file}: was begun with other settings:\n{changed}\n"
-            "give another file, the same settings to go on, or --overwrite to begin anew"
-        )
+        raise changed_settings(f"--output {output.file}", "file", then, now, names)
     if output.part.exists() and output.part.stat().st_size < known["bytes"]:
         raise InputError(f"{output.part}: is shorter than when it was written; --overwrite begins anew")
     output.take_back(known)
-
-
-def read_output_record(file: Path) -> dict[str, Any]:
-    """FILE.run.json, or {} when there is none. Raises InputError when it cannot be read."""
-    if not file.exists():
-        return {}
-    try:
-        known = json.loads(file.read_text())
-        return {key: known[key] for key in ("data", "done", "total", "bytes", "tally", "settings")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: is not as this command wrote it; delete it, or give another --output") from error
-
-
-def deciding_settings(config: Settings, free: set[str], models: dict[str, str | None]) -> dict[str, Any]:
-    """What decides the rows: the settings but those in `free`, and the state of the models' folders.
-
-    models  what a model is called here → its folder or hub id
-    """
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
-    for name, path in models.items():
-        stage = path and state_file(path)
-        if stage and stage.exists():
-            settings[f"stage of {name}"] = hashlib.sha256(stage.read_bytes()).hexdigest()[:16]
-    return settings

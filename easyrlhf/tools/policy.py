@@ -81,7 +81,7 @@ def load_policy_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
         trust_remote_code=config.trust_remote_code,
     )
     if adapter := adapter_of(config):
-        lm = with_adapter(lm, adapter, config.model)
+        lm = merge_named_adapter(lm, adapter, config.model)
     leave_out_spare(lm, renderer.tokenizer)
     lm = lm.to(device).eval().requires_grad_(False)
     choose_threads(device, sum(p.numel() for p in lm.parameters()))
@@ -95,7 +95,7 @@ def sampler_of(lm: PreTrainedModel, config: PolicyConfig, renderer: Renderer, ba
     return HFSampler(lm, renderer.pad_id, ending, config.max_new_tokens, config.temperature, batch_size, shape)
 
 
-def with_adapter(lm: PreTrainedModel, adapter: str, model: str) -> PreTrainedModel:
+def merge_named_adapter(lm: PreTrainedModel, adapter: str, model: str) -> PreTrainedModel:
     """The model with an adapter merged into it. Raises InputError when the two do not belong together."""
     try:
         return merge_adapter(lm, adapter, name=f"--model {model}")

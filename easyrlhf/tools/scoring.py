@@ -5,24 +5,23 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from easyrlhf.config import ScoringConfig
+from easyrlhf.config import PolicyConfig, RewardModelConfig, ScoringConfig
 from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.records import Messages
-from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype, pick_micro_batch_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.sequence_classifier import check_classifier, is_classifier
-from easyrlhf.models.value_head import ScalarModel, check_head_file
-from easyrlhf.rewards.model import score_sequences
+from easyrlhf.models.value_head import check_head_file
+from easyrlhf.rewards.model import ScoringModel, score_sequences
 from easyrlhf.run.manifest import read_stage, require_whole
 from easyrlhf.run.renderers import own_renderer
 from easyrlhf.tools.at_hand import at_hand
 
 
-def longest(flag: str, path: str, config) -> int | None:
+def longest(flag: str, path: str, config: PolicyConfig | RewardModelConfig) -> int | None:
     """Tokens that prompt and answer may have together: `max_length`, or what the model was made for; None: no limit.
 
     flag  the one that names the model
@@ -44,9 +43,7 @@ def scores_of(scorer: "Scorer", sequences: list[list[int]], limit: int | None) -
     Raises InputError when the model's scores are no numbers.
     """
     fitting = [i for i, ids in enumerate(sequences) if limit is None or len(ids) <= limit]
-    found = score_sequences(
-        scorer.model, [sequences[i] for i in fitting], scorer.renderer.pad_id, scorer.micro_batch_tokens
-    )
+    found = score_sequences(scorer, [sequences[i] for i in fitting])
     if broken := sum(not math.isfinite(score) for score in found):
         raise InputError(
             f"the reward model scores {broken:,} of {len(found):,} answers NaN or infinite; train it again with a "
@@ -81,16 +78,13 @@ class BadRequest(ValueError):
 
 
 @dataclass(frozen=True)
-class Scorer:
+class Scorer(ScoringModel):
     """Answers requests with a reward model, one at a time.
 
     tokenizer  fingerprint of its tokenizer and template
     limit      tokens that the model was made for; None: no limit
     """
 
-    model: ScalarModel
-    renderer: Renderer
-    micro_batch_tokens: int
     tokenizer: dict[str, str]
     limit: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -6,10 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from easyrlhf.data.formats import require_format
 from easyrlhf.data.ledger import DataSummary, Ledger
-from easyrlhf.data.reader import read_records
-from easyrlhf.data.sources import Source, open_sources
+from easyrlhf.data.reader import RowSettings
+from easyrlhf.data.sources import Source
 from easyrlhf.data.splitting import HeldOut, hold_out
 from easyrlhf.errors import InputError
 from easyrlhf.files import make_folder
@@ -25,33 +24,28 @@ def split_data(
     *,
     valid: float,
     seed: int = 42,
-    format: str | None = None,
-    field: str | None = None,
-    transform: str | None = None,
-    on_bad_row: str = "stop",
     overwrite: bool = False,
+    **rows: Any,
 ) -> DataSummary:
     """Write the rows of `files` as they are to `train.jsonl` and `valid.jsonl`, all rows of a prompt to one of them.
 
     files   comma list of files, folders and hub ids
     valid   share of the rows to hold out; data/splitting.py chooses them
+    rows    how they are read: format, field, transform, on_bad_row, as RowSettings has them
     Rows of several formats get a file for each, `train/FORMAT.jsonl`. Dropped rows go to bad_rows.jsonl.
     Raises InputError for rows that cannot be read, and for an output that would overwrite something.
     """
     if not 0 < valid < 1:
         raise InputError(f"--valid {valid:g}: must be a share of the rows between 0 and 1, such as 0.05")
-    if format is not None:
-        require_format(format)
-    folder = Path(output_dir)
-    sources = open_sources(files, field=field, transform=transform)
+    reading, folder = RowSettings(**rows), Path(output_dir)
+    sources = reading.open(files)
     check_sources(sources, folder)
     check_folder(folder, overwrite)
-    how = {"format": format, "on_bad_row": on_bad_row}
-    held_out = hold_out(sources, None, valid, seed, **how)
+    held_out = hold_out(sources, None, valid, seed, reading)
     make_folder(folder)
     ledger = Ledger("split", folder / "bad_rows.jsonl")
     try:
-        counts = write_sides(sources, held_out, folder, ledger, how)
+        counts = write_sides(sources, held_out, folder, ledger, reading)
         written = put_in_place(folder, counts)
     except OSError as error:
         raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror}); make room there") from error
@@ -90,13 +84,13 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise InputError(f"--output_dir {folder}: {folders[0]} is a folder, which is not overwritten; delete it")
 
 
-def write_sides(sources: list[Source], held_out: HeldOut, folder: Path, ledger: Ledger, how: dict) -> Counts:
+def write_sides(sources: list[Source], held_out: HeldOut, folder: Path, ledger: Ledger, reading: RowSettings) -> Counts:
     """Write every usable row to `SIDE.FORMAT.tmp`; returns how many rows each has."""
     counts: Counts = {}
     with ExitStack() as stack:
         files: dict[tuple[str, str], Any] = {}
         for source in sources:
-            for record, row in read_records(source, None, ledger, **how):
+            for record, row in reading.records(source, None, ledger):
                 key = SIDES[held_out.has(record)], ledger.formats[-1]
                 if key not in files:
                     files[key] = stack.enter_context(unfinished(folder, *key).open("w", encoding="utf-8"))

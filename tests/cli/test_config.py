@@ -223,10 +223,16 @@ def test_a_comma_list_is_split_without_blanks():
 @pytest.mark.parametrize("config", ALL)
 def test_every_setting_teaches(config):
     for setting in fields(config):
-        assert setting.metadata["group"] in GROUPS, setting.name
+        assert config.group_of(setting.name) in GROUPS, setting.name
         text = setting.metadata["help"]
         assert len(text) > 20 and text.endswith((".", "…")), f"{setting.name}: {text}"
         assert config.default_text(setting) != "None"
+
+
+def test_a_setting_is_in_the_group_of_the_class_that_declares_it():
+    assert SFTConfig.group_of("batch_size") == "Optimisation"
+    assert PPOConfig.group_of("batch_size") == "Rollouts"  # declared anew, by a class with a group of its own
+    assert PPOConfig.group_of("adam_eps") == "Optimisation"  # another default, in a class without a group
 
 
 def test_the_defaults_are_those_that_are_promised():
@@ -317,12 +323,11 @@ def test_the_defaults_of_grpo_are_trls():
     }
 
 
-def test_which_dpo_losses_are_smoothed_is_what_the_losses_say():
+def test_the_dpo_losses_to_choose_from_are_those_there_are():
     from easyrlhf.config import DPOConfig
-    from easyrlhf.losses.pairwise import DPO_LOSSES, SMOOTHED
+    from easyrlhf.losses.pairwise import DPO_LOSSES
 
     choices = DPOConfig.__dataclass_fields__["loss_type"].metadata["choices"]
-    assert DPOConfig.smoothed == SMOOTHED
     assert set(choices) == {*DPO_LOSSES, "aot"}
 
 

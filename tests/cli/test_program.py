@@ -15,6 +15,7 @@ from easyrlhf.cli.init import command as init
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.cli.stages import ppo_train, rm_train, sft_train
 from easyrlhf.config.suggestions import STAGES
+from easyrlhf.userfile import load_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,8 +130,7 @@ def test_the_script_of_each_stage_passes_valid_settings_and_further_flags(stage,
 
 
 def test_every_console_script_exists():
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    targets = dict(re.findall(r'"(\w+) = (easyrlhf\.[\w.]+:\w+)"', setup))
+    targets = dict(command.split(" = ") for command in load_module(ROOT / "setup.py").COMMANDS)
     assert set(targets) == {"easyrlhf"} | {f"{config.stage}_train" for config in STAGES}
     for name, target in targets.items():
         module, attribute = target.split(":")

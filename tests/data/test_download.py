@@ -11,6 +11,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.tools.downloading import download as downloading
@@ -40,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, b"<html>Please log in.</html>")
         if mood == "garbage":
             return self.answer(200, b"\x00\x01nothing that was asked for")
+        if mood == "encoded":
+            return self.answer(200, body, {"Content-Encoding": "gzip"})
         if mood == "damaged":
             return self.answer(200, body[:-30] + bytes(30))
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -140,6 +143,10 @@ def test_a_server_without_ranges_sends_it_all_again(fetch):
     assert fetch("cut", "no ranges").read_bytes() == LINES
 
 
+def test_a_server_that_calls_the_file_an_encoding_is_taken_by_its_bytes(fetch):
+    assert fetch("encoded").read_bytes() == LINES
+
+
 def test_a_part_that_is_whole_is_not_fetched_again(server, fetch, tmp_path):
     part = tmp_path / "helpful-base" / "train.jsonl.gz.part"
     part.parent.mkdir()
@@ -171,12 +178,13 @@ def test_every_further_attempt_is_announced_with_its_reason(server, tmp_path):
 
 
 def test_pauses_double_and_follow_what_the_server_asks_for():
-    class Asks(fetching.urllib.error.HTTPError):
-        def __init__(self, seconds):
-            super().__init__("http://x", 429, "slow down", {"Retry-After": seconds}, None)
+    def asks(seconds):
+        answer = requests.Response()
+        answer.headers["Retry-After"] = seconds
+        return requests.HTTPError(response=answer)
 
     assert [fetching._pause(OSError(), attempt) for attempt in (0, 1, 2, 9)] == [1, 2, 4, 60]
-    assert [fetching._pause(Asks(text), 1) for text in ("7", "3600", "Fri, 01 Jan", "")] == [7, 60, 2, 2]
+    assert [fetching._pause(asks(text), 1) for text in ("7", "3600", "Fri, 01 Jan", "")] == [7, 60, 2, 2]
 
 
 def test_a_missing_file_is_named_at_once(server, fetch):
@@ -263,7 +271,10 @@ def test_an_unreachable_host_is_named_with_the_way_out(server, tmp_path):
     with pytest.raises(RunError) as error:
         download_hh_rlhf(tmp_path, ["helpful-base"], "http://127.0.0.1:9")
     said = str(error.value)
-    assert said.startswith("http://127.0.0.1:9/helpful-base/train.jsonl.gz: cannot be downloaded after 6 attempts")
+    assert said.startswith(
+        "http://127.0.0.1:9/helpful-base/train.jsonl.gz: cannot be downloaded after 6 attempts ([Errno "
+    )
+    assert "] Connection refused); check the network or proxy" in said
     assert f"put the file at {tmp_path}/helpful-base/train.jsonl.gz by hand" in said
 
 

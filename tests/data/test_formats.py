@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.data.axolotl import SPELLINGS
-from easyrlhf.data.formats import FORMATS, read_row, recognise, require_format, variant
+from easyrlhf.data.formats import FORMATS, require_format
+from easyrlhf.data.read_row import read_row, recognise, variant
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking, answers_of
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
 from easyrlhf.errors import InputError

@@ -1,10 +1,12 @@
 """Rows of megabytes are counted as too long without being tokenised; every other row is tokenised."""
 
+from dataclasses import replace
+
 import pytest
 
 from easyrlhf.data.huge import Huge
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError
 
 
@@ -60,10 +62,10 @@ def test_a_huge_row_is_counted_and_never_tokenised(write, renderer, tmp_path, mo
     monkeypatch.setattr(
         type(renderer), "conversation", lambda self, *a, **k: seen.append(a) or conversation(self, *a, **k)
     )
-    how = {"max_length": 64, "max_prompt_length": 40}
-    data = load_tokens(path, "demonstration", renderer, cache_dir=tmp_path, **how)
+    settings = DataSettings(max_length=64, max_prompt_length=40, cache_dir=tmp_path)
+    data = load_tokens(path, "demonstration", renderer, settings)
     assert data.summary.dropped == {"over length": 1} and len(data.rows) == 19 and len(str(seen)) < 100_000
     with pytest.raises(InputError, match=r"20 of 39 rows \(51%\) .* the longest 374999\)"):
-        load_tokens(write("y.jsonl", [*rows, *[huge] * 20]), "demonstration", renderer, cache_dir=tmp_path, **how)
-    cut = load_tokens(path, "demonstration", renderer, cache_dir=tmp_path, overlength="truncate", **how)
+        load_tokens(write("y.jsonl", [*rows, *[huge] * 20]), "demonstration", renderer, settings)
+    cut = load_tokens(path, "demonstration", renderer, replace(settings, overlength="truncate"))
     assert len(cut.rows) == 20

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.data.formats import FORMATS, read_row, recognise, unfolded_row
+from easyrlhf.data.formats import FORMATS
 from easyrlhf.data.keys import turns_in
 from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.messages import MESSAGE_KEYS
+from easyrlhf.data.read_row import read_row, recognise, unfolded_row
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Demonstration, Prompt
 from easyrlhf.data.row_errors import ContentFault, StructuralFault

@@ -7,7 +7,7 @@ import pytest
 
 from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError
 
 
@@ -17,7 +17,7 @@ def load(renderer, tmp_path):
 
     def _load(path: str, kind: str, **settings):
         limits = {"max_length": 512, "max_prompt_length": 256}
-        return load_tokens(path, kind, renderer, cache_dir=tmp_path / "cache", **{**limits, **settings})
+        return load_tokens(path, kind, renderer, DataSettings(cache_dir=tmp_path / "cache", **limits | settings))
 
     return _load
 
@@ -347,8 +347,8 @@ def test_a_conversation_the_template_refuses_has_its_place(write, tmp_path, qwen
     path = write("x.jsonl", rows)
     limits = {"max_length": 64, "max_prompt_length": 64, "cache_dir": tmp_path}
     with pytest.raises(InputError, match=r"x\.jsonl:2: the chat template refuses .*role tool"):
-        load_tokens(path, "prompt", renderer, **limits)
-    summary = load_tokens(path, "prompt", renderer, on_bad_row="skip", **limits).summary
+        load_tokens(path, "prompt", renderer, DataSettings(**limits))
+    summary = load_tokens(path, "prompt", renderer, DataSettings(on_bad_row="skip", **limits)).summary
     assert summary.dropped == {"not renderable": 1}
 
 
@@ -411,15 +411,8 @@ def test_a_renderers_notes_are_counted_once_for_each_data_set(write, tmp_path, q
     turns = [user("a"), assistant("b>c"), user("d"), assistant("e")]
     path = write("x.jsonl", [{"messages": turns}])
     for name in ("train", "valid"):
-        data = load_tokens(
-            path,
-            "demonstration",
-            renderer,
-            max_length=64,
-            max_prompt_length=64,
-            cache_dir=tmp_path,
-            name=name,
-        )
+        settings = DataSettings(max_length=64, max_prompt_length=64, cache_dir=tmp_path, name=name)
+        data = load_tokens(path, "demonstration", renderer, settings)
         assert data.summary.notes == {APART: 1}
 
 

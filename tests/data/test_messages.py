@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from easyrlhf.data.formats import read_row, recognise
 from easyrlhf.data.messages import messages, role_of, unfolded
+from easyrlhf.data.read_row import read_row, recognise
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
 
 ASKED = {"role": "user", "content": "Weather in Bern?"}

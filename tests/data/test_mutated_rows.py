@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from easyrlhf.data.ledger import LEFT_OUT
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError
 
 SKY = [{"role": "user", "content": "The sky?"}]
@@ -113,11 +113,13 @@ def test_mutated_rows_end_in_an_input_error_or_in_a_balance_that_adds_up(
                 f"{path}{weight}",
                 kind,
                 renderer,
-                max_length=48,
-                max_prompt_length=40,
-                cache_dir=Path(folder, "cache"),
-                on_bad_row=on_bad_row,
-                overlength=overlength,
+                DataSettings(
+                    max_length=48,
+                    max_prompt_length=40,
+                    cache_dir=Path(folder, "cache"),
+                    on_bad_row=on_bad_row,
+                    overlength=overlength,
+                ),
             )
         except InputError as error:
             assert "x.jsonl" in str(error) or "train" in str(error)

@@ -6,10 +6,11 @@ import random
 import numpy as np
 import pytest
 
+from easyrlhf.data.reader import RowSettings
 from easyrlhf.data.records import Comparison
 from easyrlhf.data.sources import open_sources
 from easyrlhf.data.splitting import Part, draw_held_out, hold_out
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError
 
 
@@ -23,7 +24,7 @@ def pair(prompt, number: int) -> dict:
 
 
 def held(files: str, share: float = 0.2, seed: int = 1, kind: str = "comparison"):
-    return hold_out(open_sources(files), kind, share, seed, format=None, on_bad_row="stop")
+    return hold_out(open_sources(files), kind, share, seed, RowSettings())
 
 
 @pytest.fixture
@@ -35,7 +36,8 @@ def pairs(write) -> str:
 
 def loaded(files: str, renderer, tmp_path, part, kind="comparison"):
     how = {"max_length": 99, "max_prompt_length": 98, "cache_dir": tmp_path / "cache", "seed": 1}
-    return load_tokens(files, kind, renderer, name="valid" if part and part.validation else "train", part=part, **how)
+    settings = DataSettings(name="valid" if part and part.validation else "train", part=part, **how)
+    return load_tokens(files, kind, renderer, settings)
 
 
 def test_every_row_is_on_one_side_and_no_prompt_on_both(pairs, renderer, tmp_path):

@@ -9,8 +9,9 @@ from easyrlhf.data.dropped import note_dropped
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, Ranking
 from easyrlhf.data.render import APART, Renderer
 from easyrlhf.data.row_errors import ContentFault
+from easyrlhf.data.token_rows import ENCODERS
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import ENCODERS, load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe_ids
 
@@ -560,7 +561,7 @@ def test_rows_of_every_kind_keep_thoughts_calls_and_switches_on_their_way_to_tok
 
     def load(kind: str, *rows: dict):
         limits = {"max_length": 400, "max_prompt_length": 300, "cache_dir": tmp_path / kind}
-        return load_tokens(write(f"{kind}.jsonl", [*rows]), kind, renderer, **limits)
+        return load_tokens(write(f"{kind}.jsonl", [*rows]), kind, renderer, DataSettings(**limits))
 
     ask = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
     thought, plain = "<think>\nTwo and two.\n</think>\n\n4.<|im_end|>", "<think>\n\n</think>\n\n5.<|im_end|>"
@@ -608,7 +609,8 @@ def test_rows_of_every_kind_have_answers_behind_a_prompt_that_opens_a_thought(re
     found = {}
     for kind, row in rows.items():
         path = write(f"{kind}.jsonl", [row] * 2 if kind == "feedback" else [row])
-        data = load_tokens(path, kind, renderer, max_length=99, max_prompt_length=50, cache_dir=tmp_path / kind)
+        settings = DataSettings(max_length=99, max_prompt_length=50, cache_dir=tmp_path / kind)
+        data = load_tokens(path, kind, renderer, settings)
         found[kind] = {key: text(renderer, ids) for key, ids in data.rows[0].items() if key.endswith("_ids")}
     assert found == {
         "demonstration": {"input_ids": "U:HiA:<b>Hello!</b><|im_end|>"},

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from easyrlhf.children import Ended, run_failure
 from easyrlhf.config import SFTConfig
 from easyrlhf.errors import EasyRLHFError, RunError, RunStopped
-from easyrlhf.launch import Ended, run_failure
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.userfile import load_module
 
@@ -27,7 +27,7 @@ SMALL, numbers, Command = room.stages.SMALL, room.numbers, room.Command
 
 pytestmark = pytest.mark.distributed
 
-PROMPT = 15.0  # seconds: well below launch.GRACE, after which the launcher kills who has not ended
+PROMPT = 15.0  # seconds: well below children.GRACE, after which the launcher kills who has not ended
 REWARDS = """
 import os
 calls = 0

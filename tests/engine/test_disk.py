@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import is_full_disk, make_world_readable, written_to
+from easyrlhf.files import atomic_write, drafted_in, is_full_disk, make_world_readable, write_whole, written_to
 
 NO_SPACE = "No space left on device (os error 28)"
 ERRORS = {
@@ -52,3 +52,36 @@ def test_files_get_the_mode_that_new_files_have(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert file.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_is_as_it_was_until_its_successor_is_whole(tmp_path):
+    file = tmp_path / "numbers.json"
+    file.write_text("old")
+    with atomic_write(file, to_disk=True) as draft:
+        draft.write_text("new")
+        assert draft == tmp_path / ".numbers.json" and file.read_text() == "old"
+    assert file.read_text() == "new"
+    with pytest.raises(KeyboardInterrupt), atomic_write(file) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
+
+
+def test_text_that_no_encoding_takes_is_written_with_a_mark_in_its_place(tmp_path):
+    write_whole(tmp_path / "page", "a\ud800é\n")
+    assert (tmp_path / "page").read_bytes() == "a?é\n".encode()
+
+
+def test_the_files_of_a_folder_move_in_together_or_none_does(tmp_path):
+    for name in ("model-1-of-2.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    failing = pytest.raises(RunError, match=r"could not be written: full; see .* written\. All is safe$")
+    with failing, drafted_in(tmp_path, ".new", "All is safe", replaced=["*.safetensors"]) as draft:
+        draft.mkdir()
+        (draft / "model.safetensors").write_text("half")
+        raise OSError(errno.EIO, "full")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-1-of-2.safetensors", "notes.txt"]
+    with drafted_in(tmp_path, ".new", replaced=["*.safetensors"]) as draft:
+        draft.mkdir()
+        (draft / "model.safetensors").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "notes.txt"]

@@ -24,7 +24,6 @@ from easyrlhf.engine import device, engine
 from easyrlhf.errors import InputError
 from easyrlhf.files import hold_file
 from easyrlhf.rewards import workers
-from easyrlhf.run import checkpoint
 from easyrlhf.run.claim import locked
 from easyrlhf.run.facts import library_versions
 
@@ -72,7 +71,7 @@ def test_a_folder_is_held_by_one_run_alone(system, tmp_path):
 
 def test_a_lock_left_behind_by_a_killed_run_holds_nobody_up(system, tmp_path):
     (tmp_path / ".lock").touch()
-    with locked(tmp_path), pytest.raises(BlockingIOError), hold_file(tmp_path / ".lock"):
+    with locked(tmp_path), pytest.raises(InputError, match=r"^taken$"), hold_file(tmp_path / ".lock", "taken"):
         pass
 
 
@@ -145,8 +144,8 @@ def test_windows_flushes_files_but_no_folders(monkeypatch, tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "file").write_text("x")
     opened, real = [], os.open
-    monkeypatch.setattr(checkpoint, "os", SimpleNamespace(**vars(os) | {"name": "nt", "open": note(opened, real)}))
-    checkpoint.sync_to_disk(tmp_path)
+    monkeypatch.setattr(files, "os", SimpleNamespace(**vars(os) | {"name": "nt", "open": note(opened, real)}))
+    files.sync_to_disk(tmp_path)
     assert opened == [(tmp_path / "inner" / "file", os.O_RDWR)]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import RunError
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 SETTINGS = OptimiserSettings(
@@ -104,7 +104,7 @@ A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 def test_a_frozen_weight_that_is_to_be_trained_is_found_before_the_first_step(tiny_lm, scalar, lora, name):
     lm = tiny_lm()
     if lora:
-        lm = add_lora(lm, r=4, alpha=8, dropout=0.0, target="all-linear")
+        lm = add_lora(lm, LoraSettings(r=4, alpha=8, dropout=0.0, target="all-linear"))
     model = ScalarModel(lm, new_head(lm)) if scalar else lm
     make_engine(model, SETTINGS, None, torch.float32)  # the head of a scalar model's language model may be frozen
     with pytest.raises(RunError, match=f"1 of .* tensors that are to be trained are frozen: .*{name}"):

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from easyrlhf.config import DPOConfig
 from easyrlhf.losses.kto import kto_kl, kto_loss
 from easyrlhf.losses.pairwise import (
     DISCOPOP_TAU,
     DPO_LOSSES,
-    SMOOTHED,
     aot_loss,
     aot_matches,
     cpo_loss,
@@ -117,7 +117,7 @@ def test_the_names_that_use_label_smoothing_are_those_that_change_with_it():
     def changes(name):
         return value(DPO_LOSSES[name](T(7), T(3), 0.1, 0.1)) != value(DPO_LOSSES[name](T(7), T(3), 0.1, 0.2))
 
-    assert {*filter(changes, DPO_LOSSES)} | {"aot"} == {*SMOOTHED}
+    assert {*filter(changes, DPO_LOSSES)} | {"aot"} == {*DPOConfig.smoothed}
     assert value(aot_loss(T(7), T(3), 0.1, 0.1)) != value(aot_loss(T(7), T(3), 0.1, 0.2))
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.folder import check_probes, load_scalar_model, probe, probe_ids, prove_folder, save_lm
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel
 
 IDS = T([[5, 6, 7, 8, 9, 10]])
@@ -45,7 +45,7 @@ def test_a_lora_model_is_saved_merged_with_its_adapter_beside(tmp_path, tiny_lm,
     lm.save_pretrained(tmp_path / "base")
     lm.name_or_path = str(tmp_path / "base")
     base = logits(lm)
-    lora = add_lora(lm, r=4, alpha=8, dropout=0.0, target="all-linear").eval()
+    lora = add_lora(lm, LoraSettings(r=4, alpha=8, dropout=0.0, target="all-linear")).eval()
     torch.manual_seed(1)
     for name, parameter in lora.named_parameters():
         if "lora_B" in name:
@@ -66,7 +66,9 @@ def test_saving_again_replaces_files_and_adapter_and_leaves_others_alone(tmp_pat
     lm = tiny_lm(vocab=len(tokenizer))
     folder = tmp_path / "out"
     for seed in (1, 2):
-        lora = add_lora(tiny_lm(seed=seed, vocab=len(tokenizer)), r=4, alpha=8, dropout=0.0, target="q_proj")
+        lora = add_lora(
+            tiny_lm(seed=seed, vocab=len(tokenizer)), LoraSettings(r=4, alpha=8, dropout=0.0, target="q_proj")
+        )
         save_lm(folder, lora, tokenizer)
         (folder / "notes.txt").write_text("mine")
     again = AutoModelForCausalLM.from_pretrained(folder).eval()

@@ -12,8 +12,8 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
 from easyrlhf.models.four_bit import bytes_of, check_four_bit, in_full, is_quantised, layers_to_quantise, quantise
 from easyrlhf.models.load import load_causal_lm
-from easyrlhf.models.logprobs import token_logprobs
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.logprobs import row_token_logprobs
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.value_head import ScalarModel, new_head
 
 CPU = torch.device("cpu")
@@ -53,10 +53,10 @@ def shaken(lora):
 def four_bit_lora(tiny_lm):
     """four_bit_lora(family, **add_lora's) -> a LoRA model on a base in 4 bits."""
 
-    def make(family="llama", dtype=torch.float32, **how):
+    def make(family="llama", dtype=torch.float32, new_tokens=(), **how):
         lm = tiny_lm(family, dtype=dtype, **WIDE)
         quantise(lm, CPU, tuple((how.get("modules_to_save") or "").split(",")) if "modules_to_save" in how else ())
-        return shaken(add_lora(lm, **LORA | how))
+        return shaken(add_lora(lm, LoraSettings(**LORA | how), new_tokens))
 
     return make
 
@@ -82,12 +82,12 @@ def test_a_layer_is_what_its_codes_stand_for(tiny_lm, family, monkeypatch):
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_are_those_of_the_numbers_that_the_codes_stand_for(four_bit_lora, family, training):
     lora = four_bit_lora(family).train(training)
-    plain = add_lora(by_hand_lm(lora), **LORA).train(training)
+    plain = add_lora(by_hand_lm(lora), LoraSettings(**LORA)).train(training)
     with torch.no_grad():
         for ours, theirs in zip(trained(plain).values(), trained(lora).values(), strict=True):
             ours.copy_(theirs)
-        token_logprobs(lora, IDS, MASK)  # a pass without gradients comes first, as in a rollout
-    losses = [token_logprobs(model, IDS, MASK).sum() for model in (lora, plain)]
+        row_token_logprobs(lora, IDS, MASK)  # a pass without gradients comes first, as in a rollout
+    losses = [row_token_logprobs(model, IDS, MASK).sum() for model in (lora, plain)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-5)
     for loss in losses:
         loss.backward()
@@ -185,7 +185,9 @@ def test_what_cannot_be_in_four_bits_is_refused(tiny_lm, monkeypatch):
 
 def test_an_adapter_is_merged_before_its_base_is_in_four_bits(model_folder, tokenizer, tmp_path):
     """load_causal_lm merges, quantise rounds what came of it: 4 bits never hold a merged adapter that was rounded."""
-    lora = shaken(add_lora(load_causal_lm(str(model_folder(**WIDE)), tokenizer, dtype=torch.float32), **LORA))
+    lora = shaken(
+        add_lora(load_causal_lm(str(model_folder(**WIDE)), tokenizer, dtype=torch.float32), LoraSettings(**LORA))
+    )
     lora.save_pretrained(tmp_path / "adapter")
     merged = load_causal_lm(str(tmp_path / "adapter"), tokenizer, dtype=torch.float32)
     expected = copy.deepcopy(merged)

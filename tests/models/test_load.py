@@ -10,7 +10,7 @@ from torch import tensor as T
 
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import check_lm_head, check_text_alone, load_causal_lm, load_config
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.parts import logits_of
 
 IDS = T([[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17, 18, 19, 20]])
@@ -61,7 +61,7 @@ def test_a_loaded_model_drops_nothing_even_in_training_mode(model_folder, tokeni
 def trained_adapter(lm, target="all-linear"):
     """A LoRA model whose adapter is not zero any more."""
     torch.manual_seed(1)
-    lora = add_lora(lm, r=4, alpha=8, dropout=0.0, target=target)
+    lora = add_lora(lm, LoraSettings(r=4, alpha=8, dropout=0.0, target=target))
     for name, parameter in lora.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.2)
@@ -71,7 +71,7 @@ def trained_adapter(lm, target="all-linear"):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_lora_trains_its_adapter_alone_and_is_the_base_when_fresh_or_off(tiny_lm, family):
     base = logits(tiny_lm(family))
-    fresh = add_lora(tiny_lm(family), r=4, alpha=8, dropout=0.0, target="all-linear").eval()
+    fresh = add_lora(tiny_lm(family), LoraSettings(r=4, alpha=8, dropout=0.0, target="all-linear")).eval()
     trained = {name for name, p in fresh.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_A" in name or "lora_B" in name for name in trained)
@@ -96,11 +96,11 @@ def test_lora_scales_by_alpha_over_r(tiny_lm):
 
 def test_a_lora_target_that_is_not_there_is_bad_input(tiny_lm):
     with pytest.raises(InputError, match=r"--lora_target no_such_proj"):
-        add_lora(tiny_lm(), r=4, alpha=8, dropout=0.0, target="no_such_proj")
+        add_lora(tiny_lm(), LoraSettings(r=4, alpha=8, dropout=0.0, target="no_such_proj"))
 
 
 def test_lora_targets_are_those_named(tiny_lm):
-    lora = add_lora(tiny_lm(), r=4, alpha=8, dropout=0.0, target="q_proj, v_proj")
+    lora = add_lora(tiny_lm(), LoraSettings(r=4, alpha=8, dropout=0.0, target="q_proj, v_proj"))
     hit = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, p in lora.named_parameters() if p.requires_grad}
     assert hit == {"q_proj", "v_proj"}
 

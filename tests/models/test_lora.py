@@ -14,7 +14,7 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import load_causal_lm, new_tokens
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.parents import base_of
 from easyrlhf.models.value_head import ScalarModel, new_head
 
@@ -35,8 +35,8 @@ def lora_of(model_folder, tokenizer):
         folder = model_folder("base", family=family, vocab=vocab)
         known = load_tokenizer(str(folder), chat_template=template)
         lm = load_causal_lm(str(folder), known, dtype=torch.float32)
-        how = {"target": target, "modules_to_save": modules_to_save, "new_tokens": new_tokens(str(folder), known)}
-        lora = add_lora(lm, r=4, alpha=8, dropout=0.0, **how)
+        settings = LoraSettings(r=4, alpha=8, dropout=0.0, target=target, modules_to_save=modules_to_save)
+        lora = add_lora(lm, settings, new_tokens(str(folder), known))
         torch.manual_seed(1)
         for parameter in lora.parameters():
             if parameter.requires_grad:
@@ -115,12 +115,12 @@ def test_rows_of_a_head_with_a_bias_are_refused(model_folder, tokenizer):
     lm = load_causal_lm(str(model_folder()), tokenizer, dtype=torch.float32)
     lm.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
     with pytest.raises(InputError, match=r"rows of its layer lm_head \(Linear\) .* add --modules_to_save lm_head"):
-        add_lora(lm, r=4, alpha=8, dropout=0.0, target="q_proj", new_tokens=[5])
+        add_lora(lm, LoraSettings(r=4, alpha=8, dropout=0.0, target="q_proj"), new_tokens=[5])
 
 
 def test_a_module_that_is_not_there_is_bad_input(tiny_lm):
     with pytest.raises(InputError, match=r"--modules_to_save embeddings: the model has no module .* embed_tokens, "):
-        add_lora(tiny_lm(), r=4, alpha=8, dropout=0.0, target="q_proj", modules_to_save="norm,embeddings")
+        add_lora(tiny_lm(), LoraSettings(r=4, alpha=8, dropout=0.0, target="q_proj", modules_to_save="norm,embeddings"))
 
 
 def test_the_head_of_a_scalar_model_is_frozen_and_tied_rows_are_not(lora_of):

@@ -5,7 +5,7 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.models.logprobs import row_token_logprobs
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.shared_backbone import POLICY, VALUE, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, new_head
 
@@ -25,7 +25,7 @@ def shake(model, seed: int) -> None:
 @pytest.fixture
 def parts(tiny_lm):
     """(backbone, policy view, value view), their adapters shaken."""
-    backbone = SharedBackbone(add_lora(tiny_lm(seed=0), **LORA))
+    backbone = SharedBackbone(add_lora(tiny_lm(seed=0), LoraSettings(**LORA)))
     policy = backbone.view(POLICY, trained=True)
     backbone.add_like(VALUE, POLICY)
     value = backbone.view(VALUE, trained=True)

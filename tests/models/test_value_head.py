@@ -9,7 +9,7 @@ from torch import nn
 from torch import tensor as T
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, check_head_file, load_head, new_head, save_head
 
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"  # the layout of LLaMA-Factory and ms-swift
@@ -75,7 +75,7 @@ def test_a_new_head_is_normal_with_the_width_of_stiennon_and_a_zero_head_says_ze
 
 
 def test_the_head_of_a_lora_model_fits_its_base(tiny_lm):
-    lm = add_lora(tiny_lm(), r=2, alpha=4, dropout=0.0, target="all-linear")
+    lm = add_lora(tiny_lm(), LoraSettings(r=2, alpha=4, dropout=0.0, target="all-linear"))
     model = ScalarModel(lm, new_head(lm))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {"head.weight", "head.bias"} == {name for name in trained if "lora_" not in name}

@@ -7,7 +7,7 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.errors import ServiceError
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import Models, collect
@@ -84,7 +84,7 @@ def test_the_kl_to_an_equal_reference_is_exactly_zero(tiny_lm, gather):
 def lora_models(tiny_lm, dropout: float, b_std: float) -> Models:
     """A LoRA policy that is its own reference."""
     torch.manual_seed(0)
-    policy = add_lora(tiny_lm(vocab=20), r=4, alpha=8, dropout=dropout, target="all-linear").train()
+    policy = add_lora(tiny_lm(vocab=20), LoraSettings(r=4, alpha=8, dropout=dropout, target="all-linear")).train()
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=b_std)

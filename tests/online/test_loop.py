@@ -71,7 +71,7 @@ def test_prompts_in_the_order_of_the_files(grpo_config, size, generations):
 )
 def test_the_reference_is_asked_when_the_settings_say(grpo_config, monkeypatch, settings, asked):
     """(in a step's rollout, in evaluations and samples)."""
-    monkeypatch.setattr("easyrlhf.online.loop.collect", lambda *how: how[-1])
+    monkeypatch.setattr("easyrlhf.online.state.collect", lambda *how: how[-1])
     run = SimpleNamespace(config=grpo_config(**settings), micro_batch_tokens=10, step=5)
     rewards = SimpleNamespace(state=TrainerState())
     online = Online(*[None] * 3, rewards, *[None] * 3)

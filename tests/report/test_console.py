@@ -4,8 +4,8 @@ import io
 
 from easyrlhf.report import progress as progress_module
 from easyrlhf.report.console import Console, one_line, say
-from easyrlhf.report.layout import COLUMNS
 from easyrlhf.report.metrics import metric
+from easyrlhf.report.stage_view import VIEWS
 
 
 class Terminal(io.StringIO):
@@ -14,8 +14,8 @@ class Terminal(io.StringIO):
 
 
 def test_every_column_is_a_declared_metric_of_its_stage():
-    for stage, columns in COLUMNS.items():
-        for _, _, name in columns:
+    for stage, view in VIEWS.items():
+        for _, _, name in view.columns:
             assert stage in metric(name).stages, name
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from easyrlhf.config.suggestions import STAGES
 from easyrlhf.report.conclusion import concluded
-from easyrlhf.report.diagnostics import CHECKS, Watch, alarms, verdicts, worst
+from easyrlhf.report.diagnostics import CHECKS, Watch, verdicts, words_of
 from easyrlhf.report.metrics import METRICS
+from easyrlhf.report.verdict import alarms, worst
 from easyrlhf.userfile import load_module
 
 metrics_page = load_module(Path(__file__).parents[2] / "scripts" / "metrics_page.py")
@@ -431,7 +432,9 @@ def test_every_setting_that_a_remedy_names_is_one_of_each_stage_that_has_the_che
     for check in CHECKS:
         for stage in check.stages:
             known = {field.name for config in STAGES if config.stage == stage for field in fields(config)}
-            words = set(re.findall(r"\b[a-z]+(?:_[a-z]+)*\b", " ".join(check.advice(stage))))
+            words = set(
+                re.findall(r"\b[a-z]+(?:_[a-z]+)*\b", f"{check.means} {check.remedy}".format(**words_of(stage)))
+            )
             assert words & SETTINGS <= known, (check.name, stage)
 
 

@@ -6,9 +6,10 @@ import re
 import pytest
 
 from easyrlhf.report.console import Console
-from easyrlhf.report.layout import COLUMNS, cell, columns_of, command_lines, packed, wrapped
+from easyrlhf.report.layout import cell, columns_of, command_lines, packed, wrapped
 from easyrlhf.report.metrics import METRICS
-from easyrlhf.report.rm_verdict import aligned_columns
+from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.text_table import aligned_columns
 
 WIDTHS = (40, 60, 80, 100, 120)
 # one row of each stage's metrics.jsonl, evaluation and all, and one whose numbers are as long as they get
@@ -38,7 +39,7 @@ def metrics_of(stage: str, known: dict[str, float], otherwise: float) -> dict[st
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("stage", COLUMNS)
+@pytest.mark.parametrize("stage", VIEWS)
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_tables_fit(kind, stage, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
@@ -48,7 +49,7 @@ def test_tables_fit(kind, stage, width, monkeypatch):
         console.row(step, metrics_of(stage, known, otherwise))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
     assert [line for line in lines if len(line) > width] == []
-    assert lines[0].split()[:2] == ["step", COLUMNS[stage][0][0]] and lines[0].split()[-1] == "left"
+    assert lines[0].split()[:2] == ["step", VIEWS[stage].columns[0][0]] and lines[0].split()[-1] == "left"
     shown = " ".join(" ".join(lines).split())
     for name, value in metrics_of(stage, RECORDED, -0.125).items():
         if name.startswith("eval/"):
@@ -82,7 +83,7 @@ def test_which_columns_stay(stage, width, titles):
 
 
 def test_a_table_of_a_hundred_columns_is_whole():
-    assert all(columns_of(stage, 100) == list(COLUMNS[stage]) for stage in COLUMNS)
+    assert all(columns_of(stage, 100) == list(VIEWS[stage].columns) for stage in VIEWS)
 
 
 def test_a_long_number_has_fewer_digits():

@@ -235,9 +235,3 @@ def test_a_long_series_is_thinned_to_means_of_stretches():
 def test_samples_of_one_step_are_shown_once():
     rows = [{"step": 3, "prompt": "p", "completion": "c", "score": 0.5, "kl": None}]
     assert before_and_after(rows) == [("p", [("step 3", "c", "score +0.50")])]
-
-
-def test_a_png_is_embedded_in_the_page(tmp_path):
-    path = tmp_path / "x.png"
-    path.write_bytes(b"\x89PNG")
-    assert 'src="data:image/png;base64,iVBORw=="' in blocks.figure(path, "caption")

@@ -15,7 +15,7 @@ from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
 from easyrlhf.rewards.ready_made import functions_of, trl_rewards
 from easyrlhf.run.inputs import files_contents
-from easyrlhf.tools.converting.common import function_form
+from easyrlhf.tools.converting.method_rules import function_form
 
 CHAT = [{"role": "user", "content": "What is 1/3 + 1/3?"}]
 ANSWERS = [r"It is \boxed{\frac{2}{3}}.", r"It is \boxed{\frac{1}{3}}.", "Two thirds.", r"\boxed{4}"]

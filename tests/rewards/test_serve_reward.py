@@ -21,7 +21,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.models.value_head import new_head, save_head
 from easyrlhf.rewards.batch import RewardBatch, RewardError
-from easyrlhf.rewards.model import ModelSource
+from easyrlhf.rewards.model import ModelSource, ScoringModel
 from easyrlhf.rewards.server import RewardServer
 from easyrlhf.tools.scoring import load_scorer
 from easyrlhf.tools.serve_reward import RewardHTTPServer, serve_reward
@@ -69,7 +69,7 @@ def local(folder, policy: Renderer, same: bool) -> ModelSource:
     """--reward_model of the folder, for this policy."""
     tokenizer = load_tokenizer(str(folder))
     model = load_scalar_model(str(folder), tokenizer, dtype=torch.float32).eval()
-    return ModelSource(model, Renderer(tokenizer), policy, same, 10_000)
+    return ModelSource(ScoringModel(model, Renderer(tokenizer), 10_000), policy, same)
 
 
 def served(url: str, rows, ids, finished, policy: Renderer) -> list[float]:

@@ -15,7 +15,7 @@ from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.batch import RewardError
 from easyrlhf.rewards.combined import distinct_names
-from easyrlhf.rewards.model import ModelSource
+from easyrlhf.rewards.model import ModelSource, ScoringModel
 
 END = 2
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
@@ -241,7 +241,7 @@ def test_a_reward_model_scores_prompt_and_completion_at_its_last_token(
 ):
     prompts = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
     ids = [answer("blue"), answer("a green sky", ended=False), answer("why")]
-    source = ModelSource(scorer, chatml_renderer, chatml_renderer, True, budget)
+    source = ModelSource(ScoringModel(scorer, chatml_renderer, budget), chatml_renderer, True)
     scores = source([prompt_row(prompt) for prompt in prompts], ids, T([True, False, True]))
     expected = [score_alone(scorer, prompt + tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
     assert scores == pytest.approx(expected, abs=1e-5)
@@ -254,7 +254,7 @@ def test_a_reward_model_scores_several_answers_of_a_prompt(scorer, chatml_render
     assert enable_sharing(scorer.lm, 64)
     prompts = [[5, 6, 7, 8, 9, 10], [8], [5, 6, 7, 8, 9, 10], [8], [11]]
     ids = [answer(text) for text in ("blue", "a green sky", "why", "it is", "no")]
-    source = ModelSource(scorer, chatml_renderer, chatml_renderer, True, budget, share)
+    source = ModelSource(ScoringModel(scorer, chatml_renderer, budget), chatml_renderer, True, share)
     scores = source([prompt_row(prompt) for prompt in prompts], ids, T([True] * 5))
     expected = [score_alone(scorer, prompt + tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
     assert scores == pytest.approx(expected, abs=1e-5)
@@ -295,7 +295,7 @@ def test_a_policy_of_another_tokenizer_is_read_in_the_reward_models_own_tokens(
         "<|im_start|>assistant\nIt is blue." + "<|im_end|>" * ended
     )
     expected = tokenizer(text, add_special_tokens=False)["input_ids"]
-    source = ModelSource(scorer, chatml_renderer, policy, False, 1000)
+    source = ModelSource(ScoringModel(scorer, chatml_renderer, 1000), policy, False)
     assert source.in_own_tokens([row], [ids], [ended]) == [expected]
     scores = source([row], [ids], T([ended]))
     assert scores == pytest.approx([score_alone(scorer, expected)], abs=1e-5)
@@ -308,7 +308,7 @@ def test_white_space_around_the_answer_of_a_conversation_is_not_part_of_it(
     policy = Renderer(other_tokenizer)
     row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
     ids = other_tokenizer(" It is blue.\n", add_special_tokens=False)["input_ids"] + [policy.end_of_turn_id]
-    source = ModelSource(scorer, chatml_renderer, policy, False, 1000)
+    source = ModelSource(ScoringModel(scorer, chatml_renderer, 1000), policy, False)
     text = tokenizer.decode(source.in_own_tokens([row], [ids], [True])[0])
     assert text.endswith("<|im_start|>assistant\nIt is blue.<|im_end|>")
 
@@ -317,7 +317,7 @@ def test_a_text_prompt_of_another_tokenizer_goes_on_as_text(scorer, tokenizer, c
     policy = Renderer(other_tokenizer)
     row = {"prompt_ids": policy.prompt_ids("The sky is"), "prompt": json.dumps("The sky is"), "columns": "{}"}
     ids = other_tokenizer(" blue", add_special_tokens=False)["input_ids"]
-    source = ModelSource(scorer, chatml_renderer, policy, False, 1000)
+    source = ModelSource(ScoringModel(scorer, chatml_renderer, 1000), policy, False)
     prompt, completion = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("The sky is", " blue"))
     assert source.in_own_tokens([row, row], [[*ids, policy.end_of_turn_id], ids], [True, False]) == [
         [*prompt, *completion, END],
@@ -328,7 +328,7 @@ def test_a_text_prompt_of_another_tokenizer_goes_on_as_text(scorer, tokenizer, c
 def test_an_answer_without_a_single_word_is_scored(scorer, tokenizer, chatml_renderer, other_tokenizer):
     policy = Renderer(other_tokenizer)
     row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
-    source = ModelSource(scorer, chatml_renderer, policy, False, 1000)
+    source = ModelSource(ScoringModel(scorer, chatml_renderer, 1000), policy, False)
     ids = source.in_own_tokens([row], [[policy.end_of_turn_id]], [True])[0]
     assert ids[-1] == END
     assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n<|im_end|>")
@@ -339,7 +339,7 @@ def test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not(scorer
     policy = Renderer(tokenizer, (7,), stops=("blue",))
     row = {"prompt_ids": policy.prompt_ids(CHAT), "prompt": json.dumps(CHAT), "columns": "{}"}
     blue = tokenizer("It is blue", add_special_tokens=False)["input_ids"]
-    source = ModelSource(scorer, chatml_renderer, policy, True, 1000)
+    source = ModelSource(ScoringModel(scorer, chatml_renderer, 1000), policy, True)
     scores = source([row] * 4, [blue, blue, [*blue, 7], [*blue, END]], T([True, False, True, True]))
     read = [[*blue, END], blue, [*blue, 7], [*blue, END]]
     assert scores == pytest.approx([score_alone(scorer, row["prompt_ids"] + ids) for ids in read], abs=1e-5)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from easyrlhf.models.logprobs import row_token_logprobs
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.rollout import onednn_linear
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.onednn_linear import blockable, blocked_weights
@@ -64,7 +64,7 @@ def test_rollouts_follow_the_weights_and_leave_the_model_as_it_was(lora, small, 
     )
     lm = tiny_lm(eos_token_id=None)
     if lora:
-        lm = add_lora(lm, r=2, alpha=2, dropout=0.0, target="all-linear").eval()
+        lm = add_lora(lm, LoraSettings(r=2, alpha=2, dropout=0.0, target="all-linear")).eval()
     sampler = HFSampler(lm, 0, Ending((10_000,)), 8, 1.0, 3)
 
     def check():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.shared_backbone import POLICY, SharedBackbone
 from easyrlhf.rollout import decode_batch, slot_cache
 from easyrlhf.rollout.ending import Ending
@@ -224,7 +224,7 @@ def test_sampling_drops_nothing_and_gives_the_training_mode_back(tiny_lm):
 
 
 def test_a_lora_policy_samples_with_its_adapter(tiny_lm):
-    lora = add_lora(tiny_lm(dtype=torch.float64), r=4, alpha=8, dropout=0.3, target="all-linear").double()
+    lora = add_lora(tiny_lm(dtype=torch.float64), LoraSettings(r=4, alpha=8, dropout=0.3, target="all-linear")).double()
     torch.manual_seed(0)
     for name, parameter in lora.named_parameters():
         if "lora_B" in name:
@@ -238,7 +238,9 @@ def test_a_lora_policy_samples_with_its_adapter(tiny_lm):
 
 
 def test_a_view_of_a_shared_backbone_samples_with_its_own_adapter(tiny_lm):
-    shared = SharedBackbone(add_lora(tiny_lm(dtype=torch.float64), r=4, alpha=8, dropout=0.0, target="all-linear"))
+    shared = SharedBackbone(
+        add_lora(tiny_lm(dtype=torch.float64), LoraSettings(r=4, alpha=8, dropout=0.0, target="all-linear"))
+    )
     shared.add_like("other", POLICY)
     torch.manual_seed(0)
     for name, parameter in shared.lora_lm.named_parameters():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import tensor as T
 
 from easyrlhf.errors import InputError, ServiceError, ServiceStopped
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.rollout import vllm_server as client
 from easyrlhf.rollout.vllm_sampler import Completion, SamplerLost
 from easyrlhf.rollout.vllm_server import VLLMServer
@@ -103,7 +103,7 @@ def test_the_server_reads_all_weights_from_the_folder_and_learns_their_name(back
 
 def test_an_adapter_is_loaded_in_place_of_the_one_before_and_sampled_with(backend, tiny_lm):
     read, ids = [], T([[5, 6, 7, 8]])
-    lm = add_lora(tiny_lm(), r=4, alpha=8, dropout=0.0, target="all-linear").eval()
+    lm = add_lora(tiny_lm(), LoraSettings(r=4, alpha=8, dropout=0.0, target="all-linear")).eval()
     for name, parameter in lm.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import tensor as T
 
-from easyrlhf.models.lora import add_lora
+from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.shared_backbone import POLICY, SharedBackbone
 from easyrlhf.rollout import vllm_weights
 from easyrlhf.rollout.vllm_weights import named_weights, write_adapter, write_weights
@@ -99,7 +99,7 @@ def logits(lm) -> torch.Tensor:
 
 
 def test_an_adapter_folder_is_the_policy_on_its_base(tiny_lm, tmp_path):
-    lm = add_lora(tiny_lm("llama"), r=4, alpha=8, dropout=0.0, target="all-linear").eval()
+    lm = add_lora(tiny_lm("llama"), LoraSettings(r=4, alpha=8, dropout=0.0, target="all-linear")).eval()
     shaken(lm)
     write_adapter(lm, tmp_path)
     again = PeftModel.from_pretrained(tiny_lm("llama"), tmp_path)
@@ -117,7 +117,7 @@ def test_an_adapter_folder_is_the_policy_on_its_base(tiny_lm, tmp_path):
 
 
 def test_of_a_shared_backbone_the_policys_adapter_goes_out_alone(tiny_lm, tmp_path):
-    shared = SharedBackbone(add_lora(tiny_lm("llama"), r=4, alpha=8, dropout=0.0, target="all-linear"))
+    shared = SharedBackbone(add_lora(tiny_lm("llama"), LoraSettings(r=4, alpha=8, dropout=0.0, target="all-linear")))
     shared.add_like("other", POLICY)
     shaken(shared.lora_lm)
     policy, other = (shared.view(name, trained=True) for name in (POLICY, "other"))

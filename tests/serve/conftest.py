@@ -1,4 +1,4 @@
-"""A server in a thread, on tiny random models, with a reward model."""
+"""A server in a thread, on tiny random models, with a reward model; the web chat in a browser."""
 
 import socket
 import threading
@@ -15,6 +15,7 @@ from easyrlhf.serve.http_server import ChatServer
 from easyrlhf.serve.models import load_served, read_models
 from easyrlhf.serve.security import Hosts, Key
 from easyrlhf.tools.scoring import load_scorer
+from tests.serve.page_stub import Running, Stub
 
 KEY = "a-key-of-the-tests"
 
@@ -70,3 +71,39 @@ def client(server):
     from openai import OpenAI
 
     return OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+
+
+@pytest.fixture(scope="package")
+def driver(tmp_path_factory):
+    """Chromium without a window."""
+    from tests.serve.browser import open_browser
+
+    found = open_browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.quit()
+
+
+@pytest.fixture
+def stub():
+    """A server of its own for each test, whose address no other test's storage has."""
+    stub = Stub()
+    stub.running = Running(stub.app())
+    yield stub
+    stub.running.close()
+
+
+@pytest.fixture
+def chat(driver, stub, tmp_path):
+    """The page, as it is opened for the first time; what the browser logs afterwards must be no fault of the page."""
+    from tests.serve.browser import Chat, resize
+
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    resize(driver, 1400)
+    driver.get_log("browser")
+    driver.get(stub.running.url)
+    chat = Chat(driver, stub, tmp_path)
+    chat.ready()
+    yield chat
+    said = [entry["message"] for entry in driver.get_log("browser") if "Content Security" in entry["message"]]
+    assert not said
+    driver.get("about:blank")

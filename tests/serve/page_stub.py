@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 import easyrlhf
 
 PAGE = Path(easyrlhf.__file__).parent / "serve" / "page"
+THEME = Path(easyrlhf.__file__).parent / "report" / "page" / "theme.css"
 CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
 DEFAULTS = {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_tokens": 64}
 
@@ -51,6 +52,7 @@ class Stub:
     def app(self) -> Starlette:
         routes = [
             Route("/", lambda request: FileResponse(PAGE / "index.html")),
+            Route("/static/theme.css", lambda request: FileResponse(THEME)),
             Mount("/static", StaticFiles(directory=PAGE)),
             Route("/api/about", self.about),
             Route("/v1/chat/completions", self.completions, methods=["POST"]),

@@ -55,7 +55,7 @@ def train(data, chain, small, small_ppo, small_grpo, tmp_path, monkeypatch):
 
 def script_evaluations(monkeypatch) -> None:
     """Let every evaluation happen, but give FALLS_THEN_RISES as its loss, or its negative as its score."""
-    fit, evaluate = offline.fit, loop.evaluate_prompts
+    fit, evaluate = offline.train_steps, loop.evaluate_prompts
 
     def scripted_fit(run, engine, task, *rest):
         def scripted(rows, advance):

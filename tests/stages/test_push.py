@@ -6,7 +6,6 @@ import pytest
 
 from easyrlhf.config import ExportConfig, SFTConfig
 from easyrlhf.errors import InputError
-from easyrlhf.stages import sft
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools.exporting.export import export_model
 from easyrlhf.userfile import load_module
@@ -71,7 +70,7 @@ def test_a_dry_run_says_what_it_would_upload(hub, config, capsys):
 
 
 def test_what_stands_in_the_way_is_said_before_a_model_is_loaded(hub, config, monkeypatch):
-    monkeypatch.setattr(sft.common, "load_causal_lm", pytest.fail)
+    monkeypatch.setattr("easyrlhf.stages.models.load_causal_lm", pytest.fail)
     hub.me["auth"]["accessToken"]["role"] = "read"
     with pytest.raises(InputError, match="--push_to_hub toy: the token may only read"):
         train_sft(config(push_to_hub="toy"))

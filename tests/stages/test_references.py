@@ -30,7 +30,7 @@ SHOWN = {
     ],
 )
 def test_no_reference_is_loaded_where_it_is_never_asked(monkeypatch, settings, loaded, shown):
-    monkeypatch.setattr(lifecycle, "load_frozen_lm", lambda run, renderer, path: path)
+    monkeypatch.setattr(online, "load_frozen_lm", lambda run, renderer, path: path)
     config = GRPOConfig(model="m", reward_funcs="a.py:f", train_data="p.jsonl", **settings).resolved()
     assert load_reference(SimpleNamespace(config=config), None) == loaded
     cast = ModelFolders(None, RewardPlan([]))

@@ -368,7 +368,7 @@ def test_nccl_needs_vllm_and_a_gpu_here(settings, renderer, installed, monkeypat
 
 @pytest.mark.parametrize("way, sends", [("nccl", True), ("files", False)])
 def test_the_server_is_told_the_way_of_the_weights(settings, renderer, monkeypatch, tmp_path, way, sends):
-    monkeypatch.setattr(samplers.Server, "check", lambda server, length: None)
+    monkeypatch.setattr(samplers.VLLMServer, "check", lambda server, length: None)
     run = SimpleNamespace(config=settings(vllm_weight_transfer=way, vllm_mode="server").resolved().with_lengths(None))
     run.cache, run.device = tmp_path, torch.device("cuda", 3)
     server = samplers.make_backend(run, renderer, SimpleNamespace(warn=print))

@@ -9,7 +9,8 @@ import pytest
 from trl.data_utils import is_conversational
 
 from easyrlhf.cli.data_convert import command
-from easyrlhf.data.formats import FORMATS, read_row, recognise
+from easyrlhf.data.formats import FORMATS
+from easyrlhf.data.read_row import read_row, recognise
 from easyrlhf.errors import InputError
 from easyrlhf.tools.convert import convert_data
 

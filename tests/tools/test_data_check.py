@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from easyrlhf.cli import data_check, data_preview
 from easyrlhf.cli.main import main
 from easyrlhf.config import CheckConfig
-from easyrlhf.data.reader import STAGE_KINDS
+from easyrlhf.data.kinds import STAGE_KINDS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.page import histogram, limit_rows
 from easyrlhf.tools.checking.row_findings import findings, first_of, later_copies, share_in_percent
@@ -173,9 +173,9 @@ def test_more_than_one_row_in_a_hundred_dropped_for_its_content_stops_a_stage(
     how = {"max_length": 99, "max_prompt_length": 98, "cache_dir": tmp_path}
     if severity:
         with pytest.raises(InputError, match="more than 1%"):
-            load_tokens(path, "comparison", chatml_renderer, **how)
+            load_tokens(path, "comparison", chatml_renderer, DataSettings(**how))
     else:
-        assert load_tokens(path, "comparison", chatml_renderer, **how).summary.used == 99
+        assert load_tokens(path, "comparison", chatml_renderer, DataSettings(**how)).summary.used == 99
 
 
 @pytest.mark.parametrize("copies, severity", [(5, "warning"), (6, "error")])
@@ -328,14 +328,14 @@ def test_over_length_is_what_training_drops(tmp_path, folder, limit, prompt_limi
     renderer = Renderer(load_tokenizer(folder))
     how = {"max_length": limit, "max_prompt_length": prompt_limit, "cache_dir": tmp_path / "cache"}
     try:
-        dropped = load_tokens(path, "comparison", renderer, **how).summary.dropped["over length"]
+        dropped = load_tokens(path, "comparison", renderer, DataSettings(**how)).summary.dropped["over length"]
     except InputError as error:
         dropped = int(re.search(r"(\d+) of 40 rows", str(error))[1])
     one = found["over_length", "train"]
     assert (one.count, one.severity) == (dropped, "error" if dropped > 4 else "warning")
     advised = re.search(r"--max_length (\d+) --max_prompt_length (\d+) keeps 99 %", one.detail)
     how |= {"max_length": int(advised[1]), "max_prompt_length": int(advised[2])}
-    assert load_tokens(path, "comparison", renderer, **how).summary.used == 40
+    assert load_tokens(path, "comparison", renderer, DataSettings(**how)).summary.used == 40
 
 
 def with_template(tokenizer_folder: str, template: str, **tokens) -> str:
@@ -474,13 +474,13 @@ def test_the_histogram_counts_every_row():
 
 @pytest.mark.parametrize("stage", STAGE_KINDS)
 def test_every_stage_reads_the_kind_of_records_that_it_trains_on(stage, monkeypatch):
-    from easyrlhf.stages import online, preference, rm, sft
+    from easyrlhf.stages import kto, online, preference, rm, rrhf, sft
 
     if stage in ("ppo", "grpo"):
         assert 'read_sets(run, renderer, "prompt")' in Path(online.__file__).read_text()
         assert STAGE_KINDS[stage] == "prompt"
         return
-    module = {"sft": sft, "rm": rm}.get(stage, preference)
+    module = {"sft": sft, "rm": rm, "kto": kto, "rrhf": rrhf}.get(stage, preference)
     seen = []
     monkeypatch.setattr(module, "train_offline", lambda config, stage: seen.append(stage.kind))
     getattr(module, f"train_{stage}")(None)

@@ -13,5 +13,5 @@ def test_the_table_has_every_check_with_its_numbers():
     for row, check in zip(rows, CHECKS, strict=True):
         name, healthy, _, where = (cell.strip() for cell in row.strip("|").split("|"))
         assert name == check.good[0].lower() + check.good[1:]
-        assert where.replace("`", "") == check.measure
+        assert where.replace("`", "") == check.metric
         assert set(re.findall(r"\d[\d.e-]*", check.healthy)) <= set(re.findall(r"\d[\d.e-]*", healthy)) | {"0.01"}

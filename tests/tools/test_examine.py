@@ -11,6 +11,7 @@ from torch import nn
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.templates import CHAT_TEMPLATES
 from easyrlhf.models.value_head import ScalarModel, new_head
+from easyrlhf.rewards.model import ScoringModel
 from easyrlhf.rewards.probes import (
     PARTS,
     Questions,
@@ -61,7 +62,7 @@ def rows(chatml_renderer):
 
 
 def same(model, rows, renderer, dtype=torch.float32) -> dict:
-    return invariance(model, sampled_sequences(rows, 64), renderer, 4000, dtype)
+    return invariance(ScoringModel(model, renderer, 4000), sampled_sequences(rows, 64), dtype)
 
 
 def test_a_sample_is_spread_over_all_rows():
@@ -71,12 +72,12 @@ def test_a_sample_is_spread_over_all_rows():
 
 
 def test_it_looks_at_as_many_rows_as_it_is_told_and_says_how_far_it_is(rows, chatml_renderer):
-    model, how, parts = RuleModel(last_token), (chatml_renderer, rows(40), 4000, torch.float32), []
-    found = examine(model, *how, most=8, advance=lambda: parts.append(1))
+    scorer, parts = ScoringModel(RuleModel(last_token), chatml_renderer, 4000), []
+    found = examine(scorer, rows(40), torch.float32, most=8, advance=lambda: parts.append(1))
     assert found["probes"]["n"] == 8  # prompts
     assert found["invariance"]["n"] == 8  # both answers of 4 of the pairs
     assert len(parts) == PARTS
-    assert examine(model, *how, most=1)["invariance"]["n"] == 2
+    assert examine(scorer, rows(40), torch.float32, most=1)["invariance"]["n"] == 2
 
 
 def test_a_causal_model_scores_the_same_in_any_company(rows, tiny_lm, tokenizer, chatml_renderer):
@@ -125,7 +126,7 @@ def test_a_place_that_only_another_order_gives_is_tried(rows, chatml_renderer):
 def test_dropout_is_off_while_it_looks(rows, tiny_lm, tokenizer, chatml_renderer):
     lm = tiny_lm(vocab=len(tokenizer), attention_dropout=0.5, max_position_embeddings=512)
     model = ScalarModel(lm, new_head(lm)).train()
-    found = examine(model, chatml_renderer, rows(6), 500, torch.float32, most=64)
+    found = examine(ScoringModel(model, chatml_renderer, 500), rows(6), torch.float32, most=64)
     assert found["invariance"]["largest"] < 1e-4
     assert model.training
 
@@ -151,7 +152,7 @@ def test_padding_stays_within_the_places_of_the_model(rows, tiny_lm, tokenizer, 
 
 def test_probes_are_compared_with_the_chosen_and_the_rejected_answers(rows, chatml_renderer):
     sample = rows(10)
-    found = probes(RuleModel(lambda ids, lengths: lengths), chatml_renderer, sample, 2000, 64)
+    found = probes(ScoringModel(RuleModel(lambda ids, lengths: lengths), chatml_renderer, 2000), sample, 64)
     prompts = [len(ids) for ids in sample["prompt_ids"]]
     chosen = [p + len(ids) for p, ids in zip(prompts, sample["chosen_ids"], strict=True)]
     rejected = [p + len(ids) for p, ids in zip(prompts, sample["rejected_ids"], strict=True)]
@@ -224,7 +225,8 @@ def test_answers_that_are_too_long_lose_their_middle():
 def test_long_probes_fit_into_the_places_of_the_model(rows, tiny_lm, tokenizer, chatml_renderer):
     sample = rows(6)
     lm = tiny_lm("gpt2", vocab=len(tokenizer), n_positions=max(map(len, sampled_sequences(sample, 64))) + 2)
-    found = examine(ScalarModel(lm, new_head(lm)).train(), chatml_renderer, sample, 500, torch.float32, most=64)
+    scorer = ScoringModel(ScalarModel(lm, new_head(lm)).train(), chatml_renderer, 500)
+    found = examine(scorer, sample, torch.float32, most=64)
     assert len(found["probes"]["answers"]) == 4
 
 

@@ -19,18 +19,8 @@ from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools.fitting import remedies
 from easyrlhf.tools.fitting.fit import machine_of, print_fit
 from easyrlhf.tools.fitting.memory import Held, Machine, MemoryPlan, Phase
-from easyrlhf.tools.fitting.shape_pass import (
-    FROZEN,
-    SCORER,
-    TRAINED,
-    TRAINED_SCORER,
-    ModelShape,
-    ShapeBatch,
-    count_held,
-    decoding_peak,
-    scoring_peak,
-    update_peak,
-)
+from easyrlhf.tools.fitting.model_shape import FROZEN, SCORER, TRAINED, TRAINED_SCORER, ModelShape, count_held
+from easyrlhf.tools.fitting.shape_pass import ShapeBatch, decoding_peak, scoring_peak, update_peak
 from easyrlhf.tools.fitting.stage_memory import batch_of, batches_of, memory_plan, with_models
 
 GIB = 2**30
@@ -380,14 +370,14 @@ def test_of_ppo_in_four_bits_the_reward_model_alone_keeps_its_precision(folder):
 def test_four_bits_are_advised_where_adapters_are_trained_alone(folder):
     machine = Machine("cuda", 1, GIB)
     advised = {"load_in_4bit": True}
-    assert [s.settings for s in remedies.four_bit(config_of(SFTConfig, folder(), lora_r=4), machine)] == [advised]
+    assert [s.settings for s in remedies.use_four_bit(config_of(SFTConfig, folder(), lora_r=4), machine)] == [advised]
     for config, other in (
         (config_of(SFTConfig, folder()), machine),
         (config_of(SFTConfig, folder(), lora_r=4, load_in_4bit=True), machine),
         (config_of(SFTConfig, folder(), lora_r=4), replace(machine, deepspeed="zero3")),
         (config_of(PPOConfig, folder(), lora_r=4, rollout="vllm"), machine),
     ):
-        assert list(remedies.four_bit(config, other)) == []
+        assert list(remedies.use_four_bit(config, other)) == []
     four = config_of(SFTConfig, folder(), lora_r=4, load_in_4bit=True)
     flags = [step.flags for step in remedies.use_deepspeed(four, replace(machine, count=2))]
     assert flags == ["--deepspeed zero2"]

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from easyrlhf.config import CheckConfig
+from easyrlhf.data.kinds import KINDS, STAGE_KINDS
 from easyrlhf.data.ledger import Ledger
-from easyrlhf.data.reader import KINDS, STAGE_KINDS, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.sources import open_sources
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking import token_check as check_tokens

@@ -21,9 +21,9 @@ from easyrlhf.config import GenerateConfig
 from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.tools import generate, output
-from easyrlhf.tools.generate import GeneratedAnswer, kept, kl_bound
+from easyrlhf.tools.answer_rows import GeneratedAnswer, kept, kl_bound
 
 PAGE = Path(__file__).parents[2] / "docs" / "using_models.md"
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one"]
@@ -251,23 +251,14 @@ def test_answers_too_long_for_the_reward_model_have_no_reward_and_are_never_the_
 
 def test_the_stages_read_what_is_written_and_score_gives_the_same_rewards(run, rm, model, tmp_path):
     renderer = Renderer(load_tokenizer(model))
+    settings = DataSettings(max_length=64, max_prompt_length=40, cache_dir=tmp_path)
     _, best = run("best", "--best_of", 4, "--reward_model", rm.folder)
     _, pairs = run("pairs", "--samples", 4, "--to", "comparisons", "--reward_model", rm.folder)
     for name, kind, rows in (("best", "demonstration", best), ("pairs", "comparison", pairs)):
-        data = load_tokens(
-            str(tmp_path / f"{name}.jsonl"), kind, renderer, max_length=64, max_prompt_length=40, cache_dir=tmp_path
-        )
+        data = load_tokens(str(tmp_path / f"{name}.jsonl"), kind, renderer, settings)
         assert data.summary.used == len(rows) > 0 and not data.summary.dropped
-    assert set(
-        load_tokens(
-            str(tmp_path / "pairs.jsonl"),
-            "comparison",
-            renderer,
-            max_length=64,
-            max_prompt_length=40,
-            cache_dir=tmp_path,
-        ).rows["margin"]
-    ) == {0.0}  # rewards are no margins
+    data = load_tokens(str(tmp_path / "pairs.jsonl"), "comparison", renderer, settings)
+    assert set(data.rows["margin"]) == {0.0}  # rewards are no margins
     sides = {f"{side}_reward": f"{side}_score" for side in ("chosen", "rejected")}
     assert not all(row["rejected_finished"] for row in pairs)
     for name, columns in (("best", {"reward": "score"}), ("pairs", sides)):
@@ -408,7 +399,7 @@ def test_no_setting_is_lost_between_python_and_the_command_line():
 
 def test_every_command_of_the_page_parses(monkeypatch, tmp_path):
     seen = []
-    tools = ("chat.chat", "generate.generate", "score.score", "finish.finish", "exporting.export.export_model")
+    tools = ("chat.chat", "generate.generate", "score.score", "finish.finish_run", "exporting.export.export_model")
     for target in (*(f"tools.{tool}" for tool in tools), "stages.sft.train_sft", "stages.preference.train_dpo"):
         monkeypatch.setattr(f"easyrlhf.{target}", seen.append)
     monkeypatch.chdir(tmp_path)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from easyrlhf.cli import data_preview
 from easyrlhf.cli.main import main
 from easyrlhf.config import PreviewConfig
-from easyrlhf.data.reader import STAGE_KINDS
+from easyrlhf.data.kinds import STAGE_KINDS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking import preview
 from easyrlhf.tools.checking.preview import on_one_line, preview_rows, token_pieces
@@ -139,7 +139,7 @@ def test_all_pairs_of_a_ranking(shown):
 def test_the_parts_are_the_rows_of_training(tmp_path, folder, stage, row):
     renderer = Renderer(load_tokenizer(folder))
     how = {"max_length": 999, "max_prompt_length": 99, "cache_dir": tmp_path}
-    trained = load_tokens(write(tmp_path / "x.jsonl", [row]), STAGE_KINDS[stage], renderer, **how).rows
+    trained = load_tokens(write(tmp_path / "x.jsonl", [row]), STAGE_KINDS[stage], renderer, DataSettings(**how)).rows
     for one in trained:
         sequences = [[(i, part.mask) for part in parts for i in part.ids] for parts in parts_of(one)]
         if stage == "sft":

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from easyrlhf.stage_table import STAGES
+
 KEYS = ("rl", "stage", "rlhf_type", "adv_estimator", "advantage_estimator", "algorithm.adv_estimator")
 PPO, GRPO = "ppo_train", "grpo_train"
 RLOO, REINFORCE = "grpo_train with advantage rloo", "grpo_train with advantage reinforce++"
-OWN = ("sft", "rm", "ppo", "grpo", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "rrhf")
-COMMANDS = {name: f"{name}_train" for name in OWN} | {
+COMMANDS = {name: stage.command for name, stage in STAGES.items()} | {
     "gae": PPO,
     "gdpo": "grpo_train with multi_objective_aggregation normalize_then_sum",
     "rloo": RLOO,

@@ -12,8 +12,6 @@ COUNTS = (
 TOKENS = "micro_batch_tokens bounds a forward pass in tokens, whatever is computed"
 VLLM_OWN = "vLLM's further settings are its own defaults"
 LENGTHS = "rows over max_length are dropped and counted, or cut with overlength truncate"
-NO_TASK = "a causal language model is trained, whatever its folder calls it"
-SYSTEM = "a row's system prompt comes from its column system"
 
 # axolotl's `datasets` entries as a whole are answered in datasets.py
 AXOLOTL = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from easyrlhf.config import CheckConfig
 from easyrlhf.data.formats import require_format
-from easyrlhf.data.reader import STAGE_KINDS
+from easyrlhf.data.kinds import STAGE_KINDS
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.page import console_lines, write_check_page
 from easyrlhf.tools.checking.row_findings import RowFinding, findings

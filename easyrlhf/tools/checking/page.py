@@ -9,11 +9,12 @@ import numpy as np
 from easyrlhf.config import CheckConfig
 from easyrlhf.data.ledger import unused_key_lines
 from easyrlhf.errors import InputError
+from easyrlhf.files import write_whole
 from easyrlhf.report import blocks
 from easyrlhf.report.charts import MUTED, SERIES, Chart
 from easyrlhf.report.console import one_line
-from easyrlhf.report.diagnostics import Verdict, worst
-from easyrlhf.report.rm_verdict import aligned_columns
+from easyrlhf.report.text_table import aligned_columns
+from easyrlhf.report.verdict import Verdict, worst
 from easyrlhf.tools.checking.row_findings import RowFinding, quantiles
 from easyrlhf.tools.checking.rows import Split
 from easyrlhf.tools.checking.table import CHECKS, MILDER
@@ -152,10 +153,9 @@ def write_check_page(config: CheckConfig, splits: list[Split], found: list[RowFi
         foot=f"Written by easyrlhf {importlib.metadata.version('easyrlhf')}",
     )
     path = Path(config.report)
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        return unfinished.replace(path)
+        write_whole(path, page)
+        return path
     except OSError as error:
         raise InputError(f"--report {path}: cannot be written ({error.strerror})") from error
 

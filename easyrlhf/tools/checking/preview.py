@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.config import PreviewConfig
 from easyrlhf.data.formats import require_format
+from easyrlhf.data.kinds import STAGE_KINDS, as_kind
 from easyrlhf.data.ledger import Ledger, unused_key_lines
-from easyrlhf.data.reader import STAGE_KINDS, as_kind, read_records
+from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import ContentFault
-from easyrlhf.data.tokens import ENCODERS
+from easyrlhf.data.token_rows import ENCODERS
 from easyrlhf.errors import InputError
 from easyrlhf.tools.checking.rows import sources_of
 from easyrlhf.tools.checking.token_check import TokenStretch, load_renderer, parts_of, positions_known
@@ -86,7 +87,7 @@ def preview_rows(config: PreviewConfig) -> None:
     renderer = load_renderer(config)
     config = config.with_lengths(positions_known(config))
     ledger = WaitingLedger()
-    chosen = list(wanted(config, kind, ledger))
+    chosen = list(wanted_rows(config, kind, ledger))
     colours = sys.stdout.isatty()
     show = rich_printer() if colours else print_plain
     show_legend(config, kind, show, RICH_MARKS if colours else PLAIN_MARKS)
@@ -99,7 +100,7 @@ def preview_rows(config: PreviewConfig) -> None:
         show(line)
 
 
-def wanted(config: PreviewConfig, kind: str, ledger: WaitingLedger) -> Iterator[Seen]:
+def wanted_rows(config: PreviewConfig, kind: str, ledger: WaitingLedger) -> Iterator[Seen]:
     """The rows of the settings; InputError when the data have fewer."""
     rows = dropwhile(lambda seen: seen.number < config.row, all_rows(config, kind, ledger))
     first = next(rows, None)

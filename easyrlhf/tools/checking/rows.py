@@ -14,8 +14,9 @@ from typing import Any
 
 from easyrlhf.config import LookConfig
 from easyrlhf.data import hh
+from easyrlhf.data.kinds import STAGE_KINDS, as_kind
 from easyrlhf.data.ledger import Ledger
-from easyrlhf.data.reader import BROKEN, STAGE_KINDS, as_kind, read_records
+from easyrlhf.data.reader import BROKEN, read_records
 from easyrlhf.data.records import (
     Comparison,
     Feedback,

@@ -1,4 +1,8 @@
-"""The table of `easyrlhf data check`: what each check says, how severe it is, and what to do; docs/checking_data.md."""
+"""The table of `easyrlhf data check`: what each check says, how severe it is, and what to do; docs/checking_data.md.
+
+These checks count rows, where those of report/verdict.py measure a number: severity follows from the share of rows, may
+be milder, and has the names of messages (error, warning, note), which `check_data` gives to Python too.
+"""
 
 from dataclasses import dataclass
 

@@ -10,8 +10,8 @@ from easyrlhf.data.huge import Huge
 from easyrlhf.data.records import Messages, Record, answers_of
 from easyrlhf.data.render import APART, CUT, Renderer
 from easyrlhf.data.row_errors import ContentFault
+from easyrlhf.data.token_rows import ENCODERS
 from easyrlhf.data.tokenizer import find_end_of_turn
-from easyrlhf.data.tokens import ENCODERS
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.run.renderers import open_renderer
@@ -46,6 +46,14 @@ def parts_of(row: dict[str, Any]) -> list[list[TokenStretch]]:
     many = answers.pop("completions", [])
     answers |= {f"answer {number}": ids for number, ids in enumerate(many, 1)}
     return [[prompt, TokenStretch(name, ids, True)] for name, ids in answers.items()] or [[prompt]]
+
+
+def longest_of(sequences: list[list[TokenStretch]]) -> tuple[int, int, int]:
+    """Tokens of the longest prompt, of the longest answer and of the longest sequence."""
+    prompts = [len(parts[0].ids) if parts[0].name == "prompt" else 0 for parts in sequences]
+    totals = [sum(len(part.ids) for part in parts) for parts in sequences]
+    answers = [total - prompt for total, prompt in zip(totals, prompts, strict=True)]
+    return max(prompts), max(answers), max(totals)
 
 
 def load_renderer(config: LookConfig) -> Renderer:
@@ -83,17 +91,11 @@ class TokenCheck:
 
         None, and the row is dropped from the split, when the chat template cannot render it.
         """
-        encode, noted = ENCODERS[split.kind], self.renderer.notes.copy()
+        noted = self.renderer.notes.copy()
         if estimated := next(filter(None, map(self.huge.lengths, records)), None):
             return *estimated, sum(estimated)
-        try:
-            rows = [row for record in records for row in encode(record, self.renderer)]
-        except ContentFault as fault:
-            split.ledger.drop(fault.reason, place, None)
-            return None
-        except InputError as error:
-            split.ledger.dropped[NOT_RENDERABLE] += 1
-            split.found.add("not_renderable", place, str(error))
+        rows = self._token_rows(records, place, split)
+        if rows is None:
             return None
         sequences = [sequence for one in rows for sequence in parts_of(one)]
         self._check_ends(sequences, place, split, plain=isinstance(records[0].prompt, str))
@@ -102,10 +104,18 @@ class TokenCheck:
             split.found.add("answers_apart" if note == APART else "field_dropped", place, note.partition(":")[0])
         if split.kind == "comparison" and len(rows) == 1:
             split.compare_lengths(len(rows[0]["chosen_ids"]), len(rows[0]["rejected_ids"]))
-        prompts = [len(parts[0].ids) if parts[0].name == "prompt" else 0 for parts in sequences]
-        totals = [sum(len(part.ids) for part in parts) for parts in sequences]
-        answers = [total - prompt for total, prompt in zip(totals, prompts, strict=True)]
-        return max(prompts), max(answers), max(totals)
+        return longest_of(sequences)
+
+    def _token_rows(self, records: list[Record], place: str, split: Split) -> list[dict[str, Any]] | None:
+        """The token rows of the records; None where the row cannot be rendered, of which the split is told."""
+        try:
+            return [row for record in records for row in ENCODERS[split.kind](record, self.renderer)]
+        except ContentFault as fault:
+            split.ledger.drop(fault.reason, place, None)
+        except InputError as error:
+            split.ledger.dropped[NOT_RENDERABLE] += 1
+            split.found.add("not_renderable", place, str(error))
+        return None
 
     def _check_ends(self, sequences: list[list[TokenStretch]], place: str, split: Split, *, plain: bool) -> None:
         """One BOS at most that the template does not write, and the end-of-turn token behind all that is learned.

@@ -19,7 +19,7 @@ from easyrlhf.offline.reference import cache_folder
 from easyrlhf.paths import split_paths
 from easyrlhf.report.compare_page import compare_lines, compare_page
 from easyrlhf.report.comparison import JUDGE, ComparedAnswer, measured, short_names
-from easyrlhf.report.console import Console
+from easyrlhf.report.console import Console, counting_bar
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
 from easyrlhf.run.claim import locked
@@ -38,11 +38,9 @@ from easyrlhf.tools.comparing.contestants import (
 from easyrlhf.tools.comparing.journal import (
     Journal,
     Key,
-    answer_progress,
     claim_journal,
     read_journal_record,
     write_record,
-    write_whole,
 )
 from easyrlhf.tools.comparing.judges import Judge, check_judge, find_judge
 from easyrlhf.tools.comparing.marking import (
@@ -55,7 +53,7 @@ from easyrlhf.tools.comparing.marking import (
     verdict_of,
 )
 from easyrlhf.tools.loaded import texts_of
-from easyrlhf.tools.output import beside, deciding_settings
+from easyrlhf.tools.resumable import beside, deciding_settings, write_result
 from easyrlhf.tools.scoring import reward_folder
 
 COMPARE_FILE, PAGE_FILE = "compare.json", "compare.html"
@@ -101,7 +99,7 @@ def file_of(prompts: Iterable[Messages | str]) -> Path:
     file = cache_folder("prompts") / f"{hashlib.sha256(rows.encode()).hexdigest()[:16]}.jsonl"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, rows)
+        write_result(file, rows)
     except (OSError, RunError) as error:
         raise InputError(
             f"prompts: cannot be kept in {file.parent}; set EASYRLHF_CACHE to another folder, or give a file"
@@ -194,23 +192,30 @@ def carry_out(config: CompareConfig, cast: Contest, prompts: Prompts, folder: Pa
     said = Journal(beside(folder / ANSWERS_FILE, "part"), ANSWER_KEY)
     judged = Journal(beside(folder / JUDGEMENTS_FILE, "part"), JUDGEMENT_KEY)
     every = [key for own in keys for key in own]
-    with answer_progress("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
-        answer_all(config, cast.contestants, prompts, said, advance)
-    score_all(config, cast.functions, prompts, said, every)
-    if cast.judge:
-        judge_all(cast.judge, prompts, said, judged, every)
+    fill_journals(config, cast, prompts, said, judged, every)
     answers = [[answer_of(said, key) for key in own] for own in keys]
     verdicts = [[verdict_of(said, judged, key) for key in own] for own in keys[1:]] if cast.judge else None
     found = measured(short_names(config.paths), cast.scored_by(config), answers, verdicts)
     found = summary(config, cast, found, len(prompts.rows))
-    write_whole(folder / ANSWERS_FILE, as_lines(answer_row(config, prompts, key, said.records[key]) for key in every))
+    write_result(folder / ANSWERS_FILE, as_lines(answer_row(config, prompts, key, said.records[key]) for key in every))
     if cast.judge:
         rows = (judgement_row(config, key, judged.records[key]) for key in sorted(judged.records))
-        write_whole(folder / JUDGEMENTS_FILE, as_lines(rows))
+        write_result(folder / JUDGEMENTS_FILE, as_lines(rows))
     texts = [prompts.text(number) for number in range(len(prompts.rows))]
-    write_whole(folder / PAGE_FILE, compare_page(found, texts, answers, verdicts))
-    write_whole(folder / COMPARE_FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_result(folder / PAGE_FILE, compare_page(found, texts, answers, verdicts))
+    write_result(folder / COMPARE_FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def fill_journals(
+    config: CompareConfig, cast: Contest, prompts: Prompts, said: Journal, judged: Journal, every: list[Key]
+) -> None:
+    """Answer, score and judge, as far as the journals lack it."""
+    with counting_bar("answer", len(every), len(every) - len(said.missing(every, "ids"))) as advance:
+        answer_all(config, cast.contestants, prompts, said, advance)
+    score_all(config, cast.functions, prompts, said, every)
+    if cast.judge:
+        judge_all(cast.judge, prompts, said, judged, every)
 
 
 def answer_of(said: Journal, key: Key) -> ComparedAnswer:

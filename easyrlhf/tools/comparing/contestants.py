@@ -16,7 +16,7 @@ from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-from easyrlhf.data.tokens import load_tokens
+from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.engine.device import pick_micro_batch_tokens
 from easyrlhf.errors import InputError
 from easyrlhf.models.logprobs import row_token_logprobs
@@ -116,27 +116,22 @@ def settings_for(config: CompareConfig, path: str) -> PolicyConfig:
     folder = at_hand("--models", path, allow_incomplete=config.allow_incomplete)
     if template and load_tokenizer(folder, trust_remote_code=config.trust_remote_code).chat_template:
         template = None
-    return PolicyConfig(model=path, chat_template=template, **{name: getattr(config, name) for name in SHARED})
+    return PolicyConfig(model=path, chat_template=template, **{name: config.value(name) for name in SHARED})
 
 
 def common_prompts(config: CompareConfig, contestants: list[Contestant], scratch: Path) -> Prompts:
     """The prompts that every model has room for. Raises InputError; loads no model."""
     limits = [contestant.longest_prompt(config) for contestant in contestants]
-    data = load_tokens(
-        config.prompts,
-        "prompt",
-        contestants[0].renderer,
+    settings = DataSettings.of(
+        config,
         max_length=NO_LIMIT,
         max_prompt_length=limits[0],
         cache_dir=scratch,
-        format=config.format,
-        field=config.field,
-        transform=config.transform,
-        on_bad_row=config.on_bad_row,
         name="prompts",
         bad_rows=Path(config.output_dir) / "bad_rows.jsonl",
         seed=config.seed,
     )
+    data = load_tokens(config.prompts, "prompt", contestants[0].renderer, settings)
     say(data.summary.lines())
     rows = [
         {

@@ -3,15 +3,12 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from easyrlhf.errors import InputError, RunError
-from easyrlhf.report.console import Console
-from easyrlhf.report.progress import ProgressBar
-from easyrlhf.tools.output import append
+from easyrlhf.errors import InputError
+from easyrlhf.tools.resumable import append, changed_settings, read_record, write_result
 
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -46,10 +43,6 @@ class Journal:
     def missing(self, keys: Iterable[Key], field: str) -> list[Key]:
         """Those of the keys whose record has no such field yet."""
         return [key for key in keys if field not in self.records.get(key, {})]
-
-    def remove(self) -> None:
-        """Delete the file, once its records are in their final place."""
-        self.file.unlink(missing_ok=True)
 
     def _merge(self, row: dict[str, Any]) -> None:
         key = tuple(row[name] for name in self.key)
@@ -92,51 +85,17 @@ def claim_journal(folder: Path, settings: dict[str, Any], overwrite: bool) -> st
     then = known["settings"]
     names = sorted(name for name in then.keys() | settings.keys() if then.get(name) != settings.get(name))
     if names:
-        changed = "\n".join(f"  {name}: {then.get(name)} → {settings.get(name)}" for name in names)
-        raise InputError(
-            f"--output_dir {folder}: was begun with other settings:\n{changed}\n"
-            "give another folder, the same settings to go on, or --overwrite to begin anew"
-        )
+        raise changed_settings(f"--output_dir {folder}", "folder", then, settings, names)
     return "complete" if known["complete"] else "unfinished"
 
 
 def read_journal_record(folder: Path) -> dict[str, Any]:
     """run.json of a folder, or {} when it has none. Raises InputError when it cannot be read."""
-    file = folder / RECORD_FILE
-    if not file.exists():
-        return {}
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        return {"settings": dict(known["settings"]), "complete": bool(known["complete"]), "data": known["data"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: is not as this command wrote it; give another --output_dir, or --overwrite"
-        ) from error
+    keys = ("settings", "complete", "data")
+    return read_record(folder / RECORD_FILE, keys, "give another --output_dir, or --overwrite")
 
 
 def write_record(folder: Path, settings: dict[str, Any], data: str, complete: bool) -> None:
     """Write run.json: the settings, the SHA-256 of the inputs, and whether all is done."""
     record = {"settings": settings, "data": data, "complete": complete}
-    write_whole(folder / RECORD_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file beside its place first: it is never half there. Raises RunError when the disk does not take it."""
-    draft = file.with_name(f".{file.name}")
-    try:
-        draft.write_text(text, encoding="utf-8", errors="replace")
-        draft.replace(file)
-    except OSError as error:
-        raise RunError(f"{file}: could not be written ({error.strerror}); the same command tries again") from error
-
-
-@contextmanager
-def answer_progress(unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar; yields a function that moves it."""
-    with ProgressBar(Console(unit), total, done, unit, ("", "")) as bar:
-
-        def advance(count: int = 1) -> None:
-            for _ in range(count):
-                bar.advance()
-
-        yield advance
+    write_result(folder / RECORD_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -71,7 +71,7 @@ class EndpointJudge:
 
     def messages(self, pair: Pair) -> Messages:
         """The question, as a conversation."""
-        texts = {"prompt": as_text(pair.prompt), "answer_a": pair.answer_a, "answer_b": pair.answer_b}
+        texts = {"prompt": text_to_judge(pair.prompt), "answer_a": pair.answer_a, "answer_b": pair.answer_b}
         question = re.sub(r"\{(\w+)\}", lambda found: texts[found[1]], QUESTION)
         return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question}]
 
@@ -138,7 +138,7 @@ def read_letter(said: Any) -> float | None:
     return LETTERS[found[1]] if found else None
 
 
-def as_text(prompt: Messages | str) -> str:
+def text_to_judge(prompt: Messages | str) -> str:
     """A prompt as the judging model reads it."""
     return prompt if isinstance(prompt, str) else "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
 

@@ -10,11 +10,12 @@ from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
 from easyrlhf.report.comparison import JudgeVerdict
+from easyrlhf.report.console import counting_bar
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.batch import OURS, RewardBatch
 from easyrlhf.rewards.combined import numbers
 from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, answer_record
-from easyrlhf.tools.comparing.journal import Journal, Key, answer_progress
+from easyrlhf.tools.comparing.journal import Journal, Key
 from easyrlhf.tools.comparing.judges import Judge
 from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, merged_opinions
 from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
@@ -97,7 +98,7 @@ def judge_all(judge: Judge, prompts: Prompts, said: Journal, judged: Journal, ke
     """Have every pair of different texts judged in both orders, as far as that is not done."""
     asked = [(*key, order) for key in keys if differs(said, key) for order in ORDERS]
     todo = judged.missing(asked, "prefers_a")
-    with answer_progress("judgement", len(asked), len(asked) - len(todo)) as advance:
+    with counting_bar("judgement", len(asked), len(asked) - len(todo)) as advance:
 
         def keep(key: Key, opinion: Opinion) -> None:
             fields = {"prefers_a": opinion.prefers_a, "said": opinion.said}

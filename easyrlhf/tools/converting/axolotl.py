@@ -4,8 +4,8 @@ from typing import Any
 
 from easyrlhf.config.peers.datasets import DataSet, read_data_set
 from easyrlhf.errors import InputError
-from easyrlhf.tools.converting.common import switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, truth
+from easyrlhf.tools.converting.method_rules import switched_lora
 
 TITLE = "axolotl"
 SIGNS = """base_model datasets test_datasets micro_batch_size sequence_len sample_packing rl adapter val_set_size

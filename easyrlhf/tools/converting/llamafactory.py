@@ -3,8 +3,8 @@
 from typing import Any
 
 from easyrlhf.errors import InputError
-from easyrlhf.tools.converting.common import switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule
+from easyrlhf.tools.converting.method_rules import switched_lora
 
 TITLE = "LLaMA-Factory"
 SIGNS = """stage finetuning_type template cutoff_len dataset_dir do_train preprocessing_num_workers overwrite_cache

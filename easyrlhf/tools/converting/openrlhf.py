@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from easyrlhf.tools.converting.common import switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, finite_or_none, truth, whole_from_one
 from easyrlhf.tools.converting.lengths import ONLINE, set_rollout
+from easyrlhf.tools.converting.method_rules import switched_lora
 
 TITLE = "OpenRLHF"
 SIGNS = """pretrain reward_pretrain critic_pretrain prompt_data input_key output_key chosen_key rejected_key save_path

@@ -3,9 +3,9 @@
 from typing import Any
 
 from easyrlhf.errors import InputError
-from easyrlhf.tools.converting.common import loss_type, switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, truth, whole_from_one
 from easyrlhf.tools.converting.lengths import ONLINE
+from easyrlhf.tools.converting.method_rules import loss_type, switched_lora
 
 TITLE = "ms-swift"
 SIGNS = """rlhf_type train_type tuner_type torch_dtype split_dataset_ratio dataset_num_proc load_from_cache_file

@@ -3,9 +3,9 @@
 from typing import Any
 
 from easyrlhf.tools.converting.axolotl import axolotl_data_sets
-from easyrlhf.tools.converting.common import loss_type, switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, truth
 from easyrlhf.tools.converting.lengths import ONLINE
+from easyrlhf.tools.converting.method_rules import loss_type, switched_lora
 
 TITLE = "TRL"
 SIGNS = """model_name_or_path dataset_name dataset_config dataset_train_split dataset_test_split use_peft

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from easyrlhf.tools.converting.common import report_to_rule, switched_lora
 from easyrlhf.tools.converting.draft import Draft, Rule, finite_or_none, truth, whole_from_one
 from easyrlhf.tools.converting.lengths import ONLINE, set_rollout
+from easyrlhf.tools.converting.method_rules import switched_lora
+from easyrlhf.tools.converting.run_rules import report_to_rule
 
 TITLE = "verl"
 SIGNS = "actor_rollout_ref algorithm critic trainer data custom_reward_function ray_init ray_kwargs"

@@ -3,13 +3,12 @@
 import difflib
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.files import make_folder
+from easyrlhf.files import atomic_write, make_folder
 from easyrlhf.tools.downloading.fetch import CHUNK, download_progress, fetch
 
 HH_RLHF = "hh-rlhf"
@@ -116,26 +115,23 @@ def _unpack(packed: Path, file: Path, count: int, remedy: str, own: bool) -> str
 
     own  whether the user put the file there: another number of rows than was published is said then, and an error else
     """
-    unfinished = file.with_name(file.name + ".tmp")
     rows, last = 0, b"\n"
     try:
-        with gzip.open(packed) as source, unfinished.open("wb") as out:
-            while block := source.read(CHUNK):
-                out.write(block)
-                rows += block.count(b"\n")
-                last = block[-1:]
-        rows += last != b"\n"
-        if rows != count and not own:
-            raise Damaged(f"{packed}: has {rows:,} rows, but {count:,} were published; {remedy}")
-        os.replace(unfinished, file)
+        with atomic_write(file) as draft:
+            with gzip.open(packed) as source, draft.open("wb") as out:
+                while block := source.read(CHUNK):
+                    out.write(block)
+                    rows += block.count(b"\n")
+                    last = block[-1:]
+            rows += last != b"\n"
+            if rows != count and not own:
+                raise Damaged(f"{packed}: has {rows:,} rows, but {count:,} were published; {remedy}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise Damaged(f"{packed}: damaged ({error}); {remedy}") from error
     except OSError as error:
         raise RunError(
             f"{file}: cannot be written ({error.strerror}); make room or give another --output_dir"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     other = "" if rows == count else f" (published were {count:,})"
     return f"{file}: {rows:,} rows{other}, {file.stat().st_size / 1e6:.1f} MB"
 
@@ -156,17 +152,13 @@ def download_hub(full_id: str, folder: Path, endpoint: str | None, say: Say = pr
             say(f"{file}: is there")
             continue
         make_folder(folder)
-        unfinished = file.with_suffix(".tmp")
-        try:
-            with (
-                unfinished.open("w", encoding="utf-8") as out,
-                download_progress(file.name, 0, len(rows), "rows") as advance,
-            ):
-                for row in rows:
-                    out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-                    advance(1)
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with (
+            atomic_write(file) as draft,
+            draft.open("w", encoding="utf-8") as out,
+            download_progress(file.name, 0, len(rows), "rows") as advance,
+        ):
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                advance(1)
         say(f"{file}: {len(rows):,} rows, {file.stat().st_size / 1e6:.1f} MB")
     return written

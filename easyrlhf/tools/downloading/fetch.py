@@ -1,15 +1,17 @@
 """Fetching a gzip file over HTTP: goes on where it broke off, tries again after a while, recognises what is no gzip."""
 
 import errno
-import http.client
 import re
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+
+import requests
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError as TransportError
 
 from easyrlhf.errors import RunError
 
@@ -32,10 +34,10 @@ def fetch(url: str, part: Path, say: Callable[[str], None] = print) -> None:
     for attempt in range(ATTEMPTS):
         try:
             return _fetch_rest(url, part)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, TransportError) as error:  # what reading the body raises has not passed through requests
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise RunError(f"{part}: cannot be written ({error.strerror})") from error
-            status = getattr(error, "code", None)
+            status = _status(error)
             if attempt + 1 == ATTEMPTS or (status is not None and status not in TEMPORARY):
                 raise RunError(_explain(url, part, error, attempt + 1)) from error
             pause = _pause(error, attempt)
@@ -44,52 +46,58 @@ def fetch(url: str, part: Path, say: Callable[[str], None] = print) -> None:
 
 
 def _explain(url: str, part: Path, error: Exception, attempts: int) -> str:
-    status = getattr(error, "code", None)
     file = part.with_name(part.name.removesuffix(".part"))
     tried = f" after {attempts} attempts" if attempts > 1 else ""
     kept = f"; {part.stat().st_size:,} bytes are kept, and the next run goes on from there" if part.exists() else ""
-    way = "check --base_url and the name" if status == 404 else "check the network or proxy and run the command again"
-    return (
-        f"{url}: cannot be downloaded{tried} ({_what_happened(error)}){kept}; {way}, or put the file at {file} by hand"
-    )
+    check = "--base_url and the name" if _status(error) == 404 else "the network or proxy and run the command again"
+    failed = f"{url}: cannot be downloaded{tried} ({_what_happened(error)})"
+    return f"{failed}{kept}; check {check}, or put the file at {file} by hand"
+
+
+def _status(error: Exception) -> int | None:
+    """The status of an answer that is an error; None where there was no answer."""
+    return error.response.status_code if isinstance(error, requests.HTTPError) else None
 
 
 def _what_happened(error: Exception) -> object:
-    """What happened, without urllib's own words around it."""
-    return error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
+    """What happened at the bottom, without the errors it passed through."""
+    if isinstance(error, requests.HTTPError):
+        return f"HTTP Error {error.response.status_code}: {error.response.reason}"
+    while isinstance(inner := error.__cause__ or (error.args or (None,))[-1], Exception):
+        error = inner
+    return error
 
 
 def _pause(error: Exception, attempt: int) -> float:
     """Seconds to wait: what the server asks for, else twice as long as before."""
-    asked = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, requests.HTTPError) else ""
     return min(float(asked) if asked.isdigit() else FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
 
 
 def _fetch_rest(url: str, part: Path) -> None:
     """One attempt. Raises OSError when the answer ends before its time."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        if answer.status_code == 416 and have:
             return  # nothing is left to send; if the part is of another file, unpacking will tell
-        raise
-    with answer:
+        answer.raise_for_status()
+        answer.raw.enforce_content_length = False  # what came before the connection broke is kept, and counted below
         total = re.fullmatch(rf"bytes {have}-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-        if answer.status != 206 or not total:
+        if answer.status_code != 206 or not total:
             have = 0  # a server without ranges sends it all again
         length = answer.headers.get("Content-Length")
         expected = int(total[1]) if total and have else int(length) if length else None
-        _save(answer, url, part, have, expected)
+        _save(answer.raw, url, part, have, expected)
     size = part.stat().st_size
     if expected is not None and size != expected:
         raise OSError(f"the connection broke after {size:,} of {expected:,} bytes")
 
 
-def _save(answer: http.client.HTTPResponse, url: str, part: Path, have: int, expected: int | None) -> None:
-    """Write the answer behind the bytes that are there. Raises RunError when its first bytes are not gzip's."""
-    first = b"" if have else answer.read(CHUNK)
+def _save(body: BaseHTTPResponse, url: str, part: Path, have: int, expected: int | None) -> None:
+    """Write the body as it was sent, behind what is there. Raises RunError when its first bytes are not gzip's."""
+    blocks = body.stream(CHUNK, decode_content=False)
+    first = b"" if have else next(blocks, b"")
     if not have and not first.startswith(GZIP[: len(first)]):
         page = "a web page" if first.lstrip()[:1] == b"<" else "something else"
         raise RunError(
@@ -100,11 +108,9 @@ def _save(answer: http.client.HTTPResponse, url: str, part: Path, have: int, exp
         part.open("ab" if have else "wb") as out,
         download_progress(part.name.removesuffix(".part"), have, expected) as advance,
     ):
-        block = first or answer.read(CHUNK)
-        while block:
+        for block in chain([first], blocks):
             out.write(block)
             advance(len(block))
-            block = answer.read(CHUNK)
 
 
 @contextmanager

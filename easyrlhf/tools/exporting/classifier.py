@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -97,7 +98,7 @@ def as_classifier(model: ScalarModel, offset: float, source: str) -> PreTrainedM
     settings.num_labels = 1
     setattr(settings, OFFSET, offset)
     try:
-        with torch.device("meta"):
+        with init_empty_weights(include_buffers=True):
             classifier = AutoModelForSequenceClassification.from_config(settings)
     except ValueError as error:
         raise InputError(

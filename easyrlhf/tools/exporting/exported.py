@@ -1,10 +1,7 @@
 """What every form of export does: room for the result, files that appear whole, stage.json and the model card."""
 
 import importlib.metadata
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -12,12 +9,12 @@ import torch
 from easyrlhf.config import ExportConfig
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.errors import InputError
-from easyrlhf.files import make_folder, make_world_readable, written_to
+from easyrlhf.files import drafted_in, make_folder
 from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import check_text_alone, load_config
 from easyrlhf.models.parents import ADAPTER, root_of
-from easyrlhf.report.card import TAGS
 from easyrlhf.report.metadata import front_matter, hub_facts
+from easyrlhf.report.stage_view import VIEWS
 from easyrlhf.run.manifest import read_stage, require_whole
 from easyrlhf.run.renderers import rendering_of
 
@@ -45,25 +42,11 @@ def stored_dtype(config: ExportConfig) -> torch.dtype:
     return load_config(config.model, trust_remote_code=config.trust_remote_code).dtype or torch.float32
 
 
-@contextmanager
-def drafted(folder: Path) -> Iterator[Path]:
-    """A folder beside to write a model into; its files move into place when all has gone well, and none when not.
-
-    Weights that were there are removed. Raises RunError when the disk does not take them.
-    """
+def drafted(folder: Path) -> AbstractContextManager[Path]:
+    """A folder to write a model into, as drafted_in has it; weights that were there are removed."""
     make_folder(folder)
-    draft = folder / ".export"
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with written_to(folder, "Nothing is left there, and the model it comes from is as it was"):
-            yield draft
-            make_world_readable(draft)
-            for old in (path for pattern in WEIGHTS for path in folder.glob(pattern)):
-                old.unlink()
-            for path in sorted(draft.iterdir()):
-                os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    safe = "Nothing is left there, and the model it comes from is as it was"
+    return drafted_in(folder, ".export", safe, replaced=WEIGHTS)
 
 
 def facts_of(config: ExportConfig, tokenizer, source: str) -> dict:
@@ -86,6 +69,6 @@ def facts_of(config: ExportConfig, tokenizer, source: str) -> dict:
 
 def write_card(folder: Path, task: str, facts: dict, text: str) -> None:
     """README.md with the front matter that the hub reads."""
-    tags = list(TAGS.get(facts["trained_by"], ()))
+    tags = list(VIEWS[facts["trained_by"]].tags) if facts["trained_by"] in VIEWS else []
     front = front_matter(folder.name, task, tags, facts)
     (folder / "README.md").write_text(front + text, encoding="utf-8")

@@ -42,7 +42,7 @@ def lower_micro_batch_tokens(config: TrainConfig, machine: Machine) -> Iterator[
 def decode_fewer(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """Fewer completions decoded together: the same result, slower."""
     name = "local_rollout_forward_batch_size"
-    rows = getattr(config, name, 0) // 2 if getattr(config, "rollout", "") == "hf" else 0
+    rows = config.value(name) // 2 if isinstance(config, OnlineConfig) and not config.uses_vllm else 0
     while rows:
         yield Remedy(f"--{name} {rows}", {name: rows})
         rows //= 2
@@ -50,7 +50,7 @@ def decode_fewer(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
 
 def less_vllm(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """A smaller share for a vLLM beside the training: the same result, slower."""
-    if (getattr(config, "rollout", ""), getattr(config, "vllm_mode", "")) == ("vllm", "colocate"):
+    if config.colocates_vllm:
         for share in (0.2, 0.1):
             if share < config.vllm_gpu_memory_utilization:
                 yield Remedy(f"--vllm_gpu_memory_utilization {share}", {"vllm_gpu_memory_utilization": share})
@@ -84,9 +84,9 @@ def share(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
         yield Remedy(f"--lora_r {rank} --share_backbone", {"lora_r": rank, "share_backbone": True})
 
 
-def four_bit(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
+def use_four_bit(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """The base below the adapters in 4 bits, where its weights stay in one piece and nobody else samples."""
-    alone = getattr(config, "rollout", "hf") == "hf" and not machine.deepspeed.startswith("zero3")
+    alone = not config.uses_vllm and not machine.deepspeed.startswith("zero3")
     if config.lora_r and not config.load_in_4bit and alone:
         yield Remedy("--load_in_4bit", {"load_in_4bit": True})
 
@@ -120,7 +120,7 @@ CHANGES = (
     use_bf16,
     use_lora,
     share,
-    four_bit,
+    use_four_bit,
     use_deepspeed,
 )
 

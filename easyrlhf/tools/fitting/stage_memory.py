@@ -15,19 +15,16 @@ from easyrlhf.run.unfinished import shape_of
 from easyrlhf.stages.checks import check_positions
 from easyrlhf.stages.recorded_parents import model_settings
 from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, MemoryPlan, Phase
-from easyrlhf.tools.fitting.shape_pass import (
+from easyrlhf.tools.fitting.model_shape import (
     FROZEN,
     SCORER,
     TRAINED,
     TRAINED_SCORER,
     ModelShape,
-    ShapeBatch,
     copied_weights,
     count_held,
-    decoding_peak,
-    scoring_peak,
-    update_peak,
 )
+from easyrlhf.tools.fitting.shape_pass import ShapeBatch, decoding_peak, scoring_peak, update_peak
 
 ANSWERS = {"sft": 1, "kto": 1, "rrhf": 4}  # of a row in a forward pass, 2 for comparisons; a ranking may have others
 
@@ -159,25 +156,19 @@ def offline_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
         working = scoring_peak(shape, batch, "logprobs", machine.kind)
         phases.append(Phase("reference", ("model", *other), working=working))
     working = update_peak(trained, batch, "scores" if scorer else "logprobs", machine.kind)
-    phases += update_phases("model", "", ("model",), ("model",), models, working, machine)
+    phases += update_phases("model", "", ("model",), ("model",), working, models["model"].step_scratch(machine))
     return MemoryPlan(models, phases, machine)
 
 
 def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
     """Rollout, scoring, then updates of the policy and of the value model, if there is one."""
     trained, frozen = shapes_of(config, machine)
-    models, scorers = {"policy": count_held(trained, TRAINED)}, {}
+    models = {"policy": count_held(trained, TRAINED)}
     if not (config.own_reference or config.kl_measured == "never"):
         models["reference"] = count_held(replace(frozen, path=config.ref_model), FROZEN)
-    if config.learns_values:
-        scorers["value model"] = replace(trained, path=value_path(config))
-    if config.reward_model:
-        classifier = is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
-        found = {"path": config.reward_model, "classifier": classifier}
-        scorers["reward model"] = replace(frozen, **found, modules_to_save=None, four_bit=False)
-    base = 0
-    if config.share_backbone:  # each is an adapter and a head; the backbone is counted with the policy
-        scorers, base = dict.fromkeys(scorers, trained), count_held(frozen, FROZEN).weights
+    scorers = scorer_shapes(config, trained, frozen)
+    # a shared backbone is counted with the policy; each of the others is an adapter and a head
+    base = count_held(frozen, FROZEN).weights if config.share_backbone else 0
     for name, shape in scorers.items():
         held = count_held(shape, SCORER if name == "reward model" else TRAINED_SCORER)
         models[name] = replace(held, weights=held.weights - base)
@@ -205,8 +196,20 @@ def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
     for name in learning:
         shape, read = (trained, "logprobs") if name == "policy" else (scorers[name], "values")
         working = largest([update_peak(shape, part, read, machine.kind) for part in parts])
-        phases += update_phases(name, f"{name} ", every, learning, models, working, machine)
+        phases += update_phases(name, f"{name} ", every, learning, working, models[name].step_scratch(machine))
     return MemoryPlan(models, phases, machine)
+
+
+def scorer_shapes(config: OnlineConfig, trained: ModelShape, frozen: ModelShape) -> dict[str, ModelShape]:
+    """The shapes of the models that score beside the policy, by name."""
+    shapes = {}
+    if config.learns_values:
+        shapes["value model"] = replace(trained, path=value_path(config))
+    if config.reward_model:
+        classifier = is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
+        found = {"path": config.reward_model, "classifier": classifier}
+        shapes["reward model"] = replace(frozen, **found, modules_to_save=None, four_bit=False)
+    return dict.fromkeys(shapes, trained) if config.share_backbone else shapes
 
 
 def value_path(config: OnlineConfig) -> str:
@@ -217,10 +220,16 @@ def value_path(config: OnlineConfig) -> str:
     return config.model if classifier else config.reward_model
 
 
-def update_phases(name, prefix, held, learning, models, working, machine) -> list[Phase]:
-    """A model's backward passes, and its optimiser's step."""
-    scratch = {OPTIMISER: models[name].step_scratch(machine)}
+def update_phases(
+    name: str, prefix: str, held: tuple[str, ...], learning: tuple[str, ...], working: Bytes, scratch: float
+) -> list[Phase]:
+    """A model's backward passes, and its optimiser's step.
+
+    held, learning  as Phase has them
+    working         bytes of a pass
+    scratch         bytes of the step
+    """
     return [
         Phase(f"{prefix}update", held, learning, (name,), working),
-        Phase(f"{prefix}optimiser step", held, learning, (name,), scratch),
+        Phase(f"{prefix}optimiser step", held, learning, (name,), {OPTIMISER: scratch}),
     ]
