@@ -1129,7 +1129,7 @@ BREAKS = [
     Break("run/differences.py", "None if same_contents(known, found) else", "None if True else", COMPARE),
     Break("run/differences.py", "return None if config.keep_best else FREE", "return FREE", COMPARE),
     Break("run/inputs.py", "found.append(known_checksum(", "found.append(str(", COMPARE),
-    Break("config/training.py", "on_resume=FREE_BUT_FOR_BEST,", "on_resume=FREE,", COMPARE),
+    Break("config/run_settings.py", "on_resume=FREE_BUT_FOR_BEST,", "on_resume=FREE,", COMPARE),
     Break("models/parents.py", "if same_contents(recorded, contents_of(place)))", "if place)", PARENTS),
     Break("models/parents.py", "if key != BASE}", "if key}", PARENTS),
     Break("models/parents.py", "and file.stat().st_mtime_ns <= then", "", PARENTS),
