@@ -75,8 +75,8 @@ def collect(
     with timer("rollout"), named("sampling with the policy", longest):
         samples = sampler.generate([row["prompt_ids"] for row in rows], keys)
     completions = unpad(samples.completion_ids, samples.completion_mask)
-    # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is then
-    # 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
+    # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is
+    # then 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
     with timer("score"), evaluating(*models.trained):
         how = samples.completion_mask, sampler, micro_batch_tokens, with_reference, longest
         scored = score_tokens(models, rows, completions, *how)
