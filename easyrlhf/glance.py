@@ -4,7 +4,7 @@ from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
-from easyrlhf.config import LookConfig, TrainConfig
+from easyrlhf.config import FinishConfig, LookConfig, TrainConfig
 from easyrlhf.config.base import Settings
 from easyrlhf.data.hub import require_model
 from easyrlhf.data.kinds import STAGE_KINDS
@@ -15,7 +15,7 @@ from easyrlhf.models.parents import naming_adapter, root_of
 from easyrlhf.paths import split_paths
 from easyrlhf.report.trackers.chosen import require_installed
 from easyrlhf.run.claim import NEW, check_output_folder, claim_folder
-from easyrlhf.run.differences import as_begun
+from easyrlhf.run.differences import as_begun, recorded_settings
 from easyrlhf.run.manifest import is_part_of_run, read_stage
 
 ROWS = 100  # of each file
@@ -45,10 +45,15 @@ def glance(config: TrainConfig) -> None:
 
 
 def glance_at_models(settings: Settings) -> None:
-    """Raise InputError for a setting that names a model, and one that is not there; of a run's folder its run knows."""
+    """Raise InputError for a setting that names a model, and one that is not there; of a run's folder its run knows.
+
+    So it does for the run of `easyrlhf finish` that is none.
+    """
+    if isinstance(settings, FinishConfig):
+        recorded_settings(Path(settings.run), read_stage(settings.run))
     for setting in fields(settings):
-        if setting.name.endswith(("model", "models")) and setting.metadata.get("metavar", "").startswith("DIR"):
-            given = getattr(settings, setting.name) or ""
+        if setting.metadata.get("model"):
+            given = settings.value(setting.name) or ""
             for path in split_paths(given) if setting.metadata.get("many") else filter(None, [given]):
                 base = root_of(path)
                 with naming_adapter(path, base):

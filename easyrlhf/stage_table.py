@@ -20,7 +20,7 @@ class Stage:
     name       what --stage, stage.json and outputs/NAME call it; its command is NAME_train, its function train_NAME
     title      what people call it
     family     SFT, RM…
-    rows       the kind of rows that it learns from, as data/reader.py has them
+    rows       the kind of rows that it learns from, as data/kinds.py has them
     config     the class of its settings, in easyrlhf.config
     module     where its function is and, of an offline stage, its OfflineStage: the name in capitals
     about      its line in `easyrlhf --help`

@@ -6,7 +6,16 @@ import sys
 
 import pytest
 
-from easyrlhf.config import ChatConfig, CompareConfig, DPOConfig, PPOConfig, RMConfig, ServeConfig, SFTConfig
+from easyrlhf.config import (
+    ChatConfig,
+    CompareConfig,
+    DPOConfig,
+    FinishConfig,
+    PPOConfig,
+    RMConfig,
+    ServeConfig,
+    SFTConfig,
+)
 from easyrlhf.errors import InputError
 from easyrlhf.glance import ROWS, glance, glance_at_models
 from easyrlhf.launch import start
@@ -68,6 +77,11 @@ def test_what_is_right_at_a_glance_passes(place):
 def test_an_input_that_cannot_be_used_is_named(place, config, told):
     with pytest.raises(InputError, match=told):
         glance(config)
+
+
+def test_a_folder_of_no_run_is_not_finished(place):
+    with pytest.raises(InputError, match=r"^model: is not the output folder of a training stage"):
+        glance_at_models(FinishConfig(run="model"))
 
 
 def test_the_base_of_an_adapter_is_looked_for(place):

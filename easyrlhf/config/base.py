@@ -63,9 +63,16 @@ def opt(default: Any, help: str, **more: Any) -> Any:
     names the value), `shown` (how --help shows the default;
     `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
     value, or None; of a comma list, with each item), `otherwise` (the way out for a value of another
-    type), `on_resume` (FREE, ROWS, MODEL or FILES, above).
+    type), `on_resume` (FREE, ROWS, MODEL or FILES, above), `model` (true where it names a model, or several).
     """
     return field(default=default, metadata={"help": help, **more})
+
+
+def restate(declared: type, name: str, help: str = "", **changed: Any) -> Any:
+    """A setting that a base declares, with another help text where one is given, another default or other limits."""
+    setting: Field = declared.__dataclass_fields__[name]
+    default, more = changed.pop("default", setting.default), setting.metadata | changed
+    return field(default=default, metadata=more | {"help": help or setting.metadata["help"]})
 
 
 def setting_kind(setting: Field) -> tuple[type, bool]:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, Settings, opt
+from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, SettingError, Settings, opt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_LENGTH = 1024  # tokens
@@ -54,18 +54,15 @@ def filled_lengths(config: Any, places: int | None, taken: int = 0) -> dict[str,
     return {"max_length": longest, "max_prompt_length": prompt}
 
 
-def row_format(help: str = "Row format, when recognising it is not wanted.") -> Any:
-    """The setting `format`."""
-    return opt(None, help, metavar="NAME", shown="recognised", on_resume=ROWS)
-
-
 @dataclass(kw_only=True, frozen=True)
 class RowLayout(Settings):
     """How the rows of a file become rows that the package knows."""
 
     group: ClassVar[str] = DATA
 
-    format: str | None = row_format()
+    format: str | None = opt(
+        None, "Row format, when recognising it is not wanted.", metavar="NAME", shown="recognised", on_resume=ROWS
+    )
     field: str | None = opt(
         None,
         "Keys under other names: prompt=question,chosen=good moves them (data.question and turns.0.text lead into "
@@ -116,19 +113,18 @@ class IncompleteModels(Settings):
     allow_incomplete: bool = opt(False, "Take models whose own run did not finish.")
 
 
-def examine_rows(help: str, low: int) -> Any:
-    """The setting `examine_rows`."""
-    return opt(64, f"Held-out pairs, spread over valid_data, that {help}", low=low, on_resume=FREE)
-
-
 @dataclass(kw_only=True, frozen=True)
 class Examination(Settings):
     """What the doctor looks at after a reward model has been trained."""
 
     group: ClassVar[str] = RUN
 
-    examine_rows: int = examine_rows(
-        "the doctor looks at in the end; 0 leaves it out, and easyrlhf doctor can follow.", 0
+    examine_rows: int = opt(
+        64,
+        "Held-out pairs, spread over valid_data, that the doctor looks at in the end; 0 leaves it out, and easyrlhf "
+        "doctor can follow.",
+        low=0,
+        on_resume=FREE,
     )
 
 
@@ -144,3 +140,18 @@ class SharedPrefix(Settings):
         choices=("auto", "on", "off"),
         on_resume=FREE,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class OutputFile(Settings):
+    """What becomes of rows that are there."""
+
+    group: ClassVar[str] = RUN
+
+    overwrite: bool = opt(False, "Replace the output file and begin anew.")
+
+
+def check_rows_file(name: str, file: str) -> None:
+    """Raise SettingError unless the file's name says that it holds rows."""
+    if not file.endswith(".jsonl"):
+        raise SettingError(name, f"{name} {file}: must end with .jsonl, one row a line")

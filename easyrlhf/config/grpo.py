@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import GRPO, SAMPLING, SettingError, Settings, opt
+from easyrlhf.config.base import GRPO, SAMPLING, SettingError, Settings, opt, restate
 from easyrlhf.config.online import OnlineConfig
 
 
@@ -86,11 +86,7 @@ class GRPOConfig(CompletionLength, GRPOUpdate, OnlineConfig):
     limit_name: ClassVar[str] = "max_completion_length"
     kl_name: ClassVar[str] = "beta"
 
-    missing_eos_penalty: float = opt(
-        0.0,
-        "Subtracted from the score of a completion that was cut off before its end-of-turn token.",
-        low=0,
-    )
+    missing_eos_penalty: float = restate(OnlineConfig, "missing_eos_penalty", default=0.0)
 
     @property
     def resamples(self) -> int:

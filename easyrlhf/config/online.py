@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.answers import StopTexts, check_stop
+from easyrlhf.config.answering import StopTexts, check_stop
 from easyrlhf.config.base import (
     DATA,
     FILES,
@@ -20,6 +20,7 @@ from easyrlhf.config.base import (
     SettingError,
     Settings,
     opt,
+    restate,
     split_list,
 )
 from easyrlhf.config.common_fields import DEFAULT_LENGTH, SharedPrefix, wrong_reward_function
@@ -41,13 +42,14 @@ class ReferenceModel(Settings):
         None,
         "The reference that the policy is kept close to. It must share the policy's tokenizer and template.",
         metavar="DIR|HUB_ID",
+        model=True,
         shown="model",
         on_resume=MODEL,
     )
 
 
 @dataclass(kw_only=True, frozen=True)
-class Rewards(Settings):
+class RewardSettings(Settings):
     """Where scores come from, and what becomes of them."""
 
     group: ClassVar[str] = REWARDS
@@ -58,6 +60,7 @@ class Rewards(Settings):
         "Folder of rm_train, or a sequence classifier with one label, such as TRL's. Its tokenizer may differ from the "
         "policy's: texts are rendered anew for it.",
         metavar="DIR",
+        model=True,
         shown="outputs/rm, unless reward_funcs or reward_url is given",
         on_resume=MODEL,
     )
@@ -222,7 +225,7 @@ class RolloutLog(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class SharedBackbone(Settings):
+class OneBackbone(Settings):
     """Whether all parts stand on one base model."""
 
     group: ClassVar[str] = LORA
@@ -236,12 +239,12 @@ class SharedBackbone(Settings):
 
 @dataclass(kw_only=True, frozen=True)
 class OnlineConfig(
-    SharedBackbone,
+    OneBackbone,
     RolloutLog,
     RolloutSampling,
     Rollouts,
     SharedPrefix,
-    Rewards,
+    RewardSettings,
     FinalTurn,
     ReferenceModel,
     RolloutConfig,
@@ -257,23 +260,20 @@ class OnlineConfig(
     kl_estimator: ClassVar[str] = "k1"
     value_warmup_steps: ClassVar[int] = 0
 
-    model: str | None = opt(
-        None,
-        "The policy to start from: the folder of sft_train.",
-        metavar="DIR|HUB_ID",
-        shown="outputs/sft",
-        on_resume=MODEL,
+    model: str | None = restate(
+        TrainConfig, "model", "The policy to start from: the folder of sft_train.", shown="outputs/sft"
     )
-    eval_at_start: bool = opt(
-        True,
+    eval_at_start: bool = restate(
+        TrainConfig,
+        "eval_at_start",
         "Evaluate on valid_data, where it is given, before the first step too, as step 0; keep_best may then keep the "
         "start.",
-        on_resume=FREE,
+        default=True,
     )
-    max_steps: int | None = opt(
-        None,
+    max_steps: int | None = restate(
+        TrainConfig,
+        "max_steps",
         "Stop after this many rollouts even when total_episodes is not reached; for short trials.",
-        low=1,
         shown="all episodes",
     )
 

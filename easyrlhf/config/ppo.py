@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, MODEL, PPO, REWARDS, ROWS, SAMPLING, SettingError, Settings, opt
+from easyrlhf.config.base import DATA, MODEL, PPO, REWARDS, ROWS, SAMPLING, SettingError, Settings, opt, restate
 from easyrlhf.config.online import OnlineConfig
 
 
@@ -18,6 +18,7 @@ class ValueModel(Settings):
         "Where the value model starts. The default needs the policy's tokenizer, else the policy "
         "itself with a new head is taken.",
         metavar="DIR",
+        model=True,
         shown="reward_model",
         on_resume=MODEL,
     )
@@ -121,7 +122,9 @@ class PPOConfig(ResponseLength, PPOUpdate, PPORewards, ValueModel, OnlineConfig)
     kl_name: ClassVar[str] = "kl_coef"
     learns_values: ClassVar[bool] = True
 
-    adam_eps: float = opt(1e-5, "Epsilon in AdamW's denominator; PPO likes it large.", above=0)
+    adam_eps: float = restate(
+        OnlineConfig, "adam_eps", "Epsilon in AdamW's denominator; PPO likes it large.", default=1e-5
+    )
 
     def _check(self) -> None:
         super()._check()

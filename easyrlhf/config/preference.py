@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, Settings, opt
+from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, Settings, opt, restate
 from easyrlhf.config.common_fields import DEFAULT_MODEL, Examination, SharedPrefix
 from easyrlhf.config.training import TrainConfig
 
@@ -29,12 +29,11 @@ class PreferenceConfig(SharedPrefix, TrainConfig):
     sft_weight: ClassVar[float] = 0.0  # of the SFT loss on chosen answers, beside the preference loss
     matches_batches: ClassVar[bool] = False  # whether the loss compares a batch's margins as a whole
 
-    model: str | None = opt(
-        None,
+    model: str | None = restate(
+        TrainConfig,
+        "model",
         "Where to start: usually the folder of sft_train.",
-        metavar="DIR|HUB_ID",
         shown=f"outputs/sft if it exists, else {DEFAULT_MODEL}",
-        on_resume=MODEL,
     )
 
     def default_model(self) -> str:
@@ -68,6 +67,7 @@ class Reference(Settings):
         None,
         "The reference. Its log-probabilities are computed once and kept, so it takes no memory while training.",
         metavar="DIR|HUB_ID",
+        model=True,
         shown="model",
         on_resume=MODEL,
     )

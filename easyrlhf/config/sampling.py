@@ -54,6 +54,7 @@ class VLLMServeConfig(VLLMPlace):
         None,
         "The policy that the run starts from.",
         metavar="DIR|HUB_ID",
+        model=True,
         shown="as in the file, else outputs/sft",
     )
 

@@ -4,12 +4,12 @@ import re
 from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
-from easyrlhf.config.answers import AnswerLength, Sampling, check_room
-from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, split_list
+from easyrlhf.config.answering import AnswerLength, Sampling, check_room
+from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate, split_list
 from easyrlhf.config.common_fields import IncompleteModels
 from easyrlhf.config.inference import PolicyConfig
-from easyrlhf.config.rendering import Rendering, template_kwargs
-from easyrlhf.config.tools import Listening, ScoringConfig
+from easyrlhf.config.rendering import ChatRendering, template_kwargs
+from easyrlhf.config.reward_models import Listening, ScoringConfig
 from easyrlhf.paths import split_paths
 
 KEY = re.compile(r"[A-Za-z0-9._~-]+")  # what stands in a link and in a header as it is
@@ -28,6 +28,7 @@ class ServedModels(Settings):
         "the first words, they need no flag and no commas. Adapters of one base model share its weights. Clients name "
         "a model by the last part of its path.",
         metavar="DIR|HUB_ID[,…]",
+        model=True,
         many=True,
     )
     reward_model: str | None = opt(
@@ -35,6 +36,7 @@ class ServedModels(Settings):
         "Scores answers at POST /api/score and on the page: the folder of rm_train, or a sequence classifier with one "
         "label.",
         metavar="DIR",
+        model=True,
     )
 
 
@@ -80,7 +82,7 @@ class ServeConfig(
     Listening,
     Sampling,
     AnswerLength,
-    Rendering,
+    ChatRendering,
     ServedModels,
     ScoringConfig,
 ):
@@ -90,40 +92,33 @@ class ServeConfig(
     opening: ClassVar[str] = "loading {self.model} …"
     whose: ClassVar[str] = "each model"
 
-    chat_template: str | None = opt(
-        None,
-        "Template for those models that have none: chatml, hh, llama3 or a Jinja file.",
-        metavar="NAME|FILE",
-        shown="each model's own",
+    chat_template: str | None = restate(
+        ChatRendering, "chat_template", "Template for those models that have none: chatml, hh, llama3 or a Jinja file."
     )
-    max_new_tokens: int = opt(512, "Longest answer, in tokens, where a request gives no max_tokens.", low=1)
-    temperature: float = opt(
-        1.0,
-        "Softmax temperature where a request gives none; 0 takes the likeliest token, always.",
-        low=0,
-        high=100,
+    max_new_tokens: int = restate(
+        Sampling, "max_new_tokens", "Longest answer, in tokens, where a request gives no max_tokens.", default=512
     )
-    top_p: float = opt(
-        1.0,
+    temperature: float = restate(
+        Sampling, "temperature", "Softmax temperature where a request gives none; 0 takes the likeliest token, always."
+    )
+    top_p: float = restate(
+        Sampling,
+        "top_p",
         "Where a request gives no top_p: draw from the likeliest tokens that have this probability together.",
-        above=0,
-        high=1,
     )
-    top_k: int = opt(
-        0,
-        "Where a request gives no top_k: draw from so many of the likeliest tokens; 0 from all.",
-        low=0,
+    top_k: int = restate(
+        Sampling, "top_k", "Where a request gives no top_k: draw from so many of the likeliest tokens; 0 from all."
     )
-    repetition_penalty: float = opt(
-        1.0,
+    repetition_penalty: float = restate(
+        Sampling,
+        "repetition_penalty",
         "Where a request gives no repetition_penalty: make tokens that prompt or answer hold already less likely.",
-        above=0,
     )
-    host: str = opt(
-        "127.0.0.1",
+    host: str = restate(
+        Listening,
+        "host",
         "Address to listen on; 0.0.0.0 lets other machines in, over plain HTTP, which can be read on its way. From "
         "elsewhere ssh -L 8000:127.0.0.1:8000 MACHINE is safer, and needs no --host.",
-        metavar="ADDRESS",
     )
 
     @property

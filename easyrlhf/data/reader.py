@@ -57,7 +57,7 @@ class RowSettings:
     @classmethod
     def of(cls, config: Settings, **others: Any) -> Self:
         """Those of a command, and others of a class that has more."""
-        return cls(**{one.name: getattr(config, one.name) for one in fields(RowSettings)}, **others)
+        return cls(**{one.name: config.value(one.name) for one in fields(RowSettings)}, **others)
 
     def open(self, files: str) -> list[Source]:
         """The sources that are named. Raises InputError, also for a format that is not known."""

@@ -155,6 +155,8 @@ def check_score(model: PreTrainedModel, path: str) -> None:
         with evaluating(model):
             ours = score(hidden_states(model, ids)[:, -1]).float()
             theirs = model(input_ids=ids, use_cache=False).logits.float()
+        if not theirs.isfinite().all():
+            raise InputError(f"{path}: scores four tokens with {theirs.item()}; its weights are damaged, save it again")
         fitting = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-4)
     if not fitting:
         raise InputError(

@@ -7,7 +7,7 @@ from easyrlhf.report.diagnostics import checks_of, verdicts
 from easyrlhf.report.plots import examination_of
 from easyrlhf.report.rm_verdict import doctor_verdicts, is_whole, lean
 from easyrlhf.report.stage_view import outcome
-from easyrlhf.report.verdict import SEVERITIES, health, trouble_in, worst
+from easyrlhf.report.verdict import SEVERITIES, health_sentence, trouble_in, worst
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def concluded(stage: str, rows: list[dict], examined: dict | None = None) -> Con
     """
     found, beside = verdicts(stage, rows), doctor_verdicts(examined) if examined and is_whole(examined) else []
     every = found + beside
-    said = [outcome(stage, rows)] + ([health(every, len(checks_of(stage)) + len(beside))] if rows else [])
+    said = [outcome(stage, rows)] + ([health_sentence(every, len(checks_of(stage)) + len(beside))] if rows else [])
     said += [lean(beside)] if beside else []
     return Conclusion(worst(every), " ".join(said), trouble_in(every))
 

@@ -90,7 +90,7 @@ def alarms(found: list[Verdict]) -> list[str]:
     return [verdict.text for verdict in found if verdict.severity == "alarm"]
 
 
-def health(found: list[Verdict], total: int) -> str:
+def health_sentence(found: list[Verdict], total: int) -> str:
     """How many alarms and warnings there are, and how many of so many checks could be judged."""
     judged, trouble = len(found), trouble_in(found)
     if judged == total:

@@ -7,16 +7,17 @@ from typing import Any
 
 import yaml
 
-from easyrlhf.config import TrainConfig
-from easyrlhf.config.base import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, convert, is_path
+from easyrlhf.config import TRAINING, TrainConfig
+from easyrlhf.config.base import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, SettingError, convert, is_path
 from easyrlhf.errors import InputError
 from easyrlhf.files import written_to
 from easyrlhf.models.parents import changed_files, possible_places, recorded_parent, same_contents
 from easyrlhf.paths import split_paths
 from easyrlhf.run.inputs import PARTS, contents_of_setting, parted
-from easyrlhf.run.manifest import read_stage
+from easyrlhf.run.manifest import STAGE_FILE, read_stage
 
 SETTINGS_FILE = "args.yaml"
+PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # as stage.json has it → as settings have it
 PARENTS = "parents"  # models of other runs' checkpoints that a run builds on
 LENGTHS = ("max_length", "max_prompt_length", "overlength")  # those whose defaults follow from other settings
 
@@ -160,3 +161,17 @@ def write_settings(folder: Path, config: TrainConfig) -> None:
     """Write the resolved settings as args.yaml, which --config accepts."""
     with written_to(folder / SETTINGS_FILE):
         (folder / SETTINGS_FILE).write_text(config.to_yaml(), encoding="utf-8")
+
+
+def recorded_settings(folder: Path, known: dict) -> TrainConfig:
+    """The settings of the run in a folder, whose stage.json is known. Raises InputError when no stage wrote it."""
+    file = folder / SETTINGS_FILE
+    if known.get("stage") not in TRAINING or not file.is_file() or known.get("precision") not in PRECISIONS:
+        raise InputError(
+            f"{folder}: is not the output folder of a training stage (it has no {STAGE_FILE} and {SETTINGS_FILE} of "
+            "one); give the --output_dir of sft_train, rm_train, ppo_train and so on"
+        )
+    try:
+        return TRAINING[known["stage"]].from_yaml(file)
+    except (SettingError, ValueError) as error:
+        raise InputError(f"{error}; restore the file as the run wrote it") from error

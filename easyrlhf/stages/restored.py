@@ -7,16 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from easyrlhf.config import TRAINING, OnlineConfig, TrainConfig
-from easyrlhf.config.base import SettingError
+from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import find_parent, recorded_parent
 from easyrlhf.run.checkpoint import step_of
 from easyrlhf.run.claim import UNFINISHED
-from easyrlhf.run.differences import PARENTS, SETTINGS_FILE
-from easyrlhf.run.manifest import STAGE_FILE, read_stage, write_stage
+from easyrlhf.run.differences import PARENTS, PRECISIONS, recorded_settings
+from easyrlhf.run.manifest import read_stage, write_stage
 from easyrlhf.run.renderers import open_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.run.signals import StopRequest
@@ -25,8 +24,6 @@ from easyrlhf.stage_table import STAGES
 from easyrlhf.stages import online
 from easyrlhf.stages.offline import OfflineStage
 from easyrlhf.stages.recorded_parents import model_settings
-
-PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}  # as stage.json has it → as settings have it
 
 
 @dataclass
@@ -102,20 +99,6 @@ def found_again(folder: Path, known: dict, name: str, path: str) -> str:
         if name == "model":
             raise
         return path
-
-
-def recorded_settings(folder: Path, known: dict) -> TrainConfig:
-    """The settings of the run in a folder, whose stage.json is known. Raises InputError when no stage wrote it."""
-    file = folder / SETTINGS_FILE
-    if known.get("stage") not in TRAINING or not file.is_file() or known.get("precision") not in PRECISIONS:
-        raise InputError(
-            f"{folder}: is not the output folder of a training stage (it has no {STAGE_FILE} and {SETTINGS_FILE} of "
-            "one); give the --output_dir of sft_train, rm_train, ppo_train and so on"
-        )
-    try:
-        return TRAINING[known["stage"]].from_yaml(file)
-    except (SettingError, ValueError) as error:
-        raise InputError(f"{error}; restore the file as the run wrote it") from error
 
 
 def value_start(folder: Path, known: dict, found: dict[str, str]) -> str | None:

@@ -22,11 +22,11 @@ from easyrlhf.report.plots import DOCTOR_FILE, RM_EVAL_FILE
 from easyrlhf.run.advice import free_name
 from easyrlhf.run.checkpoint import damage, read_state, step_of
 from easyrlhf.run.claim import LOCK
-from easyrlhf.run.differences import SETTINGS_FILE
+from easyrlhf.run.differences import SETTINGS_FILE, recorded_settings
 from easyrlhf.run.manifest import CHECKPOINTS, read_stage
 from easyrlhf.run.unfinished import checkpoint_at
 from easyrlhf.stages.lifecycle import upload
-from easyrlhf.stages.restored import Restored, no_examination, offline_stage, recorded_settings, restore
+from easyrlhf.stages.restored import Restored, no_examination, offline_stage, restore
 from easyrlhf.tools.report import record, rewritten
 
 

@@ -115,7 +115,7 @@ def test_what_the_encoding_of_the_output_lacks_is_replaced():
 def test_a_signal_that_comes_after_the_work_does_not_change_the_exit_code(finds, code):
     program = f"""
 import atexit
-from easyrlhf.cli.running import run_and_exit
+from easyrlhf.cli.exit_codes import run_and_exit
 from easyrlhf.errors import RunError
 atexit.register(lambda: (print("leaving", flush=True), input()))
 def work():

@@ -115,8 +115,9 @@ def test_a_file_that_cannot_be_read_is_refused_before_loading(classifier):
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "missing weights model.layers.1.mlp.up_proj.weight"),
         (lambda t: t.update({"lm_head.weight": torch.zeros(4, 4)}), "unexpected weights lm_head.weight"),
         (lambda t: t.update({"model.norm.weight": torch.zeros(7)}), "cannot be loaded"),
+        (lambda t: t["score.weight"].fill_(torch.nan), "scores four tokens with nan; its weights are damaged"),
     ],
-    ids=["missing", "extra", "shape"],
+    ids=["missing", "extra", "shape", "nan"],
 )
 def test_a_backbone_that_is_not_exactly_there_is_refused(classifier, tokenizer, edit, message):
     with pytest.raises(InputError, match=message):

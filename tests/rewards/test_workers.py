@@ -182,12 +182,12 @@ def test_workers_end_with_the_run_however_it_ends(tmp_path, name, end):
     """A run that is killed cannot tell them."""
     (tmp_path / "rewards.py").write_text(FILE)
     program = (
-        "from easyrlhf.rewards.batch import Batch\n"
+        "from easyrlhf.rewards.batch import RewardBatch\n"
         "from easyrlhf.rewards.functions import load_functions\n"
         "from easyrlhf.rewards.workers import WorkerFunction, Workers\n"
         f"spec = 'rewards.py:{name}'\n"
         "with Workers([spec], 2, 600.0) as workers:\n"
-        "    batch = Batch(['a', 'b'], ['2', '2'], [[1], [2]], [True, True], {})\n"
+        "    batch = RewardBatch(['a', 'b'], ['2', '2'], [[1], [2]], [True, True], {})\n"
         "    pending = WorkerFunction(workers, 0, load_functions([spec])[0], 'f').start(batch)\n"
         "    print(*[worker.process.pid for worker in workers.workers], flush=True)\n"
         "    pending.scores() and input()\n"

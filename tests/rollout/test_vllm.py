@@ -187,7 +187,7 @@ def test_several_processes_sample_each_prompt_once(monkeypatch):
         meeting.wait()
         return found
 
-    for name, value in {"size": lambda: 4, "rank": lambda: own.rank, "together": together}.items():
+    for name, value in {"size": lambda: 4, "rank": lambda: own.rank, "gather_results": together}.items():
         monkeypatch.setattr(processes, name, value)
     backends, prompts = [Backend(ranks=2) for _ in range(4)], [[11], [12], [13], [14], [15]]
     keys = [(0, number) for number in range(5)]
@@ -259,7 +259,7 @@ def test_other_prompts_in_between_leave_it_alone_and_let_it_finish_before_new_we
 
 def test_what_is_begun_is_this_processs_share_whatever_the_main_process_does_meanwhile(monkeypatch):
     size, go, backend = [2], threading.Event(), Backend()
-    for name, value in {"size": lambda: size[0], "rank": lambda: 0, "together": lambda job: [job()]}.items():
+    for name, value in {"size": lambda: size[0], "rank": lambda: 0, "gather_results": lambda job: [job()]}.items():
         monkeypatch.setattr(processes, name, value)
     with sampler_of(backend) as sampler:
         sampler.background.submit(go.wait, 20)  # so that the thread comes to it late

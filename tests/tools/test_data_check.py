@@ -474,13 +474,13 @@ def test_the_histogram_counts_every_row():
 
 @pytest.mark.parametrize("stage", STAGE_KINDS)
 def test_every_stage_reads_the_kind_of_records_that_it_trains_on(stage, monkeypatch):
-    from easyrlhf.stages import online, preference, rm, sft
+    from easyrlhf.stages import kto, online, preference, rm, rrhf, sft
 
     if stage in ("ppo", "grpo"):
         assert 'read_sets(run, renderer, "prompt")' in Path(online.__file__).read_text()
         assert STAGE_KINDS[stage] == "prompt"
         return
-    module = {"sft": sft, "rm": rm}.get(stage, preference)
+    module = {"sft": sft, "rm": rm, "kto": kto, "rrhf": rrhf}.get(stage, preference)
     seen = []
     monkeypatch.setattr(module, "train_offline", lambda config, stage: seen.append(stage.kind))
     getattr(module, f"train_{stage}")(None)

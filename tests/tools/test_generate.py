@@ -399,7 +399,7 @@ def test_no_setting_is_lost_between_python_and_the_command_line():
 
 def test_every_command_of_the_page_parses(monkeypatch, tmp_path):
     seen = []
-    tools = ("chat.chat", "generate.generate", "score.score", "finish.finish", "exporting.export.export_model")
+    tools = ("chat.chat", "generate.generate", "score.score", "finish.finish_run", "exporting.export.export_model")
     for target in (*(f"tools.{tool}" for tool in tools), "stages.sft.train_sft", "stages.preference.train_dpo"):
         monkeypatch.setattr(f"easyrlhf.{target}", seen.append)
     monkeypatch.chdir(tmp_path)
