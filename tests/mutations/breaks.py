@@ -1117,7 +1117,6 @@ BREAKS = [
     Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
     Break("config/base.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
     Break("config/peers/sampling.py", 'if "repetition_penalty" not in known:', "if True:", "cli/test_unknown.py"),
-    Break("config/base.py", "if lacking := [f for f in", "if given and [f for f in", WORDING),
     Break("config/base.py", 'changed.pop("default", setting.default)', "setting.default", "cli/test_config.py"),
     Break("config/base.py", "if lacking := [f for f in", "if lacking := given and [f for f in", WORDING),
     Break("config/base.py", "for one in cls.__mro__ if", "for one in reversed(cls.__mro__) if", "cli/test_config.py"),
