@@ -27,9 +27,11 @@ CENTRAL = (
     "online/loop.py",
     "online/collect.py",
     "online/update.py",
-    "online/method.py",
+    "online/ppo.py",
+    "online/grpo.py",
     "engine/engine.py",
     "offline/loop.py",
+    "rollout/sampler.py",
     "rollout/decode_batch.py",
     "models/attention.py",
 )

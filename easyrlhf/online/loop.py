@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -58,27 +58,60 @@ def train(
     """
     config, total = run.config, planned_rollouts(run.config, len(prompts))
     shown = valid if valid is not None else prompts
-    shown = shown.select(range(min(SHOWN_PROMPTS, len(shown))))
     if at.unfinished is not None:
         log.take_back(run.step)
     describe_training(online.rewards.state, config, total, len(prompts))
     evaluations = online_evaluations(config, len(prompts), valid)
     course = StepEnd(run, online.engines, total, log, console, evaluations)
-    looked_at = evaluations and evaluations.chosen(valid)
+    loop = Loop(
+        online,
+        prompts,
+        evaluations and evaluations.chosen(valid),
+        shown.select(range(min(SHOWN_PROMPTS, len(shown)))),
+        at,
+        course,
+    )
+    with course.shown():
+        if run.step == 0:
+            loop.begin()
+        if at.unfinished is not None:  # the last sitting failed behind an update, whose weights are kept
+            metrics, at.unfinished = at.unfinished, None
+            loop.finish_step(metrics)
+        while run.step < total:
+            loop.finish_step(loop.step())
+    run.take_best(online.engines)
+    return course.metrics()
 
-    def step() -> dict[str, float]:
+
+@dataclass(frozen=True)
+class Loop:
+    """What the steps of a run share.
+
+    valid  held-out prompts that are evaluated on; None without any
+    shown  prompts whose answers are shown now and then
+    """
+
+    online: Online
+    prompts: Dataset
+    valid: Dataset | None
+    shown: Dataset
+    at: LoopState
+    course: StepEnd
+
+    def step(self) -> dict[str, float]:
         """One step of learning; returns its metrics."""
-        timer, before = Timer(lambda phase: course.progress.tell(PHASES.get(phase, ""))), asdict(at)
+        online, at, run = self.online, self.at, self.course.run
+        timer, before = Timer(lambda phase: self.course.progress.tell(PHASES.get(phase, ""))), asdict(at)
         with timer("step"):
             # Until the update no weight moves, so that whatever fails can leave a checkpoint of the step before.
             with nothing_lost(lambda: run.save(online.engines, **before)):
                 # 1. Collect: the policy answers a batch of prompts, and every model and reward says what it thinks.
-                rollout, sampled = collect_batch(run, online, prompts, timer, at)
-                if config.rollout_ahead and run.step + 1 < total:
-                    begin_next(online, prompts, config, at)
+                rollout, sampled = collect_batch(run, online, self.prompts, timer, at)
+                if run.config.rollout_ahead and run.step + 1 < self.course.total:
+                    begin_next(online, self.prompts, run.config, at)
                 # 2. Estimate: scores become the advantage of every token. All that differs between methods is here and
                 # in the loss of 3.
-                rollout = online.method.estimate(rollout, config, at.kl_coef)
+                rollout = online.method.estimate(rollout, run.config, at.kl_coef)
             # 3. Update: epochs of minibatches over this one rollout.
             with timer("update"), run.unchanged_is_kept(online.engines, **before):
                 updated = online.update(rollout, run.step)
@@ -86,30 +119,39 @@ def train(
         run.step += 1
         # 4. Log, with the price of a nat that the step was taken with; the next one may have another.
         metrics = updated | sampled | step_metrics(rollout, online, timer, run, at)
-        log.rollouts(run.step, rows_to_keep(rollout, online, config, at.kl_coef))
-        at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics.get("objective/kl"))
+        self.course.log.rollouts(run.step, rows_to_keep(rollout, online, run.config, at.kl_coef))
+        at.kl_coef = next_kl_coef(run.config, at.kl_coef, run.step, metrics.get("objective/kl"))
         return metrics
 
-    def finish_step(metrics: dict[str, float]) -> None:
+    def finish_step(self, metrics: dict[str, float]) -> None:
         """Look at the policy where that is due, then log, save and stop as the settings say."""
-        with nothing_lost(lambda: log_and_save(course, metrics, at)):
+        course, run = self.course, self.course.run
+        with nothing_lost(lambda: log_and_save(course, metrics, self.at)):
             if course.evaluates:
-                metrics |= course.evaluated(lambda advance: evaluate_prompts(run, online, looked_at, advance))
-            if samples_due(run.step, total, config.num_sample_generations):
-                course.progress.tell("samples")
-                show_samples(run, online, shown, log, console, at.kl_coef)
-        course.end_step(metrics, **asdict(at))
+                metrics |= course.evaluated(lambda advance: evaluate_prompts(run, self.online, self.valid, advance))
+            if samples_due(run.step, course.total, run.config.num_sample_generations):
+                self.show()
+        course.end_step(metrics, **asdict(self.at))
 
-    with course.shown():
-        if run.step == 0:
-            begin(course, online, looked_at, shown, at)
-        if at.unfinished is not None:  # the last sitting failed behind an update, whose weights are kept
-            metrics, at.unfinished = at.unfinished, None
-            finish_step(metrics)
-        while run.step < total:
-            finish_step(step())
-    run.take_best(online.engines)
-    return course.metrics()
+    def begin(self) -> None:
+        """Look at the policy before its first step: what it says, and with eval_at_start what that scores."""
+        course, run = self.course, self.course.run
+        with nothing_lost(lambda: None):
+            wanted = self.valid is not None and run.config.eval_at_start
+            metrics = (
+                course.evaluated(lambda advance: evaluate_prompts(run, self.online, self.valid, advance))
+                if wanted
+                else {}
+            )
+            self.show()
+        if metrics:
+            course.begin(metrics, **asdict(self.at))
+
+    def show(self) -> None:
+        """A few samples, to the console and into samples.jsonl."""
+        course = self.course
+        course.progress.tell("samples")
+        show_samples(course.run, self.online, self.shown, course.log, course.console, self.at.kl_coef)
 
 
 def describe_training(state: TrainerState, config: OnlineConfig, total: int, prompts: int) -> None:
@@ -122,18 +164,6 @@ def describe_training(state: TrainerState, config: OnlineConfig, total: int, pro
 def rows_to_keep(rollout: Rollout, online: Online, config: OnlineConfig, kl_coef: float) -> list[dict[str, Any]]:
     """The rows of rollouts.jsonl for a step."""
     return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
-
-
-def begin(course: StepEnd, online: Online, valid: Dataset | None, shown: Dataset, at: LoopState) -> None:
-    """Look at the policy before its first step: what it says, and with eval_at_start what that scores."""
-    run = course.run
-    with nothing_lost(lambda: None):
-        wanted = valid is not None and run.config.eval_at_start
-        metrics = course.evaluated(lambda advance: evaluate_prompts(run, online, valid, advance)) if wanted else {}
-        course.progress.tell("samples")
-        show_samples(run, online, shown, course.log, course.console, at.kl_coef)
-    if metrics:
-        course.begin(metrics, **asdict(at))
 
 
 def begin_next(online: Online, prompts: Dataset, config: OnlineConfig, at: LoopState) -> None:
