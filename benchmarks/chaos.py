@@ -109,7 +109,7 @@ class Cell:
         if self.engine != ALONE:
             self.command = room.start(home, self.stage, **flags | {"deepspeed": self.engine})
             return self.command
-        words = [sys.executable, "-c", f"from easyrlhf.cli.{self.stage} import main; main()"]
+        words = [sys.executable, "-c", f"from easyrlhf.cli.stages import {self.stage}_train; {self.stage}_train()"]
         words += [word for name, value in (flags | {"devices": "cpu"}).items() for word in (f"--{name}", str(value))]
         self.command = Piped(words, home)
         return self.command

@@ -46,8 +46,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Of pytest-xdist's ways to deal tests to workers: one file to one worker, except the files of DEALT."""
+    """With --dist loadfile one file goes to one worker, except the files of DEALT, which go test by test."""
     from xdist.scheduler import LoadFileScheduling
+
+    if config.getoption("dist") != "loadfile":
+        return None
 
     class FilesAndDealt(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:

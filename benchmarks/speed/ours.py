@@ -15,7 +15,8 @@ from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Row, train_step
-from easyrlhf.online.loop import LoopState, collect_batch
+from easyrlhf.online.batch import collect_batch
+from easyrlhf.online.state import LoopState
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.inverse_cdf import draw_tokens

@@ -5,32 +5,23 @@ from these dataclasses and all pass through `Settings.__post_init__`, which conv
 """
 
 from easyrlhf.config import preference
+from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
-from easyrlhf.config.inference import (
-    ChatConfig,
-    CompareConfig,
-    GenerateConfig,
-    PolicyConfig,
-    RewardModelConfig,
-    RolloutsConfig,
-    ScoreConfig,
-)
+from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
+from easyrlhf.config.reward_models import DoctorConfig, RewardModelConfig, ScoreConfig, ScoringConfig, ServeRewardConfig
 from easyrlhf.config.sampling import VLLMServeConfig
 from easyrlhf.config.serving import ServeConfig
 from easyrlhf.config.tools import (
     CheckConfig,
-    DoctorConfig,
     ExportConfig,
     FinishConfig,
     FitConfig,
     InitConfig,
     LookConfig,
     PreviewConfig,
-    ScoringConfig,
-    ServeRewardConfig,
 )
 from easyrlhf.config.training import SFTConfig, TrainConfig
 from easyrlhf.stage_table import STAGES

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, Settings, opt
+from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, SettingError, Settings, opt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_LENGTH = 1024  # tokens
@@ -140,3 +140,18 @@ class SharedPrefix(Settings):
         choices=("auto", "on", "off"),
         on_resume=FREE,
     )
+
+
+@dataclass(kw_only=True, frozen=True)
+class OutputFile(Settings):
+    """What becomes of rows that are there."""
+
+    group: ClassVar[str] = RUN
+
+    overwrite: bool = opt(False, "Replace the output file and begin anew.")
+
+
+def check_rows_file(name: str, file: str) -> None:
+    """Raise SettingError unless the file's name says that it holds rows."""
+    if not file.endswith(".jsonl"):
+        raise SettingError(name, f"{name} {file}: must end with .jsonl, one row a line")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.answers import StopTexts, check_stop
+from easyrlhf.config.answering import StopTexts, check_stop
 from easyrlhf.config.base import (
     DATA,
     FILES,
@@ -49,7 +49,7 @@ class ReferenceModel(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class Rewards(Settings):
+class RewardSettings(Settings):
     """Where scores come from, and what becomes of them."""
 
     group: ClassVar[str] = REWARDS
@@ -225,7 +225,7 @@ class RolloutLog(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class SharedBackbone(Settings):
+class OneBackbone(Settings):
     """Whether all parts stand on one base model."""
 
     group: ClassVar[str] = LORA
@@ -239,12 +239,12 @@ class SharedBackbone(Settings):
 
 @dataclass(kw_only=True, frozen=True)
 class OnlineConfig(
-    SharedBackbone,
+    OneBackbone,
     RolloutLog,
     RolloutSampling,
     Rollouts,
     SharedPrefix,
-    Rewards,
+    RewardSettings,
     FinalTurn,
     ReferenceModel,
     RolloutConfig,

@@ -60,7 +60,7 @@ class TemplateVariables(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class Rendering(TemplateVariables, ChatTemplate):
+class ChatRendering(TemplateVariables, ChatTemplate):
     """How conversations become text."""
 
 

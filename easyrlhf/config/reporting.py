@@ -26,7 +26,7 @@ def wrong_tracker(name: str) -> str | None:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Trackers(Settings):
+class TrackerNames(Settings):
     """Where curves go while a run lasts."""
 
     group: ClassVar[str] = RUN

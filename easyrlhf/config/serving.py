@@ -4,12 +4,12 @@ import re
 from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
-from easyrlhf.config.answers import AnswerLength, Sampling, check_room
+from easyrlhf.config.answering import AnswerLength, Sampling, check_room
 from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate, split_list
 from easyrlhf.config.common_fields import IncompleteModels
 from easyrlhf.config.inference import PolicyConfig
-from easyrlhf.config.rendering import Rendering, template_kwargs
-from easyrlhf.config.tools import Listening, ScoringConfig
+from easyrlhf.config.rendering import ChatRendering, template_kwargs
+from easyrlhf.config.reward_models import Listening, ScoringConfig
 from easyrlhf.paths import split_paths
 
 KEY = re.compile(r"[A-Za-z0-9._~-]+")  # what stands in a link and in a header as it is
@@ -82,7 +82,7 @@ class ServeConfig(
     Listening,
     Sampling,
     AnswerLength,
-    Rendering,
+    ChatRendering,
     ServedModels,
     ScoringConfig,
 ):
@@ -93,7 +93,7 @@ class ServeConfig(
     whose: ClassVar[str] = "each model"
 
     chat_template: str | None = restate(
-        Rendering, "chat_template", "Template for those models that have none: chatml, hh, llama3 or a Jinja file."
+        ChatRendering, "chat_template", "Template for those models that have none: chatml, hh, llama3 or a Jinja file."
     )
     max_new_tokens: int = restate(
         Sampling, "max_new_tokens", "Longest answer, in tokens, where a request gives no max_tokens.", default=512

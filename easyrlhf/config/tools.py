@@ -1,30 +1,18 @@
-"""Commands around the stages: new models, data checks, reward models served and examined, export, memory."""
+"""Commands around the stages: new models, looks at data, runs that are ended, export, memory."""
 
 import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
 from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate
-from easyrlhf.config.common_fields import (
-    BadRows,
-    Examination,
-    IncompleteModels,
-    RemoteCode,
-    RowLayout,
-    filled_lengths,
-)
-from easyrlhf.config.rendering import FinalTurn, LearnedAnswers, Rendering, template_kwargs
+from easyrlhf.config.common_fields import IncompleteModels, RemoteCode, RowLayout, filled_lengths
+from easyrlhf.config.rendering import ChatRendering, FinalTurn, LearnedAnswers, template_kwargs
 from easyrlhf.config.reporting import Hub, check_hub, push_to_hub
+from easyrlhf.config.reward_models import check_one_device
 from easyrlhf.stage_table import STAGES
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)
 SHARD_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
-
-
-def check_one_device(devices: str | None) -> None:
-    """Raise SettingError unless it names one device at most."""
-    if devices is not None and not re.fullmatch(r"cpu|mps|\d+", devices):
-        raise SettingError("devices", f"devices {devices}: must be cpu or one GPU index such as 0, or mps")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -114,7 +102,7 @@ class LengthLimits(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class LookConfig(RemoteCode, LengthLimits, LearnedAnswers, FinalTurn, Rendering, RowLayout, LookedAt):
+class LookConfig(RemoteCode, LengthLimits, LearnedAnswers, FinalTurn, ChatRendering, RowLayout, LookedAt):
     """What every command that looks at data through the eyes of a stage can be told."""
 
     opening: ClassVar[str] = "reading {self.train_data} …"
@@ -182,157 +170,6 @@ class PreviewConfig(ShownRows):
         "Folder or hub id whose tokenizer and chat template the stage will use; its weights are not read.",
         metavar="DIR|HUB_ID",
         model=True,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class OneDevice(Settings):
-    """Where a model runs that is not trained, and how."""
-
-    group: ClassVar[str] = RUN
-
-    devices: str | None = opt(
-        None,
-        "Where to run: one GPU index such as 0, cpu, or mps, an Apple GPU.",
-        metavar="N|cpu|mps",
-        shown="the first GPU, else cpu",
-    )
-    precision: str = opt(
-        "auto",
-        "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU.",
-        choices=("auto", "float32", "bf16"),
-    )
-    micro_batch_tokens: int | None = opt(
-        None,
-        "Tokens in one forward pass. Lower it when memory runs out: the scores stay the same.",
-        low=1,
-        shown="8192 on a GPU, 2048 on CPU",
-    )
-    attn_implementation: str | None = opt(
-        None,
-        "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
-        metavar="NAME",
-        shown="transformers' choice",
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class ScoringConfig(RemoteCode, OneDevice):
-    """What every command that scores with a reward model, and trains nothing, can be told."""
-
-    def _check(self) -> None:
-        check_one_device(self.devices)
-
-
-@dataclass(kw_only=True, frozen=True)
-class NeededRewardModel(Settings):
-    """The reward model of a command that cannot do without one."""
-
-    group: ClassVar[str] = DATA
-
-    reward_model: str = opt(
-        MISSING,
-        "The model that scores: the folder of rm_train, or a sequence classifier with one label.",
-        metavar="DIR",
-        model=True,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class Listening(Settings):
-    """Where a server is reached."""
-
-    group: ClassVar[str] = RUN
-
-    host: str = opt(
-        "127.0.0.1",
-        "Address to listen on; 0.0.0.0 lets other machines in. There is no password: only inside a network you trust.",
-        metavar="ADDRESS",
-    )
-    port: int = opt(8000, "Port to listen on; 0 for any free one.", low=0, high=65535)
-
-
-@dataclass(kw_only=True, frozen=True)
-class ServeRewardConfig(IncompleteModels, Listening, NeededRewardModel, ScoringConfig):
-    """Settings of `easyrlhf serve_reward`: a trained reward model behind HTTP."""
-
-    stage: ClassVar[str] = "serve_reward"
-    opening: ClassVar[str] = "loading {self.reward_model} …"
-
-    reward_model: str = restate(
-        NeededRewardModel,
-        "reward_model",
-        "The model to serve: the folder of rm_train, or a sequence classifier with one label.",
-    )
-    allow_incomplete: bool = restate(
-        IncompleteModels, "allow_incomplete", "Serve a model whose own run did not finish."
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class HeldOut(Settings):
-    """What a reward model is examined on, and where the findings go."""
-
-    group: ClassVar[str] = DATA
-
-    valid_data: str = opt(
-        MISSING,
-        "Comparisons that the model was not trained on; the accuracy of each file or folder is shown apart.",
-        metavar="FILE[,…]",
-        many=True,
-    )
-    output_dir: str = opt("outputs/doctor", "Folder for doctor.json and doctor.html.", metavar="DIR")
-
-
-@dataclass(kw_only=True, frozen=True)
-class ExaminedRows(Settings):
-    """Which rows are too long."""
-
-    group: ClassVar[str] = DATA
-
-    max_length: int | None = opt(
-        None,
-        "Longest sequence in tokens, prompt and completion together.",
-        low=2,
-        shown="that of its training, else 1024",
-    )
-    max_prompt_length: int | None = opt(
-        None,
-        "Longest prompt in tokens; must leave room below max_length.",
-        low=1,
-        shown="that of its training, else what max_length leaves",
-    )
-    overlength: str | None = opt(
-        None,
-        "Rows longer than that: drop counts them and writes them to bad_rows.jsonl, however many there are; truncate "
-        "cuts prompts from the left.",
-        choices=("drop", "truncate"),
-        shown="as in its training, else drop, and stop when it is more than 10 % of the rows",
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class DoctorConfig(
-    IncompleteModels, BadRows, Examination, ExaminedRows, RowLayout, HeldOut, NeededRewardModel, ScoringConfig
-):
-    """Settings of `easyrlhf doctor`: a reward model is examined on held-out comparisons."""
-
-    stage: ClassVar[str] = "doctor"
-    opening: ClassVar[str] = "loading {self.reward_model} …"
-
-    reward_model: str = restate(
-        NeededRewardModel,
-        "reward_model",
-        "The model to examine: the folder of rm_train, or a sequence classifier with one label.",
-    )
-    examine_rows: int = restate(
-        Examination,
-        "examine_rows",
-        "Held-out pairs, spread over valid_data, that probes and invariance are measured on; accuracy is, on all.",
-        low=1,
-    )
-    allow_incomplete: bool = restate(
-        IncompleteModels, "allow_incomplete", "Examine a model whose own run did not finish."
     )
 
 

@@ -4,22 +4,7 @@ import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import (
-    DATA,
-    FILES,
-    FREE,
-    FREE_BUT_FOR_BEST,
-    LORA,
-    MODEL,
-    OPTIMISATION,
-    ROWS,
-    RUN,
-    SettingError,
-    Settings,
-    opt,
-    restate,
-    split_list,
-)
+from easyrlhf.config.base import DATA, FILES, FREE, MODEL, ROWS, SettingError, Settings, opt, restate, split_list
 from easyrlhf.config.common_fields import (
     DEFAULT_LENGTH,
     DEFAULT_MODEL,
@@ -28,8 +13,10 @@ from easyrlhf.config.common_fields import (
     RowLayout,
     filled_lengths,
 )
-from easyrlhf.config.rendering import LearnedAnswers, Rendering, template_kwargs
-from easyrlhf.config.reporting import Hub, Trackers, check_hub, check_report_to
+from easyrlhf.config.optimisation import LoRA, Optimisation
+from easyrlhf.config.rendering import ChatRendering, LearnedAnswers, template_kwargs
+from easyrlhf.config.reporting import Hub, TrackerNames, check_hub, check_report_to
+from easyrlhf.config.run_settings import Devices, DryRun, RunSettings
 
 READ_AGAIN = ("train_data", "valid_data", "ptx_data")
 DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")
@@ -126,260 +113,19 @@ class RowLimits(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class Optimisation(Settings):
-    """How weights are learned."""
-
-    group: ClassVar[str] = OPTIMISATION
-
-    epochs: int = opt(
-        1,
-        "Passes over train_data. More than 3 usually over-fits.",
-        low=1,
-        otherwise="for a part of a pass give max_steps, the number of optimiser steps: rows of that part / batch_size",
-    )
-    max_steps: int | None = opt(
-        None,
-        "Stop after this many optimiser steps even when the epochs are not over; for short trials.",
-        low=1,
-        shown="all epochs",
-    )
-    batch_size: int = opt(
-        64,
-        "Examples per optimiser step, over all devices. It shapes learning, not memory: "
-        "accumulation follows from micro_batch_tokens.",
-        low=1,
-    )
-    micro_batch_tokens: int | None = opt(
-        None,
-        "Tokens per device in one forward pass. Lower it when memory runs out: the result stays the same.",
-        low=1,
-        shown="8192 on a GPU, 2048 on CPU",
-        on_resume=FREE,
-    )
-    learning_rate: float | None = opt(
-        None,
-        "Peak learning rate of AdamW. The default suits pretrained models; tiny ones trained "
-        "from scratch need 1e-4 to 2e-3.",
-        above=0,
-        shown="{cls.learning_rate_full:g}, with LoRA {cls.learning_rate_lora:g}",
-    )
-    lr_scheduler: str = opt(
-        "linear",
-        "Learning rate after warm-up: linear or cosine decay to 0, or constant.",
-        choices=("linear", "cosine", "constant"),
-    )
-    warmup_ratio: float = opt(
-        0.03,
-        "Share of all steps over which the learning rate rises from 0.",
-        low=0,
-        below=1,
-    )
-    weight_decay: float = opt(0.0, "AdamW's decoupled weight decay; 0 to 0.1.", low=0)
-    adam_eps: float = opt(1e-8, "Epsilon in AdamW's denominator.", above=0)
-    max_grad_norm: float = opt(
-        1.0,
-        "Gradients are scaled down when their joint norm is above this.",
-        above=0,
-    )
-    precision: str = opt(
-        "auto",
-        "Number format of the forward pass: auto is bf16 on a GPU and float32 on CPU. float32 "
-        "repeats bit for bit on CPU.",
-        choices=("auto", "float32", "bf16"),
-    )
-    attn_implementation: str | None = opt(
-        None,
-        "Attention kernel as transformers names it: eager, sdpa, flash_attention_2…",
-        metavar="NAME",
-        shown="transformers' choice",
-        on_resume=FREE,
-    )
-    gradient_checkpointing: bool = opt(
-        False,
-        "Recompute activations in the backward pass: about a third slower, far less memory on long sequences.",
-        on_resume=FREE,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class LoRA(Settings):
-    """Adapters in place of all weights."""
-
-    group: ClassVar[str] = LORA
-
-    lora_r: int = opt(
-        0,
-        "Rank of LoRA adapters; 0 trains all weights, 8 to 64 is usual. The result holds merged "
-        "weights and the adapter.",
-        low=0,
-    )
-    lora_alpha: float = opt(32.0, "Adapter updates are scaled by lora_alpha / lora_r.", above=0)
-    lora_dropout: float = opt(0.0, "Dropout on the adapters' input; 0 to 0.1.", low=0, below=1)
-    lora_target: str = opt(
-        "all-linear",
-        "Layers that get an adapter: all-linear, or names such as q_proj,v_proj.",
-        metavar="NAME[,…]",
-        many=True,
-    )
-    modules_to_save: str | None = opt(
-        None,
-        "Modules that LoRA trains whole beside its adapters, by the end of their names, such as embed_tokens,lm_head. "
-        "Tokens that chat_template brings are trained without it.",
-        metavar="NAME[,…]",
-        many=True,
-    )
-
-    load_in_4bit: bool = opt(
-        False,
-        "Keep the base below the adapters in 4 bits (QLoRA: NF4, scales in 8 bits): a third of the memory of bf16, "
-        "and somewhat slower. The result is in full precision. Needs bitsandbytes (pip install "
-        "'easyrlhf[quantization]').",
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class Devices(Settings):
-    """Where a stage runs."""
-
-    group: ClassVar[str] = RUN
-
-    devices: str | None = opt(
-        None,
-        "Where to run: GPU indices such as 0,1,2,3, with a process each; cpu, or cpu:2 for two processes on the CPU; "
-        "or mps, an Apple GPU. The result is that of one device but for rounding.",
-        metavar="N[,…]|cpu[:N]|mps",
-        many=True,
-        shown="all GPUs, else cpu",
-        on_resume=FREE,
-    )
-    deepspeed: str = opt(
-        "auto",
-        "How several devices share the work: zero2 spreads optimiser and gradients over them, zero3 the weights too, "
-        "zero2_offload and zero3_offload keep what they can in CPU memory; none: every device holds all of it; or a "
-        "DeepSpeed configuration of your own. Every trained and frozen model uses the same.",
-        metavar="NAME|FILE",
-        shown="zero2 on several devices, else none",
-        on_resume=FREE,
-    )
-    nnodes: int = opt(
-        1,
-        "Machines that take part; run the same command on each, with a --node_rank of its own, and output_dir and data "
-        "on a disk that all of them see.",
-        low=1,
-        on_resume=FREE,
-    )
-    node_rank: int = opt(0, "Number of this machine, from 0.", low=0, on_resume=FREE)
-    master_addr: str | None = opt(
-        None,
-        "Name or address of the machine with node_rank 0.",
-        metavar="HOST",
-        shown="this machine",
-        on_resume=FREE,
-    )
-    master_port: int | None = opt(
-        None,
-        "A free port on that machine, the same on all.",
-        metavar="PORT",
-        low=1,
-        below=2**16,
-        shown="any free one, 29500 with several machines",
-        on_resume=FREE,
-    )
-    ddp_timeout: int = opt(
-        1800,
-        "Seconds after which a process that takes no part in an exchange with the others is given up and the run ends.",
-        low=1,
-        on_resume=FREE,
-    )
-    reuse_memory: bool = opt(
-        True,
-        "On a CPU, keep freed memory for the next step instead of giving it back to the system each time. With glibc "
-        "alone, and not where MALLOC_* or GLIBC_TUNABLES is set.",
-        on_resume=FREE,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class Run(Settings):
-    """What a run prints, measures and keeps, and how it begins."""
-
-    group: ClassVar[str] = RUN
-
-    seed: int = opt(
-        42,
-        "Seed of everything random: data order, new weights, dropout, sampling.",
-        low=0,
-        below=2**32,
-    )
-    log_steps: int = opt(
-        10,
-        "Print a line of the table every so many steps. Every step is in metrics.jsonl.",
-        low=1,
-        on_resume=FREE,
-    )
-    eval_steps: int | None = opt(
-        None,
-        "Evaluate on valid_data every so many steps, and at the end; 0 for the end alone. By default 10 times or more, "
-        "or as often as a fifth of the training's work allows, at most on a sample; with keep_best on all rows.",
-        low=0,
-        shown="within a fifth of the training",
-        on_resume=FREE_BUT_FOR_BEST,
-    )
-    eval_at_start: bool = opt(
-        False,
-        "Evaluate on valid_data before the first step too, as step 0; keep_best may then keep the start.",
-        on_resume=FREE,
-    )
-    save_steps: int | None = opt(
-        None,
-        "Save a checkpoint every so many steps, and at the end; 0 for the end alone. The same "
-        "command goes on from the newest one.",
-        low=0,
-        shown="10 times a run",
-        on_resume=FREE,
-    )
-    save_total_limit: int = opt(2, "Checkpoints to keep; older ones are deleted.", low=1, on_resume=FREE)
-    keep_best: str | None = opt(
-        None,
-        "Leave the weights of the step where this metric of the evaluations was best, instead of the last step's: "
-        "eval/loss, eval/rewards/accuracies, eval/scores… (easyrlhf docs metrics). The checkpoint of that step is kept "
-        "beside those of save_total_limit.",
-        metavar="METRIC",
-        shown="the last step's",
-    )
-    stop_on_alarm: bool = opt(
-        False,
-        "Save and stop (exit code 3) when a check (easyrlhf docs metrics) gives its first alarm. A check stops a run "
-        "once: the same command goes on past its alarm, and with --no_stop_on_alarm past every other.",
-        on_resume=FREE,
-    )
-    resume: str = opt(
-        "auto",
-        "auto continues the unfinished run in output_dir, never begins anew and drops its checkpoints, a path "
-        "continues that checkpoint; in another output_dir it branches off, where other settings are allowed.",
-        metavar="auto|never|DIR",
-        on_resume=FREE,
-    )
-    overwrite: bool = opt(False, "Replace what is in output_dir.", on_resume=FREE)
-    allow_incomplete: bool = opt(False, "Accept an input folder whose own run did not finish.", on_resume=FREE)
-
-
-@dataclass(kw_only=True, frozen=True)
-class DryRun(Settings):
-    """A look at what a run would do."""
-
-    group: ClassVar[str] = RUN
-
-    dry_run: bool = opt(
-        False,
-        "Print the resolved settings, what the data holds and the plan of steps; train nothing.",
-        on_resume=FREE,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
 class TrainConfig(
-    DryRun, Hub, Trackers, RemoteCode, Run, Devices, LoRA, Optimisation, RowLimits, Rendering, RowLayout, ModelAndData
+    DryRun,
+    Hub,
+    TrackerNames,
+    RemoteCode,
+    RunSettings,
+    Devices,
+    LoRA,
+    Optimisation,
+    RowLimits,
+    ChatRendering,
+    RowLayout,
+    ModelAndData,
 ):
     """What every training stage can be told; the stages below add their own settings."""
 
@@ -401,7 +147,7 @@ class TrainConfig(
         "formats).",
     )
     chat_template: str | None = restate(
-        Rendering,
+        ChatRendering,
         "chat_template",
         "Template for a base model that has none: chatml, hh, llama3 or a Jinja file. Set it at "
         "SFT; later stages find it in the checkpoint.",

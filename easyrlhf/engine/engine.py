@@ -97,18 +97,24 @@ class Engine(ABC):
         returns  loss, grad_norm (before clipping) and learning_rate; the metrics, summed over all micro-batches
         Raises RunError when the loss or the gradient is not finite, or when the first step leaves weights as they were.
         """
+        # 1. Gradients. Sums are divided by the count of the whole batch, not of the micro-batch: it is the gradient of
+        # one batch however it is cut, and whoever computes it.
         total, sums = 0.0, Counter()
         for number, (micro_batch, counts) in enumerate(passes, 1):
             loss_sum, extra = loss_of(micro_batch)
             loss = loss_sum / count
+            # One that does not count goes backward all the same: ZeRO waits for every process in every pass.
             self.backward(loss if counts else 0.0 * loss, last=number == len(passes))
             total += loss.item() * counts
             sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
+        # 2. What all processes measured. They then judge the same loss, so that all take the step or none does.
         sums = processes.all_reduce_numbers({**sums, "loss": total})
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
         looked = not self.proven and done["learning_rate"] > 0  # a warm-up begins with a step of rate 0
         before, asked = (weight_marks(self), self.with_gradient()) if looked else ({}, set())
+        # 3. The step, after clipping by the norm over all weights.
         done["grad_norm"] = self.update(done["loss"])
+        # 4. The first step proves itself: frozen weights that pass for trained ones look like a run that learns slowly.
         if looked:
             self.prove_step(before, asked, done["learning_rate"])
         self.scheduler.step()

@@ -16,7 +16,9 @@ def shape_rewards(scores: Tensor, kl: Tensor, completion_mask: Tensor, kl_coef: 
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16): with V = 0 behind the last token,
+
+        δ_t = r_t + γ V_{t+1} − V_t,    Â_t = δ_t + γλ Â_{t+1},    R_t = Â_t + V_t
 
     rewards, values, mask  [B, T]  right-padded; mask is 1 on completion tokens
     returns (advantages, returns), each [B, T], 0 on padding, not standardised

@@ -19,6 +19,7 @@ def attention(
     mask        [B, 1, S, T]      True where a query looks at a key; without one it looks at its own and all before
     returns     [B, S, heads, d], None
     """
+    # What sdpa may be told besides masks is left to sdpa: computing it here would have to follow every release.
     if slow_in_sdpa(query) and all(kwargs.get(name) is None for name in UNKNOWN_BY_HAND):
         whole_rows = mask is None and query.shape[2] == key.shape[2] and kwargs.get("is_causal") is not False
         if whole_rows:
@@ -42,6 +43,7 @@ def attend_by_hand(
     """
     batch, heads, length, size = query.shape
     of_one_key = heads // key.shape[1]
+    # Heads that share a key become rows of one product: keys are read once, not once a head.
     query = query.unflatten(1, (-1, of_one_key)).flatten(2, 3).flatten(0, 1)  # [B · key heads, of one key · S, d]
     key, value = key.flatten(0, 1), value.flatten(0, 1)
     # the lowest number, not minus infinity: a query that looks at no key, in padding, must not become NaN

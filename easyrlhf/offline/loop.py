@@ -97,9 +97,11 @@ def train_steps(
         return course.evaluated(lambda advance: task.evaluate(looked_at, advance))
 
     with course.shown():
+        # Before the first step, so that the curve begins with the model that was given.
         if run.step == 0 and valid is not None and config.eval_at_start:
             course.begin(evaluated())
         for batch in itertools.islice(batches, run.step, None):
+            # 1. Learn. A step that cannot be taken leaves the weights, and the run is saved as it stood.
             started = time.perf_counter()
             with run.unchanged_is_kept(course.engines):
                 metrics = train_step(engine, task, [train[int(i)] for i in batch], run)
@@ -108,8 +110,10 @@ def train_steps(
                 "epoch": run.step * config.batch_size / len(train),
                 "time/step": time.perf_counter() - started,
             }
+            # 2. Look, on held-out rows.
             if course.evaluates:
                 metrics |= evaluated()
+            # 3. Log, save, stop.
             course.end_step(metrics)
     if run.take_best(course.engines):
         task.evaluate(looked_at, ignore)  # files that describe the evaluation are of these weights too
@@ -119,6 +123,7 @@ def train_steps(
 def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[str, float]:
     """One optimiser step on these rows, in micro-batches of all processes; returns the step's metrics."""
     started = time.perf_counter()
+    # What a loss compares over the batch (KTO's KL, AOT's ranks) is known before the batch is cut into micro-batches.
     rows = task.prepare(rows)
     lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
     metrics, sums = engine.step(

@@ -70,13 +70,17 @@ def collect(
     def longest() -> str:
         return RewardBatch.of(rows, completions, [False] * len(rows), rewards.renderer).longest_sample()
 
+    # 1. Sample. A key belongs to a sample, not to a place in a batch: the same sample whoever draws it.
     completions: list[list[int]] = [[] for _ in rows]
     with timer("rollout"), named("sampling with the policy", longest):
         samples = sampler.generate([row["prompt_ids"] for row in rows], keys)
     completions = unpad(samples.completion_ids, samples.completion_mask)
+    # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is
+    # then 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
     with timer("score"), evaluating(*models.trained):
         how = samples.completion_mask, sampler, micro_batch_tokens, with_reference, longest
         scored = score_tokens(models, rows, completions, *how)
+        # 3. Score whole completions, all those of a prompt in one call: a function may compare them.
         scores, source_scores = rewards(rows, completions, samples.finished)
     return Rollout(
         rows=rows,
@@ -115,6 +119,7 @@ def score_tokens(
         ):
             families = group_by_prompt([prompts[i] for i in group], [completions[i] for i in group])
             how = families, sampler.pad_id, device, models.share, sampler.temperature
+            # Each model by its name, in the order of `names`: an error of one must not pass for another's.
             with named("the policy", show):
                 found = [*answer_logprobs_and_entropies(models.policy, *how)]
             if with_reference:
@@ -124,6 +129,7 @@ def score_tokens(
                 with named("the value model", show):
                     found.append(models.value.completion_values(families, sampler.pad_id, models.share))
             counted = completion_mask[group].bool()
+            # What is computed twice, so that all processes make as many passes, is taken once.
             for name, flat in zip(names, found, strict=True) if counts else ():
                 scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
 

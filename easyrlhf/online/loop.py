@@ -3,84 +3,30 @@
 import math
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import torch
 from datasets import Dataset
-from torch import Tensor
 
 from easyrlhf.config import OnlineConfig
-from easyrlhf.data.batches import endless_order
-from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
-from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
-from easyrlhf.online.collect import Models, collect
-from easyrlhf.online.method import Method
-from easyrlhf.online.metrics import evaluation_metrics, importance_metrics, rollout_metrics, sample_rows
-from easyrlhf.online.rollout import Rollout, concatenate
+from easyrlhf.online.batch import collect_batch, prompt_batch
+from easyrlhf.online.evaluate import SHOWN_PROMPTS, evaluate_prompts, logged_metrics, samples_due, show_samples
+from easyrlhf.online.metrics import importance_metrics, rollout_metrics
+from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.rollout_log import kept_rows
+from easyrlhf.online.state import LoopState, Online
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.rewards.batch import TrainerState
-from easyrlhf.rewards.combined import Rewards
-from easyrlhf.rollout.sampler import EVALUATION, TRAINING
-from easyrlhf.rollout.sharded import ShardedSampler
-from easyrlhf.rollout.vllm_sampler import VLLMSampler
 from easyrlhf.run.run import Run
-from easyrlhf.run.step_end import Advance, StepEnd, ignore
+from easyrlhf.run.step_end import StepEnd
 from easyrlhf.run.timer import Timer
 
-SHOWN_PROMPTS = 8
 PHASES = {"rollout": "sampling", "score": "scoring", "update": "update"}  # of a step, as the bar calls them
-
-
-@dataclass(frozen=True)
-class Online:
-    """What an online stage plugs into the loop.
-
-    method  how advantages are estimated
-    update  (rollout, step) → metrics of the update
-    """
-
-    models: Models
-    engines: dict[str, Engine]
-    sampler: ShardedSampler | VLLMSampler
-    rewards: Rewards
-    renderer: Renderer
-    method: Method
-    update: Callable[[Rollout, int], dict[str, float]]
-
-    def collect(self, run: Run, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
-        """One rollout on these prompt rows, to learn from."""
-        return self.collected(run, rows, keys, timer, run.config.kl_measured == "step")
-
-    def look(self, run: Run, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
-        """One rollout on these prompt rows, to look at."""
-        return self.collected(run, rows, keys, timer, run.config.kl_measured != "never")
-
-    def collected(self, run: Run, rows: list[dict], keys: list, timer: Timer, with_reference: bool) -> Rollout:
-        """As collect, with the reference or without."""
-        self.rewards.state.global_step = run.step
-        how = rows, keys, run.micro_batch_tokens, timer, with_reference
-        return collect(self.models, self.sampler, self.rewards, *how)
-
-
-@dataclass
-class LoopState:
-    """What the loop must remember beside weights and optimisers.
-
-    kl_coef     the present price of a nat of distance from the reference
-    drawn       completions sampled for training so far
-    unfinished  metrics of the run's step where it was not looked at to the end: evaluation or samples failed
-    """
-
-    kl_coef: float
-    drawn: int = 0
-    unfinished: dict[str, float] | None = None
 
 
 def planned_rollouts(config: OnlineConfig, prompts: int) -> int:
@@ -120,7 +66,32 @@ def train(
     course = StepEnd(run, online.engines, total, log, console, evaluations)
     looked_at = evaluations and evaluations.chosen(valid)
 
+    def step() -> dict[str, float]:
+        """One step of learning; returns its metrics."""
+        timer, before = Timer(lambda phase: course.progress.tell(PHASES.get(phase, ""))), asdict(at)
+        with timer("step"):
+            # Until the update no weight moves, so that whatever fails can leave a checkpoint of the step before.
+            with nothing_lost(lambda: run.save(online.engines, **before)):
+                # 1. Collect: the policy answers a batch of prompts, and every model and reward says what it thinks.
+                rollout, sampled = collect_batch(run, online, prompts, timer, at)
+                if config.rollout_ahead and run.step + 1 < total:
+                    begin_next(online, prompts, config, at)
+                # 2. Estimate: scores become the advantage of every token. All that differs between methods is here and
+                # in the loss of 3.
+                rollout = online.method.estimate(rollout, config, at.kl_coef)
+            # 3. Update: epochs of minibatches over this one rollout.
+            with timer("update"), run.unchanged_is_kept(online.engines, **before):
+                updated = online.update(rollout, run.step)
+            online.sampler.updated()
+        run.step += 1
+        # 4. Log, with the price of a nat that the step was taken with; the next one may have another.
+        metrics = updated | sampled | step_metrics(rollout, online, timer, run, at)
+        log.rollouts(run.step, rows_to_keep(rollout, online, config, at.kl_coef))
+        at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics.get("objective/kl"))
+        return metrics
+
     def finish_step(metrics: dict[str, float]) -> None:
+        """Look at the policy where that is due, then log, save and stop as the settings say."""
         with nothing_lost(lambda: log_and_save(course, metrics, at)):
             if course.evaluates:
                 metrics |= course.evaluated(lambda advance: evaluate_prompts(run, online, looked_at, advance))
@@ -132,27 +103,11 @@ def train(
     with course.shown():
         if run.step == 0:
             begin(course, online, looked_at, shown, at)
-        if at.unfinished is not None:
+        if at.unfinished is not None:  # the last sitting failed behind an update, whose weights are kept
             metrics, at.unfinished = at.unfinished, None
             finish_step(metrics)
         while run.step < total:
-            timer, before = Timer(lambda phase: course.progress.tell(PHASES.get(phase, ""))), asdict(at)
-            with timer("step"):
-                with nothing_lost(lambda before=before: run.save(online.engines, **before)):
-                    rollout, sampled = collect_batch(run, online, prompts, timer, at)
-                    if config.rollout_ahead and run.step + 1 < total:
-                        begin_next(online, prompts, config, at)
-                    rollout = online.method.estimate(rollout, config, at.kl_coef)
-                with timer("update"), run.unchanged_is_kept(online.engines, **before):
-                    updated = online.update(rollout, run.step)
-                online.sampler.updated()
-            run.step += 1
-            metrics = updated | sampled | pace_metrics(rollout, timer, at)
-            metrics |= rollout_metrics(rollout, at.kl_coef) | importance_metrics(rollout, config)
-            metrics |= logged_metrics(online.rewards)
-            log.rollouts(run.step, rows_to_keep(rollout, online, config, at.kl_coef))
-            at.kl_coef = next_kl_coef(config, at.kl_coef, run.step, metrics.get("objective/kl"))
-            finish_step(metrics)
+            finish_step(step())
     run.take_best(online.engines)
     return course.metrics()
 
@@ -162,11 +117,6 @@ def describe_training(state: TrainerState, config: OnlineConfig, total: int, pro
     state.max_steps, state.train_batch_size = total, config.batch_size
     state.num_train_epochs = total * config.batch_size / (prompts * config.num_generations)
     state.is_local_process_zero = state.is_world_process_zero = processes.is_main()
-
-
-def logged_metrics(rewards: Rewards) -> dict[str, float]:
-    """What reward functions have logged, under the names of report.metrics."""
-    return {f"reward/{name}": value for name, value in rewards.take_logged().items()}
 
 
 def rows_to_keep(rollout: Rollout, online: Online, config: OnlineConfig, kl_coef: float) -> list[dict[str, Any]]:
@@ -224,74 +174,21 @@ def log_and_save(course: StepEnd, metrics: dict[str, float], at: LoopState) -> N
         course.run.save(course.engines, **asdict(at) | {"unfinished": metrics})
 
 
-def collect_batch(
-    run: Run, online: Online, prompts: Dataset, timer: Timer, at: LoopState
-) -> tuple[Rollout, dict[str, float]]:
-    """A step's rollout and what sampling it again says.
-
-    As long as some groups get no advantage, and the settings allow, another rollout is sampled on the next prompts, and
-    its groups that get one take their places (Yu et al. 2025, eq. 11).
-    """
-    config, size = run.config, run.config.num_generations
-
-    def teaches(drawn: Rollout) -> Tensor:
-        return online.method.groups_that_teach(drawn, config, at.kl_coef)
-
-    def draw() -> Rollout:
-        rows, keys = prompt_batch(prompts, config, at.drawn)
-        at.drawn += config.batch_size
-        return online.collect(run, rows, keys, timer)
-
-    rollout = draw()
-    for _ in range(config.resamples):
-        kept = teaches(rollout)
-        if kept.all():
-            break
-        both = concatenate(rollout, draw())
-        wanted = torch.cat([kept, teaches(both)[len(kept) :]])
-        groups = torch.arange(len(both)).view(-1, size)
-        order = (~wanted).int().argsort(stable=True)
-        rollout = both.take(groups[order.cpu()].flatten()[: config.batch_size].tolist())
-    if not online.method.in_groups:
-        return rollout, {}
-    return rollout, {"health/equal_groups": 1 - teaches(rollout).float().mean().item()}
-
-
-def prompt_batch(
-    prompts: Dataset, config: OnlineConfig, drawn: int
-) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
-    """Prompt rows of the next rollout, once per completion, and their sampling keys.
-
-    Epochs follow one another, each in its own order, or all in that of the files.
-
-    drawn  completions before it
-    """
-    size = config.num_generations
-    numbers = range(drawn // size, (drawn + config.batch_size) // size)
-    shuffled = endless_order(len(prompts), config.seed, numbers)
-    order = shuffled if config.shuffle_prompts else [number % len(prompts) for number in numbers]
-    rows = [prompts[row] for row in order for _ in range(size)]
-    return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
-
-
-def evaluate_prompts(run: Run, online: Online, valid: Dataset, advance: Advance = ignore) -> dict[str, float]:
-    """Sample an answer to every held-out prompt, always with the same random numbers."""
-    timer, rollouts = Timer(), []
-    with timer("eval"):
-        for start in range(0, len(valid), run.config.batch_size):
-            numbers = range(start, min(start + run.config.batch_size, len(valid)))
-            keys = [(run.config.seed, EVALUATION, number) for number in numbers]
-            rollouts.append(online.look(run, [valid[number] for number in numbers], keys, timer))
-            advance(len(numbers))
-    logged = {f"eval/{name}": value for name, value in logged_metrics(online.rewards).items()}
-    return evaluation_metrics(rollouts) | logged | {"time/eval": timer.seconds["eval"]}
-
-
 def next_kl_coef(config: OnlineConfig, kl_coef: float, step: int, kl: float | None) -> float:
     """The KL coefficient after a step: adapted when a target is set and the policy has begun to move."""
     if config.kl_target is None or step <= config.value_warmup_steps:
         return kl_coef
     return adapted_kl_coef(kl_coef, kl, config.kl_target, config.batch_size)
+
+
+def step_metrics(rollout: Rollout, online: Online, timer: Timer, run: Run, at: LoopState) -> dict[str, float]:
+    """All that a step's rollout says: how far and how fast, scores and KL, sampling, what reward functions logged."""
+    return {
+        **pace_metrics(rollout, timer, at),
+        **rollout_metrics(rollout, at.kl_coef),
+        **importance_metrics(rollout, run.config),
+        **logged_metrics(online.rewards),
+    }
 
 
 def pace_metrics(rollout: Rollout, timer: Timer, at: LoopState) -> dict[str, float]:
@@ -302,22 +199,3 @@ def pace_metrics(rollout: Rollout, timer: Timer, at: LoopState) -> dict[str, flo
         "tokens_per_second": tokens / timer.seconds["step"],
         **{f"time/{phase}": seconds for phase, seconds in timer.seconds.items()},
     }
-
-
-def samples_due(step: int, total: int, times: int) -> bool:
-    """Whether one of `times` looks at samples, spread over the run, falls on this step; the last step is one."""
-    return times > 0 and step * times // total > (step - 1) * times // total
-
-
-def show_samples(run: Run, online: Online, rows: Dataset, log: MetricsLog, console: Console, kl_coef: float) -> None:
-    """Answer the same few prompts with the same random numbers: all go to samples.jsonl, one to the console."""
-    if not run.config.num_sample_generations:
-        return
-    keys = [(run.config.seed, EVALUATION, number) for number in range(len(rows))]
-    rollout = online.look(run, list(rows), keys, Timer())
-    online.rewards.take_logged()  # of a few prompts, which say nothing of the step
-    samples = sample_rows(rollout, kl_coef, online.renderer.decode)
-    log.samples(run.step, samples)
-    one = samples[run.step % len(samples)]
-    numbers = {name: one[name] for name in ("score", "kl", "total") if one[name] is not None}
-    console.sample(one["prompt"], one["completion"], **numbers)

@@ -69,6 +69,7 @@ class Update:
     def __call__(self, rollout: Rollout, step: int) -> dict[str, float]:
         """Train on the rollout of this step; returns metrics averaged over all of it."""
         config, sums = self.config, Counter()
+        # Of the rollout, not of each minibatch: where the mean is over tokens (dapo), every token then weighs alike.
         tokens_per_step = rollout.learned.sum().item() / config.num_mini_batches
         for epoch in range(config.epochs_per_rollout):
             for number, rows in enumerate(mini_batches(config, len(rollout), step, epoch)):
@@ -87,6 +88,7 @@ def mini_batches(config: OnlineConfig, count: int, step: int, epoch: int) -> lis
     size = config.num_generations
     if count // size % config.num_mini_batches:
         size = 1
+    # Drawn from the step's own number, so that a resumed run goes through the same minibatches.
     order = np.random.default_rng((config.seed, step, epoch)).permutation(count // size)
     rows = order[:, None] * size + np.arange(size)
     return [part.flatten().tolist() for part in np.split(rows, config.num_mini_batches)]
@@ -113,15 +115,18 @@ class PolicyLearner:
         if optimiser_step < self.first_step:
             return {}
         config = self.config
+        # 1. What each token's loss counts. Weights, and no mean inside of the loss: so micro-batches add up.
         weights = self.method.weigh(batch, tokens_per_step, config)
         if config.corrects_sampling:
             weights = weights * batch.importance_weights(config)
+        # 2. No signal, no step: Adam would move weights by its momentum alone, or by rounding.
         if self.learns_nothing(batch):
             self.engine.skip()
             return {"policy/skipped_steps": 1}
 
         def surrogate(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
+            # At the temperature of sampling: the ratio is of the distributions that completions are drawn from.
             logprobs = self.forward.logprobs(part, self.engine.model, config.temperature)
             counted = weights[group][part.completion_mask.bool()]
             sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *config.clip_limits)
@@ -135,6 +140,8 @@ class PolicyLearner:
             loss = sft_loss()
             return config.ptx_coef * loss, {"loss/ptx_avg": loss.item()}
 
+        # 3. One optimiser step on all micro-batches, those that are mixed in among them. Their losses are weighted
+        # already, so the engine divides by 1.
         work = [(partial(surrogate, group), counts) for group, counts in self.forward.passes(batch)]
         if self.ptx is not None:
             work += [(partial(mixed_in, one), counts) for one, counts in self.ptx(optimiser_step)]

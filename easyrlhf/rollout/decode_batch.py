@@ -67,6 +67,7 @@ class DecodeBatch:
 
     def join(self, newcomers: list[PrefilledPrompt]) -> None:
         """Take samples in."""
+        # All samples end in the same column, however long: so one pass reads everyone's last token.
         lengths = [len(newcomer.prompt) - 1 for newcomer in newcomers]
         if not len(self):
             self.columns = max(lengths)
@@ -83,6 +84,7 @@ class DecodeBatch:
 
     def logits(self, lm: nn.Module) -> Tensor:
         """Read everyone's last token; returns the logits of the next, in float32 or better.  [n, V]"""
+        # Positions are counted from each sample's own start: a sample's logits are the same in any company.
         starts = self.starts.to(plain_lm(lm).device)[:, None]
         logits = lm(
             input_ids=self.tokens.to(starts.device)[:, None],
@@ -117,6 +119,7 @@ class DecodeBatch:
             self.cache.move(slots[free], free)
         self.rows, self.drawn = self.rows[slots], self.drawn[slots]
         self.starts, self.tokens = self.starts[slots], self.tokens[slots]
+        # Columns that only the longest needed, who has left, would be attended to for nothing.
         if stay and (unused := int(self.starts.min())) >= CHUNK:
             self.cache.drop_columns(unused)
             self.starts, self.columns = self.starts - unused, self.columns - unused

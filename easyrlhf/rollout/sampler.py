@@ -114,15 +114,18 @@ class HFSampler:
 
     def _steps(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Iterator[DecodeStep]:
         """Draw one token after another for as many prompts at a time as fit."""
+        # 1. All random numbers at once, a row a sample: what is drawn then depends on nothing but key and place.
         uniforms = torch.tensor(np.stack([np.random.default_rng(key).random(self.max_new_tokens) for key in keys]))
         said: list[list[int]] = [[] for _ in prompts]
         with evaluating(self.lm):
             waiting, running = prefill(self.lm, prompts), DecodeBatch()
             while True:
+                # 2. Fill up: a slot that became free takes the next prompt, so that no pass runs half empty.
                 if newcomers := list(islice(waiting, self.batch_size - len(running))):
                     running.join(newcomers)
                 if not len(running):
                     return
+                # 3. One pass for everybody's next token.
                 logits, rows = running.logits(self.lm), running.rows.tolist()
                 drawn = draw_shaped(
                     logits,
@@ -132,6 +135,7 @@ class HFSampler:
                     lambda rows=rows: [prompts[row] + said[row] for row in rows],
                 )
                 tokens, logprobs = (tensor.cpu() for tensor in drawn)
+                # 4. Who is done: by an end token, by length, or by a text, which may end within a token.
                 ended = self.ending.by_token(tokens) | (running.drawn + 1 == self.max_new_tokens)
                 for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                     said[row].append(token)

@@ -18,9 +18,10 @@ from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.collect import Models
-from easyrlhf.online.loop import LoopState, Online, online_evaluations, planned_rollouts, train
+from easyrlhf.online.loop import online_evaluations, planned_rollouts, train
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.ptx import PtxBatches
+from easyrlhf.online.state import LoopState, Online
 from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm_sampler import Backend

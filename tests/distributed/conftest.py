@@ -102,7 +102,7 @@ class Command:
 
 def start(home: Path, stage: str, environment: dict[str, str] | None = None, **settings) -> Command:
     """The command of a stage with these settings."""
-    words = [sys.executable, "-c", f"from easyrlhf.cli.{stage} import main; main()"]
+    words = [sys.executable, "-c", f"from easyrlhf.cli.stages import {stage}_train; {stage}_train()"]
     words += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return Command(words, home, **(environment or {}))
 

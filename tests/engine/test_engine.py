@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch import tensor as T
 
+from easyrlhf.config import SFTConfig
 from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
 from easyrlhf.errors import InputError, RunError
 
@@ -142,12 +143,10 @@ def test_the_reported_learning_rate_is_the_one_used():
 
 
 def test_settings_are_taken_by_name_and_some_of_them_changed():
-    class Config:
-        learning_rate, lr_scheduler, warmup_ratio, weight_decay = 1.0, "cosine", 0.1, 0.2
-        adam_eps, max_grad_norm = 1e-5, 3.0
-
+    rates = {"lr_scheduler": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.2, "adam_eps": 1e-5, "max_grad_norm": 3.0}
+    config = SFTConfig(train_data="rows.jsonl", learning_rate=1.0, **rates)
     expected = OptimiserSettings(7.0, "cosine", 0.1, 0.2, 1e-5, 3.0, 11)
-    assert OptimiserSettings.of(Config, 11, learning_rate=7.0) == expected
+    assert OptimiserSettings.of(config, 11, learning_rate=7.0) == expected
 
 
 def test_frozen_parameters_stay_as_they_are():

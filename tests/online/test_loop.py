@@ -8,21 +8,12 @@ import torch
 
 from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, RunError, RunStopped
-from easyrlhf.online.loop import (
-    LoopState,
-    Online,
-    begin_next,
-    collect_batch,
-    describe_training,
-    evaluate_prompts,
-    next_kl_coef,
-    nothing_lost,
-    planned_rollouts,
-    prompt_batch,
-    samples_due,
-)
+from easyrlhf.online.batch import collect_batch, prompt_batch
+from easyrlhf.online.evaluate import evaluate_prompts, samples_due
+from easyrlhf.online.loop import begin_next, describe_training, next_kl_coef, nothing_lost, planned_rollouts
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
+from easyrlhf.online.state import LoopState, Online
 from easyrlhf.rewards.batch import RewardError, TrainerState
 from easyrlhf.run.step_end import is_due
 
@@ -80,7 +71,7 @@ def test_prompts_in_the_order_of_the_files(grpo_config, size, generations):
 )
 def test_the_reference_is_asked_when_the_settings_say(grpo_config, monkeypatch, settings, asked):
     """(in a step's rollout, in evaluations and samples)."""
-    monkeypatch.setattr("easyrlhf.online.loop.collect", lambda *how: how[-1])
+    monkeypatch.setattr("easyrlhf.online.state.collect", lambda *how: how[-1])
     run = SimpleNamespace(config=grpo_config(**settings), micro_batch_tokens=10, step=5)
     rewards = SimpleNamespace(state=TrainerState())
     online = Online(*[None] * 3, rewards, *[None] * 3)

@@ -384,14 +384,14 @@ def test_alarms_are_texts_with_their_remedy():
 def test_a_watch_does_not_slow_a_long_run():
     names = [name.replace("<name>", "model") for name, entry in METRICS.items() if "ppo" in entry.stages]
     watch = Watch("ppo")
-    started = time.perf_counter()
+    started = time.process_time()
     for step in range(1, 10_001):
         watch.add({"step": step} | dict.fromkeys(names, 0.5))
-    assert (time.perf_counter() - started) / 10_000 < 1e-3
-    watch, started = Watch("sft"), time.perf_counter()
+    assert (time.process_time() - started) / 10_000 < 1e-3
+    watch, started = Watch("sft"), time.process_time()
     for step in range(1, 10_001):
         watch.add({"step": step, "loss": 1.0, "grad_norm": 1.0, "eval/loss": 1.0})
-    assert (time.perf_counter() - started) / 10_000 < 1e-3
+    assert (time.process_time() - started) / 10_000 < 1e-3
 
 
 ALL_WRONG = {

@@ -95,3 +95,17 @@ def check_stop(stop: str | None, finishes: bool) -> None:
         raise SettingError("stop", f"stop {stop!r}: has an empty text, which every answer holds; leave it out")
     if finishes and stop is None:
         raise SettingError("stop_finishes", "stop_finishes: belongs to stop, which is not given")
+
+
+@dataclass(kw_only=True, frozen=True)
+class PromptLength(Settings):
+    """Which prompts are too long."""
+
+    group: ClassVar[str] = DATA
+
+    max_prompt_length: int | None = opt(
+        None,
+        "Longest prompt in tokens; longer ones are dropped and counted.",
+        low=1,
+        shown="max_length - max_new_tokens",
+    )
