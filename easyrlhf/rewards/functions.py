@@ -95,9 +95,10 @@ def check_parameters(
     if columns is not None and missing:
         inside = [name for name in missing if name in asked]
         way = f"{', '.join(inside)} is in the prompts: read it there" if inside else "Add the column"
+        other = f"name another: --field {missing[0]}=KEY" if spec.startswith(TRL) else "give the parameter a default"
         raise InputError(
             f"--reward_funcs {spec}: needs {', '.join(missing)}, which is no column of --train_data; it has "
-            f"{', '.join(given[len(OURS) :]) or 'none beside the prompt'}. {way}, or give the parameter a default"
+            f"{', '.join(given[len(OURS) :]) or 'none beside the prompt'}. {way}, or {other}"
         )
 
 

@@ -53,7 +53,7 @@ def test_what_it_logs_is_kept(batch_of, prompt_row, answer):
 
 def test_its_column_is_asked_for():
     (function,) = load_functions(["trl:accuracy_reward"])
-    with pytest.raises(InputError, match="needs solution, which is no column of --train_data; it has answer"):
+    with pytest.raises(InputError, match=r"it has answer\. Add the column, or name another: --field sol"):
         check_parameters("trl:accuracy_reward", function, ["answer"])
 
 
