@@ -8,6 +8,7 @@ from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
 
+OTHER = "SENTINEL"  # left out, a system text that is the template's own would not be missed
 THOUGHT = re.compile(r"(?:<think>)?(.*)</think>\s*", re.S)
 
 
@@ -45,7 +46,7 @@ def unknown_variables(renderer: Renderer, arguments: dict) -> list[str]:
 def is_left_out(renderer: Renderer, turns: Messages, arguments: dict, role: str) -> bool:
     """Whether the template writes nothing of what a conversation's turns of this role say."""
     own = [turn for turn in turns if turn["role"] == role and not is_empty(turn)]
-    others = [turn for turn in turns if turn["role"] != role]
+    others = [{**turn, "content": turn["content"] + OTHER} if turn in own else turn for turn in turns]
     return bool(own) and read_alike(renderer, (turns, arguments), (others, arguments))
 
 

@@ -251,7 +251,7 @@ def _require_kind(source: Source, name: str, kind: str | None) -> None:
 def _require_label(source: Source) -> None:
     """Raise InputError for a row whose label is why it was not taken for feedback."""
     for raw in islice(source.read(), LOOK_AT):
-        if isinstance(raw.value, dict) and any(raw.value.get(key) is not None for key in LABELS):
+        if isinstance(raw.value, dict) and any(key in raw.value for key in LABELS):
             try:
                 label(raw.value)
             except StructuralFault as fault:

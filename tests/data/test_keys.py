@@ -257,6 +257,7 @@ def test_keys_about_a_row_hold_no_question(read):
             "feedback",
             "x.jsonl:1: key 'label': expected true or false",
         ),
+        ({"prompt": "a", "completion": "b", "label": None}, "feedback", "x.jsonl:1: key 'label' is null"),
         ({"text": "The sky is blue."}, "prompt", "holds texts without a prompt .*--field prompt=text"),
     ],
 )

@@ -444,6 +444,12 @@ def test_turns_of_a_role_and_variables_that_the_template_lacks_are_counted(rende
         "rows read the same without their developer text: the chat template drops it": 1,
         "rows read the same without their chat_template_kwargs.custom: the chat template drops it": 1,
     }
+    default = (
+        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}{% endif %}" + QWEN3
+    )
+    own = renderer_with(default)
+    note_dropped(own, [[{"role": "system", "content": "Be brief."}, *turns[1:]]], {})
+    assert own.notes == {}  # it is the text that the template would put there
     writes = renderer_with(QWEN3)
     note_dropped(writes, [turns], {"enable_thinking": False})
     assert writes.notes == {} and writes.written == {"user", "assistant", "developer"}

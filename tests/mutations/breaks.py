@@ -959,6 +959,7 @@ BREAKS = [
         KEYS,
     ),
     Break("data/formats.py", 'not may_ask(row, "text") and role_of(row) is None', 'not may_ask(row, "text")', KEYS),
+    Break("data/reader.py", "any(key in raw.value for key in LABELS)", "any(map(raw.value.get, LABELS))", KEYS),
     Break("data/reader.py", "texts = may_ask(row, *RECORD_KEYS, *CONTEXT, asks)", "texts = may_ask(row)", KEYS),
     Break("data/hh.py", 'MARKER.split("\\n\\n" * opens + transcript)', "MARKER.split(transcript)", "data/test_hh.py"),
     Break("data/templates.py", "message['content'] or not loop.first else", "message['content'] else", TEMPLATES),
