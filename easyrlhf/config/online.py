@@ -6,28 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.answering import StopTexts, check_stop
-from easyrlhf.config.base import (
-    DATA,
-    FILES,
-    FREE,
-    LORA,
-    MODEL,
-    ONLINE,
-    REWARDS,
-    RUN,
-    SAMPLING,
-    SettingError,
-    Settings,
-    opt,
-    restate,
-    split_list,
-)
-from easyrlhf.config.common_fields import DEFAULT_LENGTH, SharedPrefix, wrong_reward_function
+from easyrlhf.config.answering import check_stop
+from easyrlhf.config.base import DATA, LORA, MODEL, SettingError, Settings, opt, restate, split_list
+from easyrlhf.config.common_fields import DEFAULT_LENGTH, SharedPrefix
 from easyrlhf.config.rendering import FinalTurn
+from easyrlhf.config.reward_settings import RewardSettings
+from easyrlhf.config.rollout_settings import RolloutLog, Rollouts, RolloutSampling
 from easyrlhf.config.sampling import RolloutConfig
 from easyrlhf.config.training import TrainConfig
-from easyrlhf.paths import split_paths
 
 REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 
@@ -46,182 +32,6 @@ class ReferenceModel(Settings):
         shown="model",
         on_resume=MODEL,
     )
-
-
-@dataclass(kw_only=True, frozen=True)
-class RewardSettings(Settings):
-    """Where scores come from, and what becomes of them."""
-
-    group: ClassVar[str] = REWARDS
-    soft_punish_cache: ClassVar[int] = 0  # a setting of GRPO
-
-    reward_model: str | None = opt(
-        None,
-        "Folder of rm_train, or a sequence classifier with one label, such as TRL's. Its tokenizer may differ from the "
-        "policy's: texts are rendered anew for it.",
-        metavar="DIR",
-        model=True,
-        shown="outputs/rm, unless reward_funcs or reward_url is given",
-        on_resume=MODEL,
-    )
-    reward_funcs: str | None = opt(
-        None,
-        "Python reward functions, beside or instead of the reward model: fn(prompts, completions, **columns) returns "
-        "one number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
-        "trl:think_format_reward.",
-        metavar="FILE.py:FN[,…]",
-        many=True,
-        functions=True,
-        wrong=wrong_reward_function,
-        on_resume=FILES,
-    )
-    reward_url: str | None = opt(
-        None,
-        "Reward servers, beside or instead of the others: each is posted prompts and completions and answers with "
-        "scores (easyrlhf docs rewards). easyrlhf serve_reward is one.",
-        metavar="URL[,…]",
-        many=True,
-        on_resume=FREE,
-    )
-    reward_weights: str | None = opt(
-        None,
-        "One weight per reward source: reward_model first, then reward_funcs, then reward_url; the score is the "
-        "weighted sum.",
-        metavar="X[,…]",
-        many=True,
-        shown="1 each",
-    )
-    reward_timeout: float = opt(
-        600.0,
-        "Seconds that a reward function or server may take over the completions of a rollout; then the run is saved "
-        "and fails.",
-        above=0,
-        high=1e6,
-        on_resume=FREE,
-    )
-    reward_workers: int = opt(
-        0,
-        "Processes that call the reward functions, for slow ones. A function then sees a part of the prompts at a "
-        "time; 0 calls it with all of it, in this process.",
-        low=0,
-        on_resume=FREE,
-    )
-    missing_eos_penalty: float = opt(
-        1.0,
-        "Subtracted from the score of a completion that was cut off before its end-of-turn token.",
-        low=0,
-    )
-    reward_clip: float | None = opt(
-        None,
-        "Limit scores to [-X, X] before the KL penalty; 5 to 10 is usual.",
-        above=0,
-        shown="off",
-    )
-
-    @property
-    def reward_sources(self) -> int:
-        """How many sources make the score; at least 1, as the default is a reward model."""
-        named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url))
-        return max(1, bool(self.reward_model) + named)
-
-    @property
-    def reward_weight_values(self) -> tuple[float, ...]:
-        """A weight per source: the reward model when there is one, reward_funcs and reward_url in order, then 1 for
-        the punishment of long completions when soft_punish_cache asks for it."""
-        weights = tuple(float(item) for item in split_list(self.reward_weights)) or (1.0,) * self.reward_sources
-        return weights + (1.0,) * bool(self.soft_punish_cache)
-
-
-@dataclass(kw_only=True, frozen=True)
-class Rollouts(Settings):
-    """What is sampled for each step, and how much of it in all."""
-
-    group: ClassVar[str] = ONLINE
-
-    measure_kl: str = opt(
-        "auto",
-        "When to ask the reference for the distance from it: at every step, at evaluations alone, or never. auto: at "
-        "every step where the distance has a price, else at evaluations where that takes no model in memory or "
-        "ref_model names one, else never, and no reference is held.",
-        choices=("auto", "step", "eval", "never"),
-    )
-    batch_size: int = opt(
-        64,
-        "Completions per rollout, over all devices; divisible by num_generations and num_mini_batches. 64 to 512 is "
-        "usual.",
-        low=1,
-    )
-    num_generations: int = opt(
-        1,
-        "Completions per prompt in a rollout. A prompt is computed once for all of them, which makes several cheaper "
-        "than as many prompts, and the rollout less varied.",
-        low=1,
-    )
-    shuffle_prompts: bool = opt(
-        True,
-        "Ask the prompts in an order drawn anew for each epoch. --no_shuffle_prompts keeps that of the files, in every "
-        "epoch: a curriculum.",
-    )
-    total_episodes: int | None = opt(
-        None,
-        "Completions to learn from in the whole run; what is sampled besides and thrown away does not count.",
-        low=1,
-        shown="epochs x prompts",
-    )
-    num_mini_batches: int = opt(
-        1,
-        "Optimiser steps per pass: the rollout is split into so many parts, by prompts where that is even.",
-        low=1,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class Temperature(Settings):
-    """How the tokens of a completion are drawn."""
-
-    group: ClassVar[str] = SAMPLING
-
-    temperature: float = opt(
-        1.0,
-        "Softmax temperature of sampling and of all log-probabilities; 0.7 to 1.",
-        above=0,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class RolloutSampling(StopTexts, Temperature):
-    """What ends a completion, how many are written at once and how many are printed."""
-
-    group: ClassVar[str] = SAMPLING
-
-    local_rollout_forward_batch_size: int = opt(
-        64,
-        "Completions decoded together on a device. Lower it when sampling runs out of memory.",
-        low=1,
-        on_resume=FREE,
-    )
-    num_sample_generations: int = opt(
-        10,
-        "How often in the run to print a sample with its score and KL; 0 for never.",
-        low=0,
-        on_resume=FREE,
-    )
-
-
-@dataclass(kw_only=True, frozen=True)
-class RolloutLog(Settings):
-    """Which samples are kept for a reader."""
-
-    group: ClassVar[str] = RUN
-
-    log_rollouts: int = opt(
-        8,
-        "Completions of each step to keep in rollouts.jsonl, with every reward, advantage and KL, spread over the "
-        "rollout; 0 for none. easyrlhf rollouts and report.html show them.",
-        low=0,
-        on_resume=FREE,
-    )
-    log_rollout_ids: bool = opt(False, "Keep their token ids as well.", on_resume=FREE)
 
 
 @dataclass(kw_only=True, frozen=True)

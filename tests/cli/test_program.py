@@ -159,6 +159,6 @@ def test_constraints_pin_every_dependency_within_its_bounds():
     assert len(wanted) >= 15 and len(dev) >= 4
     for text in wanted + dev:
         requirement = Requirement(text)
-        name = requirement.name.lower()
+        name = requirement.name.lower().replace("_", "-")
         assert name in pins, f"constraints.txt has no version of {name}"
         assert requirement.specifier.contains(pins[name]), f"{text} against {pins[name]}"

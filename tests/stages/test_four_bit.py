@@ -52,7 +52,8 @@ def ppo(four, data, small_ppo, tmp_path):
 
     def run(name: str, **settings) -> Path:
         known = small_ppo | FOUR | {"model": four["sft"], "reward_model": four["rm"], "train_data": data.prompts}
-        return train_ppo(PPOConfig(**known | {"output_dir": str(tmp_path / name), "save_steps": 2} | settings))
+        known |= {"output_dir": str(tmp_path / name), "save_steps": 2, "total_episodes": 32}
+        return train_ppo(PPOConfig(**known | settings))
 
     return run
 
