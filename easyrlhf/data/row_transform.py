@@ -10,6 +10,8 @@ from string import Formatter
 from typing import Any
 
 from easyrlhf.data.fields import keys_of
+from easyrlhf.data.keys import CONTEXT, HISTORY
+from easyrlhf.data.messages import EMPTY, MEDIA
 from easyrlhf.data.row_errors import StructuralFault
 from easyrlhf.errors import InputError
 from easyrlhf.userfile import Function, find_function, raised
@@ -156,9 +158,25 @@ class RowTransform:
 
     def _named(self, row: dict, optional: Callable[[str], bool]) -> dict:
         """A key that is named moves; keys in braces stay, and so does what a path leads into."""
+        for item in self.fields:
+            if not item.is_text and item.value not in row:
+                self._require_neighbours(row, item)
         values = {item.target: item.read(row, optional) for item in self.fields if item.value}
         moved = {item.value or item.target for item in self.fields if not item.is_text}
         return {key: value for key, value in row.items() if key not in moved} | values
+
+    def _require_neighbours(self, row: dict, item: FieldMapping) -> None:
+        """Raise StructuralFault for a key beside that of a path which says more of the row and would be left behind."""
+        taken = {key for one in self.fields for key in (one.text_keys() if one.is_text else [one.value or one.target])}
+        for dot in [match.start() for match in re.finditer(r"\.", item.value)]:
+            inside, head = item.value[:dot], item.value.partition(".")[0]
+            holder = lookup(row, inside)
+            for name in sorted({*CONTEXT, HISTORY, *MEDIA} & holder.keys()) if isinstance(holder, dict) else ():
+                if holder[name] not in EMPTY and not {f"{inside}.{name}", head} & taken:
+                    raise StructuralFault(
+                        f"--field {item}: '{inside}.{name}' stands beside it and says more of the row; take it along "
+                        f"with {name}={inside}.{name}, or leave it out with {head}="
+                    )
 
 
 class Unset(dict):

@@ -1,5 +1,7 @@
 """What --field and --transform make of a row, and what they say when they cannot."""
 
+import re
+
 import pytest
 
 from easyrlhf.data.row_errors import StructuralFault
@@ -52,6 +54,33 @@ def test_a_path_leads_into_a_row_and_a_key_with_a_dot_goes_before_it(field, valu
     (row,) = RowTransform.parse(field).apply(NESTED)
     kept = {key: inside for key, inside in NESTED.items() if key != field.removeprefix("prompt=")}
     assert row == kept | {"prompt": value}
+
+
+OPENAI = {
+    "input": {
+        "messages": [{"role": "user", "content": "q"}],
+        "tools": [{"type": "function"}],
+        "parallel_tool_calls": True,
+    },
+    "preferred_output": [{"role": "assistant", "content": "a"}],
+}
+
+
+def test_what_stands_beside_a_nested_key_and_says_more_of_the_row_is_not_left_behind():
+    lost = "--field prompt=input.messages: 'input.tools' stands beside it and says more of the row; take it along with "
+    with pytest.raises(StructuralFault, match=re.escape(lost + "tools=input.tools, or leave it out with input=")):
+        RowTransform.parse("prompt=input.messages").apply(OPENAI)
+    (row,) = RowTransform.parse("prompt=input.messages,tools=input.tools").apply(OPENAI)
+    assert (row["prompt"], row["tools"]) == (OPENAI["input"]["messages"], [{"type": "function"}])
+    (row,) = RowTransform.parse("prompt=input.messages,input=").apply(OPENAI)
+    assert row == {"prompt": OPENAI["input"]["messages"], "preferred_output": OPENAI["preferred_output"]}
+    (row,) = RowTransform.parse("prompt=input.messages").apply({"input": OPENAI["input"] | {"tools": []}})
+    assert row["prompt"] == OPENAI["input"]["messages"]
+    deep = {"a": {"system": "Be brief.", "b": {"q": "x"}}}
+    with pytest.raises(StructuralFault, match=re.escape("'a.system' stands beside it")):
+        RowTransform.parse("prompt=a.b.q").apply(deep)
+    (row,) = RowTransform.parse("prompt=a.b.q,system=a.system").apply(deep)
+    assert (row["prompt"], row["system"]) == ("x", "Be brief.")
 
 
 @pytest.mark.parametrize("path", ["turns.2.text", "turns.text", "a.b.c", "a.x", ".a", "a.", "turns.9999999999"])
