@@ -12,7 +12,9 @@ from easyrlhf.errors import InputError
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 CLASSIFIER = "SEQ_CLS"  # peft's name of the task
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells of kernels to download
+# peft imports bitsandbytes where it is installed, which tells of kernels to download and loads old parts of torch.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", ".*torch.jit.script_method", DeprecationWarning)
 
 
 def is_adapter(path: str | Path) -> bool:
