@@ -13,7 +13,7 @@ import pytest
 from easyrlhf.userfile import load_module
 
 ROOT = Path(__file__).parent.parent
-ForkServer = load_module(ROOT / "tests" / "fork_server.py").ForkServer
+ForkServer = load_module(ROOT / "tests" / "forking" / "fork_server.py").ForkServer
 STAGES = ("sft_train", "rm_train", "ppo_train", "grpo_train", "dpo_train", "easyrlhf")
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from easyrlhf.launch import free_port
 from easyrlhf.userfile import load_module
 
-ForkServer = load_module(Path(__file__).parents[1] / "fork_server.py").ForkServer
+ForkServer = load_module(Path(__file__).parents[1] / "forking" / "fork_server.py").ForkServer
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 CLOCK = ("time/", "tokens_per_second")

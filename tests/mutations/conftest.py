@@ -11,7 +11,7 @@ import pytest
 from easyrlhf.userfile import load_module
 
 ROOT = Path(__file__).parents[2]
-ForkServer = load_module(ROOT / "tests" / "fork_server.py").ForkServer
+ForkServer = load_module(ROOT / "tests" / "forking" / "fork_server.py").ForkServer
 PATIENCE = 500  # seconds until a run is ended: a break may loop for ever
 # anyio's plugin takes longer to import than most of these runs do
 OPTIONS = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:anyio"]

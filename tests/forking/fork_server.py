@@ -2,6 +2,8 @@
 
 This package is no such library: every fork imports it anew, from where the command is run or else from where it is
 installed.
+
+In a folder of its own: load_module puts that on sys.path, and in tests/ the folder vllm would pass for the library.
 """
 
 import gc
