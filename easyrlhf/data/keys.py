@@ -33,6 +33,7 @@ ANSWERS = (
     *("completion", "response", "output", "chosen", "rejected", "chosen_response", "rejected_response"),
     *("rejected_messages", "completions", "answers", "scores", "ranks", "margin", "label", "kto_tag"),
 )
+RANKED = ("answer", "rank", "response", "overall_score")  # what is read of a ranked answer
 USED, PASSED, REFUSED, NAMED = "used", "passed", "refused", "named"
 TWO_SYSTEMS = "rows with a system key beside a system turn of their own, which is kept"
 
@@ -118,6 +119,21 @@ def unused_in_turns(row: dict, keys: set[str]) -> list[str]:
         if key in keys
         for name in sorted({str(name) for turn in turns_in(value) for name in turn.keys() - MESSAGE_KEYS})
     ]
+
+
+def unused_in_answers(row: dict, keys: set[str]) -> list[str]:
+    """The keys of ranked answers below these keys of the row that are not used, `completions[].critique` say."""
+    return [
+        f"{key}[].{name}"
+        for key in sorted(keys & {"answers", "completions"})
+        for name in sorted({str(name) for answer in row.get(key) or () if is_ranked(answer) for name in answer})
+        if name not in RANKED
+    ]
+
+
+def is_ranked(answer: Any) -> bool:
+    """Whether this is an answer of Nectar's or UltraFeedback's, an object with its rank or its score."""
+    return isinstance(answer, dict) and bool(answer.keys() & {"rank", "overall_score"})
 
 
 def turns_in(value: Any) -> list[dict]:

@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from easyrlhf.data.formats import FORMATS
-from easyrlhf.data.keys import ANSWERS, NAMED, PASSED, Row, fates, unused_in_turns, with_columns
+from easyrlhf.data.keys import (
+    ANSWERS,
+    NAMED,
+    PASSED,
+    USED,
+    Row,
+    fates,
+    unused_in_answers,
+    unused_in_turns,
+    with_columns,
+)
 from easyrlhf.data.messages import unfolded
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Demonstration, Prompt, Record
@@ -53,7 +63,8 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
     found |= dict.fromkeys(nulls, PASSED if prompts else NAMED)
     record = replace(record, columns=record.columns | dict.fromkeys(nulls), place=place)
     named = [key for key, fate in found.items() if fate == NAMED]
-    return Reading(record, found, named + unused_in_turns(seen, seen.looked_at))
+    used = {key for key, fate in found.items() if fate == USED}
+    return Reading(record, found, named + unused_in_turns(seen, seen.looked_at) + unused_in_answers(seen, used))
 
 
 def unfolded_row(row: dict) -> dict:

@@ -334,3 +334,19 @@ def test_a_message_a_row_is_no_text_to_be_learned(read):
 def test_no_guess_makes_an_answer_of_a_system_text_or_a_question(read, row, kind, hint):
     with pytest.raises(InputError, match=hint):
         read(row, kind)
+
+
+def test_what_a_ranked_answer_holds_beside_its_text_and_its_score_is_named():
+    answers = [
+        {"response": "red", "overall_score": 4.0, "custom_system_prompt": "Be brief.", "critique": "short"},
+        {"response": "blue", "overall_score": 2.0, "custom_system_prompt": "Be kind.", "model": "m"},
+    ]
+    row = {"instruction": "Name a colour.", "completions": answers, "source": "x"}
+    named = ["source", "completions[].critique", "completions[].custom_system_prompt", "completions[].model"]
+    assert read_row("ultrafeedback", row, "f:1", Counter(), "ranking").unused == named
+    assert read_row("ultrafeedback", row, "f:1", Counter(), "prompt").unused == []  # passed on as they are
+    nectar = {
+        "prompt": "\n\nHuman: q\n\nAssistant: ",
+        "answers": [{"answer": a, "rank": r, "model": "m"} for a, r in (("a", 1), ("b", 2))],
+    }
+    assert read_row("nectar", nectar, "f:1", Counter(), "ranking").unused == ["answers[].model"]
