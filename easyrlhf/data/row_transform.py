@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from string import Formatter
 from typing import Any
 
@@ -18,6 +19,7 @@ from easyrlhf.userfile import Function, find_function, raised
 
 MISSING = object()
 INDEX = re.compile(r"-?\d{1,9}")
+SAYS_MORE = {*CONTEXT, HISTORY, *MEDIA}  # keys that change what a row says, wherever they stand
 NEXT_FIELD = re.compile(r",\s*(?=\w+=)")  # a comma inside of a text is none between fields
 
 
@@ -135,7 +137,7 @@ class RowTransform:
     def apply(self, row: dict, optional: Callable[[str], bool] = lambda key: False) -> list[dict]:
         """The rows that this one becomes; none when the function drops it. Raises StructuralFault.
 
-        optional  as Field.read takes it
+        optional  as FieldMapping.read takes it
         """
         return [self._named(made, optional) for made in self.transformed(row)]
 
@@ -158,25 +160,33 @@ class RowTransform:
 
     def _named(self, row: dict, optional: Callable[[str], bool]) -> dict:
         """A key that is named moves; keys in braces stay, and so does what a path leads into."""
-        for item in self.fields:
-            if not item.is_text and item.value not in row:
-                self._require_neighbours(row, item)
+        for item, inside in self._holders:
+            if item.value not in row:
+                self._require_neighbours(row, item, inside)
         values = {item.target: item.read(row, optional) for item in self.fields if item.value}
         moved = {item.value or item.target for item in self.fields if not item.is_text}
         return {key: value for key, value in row.items() if key not in moved} | values
 
-    def _require_neighbours(self, row: dict, item: FieldMapping) -> None:
+    @cached_property
+    def _holders(self) -> list[tuple[FieldMapping, str]]:
+        """What each path leads through: `a` and `a.b` of `a.b.c`."""
+        paths = [item for item in self.fields if not item.is_text]
+        return [(item, item.value[: dot.start()]) for item in paths for dot in re.finditer(r"\.", item.value)]
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """The keys and paths that any field reads or takes out."""
+        return {key for one in self.fields for key in (one.text_keys() if one.is_text else [one.value or one.target])}
+
+    def _require_neighbours(self, row: dict, item: FieldMapping, inside: str) -> None:
         """Raise StructuralFault for a key beside that of a path which says more of the row and would be left behind."""
-        taken = {key for one in self.fields for key in (one.text_keys() if one.is_text else [one.value or one.target])}
-        for dot in [match.start() for match in re.finditer(r"\.", item.value)]:
-            inside, head = item.value[:dot], item.value.partition(".")[0]
-            holder = lookup(row, inside)
-            for name in sorted({*CONTEXT, HISTORY, *MEDIA} & holder.keys()) if isinstance(holder, dict) else ():
-                if holder[name] not in EMPTY and not {f"{inside}.{name}", head} & taken:
-                    raise StructuralFault(
-                        f"--field {item}: '{inside}.{name}' stands beside it and says more of the row; take it along "
-                        f"with {name}={inside}.{name}, or leave it out with {head}="
-                    )
+        holder, head = lookup(row, inside), item.value.partition(".")[0]
+        for name in sorted(SAYS_MORE & holder.keys()) if isinstance(holder, dict) else ():
+            if holder[name] not in EMPTY and not {f"{inside}.{name}", head} & self._taken:
+                raise StructuralFault(
+                    f"--field {item}: '{inside}.{name}' stands beside it and says more of the row; take it along "
+                    f"with {name}={inside}.{name}, or leave it out with {head}="
+                )
 
 
 class Unset(dict):

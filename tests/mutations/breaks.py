@@ -357,7 +357,9 @@ BREAKS = [
     Break("report/metadata.py", """if part != "valid" for name""", "for name", CARD),
     Break("report/card.py", "if value != defaults.get(name)}", "}", CARD),
     Break("models/folder.py", """(folder / "README.md").unlink(missing_ok=True)""", "pass", "models/test_folder.py"),
-    Break("data/row_transform.py", 'and not {f"{inside}.{name}", head} & taken', "and False", "data/test_changes.py"),
+    Break(
+        "data/row_transform.py", 'and not {f"{inside}.{name}", head} & self._taken', "and False", "data/test_changes.py"
+    ),
     Break("data/keys.py", "if name not in RANKED", "if False", "data/test_keys.py"),
     Break("models/folder.py", "0 <= token < vocab_size", "0 <= token", "models/test_folder.py"),
     Break("models/folder.py", """math.isfinite(entry["score"])""", "True", "models/test_folder.py"),
