@@ -82,7 +82,7 @@ def logprobs_of(lm: nn.Module, states: Tensor, targets: Tensor, temperature: flo
 def answer_logprobs_and_entropies(
     lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """answer_logprobs without gradient, and the entropies.
+    """token_logprobs without gradient, and the entropies.
 
     returns  [n], [n]  nats
     """

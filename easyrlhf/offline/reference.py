@@ -56,7 +56,7 @@ class RowsWithReference:
 def all_logprobs(
     lm: nn.Module, families: list[PromptGroup], pad_id: int, budget: int, device: torch.device, share: str
 ) -> np.ndarray:
-    """completion_logprobs of many families with K completions each, in micro-batches, dropout off.  [N, K]
+    """sequence_logprobs of many families with K completions each, in micro-batches, dropout off.  [N, K]
 
     Each process computes its share; all have all of it.
     """

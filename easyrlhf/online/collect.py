@@ -41,7 +41,7 @@ class Models:
         return [self.policy] if self.value is None else [self.policy, self.value]
 
     def ref_logprobs(self, *how: Any) -> Tensor:
-        """answer_logprobs under the reference.  [n]"""
+        """token_logprobs under the reference.  [n]"""
         if self.reference is not None:
             return token_logprobs(self.reference, *how)
         with self.policy.disable_adapter():

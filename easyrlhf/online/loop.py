@@ -128,7 +128,7 @@ class Loop:
         course, run = self.course, self.course.run
         with nothing_lost(lambda: log_and_save(course, metrics, self.at)):
             if course.evaluates:
-                metrics |= course.evaluated(lambda advance: evaluate_prompts(run, self.online, self.valid, advance))
+                metrics |= self.evaluate()
             if samples_due(run.step, course.total, run.config.num_sample_generations):
                 self.show()
         course.end_step(metrics, **asdict(self.at))
@@ -138,14 +138,15 @@ class Loop:
         course, run = self.course, self.course.run
         with nothing_lost(lambda: None):
             wanted = self.valid is not None and run.config.eval_at_start
-            metrics = (
-                course.evaluated(lambda advance: evaluate_prompts(run, self.online, self.valid, advance))
-                if wanted
-                else {}
-            )
+            metrics = self.evaluate() if wanted else {}
             self.show()
         if metrics:
             course.begin(metrics, **asdict(self.at))
+
+    def evaluate(self) -> dict[str, float]:
+        """The metrics of answers to the held-out prompts."""
+        run = self.course.run
+        return self.course.evaluated(lambda advance: evaluate_prompts(run, self.online, self.valid, advance))
 
     def show(self) -> None:
         """A few samples, to the console and into samples.jsonl."""

@@ -147,9 +147,9 @@ class HFSampler:
 def draw_shaped(
     logits: Tensor, uniforms: Tensor, temperature: float, shape: SamplingShape, seen: Callable[[], list[list[int]]]
 ) -> tuple[Tensor, Tensor]:
-    """Draw as draw does, from the distribution of that shape.
+    """Draw as draw_tokens does, from the distribution of that shape.
 
-    seen  gives what Shape is called with; asked where the shape changes anything
+    seen  gives what SamplingShape is called with; asked where the shape changes anything
     """
     if shape.changes:
         logits = shape(logits, seen(), temperature)
