@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,7 +19,6 @@ from transformers import get_scheduler
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
-from easyrlhf.engine.micro_batches import MicroBatch
 from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, stuck, weight_marks
 from easyrlhf.errors import NotFinite, RunError
 from easyrlhf.files import written_to
@@ -30,7 +28,8 @@ SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with
 STATE_FILE = "engine.json"
 BUCKET = 2**26  # bytes of gradients that are summed over the processes at once
 
-Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor | float]]]
+# A micro-batch, as a function that gives its summed loss and sums of metrics; and whether it counts.
+Work = tuple[Callable[[], tuple[Tensor, dict[str, Tensor | float]]], bool]
 FUSED = ("cpu", "cuda")  # devices on which AdamW updates all parameters at once
 
 
@@ -88,11 +87,10 @@ class Engine(ABC):
             num_training_steps=settings.total_steps,
         )
 
-    def step(self, passes: list[MicroBatch], loss_of: Loss, count: float) -> tuple[dict[str, float], dict[str, float]]:
+    def step(self, work: list[Work], count: float) -> tuple[dict[str, float], dict[str, float]]:
         """One optimiser step over the micro-batches of all processes, as if they were one batch.
 
-        passes   this process's micro-batches, each with whether it counts
-        loss_of  gives the summed loss of a micro-batch, and sums of metrics
+        work     this process's micro-batches
         count    what the losses are divided by: tokens or pairs of the whole optimiser batch
         returns  loss, grad_norm (before clipping) and learning_rate; the metrics, summed over all micro-batches
         Raises RunError when the loss or the gradient is not finite, or when the first step leaves weights as they were.
@@ -100,11 +98,11 @@ class Engine(ABC):
         # 1. Gradients. Sums are divided by the count of the whole batch, not of the micro-batch: it is the gradient of
         # one batch however it is cut, and whoever computes it.
         total, sums = 0.0, Counter()
-        for number, (micro_batch, counts) in enumerate(passes, 1):
-            loss_sum, extra = loss_of(micro_batch)
+        for number, (loss_of_micro_batch, counts) in enumerate(work, 1):
+            loss_sum, extra = loss_of_micro_batch()
             loss = loss_sum / count
             # One that does not count goes backward all the same: ZeRO waits for every process in every pass.
-            self.backward(loss if counts else 0.0 * loss, last=number == len(passes))
+            self.backward(loss if counts else 0.0 * loss, last=number == len(work))
             total += loss.item() * counts
             sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
         # 2. What all processes measured. They then judge the same loss, so that all take the step or none does.

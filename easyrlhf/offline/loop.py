@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,9 +127,11 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
     # What a loss compares over the batch (KTO's KL, AOT's ranks) is known before the batch is cut into micro-batches.
     rows = task.prepare(rows)
     lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
-    metrics, sums = engine.step(
-        micro_batches(lengths, run.micro_batch_tokens), lambda group: task.loss([rows[index] for index in group]), count
-    )
+    work = [
+        (partial(task.loss, [rows[index] for index in group]), counts)
+        for group, counts in micro_batches(lengths, run.micro_batch_tokens)
+    ]
+    metrics, sums = engine.step(work, count)
     metrics |= {name: total / count for name, total in sums.items()}
     metrics |= {"length/mean": sum(lengths) / len(rows), "length/max": max(lengths)}
     return metrics | {"tokens_per_second": sum(lengths) / (time.perf_counter() - started)}
