@@ -78,6 +78,7 @@ def score_tokens(
     prompts = [row["prompt_ids"] for row in rows]
     completions = unpad(samples.completion_ids, samples.completion_mask)
 
+    # Every process reads its share, and the sum of all shares is the whole: what is not one's own stays 0.
     def own() -> None:
         for group, counts in passes.over(prompts, list(map(len, completions))):
             groups = group_by_prompt([prompts[i] for i in group], [completions[i] for i in group])

@@ -103,6 +103,7 @@ class PolicyLearner:
             logprobs = token_logprobs(self.engine.model, part.groups(), self.passes.share, config.temperature)
             counted = weights[group][part.completion_mask.bool()]
             sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *config.clip_limits)
+            # Tokens that the policy has left behind give no advantage any more; the metrics above still see them.
             if config.off_policy_mask_threshold is not None:
                 part, left_out = part.near_policy(logprobs.detach(), config.off_policy_mask_threshold)
                 sums["policy/off_policy_masked"] = left_out
@@ -138,6 +139,7 @@ class ValueLearner:
             part = batch.take(group)
             values = self.engine.model.completion_values(part.groups(), self.passes.share)
             old_values, returns = part.flat("values", "returns")
+            # How often the value clip binds: a value model that is clipped often learns slower than its rate says.
             clipped = (values.detach() - old_values).abs() > config.cliprange_value
             (learned,) = part.flat("learned")
             loss = (ppo_value_loss(values, old_values, returns, config.cliprange_value) * learned).sum()
@@ -148,6 +150,7 @@ class ValueLearner:
             }
             return config.vf_coef * loss, sums
 
+        # A batch of answers without a score has no returns; an empty step would still move weights by Adam's momentum.
         if not batch.learned.any():
             self.engine.skip()
             return {}
@@ -176,6 +179,7 @@ def prefixed(model: str, done: dict[str, float]) -> dict[str, float]:
 def averages(sums: Counter) -> dict[str, float]:
     """Means over tokens or optimiser steps of everything the minibatches summed up."""
     metrics = {}
+    # What no minibatch measured is left out: a mean of nothing is not 0.
     for name, per in DENOMINATORS.items():
         if sums[per] and name in sums:
             metrics[name] = sums[name] / sums[per]

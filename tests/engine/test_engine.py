@@ -10,7 +10,8 @@ from torch import nn
 from torch import tensor as T
 
 from easyrlhf.config import SFTConfig
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.errors import InputError, RunError
 
 PLAIN = OptimiserSettings(

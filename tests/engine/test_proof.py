@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import RunError
 from easyrlhf.models.lora import LoraSettings, add_lora

@@ -239,16 +239,14 @@ BREAKS = [
     Break("engine/engine.py", "loss = loss_sum / count", "loss = loss_sum / count / 2", STEPS),
     Break("engine/engine.py", "(0.0, False)", "(settings.weight_decay, False)", STEPS),
     Break(
-        "engine/engine.py", "self.masters.values(), self.settings.max_grad_norm)", "self.masters.values(), 1e30)", STEPS
+        "engine/plain.py", "self.masters.values(), self.settings.max_grad_norm)", "self.masters.values(), 1e30)", STEPS
     ),
-    Break("engine/engine.py", "if not (math.isfinite(loss) and math.isfinite(grad_norm)):", "if False:", FINITE),
-    Break("engine/engine.py", "if parameter.dtype == torch.float32:", "if parameter.is_floating_point():", TINY),
-    Break("engine/engine.py", "else master.grad.add_(grad)", "else grad", SMALL),
-    Break("engine/engine.py", "self.optimizer.zero_grad(set_to_none=True)", "pass", STEPS),
-    Break(
-        "engine/engine.py", '{"step": torch.tensor(float(step), device', '{"step": torch.tensor(0.0, device', RESUMES
-    ),
-    Break("engine/engine.py", "self.optimizer.state.pop(master, None)\n        if found:", "if False:", RESUMES),
+    Break("engine/plain.py", "if not (math.isfinite(loss) and math.isfinite(grad_norm)):", "if False:", FINITE),
+    Break("engine/plain.py", "if parameter.dtype == torch.float32:", "if parameter.is_floating_point():", TINY),
+    Break("engine/plain.py", "else master.grad.add_(grad)", "else grad", SMALL),
+    Break("engine/plain.py", "self.optimizer.zero_grad(set_to_none=True)", "pass", STEPS),
+    Break("engine/plain.py", '{"step": torch.tensor(float(step), device', '{"step": torch.tensor(0.0, device', RESUMES),
+    Break("engine/plain.py", "self.optimizer.state.pop(master, None)\n        if found:", "if False:", RESUMES),
     Break("engine/engine.py", 'self.restore_schedule(state["scheduler"])', "pass", RESUMES),
     # batches and checkpoints
     Break("data/batches.py", "key=lengths.__getitem__, reverse=True", "key=lengths.__getitem__", BATCHES),
@@ -702,7 +700,7 @@ BREAKS = [
         f"{CONVERTED}::test_verls_kl_is_off_unless_it_is_switched_on",
     ),
     Break(
-        "engine/zero.py",
+        "engine/zero_config.py",
         "and all(value == AUTO for value in params.values())",
         "",
         "engine/test_zero.py::test_what_the_settings_decide_is_refused_with_the_key_and_the_flag",
@@ -1073,7 +1071,7 @@ BREAKS = [
     Break("glance.py", "if isinstance(settings, FinishConfig):", "if False:", "test_glance.py"),
     Break("glance.py", 'if setting.metadata.get("model"):', 'if setting.name == "model":', "test_glance.py"),
     Break("glance.py", "split_paths(given) if", "split_paths(given)[:1] if", "test_glance.py"),
-    Break("engine/engine.py", "        self.changes += 1\n", "", "stages/test_failed_updates.py"),
+    Break("engine/plain.py", "        self.changes += 1\n", "", "stages/test_failed_updates.py"),
     Break("run/run.py", "lost = self.step - self.saved", "lost = self.step", "engine/test_run.py"),
     Break(
         "tools/chat.py",

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.online.collect import collect
 from easyrlhf.online.methods import method_of

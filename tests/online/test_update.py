@@ -9,8 +9,9 @@ import torch
 from torch import tensor as T
 
 from easyrlhf.data.batches import epoch_order
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.online.collect import collect
