@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from easyrlhf.config import ServeConfig
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.serving import KEY
 from easyrlhf.errors import InputError
 

@@ -910,7 +910,7 @@ BREAKS = [
     Break("cli/wording.py", "elif len(values) > 1 and name in joined:", "elif False:", "cli/test_wording.py"),
     Break("cli/wording.py", "replace('-', '_')", "lower()", "cli/test_wording.py"),
     Break(
-        "config/base.py",
+        "errors.py",
         "return type(self), (self.setting, str(self)), self.__dict__",
         "return super().__reduce__()",
         TRAVELS,
@@ -1008,9 +1008,9 @@ BREAKS = [
     ),
     Break("run/differences.py", "return self.kind == ROWS and", "return False and", "engine/test_run.py"),
     Break("engine/engine.py", "load_state_dict(saved | ours)", "load_state_dict(saved)", "engine/test_engine.py"),
-    Break("config/base.py", "os.path.lexists(path)", "False", "cli/test_config.py"),
+    Break("config/values.py", "os.path.lexists(path)", "False", "cli/test_config.py"),
     Break(
-        "config/base.py",
+        "config/values.py",
         "os.path.expanduser(os.path.expandvars(path))",
         "os.path.expandvars(path)",
         "cli/test_config.py",
@@ -1112,7 +1112,7 @@ BREAKS = [
         "data/standard_input.py", "row.place.replace(str(path), NAME, 1)", "row.place", "data/test_standard_input.py"
     ),
     Break("config/training.py", "if one in STANDARD_INPUT]:", "if False]:", "data/test_standard_input.py"),
-    Break("config/base.py", "if float(text).is_integer():", "if False:", "cli/test_config.py"),
+    Break("config/values.py", "if float(text).is_integer():", "if False:", "cli/test_config.py"),
     Break(
         "config/suggestions.py",
         '"" if found.note else _refusal(found.ours, config_class, value)',
@@ -1120,7 +1120,7 @@ BREAKS = [
         "cli/test_unknown.py",
     ),
     Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
-    Break("config/base.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
+    Break("config/values.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
     Break("config/peers/sampling.py", 'if "repetition_penalty" not in known:', "if True:", "cli/test_unknown.py"),
     Break("config/base.py", 'changed.pop("default", setting.default)', "setting.default", "cli/test_config.py"),
     Break("config/base.py", "if lacking := [f for f in", "if lacking := given and [f for f in", WORDING),
@@ -1128,7 +1128,7 @@ BREAKS = [
     Break("cli/options.py", "value not in (None, ())", "value is not None", "tools/test_generate.py"),
     Break("tools/output.py", "with redirect_stdout(sys.stderr):", "if True:", PRINTED),
     Break("config/suggestions.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
-    Break("config/base.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
+    Break("config/values.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
     # identity goes by content
     Break("run/resume.py", "best and run.home /", "best and run.folder /", "engine/test_run.py"),
     Break("run/differences.py", "None if found == known else", "None if False else", COMPARE),

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import CompareConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError, RunError
+from easyrlhf.errors import InputError, RunError, SettingError
 from easyrlhf.tools.comparing import judge_server
 from easyrlhf.tools.comparing.judge_server import EndpointJudge, completions_url, read_letter
 from easyrlhf.tools.comparing.judges import FunctionJudge, check_judge, find_judge
