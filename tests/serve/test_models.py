@@ -16,8 +16,8 @@ from easyrlhf.config import PolicyConfig, ServeConfig
 from easyrlhf.errors import SettingError
 from easyrlhf.serve.models import families, load_served, model_ids, over_the_same, read_models
 from easyrlhf.serve.protocol import chat_request
-from easyrlhf.serve.refusals import Refusal
 from easyrlhf.tools.policy import load_sampler, read_renderer
+from easyrlhf.web.refusals import Refusal
 
 
 @pytest.mark.parametrize(
