@@ -43,6 +43,7 @@ REQUIRES = [
 ]
 
 SERVE = ["starlette>=1", "uvicorn>=0.40"]
+LABEL = [*SERVE, "krippendorff>=0.8"]
 QUANTIZATION = ["bitsandbytes>=0.45.1"]
 MATH = ["math-verify>=0.5.2"]  # what trl's rewards read solutions with
 
@@ -54,8 +55,9 @@ EXTRAS = {
     "quantization": QUANTIZATION,
     "math": MATH,
     "serve": SERVE,
+    "label": LABEL,
     "dev": [
-        *SERVE,
+        *LABEL,
         *QUANTIZATION,
         *MATH,
         "openai>=3",

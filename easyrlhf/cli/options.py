@@ -17,9 +17,12 @@ from easyrlhf.cli.exit_codes import Job, job, job_on_models, run_and_exit
 from easyrlhf.cli.help_page import HelpPage, write_page
 from easyrlhf.cli.wording import explain_twice, missing_file, with_underscores
 from easyrlhf.config import TrainConfig
-from easyrlhf.config.base import SettingError, Settings, read_yaml, setting_kind, yaml_places
+from easyrlhf.config.base import Settings
 from easyrlhf.config.peers import unfold
 from easyrlhf.config.suggestions import explain_unknown, is_foreign_block
+from easyrlhf.config.values import setting_kind
+from easyrlhf.config.yaml_file import read_yaml, yaml_places
+from easyrlhf.errors import SettingError
 from easyrlhf.report.opening import opened, opening_of
 
 MANY = 4  # unknown keys that make a file another program's

@@ -8,6 +8,7 @@ from easyrlhf.config import preference
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
+from easyrlhf.config.labelling import LabelForgetConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
@@ -43,6 +44,7 @@ __all__ = [
     "GRPOConfig",
     "GenerateConfig",
     "InitConfig",
+    "LabelForgetConfig",
     "LookConfig",
     "OnlineConfig",
     "PPOConfig",

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from easyrlhf.config.answering import check_stop
-from easyrlhf.config.base import DATA, LORA, MODEL, SettingError, Settings, opt, restate, split_list
+from easyrlhf.config.base import DATA, LORA, MODEL, Settings, opt, restate
 from easyrlhf.config.common_fields import DEFAULT_LENGTH, SharedPrefix
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.rendering import FinalTurn
 from easyrlhf.config.reward_settings import RewardSettings
 from easyrlhf.config.rollout_settings import RolloutLog, Rollouts, RolloutSampling
 from easyrlhf.config.sampling import RolloutConfig
 from easyrlhf.config.training import TrainConfig
+from easyrlhf.errors import SettingError
 
 REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 

@@ -5,11 +5,13 @@ from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
 from easyrlhf.config.answering import AnswerLength, Sampling, check_room
-from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate, split_list
+from easyrlhf.config.base import DATA, RUN, Settings, opt, restate
 from easyrlhf.config.common_fields import IncompleteModels
 from easyrlhf.config.inference import PolicyConfig
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.rendering import ChatRendering, template_kwargs
 from easyrlhf.config.reward_models import Listening, ScoringConfig
+from easyrlhf.errors import SettingError
 from easyrlhf.paths import split_paths
 
 KEY = re.compile(r"[A-Za-z0-9._~-]+")  # what stands in a link and in a header as it is

@@ -5,10 +5,12 @@ from dataclasses import Field, fields
 from typing import Any
 
 from easyrlhf.config import TRAINING
-from easyrlhf.config.base import SettingError, Settings, convert
+from easyrlhf.config.base import Settings
 from easyrlhf.config.peers import BLOCKS, FOREIGN, methods, path_of, translation, twins, unfold
 from easyrlhf.config.peers.datasets import read_data_set
 from easyrlhf.config.peers.sampling import explain_sampling
+from easyrlhf.config.values import convert
+from easyrlhf.errors import SettingError
 
 STAGES: tuple[type[Settings], ...] = tuple(TRAINING.values())
 CLOSE = 0.8  # below that a name is another word, and a guess would mislead

@@ -4,7 +4,7 @@ import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, FILES, FREE, MODEL, ROWS, SettingError, Settings, opt, restate, split_list
+from easyrlhf.config.base import DATA, FILES, FREE, MODEL, ROWS, Settings, opt, restate
 from easyrlhf.config.common_fields import (
     DEFAULT_LENGTH,
     DEFAULT_MODEL,
@@ -13,10 +13,12 @@ from easyrlhf.config.common_fields import (
     RowLayout,
     filled_lengths,
 )
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.optimisation import LoRA, Optimisation
 from easyrlhf.config.rendering import ChatRendering, LearnedAnswers, template_kwargs
 from easyrlhf.config.reporting import Hub, TrackerNames, check_hub, check_report_to
 from easyrlhf.config.run_settings import Devices, DryRun, RunSettings
+from easyrlhf.errors import SettingError
 
 READ_AGAIN = ("train_data", "valid_data", "ptx_data")
 DEVICES = re.compile(r"cpu(:\d+)?|mps|\d+(,\d+)*")

@@ -10,8 +10,8 @@ from typing import Any
 
 from easyrlhf.serve.decode import DecodeEngine, Drawn, Sample, Stopped
 from easyrlhf.serve.protocol import Asked
-from easyrlhf.serve.refusals import failed, stopping
 from easyrlhf.serve.text import TokenTexts, Words
+from easyrlhf.web.refusals import failed, stopping
 
 
 @dataclass(frozen=True)

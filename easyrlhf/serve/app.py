@@ -20,11 +20,14 @@ from easyrlhf.serve.answers import AnswerPiece, ChatForm, Conversation, TextForm
 from easyrlhf.serve.decode import Busy, DecodeEngine, Stopped
 from easyrlhf.serve.models import Served, model_ids
 from easyrlhf.serve.protocol import chat_request, text_request
-from easyrlhf.serve.refusals import Refusal, busy, failed, stopping
 from easyrlhf.serve.scores import score_request
-from easyrlhf.serve.security import Guard, Hosts, Key, json_of, refusal_response
+from easyrlhf.serve.security import Key, KeyGuard
 from easyrlhf.tools.scoring import Scorer
+from easyrlhf.web.hosts import Hosts
+from easyrlhf.web.messages import FAULT_ANSWERS, json_of
+from easyrlhf.web.refusals import Refusal, busy, stopping
 
+LIMIT = 2**20  # bytes of a request
 PAGE = Path(__file__).parent / "page"
 THEME = Path(__file__).parents[1] / "report" / "page" / "theme.css"  # as the pages of reports have it
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -76,21 +79,21 @@ class Service:
 
     async def score(self, request: Request) -> Response:
         """POST /api/score."""
-        body = await json_of(request)
+        body = await json_of(request, LIMIT)
         if self.scorer is None:
             raise Refusal("no reward model is served; start the server with --reward_model DIR", status=404)
         return JSONResponse(await asyncio.to_thread(score_request, body, self.scorer))
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        body = await json_of(request)
+        body = await json_of(request, LIMIT)
         return await self.answer(
             request, ChatForm(await asyncio.to_thread(chat_request, body, self.models, self.config))
         )
 
     async def texts(self, request: Request) -> Response:
         """POST /v1/completions."""
-        body = await json_of(request)
+        body = await json_of(request, LIMIT)
         return await self.answer(
             request, TextForm(await asyncio.to_thread(text_request, body, self.models, self.config))
         )
@@ -190,12 +193,11 @@ def make_app(service: Service, key: Key, hosts: Hosts) -> ASGIApp:
         Route("/api/about", service.about),
         Route("/api/score", service.score, methods=["POST"]),
     ]
-    handlers = {Refusal: refusal_answer, HTTPException: http_answer, ClientDisconnect: nobody, Exception: fault_answer}
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=FAULT_ANSWERS)
     app.router.redirect_slashes = (
         False  # an address that is nearly right is wrong: clients lose bodies and keys on the way
     )
-    return Guard(app, key, hosts)
+    return KeyGuard(app, key, hosts)
 
 
 def new_service(config: ServeConfig, models: list[Served], scorer: Scorer | None, version: str) -> Service:
@@ -203,25 +205,3 @@ def new_service(config: ServeConfig, models: list[Served], scorer: Scorer | None
     engine = DecodeEngine(models, config.batch_size, config.max_waiting)
     engine.start()
     return Service(config, {one.id: one for one in models}, engine, scorer, version, int(time.time()))
-
-
-async def refusal_answer(request: Request, error: Refusal) -> Response:
-    """What a refusal is answered with."""
-    return refusal_response(error)
-
-
-async def http_answer(request: Request, error: HTTPException) -> Response:
-    """What an address or a method that there is not is answered with."""
-    where = f"{request.method} {request.url.path}"
-    message = f"{where}: another method is needed" if error.status_code == 405 else f"{where}: there is nothing here"
-    return refusal_response(Refusal(message, status=error.status_code, headers=dict(error.headers or {})))
-
-
-async def nobody(request: Request, error: ClientDisconnect) -> Response:
-    """Nobody reads it."""
-    return Response(status_code=499)
-
-
-async def fault_answer(request: Request, error: Exception) -> Response:
-    """What a fault of ours is answered with; what it was stands in the terminal."""
-    return refusal_response(failed())

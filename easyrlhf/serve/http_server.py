@@ -2,28 +2,17 @@
 
 import socket
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from easyrlhf.serve.decode import DecodeEngine
+from easyrlhf.web.http_server import AppServer
 
-PATIENCE = 5  # seconds that requests at hand have when the server ends
 
-
-class ChatServer(uvicorn.Server):
+class ChatServer(AppServer):
     """Ends what is being decoded before it waits for its clients to be answered."""
 
     def __init__(self, app: ASGIApp, engine: DecodeEngine):
-        self.engine = engine
-        how = {"http": "h11", "ws": "none", "lifespan": "off", "log_config": None, "access_log": False}
-        super().__init__(
-            uvicorn.Config(app, **how, server_header=False, proxy_headers=False, timeout_graceful_shutdown=PATIENCE)
-        )
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no further request, end those at hand, and close."""
-        self.engine.close()
-        await super().shutdown(sockets)
+        super().__init__(app, engine.close)
 
 
 def run_server(app: ASGIApp, engine: DecodeEngine, listener: socket.socket) -> None:

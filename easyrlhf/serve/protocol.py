@@ -13,8 +13,8 @@ from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
 from easyrlhf.rollout.shape import SamplingShape
 from easyrlhf.serve.models import Served
-from easyrlhf.serve.refusals import Refusal
-from easyrlhf.serve.values import flag_value, number_within, whole_or_none, whole_within
+from easyrlhf.web.refusals import Refusal
+from easyrlhf.web.values import flag_value, number_within, whole_or_none, whole_within
 
 MOST_LIKELIEST = 20  # top_logprobs
 MOST_STOPS = 16

@@ -6,9 +6,9 @@ from easyrlhf.data.chat_template import opens, template_arguments
 from easyrlhf.data.messages import messages
 from easyrlhf.errors import InputError
 from easyrlhf.serve.protocol import check_keys
-from easyrlhf.serve.refusals import Refusal
-from easyrlhf.serve.values import flag_value
 from easyrlhf.tools.scoring import Scorer, scores_of, why_no_score
+from easyrlhf.web.refusals import Refusal
+from easyrlhf.web.values import flag_value
 
 KEYS = ("messages", "finished", "tools", "chat_template_kwargs")
 

@@ -17,6 +17,7 @@ from easyrlhf.offline.loop import Task, offline_evaluations, planned_rows, plann
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
+from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.rows import read_sets
 
@@ -65,7 +66,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         if not run.recognise(lifecycle.stage_info(run, renderer, data, parents)):
             return lifecycle.already_complete(config, console)
         evaluations = offline_evaluations(config, len(train), valid)
-        lifecycle.print_plan(run, console, stage.title, steps, data, parents, evaluations=evaluations)
+        print_plan(run, console, RunPlan(stage.title, steps, data, parents, evaluations=evaluations))
         stage.check(config, renderer, data, console)
         if config.dry_run:
             return Path(config.output_dir)

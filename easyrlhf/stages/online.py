@@ -29,6 +29,7 @@ from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
+from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
     RewardPlan,
@@ -81,7 +82,8 @@ def train_online(config: OnlineConfig, title: str) -> Path:
             return lifecycle.already_complete(config, console)
         valid = data["valid"] and data["valid"].rows
         evaluations = online_evaluations(config, len(data["train"].rows), valid)
-        lifecycle.print_plan(run, console, title, steps, data, cast.named(config), cast.beside(config), evaluations)
+        plan = RunPlan(title, steps, data, cast.named(config), cast.beside(config), evaluations)
+        print_plan(run, console, plan)
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if lost := handed_only(config):

@@ -19,10 +19,9 @@ from click.testing import CliRunner
 from easyrlhf import files, launch
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.config import ScoreConfig, SFTConfig
-from easyrlhf.config.base import SettingError
 from easyrlhf.engine import device, engine
 from easyrlhf.engine.plain import PlainEngine
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.files import hold_file
 from easyrlhf.rewards import workers
 from easyrlhf.run.claim import locked

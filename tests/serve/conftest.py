@@ -13,8 +13,9 @@ from easyrlhf.models.value_head import new_head, save_head
 from easyrlhf.serve.app import make_app, new_service
 from easyrlhf.serve.http_server import ChatServer
 from easyrlhf.serve.models import load_served, read_models
-from easyrlhf.serve.security import Hosts, Key
+from easyrlhf.serve.security import Key
 from easyrlhf.tools.scoring import load_scorer
+from easyrlhf.web.hosts import Hosts
 from tests.serve.page_stub import Running, Stub
 
 KEY = "a-key-of-the-tests"

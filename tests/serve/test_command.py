@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from easyrlhf.cli import serve as command_line
 from easyrlhf.config import ServeConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.tools import serve
+from easyrlhf.web import listening
 
 VARIABLE = "EASYRLHF_API_KEY"
 
@@ -94,7 +94,7 @@ def test_an_address_that_cannot_be_had_is_bad_input_before_anything_is_loaded(mo
 
 
 def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else 1)
+    monkeypatch.setattr(listening, "find_spec", lambda name: None if name == "uvicorn" else 1)
     with pytest.raises(InputError, match=r"pip install 'easyrlhf\[serve\]'"):
         serve.serve_models(ServeConfig(model="a"))
 

@@ -7,7 +7,9 @@ import socket
 import pytest
 import requests
 
-from easyrlhf.serve.security import POLICY, Hosts, Key, new_key
+from easyrlhf.serve.security import Key
+from easyrlhf.web.guard import POLICY, new_key
+from easyrlhf.web.hosts import Hosts
 
 CHAT = {"model": "one", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 JSON = {"Content-Type": "application/json"}

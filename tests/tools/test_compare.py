@@ -16,13 +16,14 @@ from easyrlhf.cli import compare as command_line
 from easyrlhf.cli import generate as generate_line
 from easyrlhf.config import CompareConfig
 from easyrlhf.data.tokenizer import load_tokenizer
+from easyrlhf.judges import judge_server
 from easyrlhf.report.compare_page import pairs_to_read
 from easyrlhf.report.comparison import ComparedAnswer, JudgeVerdict, measured, short_names
-from easyrlhf.tools.comparing import compare, contestants, judge_server
+from easyrlhf.tools.comparing import compare, contestants
 from easyrlhf.tools.comparing.journal import Journal
 from easyrlhf.userfile import load_module
 
-chat = load_module(Path(__file__).parent / "chat_server.py")
+chat = load_module(Path(__file__).parents[1] / "judges" / "chat_server.py")
 PAGE = Path(__file__).parents[2] / "docs" / "comparing.md"
 KEY = "sk-test-0123456789"
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one"]

@@ -15,6 +15,7 @@ from easyrlhf.config import CompareConfig
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import make_folder
+from easyrlhf.judges.judges import Judge, check_judge, find_judge
 from easyrlhf.offline.reference import cache_folder
 from easyrlhf.paths import split_paths
 from easyrlhf.report.compare_page import compare_lines, compare_page
@@ -42,7 +43,6 @@ from easyrlhf.tools.comparing.journal import (
     read_journal_record,
     write_record,
 )
-from easyrlhf.tools.comparing.judges import Judge, check_judge, find_judge
 from easyrlhf.tools.comparing.marking import (
     JUDGEMENT_KEY,
     REWARD_MODEL,

@@ -8,6 +8,8 @@ from easyrlhf.config import CompareConfig
 from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError
+from easyrlhf.judges.judges import Judge
+from easyrlhf.judges.pairs import Opinion, Pair, ask_all, merged_opinions
 from easyrlhf.models.load import positions_of
 from easyrlhf.report.comparison import JudgeVerdict
 from easyrlhf.report.console import counting_bar
@@ -16,8 +18,6 @@ from easyrlhf.rewards.batch import OURS, RewardBatch
 from easyrlhf.rewards.combined import numbers
 from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, answer_record
 from easyrlhf.tools.comparing.journal import Journal, Key
-from easyrlhf.tools.comparing.judges import Judge
-from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, merged_opinions
 from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
 
 REWARD_MODEL = "reward_model"

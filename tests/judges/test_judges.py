@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import CompareConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError, RunError
-from easyrlhf.tools.comparing import judge_server
-from easyrlhf.tools.comparing.judge_server import EndpointJudge, completions_url, read_letter
-from easyrlhf.tools.comparing.judges import FunctionJudge, check_judge, find_judge
-from easyrlhf.tools.comparing.pairs import Opinion, Pair, ask_all, merged_opinions
+from easyrlhf.errors import InputError, RunError, SettingError
+from easyrlhf.judges import judge_server
+from easyrlhf.judges.judge_server import EndpointJudge, completions_url, read_letter
+from easyrlhf.judges.judges import FunctionJudge, check_judge, find_judge
+from easyrlhf.judges.pairs import Opinion, Pair, ask_all, merged_opinions
 from easyrlhf.userfile import load_module
 
 chat = load_module(Path(__file__).parent / "chat_server.py")

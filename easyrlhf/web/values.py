@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from easyrlhf.serve.refusals import Refusal
+from easyrlhf.web.refusals import Refusal
 
 
 def flag_value(body: dict, name: str, default: bool = False) -> bool:

@@ -9,8 +9,8 @@ import requests
 
 from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.judges.pairs import Opinion, Pair
 from easyrlhf.rewards.server import KNOCK, SHOWN, connection_reason
-from easyrlhf.tools.comparing.pairs import Opinion, Pair
 
 LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
 ONE_LETTER = re.compile(r"[\s\"'*(\[]*([ABC])[\s\"'*)\].]*")

@@ -8,10 +8,10 @@ from typing import Any
 
 from easyrlhf.config import CompareConfig
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.judges.judge_server import EndpointJudge, completions_url
+from easyrlhf.judges.pairs import Opinion, Pair
 from easyrlhf.rewards.batch import as_number
 from easyrlhf.rewards.functions import call, refused_keywords, required_columns
-from easyrlhf.tools.comparing.judge_server import EndpointJudge, completions_url
-from easyrlhf.tools.comparing.pairs import Opinion, Pair
 from easyrlhf.userfile import Function, find_function, raised
 
 OURS = ("prompt", "answer_a", "answer_b")

@@ -1,0 +1,11 @@
+"""The commands `easyrlhf label …`."""
+
+from easyrlhf.cli.lazy_group import LazyGroup
+
+command = LazyGroup(
+    "label",
+    {
+        "forget": ("easyrlhf.cli.label_forget:command", "Delete an annotator's name; the labels stay."),
+    },
+    help="Have answers labelled by people and judges; turn the labels into training data.",
+)

@@ -1,0 +1,1 @@
+"""Judges: who says which of two answers is better, or how good one is."""
