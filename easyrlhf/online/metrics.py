@@ -12,7 +12,7 @@ from easyrlhf.online.rollout import Rollout
 
 def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """Metrics of one estimated rollout, under the names of report.metrics."""
-    mask, lengths, scored = rollout.completion_mask, rollout.lengths, rollout.scored
+    mask, lengths, scored = rollout.actions, rollout.lengths, rollout.scored
     counted = mask.bool()
     mismatch = (rollout.sampler_logprobs - rollout.old_logprobs)[counted].abs()
     metrics = {
@@ -51,7 +51,7 @@ def importance_metrics(rollout: Rollout, config: OnlineConfig) -> dict[str, floa
     """What the importance weights of a rollout say, where its samples are weighted."""
     if not config.corrects_sampling:
         return {}
-    weights = rollout.importance_weights(config)[rollout.completion_mask.bool()]
+    weights = rollout.importance_weights(config)[rollout.actions.bool()]
     return {
         "health/importance_mean": weights.mean().item(),
         "health/importance_capped": (weights >= config.importance_cap).float().mean().item(),

@@ -39,7 +39,7 @@ def kept_rows(
             "score": known(score),
             "kl": kl[number],
             "total": known(score - kl_coef * (kl[number] or 0.0)),
-            "advantage": advantage(part.advantages[number], part.completion_mask[number]),
+            "advantage": advantage(part.advantages[number], part.actions[number]),
             "columns": json.loads(row["columns"]),
             "extra": part.extra[number] if part.extra else {},
         }
