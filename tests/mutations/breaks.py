@@ -658,7 +658,7 @@ BREAKS = [
     Break("config/suggestions.py", "CLOSE = 0.8", "CLOSE = 0.6", NO_GUESS),
     Break(
         "config/suggestions.py",
-        "one not in DESTROYS and (",
+        "near not in DESTROYS and (",
         "(",
         GUESS,
     ),
@@ -1115,8 +1115,8 @@ BREAKS = [
     Break("config/values.py", "if float(text).is_integer():", "if False:", "cli/test_config.py"),
     Break(
         "config/suggestions.py",
-        '"" if found.note else _refusal(found.ours, config_class, value)',
-        '""',
+        "if found.note else _refusal(asked, found.ours)",
+        'if found.note else ""',
         "cli/test_unknown.py",
     ),
     Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
