@@ -8,7 +8,7 @@ from easyrlhf.config import preference
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
-from easyrlhf.config.labelling import LabelForgetConfig
+from easyrlhf.config.labelling import LabelForgetConfig, LabelImportConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
@@ -45,6 +45,7 @@ __all__ = [
     "GenerateConfig",
     "InitConfig",
     "LabelForgetConfig",
+    "LabelImportConfig",
     "LookConfig",
     "OnlineConfig",
     "PPOConfig",
