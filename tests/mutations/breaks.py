@@ -379,7 +379,12 @@ BREAKS = [
     Break("rollout/ending.py", "ids[-1] in self.ids or", "ids[-1] == self.ids[0] or", ENDING),
     Break("rollout/ending.py", "(self.finishes and self.by_text(ids))", "self.by_text(ids)", ENDING),
     Break("rollout/ending.py", "if width >= len(ids) or len(text.encode()) > most + MARGIN:", "if True:", ENDING),
-    Break("rollout/vllm_sampler.py", '"stop_token_ids": list(ending.ids)', '"stop_token_ids": [ending.ids[0]]', ENDING),
+    Break(
+        "rollout/vllm_sampler.py",
+        '"stop_token_ids": list(self.ending.ids)',
+        '"stop_token_ids": [self.ending.ids[0]]',
+        ENDING,
+    ),
     Break("rollout/vllm_sampler.py", "ids := ending.cut(one.ids)", "ids := one.ids", ENDING),
     Break("rollout/decode_batch.py", "return without_spare(lm, logits.to(", "return (logits.to(", VOCABULARY),
     Break("models/parts.py", "return without_spare(lm, logits)", "return logits", VOCABULARY),
