@@ -8,6 +8,7 @@ from easyrlhf.config import preference
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
+from easyrlhf.config.label_serving import LabelServeConfig
 from easyrlhf.config.labelling import LabelForgetConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
@@ -45,6 +46,7 @@ __all__ = [
     "GenerateConfig",
     "InitConfig",
     "LabelForgetConfig",
+    "LabelServeConfig",
     "LookConfig",
     "OnlineConfig",
     "PPOConfig",

@@ -377,7 +377,12 @@ BREAKS = [
     Break("rollout/ending.py", "ids[-1] in self.ids or", "ids[-1] == self.ids[0] or", ENDING),
     Break("rollout/ending.py", "(self.finishes and self.by_text(ids))", "self.by_text(ids)", ENDING),
     Break("rollout/ending.py", "if width >= len(ids) or len(text.encode()) > most + MARGIN:", "if True:", ENDING),
-    Break("rollout/vllm_sampler.py", '"stop_token_ids": list(ending.ids)', '"stop_token_ids": [ending.ids[0]]', ENDING),
+    Break(
+        "rollout/vllm_sampler.py",
+        '"stop_token_ids": list(self.ending.ids)',
+        '"stop_token_ids": [self.ending.ids[0]]',
+        ENDING,
+    ),
     Break("rollout/vllm_sampler.py", "ids := ending.cut(one.ids)", "ids := one.ids", ENDING),
     Break("rollout/decode_batch.py", "return without_spare(lm, logits.to(", "return (logits.to(", VOCABULARY),
     Break("models/parts.py", "return without_spare(lm, logits)", "return logits", VOCABULARY),
@@ -656,7 +661,7 @@ BREAKS = [
     Break("config/suggestions.py", "CLOSE = 0.8", "CLOSE = 0.6", NO_GUESS),
     Break(
         "config/suggestions.py",
-        "one not in DESTROYS and (",
+        "near not in DESTROYS and (",
         "(",
         GUESS,
     ),
@@ -1113,8 +1118,8 @@ BREAKS = [
     Break("config/values.py", "if float(text).is_integer():", "if False:", "cli/test_config.py"),
     Break(
         "config/suggestions.py",
-        '"" if found.note else _refusal(found.ours, config_class, value)',
-        '""',
+        "if found.note else _refusal(asked, found.ours)",
+        'if found.note else ""',
         "cli/test_unknown.py",
     ),
     Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
