@@ -239,16 +239,14 @@ BREAKS = [
     Break("engine/engine.py", "loss = loss_sum / count", "loss = loss_sum / count / 2", STEPS),
     Break("engine/engine.py", "(0.0, False)", "(settings.weight_decay, False)", STEPS),
     Break(
-        "engine/engine.py", "self.masters.values(), self.settings.max_grad_norm)", "self.masters.values(), 1e30)", STEPS
+        "engine/plain.py", "self.masters.values(), self.settings.max_grad_norm)", "self.masters.values(), 1e30)", STEPS
     ),
-    Break("engine/engine.py", "if not (math.isfinite(loss) and math.isfinite(grad_norm)):", "if False:", FINITE),
-    Break("engine/engine.py", "if parameter.dtype == torch.float32:", "if parameter.is_floating_point():", TINY),
-    Break("engine/engine.py", "else master.grad.add_(grad)", "else grad", SMALL),
-    Break("engine/engine.py", "self.optimizer.zero_grad(set_to_none=True)", "pass", STEPS),
-    Break(
-        "engine/engine.py", '{"step": torch.tensor(float(step), device', '{"step": torch.tensor(0.0, device', RESUMES
-    ),
-    Break("engine/engine.py", "self.optimizer.state.pop(master, None)\n        if found:", "if False:", RESUMES),
+    Break("engine/plain.py", "if not (math.isfinite(loss) and math.isfinite(grad_norm)):", "if False:", FINITE),
+    Break("engine/plain.py", "if parameter.dtype == torch.float32:", "if parameter.is_floating_point():", TINY),
+    Break("engine/plain.py", "else master.grad.add_(grad)", "else grad", SMALL),
+    Break("engine/plain.py", "self.optimizer.zero_grad(set_to_none=True)", "pass", STEPS),
+    Break("engine/plain.py", '{"step": torch.tensor(float(step), device', '{"step": torch.tensor(0.0, device', RESUMES),
+    Break("engine/plain.py", "self.optimizer.state.pop(master, None)\n        if found:", "if False:", RESUMES),
     Break("engine/engine.py", 'self.restore_schedule(state["scheduler"])', "pass", RESUMES),
     # batches and checkpoints
     Break("data/batches.py", "key=lengths.__getitem__, reverse=True", "key=lengths.__getitem__", BATCHES),
@@ -521,25 +519,25 @@ BREAKS = [
     # the rollout
     Break(
         "online/collect.py",
-        "device, models.share, sampler.temperature",
-        "device, models.share, 1.0",
+        "models.policy, groups, passes.share, temperature)",
+        "models.policy, groups, passes.share, 1.0)",
         COLLECT,
     ),
     Break(
         "online/collect.py",
-        "found.append(models.ref_logprobs(*how))",
-        "found.append(token_logprobs(models.policy, *how))",
+        "found.append(models.ref_logprobs(groups, temperature))",
+        "found.append(found[0])",
         COLLECT,
     ),
     Break("online/collect.py", "        if with_reference:", "        if True:", UNASKED),
     Break("online/batch.py", "number % len(prompts) for number", "number % 4 for number", IN_ORDER),
-    Break("online/state.py", 'run.config.kl_measured == "step"', 'run.config.kl_measured != "never"', WHEN_ASKED),
+    Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
     Break("stages/online.py", 'config.own_reference or config.kl_measured == "never"', "False", UNLOADED),
     Break(
         "online/collect.py",
-        "counted = completion_mask[group].bool()",
-        "counted = completion_mask.bool()[: len(group)]",
+        "counted = samples.completion_mask[group].bool()",
+        "counted = samples.completion_mask.bool()[: len(group)]",
         COLLECT,
     ),
     Break("online/ppo.py", "advantages = standardize(advantages, mask)", "pass", ESTIMATE),
@@ -567,10 +565,10 @@ BREAKS = [
         f"{UPDATE}::test_the_value_models_loss_is_clipped_around_what_it_said_when_sampling",
     ),
     Break("online/update.py", "batch.learned.sum().item())", "len(batch))", UPDATE),
-    Break("online/update.py", "ptx_coef * loss", "loss", DEMONSTRATIONS),
+    Break("online/ptx.py", "ptx_coef * loss", "loss", DEMONSTRATIONS),
     Break("online/update.py", "optimiser_step < self.first_step", "optimiser_step < 0", UPDATE),
     Break("online/update.py", "(config.seed, step, epoch)", "(config.seed, step)", UPDATE),
-    Break("online/update.py", "self.engine.model, config.temperature)", "self.engine.model, 1.0)", UPDATE),
+    Break("online/update.py", "self.passes.share, config.temperature)", "self.passes.share, 1.0)", UPDATE),
     Break("models/prefix_sharing.py", "if len(completions) == len(prompts):", "if not completions:", PREFIX),
     Break("models/prefix_sharing.py", 'share if can_share(lm) else "off"', "share", PREFIX),
     Break("online/batch.py", "if not online.method.in_groups:", "if False:", ONLINE_LOOP),
@@ -605,8 +603,8 @@ BREAKS = [
     Break("data/batches.py", "best + PASS", "best", BATCHES),
     Break(
         "online/ptx.py",
-        "return -row_token_logprobs",
-        "return row_token_logprobs",
+        "= -row_token_logprobs",
+        "= row_token_logprobs",
         DEMONSTRATIONS,
     ),
     # sampling with vLLM
@@ -707,7 +705,7 @@ BREAKS = [
         f"{CONVERTED}::test_verls_kl_is_off_unless_it_is_switched_on",
     ),
     Break(
-        "engine/zero.py",
+        "engine/zero_config.py",
         "and all(value == AUTO for value in params.values())",
         "",
         "engine/test_zero.py::test_what_the_settings_decide_is_refused_with_the_key_and_the_flag",
@@ -798,7 +796,7 @@ BREAKS = [
     Break("online/update.py", "not self.method.kl_in_loss(self.config) and", "", GROUP_UPDATE),
     Break("online/update.py", "if self.learns_nothing(batch):", "if False:", GROUP_UPDATE),
     Break("online/batch.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
-    Break("online/state.py", "self.rewards.state.global_step = run.step", "pass", ONLINE_LOOP),
+    Break("online/collect.py", "rewards.state.global_step = run.step", "pass", COLLECT),
     Break("rewards/workers.py", "                logged.append(said)\n", "", "rewards/test_asides.py"),
     Break("rewards/workers.py", "            said.check(who, part)\n", "", "rewards/test_asides.py"),
     Break("rewards/batch.py", "return list(scores) if in_order else scores", "return scores", FUNCTIONS),
@@ -1078,7 +1076,7 @@ BREAKS = [
     Break("glance.py", "if isinstance(settings, FinishConfig):", "if False:", "test_glance.py"),
     Break("glance.py", 'if setting.metadata.get("model"):', 'if setting.name == "model":', "test_glance.py"),
     Break("glance.py", "split_paths(given) if", "split_paths(given)[:1] if", "test_glance.py"),
-    Break("engine/engine.py", "        self.changes += 1\n", "", "stages/test_failed_updates.py"),
+    Break("engine/plain.py", "        self.changes += 1\n", "", "stages/test_failed_updates.py"),
     Break("run/run.py", "lost = self.step - self.saved", "lost = self.step", "engine/test_run.py"),
     Break(
         "tools/chat.py",
