@@ -132,4 +132,4 @@ def check_judge_settings(config: Any, *, needed: tuple[str, ...] = ()) -> None:
         if broken:
             raise SettingError(name, f"{name} {getattr(config, name)}: {rule}")
     if needed and not any(config.value(name) for name in needed):
-        raise SettingError(needed[0], f"{needed[0]}: nothing judges; give one of {', '.join(needed)}")
+        raise SettingError(needed[0], f"{needed[0]}: nothing is there to ask; give one of {', '.join(needed)}")

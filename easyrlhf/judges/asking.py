@@ -17,7 +17,7 @@ CHARACTERS = 4  # of a token, about, where a server does not say how many it has
 class Ask:
     """One question.
 
-    name         what it is called among the questions of its task
+    name         what it is called among the questions of its inquiry
     messages     the conversation that is to be answered
     choices      the letters or digits of which one is the answer, where their log-probabilities are wanted; () for text
     temperature  None: the judge's own
@@ -84,7 +84,7 @@ class Answering(Protocol):
 
 
 @dataclass
-class Task:
+class Inquiry:
     """Questions that follow from each other.
 
     key    what `known` and `keep` know it by
@@ -123,7 +123,7 @@ class Budget:
 class Replies:
     """What is known already, and where new replies go.
 
-    known  (task's key, question) → its reply, or None
+    known  (inquiry's key, question) → its reply, or None
     keep   is given each new one, which is on disk when it returns
     """
 
@@ -131,12 +131,12 @@ class Replies:
     keep: Callable[[Any, Ask, Reply], None]
 
 
-def answer_tasks(
-    judge: Answering, tasks: list[Task], replies: Replies, budget: Budget, advance: Callable[[int], None]
+def answer_inquiries(
+    judge: Answering, inquiries: list[Inquiry], replies: Replies, budget: Budget, advance: Callable[[int], None]
 ) -> None:
-    """Ask every question of every task whose reply is not known.
+    """Ask every question of every inquiry whose reply is not known.
 
-    advance  is called with 1 for every task that is done
+    advance  is called with 1 for every inquiry that is done
     When one fails no further question is begun, those under way are kept, and its error is raised. Raises RunError;
     RunStopped when the budget is used up.
     """
@@ -150,49 +150,51 @@ def answer_tasks(
         return found
 
     if judge.batch > 1:
-        _in_rounds(judge.batch, tasks, replies, ask, advance)
+        _in_rounds(judge.batch, inquiries, replies, ask, advance)
         return
 
-    def carry_out(task: Task) -> None:
-        question = next(task.steps, None)
+    def carry_out(inquiry: Inquiry) -> None:
+        question = next(inquiry.steps, None)
         while question is not None:
-            reply = replies.known(task.key, question) or ask([task.key], [question])[0]
-            question = _following(task, reply)
+            reply = replies.known(inquiry.key, question) or ask([inquiry.key], [question])[0]
+            question = _following(inquiry, reply)
 
-    ask_all(carry_out, judge.workers, [(task.key, task) for task in tasks], lambda key, done: advance(1))
+    ask_all(carry_out, judge.workers, [(inquiry.key, inquiry) for inquiry in inquiries], lambda key, done: advance(1))
 
 
 def _in_rounds(
     batch: int,
-    tasks: list[Task],
+    inquiries: list[Inquiry],
     replies: Replies,
     ask: Callable[[list, list[Ask]], list[Reply]],
     advance: Callable[[int], None],
 ) -> None:
-    """The first open questions of all tasks, a batch at a time, then those that follow."""
+    """The first open questions of all inquiries, a batch at a time, then those that follow."""
 
-    def to_open(task: Task, question: Ask | None) -> Ask | None:
-        while question is not None and (reply := replies.known(task.key, question)):
-            question = _following(task, reply)
+    def to_open(inquiry: Inquiry, question: Ask | None) -> Ask | None:
+        while question is not None and (reply := replies.known(inquiry.key, question)):
+            question = _following(inquiry, reply)
         if question is None:
             advance(1)
         return question
 
-    waiting = [(task, question) for task in tasks if (question := to_open(task, next(task.steps, None)))]
+    waiting = [
+        (inquiry, question) for inquiry in inquiries if (question := to_open(inquiry, next(inquiry.steps, None)))
+    ]
     while waiting:
         following, todo = [], iter(waiting)
         while part := list(islice(todo, batch)):
-            found = ask([task.key for task, _ in part], [question for _, question in part])
-            for (task, _), reply in zip(part, found, strict=True):
-                if question := to_open(task, _following(task, reply)):
-                    following.append((task, question))
+            found = ask([inquiry.key for inquiry, _ in part], [question for _, question in part])
+            for (inquiry, _), reply in zip(part, found, strict=True):
+                if question := to_open(inquiry, _following(inquiry, reply)):
+                    following.append((inquiry, question))
         waiting = following
 
 
-def _following(task: Task, reply: Reply) -> Ask | None:
-    """The next question of a task; None when it is done."""
+def _following(inquiry: Inquiry, reply: Reply) -> Ask | None:
+    """The next question of a inquiry; None when it is done."""
     try:
-        return task.steps.send(reply)
+        return inquiry.steps.send(reply)
     except StopIteration:
         return None
 

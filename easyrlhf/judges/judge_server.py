@@ -23,7 +23,7 @@ LIKELIEST = 20  # top_logprobs; more is not given by most servers
 
 
 @dataclass(frozen=True)
-class ChatServer:
+class JudgeServer:
     """A language model behind an OpenAI-compatible server.
 
     url    address of the chat completions
@@ -148,7 +148,7 @@ class ChatServer:
 
 
 @dataclass(frozen=True)
-class EndpointJudge(ChatServer):
+class EndpointJudge(JudgeServer):
     """The model as a judge of pairs, asked for one letter."""
 
     def __call__(self, pair: Pair) -> Opinion:

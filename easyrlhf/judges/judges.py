@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Union
 from easyrlhf.config import CompareConfig, PolicyConfig
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.judges.asking import Answering, Ask, Reply
-from easyrlhf.judges.judge_server import ChatServer, EndpointJudge, completions_url
+from easyrlhf.judges.judge_server import EndpointJudge, JudgeServer, completions_url
 from easyrlhf.judges.pairs import Opinion, Pair
 from easyrlhf.rewards.batch import as_number
 from easyrlhf.rewards.functions import call, refused_keywords, required_columns
@@ -95,7 +95,7 @@ def find_answering(config: Any) -> Answering:
     """What answers questions, as JudgingModel and perhaps JudgingFunction name it. Raises InputError."""
     if config.value("judge"):
         return AskedFunction(find_function_judge(config), config.judge)
-    return find_server(config, ChatServer) if config.judge_url else find_model(config)
+    return find_server(config, JudgeServer) if config.judge_url else find_model(config)
 
 
 def find_function_judge(config: Any) -> FunctionJudge:
@@ -108,12 +108,13 @@ def find_model(config: Any) -> "LocalModel":
     from easyrlhf.judges.local_model import LocalModel  # which needs torch
 
     shared = {name: config.value(name) for name in OF_THE_DEVICE if config.value(name) is not None}
-    settings = {"max_new_tokens": config.value("max_new_tokens") or LONGEST_REPLY}
-    settings |= {"temperature": config.judge_temperature or 0.0}
-    return LocalModel(PolicyConfig(model=config.judge_dir, **settings, **shared), config.value("batch_size") or 1)
+    policy = PolicyConfig(
+        model=config.judge_dir, max_new_tokens=config.value("max_new_tokens") or LONGEST_REPLY, **shared
+    )
+    return LocalModel(policy, config.value("batch_size") or 1, "--judge_dir", config.judge_temperature or 0.0)
 
 
-def find_server(config: Any, kind: type[ChatServer]) -> Any:
+def find_server(config: Any, kind: type[JudgeServer]) -> Any:
     """The server of --judge_url, once it has been heard of. Raises InputError when it cannot be used."""
     variable = config.judge_key_env or DEFAULT_KEY
     key = os.environ.get(variable, "").strip()

@@ -17,7 +17,7 @@ SMALLEST = 1e-300
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgedReply:
     """What a reply says of a pair, of which A was shown first.
 
     prefers_a  how sure it is that A is better, 0 to 1; None where it cannot be read
@@ -42,16 +42,16 @@ def read_letter(said: Any) -> float | None:
     return None if letter is None else LETTERS[letter]
 
 
-def read_verdict(reply: Reply) -> Verdict:
+def read_verdict(reply: Reply) -> JudgedReply:
     """What a reply says: by its log-probabilities, P = (pA + ½ pC)/(pA + pB + pC), else by its letter."""
     if reply.prefers_a is not None:
-        return Verdict(reply.prefers_a)
+        return JudgedReply(reply.prefers_a)
     found = choice_probabilities(reply, VERDICTS)
     if found is None:
-        return Verdict(read_letter(reply.said))
+        return JudgedReply(read_letter(reply.said))
     bound = smallest(reply)
     a, b, c = (found.get(letter, bound) for letter in VERDICTS)
-    return Verdict((a + c / 2) / (a + b + c), _log(a) - _log(b), len(VERDICTS) - len(found))
+    return JudgedReply((a + c / 2) / (a + b + c), _log(a) - _log(b), len(VERDICTS) - len(found))
 
 
 def choice_probabilities(reply: Reply, choices: tuple[str, ...]) -> dict[str, float] | None:

@@ -17,30 +17,31 @@ from easyrlhf.judges.pairs import Opinion, Pair
 from easyrlhf.judges.questions import pair_question
 from easyrlhf.models.logprobs import predicting_states, tempered
 from easyrlhf.online.rollout import unpad
+from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.policy import load_sampler, read_renderer
 from easyrlhf.tools.scoring import longest
-
-TOO_LONG = "too long for the judge"
 
 
 class LocalModel:
     """The model of a folder. Weights are loaded when it is asked first.
 
+    flag         the setting that names it
+    temperature  what text is drawn at
     Raises InputError for a folder that cannot be used.
     """
 
     workers = 1
 
-    def __init__(self, config: PolicyConfig, batch: int):
-        self.config, self.batch = config, batch
-        self.renderer = read_renderer(config, "--judge_dir")
+    def __init__(self, config: PolicyConfig, batch: int, flag: str, temperature: float):
+        self.config, self.batch, self.own_temperature = config, batch, temperature
+        self.renderer = read_renderer(config, flag)
         if not self.renderer.tokenizer.chat_template:
             raise InputError(
-                f"--judge_dir {config.model}: has no chat template, so it cannot be asked; give a model that follows "
+                f"{flag} {config.model}: has no chat template, so it cannot be asked; give a model that follows "
                 "instructions"
             )
-        self.limit = longest("--judge_dir", config.model, config)
-        self._sampler = None
+        self.limit = longest(flag, config.model, config)
+        self._sampler: HFSampler | None = None
         self._variants: dict[str, list[int]] = {}
 
     @property
@@ -51,11 +52,15 @@ class LocalModel:
     model = name
 
     @property
-    def sampler(self):
+    def sampler(self) -> HFSampler:
         """What samples from it, with the model itself."""
         if self._sampler is None:
             self._sampler = load_sampler(self.config, self.renderer, self.batch)
         return self._sampler
+
+    def at(self, temperature: float) -> HFSampler:
+        """What samples from it at a temperature."""
+        return replace(self.sampler, temperature=temperature)
 
     def replies(self, asks: list[Ask]) -> list[Reply]:
         """The replies. Where choices are asked for at no temperature, their log-probabilities are all there is."""
@@ -70,7 +75,7 @@ class LocalModel:
             said = self.sampled([asks[i] for i in group], [ids[i] for i in group], temperature)
             for i, reply in zip(group, said, strict=True):
                 found[i] = reply
-        return [reply or Reply(TOO_LONG, finished=False) for reply in found]
+        return [reply or Reply("", finished=False) for reply in found]  # the question is too long for the model
 
     def reads(self, ask: Ask) -> bool:
         """Whether the answer is read from log-probabilities, and not written."""
@@ -82,7 +87,7 @@ class LocalModel:
 
     def temperature(self, ask: Ask) -> float:
         """What an answer is drawn at."""
-        return self.config.temperature if ask.temperature is None else ask.temperature
+        return self.own_temperature if ask.temperature is None else ask.temperature
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """A question as the model reads it; a system turn goes into the user's, which every template knows."""
@@ -126,7 +131,7 @@ class LocalModel:
 
     def sampled(self, asks: list[Ask], ids: list[list[int]], temperature: float) -> list[Reply]:
         """Answers that are written, drawn from the questions' keys."""
-        samples = replace(self.sampler, temperature=temperature).generate(ids, [ask.key for ask in asks])
+        samples = self.at(temperature).generate(ids, [ask.key for ask in asks])
         said = unpad(samples.completion_ids, samples.completion_mask)
         rows = zip(ids, said, samples.finished.tolist(), strict=True)
         return [

@@ -20,7 +20,7 @@ from easyrlhf.judges import judge_server
 from easyrlhf.report.compare_page import pairs_to_read
 from easyrlhf.report.comparison import ComparedAnswer, JudgeVerdict, measured, short_names
 from easyrlhf.tools.comparing import compare, contestants
-from easyrlhf.tools.comparing.journal import Journal
+from easyrlhf.tools.journal import Journal
 from easyrlhf.userfile import load_module
 
 chat = load_module(Path(__file__).parents[1] / "judges" / "chat_server.py")
