@@ -35,6 +35,21 @@ class InputError(EasyRLHFError, ValueError):
     exit_code = 2
 
 
+class SettingError(InputError):
+    """A setting has a value it cannot have.
+
+    `setting` is its name, from which the command line finds the flag or the line of the YAML file.
+    """
+
+    def __init__(self, setting: str, message: str):
+        super().__init__(message)
+        self.setting = setting
+
+    def __reduce__(self) -> tuple:
+        """How it travels from one process to another."""
+        return type(self), (self.setting, str(self)), self.__dict__
+
+
 class RunStopped(EasyRLHFError):
     """The run was asked to stop and saved what it had; the same command continues it; exit code 3."""
 

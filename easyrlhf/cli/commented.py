@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from easyrlhf.config.base import Settings, setting_kind
+from easyrlhf.config.base import Settings
+from easyrlhf.config.values import setting_kind
 
 WIDTH = 100
 LIMITS = {"low": "{} or more", "above": "above {}", "high": "{} or less", "below": "below {}"}

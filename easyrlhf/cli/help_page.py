@@ -6,7 +6,8 @@ from dataclasses import MISSING, Field, dataclass, fields
 
 import click
 
-from easyrlhf.config.base import Settings, setting_kind
+from easyrlhf.config.base import Settings
+from easyrlhf.config.values import setting_kind
 
 WIDTH = 100
 MIN_WIDTH = 60

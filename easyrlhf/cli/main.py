@@ -23,6 +23,7 @@ COMMANDS = {
         "Turn a settings file of another program into one of ours.",
     ),
     "data": ("easyrlhf.cli.data:command", "Get, check, look at and convert training data."),
+    "label": ("easyrlhf.cli.label:command", "Have answers labelled by people and judges; use the labels."),
     "serve": ("easyrlhf.cli.serve:command", "Serve models to OpenAI clients and your browser."),
     "serve_reward": ("easyrlhf.cli.serve_reward:command", "Serve a trained reward model over HTTP."),
     "serve_judge": ("easyrlhf.cli.serve_judge:command", "Serve a judge's marks as rewards over HTTP."),

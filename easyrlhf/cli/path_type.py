@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from easyrlhf.config.base import expanded
+from easyrlhf.config.values import expanded
 
 
 class PathType(click.ParamType):

@@ -9,7 +9,7 @@ from easyrlhf.cli.exit_codes import Job, job
 from easyrlhf.cli.help_page import HelpPage
 from easyrlhf.cli.options import SettingsCommand, build_config
 from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig, VLLMServeConfig
-from easyrlhf.config.base import read_yaml
+from easyrlhf.config.yaml_file import read_yaml
 
 UNREAD = {"train_data": "none"}  # the stage wants it, and no row is read here
 SERVED = {"rollout": "vllm", "vllm_mode": "server"}  # which the run may be told by its own flags

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import DATA, RUN, SAMPLING, SettingError, Settings, opt, split_texts
+from easyrlhf.config.base import DATA, RUN, SAMPLING, Settings, opt
+from easyrlhf.config.lists import split_texts
+from easyrlhf.errors import SettingError
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, SettingError, Settings, opt
+from easyrlhf.config.base import DATA, FREE, OPTIMISATION, ROWS, RUN, Settings, opt
+from easyrlhf.errors import SettingError
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_LENGTH = 1024  # tokens

@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
 from easyrlhf.config.answering import AnswerLength, AnswerSeed, DecodedTogether, PromptLength, check_room
-from easyrlhf.config.base import DATA, REWARDS, SAMPLING, SettingError, Settings, opt, restate
+from easyrlhf.config.base import DATA, REWARDS, SAMPLING, Settings, opt, restate
 from easyrlhf.config.common_fields import (
     BadRows,
     IncompleteModels,
@@ -15,6 +15,7 @@ from easyrlhf.config.common_fields import (
 from easyrlhf.config.judging import JudgingFunction, JudgingModel, check_judge_settings
 from easyrlhf.config.rendering import ChatRendering, FinalTurn, template_kwargs
 from easyrlhf.config.reward_models import ScoringConfig
+from easyrlhf.errors import SettingError
 from easyrlhf.paths import split_paths
 
 

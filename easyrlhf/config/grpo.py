@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import GRPO, SAMPLING, SettingError, Settings, opt, restate
+from easyrlhf.config.base import GRPO, SAMPLING, Settings, opt, restate
 from easyrlhf.config.online import OnlineConfig
+from easyrlhf.errors import SettingError
 
 
 @dataclass(kw_only=True, frozen=True)

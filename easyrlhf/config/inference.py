@@ -13,10 +13,12 @@ from easyrlhf.config.answering import (
     check_room,
     check_stop,
 )
-from easyrlhf.config.base import DATA, RUN, SAMPLING, SettingError, Settings, opt, restate, split_apart
+from easyrlhf.config.base import DATA, RUN, SAMPLING, Settings, opt, restate
 from easyrlhf.config.common_fields import BadRows, IncompleteModels, OutputFile, RowLayout, check_rows_file
+from easyrlhf.config.lists import split_apart
 from easyrlhf.config.rendering import ChatRendering, FinalTurn, template_kwargs
 from easyrlhf.config.reward_models import ScoringConfig
+from easyrlhf.errors import SettingError
 
 ORDERS = ("worst", "best", "longest", "furthest")
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, MODEL, PPO, REWARDS, ROWS, SAMPLING, SettingError, Settings, opt, restate
+from easyrlhf.config.base import DATA, MODEL, PPO, REWARDS, ROWS, SAMPLING, Settings, opt, restate
 from easyrlhf.config.online import OnlineConfig
+from easyrlhf.errors import SettingError
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, SettingError, Settings, opt, restate
+from easyrlhf.config.base import DATA, MODEL, OPTIMISATION, PREFERENCE, Settings, opt, restate
 from easyrlhf.config.common_fields import DEFAULT_MODEL, Examination, SharedPrefix
 from easyrlhf.config.training import TrainConfig
+from easyrlhf.errors import SettingError
 
 __all__ = [
     "CPOConfig",

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from easyrlhf.config.base import DATA, SettingError, Settings, opt
+from easyrlhf.config.base import DATA, Settings, opt
+from easyrlhf.errors import SettingError
 
 # Parameters of apply_chat_template that decide what comes back, and what is given to the template itself.
 RESERVED = {"conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}

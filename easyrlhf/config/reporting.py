@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from easyrlhf.config.base import FREE, RUN, TRUTH, SettingError, Settings, opt, split_list
+from easyrlhf.config.base import FREE, RUN, Settings, opt
+from easyrlhf.config.lists import split_list
+from easyrlhf.config.values import TRUTH
+from easyrlhf.errors import SettingError
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # what report_to may name, one or several of them
 NO_TRACKER, EVERY_TRACKER = "none", "all"

@@ -4,7 +4,7 @@ import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate
+from easyrlhf.config.base import DATA, RUN, Settings, opt, restate
 from easyrlhf.config.common_fields import (
     BadRows,
     Examination,
@@ -15,6 +15,7 @@ from easyrlhf.config.common_fields import (
     check_rows_file,
 )
 from easyrlhf.config.rendering import TemplateVariables, template_kwargs
+from easyrlhf.errors import SettingError
 
 
 def check_one_device(devices: str | None) -> None:

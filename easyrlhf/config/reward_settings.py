@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import FILES, FREE, MODEL, REWARDS, Settings, opt, split_list
+from easyrlhf.config.base import FILES, FREE, MODEL, REWARDS, Settings, opt
 from easyrlhf.config.common_fields import wrong_reward_function
+from easyrlhf.config.lists import split_list
 from easyrlhf.paths import split_paths
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import DATA, FREE, VLLM, SettingError, Settings, opt
+from easyrlhf.config.base import DATA, FREE, VLLM, Settings, opt
 from easyrlhf.config.training import TrainConfig
+from easyrlhf.errors import SettingError
 
 
 @dataclass(kw_only=True, frozen=True)

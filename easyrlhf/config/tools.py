@@ -4,11 +4,12 @@ import re
 from dataclasses import MISSING, dataclass, replace
 from typing import ClassVar, Self
 
-from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate
+from easyrlhf.config.base import DATA, RUN, Settings, opt, restate
 from easyrlhf.config.common_fields import IncompleteModels, RemoteCode, RowLayout, filled_lengths
 from easyrlhf.config.rendering import ChatRendering, FinalTurn, LearnedAnswers, template_kwargs
 from easyrlhf.config.reporting import Hub, check_hub, push_to_hub
 from easyrlhf.config.reward_models import check_one_device
+from easyrlhf.errors import SettingError
 from easyrlhf.stage_table import STAGES
 
 MACHINE = re.compile(r"(?:(?P<count>[1-9]\d*)x|cpu:)?(?P<memory>\d+(?:\.\d+)?)(?:GB|GiB)|cpu|\d+", re.IGNORECASE)

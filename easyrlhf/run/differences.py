@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from easyrlhf.config import TRAINING, TrainConfig
-from easyrlhf.config.base import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS, SettingError, convert, is_path
-from easyrlhf.errors import InputError
+from easyrlhf.config.base import FILES, FREE, FREE_BUT_FOR_BEST, MODEL, ROWS
+from easyrlhf.config.values import convert, is_path
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.files import written_to
 from easyrlhf.models.parents import changed_files, possible_places, recorded_parent, same_contents
 from easyrlhf.paths import split_paths

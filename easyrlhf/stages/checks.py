@@ -1,7 +1,7 @@
 """What is checked of settings and models before a stage reads its rows."""
 
 from easyrlhf.config import TrainConfig
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.errors import InputError

@@ -7,7 +7,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError

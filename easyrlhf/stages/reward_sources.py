@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from easyrlhf.callables import HANDED, in_file
 from easyrlhf.config import CompareConfig, OnlineConfig
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.data.formats import FORMATS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint

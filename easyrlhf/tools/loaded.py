@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from easyrlhf.config import PolicyConfig, RewardModelConfig
-from easyrlhf.config.base import SAMPLING, SettingError
+from easyrlhf.config.base import SAMPLING
 from easyrlhf.config.peers.sampling import SAMPLES
 from easyrlhf.config.suggestions import explain_keyword
 from easyrlhf.data import fields as read
@@ -18,7 +18,7 @@ from easyrlhf.data.batches import join
 from easyrlhf.data.chat_template import with_answer
 from easyrlhf.data.records import Messages
 from easyrlhf.data.row_errors import ContentFault, StructuralFault
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.run.renderers import open_renderer
 from easyrlhf.tools.answer_rows import GeneratedAnswer

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any, TextIO
 
-from easyrlhf.config.base import Settings, split_list
+from easyrlhf.config.base import Settings
+from easyrlhf.config.lists import split_list
 from easyrlhf.errors import InputError
 from easyrlhf.files import hold_file, write_whole
 from easyrlhf.report.console import counting_bar

@@ -5,7 +5,7 @@ from contextlib import suppress
 from importlib.metadata import version
 
 from easyrlhf.config import ServeConfig
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.serving import KEY
 from easyrlhf.errors import InputError
 from easyrlhf.web.listening import check_installed, listening, plain_http_warning

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import GenerateConfig, GRPOConfig, InitConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.base import GROUPS, SettingError, read_yaml, split_list
+from easyrlhf.config.base import GROUPS
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.suggestions import STAGES
+from easyrlhf.config.yaml_file import read_yaml
+from easyrlhf.errors import SettingError
 
 ALL = (*STAGES, InitConfig)
 

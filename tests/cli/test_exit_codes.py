@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.errors import InputError, RunError, RunStopped, SettingError
 
 ARGS = ("sft", "--train_data", "rows.jsonl")
 

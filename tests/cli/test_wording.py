@@ -10,9 +10,8 @@ from click.testing import CliRunner
 import easyrlhf as package
 from easyrlhf.cli import main
 from easyrlhf.config import CompareConfig, SFTConfig
-from easyrlhf.config.base import SettingError
 from easyrlhf.config.suggestions import STAGES
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 
 ROOT = Path(__file__).parents[2]
 

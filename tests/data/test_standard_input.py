@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from easyrlhf.cli.main import main
 from easyrlhf.config import PPOConfig, SFTConfig
-from easyrlhf.config.base import SettingError
+from easyrlhf.errors import SettingError
 
 ROWS = [{"prompt": "Say red.", "completion": "red"}, {"prompt": "Say blue.", "completion": "blue"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -9,8 +9,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from easyrlhf.config import ChatConfig, CompareConfig, GenerateConfig, PPOConfig, PreviewConfig, ScoreConfig, SFTConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.rewards.model import rendered
 from easyrlhf.run.renderers import open_renderer, own_renderer, rendering_of
 from easyrlhf.stages.reward_sources import RewardPlan, check_readable, check_rewards

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from easyrlhf.config import CompareConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError, RunError
+from easyrlhf.errors import InputError, RunError, SettingError
 from easyrlhf.judges import judge_server
 from easyrlhf.judges.judge_server import EndpointJudge, completions_url
 from easyrlhf.judges.judges import FunctionJudge, check_judge, find_judge

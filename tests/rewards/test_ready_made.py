@@ -8,9 +8,8 @@ from trl.rewards import accuracy_reward, think_format_reward
 
 from easyrlhf.callables import name_of
 from easyrlhf.config import GRPOConfig
-from easyrlhf.config.base import SettingError
 from easyrlhf.config.common_fields import wrong_reward_function
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.functions import check_parameters, load_functions
 from easyrlhf.rewards.ready_made import functions_of, trl_rewards

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 
 from easyrlhf.cli import serve as command_line
 from easyrlhf.config import ServeConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.tools import serve
 from easyrlhf.web import listening
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import PolicyConfig, ServeConfig
-from easyrlhf.config.base import SettingError
+from easyrlhf.errors import SettingError
 from easyrlhf.serve.models import families, load_served, model_ids, over_the_same, read_models
 from easyrlhf.serve.protocol import chat_request
 from easyrlhf.tools.policy import load_sampler, read_renderer

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from easyrlhf.config import GRPOConfig, PPOConfig, SFTConfig
-from easyrlhf.config.base import SettingError
+from easyrlhf.errors import SettingError
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.sft import train_sft
 

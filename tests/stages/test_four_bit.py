@@ -10,8 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import DPOConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError, RunStopped
+from easyrlhf.errors import InputError, RunStopped, SettingError
 from easyrlhf.models.four_bit import quantise
 from easyrlhf.stages.online import train_ppo
 from easyrlhf.stages.preference import train_dpo

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError, RunStopped
+from easyrlhf.errors import InputError, RunStopped, SettingError
 from easyrlhf.online import loop
 from easyrlhf.report.metrics import METRICS, is_better, ranked
 from easyrlhf.run.checkpoint import list_checkpoints, save_checkpoint

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from easyrlhf.config import PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.templates import CONTROL_TOKENS
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.parents import base_of
 from easyrlhf.rollout.ending import Ending

@@ -20,10 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from easyrlhf.cli.stages import grpo_train as grpo_main
 from easyrlhf.cli.stages import ppo_train as ppo_main
 from easyrlhf.config import PPOConfig, SFTConfig
-from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.rollout import vllm_server as client
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler

@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from easyrlhf.config import SFTConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.stages.lifecycle import settled
 from easyrlhf.stages.sft import train_sft
 from tests.stages.conftest import answer, question, write_rows

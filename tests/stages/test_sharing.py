@@ -9,9 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import GRPOConfig, PPOConfig, RMConfig
-from easyrlhf.config.base import SettingError
 from easyrlhf.data.tokenizer import load_tokenizer
-from easyrlhf.errors import InputError, RunStopped
+from easyrlhf.errors import InputError, RunStopped, SettingError
 from easyrlhf.models.folder import load_scalar_model
 from easyrlhf.stages.online import train_grpo, train_ppo
 from easyrlhf.stages.rm import train_rm

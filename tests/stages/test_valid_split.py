@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from easyrlhf.config import KTOConfig, PPOConfig, RMConfig, SFTConfig
-from easyrlhf.config.base import SettingError
-from easyrlhf.errors import RunStopped
+from easyrlhf.errors import RunStopped, SettingError
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 from tests.stages.conftest import SMALL, answer, question, write_rows

@@ -18,10 +18,10 @@ from easyrlhf.cli import generate as command_line
 from easyrlhf.cli.main import main
 from easyrlhf.cli.stages import dpo_train, sft_train
 from easyrlhf.config import GenerateConfig
-from easyrlhf.config.base import SettingError
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.data.tokens import DataSettings, load_tokens
+from easyrlhf.errors import SettingError
 from easyrlhf.tools import generate, output
 from easyrlhf.tools.answer_rows import GeneratedAnswer, kept, kl_bound
 

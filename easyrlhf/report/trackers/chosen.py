@@ -4,7 +4,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.reporting import EVERY_TRACKER, TRACKERS
 from easyrlhf.errors import InputError
 from easyrlhf.report.trackers.mlflow import MLflow

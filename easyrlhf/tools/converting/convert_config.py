@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from easyrlhf.config.base import SettingError, read_yaml
 from easyrlhf.config.peers import path_of, unfold
-from easyrlhf.errors import InputError
+from easyrlhf.config.yaml_file import read_yaml
+from easyrlhf.errors import InputError, SettingError
 from easyrlhf.tools.converting import common
 from easyrlhf.tools.converting.draft import Draft, Line, yaml_value
 from easyrlhf.tools.converting.lengths import finish_lengths

@@ -6,8 +6,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from easyrlhf.config import TRAINING, TrainConfig
-from easyrlhf.config.base import SettingError, check_limits, convert
 from easyrlhf.config.peers import FOREIGN, path_of, translation, twins
+from easyrlhf.config.values import check_limits, convert
+from easyrlhf.errors import SettingError
 
 # what other programs' settings may become: none of them ranks responses
 CONFIGS: dict[str, type[TrainConfig]] = {stage: config for stage, config in TRAINING.items() if stage != "rrhf"}

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.config.reporting import EVERY_TRACKER, NO_TRACKER, TRACKERS
 from easyrlhf.tools.converting.draft import Draft, Rule, finite_or_none, truth
 

@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 
-from easyrlhf.config.base import split_list
+from easyrlhf.config.lists import split_list
 from easyrlhf.models.adapters import quietly
 from easyrlhf.models.load import disable_dropout, load_config
 from easyrlhf.models.lora import LoraSettings, add_lora
