@@ -5,6 +5,7 @@ from these dataclasses and all pass through `Settings.__post_init__`, which conv
 """
 
 from easyrlhf.config import preference
+from easyrlhf.config.ai_feedback import ReviseConfig, ServeJudgeConfig
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
@@ -46,12 +47,14 @@ __all__ = [
     "PPOConfig",
     "PolicyConfig",
     "PreviewConfig",
+    "ReviseConfig",
     "RewardModelConfig",
     "RolloutsConfig",
     "SFTConfig",
     "ScoreConfig",
     "ScoringConfig",
     "ServeConfig",
+    "ServeJudgeConfig",
     "ServeRewardConfig",
     "TrainConfig",
     "VLLMServeConfig",
