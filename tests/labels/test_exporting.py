@@ -164,7 +164,7 @@ def test_flagged_items_and_those_with_few_labels_are_left_out_and_counted(folder
     assert {row["item"] for row in export(folder, min_labels=2)} == {2}
     with pytest.raises(
         InputError,
-        match="no label gives a row; left out: items with fewer labels than --min_labels 1, flagged items 1, ",
+        match="no label gives a row; left out: items with fewer labels than --min_labels 1, flagged",
     ):
         export(folder, drop_flag="wrong", min_labels=2)
 
