@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -21,11 +21,13 @@ from easyrlhf.labels.web.bodies import check_body, item_of_body, label_of_body, 
 from easyrlhf.labels.web.desk import Desk
 from easyrlhf.labels.web.links import LinkGuard, Links
 from easyrlhf.labels.web.organiser import Organiser
-from easyrlhf.labels.web.talks import Talks
 from easyrlhf.labels.web.wording import REASONS
 from easyrlhf.web.hosts import Hosts
 from easyrlhf.web.messages import FAULT_ANSWERS, json_of
 from easyrlhf.web.refusals import Refusal
+
+if TYPE_CHECKING:
+    from easyrlhf.labels.web.talks import Talks  # which imports torch
 
 PAGE = Path(__file__).parent / "page"
 THEME = Path(__file__).parents[2] / "report" / "page" / "theme.css"  # as the pages of reports have it
@@ -49,7 +51,7 @@ class LabelServer:
     desk: Desk
     links: Links
     organiser: Organiser
-    talks: Talks | None
+    talks: "Talks | None"
     enough: Callable[[], None]
 
     async def page(self, request: Request) -> Response:
@@ -122,7 +124,7 @@ class LabelServer:
         return await self.given(who)
 
     @property
-    def talking(self) -> Talks:
+    def talking(self) -> "Talks":
         """Raises Refusal where there are no live conversations."""
         if self.talks is None:
             raise Refusal("no model talks here; start the server with --chat MODEL", status=404)

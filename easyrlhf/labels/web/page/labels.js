@@ -351,7 +351,7 @@ function ranked() {
 }
 
 function drawOrder() {
-  const text = groups.map((equals) => equals.map((i) => LETTERS[i]).join(" = ")).join("  >  ") + (tied ? " = …" : "");
+  const text = groups.map((equals) => equals.map((i) => LETTERS[i]).join(" = ")).join(" > ") + (tied ? " = …" : "");
   find("order").textContent = task?.kind === "ranking" ? text || "best first" : "";
   if (task?.kind !== "ranking") return;
   task.answers.forEach((_, i) => {
