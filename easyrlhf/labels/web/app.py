@@ -103,7 +103,10 @@ class LabelServer:
     async def undo(self, request: Request) -> Response:
         """POST /api/undo: the last label is taken back, and its item given again."""
         who, _ = await self.asked(request, ())
-        return JSONResponse(await in_words(self.desk.undo, who.id))
+        found = await in_words(self.desk.undo, who.id)
+        if self.talks:
+            found["progress"]["left"] = None  # a conversation ends when the annotator ends it
+        return JSONResponse(found)
 
     async def renew(self, request: Request) -> Response:
         """POST /api/renew: the item is still looked at."""
@@ -141,6 +144,13 @@ class LabelServer:
         who = await self.links.one_of(request, REFEREE)
         body = await json_of(request, LIMIT)
         return JSONResponse(await in_words(self.organiser.decide, body, who.id))
+
+    async def unpark(self, request: Request) -> Response:
+        """POST /api/unpark: an item that was skipped goes back into the queue."""
+        who = await self.links.one_of(request, REFEREE)
+        body = await json_of(request, LIMIT)
+        check_body(body, ("item",))
+        return JSONResponse(await in_words(self.organiser.unpark, item_of_body(body), who.id))
 
     async def asked(self, request: Request, known: tuple[str, ...] | None) -> tuple[Annotator, Any]:
         """Who asks, and the body, which has no other keys than these. Raises Refusal."""
@@ -199,6 +209,7 @@ def make_label_app(server: LabelServer, hosts: Hosts) -> ASGIApp:
         "/api/new_conversation": server.new_conversation,
         "/api/overview": server.overview,
         "/api/decide": server.decide,
+        "/api/unpark": server.unpark,
     }
     routes = [
         Route("/", server.page),

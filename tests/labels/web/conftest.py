@@ -46,6 +46,7 @@ def desk_of(tmp_path):
     def make(items=(), talks_of=lambda desk, config: None, **settings) -> SimpleNamespace:
         config = LabelServeConfig(labels=str(tmp_path / "labels"), **settings)
         store = Store(config.labels, create=True)
+        store.secret = b"the same in every run"  # from which the order of answers is drawn
         stores.append(store)
         store.add_items(items)
         names = {name: store.annotator(name, ANNOTATOR) for name in config.people}

@@ -42,10 +42,13 @@ class LabelPage:
         self.until(lambda: self.done() == before + 1, "the label")
 
     def hold(self, key: str, times: int) -> None:
-        """A key that is held down: the browser repeats it."""
+        """A key that gives a label and is held down: when the next task is there, the browser repeats it."""
         code = {"key": key, "text": key, "code": f"Digit{key}", "windowsVirtualKeyCode": ord(key)}
-        for number in range(times):
-            self.driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown", "autoRepeat": number > 0} | code)
+        before = self.done()
+        for number in range(1 + times):
+            event = {"type": "keyDown", "autoRepeat": number > 0} | code
+            self.driver.execute_cdp_cmd("Input.dispatchKeyEvent", event)
+            self.until(lambda: self.done() > before, "the label")
         self.driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp"} | code)
 
     def offline(self, off: bool) -> None:

@@ -84,10 +84,7 @@ def test_twenty_pairs_and_a_ranking_by_keyboard_alone(opened):
     page.label("1")
     first = desk.store.labels()[0]
     assert (first.note, first.flags, abs(first.value)) == ("3 of 4 u", (), 3) and 0 < first.seconds < 60
-    before = page.answers()
     page.hold("5", 8)  # a held key counts once
-    page.until(lambda: page.done() == 2 and page.answers() != before, "the next pair")
-    assert page.done() == 2 == len(desk.store.labels())
     for number in range(2, 20):
         page.label("1" if page.answers()[0].startswith("right") else "7")
         assert page.done() == number + 1

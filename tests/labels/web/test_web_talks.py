@@ -29,6 +29,7 @@ def test_the_preferred_answer_becomes_history_and_undo_takes_it_out_again(talkin
     first, second = shown_texts(task)
     assert first != second and first.strip() and second.strip()
     assert ann.post("say", {"text": "and now?"})[0] == 422  # the pair comes first
+    assert ann.post("skip", {"item": task["item"], "reason": "no"})[0] == 422
     _, given = ann.post("label", label(task, 1, -2))
     assert given["composing"] and [turn["content"] for turn in given["talk"]] == ["hello there", second]
     _, back = ann.post("undo")
