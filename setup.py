@@ -43,6 +43,7 @@ REQUIRES = [
 ]
 
 SERVE = ["starlette>=1", "uvicorn>=0.40"]
+LABEL = [*SERVE, "krippendorff>=0.8"]
 QUANTIZATION = ["bitsandbytes>=0.45.1"]
 MATH = ["math-verify>=0.5.2"]  # what trl's rewards read solutions with
 
@@ -54,8 +55,9 @@ EXTRAS = {
     "quantization": QUANTIZATION,
     "math": MATH,
     "serve": SERVE,
+    "label": LABEL,
     "dev": [
-        *SERVE,
+        *LABEL,
         *QUANTIZATION,
         *MATH,
         "openai>=3",
@@ -133,7 +135,7 @@ if __name__ == "__main__":
         classifiers=CLASSIFIERS,
         python_requires=">=3.11",
         packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
-        package_data={"easyrlhf": ["engine/deepspeed/*.json", "report/page/*", "serve/page/*"]},
+        package_data={"easyrlhf": ["engine/deepspeed/*.json", "report/page/*", "serve/page/*", "labels/web/page/*"]},
         cmdclass={"build_py": BuildWithFiles},
         install_requires=REQUIRES,
         extras_require=EXTRAS,

@@ -70,7 +70,7 @@ def comparisons(length: int, share: float, count: int, spread: float) -> list[Pr
 def timed(lm: LlamaForCausalLM, head: torch.nn.Linear, families: list[PromptGroup], share: str) -> float:
     """Seconds of one forward and backward pass."""
     started = time.perf_counter()
-    states = completion_states(lm, families, 0, CPU, share)
+    states = completion_states(lm, families, share)
     scores = head(states.hidden[states.last].float()).view(-1, 2)
     (-torch.nn.functional.logsigmoid(scores[:, 0] - scores[:, 1])).sum().backward()
     lm.zero_grad()

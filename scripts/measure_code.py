@@ -30,6 +30,7 @@ CENTRAL = (
     "online/ppo.py",
     "online/grpo.py",
     "engine/engine.py",
+    "engine/plain.py",
     "offline/loop.py",
     "rollout/sampler.py",
     "rollout/decode_batch.py",

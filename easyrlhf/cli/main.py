@@ -23,6 +23,7 @@ COMMANDS = {
         "Turn a settings file of another program into one of ours.",
     ),
     "data": ("easyrlhf.cli.data:command", "Get, check, look at and convert training data."),
+    "label": ("easyrlhf.cli.label:command", "Have answers labelled by people and judges; use the labels."),
     "serve": ("easyrlhf.cli.serve:command", "Serve models to OpenAI clients and your browser."),
     "serve_reward": ("easyrlhf.cli.serve_reward:command", "Serve a trained reward model over HTTP."),
     "vllm_serve": ("easyrlhf.cli.vllm_serve:command", "Start a vLLM server that samples for PPO or GRPO."),

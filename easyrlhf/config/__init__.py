@@ -8,6 +8,8 @@ from easyrlhf.config import preference
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
+from easyrlhf.config.label_serving import LabelServeConfig
+from easyrlhf.config.labelling import LabelForgetConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
@@ -43,6 +45,8 @@ __all__ = [
     "GRPOConfig",
     "GenerateConfig",
     "InitConfig",
+    "LabelForgetConfig",
+    "LabelServeConfig",
     "LookConfig",
     "OnlineConfig",
     "PPOConfig",

@@ -7,20 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import Optimizer
 from transformers import get_scheduler
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
-from easyrlhf.engine.micro_batches import MicroBatch
 from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, stuck, weight_marks
 from easyrlhf.errors import NotFinite, RunError
 from easyrlhf.files import written_to
@@ -28,9 +24,9 @@ from easyrlhf.run.trained_weights import stored_tensors
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 STATE_FILE = "engine.json"
-BUCKET = 2**26  # bytes of gradients that are summed over the processes at once
 
-Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor | float]]]
+# A micro-batch, as a function that gives its summed loss and sums of metrics; and whether it counts.
+Work = tuple[Callable[[], tuple[Tensor, dict[str, Tensor | float]]], bool]
 FUSED = ("cpu", "cuda")  # devices on which AdamW updates all parameters at once
 
 
@@ -72,6 +68,7 @@ class Engine(ABC):
     def make_optimiser(self, parameters: dict[str, nn.Parameter]) -> Optimizer:
         """AdamW that decays matrices and leaves vectors alone."""
         settings, groups = self.settings, []
+        # Biases and gains of norms set scales: pulling them to 0 regularises nothing, and drifts what was pretrained.
         fused = all(parameter.device.type in FUSED for parameter in parameters.values())
         for decay, wanted in ((settings.weight_decay, True), (0.0, False)):
             chosen = [p for name, p in parameters.items() if (self.trained[name].ndim >= 2) == wanted]
@@ -88,23 +85,22 @@ class Engine(ABC):
             num_training_steps=settings.total_steps,
         )
 
-    def step(self, passes: list[MicroBatch], loss_of: Loss, count: float) -> tuple[dict[str, float], dict[str, float]]:
+    def step(self, work: list[Work], count: float) -> tuple[dict[str, float], dict[str, float]]:
         """One optimiser step over the micro-batches of all processes, as if they were one batch.
 
-        passes   this process's micro-batches, each with whether it counts
-        loss_of  gives the summed loss of a micro-batch, and sums of metrics
+        work     this process's micro-batches
         count    what the losses are divided by: tokens or pairs of the whole optimiser batch
         returns  loss, grad_norm (before clipping) and learning_rate; the metrics, summed over all micro-batches
         Raises RunError when the loss or the gradient is not finite, or when the first step leaves weights as they were.
         """
         # 1. Gradients. Sums are divided by the count of the whole batch, not of the micro-batch: it is the gradient of
         # one batch however it is cut, and whoever computes it.
-        total, sums = 0.0, Counter()
-        for number, (micro_batch, counts) in enumerate(passes, 1):
-            loss_sum, extra = loss_of(micro_batch)
+        total, sums = 0.0, Counter()  # of floats: nothing of a micro-batch's graph outlives it
+        for number, (loss_of_micro_batch, counts) in enumerate(work, 1):
+            loss_sum, extra = loss_of_micro_batch()
             loss = loss_sum / count
             # One that does not count goes backward all the same: ZeRO waits for every process in every pass.
-            self.backward(loss if counts else 0.0 * loss, last=number == len(passes))
+            self.backward(loss if counts else 0.0 * loss, last=number == len(work))
             total += loss.item() * counts
             sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
         # 2. What all processes measured. They then judge the same loss, so that all take the step or none does.
@@ -112,7 +108,8 @@ class Engine(ABC):
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
         looked = not self.proven and done["learning_rate"] > 0  # a warm-up begins with a step of rate 0
         before, asked = (weight_marks(self), self.with_gradient()) if looked else ({}, set())
-        # 3. The step, after clipping by the norm over all weights.
+        # 3. The step, after clipping by the norm over all weights. The engine itself refuses one that is not finite,
+        # since only it knows whether the weights can still be left alone.
         done["grad_norm"] = self.update(done["loss"])
         # 4. The first step proves itself: frozen weights that pass for trained ones look like a run that learns slowly.
         if looked:
@@ -158,12 +155,14 @@ class Engine(ABC):
         Raises RunError when the disk does not take it.
         """
         mine: dict[str, Tensor] = {}
+        # One tensor is whole at a time, and each process keeps the share of them that it writes.
         for number, name in enumerate(self.trained):
             found = self.gathered(name)
             if number % processes.size() == processes.rank():
                 mine |= {f"{part}/{name}": tensor.detach().cpu().contiguous() for part, tensor in found.items()}
         steps = self.adam_steps()
 
+        # A full disk of one process is told to all: else the others would wait for it in the next step.
         def write() -> None:
             with written_to(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -179,6 +178,7 @@ class Engine(ABC):
         """Take back what save wrote. Raises InputError when it is of another model."""
         with stored_tensors(folder, self.shapes()) as places:
             state = json.loads((folder / STATE_FILE).read_text())
+            # By name, not by place: another number of processes has cut the state into other parts.
             for name in self.trained:
                 keys = {part: f"{part}/{name}" for part in (MASTER, *MOMENTS)}
                 found = {part: places[key].get_tensor(key) for part, key in keys.items() if key in places}
@@ -187,6 +187,7 @@ class Engine(ABC):
 
     def restore_schedule(self, saved: dict) -> None:
         """Go on in the schedule where it was, with the learning rates and the length of our own settings."""
+        # A branched run may have another rate or another length, and both count from the next step on.
         ours = {"base_lrs": self.scheduler.base_lrs}
         self.scheduler.load_state_dict(saved | ours)
         step = self.scheduler.last_epoch
@@ -231,96 +232,3 @@ class Engine(ABC):
     def full_weights(self) -> Iterator[nn.Module]:
         """The model with all of its weights on every process, to sample with or to save."""
         yield self.model
-
-
-class PlainEngine(Engine):
-    """Each process holds all of the model and of the optimiser; gradients are summed over the processes.
-
-    Parameters of lower precision are optimised through float32 master copies, and their gradients are accumulated in
-    float32, so that bf16 neither loses small updates nor small micro-batches.
-    """
-
-    def __init__(self, model: nn.Module, settings: OptimiserSettings):
-        super().__init__(model, settings)
-        self.masters = {name: master_of(p) for name, p in self.trained.items()}
-        self.optimizer = self.make_optimiser(self.masters)
-        self.scheduler = self.make_scheduler(self.optimizer)
-
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """As Engine says."""
-        loss.backward()
-
-    def update(self, loss: float) -> float:
-        """As Engine says; nothing is changed when it raises."""
-        if processes.size() > 1:
-            sum_gradients(list(self.masters.values()))
-        grad_norm = nn.utils.clip_grad_norm_(self.masters.values(), self.settings.max_grad_norm).item()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise self.not_finite(loss, grad_norm)
-        self.changes += 1
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                if self.masters[name] is not parameter:
-                    parameter.copy_(self.masters[name])
-        return grad_norm
-
-    def with_gradient(self) -> set[str]:
-        """As Engine says."""
-        return {name for name, master in self.masters.items() if master.grad is not None and bool(master.grad.any())}
-
-    def skip(self) -> None:
-        """As Engine says."""
-        self.optimizer.step()  # without gradients it changes nothing, and the schedule expects it
-        self.scheduler.step()
-
-    def gathered(self, name: str) -> dict[str, Tensor]:
-        """As Engine says."""
-        state = self.optimizer.state.get(self.masters[name], {})
-        return {MASTER: self.masters[name]} | {part: state[part] for part in MOMENTS if part in state}
-
-    def restore(self, name: str, found: dict[str, Tensor], step: int) -> None:
-        """As Engine says."""
-        master = self.masters[name]
-        master.copy_(found.pop(MASTER))
-        self.trained[name].copy_(master)
-        self.optimizer.state.pop(master, None)
-        if found:
-            moments = {part: moment.to(master.device) for part, moment in found.items()}
-            self.optimizer.state[master] = {"step": torch.tensor(float(step), device=master.device)} | moments
-
-    def adam_steps(self) -> dict[str, int]:
-        """As Engine says."""
-        known = self.optimizer.state
-        return {name: int(known[master]["step"]) for name, master in self.masters.items() if master in known}
-
-
-def master_of(parameter: nn.Parameter) -> nn.Parameter:
-    """The float32 parameter to optimise: itself, or a copy that collects its gradients in float32."""
-    if parameter.dtype == torch.float32:
-        return parameter
-    master = nn.Parameter(parameter.detach().float())
-    parameter.register_post_accumulate_grad_hook(partial(move_grad, master))
-    return master
-
-
-def move_grad(master: nn.Parameter, parameter: nn.Parameter) -> None:
-    """Add a parameter's fresh gradient to its master's and free it."""
-    grad = parameter.grad.float()
-    master.grad = grad if master.grad is None else master.grad.add_(grad)
-    parameter.grad = None
-
-
-def sum_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace every gradient by the sum of all processes'; one that is missing here counts as 0."""
-    bucket: list[Tensor] = []
-    for place, parameter in enumerate(parameters, 1):
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        bucket.append(parameter.grad)
-        if place == len(parameters) or sum(grad.nbytes for grad in bucket) >= BUCKET:
-            total = processes.all_reduce_sum(_flatten_dense_tensors(bucket))
-            for grad, whole in zip(bucket, _unflatten_dense_tensors(total, bucket), strict=True):
-                grad.copy_(whole)
-            bucket = []

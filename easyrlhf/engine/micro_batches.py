@@ -1,5 +1,6 @@
 """Which process computes what: rows dealt out by length, and as many forward passes for each."""
 
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -47,20 +48,30 @@ def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> s
     return slice(count * hand // hands, count * (hand + 1) // hands)
 
 
-def grouped_micro_batches(prompts: list[list[int]], lengths: list[int], budget: int, share: str) -> list[MicroBatch]:
-    """The micro-batches of this process, those of one prompt next to one another where they share.
+@dataclass(frozen=True)
+class Passes:
+    """How completions go through a model: which of them together.
 
-    prompts  ids of each row's prompt
-    lengths  tokens of each row's completion
-    budget   tokens of one forward pass
-    share    "off" takes each row by itself
+    budget  tokens of one forward pass
+    share   whether a prompt is computed once for its completions, as in completion_states
     """
-    rows = range(len(prompts))
-    households = [[row] for row in rows] if share == "off" else siblings(prompts, lengths, budget)
-    tokens = [len(prompts[own[0]]) + sum(lengths[row] for row in own) for own in households]
-    return [
-        ([row for one in group for row in households[one]], counts) for group, counts in micro_batches(tokens, budget)
-    ]
+
+    budget: int
+    share: str = "off"
+
+    def over(self, prompts: list[list[int]], lengths: list[int]) -> list[MicroBatch]:
+        """The micro-batches of this process, completions of one prompt next to one another where they may share it.
+
+        prompts  ids of each row's prompt
+        lengths  tokens of each row's completion
+        """
+        alone = [[row] for row in range(len(prompts))]
+        households = alone if self.share == "off" else siblings(prompts, lengths, self.budget)
+        tokens = [len(prompts[own[0]]) + sum(lengths[row] for row in own) for own in households]
+        return [
+            ([row for one in group for row in households[one]], counts)
+            for group, counts in micro_batches(tokens, self.budget)
+        ]
 
 
 def siblings(prompts: list[list[int]], lengths: list[int], budget: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
-from easyrlhf.engine.zero import read_zero_config
+from easyrlhf.engine.zero_config import read_zero_config
 from easyrlhf.errors import InputError
 
 

@@ -1,7 +1,6 @@
 """DeepSpeed ZeRO under the engine: optimiser, gradients and, at stage 3, weights lie in parts on the processes."""
 
 import copy
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,99 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from easyrlhf.engine import processes
-from easyrlhf.engine.engine import Engine, OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import Engine, OptimiserSettings
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.engine.proof import MASTER, MOMENTS
-from easyrlhf.errors import InputError, NotFinite
+from easyrlhf.engine.zero_config import fill_zero_config
+from easyrlhf.errors import NotFinite
 from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.trainable import check_trainable
-
-PRESETS = Path(__file__).parent / "deepspeed"
-AUTO = "auto"
-OURS = {  # keys that the settings decide
-    "train_batch_size": "--batch_size decides it",
-    "train_micro_batch_size_per_gpu": "--micro_batch_tokens decides it",
-    "gradient_accumulation_steps": "it follows from --batch_size and --micro_batch_tokens",
-    "gradient_clipping": "--max_grad_norm decides it",
-    "optimizer": "the optimiser is AdamW with --learning_rate, --weight_decay and --adam_eps",
-    "scheduler": "--lr_scheduler and --warmup_ratio decide it",
-}
-
-OUR_KINDS = {"optimizer": ("AdamW",), "scheduler": ("WarmupLR", "WarmupDecayLR")}  # whose values must all be "auto"
-
-
-def preset_names() -> list[str]:
-    """The configurations that come with the package."""
-    return sorted(file.stem for file in PRESETS.glob("*.json"))
-
-
-def read_zero_config(deepspeed: str) -> dict[str, Any]:
-    """The DeepSpeed configuration of --deepspeed: a preset's name, or a file. Raises InputError; imports nothing.
-
-    What the settings decide (batch sizes, precision, clipping, optimiser, schedule) must be "auto" or left out; AdamW
-    and a warm-up with all values "auto" say just that.
-    """
-    file = PRESETS / f"{deepspeed}.json"
-    if not file.exists():
-        file = Path(deepspeed)
-    if not file.is_file():
-        raise InputError(
-            f"--deepspeed {deepspeed}: is neither a file nor one of {', '.join(preset_names())}, none; give the path "
-            "of a DeepSpeed configuration in JSON"
-        )
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"--deepspeed {file}: is not JSON ({error})") from error
-    zero = config.get("zero_optimization") if isinstance(config, dict) else None
-    if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
-        raise InputError(
-            f"--deepspeed {file}: key zero_optimization.stage must be 1, 2 or 3; without ZeRO use --deepspeed none"
-        )
-    for key, setting in OURS.items():
-        if config.get(key, AUTO) != AUTO and not says_what_we_do(key, config[key]):
-            raise InputError(
-                f'--deepspeed {file}: key {key} is {json.dumps(config[key])}, but {setting}; write "auto", or leave it '
-                "out"
-            )
-    for key in ("fp16", "bf16"):
-        section = config.get(key, {})
-        if not isinstance(section, dict):
-            raise InputError(
-                f'--deepspeed {file}: key {key} is {json.dumps(section)}, but must be {{"enabled": "auto"}}'
-            )
-        if section.get("enabled", AUTO) not in (AUTO, False):
-            raise InputError(f'--deepspeed {file}: key {key}.enabled: --precision decides it; write "auto"')
-    return config
-
-
-def says_what_we_do(key: str, section: Any) -> bool:
-    """Whether the block of an optimiser or a schedule asks for ours, and leaves every value to the settings."""
-    return (
-        isinstance(section, dict)
-        and section.keys() <= {"type", "params"}
-        and section.get("type") in OUR_KINDS.get(key, ())
-        and isinstance(params := section.get("params", {}), dict)
-        and all(value == AUTO for value in params.values())
-    )
-
-
-def filled(config: dict[str, Any], *, bf16: bool, max_grad_norm: float | None) -> dict[str, Any]:
-    """The configuration with what the settings decide, as DeepSpeed wants it; max_grad_norm is None for a frozen model.
-
-    DeepSpeed's own accumulation is not used: a step has as many micro-batches as its tokens ask for.
-    """
-    config = copy.deepcopy({key: value for key, value in config.items() if key not in OURS})
-    config |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
-    config |= {"bf16": {"enabled": bf16}, "fp16": {"enabled": False}, "zero_allow_untested_optimizer": True}
-    if max_grad_norm is not None:
-        config["gradient_clipping"] = max_grad_norm
-    zero = config["zero_optimization"]
-    if max_grad_norm is None:
-        zero.pop("offload_optimizer", None)
-    config["zero_optimization"] = {key: value for key, value in zero.items() if value != AUTO}
-    if bf16:
-        config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
-    return config
 
 
 def make_engine(
@@ -138,7 +51,7 @@ class ZeroEngine(Engine):
         super().__init__(model, settings)
         self.stage = config["zero_optimization"]["stage"]
         self.empty = emptied(model) if self.stage == 3 else None
-        config = filled(config, bf16=dtype == torch.bfloat16, max_grad_norm=settings.max_grad_norm)
+        config = fill_zero_config(config, bf16=dtype == torch.bfloat16, max_grad_norm=settings.max_grad_norm)
         self.shape = {name: parameter.shape for name, parameter in self.trained.items()}
         optimiser = self.make_optimiser(self.trained)
         self.deepspeed = initialised(model, config, optimiser)
@@ -278,7 +191,7 @@ class ZeroEngine(Engine):
 def spread_frozen(model: nn.Module, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     """Spread the weights of a model that is not trained over the processes, where ZeRO stage 3 is asked for."""
     if config["zero_optimization"]["stage"] == 3:
-        initialised(model, filled(config, bf16=dtype == torch.bfloat16, max_grad_norm=None), None)
+        initialised(model, fill_zero_config(config, bf16=dtype == torch.bfloat16, max_grad_norm=None), None)
     return model
 
 

@@ -73,5 +73,6 @@ def attend_packed(
     longest     tokens of the longest row
     returns     [L, heads, d]
     """
+    # The window looks back without limit and not ahead: causal, within each row.
     how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": query.shape[1] != key.shape[1]}
     return varlen_attn(query, key, value, ends, ends, longest, longest, **how)

@@ -35,26 +35,22 @@ def row_token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperatu
 
 
 @in_one_pass
-def token_logprobs(
-    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
-) -> Tensor:
+def token_logprobs(lm: nn.Module, groups: list[PromptGroup], share: str = "off", temperature: float = 1.0) -> Tensor:
     """Log-probability of every completion token given its prompt and those before it; `share` as in completion_states.
 
-    returns  [n]  completion by completion, family by family
+    returns  [n]  completion by completion, group by group
     """
-    states = completion_states(lm, families, pad_id, device, share)
+    states = completion_states(lm, groups, share)
     return logprobs_of(lm, states.hidden[states.before], states.targets, temperature)
 
 
 @in_one_pass
-def sequence_logprobs(
-    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str
-) -> Tensor:
+def sequence_logprobs(lm: nn.Module, groups: list[PromptGroup], share: str = "off") -> Tensor:
     """Log-probability of each completion given its prompt, summed over its tokens; `share` as in completion_states.
 
-    returns  [N]  family by family
+    returns  [N]  group by group
     """
-    states = completion_states(lm, families, pad_id, device, share)
+    states = completion_states(lm, groups, share)
     logprobs = logprobs_of(lm, states.hidden[states.before], states.targets)
     return logprobs.new_zeros(len(states.last)).index_add(0, states.owners, logprobs)
 
@@ -79,14 +75,14 @@ def logprobs_of(lm: nn.Module, states: Tensor, targets: Tensor, temperature: flo
 
 @torch.no_grad()
 @in_one_pass
-def answer_logprobs_and_entropies(
-    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str, temperature: float = 1.0
+def token_logprobs_and_entropies(
+    lm: nn.Module, groups: list[PromptGroup], share: str = "off", temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """token_logprobs without gradient, and the entropies.
 
     returns  [n], [n]  nats
     """
-    states = completion_states(lm, families, pad_id, device, share)
+    states = completion_states(lm, groups, share)
     return logprobs_and_entropies_of(lm, states.hidden[states.before], states.targets, temperature)
 
 

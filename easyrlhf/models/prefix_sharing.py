@@ -27,7 +27,7 @@ PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1
 
 @dataclass(frozen=True)
 class States:
-    """Hidden states of families' completions, and where to read them.
+    """Hidden states of prompts' completions, and where to read them.
 
     hidden   [L, H]  of all tokens of the forward pass
     before   [n]     row of the state that predicts each completion token, completion by completion
@@ -173,13 +173,12 @@ def sharing_of(lm: nn.Module, share: str) -> str:
 @torch.no_grad()
 def same_both_ways(lm: nn.Module) -> bool:
     """Whether a model's states are the same with prompts shared and apart."""
-    device = plain_lm(lm).device
     with evaluating(lm):
         try:
-            together = states_together(lm, PROBE, device)
+            together = states_together(lm, PROBE)
         except (TypeError, ValueError, RuntimeError):  # it knows no position_ids, or hands no layout to its attention
             return False
-        apart = states_apart(lm, PROBE, 0, device)
+        apart = states_apart(lm, PROBE)
     ours, theirs = (
         torch.cat([states.hidden[states.before], states.hidden[states.last]]) for states in (together, apart)
     )
@@ -187,31 +186,29 @@ def same_both_ways(lm: nn.Module) -> bool:
     return bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm())
 
 
-def completion_states(
-    lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device, share: str
-) -> States:
+def completion_states(lm: nn.Module, groups: list[PromptGroup], share: str) -> States:
     """Hidden states of every completion behind its prompt.
 
     share  "on" computes each prompt once, "auto" where that is cheaper, "off" never. A model for which enable_sharing
            was not called, or was false, has them computed apart
     """
-    together = share == "on" or (share == "auto" and worth_sharing(lm, families))
+    together = share == "on" or (share == "auto" and worth_sharing(lm, groups))
     if together and can_share(lm):
-        return states_together(lm, families, device)
-    return states_apart(lm, families, pad_id, device)
+        return states_together(lm, groups)
+    return states_apart(lm, groups)
 
 
-def worth_sharing(lm: nn.Module, families: list[PromptGroup]) -> bool:
+def worth_sharing(lm: nn.Module, groups: list[PromptGroup]) -> bool:
     """Whether sharing prompts is clearly cheaper, in tokens, than computing them with each of their completions.
 
     A token takes about 24H² floating-point operations a layer, a pair of positions in attention 4H, at half the speed:
     3H pairs cost a token. Completions that look at prompt and self cannot skip the half behind them, as causal rows do.
     """
-    prompts = [len(prompt) for prompt, _ in families]
-    completions = [len(ids) for _, own in families for ids in own]
+    prompts = [len(prompt) for prompt, _ in groups]
+    completions = [len(ids) for _, own in groups for ids in own]
     if len(completions) == len(prompts):
         return False
-    longest = max(len(prompt) + len(ids) for prompt, own in families for ids in own)
+    longest = max(len(prompt) + len(ids) for prompt, own in groups for ids in own)
     p, c, token = max(prompts), max(completions), 3 * plain_lm(lm).config.get_text_config().hidden_size
     apart = len(completions) * (longest + longest**2 / 2 / token)
     attention = len(prompts) * p**2 / 2 + len(completions) * c * (p + c)
@@ -237,20 +234,22 @@ def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
     return packed.new_zeros(*input_ids.shape, packed.shape[1]).masked_scatter(counted[..., None], packed)
 
 
-def states_apart(lm: nn.Module, families: list[PromptGroup], pad_id: int, device: torch.device) -> States:
+def states_apart(lm: nn.Module, groups: list[PromptGroup]) -> States:
     """Each completion in a row of its own, behind a copy of its prompt."""
-    rows = [(prompt, ids) for prompt, completions in families for ids in completions]
+    device = plain_lm(lm).device
+    rows = [(prompt, ids) for prompt, completions in groups for ids in completions]
     lengths = torch.tensor([len(prompt) + len(ids) for prompt, ids in rows], device=device)
-    hidden = row_states(lm, pad_right([prompt + ids for prompt, ids in rows], pad_id).to(device), lengths)
+    hidden = row_states(lm, pad_right([prompt + ids for prompt, ids in rows]).to(device), lengths)
     starts = [number * hidden.shape[1] + len(prompt) for number, (prompt, _) in enumerate(rows)]
     return states_of(hidden.flatten(0, 1), [ids for _, ids in rows], starts, [start - 1 for start in starts])
 
 
-def states_together(lm: nn.Module, families: list[PromptGroup], device: torch.device) -> States:
+def states_together(lm: nn.Module, groups: list[PromptGroup]) -> States:
     """All tokens in one row, each prompt once."""
-    prompts = [prompt for prompt, _ in families]
-    completions = [ids for _, own in families for ids in own]
-    parents = [number for number, (_, own) in enumerate(families) for _ in own]
+    device = plain_lm(lm).device
+    prompts = [prompt for prompt, _ in groups]
+    completions = [ids for _, own in groups for ids in own]
+    parents = [number for number, (_, own) in enumerate(groups) for _ in own]
     layout = Layout(list(map(len, prompts)), list(map(len, completions)), torch.tensor(parents, device=device))
     positions = [range(len(prompt)) for prompt in prompts]
     positions += [

@@ -51,22 +51,22 @@ class ScalarModel(nn.Module):
         return self.score_hidden(last)
 
     @in_one_pass
-    def completion_scores(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
+    def completion_scores(self, groups: list[PromptGroup], share: str = "off") -> Tensor:
         """Score of each completion behind its prompt, read at its last token; `share` as in completion_states.
 
-        returns  [N]  float32, family by family
+        returns  [N]  float32, group by group
         """
-        states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
+        states = completion_states(self.lm, groups, share)
         return self.score_hidden(states.hidden[states.last])
 
     @in_one_pass
-    def completion_values(self, families: list[PromptGroup], pad_id: int, share: str) -> Tensor:
+    def completion_values(self, groups: list[PromptGroup], share: str = "off") -> Tensor:
         """Value of the state each completion token was chosen in: read one position before the token.
 
         share    as in completion_states
-        returns  [n]  float32, completion by completion, family by family
+        returns  [n]  float32, completion by completion, group by group
         """
-        states = completion_states(self.lm, families, pad_id, self.head.weight.device, share)
+        states = completion_states(self.lm, groups, share)
         return self.score_hidden(states.hidden[states.before])
 
     def score_hidden(self, hidden: Tensor) -> Tensor:

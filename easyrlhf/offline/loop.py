@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ def train_steps(
     Returns the metrics of the step whose weights the model has in the end.
     """
     config, total = run.config, planned_steps(run.config, len(train))
+    # Batches follow from seed and epoch alone, so a resumed run skips those it has seen, and reads none of them.
     batches, evaluations = planned_batches(config, len(train)), offline_evaluations(config, len(train), valid)
     course = StepEnd(run, {"model": engine}, total, log, console, evaluations)
     looked_at = evaluations and evaluations.chosen(valid)
@@ -128,9 +130,11 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
     # What a loss compares over the batch (KTO's KL, AOT's ranks) is known before the batch is cut into micro-batches.
     rows = task.prepare(rows)
     lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
-    metrics, sums = engine.step(
-        micro_batches(lengths, run.micro_batch_tokens), lambda group: task.loss([rows[index] for index in group]), count
-    )
+    work = [
+        (partial(task.loss, [rows[index] for index in group]), counts)
+        for group, counts in micro_batches(lengths, run.micro_batch_tokens)
+    ]
+    metrics, sums = engine.step(work, count)
     metrics |= task.conclude({name: total / count for name, total in sums.items()})
     metrics |= {"length/mean": sum(lengths) / len(rows), "length/max": max(lengths)}
     return metrics | {"tokens_per_second": sum(lengths) / (time.perf_counter() - started)}
@@ -139,6 +143,7 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
 def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int, advance: Advance) -> dict[str, float]:
     """The loss and the metrics of rows, per unit, in batches that are prepared like the optimiser's."""
     sums, count = Counter(), 0.0
+    # Batches as large as the optimiser's: losses that compare within a batch are else of another size.
     for start in range(0, len(rows), batch_size):
         batch = task.prepare([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
         for group, counts in micro_batches([task.tokens(row) for row in batch], budget):

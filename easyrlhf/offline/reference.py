@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,41 @@ from easyrlhf.files import atomic_write
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.models.prefix_sharing import PromptGroup
+from easyrlhf.offline.loop import Row, pair_group
 from easyrlhf.report.console import Console
-
-Row = dict[str, Any]
 
 CHUNK = 1024  # rows in memory at a time
 UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: they change no number
 
 
+@dataclass(frozen=True)
+class Question:
+    """What the reference is asked of a kind of rows.
+
+    names     of the columns that its answers make, one for each completion of a row
+    group_of  row → its prompt and these completions
+    partner   column of ids: each row also has, as other_ids, those of the row that its column `other` numbers
+    """
+
+    names: tuple[str, ...]
+    group_of: Callable[[Row], PromptGroup]
+    partner: str | None = None
+
+
+PAIR = Question(("ref_chosen", "ref_rejected"), pair_group)
+
+
 class RowsWithReference:
     """Token rows with further columns beside them.
 
-    rows     token rows on disk
-    partner  column of ids: each row also has, as other_ids, those of the row that its column `other` numbers
-    numbers  name → [N], one number a row
+    rows      token rows on disk
+    question  what a reference is asked of them; None where there is none
+    numbers   name → [N], one number a row
     """
 
-    def __init__(self, rows: Dataset, partner: str | None = None):
-        self.rows, self.partner = rows, partner
+    def __init__(self, rows: Dataset, question: Question | None = None):
+        self.rows, self.question = rows, question
+        self.partner = question and question.partner
         self.numbers: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -53,58 +71,48 @@ class RowsWithReference:
 
 
 @torch.no_grad()
-def all_logprobs(
-    lm: nn.Module, families: list[PromptGroup], pad_id: int, budget: int, device: torch.device, share: str
-) -> np.ndarray:
-    """sequence_logprobs of many families with K completions each, in micro-batches, dropout off.  [N, K]
+def all_logprobs(lm: nn.Module, groups: list[PromptGroup], budget: int, share: str = "off") -> np.ndarray:
+    """sequence_logprobs of N prompts with K completions each, in micro-batches, dropout off.  [N, K]
 
     Each process computes its share; all have all of it.
     """
-    count = len(families[0][1])
-    found = torch.zeros(len(families), count, dtype=torch.float64)
+    count = len(groups[0][1])
+    found = torch.zeros(len(groups), count, dtype=torch.float64)
     with evaluating(lm):
-        for group, counts in micro_batches([padded_tokens(family) for family in families], budget):
-            logprobs = sequence_logprobs(lm, [families[i] for i in group], pad_id, device, share)
+        for indices, counts in micro_batches(list(map(padded_tokens, groups)), budget):
+            logprobs = sequence_logprobs(lm, [groups[i] for i in indices], share)
             if counts:
-                found[group] = logprobs.view(-1, count).cpu().double()
+                found[indices] = logprobs.view(-1, count).cpu().double()
     return processes.all_reduce_sum(found).numpy()
 
 
-def padded_tokens(family: PromptGroup) -> int:
-    """Tokens of a family when its prompt is not shared and its completions are padded to one length."""
-    prompt, completions = family
+def padded_tokens(group: PromptGroup) -> int:
+    """Tokens of a group when its prompt is not shared and its completions are padded to one length."""
+    prompt, completions = group
     return len(completions) * (len(prompt) + max(map(len, completions)))
 
 
 def reference_columns(
-    lm: nn.Module,
-    rows: RowsWithReference,
-    numbers: np.ndarray,
-    names: tuple[str, ...],
-    family_of: Callable[[Row], PromptGroup],
-    pad_id: int,
-    budget: int,
-    device: torch.device,
-    share: str,
-    console: Console,
+    lm: nn.Module, rows: RowsWithReference, numbers: np.ndarray, budget: int, share: str, console: Console
 ) -> dict[str, np.ndarray]:
     """Log-probabilities of rows' completions under the reference, from disk when they were computed before.
 
-    lm         the reference; an adapter that it has is off
-    numbers    [n] the rows that are needed
-    names      of the columns, one for each completion of a row's family
-    family_of  row → its prompt and completions
-    returns    column → [N] float64, NaN where a row is not needed
+    lm       the reference; an adapter that it has is off
+    numbers  [n] the rows that are needed
+    budget   tokens of one forward pass
+    share    as in completion_states
+    returns  column → [N] float64, NaN where a row is not needed
     """
-    file = cache_folder("reference") / f"{fingerprint(lm, rows, numbers, names, family_of)}.safetensors"
+    names, group_of = rows.question.names, rows.question.group_of
+    file = cache_folder("reference") / f"{fingerprint(lm, rows, numbers)}.safetensors"
     found = processes.on_main(lambda: read_columns(file))
     if found is None:
         with adapter_off(lm), console.progress(len(numbers), unit="row") as progress:
             columns = np.zeros((len(numbers), len(names)))
             for start in range(0, len(numbers), CHUNK):
-                families = [family_of(rows[int(i)]) for i in numbers[start : start + CHUNK]]
-                columns[start : start + CHUNK] = all_logprobs(lm, families, pad_id, budget, device, share)
-                for _ in families:
+                groups = [group_of(rows[int(i)]) for i in numbers[start : start + CHUNK]]
+                columns[start : start + CHUNK] = all_logprobs(lm, groups, budget, share)
+                for _ in groups:
                     progress.advance()
         found = {name: np.ascontiguousarray(column) for name, column in zip(names, columns.T, strict=True)}
         if processes.is_main():
@@ -141,22 +149,16 @@ def cache_folder(kind: str) -> Path:
     return Path(os.environ.get("EASYRLHF_CACHE", Path.home() / ".cache" / "easyrlhf")) / kind
 
 
-def fingerprint(
-    lm: nn.Module,
-    rows: RowsWithReference,
-    numbers: np.ndarray,
-    names: tuple[str, ...],
-    family_of: Callable[[Row], PromptGroup],
-) -> str:
+def fingerprint(lm: nn.Module, rows: RowsWithReference, numbers: np.ndarray) -> str:
     """Hash of the model and of every token that it is asked about: what is found by it cannot be stale."""
-    digest = hashlib.blake2b(" ".join(names).encode(), digest_size=20)
+    digest = hashlib.blake2b(" ".join(rows.question.names).encode(), digest_size=20)
     config = {name: value for name, value in plain_lm(lm).config.to_dict().items() if name not in UNTOLD}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in own_weights(lm):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     for row in (rows[int(i)] for i in numbers):
-        prompt, completions = family_of(row)
+        prompt, completions = rows.question.group_of(row)
         for ids in (prompt, *completions):
             digest.update(f"{len(ids)} ".encode() + np.asarray(ids, dtype="<i4").tobytes())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.batches import endless_order
+from easyrlhf.online.collect import collect
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.online.state import LoopState, Online
 from easyrlhf.rollout.sampler import TRAINING
@@ -31,7 +32,7 @@ def collect_batch(
     def draw() -> Rollout:
         rows, keys = prompt_batch(prompts, config, at.drawn)
         at.drawn += config.batch_size
-        return online.collect(run, rows, keys, timer)
+        return collect(run, online, rows, keys, timer, with_reference=config.kl_measured == "step")
 
     rollout = draw()
     for _ in range(config.resamples):

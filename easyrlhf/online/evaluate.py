@@ -1,6 +1,8 @@
 from datasets import Dataset
 
+from easyrlhf.online.collect import collect
 from easyrlhf.online.metrics import evaluation_metrics, sample_rows
+from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.state import Online
 from easyrlhf.report.console import Console
 from easyrlhf.report.log import MetricsLog
@@ -25,10 +27,15 @@ def evaluate_prompts(run: Run, online: Online, valid: Dataset, advance: Advance 
         for start in range(0, len(valid), run.config.batch_size):
             numbers = range(start, min(start + run.config.batch_size, len(valid)))
             keys = [(run.config.seed, EVALUATION, number) for number in numbers]
-            rollouts.append(online.look(run, [valid[number] for number in numbers], keys, timer))
+            rollouts.append(look(run, online, [valid[number] for number in numbers], keys, timer))
             advance(len(numbers))
     logged = {f"eval/{name}": value for name, value in logged_metrics(online.rewards).items()}
     return evaluation_metrics(rollouts) | logged | {"time/eval": timer.seconds["eval"]}
+
+
+def look(run: Run, online: Online, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
+    """One rollout on these prompt rows, to look at; the reference is asked unless it never is."""
+    return collect(run, online, rows, keys, timer, with_reference=run.config.kl_measured != "never")
 
 
 def samples_due(step: int, total: int, times: int) -> bool:
@@ -41,7 +48,7 @@ def show_samples(run: Run, online: Online, rows: Dataset, log: MetricsLog, conso
     if not run.config.num_sample_generations:
         return
     keys = [(run.config.seed, EVALUATION, number) for number in range(len(rows))]
-    rollout = online.look(run, list(rows), keys, Timer())
+    rollout = look(run, online, list(rows), keys, Timer())
     online.rewards.take_logged()  # of a few prompts, which say nothing of the step
     samples = sample_rows(rollout, kl_coef, online.renderer.decode)
     log.samples(run.step, samples)

@@ -38,6 +38,7 @@ def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
 
 def estimate_rloo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
     """RLOO's: the KL of the whole completion in its score, which is compared with the others of its group."""
+    # The KL of the whole completion, since what is compared are whole completions.
     scores = rollout.scores if rollout.log_ratios is None else rollout.scores - kl_coef * rollout.log_ratios
     return with_advantages(rollout, rloo_advantages(scores, config.num_generations), config)
 
@@ -54,6 +55,7 @@ def with_advantages(rollout: Rollout, advantages: Tensor, config: GRPOConfig) ->
     """The rollout with these advantages ([B] or [B, T]), its KL, and the mask of the tokens that are learned from."""
     mask = rollout.completion_mask
     kl = distance(rollout)
+    # A cut-off answer says little of what it would have become (Yu et al. 2025, section 3.4).
     learned = mask * rollout.finished[:, None] if config.mask_truncated_completions else mask
     advantages = advantages if advantages.ndim == 2 else advantages[:, None]
     return replace(rollout, kl=kl, advantages=advantages * learned, loss_mask=learned)
@@ -75,6 +77,7 @@ def grpo_loss(part: Rollout, logprobs: Tensor, config: GRPOConfig) -> Tensor:
 
 def rloo_loss(part: Rollout, logprobs: Tensor, config: GRPOConfig) -> Tensor:
     """The clipped surrogate of whole completions, told to each of their tokens.  [n]"""
+    # One ratio a completion, so its clip holds or frees all of its tokens together.
     rows = part.completion_mask.nonzero()[:, 0]  # [n] the completion each token belongs to
     whole = logprobs.new_zeros(len(part)).index_add(0, rows, logprobs)
     old = (part.old_logprobs * part.completion_mask).sum(1)

@@ -57,7 +57,9 @@ def train(
     at  where to begin; it moves along
     """
     config, total = run.config, planned_rollouts(run.config, len(prompts))
+    # Without held-out prompts some of training's are shown: what the policy says is worth seeing either way.
     shown = valid if valid is not None else prompts
+    # The row of an unfinished step stands in the log already; it is written again once the step was looked at.
     if at.unfinished is not None:
         log.take_back(run.step)
     describe_training(online.rewards.state, config, total, len(prompts))
@@ -113,9 +115,10 @@ class Loop:
                 # in the loss of 3.
                 rollout = online.method.estimate(rollout, run.config, at.kl_coef)
             # 3. Update: epochs of minibatches over this one rollout.
+            # One that fails half way keeps the weights of before, or says that there are none to keep.
             with timer("update"), run.unchanged_is_kept(online.engines, **before):
                 updated = online.update(rollout, run.step)
-            online.sampler.updated()
+            online.sampler.updated()  # what samples elsewhere learns that its weights are old
         run.step += 1
         # 4. Log, with the price of a nat that the step was taken with; the next one may have another.
         metrics = updated | sampled | step_metrics(rollout, online, timer, run, at)
@@ -126,6 +129,7 @@ class Loop:
     def finish_step(self, metrics: dict[str, float]) -> None:
         """Look at the policy where that is due, then log, save and stop as the settings say."""
         course, run = self.course, self.course.run
+        # The step is done by now: whatever fails in looking at it must not lose it, so it is logged and saved as it is.
         with nothing_lost(lambda: log_and_save(course, metrics, self.at)):
             if course.evaluates:
                 metrics |= self.evaluate()
@@ -136,7 +140,7 @@ class Loop:
     def begin(self) -> None:
         """Look at the policy before its first step: what it says, and with eval_at_start what that scores."""
         course, run = self.course, self.course.run
-        with nothing_lost(lambda: None):
+        with nothing_lost(lambda: None):  # nothing is done yet
             wanted = self.valid is not None and run.config.eval_at_start
             metrics = self.evaluate() if wanted else {}
             self.show()
@@ -169,6 +173,7 @@ def rows_to_keep(rollout: Rollout, online: Online, config: OnlineConfig, kl_coef
 
 def begin_next(online: Online, prompts: Dataset, config: OnlineConfig, at: LoopState) -> None:
     """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
+    # The same rows and keys that collecting will ask for: it then finds them begun.
     rows, keys = prompt_batch(prompts, config, at.drawn)
     online.sampler.begin([row["prompt_ids"] for row in rows], keys)
 

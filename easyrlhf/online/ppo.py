@@ -34,11 +34,13 @@ def estimate_ppo(rollout: Rollout, config: PPOConfig, kl_coef: float) -> Rollout
     The value model learns from returns that were neither shifted nor scaled. Neither model learns from a completion
     without a score.
     """
+    # A completion that no reward applies to has no return: with one of 0 it would be taken for an average answer.
     mask = rollout.completion_mask * rollout.scored[:, None]
     kl = distance(rollout, KL_ESTIMATORS[config.kl_estimator])
     rewards = shaped(rollout, kl, kl_coef)
     if config.whiten_rewards:
         rewards = scale(rewards, mask)
+    # Returns come before standardising: the value model predicts rewards, not their rank in this rollout.
     advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
     advantages = standardize(advantages, mask)
     return replace(rollout, kl=kl, rewards=rewards, advantages=advantages, returns=returns, loss_mask=mask)

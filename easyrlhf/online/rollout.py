@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from easyrlhf.config import OnlineConfig
+from easyrlhf.engine.micro_batches import MicroBatch, Passes, group_by_prompt
 from easyrlhf.losses.importance import importance_weights, off_policy_mask
+from easyrlhf.models.prefix_sharing import PromptGroup
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ class Rollout:
     def completions(self) -> list[list[int]]:
         """Token ids of the completions without padding."""
         return unpad(self.completion_ids, self.completion_mask)
+
+    def groups(self) -> list[PromptGroup]:
+        """Prompts with their completions, as models read them."""
+        return group_by_prompt(self.prompt_ids, self.completions())
+
+    def micro_batches(self, passes: Passes) -> list[MicroBatch]:
+        """Rows of each forward pass of this process, and whether it counts."""
+        return passes.over(self.prompt_ids, self.lengths.tolist())
 
     def flat(self, *names: str) -> list[Tensor]:
         """The numbers of these fields that stand on completion tokens, row by row, each [n]."""

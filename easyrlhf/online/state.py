@@ -1,16 +1,49 @@
+"""What an online stage is made of, and what its loop must remember."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor, nn
+
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.engine import Engine
-from easyrlhf.online.collect import Models, collect
+from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.models.logprobs import token_logprobs
+from easyrlhf.models.prefix_sharing import PromptGroup
+from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.method import Method
 from easyrlhf.online.rollout import Rollout
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.sharded import ShardedSampler
 from easyrlhf.rollout.vllm_sampler import VLLMSampler
-from easyrlhf.run.run import Run
-from easyrlhf.run.timer import Timer
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of online learning; the rewards hold the reward model.
+
+    policy     trained
+    reference  frozen; None when it is the policy with its adapter off, or never asked
+    value      trained; None for methods without one
+    passes     how completions go through each of them
+    """
+
+    policy: nn.Module
+    reference: nn.Module | None
+    value: ScalarModel | None
+    passes: Passes
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        """The models that learn."""
+        return [self.policy] if self.value is None else [self.policy, self.value]
+
+    def ref_logprobs(self, groups: list[PromptGroup], temperature: float) -> Tensor:
+        """token_logprobs under the reference.  [n]"""
+        if self.reference is not None:
+            return token_logprobs(self.reference, groups, self.passes.share, temperature)
+        with self.policy.disable_adapter():
+            return token_logprobs(self.policy, groups, self.passes.share, temperature)
 
 
 @dataclass(frozen=True)
@@ -28,20 +61,6 @@ class Online:
     renderer: Renderer
     method: Method
     update: Callable[[Rollout, int], dict[str, float]]
-
-    def collect(self, run: Run, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
-        """One rollout on these prompt rows, to learn from."""
-        return self.collected(run, rows, keys, timer, run.config.kl_measured == "step")
-
-    def look(self, run: Run, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
-        """One rollout on these prompt rows, to look at."""
-        return self.collected(run, rows, keys, timer, run.config.kl_measured != "never")
-
-    def collected(self, run: Run, rows: list[dict], keys: list, timer: Timer, with_reference: bool) -> Rollout:
-        """As collect, with the reference or without."""
-        self.rewards.state.global_step = run.step
-        how = rows, keys, run.micro_batch_tokens, timer, with_reference
-        return collect(self.models, self.sampler, self.rewards, *how)
 
 
 @dataclass

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from easyrlhf.config import OnlineConfig, PPOConfig
-from easyrlhf.engine.engine import Engine
-from easyrlhf.engine.micro_batches import MicroBatch, group_by_prompt, grouped_micro_batches
+from easyrlhf.engine.engine import Engine, Work
+from easyrlhf.engine.micro_batches import Passes
 from easyrlhf.losses.ppo import ppo_value_loss
 from easyrlhf.models.logprobs import token_logprobs
-from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.online.method import Method
 from easyrlhf.online.rollout import Rollout
 
@@ -32,31 +31,6 @@ DENOMINATORS = {
     "value/grad_norm": "value_steps",
     "value/learning_rate": "value_steps",
 }
-
-
-@dataclass(frozen=True)
-class Forward:
-    """How a rollout goes through a model: in micro-batches under the token budget.
-
-    share  whether completions of one prompt are kept together, and the prompt computed once: "auto", "on" or "off"
-    """
-
-    pad_id: int
-    micro_batch_tokens: int
-    share: str = "off"
-
-    def passes(self, batch: Rollout) -> list[MicroBatch]:
-        """Rows of each micro-batch of this process."""
-        return grouped_micro_batches(batch.prompt_ids, batch.lengths.tolist(), self.micro_batch_tokens, self.share)
-
-    def logprobs(self, part: Rollout, lm: nn.Module, temperature: float) -> Tensor:
-        """Log-probabilities of the part's completion tokens under a language model.  [n]"""
-        families, device = group_by_prompt(part.prompt_ids, part.completions()), part.completion_mask.device
-        return token_logprobs(lm, families, self.pad_id, device, self.share, temperature)
-
-    def values(self, part: Rollout, model: ScalarModel) -> Tensor:
-        """Values of the states that the part's completion tokens were chosen in.  [n]"""
-        return model.completion_values(group_by_prompt(part.prompt_ids, part.completions()), self.pad_id, self.share)
 
 
 @dataclass(frozen=True)
@@ -99,16 +73,15 @@ class PolicyLearner:
     """One optimiser step of the policy on a minibatch.
 
     first_step  the optimiser step with which its training begins: before, the value model learns alone
-    ptx         optimiser step → SFT micro-batches to mix into it, each with whether it counts and giving its summed
-                loss per unit of ptx_coef; None when there are none
+    ptx         optimiser step → the work on demonstrations that is mixed into it; None when there is none
     """
 
     engine: Engine
     method: Method
     config: OnlineConfig
-    forward: Forward
+    passes: Passes
     first_step: int = 0
-    ptx: Callable[[int], list[tuple[Callable[[], Tensor], bool]]] | None = None
+    ptx: Callable[[int], list[Work]] | None = None
 
     def __call__(self, batch: Rollout, tokens_per_step: float, optimiser_step: int) -> dict[str, float]:
         """Step, unless nothing can be learned from this batch; returns sums of metrics."""
@@ -127,25 +100,22 @@ class PolicyLearner:
         def surrogate(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
             # At the temperature of sampling: the ratio is of the distributions that completions are drawn from.
-            logprobs = self.forward.logprobs(part, self.engine.model, config.temperature)
+            logprobs = token_logprobs(self.engine.model, part.groups(), self.passes.share, config.temperature)
             counted = weights[group][part.completion_mask.bool()]
             sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *config.clip_limits)
+            # Tokens that the policy has left behind give no advantage any more; the metrics above still see them.
             if config.off_policy_mask_threshold is not None:
                 part, left_out = part.near_policy(logprobs.detach(), config.off_policy_mask_threshold)
                 sums["policy/off_policy_masked"] = left_out
             loss = (self.method.loss(part, logprobs, config) * counted).sum()
             return loss, sums | {"loss/policy_avg": loss.item()}
 
-        def mixed_in(sft_loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, float]]:
-            loss = sft_loss()
-            return config.ptx_coef * loss, {"loss/ptx_avg": loss.item()}
-
         # 3. One optimiser step on all micro-batches, those that are mixed in among them. Their losses are weighted
         # already, so the engine divides by 1.
-        work = [(partial(surrogate, group), counts) for group, counts in self.forward.passes(batch)]
+        work = [(partial(surrogate, group), counts) for group, counts in batch.micro_batches(self.passes)]
         if self.ptx is not None:
-            work += [(partial(mixed_in, one), counts) for one, counts in self.ptx(optimiser_step)]
-        done, sums = self.engine.step(work, lambda one: one(), 1)
+            work += self.ptx(optimiser_step)
+        done, sums = self.engine.step(work, 1)
         return {**sums, **prefixed("policy", done), "policy_steps": 1, "ptx_steps": int(self.ptx is not None)}
 
     def learns_nothing(self, batch: Rollout) -> bool:
@@ -159,7 +129,7 @@ class ValueLearner:
 
     engine: Engine
     config: PPOConfig
-    forward: Forward
+    passes: Passes
 
     def __call__(self, batch: Rollout, tokens_per_step: float, optimiser_step: int) -> dict[str, float]:
         """Step; returns sums of metrics."""
@@ -167,8 +137,9 @@ class ValueLearner:
 
         def loss_sum(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
-            values = self.forward.values(part, self.engine.model)
+            values = self.engine.model.completion_values(part.groups(), self.passes.share)
             old_values, returns = part.flat("values", "returns")
+            # How often the value clip binds: a value model that is clipped often learns slower than its rate says.
             clipped = (values.detach() - old_values).abs() > config.cliprange_value
             (learned,) = part.flat("learned")
             loss = (ppo_value_loss(values, old_values, returns, config.cliprange_value) * learned).sum()
@@ -179,10 +150,12 @@ class ValueLearner:
             }
             return config.vf_coef * loss, sums
 
+        # A batch of answers without a score has no returns; an empty step would still move weights by Adam's momentum.
         if not batch.learned.any():
             self.engine.skip()
             return {}
-        done, sums = self.engine.step(self.forward.passes(batch), loss_sum, batch.learned.sum().item())
+        work = [(partial(loss_sum, group), counts) for group, counts in batch.micro_batches(self.passes)]
+        done, sums = self.engine.step(work, batch.learned.sum().item())
         return {**sums, **prefixed("value", done), "value_steps": 1}
 
 
@@ -206,6 +179,7 @@ def prefixed(model: str, done: dict[str, float]) -> dict[str, float]:
 def averages(sums: Counter) -> dict[str, float]:
     """Means over tokens or optimiser steps of everything the minibatches summed up."""
     metrics = {}
+    # What no minibatch measured is left out: a mean of nothing is not 0.
     for name, per in DENOMINATORS.items():
         if sums[per] and name in sums:
             metrics[name] = sums[name] / sums[per]

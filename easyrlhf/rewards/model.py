@@ -11,7 +11,7 @@ from easyrlhf.data.batches import pad_right
 from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
-from easyrlhf.engine.micro_batches import MicroBatch, group_by_prompt, grouped_micro_batches, micro_batches
+from easyrlhf.engine.micro_batches import MicroBatch, Passes, group_by_prompt, micro_batches
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.rewards.batch import Row
 
@@ -75,12 +75,11 @@ def score_completions(
     """
 
     def score(group: list[int]) -> Tensor:
-        families = group_by_prompt([prompts[index] for index in group], [completions[index] for index in group])
-        return scorer.model.completion_scores(families, scorer.renderer.pad_id, share)
+        groups = group_by_prompt([prompts[index] for index in group], [completions[index] for index in group])
+        return scorer.model.completion_scores(groups, share)
 
-    lengths = list(map(len, completions))
-    batches = grouped_micro_batches(prompts, lengths, scorer.micro_batch_tokens, share)
-    return score_rendered(batches, score, len(prompts))
+    passes = Passes(scorer.micro_batch_tokens, share).over(prompts, list(map(len, completions)))
+    return score_rendered(passes, score, len(prompts))
 
 
 def score_sequences(scorer: ScoringModel, sequences: list[list[int]]) -> list[float]:
@@ -90,7 +89,7 @@ def score_sequences(scorer: ScoringModel, sequences: list[list[int]]) -> list[fl
     def score(group: list[int]) -> Tensor:
         batch = [sequences[index] for index in group]
         lengths = torch.tensor([len(ids) for ids in batch], device=device)
-        return scorer.model.scores(pad_right(batch, scorer.renderer.pad_id).to(device), lengths)
+        return scorer.model.scores(pad_right(batch).to(device), lengths)
 
     batches = micro_batches([len(ids) for ids in sequences], scorer.micro_batch_tokens)
     return score_rendered(batches, score, len(sequences))

@@ -31,12 +31,14 @@ class PrefilledPrompt(NamedTuple):
 
 def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt]:
     """Read each distinct prompt once, the longest first, some at a time; all samples of a prompt share its cache."""
+    # Generations of one prompt read it once, wherever they stand among the prompts.
     samples: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         samples.setdefault(tuple(prompt), []).append(row)
     distinct = [(prompts[rows[0]], rows) for rows in samples.values()]
     for group in within_budget([len(prompt) for prompt, _ in distinct], PREFILL_TOKENS):
         cache = DynamicCache()
+        # Without its last token: decoding reads that one, so that its first pass is like all others.
         before_last = [distinct[number][0][:-1] for number in group]
         if before_last[0]:
             # filled up with any token: attention is causal, and nobody takes over what lies behind a prompt
@@ -111,6 +113,7 @@ class DecodeBatch:
 
         ended  [n]
         """
+        # Slots stay gap-free, so that a pass costs what the running samples cost.
         stay = len(self) - int(ended.sum())
         slots = torch.arange(stay)
         free = ended[:stay].nonzero().squeeze(1)

@@ -10,8 +10,9 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData, check_labels, label_counts
 from easyrlhf.losses.kto import kto_kl, kto_loss
 from easyrlhf.models.logprobs import sequence_logprobs
+from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.offline.loop import Row, Task
-from easyrlhf.offline.reference import all_logprobs
+from easyrlhf.offline.reference import Question, all_logprobs
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.stages.offline import train_offline
@@ -37,7 +38,12 @@ def check_feedback(config: KTOConfig, renderer: Renderer, data: dict[str, TokenD
         )
 
 
-def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
+def answer_and_other(row: Row) -> PromptGroup:
+    """A prompt with its answer and with one that belongs to another prompt."""
+    return row["prompt_ids"], [row["completion_ids"], row["other_ids"]]
+
+
+def kto_task(lm: nn.Module, run: Run) -> Task:
     """What kto plugs into the offline loop.
 
     The KL of the paper's reference point is estimated on prompts with answers that belong to other prompts, over the
@@ -48,15 +54,14 @@ def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
     def prepare(rows: list[Row]) -> list[Row]:
         """Rows with the batch's KL, and with what makes sums over one label its mean."""
         mismatched = [(row["prompt_ids"], [row["other_ids"]]) for row in rows]
-        now = all_logprobs(lm, mismatched, pad_id, run.micro_batch_tokens, device, "off")[:, 0]
+        now = all_logprobs(lm, mismatched, run.micro_batch_tokens)[:, 0]
         kl = kto_kl(torch.tensor(now) - torch.tensor([row["ref_other"] for row in rows])).item()
         count = {label: sum(row["label"] == label for row in rows) for label in (True, False)}
         return [row | {"kl": kl, "share": len(rows) / count[row["label"]]} for row in rows]
 
     def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        families = [(row["prompt_ids"], [row["completion_ids"]]) for row in rows]
-        logprobs = sequence_logprobs(lm, families, pad_id, device, "off")
-        logratios = logprobs - column(rows, "ref_completion", device)
+        groups = [(row["prompt_ids"], [row["completion_ids"]]) for row in rows]
+        logratios = sequence_logprobs(lm, groups) - column(rows, "ref_completion", device)
         desirable = torch.tensor([row["label"] for row in rows], device=device)
         weights = config.desirable_weight, config.undesirable_weight
         loss = kto_loss(logratios, desirable, column(rows, "kl", device), config.beta, *weights)
@@ -79,4 +84,5 @@ def kto_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
     return task
 
 
-KTO = preference_stage("KTO", "feedback", kto_task, check=check_feedback)
+ANSWER = Question(("ref_completion", "ref_other"), answer_and_other, partner="completion_ids")
+KTO = preference_stage("KTO", "feedback", kto_task, check=check_feedback, question=ANSWER)

@@ -1,22 +1,17 @@
-"""What every stage does around its loop: check its parents, read its data, load models, say what it will do, finish."""
+"""What every stage does around its loop: check its parents, read its data, finish."""
 
 import dataclasses
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
-from easyrlhf.config import OnlineConfig, TrainConfig
-from easyrlhf.config.common_fields import DEFAULT_LENGTH
+from easyrlhf.config import TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
-from easyrlhf.engine.device import choose_threads, dtype_name, other_device
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import check_text_alone, positions_of
 from easyrlhf.models.parents import root_of
-from easyrlhf.offline.evaluations import Evaluations
 from easyrlhf.report.card import write_model_card
 from easyrlhf.report.conclusion import concluded, examined_by
 from easyrlhf.report.console import Console
@@ -35,9 +30,9 @@ from easyrlhf.run.renderers import open_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.run.unfinished import shape_of
 from easyrlhf.run.upload import check_push, push_or_say
-from easyrlhf.stages.checks import check_keep_best, check_lora, check_parent, check_positions, count_of
-from easyrlhf.stages.models import count_parameters, describe_model
-from easyrlhf.stages.remarks import say_what_is_left_out, say_what_is_trained_on
+from easyrlhf.stages.checks import check_keep_best, check_lora, check_parent, check_positions
+from easyrlhf.stages.plan import upload_planned
+from easyrlhf.stages.remarks import say_what_is_left_out
 
 
 def settled(config: TrainConfig) -> TrainConfig:
@@ -75,73 +70,6 @@ def parents_of(config: TrainConfig) -> dict[str, str]:
     """Part → folder of the models that an offline stage reads."""
     apart = config.ref_model not in (None, config.model)
     return {"model": config.model} | ({"reference": config.ref_model} if apart else {})
-
-
-def print_plan(
-    run: Run,
-    console: Console,
-    title: str,
-    steps: int,
-    data: dict[str, TokenData | None],
-    models: dict[str, str],
-    beside: dict[str, str] | None = None,
-    evaluations: Evaluations | None = None,
-) -> None:
-    """Choose the CPU threads for models of this size, and say what will be done: data, models with memory, plan.
-
-    models       name → folder or hub id of every model
-    beside       name → what a model, or a part that has none, is in place of weights of its own
-    evaluations  None without held-out rows
-    """
-    beside = beside or {}
-    config = run.config
-    sizes = {path: count_parameters(path, config.trust_remote_code) for path in set(models.values())}
-    choose_threads(run.device, max(sizes.values()))
-    online = isinstance(config, OnlineConfig)
-    how = f"rollouts of {config.batch_size} completions" if online else count_of(config.epochs, "epoch")
-    if not online and steps == config.max_steps:
-        how = f"of at most {how}"
-    for line in run.passed_over:
-        console.warn(f"{line}; the one before is continued")
-    for line in run.remarks:
-        console.warn(line)
-    say_what_is_trained_on(config, data, console)
-    begin = run.beginning()
-    where = f"on {run.device.type if processes.size() > 1 else run.device}"
-    if processes.size() > 1:
-        where += f" in {processes.size()} processes"
-    if run.device.type == "cpu":
-        where += f" with {count_of(torch.get_num_threads(), 'thread')}{' each' if processes.size() > 1 else ''}"
-    where += other_device(config.devices, run.device)
-    if run.zero:
-        where += f", DeepSpeed ZeRO-{run.zero['zero_optimization']['stage']},"
-    sections = {
-        "data": [line for part in data.values() if part for line in part.summary.lines()],
-        "models": [
-            f"{name}: {beside[name]}"
-            if name in beside
-            else describe_model(run, name, models[name], sizes[models[name]])
-            for name in models | beside
-        ],
-        "plan": [
-            f"{steps:,} steps of {config.batch_size} ({how}) at learning rate {config.learning_rate:g}, {begin}",
-            f"{where} in {dtype_name(run.dtype)}, seed {config.seed}, into {config.output_dir}",
-            *([evaluations.line()] if evaluations else []),
-        ],
-    }
-    if config.max_length == positions_of(config.model, trust_remote_code=config.trust_remote_code) < DEFAULT_LENGTH:
-        sections["plan"].append(f"rows of up to {config.max_length} tokens, for which {config.model} was made")
-    if config.push_to_hub:
-        sections["plan"].append(f"{upload_planned(config)} when it is complete")
-    if config.dry_run:
-        sections["settings"] = config.to_yaml().splitlines()
-    console.summary(title, sections)
-
-
-def upload_planned(config: TrainConfig) -> str:
-    """What --push_to_hub does, for people."""
-    whose = "private" if config.hub_private else "public"
-    return f"uploads {config.output_dir}, without checkpoints, to {config.push_to_hub} on the hub ({whose})"
 
 
 def stage_info(run: Run, renderer: Renderer, data: dict[str, TokenData | None], parents: dict[str, str]) -> dict:

@@ -17,6 +17,7 @@ from easyrlhf.offline.loop import Task, offline_evaluations, planned_rows, plann
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
+from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.rows import read_sets
 
@@ -28,21 +29,21 @@ class OfflineStage:
     title   heading of the start summary
     kind    of the rows it learns from: demonstration or comparison
     model   (run, renderer) → the module whose parameters are trained
-    task    (model, pad_id, run) → its part of the loop
+    task    (model, run) → its part of the loop
     save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json. The main
             process alone calls it
     check   (settings, renderer, data, console) → raises InputError for data that the method cannot use
-    join    (run, renderer, model, kind, rows, numbers, console) → the rows, with what must be computed once of those
-            that the run will read
+    join    (run, renderer, model, rows, numbers, console) → the rows, with what must be computed once of those that the
+            run will read
     """
 
     title: str
     kind: str
     model: Callable[[Run, Renderer], nn.Module]
-    task: Callable[[Any, int, Run], Task]
+    task: Callable[[Any, Run], Task]
     save: Callable[[Run, Any, Renderer], dict]
     check: Callable[[TrainConfig, Renderer, dict, Console], None] = lambda *_: None
-    join: Callable[..., Any] = lambda run, renderer, model, kind, rows, numbers, console: rows
+    join: Callable[..., Any] = lambda run, renderer, model, rows, numbers, console: rows
 
 
 def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
@@ -65,20 +66,19 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         if not run.recognise(lifecycle.stage_info(run, renderer, data, parents)):
             return lifecycle.already_complete(config, console)
         evaluations = offline_evaluations(config, len(train), valid)
-        lifecycle.print_plan(run, console, stage.title, steps, data, parents, evaluations=evaluations)
+        print_plan(run, console, RunPlan(stage.title, steps, data, parents, evaluations=evaluations))
         stage.check(config, renderer, data, console)
         if config.dry_run:
             return Path(config.output_dir)
 
         console.note("loading the model …")
         model = stage.model(run, renderer)
-        how = run, renderer, model, stage.kind
-        train = stage.join(*how, train, planned_rows(config, len(train)), console)
-        valid = valid and stage.join(*how, valid, np.array(evaluations.numbers), console)
+        train = stage.join(run, renderer, model, train, planned_rows(config, len(train)), console)
+        valid = valid and stage.join(run, renderer, model, valid, np.array(evaluations.numbers), console)
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)
         run.begin({"model": engine})
         with lifecycle.open_log(run, console) as log:
-            metrics = train_steps(run, engine, stage.task(model, renderer.pad_id, run), train, valid, log, console)
+            metrics = train_steps(run, engine, stage.task(model, run), train, valid, log, console)
         with engine.full_weights() as whole:
             results = processes.on_main(lambda: stage.save(run, whole, renderer))
         return lifecycle.end_run(run, console, metrics, **results)

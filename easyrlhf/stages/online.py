@@ -10,6 +10,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.micro_batches import Passes
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import save_lm
@@ -17,18 +18,18 @@ from easyrlhf.models.load import check_text_alone
 from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
-from easyrlhf.online.collect import Models
 from easyrlhf.online.loop import online_evaluations, planned_rollouts, train
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.ptx import PtxBatches
-from easyrlhf.online.state import LoopState, Online
-from easyrlhf.online.update import Forward, PolicyLearner, Update, ValueLearner
+from easyrlhf.online.state import LoopState, Models, Online
+from easyrlhf.online.update import PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm_sampler import Backend
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
+from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
     RewardPlan,
@@ -81,7 +82,8 @@ def train_online(config: OnlineConfig, title: str) -> Path:
             return lifecycle.already_complete(config, console)
         valid = data["valid"] and data["valid"].rows
         evaluations = online_evaluations(config, len(data["train"].rows), valid)
-        lifecycle.print_plan(run, console, title, steps, data, cast.named(config), cast.beside(config), evaluations)
+        plan = RunPlan(title, steps, data, cast.named(config), cast.beside(config), evaluations)
+        print_plan(run, console, plan)
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if lost := handed_only(config):
@@ -180,23 +182,14 @@ def build(
     config, method = run.config, method_of(run.config)
     models, reward_model = load_models(run, renderer, cast)
     updates, first = config.epochs_per_rollout * config.num_mini_batches, config.value_warmup_steps
-    forward = Forward(renderer.pad_id, run.micro_batch_tokens, models.share)
     settings = OptimiserSettings.of(config, (steps - first) * updates)
     engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
-    mixed = ptx and PtxBatches(
-        models.policy,
-        ptx.rows,
-        config.batch_size // config.num_mini_batches,
-        config.seed,
-        renderer.pad_id,
-        run.micro_batch_tokens,
-        run.device,
-    )
-    learners = [PolicyLearner(engines["policy"], method, config, forward, first * updates, mixed)]
+    mixed = ptx and PtxBatches(models.policy, ptx.rows, config, run.micro_batch_tokens)
+    learners = [PolicyLearner(engines["policy"], method, config, models.passes, first * updates, mixed)]
     if models.value is not None:
         settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
         engines["value"] = make_engine(models.value, settings, run.zero, run.dtype)
-        learners.append(ValueLearner(engines["value"], config, forward))
+        learners.append(ValueLearner(engines["value"], config, models.passes))
     return Online(
         models=models,
         engines=engines,
@@ -220,7 +213,8 @@ def load_models(run: Run, renderer: Renderer, cast: ModelFolders) -> tuple[Model
     reference = load_reference(run, renderer)
     for lm in filter(None, (policy, reference)):
         leave_out_spare(lm, renderer.tokenizer)
-    return Models(policy, reference, value, sharing_of(policy, config.share_prefix)), None
+    passes = Passes(run.micro_batch_tokens, sharing_of(policy, config.share_prefix))
+    return Models(policy, reference, value, passes), None
 
 
 def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict[str, nn.Module]:

@@ -34,10 +34,9 @@ from easyrlhf.losses.pairwise import (
 from easyrlhf.losses.soft_labels import soft_label_loss
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating
-from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_group
 from easyrlhf.offline.pair_metrics import concluded, pair_metrics, probabilities
-from easyrlhf.offline.reference import RowsWithReference, all_logprobs, reference_columns
+from easyrlhf.offline.reference import PAIR, Question, RowsWithReference, all_logprobs, reference_columns
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
@@ -73,18 +72,21 @@ def train_cpo(config: CPOConfig) -> Path:
 
 def comparing(title: str, losses: Callable) -> OfflineStage:
     """A stage that learns from comparisons by these losses."""
-    return preference_stage(title, "comparison", partial(pair_task, losses=losses), check=check_pairs)
+    task = partial(pair_task, losses=losses)
+    return preference_stage(title, "comparison", task, check=check_pairs, question=PAIR)
 
 
-def preference_stage(title: str, kind: str, task: Callable, check: Callable | None = None) -> OfflineStage:
-    """An alignment stage: it trains a language model on rows of this kind."""
+def preference_stage(
+    title: str, kind: str, task: Callable, check: Callable | None = None, question: Question | None = None
+) -> OfflineStage:
+    """An alignment stage: it trains a language model on rows of this kind, of which a reference is asked this."""
     return OfflineStage(
         title=title,
         kind=kind,
         model=lambda run, renderer: load_trained_lm(run, renderer, run.config.model),
         task=task,
         save=save_trained_lm,
-        join=join_reference,
+        join=asking_reference(question),
         check=check or check_reference,
     )
 
@@ -121,34 +123,24 @@ def check_pairs(
             )
 
 
-def answer_and_other(row: Row) -> PromptGroup:
-    """A prompt with its answer and with one that belongs to another prompt."""
-    return row["prompt_ids"], [row["completion_ids"], row["other_ids"]]
-
-
-# kind of rows → names of the reference's columns, and the completions that they are of
-REFERENCE = {
-    "comparison": (("ref_chosen", "ref_rejected"), pair_group),
-    "feedback": (("ref_completion", "ref_other"), answer_and_other),
-}
-
-
-def join_reference(
-    run: Run, renderer: Renderer, lm: nn.Module, kind: str, rows: Dataset, numbers: np.ndarray, console: Console
-) -> RowsWithReference:
-    """The rows with what the reference says of those that the run will read, for methods that have one.
+def asking_reference(question: Question | None) -> Callable[..., RowsWithReference]:
+    """What joins rows with the reference's answers to a question, for methods that have a reference.
 
     The reference is the model as it starts, so it takes no memory of its own unless the settings name another.
     """
-    config = run.config
-    joined = RowsWithReference(rows, partner="completion_ids" if kind == "feedback" else None)
-    if not isinstance(config, ReferenceConfig):
+
+    def join(
+        run: Run, renderer: Renderer, lm: nn.Module, rows: Dataset, numbers: np.ndarray, console: Console
+    ) -> RowsWithReference:
+        config, joined = run.config, RowsWithReference(rows, question)
+        if isinstance(config, ReferenceConfig):
+            if config.ref_model != config.model:
+                lm = load_lm(run, renderer, config.ref_model)
+            budget, share = run.micro_batch_tokens, config.share_prefix
+            joined.numbers = reference_columns(lm, joined, numbers, budget, share, console)
         return joined
-    if config.ref_model != config.model:
-        lm = load_lm(run, renderer, config.ref_model)
-    how = renderer.pad_id, run.micro_batch_tokens, run.device, config.share_prefix
-    joined.numbers = reference_columns(lm, joined, numbers, *REFERENCE[kind], *how, console)
-    return joined
+
+    return join
 
 
 # --- comparisons
@@ -242,7 +234,7 @@ def cpo_losses(config: CPOConfig, chosen: Side, rejected: Side, labels: Labels) 
     return Losses(loss, config.beta * chosen.logprobs, config.beta * rejected.logprobs)
 
 
-def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
+def pair_task(lm: nn.Module, run: Run, losses: Callable) -> Task:
     """What a method that learns from comparisons plugs into the offline loop."""
     config, device = run.config, run.device
 
@@ -253,7 +245,7 @@ def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
         rows = [row | {"sft_share": share} for row in rows]
         if not config.matches_batches:
             return rows
-        now = all_logprobs(lm, list(map(pair_group, rows)), pad_id, run.micro_batch_tokens, device, config.share_prefix)
+        now = all_logprobs(lm, list(map(pair_group, rows)), run.micro_batch_tokens, config.share_prefix)
         then = torch.tensor([row["ref_chosen"] - row["ref_rejected"] for row in rows], dtype=torch.float64)
         matches = aot_matches(torch.tensor(now[:, 0] - now[:, 1]), then)
         return [row | {"matched": float(match)} for row, match in zip(rows, matches, strict=True)]
@@ -263,7 +255,7 @@ def pair_task(lm: nn.Module, pad_id: int, run: Run, losses: Callable) -> Task:
         return Side(logprobs, lengths, column(rows, f"ref_{side}", device))
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        both = sequence_logprobs(lm, list(map(pair_group, rows)), pad_id, device, config.share_prefix).view(-1, 2)
+        both = sequence_logprobs(lm, list(map(pair_group, rows)), config.share_prefix).view(-1, 2)
         chosen, rejected = (side_of(rows, *side) for side in zip(("chosen", "rejected"), both.unbind(1), strict=True))
         labels = Labels(probabilities(rows), column(rows, "matched", device))
         found = losses(config, chosen, rejected, labels)
@@ -297,12 +289,6 @@ def evaluate_rows(lm: nn.Module, run: Run, rows: RowsWithReference, task: Task, 
     with torch.no_grad(), evaluating(lm):
         found = mean_metrics(task, rows, run.config.batch_size, run.micro_batch_tokens, advance)
     return {f"eval/{name}": value for name, value in found.items()}
-
-
-# --- single answers
-
-
-# --- rankings
 
 
 # --- the stages

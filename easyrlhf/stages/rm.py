@@ -74,14 +74,13 @@ def check_rm(config: RMConfig, renderer: Renderer, data: dict[str, TokenData | N
     check_held_out_pairs(config, data)
 
 
-def rm_task(model: ScalarModel, pad_id: int, run: Run) -> Task:
+def rm_task(model: ScalarModel, run: Run) -> Task:
     """What rm plugs into the offline loop: the summed Bradley-Terry loss of a micro-batch of weighted pairs."""
 
     def scores_of(rows: list[Row]) -> tuple[Tensor, Tensor]:
         """Scores of the chosen and of the rejected completions, each [N], from one forward pass."""
-        return (
-            model.completion_scores(list(map(pair_group, rows)), pad_id, run.config.share_prefix).view(-1, 2).unbind(1)
-        )
+        scores = model.completion_scores(list(map(pair_group, rows)), run.config.share_prefix)
+        return scores.view(-1, 2).unbind(1)
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = scores_of(rows)

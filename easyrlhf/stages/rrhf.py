@@ -19,7 +19,7 @@ def train_rrhf(config: RRHFConfig) -> Path:
     return train_offline(config, RRHF)
 
 
-def rrhf_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
+def rrhf_task(lm: nn.Module, run: Run) -> Task:
     """What rrhf plugs into the offline loop: the ranking loss of each prompt, and the SFT loss of its best answer."""
     config, device = run.config, run.device
 
@@ -32,8 +32,8 @@ def rrhf_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
         return [row | {"sft_share": len(rows) / tokens} for row in rows]
 
     def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        families = [(row["prompt_ids"], row["completions_ids"]) for row in rows]
-        every = sequence_logprobs(lm, families, pad_id, device, config.share_prefix)
+        groups = [(row["prompt_ids"], row["completions_ids"]) for row in rows]
+        every = sequence_logprobs(lm, groups, config.share_prefix)
         every = every.split([len(row["scores"]) for row in rows])
         total, accuracy = 0.0, 0.0
         for row, logprobs in zip(rows, every, strict=True):

@@ -31,11 +31,11 @@ def load_sft_model(run: Run, renderer: Renderer) -> nn.Module:
     return load_trained_lm(run, renderer, run.config.model, dropout=True)
 
 
-def sft_task(lm: nn.Module, pad_id: int, run: Run) -> Task:
+def sft_task(lm: nn.Module, run: Run) -> Task:
     """What sft plugs into the offline loop: the summed negative log-likelihood of a micro-batch's assistant tokens."""
 
     def negative_log_likelihood(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        input_ids = pad_right([row["input_ids"] for row in rows], pad_id).to(run.device)
+        input_ids = pad_right([row["input_ids"] for row in rows]).to(run.device)
         loss_mask = pad_right([row["loss_mask"] for row in rows]).to(run.device)
         return -row_token_logprobs(lm, input_ids, loss_mask).sum(), {}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine.micro_batches import Passes
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import CONFIG_FILE, read_adapter_config
 from easyrlhf.models.four_bit import dequantise, quantise
@@ -12,7 +13,7 @@ from easyrlhf.models.parents import ADAPTER, BASE, base_of, changed_files, conte
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.shared_backbone import POLICY, REWARD, VALUE, AdapterView, SharedBackbone, standalone
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
-from easyrlhf.online.collect import Models
+from easyrlhf.online.state import Models
 from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.run import Run
 from easyrlhf.stages.models import how_to_load, load_trained_lm
@@ -84,7 +85,8 @@ def load_shared_backbone(
         backbone.add_like(VALUE, POLICY)
         view = backbone.view(VALUE, trained=True)
         value = ScalarModel(view, new_head(view, zero=True))
-    return Models(policy, None, value, sharing_of(policy, config.share_prefix)), reward
+    passes = Passes(run.micro_batch_tokens, sharing_of(policy, config.share_prefix))
+    return Models(policy, None, value, passes), reward
 
 
 def adapter_with_head(backbone: SharedBackbone, name: str, folder: str, *, trained: bool) -> ScalarModel:

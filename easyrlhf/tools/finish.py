@@ -158,7 +158,7 @@ def evaluated(restored: Restored, rows: Dataset | None, step: int) -> dict[str, 
         for name in (RM_EVAL_FILE, DOCTOR_FILE):
             (run.folder / name).unlink(missing_ok=True)
         return {}
-    task = offline_stage("rm").task(restored.models["model"], restored.renderer.pad_id, run)
+    task = offline_stage("rm").task(restored.models["model"], run)
     with counting_bar("pair", len(rows), 0) as advance:
         found = task.evaluate(rows, advance)
     amend(run.folder / METRICS_FILE, step, found)

@@ -10,7 +10,8 @@ from torch import nn
 from torch import tensor as T
 
 from easyrlhf.config import SFTConfig
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.errors import InputError, RunError
 
 PLAIN = OptimiserSettings(
@@ -47,7 +48,7 @@ def squares(model, seed: int = 0):
 def step_of(engine: PlainEngine, micro_batches: list, loss_sum, count: float) -> dict[str, float]:
     """A step over micro-batches that all count, without metrics."""
     passes = [(micro_batch, True) for micro_batch in micro_batches]
-    return engine.step(passes, lambda micro_batch: (loss_sum(micro_batch), {}), count)[0]
+    return engine.step([(lambda one=one: (loss_sum(one), {}), counts) for one, counts in passes], count)[0]
 
 
 class AdamWByHand:

@@ -20,6 +20,7 @@ from easyrlhf import files, launch
 from easyrlhf.cli.main import main as easyrlhf
 from easyrlhf.config import ScoreConfig, SFTConfig
 from easyrlhf.engine import device, engine
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.errors import InputError, SettingError
 from easyrlhf.files import hold_file
 from easyrlhf.rewards import workers
@@ -211,7 +212,7 @@ def test_adamw_is_fused_where_that_is_known_to_work_and_steps_the_same_elsewhere
         monkeypatch.setattr(engine, "FUSED", fused)
         model = torch.nn.Linear(2, 1, bias=False)
         model.weight.data = torch.tensor([[0.5, -0.2]])
-        stepped = engine.PlainEngine(model, settings)
+        stepped = PlainEngine(model, settings)
         optimizer = stepped.make_optimiser(dict(model.named_parameters()))
         assert optimizer.defaults["fused"] is (name == "cpu")
         model.weight.grad = torch.tensor([[2.0, -4.0]])

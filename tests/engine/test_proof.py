@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import RunError
 from easyrlhf.models.lora import LoraSettings, add_lora
@@ -27,7 +28,7 @@ def steps(engine: PlainEngine, number: int = 1) -> None:
     """Steps on the sum of the squares of what the model says of a few inputs."""
     inputs = torch.ones(4, 3, dtype=next(engine.model.parameters()).dtype)
     for _ in range(number):
-        engine.step([(0, True)], lambda _: ((engine.model(inputs).float() ** 2).sum(), {}), 4)
+        engine.step([(lambda: ((engine.model(inputs).float() ** 2).sum(), {}), True)], 4)
 
 
 def linear(dtype=torch.float32) -> nn.Linear:
@@ -85,7 +86,7 @@ def test_a_weight_without_a_gradient_may_stay():
     model[1].weight.data.zero_()
     engine = PlainEngine(model, SETTINGS)
     inputs = torch.ones(4, 3)
-    engine.step([(0, True)], lambda _: (((model(inputs) - 1) ** 2).sum(), {}), 4)
+    engine.step([(lambda: (((model(inputs) - 1) ** 2).sum(), {}), True)], 4)
     assert engine.proven
     assert torch.equal(model[0].weight, torch.full((2, 3), 0.5)) and model[1].weight.abs().min() > 0
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from easyrlhf.engine.micro_batches import group_by_prompt, grouped_micro_batches, siblings
+from easyrlhf.engine.micro_batches import Passes, group_by_prompt, siblings
 
 A, B = [5, 6, 7], [8]
 
@@ -16,17 +16,17 @@ def test_siblings_by_hand():
 @pytest.mark.parametrize("share", ["on", "off"])
 def test_every_row_goes_through_once(budget, share):
     lengths = [4, 1, 2, 5, 20, 3]
-    found = grouped_micro_batches([A, B, A, A, B, [9]], lengths, budget, share)
+    found = Passes(budget, share).over([A, B, A, A, B, [9]], lengths)
     assert sorted(row for group, _ in found for row in group) == list(range(6))
     assert all(counts for _, counts in found)
 
 
 def test_rows_of_one_prompt_follow_one_another_and_are_one_family():
-    ((group, _),) = grouped_micro_batches([A, B, A], [2, 2, 2], 1000, "on")
+    ((group, _),) = Passes(1000, "on").over([A, B, A], [2, 2, 2])
     prompts, completions = [[A, B, A][row] for row in group], [[[1, 2], [3, 4], [5, 6]][row] for row in group]
     assert sorted(group_by_prompt(prompts, completions)) == [(A, [[1, 2], [5, 6]]), (B, [[3, 4]])]
 
 
 def test_without_sharing_long_rows_are_apart_from_short_ones():
-    found = grouped_micro_batches([B, B, B], [200, 2, 2], 1000, "off")
+    found = Passes(1000, "off").over([B, B, B], [200, 2, 2])
     assert [group for group, _ in found] == [[0], [1, 2]]  # together they would be 600 padded tokens

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.engine.zero import PRESETS, filled, preset_names, read_zero_config
+from easyrlhf.engine.zero_config import PRESETS, fill_zero_config, preset_names, read_zero_config
 from easyrlhf.errors import InputError
 
 SHOWN = Path(__file__).parents[2] / "configs" / "deepspeed"
@@ -73,7 +73,7 @@ def test_what_the_settings_decide_is_refused_with_the_key_and_the_flag(tmp_path,
 def test_auto_and_what_tunes_zero_are_ones_own(tmp_path):
     keys = {"gradient_accumulation_steps": "auto", "bf16": {"enabled": "auto"}, "wall_clock_breakdown": True}
     config = read_zero_config(own(tmp_path, **keys, zero_optimization={"stage": 3, "reduce_bucket_size": 7}))
-    found = filled(config, bf16=True, max_grad_norm=0.3)
+    found = fill_zero_config(config, bf16=True, max_grad_norm=0.3)
     assert found["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 7}
     assert found["wall_clock_breakdown"] is True
     assert (found["gradient_accumulation_steps"], found["gradient_clipping"]) == (1, 0.3)
@@ -87,11 +87,11 @@ def test_an_optimiser_and_a_schedule_that_are_ours_in_every_value_are_accepted_a
     adamw = {"type": "AdamW", "params": dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")}
     warmup = {"type": schedule, "params": dict.fromkeys(("warmup_min_lr", "warmup_max_lr", "warmup_num_steps"), "auto")}
     config = read_zero_config(own(tmp_path, optimizer=adamw, scheduler=warmup))
-    assert filled(config, bf16=False, max_grad_norm=1.0).keys() & {"optimizer", "scheduler"} == set()
+    assert fill_zero_config(config, bf16=False, max_grad_norm=1.0).keys() & {"optimizer", "scheduler"} == set()
 
 
 def test_a_frozen_model_offloads_no_optimiser():
-    found = filled(read_zero_config("zero3_offload"), bf16=False, max_grad_norm=None)
+    found = fill_zero_config(read_zero_config("zero3_offload"), bf16=False, max_grad_norm=None)
     assert found["zero_optimization"].keys() & {"offload_optimizer", "offload_param"} == {"offload_param"}
 
 

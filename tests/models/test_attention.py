@@ -10,7 +10,6 @@ from torch import tensor as T
 from easyrlhf.models import attention
 from easyrlhf.models.prefix_sharing import completion_states, enable_sharing
 
-CPU = torch.device("cpu")
 FAMILIES = [([5, 6, 7, 8, 9, 10], [[20, 21], [22, 23, 24]]), ([11, 12, 13], [[25], [14, 15, 16, 17]])]
 CAUSAL = torch.ones(5, 5, dtype=torch.bool).tril()
 PADDED = T([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool()[:, None, None]  # one query a row, the first row from key 2 on
@@ -75,11 +74,11 @@ def test_so_do_prompts_that_are_shared_and_tokens_behind_padding(tiny_lm, by_han
         return lm(input_ids=ids[:, 3:], attention_mask=mask, past_key_values=cache).logits
 
     with torch.no_grad():
-        apart = completion_states(lm, FAMILIES, 0, CPU, "off")
+        apart = completion_states(lm, FAMILIES, "off")
         expected = last_logits()
         assert enable_sharing(lm, max_length=64)
         by_hand.clear()
-        together = completion_states(lm, FAMILIES, 0, CPU, "on")
+        together = completion_states(lm, FAMILIES, "on")
         assert set(by_hand) == {6, 4}  # of the longest prompt, of the longest completion
         assert relative(together.hidden[together.before], apart.hidden[apart.before]) <= 0.02
         by_hand.clear()

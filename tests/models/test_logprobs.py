@@ -8,13 +8,12 @@ from torch import tensor as T
 
 from easyrlhf.data.batches import join
 from easyrlhf.models import logprobs
-from easyrlhf.models.logprobs import answer_logprobs_and_entropies, row_token_logprobs
+from easyrlhf.models.logprobs import row_token_logprobs, token_logprobs_and_entropies
 
 FAMILIES = ["llama", "llama-tied", "qwen2", "gpt2", "gpt-neox", "opt", "gemma2", "cohere", "granite"]
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
 COMPLETIONS = [[20, 21, 22, 23], [24, 25], [26]]
 ROWS = [(prompt, [completion]) for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True)]
-CPU = torch.device("cpu")
 FLOAT32 = {"rtol": 0, "atol": 2e-5}  # logits are rounded to float32 before the softmax
 
 
@@ -43,7 +42,7 @@ def test_logprobs_and_entropies_are_those_of_each_row_alone(tiny_lm, family, tem
     input_ids, mask = join(PROMPTS, COMPLETIONS, pad_id=0)
 
     found = row_token_logprobs(lm, input_ids, mask, temperature)
-    again, found_entropies = answer_logprobs_and_entropies(lm, ROWS, 0, CPU, "off", temperature)
+    again, found_entropies = token_logprobs_and_entropies(lm, ROWS, "off", temperature)
 
     torch.testing.assert_close(found.double(), torch.stack(expected), **FLOAT32)
     torch.testing.assert_close(again.double(), torch.stack(expected), **FLOAT32)
@@ -95,13 +94,13 @@ def test_chunks_change_nothing_without_gradients(tiny_lm, one_row_chunks):
         ]
     )
     torch.testing.assert_close(row_token_logprobs(lm, input_ids, mask).double(), expected, **FLOAT32)
-    torch.testing.assert_close(answer_logprobs_and_entropies(lm, ROWS, 0, CPU, "off")[0].double(), expected, **FLOAT32)
+    torch.testing.assert_close(token_logprobs_and_entropies(lm, ROWS, "off")[0].double(), expected, **FLOAT32)
 
 
 @torch.no_grad()
 def test_token_1_after_logits_0_and_ln_3(echo_lm):
     # the token before is id 1, so the logits are 0 and ln 3: p = ¼, ¾
-    logprobs_, entropies = answer_logprobs_and_entropies(echo_lm, [([1], [[1]])], 0, CPU, "off")
+    logprobs_, entropies = token_logprobs_and_entropies(echo_lm, [([1], [[1]])], "off")
     assert logprobs_.item() == pytest.approx(math.log(3 / 4))
     assert row_token_logprobs(echo_lm, T([[1, 0]]), T([[0, 1]])).item() == pytest.approx(math.log(1 / 4))
     assert entropies.item() == pytest.approx(math.log(4) / 4 + 3 / 4 * math.log(4 / 3))
@@ -110,7 +109,7 @@ def test_token_1_after_logits_0_and_ln_3(echo_lm):
 @torch.no_grad()
 def test_temperature_divides_the_logits(echo_lm):
     # at ½ the logits are 0 and 2 ln 3: p = 1/10, 9/10
-    logprobs_, entropies = answer_logprobs_and_entropies(echo_lm, [([1], [[1]])], 0, CPU, "off", 0.5)
+    logprobs_, entropies = token_logprobs_and_entropies(echo_lm, [([1], [[1]])], "off", 0.5)
     assert logprobs_.item() == pytest.approx(math.log(9 / 10))
     assert row_token_logprobs(echo_lm, T([[1, 1]]), T([[0, 1]]), 0.5).item() == pytest.approx(math.log(9 / 10))
     assert entropies.item() == pytest.approx(math.log(10) / 10 + 9 / 10 * math.log(10 / 9))

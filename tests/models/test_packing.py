@@ -17,7 +17,6 @@ from easyrlhf.models.logprobs import row_token_logprobs, token_logprobs
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 
-CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12, 13], [14, 15, 16, 17]]
 COMPLETIONS = [[20, 21], [22, 23, 24], [25]]
 WEIGHTS = torch.linspace(-1, 2, 6)
@@ -97,7 +96,7 @@ def logprobs_of_rows(lm) -> torch.Tensor:
 
 def logprobs_of_answers(lm) -> torch.Tensor:
     families = [(prompt, [ids]) for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)]
-    return token_logprobs(lm, families, 0, CPU, "off")
+    return token_logprobs(lm, families, "off")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +123,7 @@ def test_prompts_that_are_shared_go_through_the_kernel(packing):
     expected = apart(lm)
     passes.clear()
     families = [(prompt, [ids]) for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)]
-    found = token_logprobs(lm, families, 0, CPU, "on")
+    found = token_logprobs(lm, families, "on")
     assert passes == [(1, 19)]
     assert {tuple(call) for call in kernel.ends} == {(0, 6, 9, 13)}
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

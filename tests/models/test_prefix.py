@@ -10,7 +10,6 @@ from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.prefix_sharing import completion_states, enable_sharing, sharing_of, worth_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
 
-CPU = torch.device("cpu")
 KINDS = ["llama", "qwen2", "gpt-neox", "gpt2"]
 FAMILIES = [  # a pair, three answers, a single one behind the shortest of prompts
     ([5, 6, 7, 8, 9, 10], [[20, 21, 22], [23, 24, 25, 26, 27]]),
@@ -48,7 +47,7 @@ def test_logprobs_and_gradients_are_those_of_every_row_alone(sharing_lm, family,
         lm.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = T([0.3, -1.0, 0.7, 2.0, -0.4, 1.1], dtype=torch.float64)  # no two completions cancel
 
-    found = sequence_logprobs(lm, FAMILIES, 0, CPU, "on")
+    found = sequence_logprobs(lm, FAMILIES, "on")
     (weights * found).sum().backward()
     gradients = {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
     lm.zero_grad()
@@ -73,14 +72,14 @@ def test_scores_are_read_at_each_completions_last_token(sharing_lm, share):
         for prompt, completions in FAMILIES
         for ids in completions
     ]
-    assert model.completion_scores(FAMILIES, 0, share).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert model.completion_scores(FAMILIES, share).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("share", ["on", "auto", "off"])
 @pytest.mark.parametrize("family", KINDS)
 def test_values_and_gradients_are_those_of_every_row_alone(sharing_lm, family, share):
     model = ScalarModel(lm := sharing_lm(family), new_head(lm))
-    found = model.completion_values(FAMILIES, 0, share)
+    found = model.completion_values(FAMILIES, share)
     weights = torch.linspace(-1, 2, len(found))
     (weights * found).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -112,7 +111,7 @@ def test_where_nobody_has_siblings_rows_go_as_ever(sharing_lm):
 @torch.no_grad()
 def test_states_that_predict_a_completion_begin_with_its_prompts_last(sharing_lm):
     lm = sharing_lm("gpt2")
-    together, apart = (completion_states(lm, FAMILIES, 0, CPU, share) for share in ("on", "off"))
+    together, apart = (completion_states(lm, FAMILIES, share) for share in ("on", "off"))
     assert together.hidden.shape[0] == 6 + 8 + 2 + 10 + 1 + 2  # every token once
     for name in ("before", "last"):
         rows = [states.hidden[getattr(states, name)] for states in (together, apart)]
@@ -150,7 +149,7 @@ def test_models_with_attention_of_their_own_are_left_alone(tiny_lm, family):
     before = lm.config._attn_implementation
     assert not enable_sharing(lm, max_length=64)
     assert lm.config._attn_implementation == before
-    apart = completion_states(lm, FAMILIES, 0, CPU, "on")  # asked for, and computed apart
+    apart = completion_states(lm, FAMILIES, "on")  # asked for, and computed apart
     assert apart.hidden.shape[0] == 6 * 11  # six rows as long as the longest
 
 
@@ -184,5 +183,5 @@ def test_auto_shares_where_it_saves(sharing_lm, prompt, completions, shared):
     lm = sharing_lm("llama")
     family = ([5] * prompt, [[6] * length for length in completions])
     tokens = prompt + sum(completions), len(completions) * (prompt + max(completions))
-    states = completion_states(lm, [family], 0, CPU, "auto")
+    states = completion_states(lm, [family], "auto")
     assert states.hidden.shape[0] == tokens[not shared]

@@ -56,7 +56,7 @@ def test_a_view_has_its_own_parameters_alone_and_gradients_stay_apart(parts):
     row_token_logprobs(policy, IDS, MASK).sum().backward()
     assert all(p.grad is not None for p in policy.parameters())
     assert all(p.grad is None for p in value.parameters())
-    scalar.completion_values(FAMILIES, 0, "off").sum().backward()
+    scalar.completion_values(FAMILIES, "off").sum().backward()
     assert all(p.grad is not None for p in value.parameters())
     base = [p for name, p in backbone.lora_lm.named_parameters() if "lora" not in name]
     assert base and all(p.grad is None for p in base)

@@ -31,7 +31,7 @@ def test_scores_are_read_at_the_last_token_and_values_one_before_each_token(echo
     input_ids = T([[11, 12, 13, 14], [21, 22, 23, 0]])
     assert model.scores(input_ids, T([4, 3])).tolist() == [140.5, 230.5]
     families = [([11, 12], [[13, 14]]), ([21], [[22, 23]])]
-    assert model.completion_values(families, 0, "off").tolist() == [120.5, 130.5, 210.5, 220.5]
+    assert model.completion_values(families, "off").tolist() == [120.5, 130.5, 210.5, 220.5]
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def test_scores_and_values_are_those_of_each_row_alone(tiny_lm, family):
     model = ScalarModel(lm, head)
     input_ids = T([row + [33] * (5 - len(row)) for row in rows])
     families = [(rows[0][:2], [rows[0][2:]]), (rows[1][:1], [rows[1][1:]]), (rows[2][:1], [rows[2][1:]])]
-    scores, values = model.scores(input_ids, T([5, 2, 3])), model.completion_values(families, 33, "off")
+    scores, values = model.scores(input_ids, T([5, 2, 3])), model.completion_values(families, "off")
     torch.testing.assert_close(scores.double(), torch.stack([row[-1] for row in alone]), rtol=0, atol=1e-5)
     torch.testing.assert_close(
         values.double(), torch.cat([alone[0][1:4], alone[1][:1], alone[2][:2]]), rtol=0, atol=1e-5

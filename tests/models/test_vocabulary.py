@@ -9,14 +9,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import ends_of, load_causal_lm
-from easyrlhf.models.logprobs import answer_logprobs_and_entropies, token_logprobs
+from easyrlhf.models.logprobs import token_logprobs, token_logprobs_and_entropies
 from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.vocabulary import spare_ids
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
 WORDS = 280  # of the ChatML tokenizer
-CPU = torch.device("cpu")
 
 
 class Holed:
@@ -58,14 +57,14 @@ def test_spare_rows_are_never_drawn_and_every_probability_is_that_among_the_toke
         by_hand = trimmed[range(len(ids)), ids]
         torch.testing.assert_close(logprobs[: len(ids)], by_hand, rtol=0, atol=1e-9)
         families = [(prompt, [ids])]
-        torch.testing.assert_close(token_logprobs(roomy, families, 0, CPU, "off"), by_hand, rtol=0, atol=1e-9)
-        found, entropies = answer_logprobs_and_entropies(roomy, families, 0, CPU, "off")
+        torch.testing.assert_close(token_logprobs(roomy, families, "off"), by_hand, rtol=0, atol=1e-9)
+        found, entropies = token_logprobs_and_entropies(roomy, families, "off")
         torch.testing.assert_close(found, by_hand, rtol=0, atol=1e-9)
         torch.testing.assert_close(entropies, -(trimmed.exp() * trimmed).sum(-1), rtol=0, atol=1e-9)
 
 
 def test_spare_rows_get_no_gradient(roomy):
-    token_logprobs(roomy, [([5, 6], [[7, 2]])], 0, CPU, "off").sum().backward()
+    token_logprobs(roomy, [([5, 6], [[7, 2]])], "off").sum().backward()
     assert roomy.lm_head.weight.grad[WORDS:].abs().max() == 0
     assert roomy.lm_head.weight.grad[:WORDS].abs().min() > 0
 

@@ -53,7 +53,7 @@ def feedbacks() -> list[dict]:
 def our_gradients(lm, config, make_task, rows, budget=10_000) -> tuple[float, dict]:
     """Loss and gradients of the rows as one optimiser batch, in micro-batches."""
     run = SimpleNamespace(config=config, device=torch.device("cpu"), micro_batch_tokens=budget)
-    task = make_task(lm, 0, run)
+    task = make_task(lm, run)
     rows, total = task.prepare(rows), 0.0
     lm.zero_grad()
     for group in within_budget([task.tokens(row) for row in rows], budget):

@@ -60,7 +60,7 @@ def gradients_of(tiny_lm):
         with torch.random.fork_rng():
             torch.manual_seed(1)
             model = lm if losses else ScalarModel(lm, new_head(lm))
-        task = (partial(preference.pair_task, losses=losses) if losses else rm.rm_task)(model, 0, run)
+        task = (partial(preference.pair_task, losses=losses) if losses else rm.rm_task)(model, run)
         rows = task.prepare(rows)
         total, sums = task.loss(rows)
         count = sum(map(task.units, rows))

@@ -1,22 +1,26 @@
 """A collected rollout against every model asked about every row alone."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import tensor as T
 
+from easyrlhf.engine.micro_batches import Passes
 from easyrlhf.errors import ServiceError
 from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.online.collect import Models, collect
+from easyrlhf.online.collect import collect
+from easyrlhf.online.state import Models, Online
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.run.timer import Timer
 
+RUN = SimpleNamespace(step=5)
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 SCORES = [1.0, -2.0, 0.5, 3.0]
 END = 12  # a token these models do say, so that completions differ in length
@@ -32,16 +36,22 @@ def gather(prompt_row, says, chatml_renderer):
         sampler = HFSampler(models.policy, 0, Ending((END,)), 8, temperature, 3)
         rewards = Rewards([says(SCORES)], [1.0], None, 0.0, chatml_renderer)
         rows = [prompt_row(prompt) for prompt in PROMPTS]
-        return collect(models, sampler, rewards, rows, KEYS, micro_batch_tokens, Timer())
+        models = replace(models, passes=Passes(micro_batch_tokens))
+        return collect(RUN, plugged(models, sampler, rewards), rows, KEYS, Timer())
 
     return run
+
+
+def plugged(models, sampler, rewards) -> Online:
+    """What collect needs of a stage."""
+    return Online(models, {}, sampler, rewards, *[None] * 3)
 
 
 def cast(tiny_lm, **how) -> Models:
     """Three different models of 20 tokens."""
     torch.manual_seed(0)
     policy, reference, lm = (tiny_lm(seed=seed, vocab=20, **how) for seed in (0, 1, 2))
-    return Models(policy, reference, ScalarModel(lm, new_head(lm)))
+    return Models(policy, reference, ScalarModel(lm, new_head(lm)), Passes(30))
 
 
 @torch.no_grad()
@@ -75,7 +85,7 @@ def test_every_number_stands_beside_its_token(tiny_lm, gather, temperature, budg
 
 def test_the_kl_to_an_equal_reference_is_exactly_zero(tiny_lm, gather):
     lm = tiny_lm(seed=2, vocab=20)
-    models = Models(tiny_lm(seed=0, vocab=20), tiny_lm(seed=0, vocab=20), ScalarModel(lm, new_head(lm)))
+    models = Models(tiny_lm(seed=0, vocab=20), tiny_lm(seed=0, vocab=20), ScalarModel(lm, new_head(lm)), Passes(30))
     rollout = gather(models)
     assert torch.equal(rollout.old_logprobs, rollout.ref_logprobs)
     assert rollout.old_logprobs.abs().max().item() > 0.1
@@ -89,7 +99,7 @@ def lora_models(tiny_lm, dropout: float, b_std: float) -> Models:
         if "lora_B" in name:
             parameter.data.normal_(std=b_std)
     lm = tiny_lm(seed=2, vocab=20)
-    return Models(policy, None, ScalarModel(lm, new_head(lm)))
+    return Models(policy, None, ScalarModel(lm, new_head(lm)), Passes(30))
 
 
 def test_the_reference_of_a_lora_policy_is_its_base(tiny_lm, gather):
@@ -112,11 +122,12 @@ def test_the_dropout_of_an_adapter_does_not_reach_what_is_collected(tiny_lm, gat
     torch.testing.assert_close(rollout.old_logprobs, rollout.sampler_logprobs, rtol=0, atol=2e-5)
 
 
-def test_the_time_of_sampling_and_scoring_is_kept_apart(tiny_lm, prompt_row, says, chatml_renderer):
+def test_rewards_know_the_step_and_sampling_and_scoring_are_timed_apart(tiny_lm, prompt_row, says, chatml_renderer):
     models, timer = cast(tiny_lm), Timer()
     rewards = Rewards([says([0.0])], [1.0], None, 0.0, chatml_renderer)
     sampler = HFSampler(models.policy, 0, Ending((2,)), 4, 1.0, 3)
-    collect(models, sampler, rewards, [prompt_row([5, 6])], [(0, 0)], 30, timer)
+    collect(RUN, plugged(models, sampler, rewards), [prompt_row([5, 6])], [(0, 0)], timer)
+    assert rewards.state.global_step == 5
     assert set(timer.seconds) == {"rollout", "score"}
     assert min(timer.seconds.values()) > 0
 
@@ -133,8 +144,8 @@ def test_what_is_collected_is_the_same_with_prompts_shared(tiny_lm, says, prompt
         value = ScalarModel(tiny_lm(seed=2, vocab=20), new_head(policy))
         torch.nn.init.ones_(value.head.weight)
         assert share == "off" or enable_sharing(value.lm, 64)
-        models = Models(policy, reference, value, share)
-        found[share] = collect(models, sampler, rewards, rows, [(1, n) for n in range(12)], 40, Timer())
+        models = Models(policy, reference, value, Passes(40, share))
+        found[share] = collect(RUN, plugged(models, sampler, rewards), rows, [(1, n) for n in range(12)], Timer())
     assert torch.equal(found["on"].completion_ids, found["off"].completion_ids)
     for name in ("old_logprobs", "ref_logprobs", "entropies", "values"):
         ours, theirs = (getattr(found[share], name) for share in ("on", "off"))
@@ -148,8 +159,8 @@ def test_a_reference_that_is_not_wanted_is_not_asked(tiny_lm, prompt_row, says, 
     sampler = HFSampler(models.policy, 0, Ending((2,)), 4, 1.0, 3)
     rows, keys = [prompt_row([5, 6]), prompt_row([7])], [(0, 0), (0, 1)]
     with pytest.raises(ServiceError, match=r"the reference raised AttributeError: .*disable_adapter"):
-        collect(models, sampler, rewards, rows, keys, 30, Timer())
-    rollout = collect(models, sampler, rewards, rows, keys, 30, Timer(), with_reference=False)
+        collect(RUN, plugged(models, sampler, rewards), rows, keys, Timer())
+    rollout = collect(RUN, plugged(models, sampler, rewards), rows, keys, Timer(), with_reference=False)
     assert rollout.ref_logprobs is None and rollout.log_ratios is None
     torch.testing.assert_close(rollout.old_logprobs, rollout.sampler_logprobs, rtol=0, atol=2e-5)
     assert rollout.values.abs().max() > 0
@@ -164,8 +175,8 @@ def test_what_functions_log_of_completions_goes_with_them(tiny_lm, prompt_row, c
     sampler = HFSampler(models.policy, 0, Ending((2,)), 4, 1.0, 3)
     rewards = Rewards([RewardFunction(spell, "spell")], [1.0], None, 0.0, chatml_renderer)
     rows, keys = [prompt_row([5, 6]), prompt_row([7])], [(0, 0), (0, 1)]
-    rollout = collect(models, sampler, rewards, rows, keys, 30, Timer(), with_reference=False)
+    rollout = collect(RUN, plugged(models, sampler, rewards), rows, keys, Timer(), with_reference=False)
     first = rollout.completion_ids[:, 0].tolist()
-    collect(models, sampler, rewards, rows[:1], keys[:1], 30, Timer(), with_reference=False)
+    collect(RUN, plugged(models, sampler, rewards), rows[:1], keys[:1], Timer(), with_reference=False)
     assert rollout.extra == [{"spell/first": first[0]}, {"spell/first": first[1]}]
     assert rollout.take([1]).extra == [{"spell/first": first[1]}]

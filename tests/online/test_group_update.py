@@ -1,21 +1,26 @@
 """The policy's update in groups: the same whatever the micro-batches, and none where nothing can be learned."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.models.prefix_sharing import enable_sharing
-from easyrlhf.online.collect import Models, collect
+from easyrlhf.online.collect import collect
 from easyrlhf.online.methods import method_of
-from easyrlhf.online.update import Forward, PolicyLearner, Update
+from easyrlhf.online.state import Models, Online
+from easyrlhf.online.update import PolicyLearner, Update
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.run.timer import Timer
 
 END = 12  # a token these models do say, so that completions differ in length
+RUN = SimpleNamespace(step=5)
 SETTINGS = OptimiserSettings(1e-3, "linear", 0.0, 0.0, 1e-5, 1e9, 10)
 
 
@@ -26,7 +31,8 @@ def group_rollout(tiny_lm, says, prompt_row, chatml_renderer):
     rewards = Rewards([says([1.0, -1.0, 0.5, 2.0] * 2 + [3.0] * 4)], [1.0], None, 0.0, chatml_renderer)
     rows = [prompt_row(prompt) for prompt in ([5, 6, 7], [8], [9, 10]) for _ in range(4)]
     sampler = HFSampler(policy, 0, Ending((END,)), 6, 1.0, 12)
-    rollout = collect(Models(policy, reference, None), sampler, rewards, rows, [(1, n) for n in range(12)], 40, Timer())
+    online = Online(Models(policy, reference, None, Passes(40)), {}, sampler, rewards, *[None] * 3)
+    rollout = collect(RUN, online, rows, [(1, n) for n in range(12)], Timer())
     assert 0 < rollout.finished.sum() < 12
     return policy, rollout
 
@@ -42,7 +48,7 @@ def stepped(policy, rollout, config, budget: int, share: str = "off") -> tuple[d
         taken.append({name: grad.clone() for name, grad in grads.items() if grad is not None})
 
     engine.optimizer.register_step_pre_hook(keep)
-    update = Update([PolicyLearner(engine, method, config, Forward(0, budget, share))], config)
+    update = Update([PolicyLearner(engine, method, config, Passes(budget, share))], config)
     metrics = update(method.estimate(rollout, config, config.beta), 0)
     policy.load_state_dict(state)
     return metrics | {"rate": engine.scheduler.get_last_lr()[0]}, taken

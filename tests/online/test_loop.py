@@ -2,18 +2,20 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.online import batch, evaluate
 from easyrlhf.online.batch import collect_batch, prompt_batch
 from easyrlhf.online.evaluate import evaluate_prompts, samples_due
 from easyrlhf.online.loop import begin_next, describe_training, next_kl_coef, nothing_lost, planned_rollouts
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
-from easyrlhf.online.state import LoopState, Online
+from easyrlhf.online.state import LoopState
 from easyrlhf.rewards.batch import RewardError, TrainerState
 from easyrlhf.run.step_end import is_due
 
@@ -71,12 +73,18 @@ def test_prompts_in_the_order_of_the_files(grpo_config, size, generations):
 )
 def test_the_reference_is_asked_when_the_settings_say(grpo_config, monkeypatch, settings, asked):
     """(in a step's rollout, in evaluations and samples)."""
-    monkeypatch.setattr("easyrlhf.online.state.collect", lambda *how: how[-1])
-    run = SimpleNamespace(config=grpo_config(**settings), micro_batch_tokens=10, step=5)
-    rewards = SimpleNamespace(state=TrainerState())
-    online = Online(*[None] * 3, rewards, *[None] * 3)
-    assert (online.collect(run, [], [], None), online.look(run, [], [], None)) == asked
-    assert rewards.state.global_step == 5
+    found, config = [], grpo_config(**settings, batch_size=4)
+
+    def noted(*_, with_reference: bool) -> Rollout:
+        found.append(with_reference)
+        return rollout_of([[1.0, 2.0], [3.0, 5.0]])
+
+    for module in (batch, evaluate):
+        monkeypatch.setattr(module, "collect", noted)
+    run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config))
+    collect_batch(run, online, [1, 2], None, LoopState(kl_coef=0.0))
+    evaluate.look(run, online, [1, 2], [], None)
+    assert tuple(found) == asked
 
 
 def test_reward_functions_may_know_how_long_training_is(grpo_config):
@@ -133,15 +141,16 @@ def test_the_kl_coefficient_stays_without_a_target_and_adapts_with_one(ppo_confi
     assert next_kl_coef(warming, 0.05, 3, 9.0) > 0.05
 
 
-def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, hand_rollout):
+def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, hand_rollout, monkeypatch):
     asked = []
 
-    def collect(run, rows, keys, timer):
+    def noted(run, online, rows, keys, timer, with_reference):
         asked.append((rows, keys))
         return hand_rollout.take([0] * len(rows))
 
+    monkeypatch.setattr(evaluate, "collect", noted)
     run = SimpleNamespace(config=ppo_config(batch_size=2, seed=9))
-    online = SimpleNamespace(look=collect, rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
+    online = SimpleNamespace(rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
     metrics = evaluate_prompts(run, online, ["a", "b", "c"])
     first = list(asked)
     asked.clear()
@@ -239,16 +248,17 @@ def test_every_prompt_stands_for_a_group_and_every_completion_has_its_own_key(gr
     assert len(set(first) | set(rows)) == 5  # five prompts in two rollouts of three: one epoch and one more
 
 
-def collected(config, *rollouts) -> tuple[Rollout, dict, LoopState, list]:
+def collected(config, *rollouts, kl_coef: float = 0.0) -> tuple[Rollout, dict, LoopState, list]:
     """What collect_batch makes of rollouts that come one after the other."""
-    coming, asked, at = list(rollouts), [], LoopState(kl_coef=0.0, drawn=0)
+    coming, asked, at = list(rollouts), [], LoopState(kl_coef)
 
-    def collect(run, rows, keys, timer):
+    def given(run, online, rows, keys, timer, with_reference):
         asked.append(keys)
         return coming.pop(0)
 
-    online = SimpleNamespace(collect=collect, method=method_of(config))
-    rollout, metrics = collect_batch(SimpleNamespace(config=config), online, [1, 2], None, at)
+    with patch.object(batch, "collect", given):
+        run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config))
+        rollout, metrics = collect_batch(run, online, [1, 2], None, at)
     return rollout, metrics, at, asked
 
 
@@ -312,9 +322,7 @@ def test_groups_are_no_matter_where_completions_are_compared_with_the_batch(grpo
 def test_completions_of_one_score_differ_in_rloo_by_their_kl(grpo_config):
     one = replace(rollout_of([[1.0, 1.0], [1.0, 1.0]]), ref_logprobs=torch.tensor([[0.5], [0.7], [0.5], [0.5]]))
     config = grpo_config(advantage="rloo", beta=0.1)
-    coming, at = [one], LoopState(kl_coef=0.1)
-    online = SimpleNamespace(collect=lambda *_: coming.pop(), method=method_of(config))
-    _, metrics = collect_batch(SimpleNamespace(config=config), online, [1, 2], None, at)
+    _, metrics, _, _ = collected(config, one, kl_coef=0.1)
     assert metrics == {"health/equal_groups": 0.5}
 
 

@@ -2,21 +2,24 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import tensor as T
 
 from easyrlhf.data.batches import epoch_order
-from easyrlhf.engine.engine import OptimiserSettings, PlainEngine
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.online.collect import Models, collect
+from easyrlhf.online.collect import collect
 from easyrlhf.online.metrics import importance_metrics
 from easyrlhf.online.ppo import PPO, estimate_ppo
 from easyrlhf.online.ptx import PtxBatches
+from easyrlhf.online.state import Models, Online
 from easyrlhf.online.update import (
-    Forward,
     PolicyLearner,
     Update,
     ValueLearner,
@@ -32,6 +35,7 @@ from easyrlhf.run.timer import Timer
 END = 12  # a token these models do say, so that completions differ in length
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 CLOSE = {"rtol": 1e-4, "atol": 2e-6}
+RUN = SimpleNamespace(step=5)
 SETTINGS = OptimiserSettings(1e-3, "constant", 0.0, 0.0, 1e-5, 1e9, 10)
 
 
@@ -42,10 +46,11 @@ class Bench:
         torch.manual_seed(0)
         self.policy, reference, lm = (tiny_lm(seed=seed, vocab=20) for seed in (0, 1, 2))
         self.value, self.config = ScalarModel(lm, new_head(lm)), config
-        models = Models(self.policy, reference, self.value)
+        models = Models(self.policy, reference, self.value, Passes(40))
         sampler = HFSampler(self.policy, 0, Ending((END,)), 6, config.temperature, 4)
         rows = [prompt_row(prompt) for prompt in prompts]
-        rollout = collect(models, sampler, rewards, rows, [(1, n) for n in range(len(rows))], 40, Timer())
+        online = Online(models, {}, sampler, rewards, *[None] * 3)
+        rollout = collect(RUN, online, rows, [(1, n) for n in range(len(rows))], Timer())
         self.rollout = estimate_ppo(rollout, config, config.kl_coef)
         assert len(set(self.rollout.lengths.tolist())) > 2
         self.taken: dict[str, list[dict]] = {"policy": [], "value": []}
@@ -55,10 +60,10 @@ class Bench:
         engines = {"policy": PlainEngine(self.policy, SETTINGS), "value": PlainEngine(self.value, SETTINGS)}
         for name, engine in engines.items():
             engine.optimizer.register_step_pre_hook(lambda *_, name=name, engine=engine: self.keep(name, engine))
-        config, forward = replace(self.config, **changed), Forward(0, micro_batch_tokens, share)
+        config, passes = replace(self.config, **changed), Passes(micro_batch_tokens, share)
         first_step = config.value_warmup_steps * config.epochs_per_rollout * config.num_mini_batches
-        policy = PolicyLearner(engines["policy"], PPO, config, forward, first_step, ptx)
-        return Update([policy, ValueLearner(engines["value"], config, forward)], config)
+        policy = PolicyLearner(engines["policy"], PPO, config, passes, first_step, ptx)
+        return Update([policy, ValueLearner(engines["value"], config, passes)], config)
 
     def keep(self, name, engine):
         grads = {key: p.grad.detach().clone() for key, p in engine.model.named_parameters() if p.grad is not None}
@@ -336,9 +341,10 @@ def test_the_weights_of_a_rollout_are_told(hand_rollout, ppo_config):
 DEMOS = [([5, 9, 10, 11], [0, 0, 1, 1]), ([6, 7], [0, 1]), ([8, 12, 13, 14, 15], [0, 1, 1, 0, 1])]
 
 
-def ptx_batches(bench, micro_batch_tokens, batch_size=3) -> PtxBatches:
+def ptx_batches(bench, micro_batch_tokens, **settings) -> PtxBatches:
+    """Three demonstrations a step, as many as it has completions."""
     rows = [{"input_ids": ids, "loss_mask": mask, "length": len(ids)} for ids, mask in DEMOS]
-    return PtxBatches(bench.policy, rows, batch_size, 0, 0, micro_batch_tokens, torch.device("cpu"))
+    return PtxBatches(bench.policy, rows, replace(bench.config, batch_size=3, **settings), micro_batch_tokens)
 
 
 def mean_nll(bench) -> torch.Tensor:
@@ -357,8 +363,8 @@ def test_demonstrations_add_ptx_coef_times_their_mean_gradient(bench, micro_batc
     state = {key: tensor.clone() for key, tensor in bench.policy.state_dict().items()}
     bench.update().learners[0](bench.rollout, 0.0, 0)
     bench.policy.load_state_dict(state)
-    ptx = ptx_batches(bench, micro_batch_tokens)
-    update = bench.update(ptx=ptx, ptx_coef=0.7, ptx_data="d.jsonl")
+    settings = {"ptx_coef": 0.7, "ptx_data": "d.jsonl"}
+    update = bench.update(ptx=ptx_batches(bench, micro_batch_tokens, **settings), **settings)
     metrics = averages(Counter(update.learners[0](bench.rollout, 0.0, 0)))
     without, mixed = bench.taken["policy"]
     assert_same(mixed, {name: grad + 0.7 * demo_grads[name] for name, grad in without.items()})
@@ -371,11 +377,11 @@ def test_every_demonstration_is_drawn_once_an_epoch(bench):
     drawn = []
 
     class Spy(PtxBatches):
-        def loss(self, rows):
+        def loss(self, rows, tokens):
             drawn.extend(row["input_ids"][1] for row in rows)
-            return T(0.0)
 
-    batches = Spy(bench.policy, rows, 2, 9, 0, 100, torch.device("cpu"))
+    config = replace(bench.config, batch_size=2, num_mini_batches=1, seed=9, ptx_data="d.jsonl", ptx_coef=1.0)
+    batches = Spy(bench.policy, rows, config, 100)
     for optimiser_step in range(5):  # ten rows: two epochs of five
         for closure, _ in batches(optimiser_step):
             closure()

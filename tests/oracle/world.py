@@ -102,7 +102,7 @@ class World:
         mask = self.sequences()[1]
         families = [([2 + prompt], [list(y) for y in self.completions]) for prompt in range(len(WORDS))]
         values = torch.zeros(mask[:, 1:].shape)
-        values[mask[:, 1:].bool()] = ScalarModel(lm, load_head(str(folder), lm)).completion_values(families, 0, "off")
+        values[mask[:, 1:].bool()] = ScalarModel(lm, load_head(str(folder), lm)).completion_values(families, "off")
         return values.view(len(WORDS), -1, self.length).double().numpy()
 
     @torch.no_grad()

@@ -140,7 +140,7 @@ def test_with_a_head_of_zeros_it_is_ln_2(real_model, real_tokenizer, plain, rows
     model = ScalarModel(lm, new_head(lm, zero=True))
     families = [(chosen[:3], [chosen[3:], rejected[3:]]) for chosen, rejected in pairs]
     with torch.no_grad():
-        scores = model.completion_scores(families, real_tokenizer.pad_token_id, "off")
+        scores = model.completion_scores(families, "off")
     chosen, rejected = scores.view(-1, 2).unbind(1)
     assert bradley_terry_loss(chosen, rejected, torch.zeros(len(pairs))).tolist() == pytest.approx([math.log(2)] * 6)
 

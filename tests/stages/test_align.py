@@ -274,12 +274,13 @@ def test_what_is_kept_is_of_this_very_question(change, train, chain, kinds, cach
 
 
 def test_equal_weights_in_a_model_that_works_otherwise_are_another_reference(tiny_lm):
-    lm, rows = tiny_lm("mistral"), reference.RowsWithReference([{"prompt_ids": [5], "completion_ids": [6, 2]}])
-    question = rows, np.arange(1), ("ref_completion",), lambda row: (row["prompt_ids"], [row["completion_ids"]])
-    before = reference.fingerprint(lm, *question)
-    assert reference.fingerprint(tiny_lm("mistral"), *question) == before
+    question = reference.Question(("ref_completion",), lambda row: (row["prompt_ids"], [row["completion_ids"]]))
+    lm = tiny_lm("mistral")
+    asked = reference.RowsWithReference([{"prompt_ids": [5], "completion_ids": [6, 2]}], question), np.arange(1)
+    before = reference.fingerprint(lm, *asked)
+    assert reference.fingerprint(tiny_lm("mistral"), *asked) == before
     lm.config.sliding_window += 1
-    assert reference.fingerprint(lm, *question) != before
+    assert reference.fingerprint(lm, *asked) != before
 
 
 def test_a_write_that_is_cut_off_leaves_nothing_that_is_read(train, cache, computed, monkeypatch):

@@ -15,7 +15,7 @@ from torch import nn
 
 from easyrlhf.cli.main import main
 from easyrlhf.config import PPOConfig, SFTConfig
-from easyrlhf.engine.engine import PlainEngine
+from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.errors import RunError
 from easyrlhf.stages.online import train_ppo
 from easyrlhf.stages.sft import train_sft

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from easyrlhf.config import GRPOConfig, PPOConfig
-from easyrlhf.stages import lifecycle, online
+from easyrlhf.stages import online, plan
 from easyrlhf.stages.online import ModelFolders, load_reference
 from easyrlhf.stages.reward_sources import RewardPlan
 
@@ -52,12 +52,12 @@ def test_the_start_summary_says_what_is_held(monkeypatch, model_folder):
         beginning=lambda: "from the beginning",
         zero=None,
     )
-    monkeypatch.setattr(lifecycle, "count_parameters", lambda path, trust: 1_000_000)
-    monkeypatch.setattr(lifecycle, "choose_threads", lambda device, count: None)
+    monkeypatch.setattr(plan, "count_parameters", lambda path, trust: 1_000_000)
+    monkeypatch.setattr(plan, "choose_threads", lambda device, count: None)
     cast = online.ModelFolders(None, RewardPlan([]))
     said = {}
     console = SimpleNamespace(warn=print, summary=lambda title, sections: said.update(sections))
-    lifecycle.print_plan(run, console, "PPO", 5, {}, cast.named(run.config), cast.beside(run.config))
+    plan.print_plan(run, console, plan.RunPlan("PPO", 5, {}, cast.named(run.config), cast.beside(run.config)))
     assert said["models"] == [
         f"policy: {folder}, 1.0M parameters, LoRA, about 0.00 GiB",
         f"reference: {SHOWN['off']}",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import DynamicCache
 
-from easyrlhf.engine.engine import master_of
+from easyrlhf.engine.plain import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
 from easyrlhf.models.load import load_config
@@ -48,7 +48,7 @@ class ShapeBatch:
     share: str = "off"
 
     @property
-    def families(self) -> list[PromptGroup]:
+    def groups(self) -> list[PromptGroup]:
         """As the program's own code takes it."""
         completions = [[0] * self.completion_tokens] * self.completions
         return [([0] * self.prompt_tokens, completions)] * self.prompts
@@ -171,22 +171,22 @@ def embedding_rows(lm: nn.Module) -> int:
 
 def read_logprobs(lm: nn.Module, batch: ShapeBatch) -> Tensor:
     """Log-probabilities of completions."""
-    return logprobs.sequence_logprobs(lm, batch.families, 0, CPU, batch.share)
+    return logprobs.sequence_logprobs(lm, batch.groups, batch.share)
 
 
 def read_entropies(lm: nn.Module, batch: ShapeBatch) -> Tensor:
     """Log-probabilities and entropies of completion tokens."""
-    return logprobs.answer_logprobs_and_entropies(lm, batch.families, 0, CPU, batch.share)[0]
+    return logprobs.token_logprobs_and_entropies(lm, batch.groups, batch.share)[0]
 
 
 def read_scores(model: ScalarModel, batch: ShapeBatch) -> Tensor:
     """Scores of completions."""
-    return model.completion_scores(batch.families, 0, batch.share)
+    return model.completion_scores(batch.groups, batch.share)
 
 
 def read_values(model: ScalarModel, batch: ShapeBatch) -> Tensor:
     """Values of the states that completion tokens were chosen in."""
-    return model.completion_values(batch.families, 0, batch.share)
+    return model.completion_values(batch.groups, batch.share)
 
 
 READERS = {"logprobs": read_logprobs, "entropies": read_entropies, "scores": read_scores, "values": read_values}

@@ -1,0 +1,12 @@
+"""The commands `easyrlhf label …`."""
+
+from easyrlhf.cli.lazy_group import LazyGroup
+
+command = LazyGroup(
+    "label",
+    {
+        "serve": ("easyrlhf.cli.label_serve:command", "A page on which people label, one link a person."),
+        "forget": ("easyrlhf.cli.label_forget:command", "Delete an annotator's name; the labels stay."),
+    },
+    help="Have answers labelled by people and judges; turn the labels into training data.",
+)
