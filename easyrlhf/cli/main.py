@@ -26,6 +26,7 @@ COMMANDS = {
     "label": ("easyrlhf.cli.label:command", "Have answers labelled by people and judges; use the labels."),
     "serve": ("easyrlhf.cli.serve:command", "Serve models to OpenAI clients and your browser."),
     "serve_reward": ("easyrlhf.cli.serve_reward:command", "Serve a trained reward model over HTTP."),
+    "serve_judge": ("easyrlhf.cli.serve_judge:command", "Serve a judge's marks as rewards over HTTP."),
     "vllm_serve": ("easyrlhf.cli.vllm_serve:command", "Start a vLLM server that samples for PPO or GRPO."),
     "fit": ("easyrlhf.cli.fit:command", "How much memory a stage needs, and what would make it fit."),
     "doctor": ("easyrlhf.cli.doctor:command", "Examine a reward model: should PPO lean on it?"),
@@ -36,6 +37,7 @@ COMMANDS = {
     "push": ("easyrlhf.cli.push:command", "Upload a finished model to the Hugging Face hub."),
     "chat": ("easyrlhf.cli.chat:command", "Talk to a model."),
     "generate": ("easyrlhf.cli.generate:command", "Answer a file of prompts: all samples, or the best."),
+    "revise": ("easyrlhf.cli.revise:command", "Have answers criticised and revised by principles."),
     "score": ("easyrlhf.cli.score:command", "Score a file or a text with a reward model."),
     "compare": ("easyrlhf.cli.compare:command", "Is one model better than another? Win rates with intervals."),
 }

@@ -123,7 +123,8 @@ def _options(config_class: type[Settings]) -> list[click.Parameter]:
         name, (kind, _) = setting.name, setting_kind(setting)
         flag = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
         several = setting.metadata.get("apart", False)
-        options.append(click.Option([flag, name], default=None, multiple=several, help=setting.metadata["help"]))
+        flags = [f"--{setting.metadata['flag']}", flag] if "flag" in setting.metadata else [flag]
+        options.append(click.Option([*flags, name], default=None, multiple=several, help=setting.metadata["help"]))
     return options
 
 
@@ -152,18 +153,14 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
 
     click.UsageError names the flag, or the file and line, of the value that cannot be used.
     """
-    if path and not Path(path).expanduser().is_file():
-        raise click.UsageError(f"--config {missing_file(path)}")
-    try:
-        keys = read_yaml(path) if path else {}
-    except ValueError as error:
-        raise click.UsageError(f"--config {error}") from None
+    keys = _keys_of(path) if path else {}
     unknown = _unknown_keys(config_class, path, {key: value for key, (value, _) in keys.items()})
-    problems = [f"{place}: {explain_unknown(key, config_class, command, value)}" for key, value, place in unknown]
     blocks = {re.split(r"[.\[]", key)[0] for key, _, _ in unknown}
     values = {name: value for name, (value, _) in keys.items() if name not in blocks} | flags
     missing = [f for f in fields(config_class) if f.default is MISSING and values.get(f.name) is None]
-    values = {name: value for name, value in values.items() if name not in {f.name for f in missing}}
+    for setting in missing:
+        values.pop(setting.name, None)
+    problems = [f"{place}: {explain_unknown(key, config_class, command, value)}" for key, value, place in unknown]
     problems += [_placed(error, flags, keys) for error in config_class.wrong_values(values)]
     problems.sort(key=lambda problem: _line(problem, path))
     if not unknown:  # which may hold it under another name
@@ -174,6 +171,16 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
         return config_class(**values)
     except SettingError as error:
         raise click.UsageError(_placed(error, flags, keys)) from None
+
+
+def _keys_of(path: str) -> dict[str, tuple[Any, str]]:
+    """The keys of a YAML file as read_yaml gives them. Raises click.UsageError."""
+    if not Path(path).expanduser().is_file():
+        raise click.UsageError(f"--config {missing_file(path)}")
+    try:
+        return read_yaml(path)
+    except ValueError as error:
+        raise click.UsageError(f"--config {error}") from None
 
 
 def _origin(path: str | None, keys: list[str], unknown: int) -> list[str]:

@@ -5,25 +5,20 @@ from these dataclasses and all pass through `Settings.__post_init__`, which conv
 """
 
 from easyrlhf.config import preference
+from easyrlhf.config.ai_feedback import ReviseConfig, ServeJudgeConfig
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
-from easyrlhf.config.labelling import LabelForgetConfig
+from easyrlhf.config.label_serving import LabelServeConfig
+from easyrlhf.config.labelling import LabelExportConfig, LabelForgetConfig, LabelImportConfig
+from easyrlhf.config.looking import CheckConfig, LookConfig, PreviewConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
 from easyrlhf.config.reward_models import DoctorConfig, RewardModelConfig, ScoreConfig, ScoringConfig, ServeRewardConfig
 from easyrlhf.config.sampling import VLLMServeConfig
 from easyrlhf.config.serving import ServeConfig
-from easyrlhf.config.tools import (
-    CheckConfig,
-    ExportConfig,
-    FinishConfig,
-    FitConfig,
-    InitConfig,
-    LookConfig,
-    PreviewConfig,
-)
+from easyrlhf.config.tools import ExportConfig, FinishConfig, FitConfig, InitConfig
 from easyrlhf.config.training import SFTConfig, TrainConfig
 from easyrlhf.stage_table import STAGES
 
@@ -44,18 +39,23 @@ __all__ = [
     "GRPOConfig",
     "GenerateConfig",
     "InitConfig",
+    "LabelExportConfig",
     "LabelForgetConfig",
+    "LabelImportConfig",
+    "LabelServeConfig",
     "LookConfig",
     "OnlineConfig",
     "PPOConfig",
     "PolicyConfig",
     "PreviewConfig",
+    "ReviseConfig",
     "RewardModelConfig",
     "RolloutsConfig",
     "SFTConfig",
     "ScoreConfig",
     "ScoringConfig",
     "ServeConfig",
+    "ServeJudgeConfig",
     "ServeRewardConfig",
     "TrainConfig",
     "VLLMServeConfig",

@@ -1,6 +1,5 @@
 """`easyrlhf compare`: several models answer the same prompts, and their answers are judged."""
 
-import re
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
@@ -11,16 +10,13 @@ from easyrlhf.config.common_fields import (
     IncompleteModels,
     OutputFile,
     RowLayout,
-    wrong_function,
     wrong_reward_function,
 )
+from easyrlhf.config.judging import JudgingFunction, JudgingModel, check_judge_settings
 from easyrlhf.config.rendering import ChatRendering, FinalTurn, template_kwargs
 from easyrlhf.config.reward_models import ScoringConfig
 from easyrlhf.errors import SettingError
 from easyrlhf.paths import split_paths
-
-JUDGE_URL = re.compile(r"https?://[^\s,/@?#]+(/[^\s@?#]*)?")
-VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,8 +48,8 @@ class Contenders(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class Judges(Settings):
-    """Who judges the answers."""
+class Scorers(Settings):
+    """What scores every answer."""
 
     group: ClassVar[str] = REWARDS
 
@@ -79,34 +75,6 @@ class Judges(Settings):
         above=0,
         high=1e6,
     )
-    judge: str | None = opt(
-        None,
-        "A python function that judges a pair: fn(prompt, answer_a, answer_b, **columns) returns 'A', 'B', 'tie', or "
-        "the chance from 0 to 1 that A is better. It sees each pair in both orders.",
-        metavar="FILE.py:FN",
-        functions=True,
-        wrong=wrong_function,
-    )
-    judge_url: str | None = opt(
-        None,
-        "An OpenAI-compatible server whose model judges each pair in both orders, by POST URL/v1/chat/completions. "
-        "Needs judge_model.",
-        metavar="URL",
-    )
-    judge_model: str | None = opt(None, "Name of the judging model, as judge_url knows it.", metavar="NAME")
-    judge_key_env: str | None = opt(
-        None,
-        "Environment variable that holds the key for judge_url. The key itself is never written anywhere.",
-        metavar="VARIABLE",
-        shown="OPENAI_API_KEY, if it is set",
-    )
-    judge_temperature: float | None = opt(
-        0.0,
-        "Temperature that judge_url is asked for; none leaves it out, for models that take no other than their own.",
-        low=0,
-        high=100,
-    )
-    judge_workers: int = opt(8, "Requests to judge_url that wait for their answers side by side.", low=1)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -132,7 +100,9 @@ class CompareConfig(
     DecodedTogether,
     AnswerSeed,
     ComparedAnswers,
-    Judges,
+    JudgingModel,
+    JudgingFunction,
+    Scorers,
     BadRows,
     PromptLength,
     AnswerLength,
@@ -171,30 +141,19 @@ class CompareConfig(
     def _check(self) -> None:
         super()._check()
         template_kwargs(self)
-        paths, judges = self.paths, (self.reward_model, self.reward_funcs, self.judge, self.judge_url)
+        paths, judges = self.paths, (self.reward_model, self.reward_funcs, self.judge, self.judge_url, self.judge_dir)
         twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
         rules = (
             ("models", len(paths) < 2, "a comparison needs two models or more"),
             ("models", twice, f"{twice} is there twice; its answers would be the same both times"),
-            ("judge_url", self.judge and self.judge_url, f"judge {self.judge} judges already; give one of the two"),
-            ("judge_url", self.judge_url and not self.judge_model, "needs judge_model, the name of the model there"),
-            ("judge_model", self.judge_model and not self.judge_url, "belongs to judge_url, the server to ask"),
-            ("judge_key_env", self.judge_key_env and not self.judge_url, "belongs to judge_url"),
             ("samples", self.samples > 1 and not self.temperature, "temperature 0 draws the same answer every time"),
         )
         for name, broken, rule in rules:
             if broken:
                 raise SettingError(name, f"{name} {getattr(self, name)}: {rule}")
         if not any(judges):
-            raise SettingError("judge", "judge: nothing judges; give reward_model, reward_funcs, judge or judge_url")
-        if self.judge_url is not None and not JUDGE_URL.fullmatch(self.judge_url):
-            raise SettingError(  # what was given may hold a key: it is not repeated
-                "judge_url",
-                "judge_url: must be an address such as https://api.openai.com or http://127.0.0.1:8000/v1, without a "
-                "name, a password or a query; a key goes into the environment variable of judge_key_env",
-            )
-        if self.judge_key_env is not None and not VARIABLE.fullmatch(self.judge_key_env):
             raise SettingError(
-                "judge_key_env", "judge_key_env: must be the name of an environment variable, not the key itself"
+                "judge", "judge: nothing judges; give reward_model, reward_funcs, judge, judge_url or judge_dir"
             )
+        check_judge_settings(self)
         check_room(self.max_length, self.max_new_tokens)

@@ -125,6 +125,14 @@ class OnlineConfig(
 
     def _check(self) -> None:
         super()._check()
+        self._check_batches()
+        self._check_parts()
+        check_stop(self.stop, self.stop_finishes)
+        self._check_reference()
+        self._check_room()
+        self._check_rewards()
+
+    def _check_batches(self) -> None:
         if self.batch_size % self.num_generations:
             raise SettingError(
                 "batch_size",
@@ -138,6 +146,8 @@ class OnlineConfig(
                 f"num_mini_batches {self.num_mini_batches}: does not divide batch_size "
                 f"{self.batch_size}; use one of {divisors}",
             )
+
+    def _check_parts(self) -> None:
         if self.load_in_4bit and self.uses_vllm:
             raise SettingError(
                 "load_in_4bit",
@@ -158,19 +168,6 @@ class OnlineConfig(
                 f"lora_dropout {self.lora_dropout:g}: the policy is compared with itself before the update, and "
                 "dropout makes that two policies; leave it at 0",
             )
-        check_stop(self.stop, self.stop_finishes)
-        self._check_reference()
-        longest = (self.max_prompt_length or 1) + self.taken_length
-        if longest > (self.max_length or DEFAULT_LENGTH):
-            prompt = f"max_prompt_length {self.max_prompt_length}" if self.max_prompt_length else "any prompt"
-            raise SettingError(
-                self.limit_name,
-                f"{self.limit_name} {self.completion_limit}: with {prompt}"
-                f"{' and an end that stop_finishes adds' * self.stop_finishes} it exceeds "
-                f"max_length {self.max_length or DEFAULT_LENGTH}; use "
-                f"max_length {longest} or more, or shorter prompts or responses",
-            )
-        self._check_rewards()
 
     def _check_reference(self) -> None:
         if self.kl_price and self.measure_kl in ("eval", "never"):
@@ -183,6 +180,18 @@ class OnlineConfig(
             raise SettingError(
                 "ref_model",
                 f"ref_model {self.ref_model}: is never asked with measure_kl never; leave one of the two out",
+            )
+
+    def _check_room(self) -> None:
+        longest = (self.max_prompt_length or 1) + self.taken_length
+        if longest > (self.max_length or DEFAULT_LENGTH):
+            prompt = f"max_prompt_length {self.max_prompt_length}" if self.max_prompt_length else "any prompt"
+            raise SettingError(
+                self.limit_name,
+                f"{self.limit_name} {self.completion_limit}: with {prompt}"
+                f"{' and an end that stop_finishes adds' * self.stop_finishes} it exceeds "
+                f"max_length {self.max_length or DEFAULT_LENGTH}; use "
+                f"max_length {longest} or more, or shorter prompts or responses",
             )
 
     def _check_rewards(self) -> None:

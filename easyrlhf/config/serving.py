@@ -43,7 +43,28 @@ class ServedModels(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class Clients(Settings):
+class AllowedHosts(Settings):
+    """By which names a server is called."""
+
+    group: ClassVar[str] = RUN
+
+    allow_hosts: str | None = opt(
+        None,
+        "Further names by which clients reach this server, such as a proxy's; others are refused.",
+        metavar="NAME[,…]",
+        many=True,
+        shown="those of --host",
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        for name in split_list(self.allow_hosts):
+            if not HOST_NAME.fullmatch(name):
+                raise SettingError("allow_hosts", f"allow_hosts {name}: must be a name or an address, without a port")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Clients(AllowedHosts):
     """Who may ask."""
 
     group: ClassVar[str] = RUN
@@ -54,13 +75,6 @@ class Clients(Settings):
         "EASYRLHF_API_KEY does the same.",
         metavar="KEY",
         shown="EASYRLHF_API_KEY, else a new one",
-    )
-    allow_hosts: str | None = opt(
-        None,
-        "Further names by which clients reach this server, such as a proxy's; others are refused.",
-        metavar="NAME[,…]",
-        many=True,
-        shown="those of --host",
     )
 
 
@@ -145,6 +159,3 @@ class ServeConfig(
             raise SettingError(  # the key is not repeated
                 "api_key", "api_key: must be of letters, digits and . _ ~ - alone, as it stands in a link and a header"
             )
-        for name in split_list(self.allow_hosts):
-            if not HOST_NAME.fullmatch(name):
-                raise SettingError("allow_hosts", f"allow_hosts {name}: must be a name or an address, without a port")

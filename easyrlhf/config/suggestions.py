@@ -1,7 +1,9 @@
 """What to say about a flag, YAML key or keyword that does not exist: which one was probably meant."""
 
 import difflib
-from dataclasses import Field, fields
+from collections.abc import Callable
+from dataclasses import Field, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from easyrlhf.config import TRAINING
@@ -24,60 +26,127 @@ def is_foreign_block(key: str, value: Any) -> bool:
 
 
 def explain_unknown(typed: str, config_class: type[Settings], command: str, value: Any = UNTOLD) -> str:
-    """What was meant by `typed`, a flag with its dashes or a YAML key without; in a block it is block.key.
-
-    In turn: our name in another spelling, another system's name, another stage's, the nearest one that can have the
-    value.
-    """
-    path, dash = path_of(typed), "--" if typed.startswith("-") else ""
-    start = f"unknown {'flag' if dash else 'key'} {typed}: "
-    return start + (_meaning(path, config_class, command, value, dash) or f"{command} --help lists all settings")
+    """What was meant by `typed`, a flag with its dashes or a YAML key without; in a block it is block.key."""
+    asked = UnknownName(path_of(typed), config_class, command, value, "--" if typed.startswith("-") else "")
+    start = f"unknown {'flag' if asked.dash else 'key'} {typed}: "
+    return start + (asked.meaning() or f"{command} --help lists all settings")
 
 
 def explain_keyword(name: str, config_class: type[Settings], value: Any = UNTOLD) -> str:
     """What was meant by a keyword that Python code gave to a config class; the same answers."""
     command = f"{config_class.stage}_train" if config_class in STAGES else config_class.__name__
-    meaning = _meaning(path_of(name), config_class, command, value, "")
+    meaning = UnknownName(path_of(name), config_class, command, value).meaning()
     return f"{name}: is no setting of {config_class.__name__}" + (f"; {meaning}" if meaning else "")
 
 
-def _meaning(path: str, config_class: type[Settings], command: str, value: Any, dash: str) -> str | None:
-    """The words after the colon; None when nothing is known of the name."""
-    name = path.rpartition(".")[2]
-    known = [f.name for f in fields(config_class)]
-    if dash:
-        known += ["config", "version", "help"]
-        known += [f"no_{f.name}" for f in fields(config_class) if f.type is bool]
-    if path in known:
-        return f"it is spelled {dash}{path} here, with underscores"
-    if path in methods.KEYS:
-        return methods.explain_method(path, None if value is UNTOLD else value, command.split()[-1])
-    if path == "datasets" and isinstance(value, dict):
-        return f"here it is {read_data_set(value)}"
-    if name in known and path not in FOREIGN:
-        return f"here it is {dash}{name}, outside of any block"
-    if sampling := explain_sampling(name, known, dash):
-        return sampling
-    if found := translation(path):
-        refusal = "" if found.note else _refusal(found.ours, config_class, value)
-        return _translate(found.ours, found.note, known, dash) + refusal
-    if same := [f"{dash}{twin}" for twin in twins(name) if twin in known]:
-        return f"here it is {same[0]}"
-    if stages := _stages_with(name):
-        return f"it is a setting of {stages}, not of {command}"
-    if path in BLOCKS:
-        return "a block of settings there; here they stand at the top level"
-    near = _near(name, config_class, known, value)
-    return f"did you mean {dash}{near}?" if near else None
+@dataclass(frozen=True)
+class UnknownName:
+    """A name that is no setting of a command, and what was given with it.
+
+    path     as path_of writes it: "key", or "block.key"
+    command  for the words
+    value    UNTOLD where it is not known
+    dash     "--" before a flag, "" before a YAML key and a keyword
+    """
+
+    path: str
+    config_class: type[Settings]
+    command: str
+    value: Any
+    dash: str = ""
+
+    @property
+    def name(self) -> str:
+        """The key without its block."""
+        return self.path.rpartition(".")[2]
+
+    @cached_property
+    def settings(self) -> dict[str, Field]:
+        """The command's settings by their names."""
+        return {f.name: f for f in fields(self.config_class)}
+
+    @cached_property
+    def known(self) -> list[str]:
+        """All that could have been typed in its place."""
+        if not self.dash:
+            return list(self.settings)
+        switches = [f"no_{name}" for name, setting in self.settings.items() if setting.type is bool]
+        return [*self.settings, "config", "version", "help", *switches]
+
+    def meaning(self) -> str | None:
+        """The words after the colon: the answer of the first rule that has one; None when none has."""
+        return next(filter(None, (rule(self) for rule in RULES)), None)
 
 
-def _near(name: str, config_class: type[Settings], known: list[str], value: Any) -> str | None:
-    """The nearest name of ours that can have the value; None when none is near."""
-    settings = {f.name: f for f in fields(config_class)}
-    likely = [one for one in known if one.startswith("no_") <= name.startswith("no_")]
-    close = difflib.get_close_matches(name, likely, 3, CLOSE)
-    able = [one for one in close if one not in DESTROYS and (one not in settings or _takes(settings[one], value))]
-    return able[0] if able else None
+def _with_underscores(asked: UnknownName) -> str | None:
+    return f"it is spelled {asked.dash}{asked.path} here, with underscores" if asked.path in asked.known else None
+
+
+def _method(asked: UnknownName) -> str | None:
+    if asked.path not in methods.KEYS:
+        return None
+    value = None if asked.value is UNTOLD else asked.value
+    return methods.explain_method(asked.path, value, asked.command.split()[-1])
+
+
+def _data_set(asked: UnknownName) -> str | None:
+    wanted = asked.path == "datasets" and isinstance(asked.value, dict)
+    return f"here it is {read_data_set(asked.value)}" if wanted else None
+
+
+def _out_of_its_block(asked: UnknownName) -> str | None:
+    ours = asked.name in asked.known and asked.path not in FOREIGN
+    return f"here it is {asked.dash}{asked.name}, outside of any block" if ours else None
+
+
+def _sampling(asked: UnknownName) -> str | None:
+    return explain_sampling(asked.name, asked.known, asked.dash)
+
+
+def _another_systems(asked: UnknownName) -> str | None:
+    """What another system's name is here, with a note on what differs, or why the value it has there is none here."""
+    if not (found := translation(asked.path)):
+        return None
+    if here := [asked.dash + n for one in found.ours for n in (one, *twins(one)) if n in asked.known]:
+        note = f" ({found.note})" if found.note else _refusal(asked, found.ours)
+        return f"here it is {' and '.join(dict.fromkeys(here))}{note}"
+    if found.ours:
+        return f"that is {asked.dash}{found.ours[0]}, a setting of {_stages_with(found.ours[0])}"
+    return found.note
+
+
+def _refusal(asked: UnknownName, ours: tuple[str, ...]) -> str:
+    """What to add where the one setting that a name is here does not take the value; "" where it does."""
+    if len(ours) > 1 or ours[0] not in asked.settings or asked.value is UNTOLD:
+        return ""
+    try:
+        convert(asked.settings[ours[0]], asked.value)
+    except SettingError as error:
+        return f", but {error}"
+    return ""
+
+
+def _twin(asked: UnknownName) -> str | None:
+    same = [twin for twin in twins(asked.name) if twin in asked.known]
+    return f"here it is {asked.dash}{same[0]}" if same else None
+
+
+def _another_stages(asked: UnknownName) -> str | None:
+    stages = _stages_with(asked.name)
+    return f"it is a setting of {stages}, not of {asked.command}" if stages else None
+
+
+def _block(asked: UnknownName) -> str | None:
+    return "a block of settings there; here they stand at the top level" if asked.path in BLOCKS else None
+
+
+def _nearest(asked: UnknownName) -> str | None:
+    """The nearest name of ours that can have the value."""
+    likely = [one for one in asked.known if one.startswith("no_") <= asked.name.startswith("no_")]
+    for near in difflib.get_close_matches(asked.name, likely, 3, CLOSE):
+        if near not in DESTROYS and (near not in asked.settings or _takes(asked.settings[near], asked.value)):
+            return f"did you mean {asked.dash}{near}?"
+    return None
 
 
 def _takes(setting: Field, value: Any) -> bool:
@@ -87,25 +156,18 @@ def _takes(setting: Field, value: Any) -> bool:
         return False
 
 
-def _translate(ours: tuple[str, ...], note: str, known: list[str], dash: str) -> str:
-    here = [dash + n for one in ours for n in (one, *twins(one)) if n in known]
-    if here:
-        return f"here it is {' and '.join(dict.fromkeys(here))}" + (f" ({note})" if note else "")
-    if ours:
-        return f"that is {dash}{ours[0]}, a setting of {_stages_with(ours[0])}"
-    return note
-
-
-def _refusal(ours: tuple[str, ...], config_class: type[Settings], value: Any) -> str:
-    """What to add where the one setting that a name is here does not take the value; "" where it does."""
-    settings = [f for f in fields(config_class) if f.name in ours]
-    if len(ours) > 1 or not settings or value is UNTOLD:
-        return ""
-    try:
-        convert(settings[0], value)
-    except SettingError as error:
-        return f", but {error}"
-    return ""
+RULES: tuple[Callable[[UnknownName], str | None], ...] = (  # the first that knows the name answers
+    _with_underscores,
+    _method,
+    _data_set,
+    _out_of_its_block,
+    _sampling,
+    _another_systems,
+    _twin,
+    _another_stages,
+    _block,
+    _nearest,
+)
 
 
 def _stages_with(name: str) -> str:

@@ -161,27 +161,8 @@ class TrainConfig(
         self._check_rows()
         check_report_to(self.report_to)
         check_hub(self.push_to_hub, self.hub_private)
-        longest = self.max_length or DEFAULT_LENGTH
-        if (self.max_prompt_length or 1) >= longest:
-            raise SettingError(
-                "max_prompt_length",
-                f"max_prompt_length {self.max_prompt_length}: must be less than max_length "
-                f"{longest}, or no completion fits; lower it or raise max_length",
-            )
-        if self.valid_split and self.valid_data:
-            raise SettingError(
-                "valid_split",
-                f"valid_split {self.valid_split:g}: valid_data is given as well; leave one of the two out",
-            )
-        if self.eval_steps and not self.validates:
-            raise SettingError(
-                "eval_steps",
-                f"eval_steps {self.eval_steps}: needs valid_data or valid_split, the rows to evaluate on",
-            )
-        if self.keep_best and not self.validates:
-            raise SettingError(
-                "keep_best", f"keep_best {self.keep_best}: needs valid_data or valid_split, the rows to evaluate on"
-            )
+        self._check_lengths()
+        self._check_held_out()
         if self.modules_to_save and not self.lora_r:
             raise SettingError(
                 "modules_to_save",
@@ -199,6 +180,31 @@ class TrainConfig(
                 "node_rank",
                 f"node_rank {self.node_rank}: with nnodes {self.nnodes} it must be below {self.nnodes}; give nnodes "
                 "the number of machines",
+            )
+
+    def _check_lengths(self) -> None:
+        longest = self.max_length or DEFAULT_LENGTH
+        if (self.max_prompt_length or 1) >= longest:
+            raise SettingError(
+                "max_prompt_length",
+                f"max_prompt_length {self.max_prompt_length}: must be less than max_length "
+                f"{longest}, or no completion fits; lower it or raise max_length",
+            )
+
+    def _check_held_out(self) -> None:
+        if self.valid_split and self.valid_data:
+            raise SettingError(
+                "valid_split",
+                f"valid_split {self.valid_split:g}: valid_data is given as well; leave one of the two out",
+            )
+        if self.eval_steps and not self.validates:
+            raise SettingError(
+                "eval_steps",
+                f"eval_steps {self.eval_steps}: needs valid_data or valid_split, the rows to evaluate on",
+            )
+        if self.keep_best and not self.validates:
+            raise SettingError(
+                "keep_best", f"keep_best {self.keep_best}: needs valid_data or valid_split, the rows to evaluate on"
             )
 
     def _check_four_bit(self) -> None:

@@ -1,47 +1,34 @@
 """A language model behind an OpenAI-compatible server as the judge of pairs; its key is never shown or written."""
 
-import re
+import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 
-from easyrlhf.data.records import Messages
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.judges.asking import Ask, Reply, about_tokens
+from easyrlhf.judges.letters import read_letter
 from easyrlhf.judges.pairs import Opinion, Pair
+from easyrlhf.judges.questions import pair_question
 from easyrlhf.rewards.server import KNOCK, SHOWN, connection_reason
 
-LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
-ONE_LETTER = re.compile(r"[\s\"'*(\[]*([ABC])[\s\"'*)\].]*")
 ATTEMPTS = 7
 PAUSE = 0.5  # seconds before the second attempt; twice as long before each later one
 LONGEST_PAUSE = 60.0
 LIMIT = 300.0  # seconds that one answer may take
 GO_ON = "What was judged so far is kept, and the same command goes on from there."
-INSTRUCTION = """\
-You compare two answers to the same conversation. Judge which one serves the user better: correct, relevant to what \
-was asked, harmless, and clear. Neither the order nor the length of the answers counts.
-Reply with one letter and nothing else: A if answer A is better, B if answer B is better, C if they are equally good."""
-QUESTION = """\
-# Conversation
-{prompt}
-
-# Answer A
-{answer_a}
-
-# Answer B
-{answer_b}
-
-Which answer is better? Reply with A, B or C."""
+LIKELIEST = 20  # top_logprobs; more is not given by most servers
 
 
 @dataclass(frozen=True)
-class EndpointJudge:
-    """A language model behind an OpenAI-compatible server, asked for one letter.
+class JudgeServer:
+    """A language model behind an OpenAI-compatible server.
 
-    url  address of the chat completions
-    key  what the server knows its client by; "" for a server that asks for none
+    url    address of the chat completions
+    key    what the server knows its client by; "" for a server that asks for none
+    plain  set once the server has refused to give log-probabilities: it is asked without them from then on
     """
 
     url: str
@@ -50,32 +37,59 @@ class EndpointJudge:
     variable: str
     temperature: float | None
     workers: int
+    plain: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+    batch: ClassVar[int] = 1
 
-    def __call__(self, pair: Pair) -> Opinion:
-        """Its opinion. Raises RunError when the server refuses, or fails too often."""
-        body: dict[str, Any] = {"model": self.name, "messages": self.messages(pair)}
-        if self.temperature is not None:
-            body["temperature"] = self.temperature
-        answer = self.post(body)
+    @property
+    def model(self) -> str:
+        """What tells it from others: its name, as its address may change."""
+        return self.name
+
+    def replies(self, asks: list[Ask]) -> list[Reply]:
+        """The replies, one after the other. Raises RunError when the server refuses, or fails too often."""
+        return [self.reply(ask) for ask in asks]
+
+    def reply(self, ask: Ask) -> Reply:
+        """The reply to a question, with the log-probabilities of its first token where choices are asked for."""
+        likely = bool(ask.choices) and not self.plain.is_set()
+        answer = self.send(self.body(ask, likely))
+        if likely and answer.status_code in (400, 422) and "logprobs" in answer.text:
+            self.plain.set()
+            answer = self.send(self.body(ask, False))
+        self.accept(answer)
+        said, choice = self.text_of(answer)
+        text = self.hidden(str(said))
+        tokens = tokens_of(answer.json())
+        return Reply(
+            text,
+            likeliest_of(choice),
+            about_tokens(ask.messages, text) if tokens is None else tokens,
+            choice.get("finish_reason") != "length",
+        )
+
+    def body(self, ask: Ask, likely: bool) -> dict[str, Any]:
+        """A request; `likely` says whether it asks for log-probabilities."""
+        body: dict[str, Any] = {"model": self.name, "messages": ask.messages}
+        temperature = self.temperature if ask.temperature is None else ask.temperature
+        if temperature is not None:
+            body["temperature"] = temperature
+        return body | ({"logprobs": True, "top_logprobs": LIKELIEST} if likely else {})
+
+    def text_of(self, answer: requests.Response) -> tuple[str, dict[str, Any]]:
+        """What an answer says, and its choices[0]. Raises RunError when it is none of a chat."""
         try:
-            said = answer.json()["choices"][0]["message"]["content"] or ""
+            choice = answer.json()["choices"][0]
+            return choice["message"]["content"] or "", choice
         except (ValueError, KeyError, TypeError, IndexError) as error:
             found = self.described(answer)
             raise RunError(f"{self.who} answered without choices[0].message.content: {found}\n{GO_ON}") from error
-        return Opinion(read_letter(said), self.hidden(str(said))[:SHOWN])
 
     @property
     def who(self) -> str:
         """What messages call it."""
         return f"--judge_url {self.url}"
 
-    def messages(self, pair: Pair) -> Messages:
-        """The question, as a conversation."""
-        texts = {"prompt": text_to_judge(pair.prompt), "answer_a": pair.answer_a, "answer_b": pair.answer_b}
-        question = re.sub(r"\{(\w+)\}", lambda found: texts[found[1]], QUESTION)
-        return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question}]
-
-    def post(self, body: dict[str, Any]) -> requests.Response:
+    def send(self, body: dict[str, Any]) -> requests.Response:
         """The server's answer; 429, 5xx, time-outs and lost connections are tried again. Raises RunError."""
         for attempt in range(ATTEMPTS):
             pause = min(LONGEST_PAUSE, PAUSE * 2**attempt)
@@ -83,18 +97,19 @@ class EndpointJudge:
                 # a redirect is not followed: it would make a GET of the POST, and might carry the key elsewhere
                 answer = requests.post(self.url, json=body, timeout=LIMIT, auth=self.sign, allow_redirects=False)
                 if answer.status_code != 429 and answer.status_code < 500:
-                    break
+                    return answer
                 failure = self.described(answer)
                 pause = max(pause, asked_pause(answer))
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 failure = self.hidden(connection_reason(error))
             if attempt + 1 < ATTEMPTS:
                 time.sleep(pause)
-        else:
-            raise RunError(f"{self.who} failed {ATTEMPTS} times in a row, at last with {failure}\n{GO_ON}")
+        raise RunError(f"{self.who} failed {ATTEMPTS} times in a row, at last with {failure}\n{GO_ON}")
+
+    def accept(self, answer: requests.Response) -> None:
+        """Raise RunError when the server has refused."""
         if answer.status_code != 200:
             raise RunError(f"{self.who} refused a request with {self.described(answer)}\n{GO_ON}")
-        return answer
 
     def sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Put the key into a request; said this way, no .netrc puts another in its place."""
@@ -132,15 +147,31 @@ class EndpointJudge:
             raise InputError(f"{self.who}: {self.described(answer)}")
 
 
-def read_letter(said: Any) -> float | None:
-    """The verdict of a reply that is one letter, perhaps in quotes, brackets or asterisks; None for any other reply."""
-    found = ONE_LETTER.fullmatch(said) if isinstance(said, str) else None
-    return LETTERS[found[1]] if found else None
+@dataclass(frozen=True)
+class EndpointJudge(JudgeServer):
+    """The model as a judge of pairs, asked for one letter."""
+
+    def __call__(self, pair: Pair) -> Opinion:
+        """Its opinion. Raises RunError when the server refuses, or fails too often."""
+        said = self.reply(Ask("letter", pair_question(pair))).said
+        return Opinion(read_letter(said), said[:SHOWN])
 
 
-def text_to_judge(prompt: Messages | str) -> str:
-    """A prompt as the judging model reads it."""
-    return prompt if isinstance(prompt, str) else "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in prompt)
+def likeliest_of(choice: dict[str, Any]) -> tuple[tuple[str, float], ...] | None:
+    """The likeliest candidates of the first token that is not blank; None where the answer has none."""
+    try:
+        first = next(one for one in choice["logprobs"]["content"] if one["token"].strip())
+        found = tuple((one["token"], float(one["logprob"])) for one in first["top_logprobs"])
+    except (KeyError, TypeError, ValueError, StopIteration, AttributeError):
+        return None
+    return found if all(isinstance(token, str) for token, _ in found) else None
+
+
+def tokens_of(body: dict[str, Any]) -> int | None:
+    """Tokens read and written, as the server counts them; None where it does not."""
+    used = body.get("usage")
+    total = used.get("total_tokens") if isinstance(used, dict) else None
+    return total if isinstance(total, int) and not isinstance(total, bool) and total >= 0 else None
 
 
 def asked_pause(answer: requests.Response) -> float:

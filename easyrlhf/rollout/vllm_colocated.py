@@ -1,6 +1,7 @@
 """vLLM in this process, on the device that the run trains on; it sleeps while the run trains."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,8 +12,7 @@ from torch import nn
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
 from easyrlhf.errors import InputError
-from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.vllm_sampler import Completion, drawing, for_device, lora_room
+from easyrlhf.rollout.vllm_sampler import Completion, Drawing, for_device, lora_room
 from easyrlhf.rollout.vllm_weights import named_weights, write_adapter
 
 SETTINGS = {
@@ -23,32 +23,29 @@ SETTINGS = {
 }
 
 
-class Colocated:
-    """A Backend in every process of the run.
+@dataclass(frozen=True)
+class HeldModel:
+    """What vLLM holds beside the training, and with how much of the device.
 
-    model  folder or hub id that vLLM reads at the start; the weights to sample with come by load
-    ranks  processes that share a copy of the model, by tensor parallelism
-    limit  tokens of the longest completion
-    lora_r rank of the adapter that is trained; 0 when all weights are
-    Raises InputError when vLLM cannot hold the model.
+    model       folder or hub id that vLLM reads at the start; the weights to sample with come by load
+    max_length  tokens of the longest prompt with its completion
+    lora_r      rank of the adapter that is trained; 0 when all weights are
+    ranks       processes that share a copy of the model, by tensor parallelism
+    memory      share of the device's
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        ranks: int,
-        memory: float,
-        max_length: int,
-        limit: int,
-        ending: Ending,
-        spare: list[int],
-        temperature: float,
-        lora_r: int,
-        trust_remote_code: bool,
-    ):
+    model: str
+    max_length: int
+    lora_r: int
+    ranks: int
+    memory: float
+    trust_remote_code: bool
+
+
+class Colocated:
+    """A Backend in every process of the run. Raises InputError when vLLM cannot hold the model."""
+
+    def __init__(self, held: HeldModel, drawing: Drawing, device: torch.device, dtype: torch.dtype):
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         try:
@@ -56,33 +53,33 @@ class Colocated:
         except ImportError as error:
             raise InputError(f"--rollout vllm: vllm cannot be used here: {error}; use --rollout hf") from error
 
-        self.ranks, self.lora_r, self.sleeps = ranks, lora_r, device.type == "cuda"  # on a CPU it cannot
-        self.drawing = drawing(limit, ending, spare, temperature)
-        self.drawing["detokenize"] = bool(ending.texts)
-        if spare:
+        self.ranks, self.lora_r, self.sleeps = held.ranks, held.lora_r, device.type == "cuda"  # on a CPU it cannot
+        self.drawing = drawing.settings()
+        self.drawing["detokenize"] = bool(drawing.ending.texts)
+        if drawing.spare:
             self.drawing["logit_bias"] = {int(i): bias for i, bias in self.drawing["logit_bias"].items()}
         self.adapter: Any = None
-        adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": lora_room(lora_r)} if lora_r else {}
+        adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": lora_room(held.lora_r)} if held.lora_r else {}
         try:
             self.llm = LLM(
-                model,
+                held.model,
                 dtype=dtype_name(dtype),
                 distributed_executor_backend="external_launcher",
-                tensor_parallel_size=ranks,
-                gpu_memory_utilization=memory,
-                max_model_len=max_length,
+                tensor_parallel_size=held.ranks,
+                gpu_memory_utilization=held.memory,
+                max_model_len=held.max_length,
                 enable_sleep_mode=self.sleeps,
                 **for_device(device),
                 generation_config="vllm",
                 logprobs_mode="processed_logprobs",
-                skip_tokenizer_init=not ending.texts,  # a text is found in what it decodes
+                skip_tokenizer_init=not drawing.ending.texts,  # a text is found in what it decodes
                 disable_log_stats=True,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=held.trust_remote_code,
                 **adapters,
             )
         except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"--rollout vllm: vLLM cannot hold {model}: {reason}; use --rollout hf") from error
+            raise InputError(f"--rollout vllm: vLLM cannot hold {held.model}: {reason}; use --rollout hf") from error
         processes.hand_over()
         self.rest()
 

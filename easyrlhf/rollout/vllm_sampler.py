@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from math import nan
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +29,38 @@ class Completion(NamedTuple):
 
     ids: list[int]
     logprobs: list[float | None]  # None: not a number that JSON has
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What vLLM draws: tokens from the plain softmax at a temperature, over the ids that are tokens, until the end.
+
+    limit  tokens of the longest completion
+    spare  ids without a token: a logit less by 100, which is the most there is, is none, and vLLM's log-probabilities
+           are those after it
+    """
+
+    limit: int
+    ending: Ending
+    spare: list[int]
+    temperature: float
+
+    def settings(self) -> dict[str, Any]:
+        """What vLLM has to know, in its own names, as JSON has them."""
+        known = {
+            "temperature": self.temperature,
+            "top_p": 1.0,
+            "top_k": -1,
+            "max_tokens": self.limit,
+            "logprobs": 0,  # those of the drawn token alone
+            "stop_token_ids": list(self.ending.ids),
+            "ignore_eos": True,  # the model's own idea of it may be another
+        }
+        if self.spare:
+            known["logit_bias"] = {str(i): -100.0 for i in self.spare}
+        if self.ending.texts:  # vLLM may find them a little later than samples_of, never to be longer than needed
+            known |= {"stop": list(self.ending.texts), "include_stop_str_in_output": True}
+        return known
 
 
 class SamplerLost(ServiceError):
@@ -167,28 +200,6 @@ def for_device(device: torch.device) -> dict[str, Any]:
     On a CPU it cannot put the random numbers back of a sample whose prompt it has read in parts, so none may be.
     """
     return {} if device.type == "cuda" else {"enforce_eager": True, "enable_chunked_prefill": False}
-
-
-def drawing(limit: int, ending: Ending, spare: list[int], temperature: float) -> dict[str, Any]:
-    """What vLLM has to know to draw from the plain softmax at a temperature, over the ids that are tokens.
-
-    spare  ids without a token: a logit less by 100, which is the most there is, is none, and vLLM's log-probabilities
-           are those after it
-    """
-    how = {
-        "temperature": temperature,
-        "top_p": 1.0,
-        "top_k": -1,
-        "max_tokens": limit,
-        "logprobs": 0,  # those of the drawn token alone
-        "stop_token_ids": list(ending.ids),
-        "ignore_eos": True,  # the model's own idea of it may be another
-    }
-    if spare:
-        how["logit_bias"] = {str(i): -100.0 for i in spare}
-    if ending.texts:  # vLLM may find them a little later than samples_of, never to be longer than needed
-        how |= {"stop": list(ending.texts), "include_stop_str_in_output": True}
-    return how
 
 
 def lora_room(r: int) -> int:

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from torch import nn
 
 from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, ServiceError, ServiceStopped
-from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.vllm_nccl import Link
-from easyrlhf.rollout.vllm_sampler import Completion, SamplerLost, drawing
+from easyrlhf.rollout.vllm_sampler import Completion, Drawing, SamplerLost
 from easyrlhf.rollout.vllm_weights import write_adapter, write_weights
 
 AT_ONCE = 256  # requests of a process that are under way together
@@ -24,39 +24,44 @@ LOOK = 1.0  # seconds between two looks at whether the server answers
 ADAPTER = "policy"
 
 
-class VLLMServer:
-    """A Backend over HTTP.
+@dataclass(frozen=True)
+class WeightTransfer:
+    """How weights get to the server.
 
-    folder     where weights are handed over: the server reads them there
-    timeout    seconds to wait for an answer
-    lora_r     rank of the adapter that is trained; 0 when all weights are
-    nccl       device that NCCL sends all weights from; None: they go through the folder
-    tell       says a line to the user
-    stopping   whether the user has asked the run to stop
+    folder  where they are handed over: the server reads them there
+    lora_r  rank of the adapter that is trained; 0 when all weights are
+    nccl    device that NCCL sends all weights from; None: they go through the folder
     """
+
+    folder: Path
+    lora_r: int
+    nccl: torch.device | None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How long the server is waited for, and who is told.
+
+    timeout   seconds to wait for an answer
+    tell      says a line to the user
+    stopping  whether the user has asked the run to stop
+    """
+
+    timeout: float
+    tell: Callable[[str], None]
+    stopping: Callable[[], bool]
+
+
+class VLLMServer:
+    """A Backend over HTTP."""
 
     ranks = 1
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        timeout: float,
-        folder: Path,
-        limit: int,
-        ending: Ending,
-        spare: list[int],
-        temperature: float,
-        lora_r: int,
-        nccl: torch.device | None,
-        tell: Callable[[str], None],
-        stopping: Callable[[], bool],
-    ):
-        self.url, self.timeout, self.folder = f"http://{host}:{port}", timeout, folder
-        self.place, self.nccl = (host, port), nccl
-        self.lora_r, self.tell, self.stopping = lora_r, tell, stopping
-        self.drawing = drawing(limit, ending, spare, temperature)
+    def __init__(self, host: str, port: int, drawing: Drawing, transfer: WeightTransfer, waiting: Waiting):
+        self.url, self.place = f"http://{host}:{port}", (host, port)
+        self.folder, self.lora_r, self.nccl = transfer.folder, transfer.lora_r, transfer.nccl
+        self.timeout, self.tell, self.stopping = waiting.timeout, waiting.tell, waiting.stopping
+        self.drawing = drawing.settings()
         self.threads = ThreadPoolExecutor(AT_ONCE, "vllm")
         self.version = ""
         self.link: Link | None = None
@@ -69,8 +74,8 @@ class VLLMServer:
         method, url = "GET" if body is None else "POST", self.url + path
         try:
             # The server drops connections that are idle for seconds, even as the next request is on its way.
-            how = {"timeout": (CONNECT, self.timeout), "headers": {"Connection": "close"}}
-            answer = requests.request(method, url, json=body, **how)
+            headers, timeout = {"Connection": "close"}, (CONNECT, self.timeout)
+            answer = requests.request(method, url, json=body, headers=headers, timeout=timeout)
             if 400 <= answer.status_code < 500 and answer.status_code != 404:  # 404: an adapter that is not there
                 raise ServiceError(f"{url}: answers {answer.status_code}: {answer.text[:300]}")
             answer.raise_for_status()

@@ -111,6 +111,14 @@ class Conversation:
         self.engine.leave(self.samples)
 
 
+async def gathered(talk: Conversation) -> list[list[AnswerPiece]]:
+    """The pieces of each answer."""
+    found: list[list[AnswerPiece]] = [[] for _ in talk.samples]
+    async for piece in talk.pieces():
+        found[piece.index].append(piece)
+    return found
+
+
 def usage(asked: Asked, tokens: int) -> dict[str, int]:
     """What a request has used; a prompt counts once, however many answers it gets."""
     prompt = sum(map(len, asked.prompts))

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from easyrlhf.config import ServeConfig
-from easyrlhf.serve.answers import AnswerPiece, ChatForm, Conversation, TextForm
+from easyrlhf.serve.answers import ChatForm, Conversation, TextForm, gathered
 from easyrlhf.serve.decode import Busy, DecodeEngine, Stopped
 from easyrlhf.serve.models import Served, model_ids
 from easyrlhf.serve.protocol import chat_request, text_request
@@ -136,14 +136,6 @@ async def events(talk: Conversation, form: ChatForm | TextForm) -> AsyncIterator
 def event(value: dict[str, Any]) -> str:
     """One event of a stream."""
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-async def gathered(talk: Conversation) -> list[list[AnswerPiece]]:
-    """The pieces of each answer."""
-    found: list[list[AnswerPiece]] = [[] for _ in talk.samples]
-    async for piece in talk.pieces():
-        found[piece.index].append(piece)
-    return found
 
 
 async def unless_gone(request: Request, work: Any) -> Any:

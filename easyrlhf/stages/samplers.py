@@ -15,8 +15,8 @@ from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.sharded import ShardedSampler
-from easyrlhf.rollout.vllm_sampler import Backend, VLLMSampler, lora_room
-from easyrlhf.rollout.vllm_server import VLLMServer
+from easyrlhf.rollout.vllm_sampler import Backend, Drawing, VLLMSampler, lora_room
+from easyrlhf.rollout.vllm_server import VLLMServer, Waiting, WeightTransfer
 from easyrlhf.run.run import Run
 
 
@@ -84,51 +84,51 @@ def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | No
     config = run.config
     if config.rollout == "hf":
         return None
-    how = {
-        "limit": config.completion_limit,
-        "ending": Ending.of(renderer, config.stop_finishes),
-        "spare": spare_ids(renderer.tokenizer, output_rows(config.model, config.trust_remote_code)),
-        "temperature": config.temperature,
-        "lora_r": config.lora_r,
-    }
+    drawing = Drawing(
+        config.completion_limit,
+        Ending.of(renderer, config.stop_finishes),
+        spare_ids(renderer.tokenizer, output_rows(config.model, config.trust_remote_code)),
+        config.temperature,
+    )
     max_length = config.max_prompt_length + config.completion_limit
     if config.vllm_mode == "server":
-        server = VLLMServer(
-            config.vllm_host,
-            config.vllm_port,
-            timeout=config.vllm_timeout,
-            folder=run.cache / "vllm",
-            nccl=run.device if config.vllm_weight_transfer == "nccl" else None,
-            tell=console.warn,
-            stopping=lambda: run.stop.requested,
-            **how,
-        )
+        nccl = run.device if config.vllm_weight_transfer == "nccl" else None
+        transfer = WeightTransfer(run.cache / "vllm", config.lora_r, nccl)
+        waiting = Waiting(config.vllm_timeout, console.warn, lambda: run.stop.requested)
+        server = VLLMServer(config.vllm_host, config.vllm_port, drawing, transfer, waiting)
         processes.on_main(lambda: server.check(max_length))
         return server
-    from easyrlhf.rollout.vllm_colocated import Colocated
+    from easyrlhf.rollout.vllm_colocated import Colocated, HeldModel
 
-    return Colocated(
+    held = HeldModel(
         config.model,
-        device=run.device,
-        dtype=run.dtype,
+        max_length,
+        lora_r=config.lora_r,
         ranks=config.vllm_tensor_parallel_size,
         memory=config.vllm_gpu_memory_utilization,
-        max_length=max_length,
         trust_remote_code=config.trust_remote_code,
-        **how,
     )
+    return Colocated(held, drawing, run.device, run.dtype)
 
 
 def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backend: Backend | None):
     """The sampler of the policy's completions: its own loop, or the vLLM that make_backend gave."""
     ending = Ending.of(renderer, config.stop_finishes)
-    ends = {"pad_id": renderer.pad_id, "ending": ending, "temperature": config.temperature}
     if backend is not None:
-        return VLLMSampler(policy, backend, sync_interval=config.vllm_sync_interval, **ends)
+        return VLLMSampler(
+            policy,
+            backend,
+            pad_id=renderer.pad_id,
+            ending=ending,
+            temperature=config.temperature,
+            sync_interval=config.vllm_sync_interval,
+        )
     hf = HFSampler(
         policy.model,
+        renderer.pad_id,
+        ending,
         max_new_tokens=config.completion_limit,
+        temperature=config.temperature,
         batch_size=config.local_rollout_forward_batch_size,
-        **ends,
     )
     return ShardedSampler(policy, hf)

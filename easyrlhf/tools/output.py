@@ -18,7 +18,8 @@ from easyrlhf.tools.resumable import append, beside, changed_settings, deciding_
 
 # What may differ when a command goes on: where and how it is computed, not what.
 FREE_TO_CHANGE = {"overwrite", "devices", "batch_size", "micro_batch_tokens", "allow_incomplete"}
-MODELS = ("model", "adapter", "reward_model")
+FREE_TO_CHANGE |= {"judge_url", "judge_key_env", "judge_workers", "judge_budget"}
+MODELS = ("model", "adapter", "reward_model", "judge_dir")
 INPUTS = ("prompts", "data")
 REMEMBERED = ("data", "done", "total", "bytes", "tally", "settings")
 

@@ -6,12 +6,13 @@ import socket
 import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 
 from easyrlhf.config import ServeRewardConfig
+from easyrlhf.config.reward_models import Listening
 from easyrlhf.data.decoding import read_json
 from easyrlhf.errors import InputError
-from easyrlhf.tools.scoring import MOST_DIGITS, BadRequest, Scorer, load_scorer
+from easyrlhf.tools.scoring import MOST_DIGITS, BadRequest, load_scorer
 
 PATHS = ("/", "/score")
 TOO_LARGE = 413
@@ -89,20 +90,31 @@ def parsed(body: bytes) -> Any:
         raise BadRequest(f"the request {error}") from error
 
 
+class ScoreSource(Protocol):
+    """What scores come from."""
+
+    def answer(self, body: Any) -> dict[str, list]:
+        """The answer to a request's JSON. Raises BadRequest."""
+
+
 class RewardHTTPServer(ThreadingHTTPServer):
     """Serves a scorer; open requests do not keep it from ending."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], scorer: Scorer):
+    def __init__(self, address: tuple[str, int], scorer: ScoreSource):
         self.scorer = scorer
         super().__init__(address, Handler)
 
 
 def serve_reward(config: ServeRewardConfig) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises InputError for a folder, device or address that cannot be used."""
-    scorer = load_scorer(config)
+    serve_scores(config, config.reward_model, load_scorer(config))
+
+
+def serve_scores(config: Listening, name: str, scorer: ScoreSource) -> None:
+    """Serve what answers requests, under a name. Raises InputError for an address that cannot be used."""
     try:
         server = RewardHTTPServer((config.host, config.port), scorer)
     except OSError as error:
@@ -112,7 +124,7 @@ def serve_reward(config: ServeRewardConfig) -> None:
     with server:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        print(f"{config.reward_model} is ready: --reward_url http://{host}:{server.server_port}", flush=True)
+        print(f"{name} is ready: --reward_url http://{host}:{server.server_port}", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -27,6 +27,14 @@ def reply(text: str) -> tuple[int, bytes]:
     return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
 
 
+def likely(first: list[tuple[str, float]], tokens: int = 10) -> tuple[int, bytes]:
+    """A good answer whose first token was drawn from these, given with their log-probabilities."""
+    said = max(first, key=lambda one: one[1])[0]
+    top = [{"token": token, "logprob": logprob} for token, logprob in first]
+    choice = {"message": {"content": said}, "logprobs": {"content": [{"token": said, "top_logprobs": top}]}}
+    return 200, json.dumps({"choices": [choice], "usage": {"total_tokens": tokens}}).encode()
+
+
 @contextmanager
 def chat_server(answer: Callable[[Request], tuple], get: int = 200):
     """Serves `answer(request)` to every POST; yields (url, requests so far).

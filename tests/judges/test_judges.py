@@ -10,8 +10,9 @@ import pytest
 from easyrlhf.config import CompareConfig
 from easyrlhf.errors import InputError, RunError, SettingError
 from easyrlhf.judges import judge_server
-from easyrlhf.judges.judge_server import EndpointJudge, completions_url, read_letter
+from easyrlhf.judges.judge_server import EndpointJudge, completions_url
 from easyrlhf.judges.judges import FunctionJudge, check_judge, find_judge
+from easyrlhf.judges.letters import read_letter
 from easyrlhf.judges.pairs import Opinion, Pair, ask_all, merged_opinions
 from easyrlhf.userfile import load_module
 

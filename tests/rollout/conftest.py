@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.vllm_server import VLLMServer
+from easyrlhf.rollout.vllm_sampler import Drawing
+from easyrlhf.rollout.vllm_server import VLLMServer, Waiting, WeightTransfer
 
 
 @pytest.fixture(scope="session")
@@ -33,18 +34,15 @@ def backend(tmp_path):
     """backend(port, **changed) -> Server that hands over in tmp_path/weights; `told` holds its lines."""
     made = []
 
-    def make(port: int, **changed) -> VLLMServer:
+    def make(port: int, lora_r=0, nccl=None, timeout=20.0, stopping=lambda: False) -> VLLMServer:
         told: list[str] = []
-        known = {
-            "timeout": 20.0,
-            "folder": tmp_path / "weights",
-            "limit": 5,
-            "ending": Ending((2,)),
-            "spare": [],
-            "temperature": 0.7,
-        }
-        known |= {"lora_r": 0, "nccl": None, "tell": told.append, "stopping": lambda: False}
-        one = VLLMServer("127.0.0.1", port, **known | changed)
+        one = VLLMServer(
+            "127.0.0.1",
+            port,
+            Drawing(limit=5, ending=Ending((2,)), spare=[], temperature=0.7),
+            WeightTransfer(tmp_path / "weights", lora_r, nccl),
+            Waiting(timeout, told.append, stopping),
+        )
         one.told = told
         made.append(one)
         return one

@@ -8,7 +8,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.shape import SamplingShape
-from easyrlhf.rollout.vllm_sampler import Completion, drawing, samples_of
+from easyrlhf.rollout.vllm_sampler import Completion, Drawing, samples_of
 
 PROMPTS, WIDTH = [[5, 6, 7], [8], [9, 10, 11, 12]] * 4, 24
 KEYS = [(0, number) for number in range(len(PROMPTS))]
@@ -84,10 +84,10 @@ def test_the_text_of_an_answer_ends_with_its_stop_and_has_no_end_in_it(tokenizer
 
 
 def test_vllm_is_told_every_end_every_stop_and_what_is_no_token():
-    plain = drawing(16, Ending((2, 7)), [], 0.7)
+    plain = Drawing(16, Ending((2, 7)), [], 0.7).settings()
     assert plain["stop_token_ids"] == [2, 7]
     assert not {"stop", "logit_bias"} & plain.keys()
-    told = drawing(16, Ending((2,), ("</answer>",), False, letters), [280, 281], 0.7)
+    told = Drawing(16, Ending((2,), ("</answer>",), False, letters), [280, 281], 0.7).settings()
     assert told["logit_bias"] == {"280": -100.0, "281": -100.0}
     assert (told["stop"], told["include_stop_str_in_output"]) == (["</answer>"], True)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from easyrlhf.config import GRPOConfig, PPOConfig
 from easyrlhf.errors import InputError, RunError
-from easyrlhf.online.collect import Models
+from easyrlhf.online.state import Models
 from easyrlhf.rewards.model import ModelSource
 from easyrlhf.rollout.sampler import EVALUATION, HFSampler
 from easyrlhf.rollout.sharded import ShardedSampler

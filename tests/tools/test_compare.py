@@ -20,7 +20,7 @@ from easyrlhf.judges import judge_server
 from easyrlhf.report.compare_page import pairs_to_read
 from easyrlhf.report.comparison import ComparedAnswer, JudgeVerdict, measured, short_names
 from easyrlhf.tools.comparing import compare, contestants
-from easyrlhf.tools.comparing.journal import Journal
+from easyrlhf.tools.journal import Journal
 from easyrlhf.userfile import load_module
 
 chat = load_module(Path(__file__).parents[1] / "judges" / "chat_server.py")
@@ -340,7 +340,7 @@ def test_a_broken_journal_is_named_with_its_line(run, tmp_path, monkeypatch):
     [
         (["A", "--judge", "judge.py:longer"], "error: --models A: a comparison needs two models or more"),
         (["A", "A", "--judge", "judge.py:longer"], "A is there twice"),
-        (["A", "B"], "error: judge: nothing judges; give reward_model, reward_funcs, judge or judge_url"),
+        (["A", "B"], "error: judge: nothing judges; give reward_model, reward_funcs, judge, judge_url or judge_dir"),
         (["A", "B", "--judge", "judge.py"], "judge judge.py: must look like file.py:function"),
         (["A", "B", "--judge", "judge.py:nothing"], "judge.py has no function nothing"),
         (["A", "B", "--judge", "no.py:fn"], "there is no file no.py"),

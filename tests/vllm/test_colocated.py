@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from easyrlhf.engine import processes
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
-from easyrlhf.rollout.vllm_sampler import seed_of
+from easyrlhf.rollout.vllm_sampler import Drawing, seed_of
 
 PAD, END, LIMIT, T = 0, 2, 24, 0.7
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [5, 6, 7]]
@@ -38,19 +38,12 @@ def lm(tmp_path_factory) -> LlamaForCausalLM:
 @pytest.fixture(scope="module")
 def vllm(lm):
     """The colocated engine of the model, with its first weights."""
-    from easyrlhf.rollout.vllm_colocated import Colocated
+    from easyrlhf.rollout.vllm_colocated import Colocated, HeldModel
 
-    how = {"device": torch.device("cpu"), "dtype": torch.float32, "ranks": 1, "memory": 0.3, "max_length": 64}
-    how |= {
-        "limit": LIMIT,
-        "ending": Ending((END,)),
-        "spare": [],
-        "temperature": T,
-        "lora_r": 0,
-        "trust_remote_code": False,
-    }
+    held = HeldModel(lm.folder, max_length=64, lora_r=0, ranks=1, memory=0.3, trust_remote_code=False)
+    drawing = Drawing(LIMIT, Ending((END,)), spare=[], temperature=T)
     with processes.join_group(torch.device("cpu"), 60, alone=True):
-        colocated = Colocated(lm.folder, **how)
+        colocated = Colocated(held, drawing, torch.device("cpu"), torch.float32)
         colocated.load(lm)
         yield colocated
 

@@ -37,8 +37,6 @@ from easyrlhf.tools.comparing.contestants import (
     read_contestants,
 )
 from easyrlhf.tools.comparing.journal import (
-    Journal,
-    Key,
     claim_journal,
     read_journal_record,
     write_record,
@@ -52,6 +50,7 @@ from easyrlhf.tools.comparing.marking import (
     scores_in,
     verdict_of,
 )
+from easyrlhf.tools.journal import Journal, Key
 from easyrlhf.tools.loaded import texts_of
 from easyrlhf.tools.resumable import beside, deciding_settings, write_result
 from easyrlhf.tools.scoring import reward_folder

@@ -24,8 +24,8 @@ from easyrlhf.online.rollout import unpad
 from easyrlhf.report.console import say
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.at_hand import at_hand
-from easyrlhf.tools.comparing.journal import Journal, Key
 from easyrlhf.tools.generate import NO_LIMIT, as_completion
+from easyrlhf.tools.journal import Journal, Key
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 
 ANSWER_KEY = ("model", "prompt", "sample")

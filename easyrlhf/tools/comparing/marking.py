@@ -17,7 +17,7 @@ from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.batch import OURS, RewardBatch
 from easyrlhf.rewards.combined import numbers
 from easyrlhf.tools.comparing.contestants import ANSWER_KEY, Prompts, answer_record
-from easyrlhf.tools.comparing.journal import Journal, Key
+from easyrlhf.tools.journal import Journal, Key
 from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
 
 REWARD_MODEL = "reward_model"

@@ -1,0 +1,1 @@
+"""Answers that are criticised and revised by principles."""
