@@ -87,14 +87,18 @@ class Chat:
 
     async def reply(self) -> str:
         """The policy's next turn, as text. Raises EpisodeOver where there is none."""
+        if self.asking:
+            raise RuntimeError("chat.reply was called before the last call of it had its answer")
         self.open()
         self.finished = False
         room = min(self.limits.tokens - len(self.ids), self.limits.turn)
         if self.turns == self.limits.turns or room < 1:
             raise EpisodeOver
         self.asking = True
-        turn = await self.ask(self.prompt_ids + self.ids, room, self.turns)
-        self.asking, self.since = False, time.monotonic()
+        try:
+            turn = await self.ask(self.prompt_ids + self.ids, room, self.turns)
+        finally:
+            self.asking, self.since = False, time.monotonic()
         self.append(turn.ids, turn.logprobs, sampled=1)
         self.turns += 1
         self.messages.append(self.tools.parse(turn.ids, self.renderer))
@@ -119,7 +123,7 @@ class Chat:
 
     def reward(self, number: float) -> None:
         """Reward what was said so far; all rewards of an episode are summed."""
-        self.rewards.append(number)
+        self.rewards.append(float(number))
 
     def open(self) -> None:
         """Write what stands before the next turn, where there is room for it and for a token behind it."""
@@ -134,7 +138,7 @@ class Chat:
             return
         if not self.waiting:
             raise RuntimeError("chat.reply was called twice without chat.say in between")
-        between = self.renderer.between(self.waiting)
+        between = self.renderer.between(self.waiting, self.arguments)
         if len(self.ids) + len(between) + 1 > self.limits.tokens or self.turns == self.limits.turns:
             self.finished = False
             raise EpisodeOver  # the text is left out: rows end with a token that was sampled

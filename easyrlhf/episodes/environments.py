@@ -3,16 +3,18 @@
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
-from easyrlhf.episodes.calls import Calls
+from easyrlhf.episodes.calls import Calls, EnvironmentFailed
 from easyrlhf.episodes.chat import Chat, EpisodeOver
 from easyrlhf.episodes.tools import Tools, arguments_of, as_tool_text, check_arguments, described_tools
 from easyrlhf.errors import InputError
 from easyrlhf.userfile import find_function
 
 PARTS = ("reset", "respond", "get_reward", "close")  # methods of an environment that are no tools
+METHODS = (FunctionType, classmethod, staticmethod)
 
 
 @dataclass(frozen=True)
@@ -96,27 +98,39 @@ def made(spec: str, make: Callable[[], Any]) -> Any:
 def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:
     """The tools of an environment: its public methods but for those of PARTS, in the order they are written."""
     names = [name for cls in reversed(type(instance).__mro__[:-1]) for name in vars(cls)]
-    found = {name: getattr(instance, name) for name in names if not name.startswith("_") and name not in PARTS}
-    return {name: method for name, method in found.items() if inspect.ismethod(method) or inspect.isfunction(method)}
+    cls, public = type(instance), [name for name in names if not name.startswith("_") and name not in PARTS]
+    found = [name for name in public if isinstance(inspect.getattr_static(cls, name), METHODS)]  # runs no property
+    return {name: getattr(instance, name) for name in found}
 
 
 async def played(environment: Environment, chat: Chat, columns: dict[str, Any], calls: Calls) -> float | None:
     """Play one episode; returns its reward, None where it has none."""
     if environment.function is not None:
+        taken = calls.taken(environment.function, columns, chat)
+        taken.pop("chat", None)  # a column of this name: the function has its conversation there
         try:
-            given = await calls.awaited(environment.function, chat, **calls.taken(environment.function, columns, chat))
+            given = await calls.awaited(environment.function, chat, **taken)
         except EpisodeOver:  # it was not done: what it has rewarded so far stands
             given = None
         return given if given is not None or not chat.rewards else sum(chat.rewards)
     instance = await calls.call("making one", environment.make)
+    chat.tools = replace(chat.tools, functions=environment.tools_of(instance))
     try:
         with suppress(EpisodeOver):  # what it has come to is scored
             await converse(instance, chat, columns, calls)
         given = await calls.call("get_reward", instance.get_reward) if environment.rewards else None
-        return given if given is not None or not chat.rewards else sum(chat.rewards)
-    finally:
-        if hasattr(instance, "close"):
-            await calls.call("close", instance.close)
+    except BaseException:
+        with suppress(EnvironmentFailed):  # what came first is the cause
+            await closed(instance, calls)
+        raise
+    await closed(instance, calls)
+    return given
+
+
+async def closed(instance: Any, calls: Calls) -> None:
+    """Let an environment put away what it has open."""
+    if hasattr(instance, "close"):
+        await calls.call("close", instance.close)
 
 
 async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Calls) -> None:
@@ -143,7 +157,7 @@ async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Ca
 async def called(tools: Tools, call: dict[str, Any], calls: Calls) -> tuple[str, str]:
     """The name of a called tool and what the model reads of it: an error is an answer too, and the episode goes on."""
     calls.tool_calls += 1
-    name = str(call.get("function", {}).get("name"))
+    name = str(call.get("function", call).get("name"))
     try:
         name, arguments = arguments_of(call)
         if name not in tools.functions:

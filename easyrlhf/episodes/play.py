@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +76,7 @@ class Player:
 
         Raises EnvironmentFailed, with the episode, when the environment does and failures are not dropped.
         """
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(self._play(sampler, rows, keys))
-        finally:
-            loop.close()
+        return run_to_end(self._play(sampler, rows, keys))
 
     async def _play(self, sampler: HFSampler, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]) -> Samples:
         waves, workers = Waves(sampler), asyncio.Semaphore(self.workers)
@@ -136,6 +133,28 @@ class Player:
         return found
 
 
+def run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:
+    """What it returns, from a loop of its own; no task outlives that."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _run_to_end(coroutine)
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop in this thread already
+        return thread.submit(_run_to_end, coroutine).result()
+
+
+def _run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        for task in (left := asyncio.all_tasks(loop)):
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+        loop.close()  # not asyncio.run, which waits for threads that hang
+
+
 def task_seed(task: tuple[int, ...]) -> int:
     """A seed for a task, from its numbers."""
     return int(np.random.SeedSequence(task).generate_state(1)[0])
@@ -159,14 +178,17 @@ class Waves:
             future = asyncio.get_running_loop().create_future()
             self.asked[place] = (ids, most, key_of(turn)), future
             self.changed.set()
-            return await future
+            try:
+                return await future
+            finally:  # an episode that does not wait for its turn any more is not given one
+                self.asked.pop(place, None)
 
         return ask
 
     async def run(self, episodes: list[Coroutine[Any, Any, Episode]]) -> list[Episode]:
         """Play them all; the outcome of each, in order. The first error ends all."""
         self.living = len(episodes)
-        tasks = [asyncio.ensure_future(self.living_until_done(episode)) for episode in episodes]
+        tasks = [asyncio.ensure_future(self.living_until_done(*one)) for one in enumerate(episodes)]
         try:
             while self.living:
                 await self.changed.wait()
@@ -182,11 +204,12 @@ class Waves:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def living_until_done(self, episode: Coroutine[Any, Any, Episode]) -> Episode:
+    async def living_until_done(self, place: int, episode: Coroutine[Any, Any, Episode]) -> Episode:
         """Play one, counted among the living while it is."""
         try:
             return await episode
         finally:
+            self.asked.pop(place, None)  # of a function that returned without its answer
             self.living -= 1
             self.changed.set()
 
@@ -199,7 +222,8 @@ class Waves:
         lengths = samples.completion_mask.sum(1).long().tolist()
         drawn = zip(samples.completion_ids.tolist(), samples.logprobs.tolist(), samples.finished.tolist(), strict=True)
         for (ids, logprobs, ended), length, (_, future) in zip(drawn, lengths, waiting, strict=True):
-            future.set_result(Turn(ids[:length], logprobs[:length], ended))
+            if not future.cancelled():
+                future.set_result(Turn(ids[:length], logprobs[:length], ended))
 
 
 def samples_of(chats: list[Chat], episodes: list[Episode], sampler: HFSampler) -> Samples:

@@ -67,7 +67,7 @@ def enable_parsing(renderer: Renderer) -> None:
 
 def arguments_of(call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of a call. Raises ValueError for arguments that are no object."""
-    function = call["function"]
+    function = call.get("function", call)  # a template may be read with or without it around name and arguments
     arguments = function.get("arguments") or {}
     arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
     if not isinstance(arguments, dict):
