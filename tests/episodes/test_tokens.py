@@ -61,9 +61,7 @@ def test_special_tokens_in_what_an_environment_says_stay_text(tokenizer, chatml_
 
 @pytest.mark.parametrize("name", ["qwen3", "phi3"])
 def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_way_out(with_template, name):
-    with pytest.raises(
-        InputError, match="writes earlier turns otherwise.*--chat_template one that keeps them, such as chatml"
-    ):
+    with pytest.raises(InputError, match=r"writes earlier turns otherwise.*--chat_template one that keeps them"):
         with_template(name).between([{"role": "user", "content": "More."}])
 
 
