@@ -96,12 +96,13 @@ class Chat:
             raise EpisodeOver
         self.asking = True
         try:
-            turn = await self.ask(self.prompt_ids + self.ids, room, self.turns)
+            before = self.prompt_ids + self.ids
+            turn = await self.ask(before, room, self.turns)
         finally:
             self.asking, self.since = False, time.monotonic()
         self.append(turn.ids, turn.logprobs, sampled=1)
         self.turns += 1
-        self.messages.append(self.tools.parse(turn.ids, self.renderer))
+        self.messages.append(self.tools.parse(turn.ids, before, self.renderer))
         if not turn.ended:
             raise EpisodeOver
         self.finished = True

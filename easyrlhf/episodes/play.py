@@ -135,9 +135,7 @@ class Player:
 
 def run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:
     """What it returns, from a loop of its own; no task outlives that."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:
         return _run_to_end(coroutine)
     with ThreadPoolExecutor(1) as thread:  # a notebook has a loop in this thread already
         return thread.submit(_run_to_end, coroutine).result()

@@ -1,23 +1,26 @@
 """Episodes without a model: a sampler that says what a script has for it, and players of environments."""
 
-import asyncio
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import trl
 
 from easyrlhf.callables import HANDED, name_of
 from easyrlhf.data.batches import pad_right
+from easyrlhf.data.chat_template import Rendering
 from easyrlhf.data.render import Renderer
-from easyrlhf.episodes.calls import Calls
-from easyrlhf.episodes.chat import Chat, Limits
+from easyrlhf.episodes.chat import Limits
 from easyrlhf.episodes.environments import environment_tools, load_environment
 from easyrlhf.episodes.play import Player
+from easyrlhf.episodes.tools import enable_parsing
 from easyrlhf.rollout.sampler import Samples
 
 END = 2  # the end-of-turn token of the tests' tokenizer
@@ -52,6 +55,19 @@ class Scripted:
 
 
 @pytest.fixture
+def with_template(tokenizer):
+    """with_template(name, **kwargs) -> a renderer with one of the templates that trl ships."""
+    templates = Path(trl.__file__).parent / "chat_templates"
+
+    def make(name: str, **kwargs) -> Renderer:
+        own = copy.deepcopy(tokenizer)
+        own.chat_template = (templates / f"{name}.jinja").read_text()
+        return Renderer(own, rendering=Rendering(template_kwargs=kwargs))
+
+    return make
+
+
+@pytest.fixture
 def sampler(tokenizer):
     """sampler(say) -> a Scripted one; `say` gives texts, ended, or ids as they are. A list is said turn by turn."""
 
@@ -75,7 +91,9 @@ def player(chatml_renderer):
         handed.extend(names)
         spec = names.pop(0) if environment is not None else None
         found = load_environment(spec, names)
-        limits = {"turns": 8, "tokens": 400, "turn": 400, "prompt": 1000}
+        if renderer is not chatml_renderer:
+            enable_parsing(renderer)
+        limits = {"turns": 8, "tokens": 400, "turn": 400, "prompt": 2000}
         limits |= {name: changed.pop(name) for name in limits if name in changed}
         settings = {"generations": 1, "timeout": 5.0, "workers": 4, "drop": False} | changed
         described = environment_tools(found, None if found.make is None else found.make(), "--environment")
@@ -102,11 +120,12 @@ def rows(chatml_renderer):
 
 @pytest.fixture
 def play(rows):
-    """play(player, sampler, *columns) -> Samples of an episode for each, keys (7, 0, number)."""
+    """play(player, sampler, *columns, prompt=) -> Samples of an episode for each, keys (7, 0, number)."""
 
-    def run(player: Player, sampler: Scripted, *columns: dict) -> Samples:
+    def run(player: Player, sampler: Scripted, *columns: dict, prompt=ASKED) -> Samples:
         columns = columns or ({},)
-        return player.play(sampler, rows(*columns), [(7, 0, number) for number in range(len(columns))])
+        keys = [(7, 0, number) for number in range(len(columns))]
+        return player.play(sampler, rows(*columns, prompt=prompt), keys)
 
     return run
 
@@ -121,13 +140,3 @@ def random_ids(number: int, turn: int) -> list[int]:
 def nonsense() -> Callable[[int, int], list[int]]:
     """nonsense(number, turn) -> ids as random_ids gives them."""
     return random_ids
-
-
-@pytest.fixture
-def calls_of(chatml_renderer):
-    """calls_of(timeout) -> Calls of an episode in which nothing was said."""
-
-    def make(timeout: float = 5.0) -> Calls:
-        return Calls("Room", Chat(chatml_renderer, None, None, ASKED, {}, 0, None), asyncio.Semaphore(4), timeout)
-
-    return make

@@ -1,34 +1,15 @@
 """Tokens of an episode: what was sampled stays as it is, and what stands between is what the template writes."""
 
-from pathlib import Path
-
 import pytest
-import trl
 from transformers import PreTrainedTokenizerBase
 
-from easyrlhf.data.chat_template import Rendering
-from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
 
 PAD, START, END = 0, 1, 2
-TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 
 def encoded(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-@pytest.fixture
-def with_template(tokenizer):
-    """with_template(name, **kwargs) -> a renderer with one of the templates that trl ships."""
-    own = tokenizer.chat_template
-
-    def make(name: str, **kwargs) -> Renderer:
-        tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text()
-        return Renderer(tokenizer, rendering=Rendering(template_kwargs=kwargs))
-
-    yield make
-    tokenizer.chat_template = own
 
 
 def through(action_mask, ids) -> list[list[int]]:
