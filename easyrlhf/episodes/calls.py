@@ -84,8 +84,8 @@ class Calls:
                 self.seconds += time.perf_counter() - began
 
     def taken(self, function: Callable[..., Any], columns: dict[str, Any], chat: Chat) -> dict[str, Any]:
-        """The columns of a row that a function takes, and the task's seed where it takes that."""
-        given = {"seed": chat.seed} | columns
+        """The columns of a row that a function takes, and the task's seed and prompt where it takes those."""
+        given = {"seed": chat.seed, "prompt": chat.prompt} | columns
         known = inspect.signature(function).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
             return given

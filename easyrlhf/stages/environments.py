@@ -61,7 +61,7 @@ def check_columns(flag: str, environment: Environment, instance: object, data: d
         return
     columns = {name for part in data.values() if part for cell in part.rows["columns"] for name in json.loads(cell)}
     needed = [p.name for p in inspect.signature(begins).parameters.values() if needs_value(p) and p.name != "chat"]
-    missing = [name for name in needed if name not in columns | {"seed"}]
+    missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
     if missing:
         raise InputError(
             f"{flag}: {begins.__name__} needs {', '.join(missing)}, which is no column of the data; it has "
