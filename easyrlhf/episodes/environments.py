@@ -104,15 +104,14 @@ def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:
 
 
 async def played(environment: Environment, chat: Chat, columns: dict[str, Any], calls: Calls) -> float | None:
-    """Play one episode; returns its reward, None where it has none."""
+    """Play one episode; returns what it is worth beside the rewards of its turns, None where it does not say."""
     if environment.function is not None:
         taken = calls.taken(environment.function, columns, chat)
         taken.pop("chat", None)  # a column of this name: the function has its conversation there
         try:
-            given = await calls.awaited(environment.function, chat, **taken)
+            return await calls.awaited(environment.function, chat, **taken)
         except EpisodeOver:  # it was not done: what it has rewarded so far stands
-            given = None
-        return given if given is not None or not chat.rewards else sum(chat.rewards)
+            return None
     instance = await calls.call("making one", environment.make)
     chat.tools = replace(chat.tools, functions=environment.tools_of(instance))
     try:

@@ -105,7 +105,8 @@ class Player:
             given = await played(self.environment, chat, json.loads(row["columns"]), calls)
             if not chat.turns:
                 raise calls.failed("ended before the policy said anything")
-            reward = math.nan if given is None else self.number(given, calls)
+            rewards = chat.rewards if given is None else [*chat.rewards, given]
+            reward = sum(self.number(one, calls) for one in rewards) if rewards else math.nan
         except EnvironmentFailed as error:
             if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
                 raise

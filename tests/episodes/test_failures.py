@@ -297,7 +297,12 @@ def test_rewards_within_an_episode_are_summed(player, sampler, play):
         await chat.reply()
         raise AssertionError("there is no second turn")
 
+    async def pays_at_the_end_too(chat):
+        await pays(chat)
+        return 4
+
     assert play(player(pays), sampler(["blue", "green"])).episodes[0].reward == 0.75
+    assert play(player(pays_at_the_end_too), sampler(["blue", "green"])).episodes[0].reward == 4.75
     assert play(player(is_cut, turns=1), sampler(["blue"])).episodes[0].reward == 0.25
 
 
