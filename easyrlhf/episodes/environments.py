@@ -45,7 +45,12 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
     functions = {}
     for name in tools:
         function = find_function("--tools", name, modules)
-        functions[function.__name__] = function
+        called = getattr(function, "__name__", type(function).__name__)
+        if called in functions:
+            raise InputError(
+                f"--tools {name}: there are two tools {called}, and the policy calls them by name; rename one"
+            )
+        functions[called] = function
     if spec is None:
         return Environment("tools", ToolsAlone, None, functions, rewards=False)
     found = find_function("--environment", spec, modules)
@@ -88,7 +93,7 @@ def made(spec: str, make: Callable[[], Any]) -> Any:
     """An instance. Raises InputError when it cannot be made, or is no environment."""
     try:
         instance = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"--environment {spec}: making one raised {type(error).__name__}: {error}") from error
     if not (hasattr(instance, "reset") or hasattr(instance, "respond") or methods_of(instance)):
         raise InputError(f"--environment {spec}: has no method reset, respond, or any other; {FORMS}")
@@ -99,8 +104,9 @@ def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:
     """The tools of an environment: its public methods but for those of PARTS, in the order they are written."""
     names = [name for cls in reversed(type(instance).__mro__[:-1]) for name in vars(cls)]
     cls, public = type(instance), [name for name in names if not name.startswith("_") and name not in PARTS]
-    found = [name for name in public if isinstance(inspect.getattr_static(cls, name), METHODS)]  # runs no property
-    return {name: getattr(instance, name) for name in found}
+    routines = [name for name in public if isinstance(inspect.getattr_static(cls, name), METHODS)]  # runs no property
+    found = {name: getattr(instance, name) for name in routines}
+    return {name: method for name, method in found.items() if inspect.ismethod(method) or inspect.isfunction(method)}
 
 
 async def played(environment: Environment, chat: Chat, columns: dict[str, Any], calls: Calls) -> float | None:

@@ -59,15 +59,16 @@ def check_columns(flag: str, environment: Environment, instance: object, data: d
     begins = environment.function or getattr(instance, "reset", None)
     if begins is None:
         return
-    columns = {name for part in data.values() if part for cell in part.rows["columns"] for name in json.loads(cell)}
     needed = [p.name for p in inspect.signature(begins).parameters.values() if needs_value(p) and p.name != "chat"]
-    missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
-    if missing:
-        raise InputError(
-            f"{flag}: {begins.__name__} needs {', '.join(missing)}, which is no column of the data; it has "
-            f"{', '.join(sorted(columns)) or 'none beside the prompt'}. Add the column, name another with --field "
-            f"{missing[0]}=KEY, or give the parameter a default"
-        )
+    for part in filter(data.get, ("train", "valid")):
+        columns = {name for cell in data[part].rows["columns"] for name in json.loads(cell)}
+        missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
+        if missing:
+            raise InputError(
+                f"{flag}: {begins.__name__} needs {', '.join(missing)}, which is no column of the {part} data; it has "
+                f"{', '.join(sorted(columns)) or 'none beside the prompt'}. Add the column, name another with --field "
+                f"{missing[0]}=KEY, or give the parameter a default"
+            )
 
 
 def needs_value(parameter: inspect.Parameter) -> bool:
