@@ -5,6 +5,7 @@ from easyrlhf.cli.lazy_group import LazyGroup
 command = LazyGroup(
     "label",
     {
+        "import": ("easyrlhf.cli.label_import:command", "Make items to label of rows, or restore the labels."),
         "serve": ("easyrlhf.cli.label_serve:command", "A page on which people label, one link a person."),
         "forget": ("easyrlhf.cli.label_forget:command", "Delete an annotator's name; the labels stay."),
     },

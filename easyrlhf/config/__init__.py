@@ -10,7 +10,7 @@ from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
 from easyrlhf.config.label_serving import LabelServeConfig
-from easyrlhf.config.labelling import LabelForgetConfig
+from easyrlhf.config.labelling import LabelForgetConfig, LabelImportConfig
 from easyrlhf.config.looking import CheckConfig, LookConfig, PreviewConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
@@ -40,6 +40,7 @@ __all__ = [
     "GenerateConfig",
     "InitConfig",
     "LabelForgetConfig",
+    "LabelImportConfig",
     "LabelServeConfig",
     "LookConfig",
     "OnlineConfig",

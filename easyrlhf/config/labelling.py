@@ -3,7 +3,8 @@
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import DATA, Settings, opt
+from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt
+from easyrlhf.config.common_fields import BadRows, RowLayout
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -13,6 +14,90 @@ class LabelFolder(Settings):
     group: ClassVar[str] = DATA
 
     labels: str = opt("outputs/labels", "Folder of the labels: labels.db is in it.", metavar="DIR")
+
+
+@dataclass(kw_only=True, frozen=True)
+class RowsToLabel(Settings):
+    """What is labelled, and how answers become items."""
+
+    group: ClassVar[str] = DATA
+
+    data: str = opt(
+        MISSING,
+        "Rows of any format with answers; or labels.jsonl of an export, which restores the folder. Given as the first "
+        "words, they need no flag.",
+        metavar="FILE[,…]",
+        many=True,
+    )
+    kind: str | None = opt(
+        None,
+        "What an item is: pair, two answers to a prompt; ranking, three to nine of them; answer, one.",
+        choices=("pair", "ranking", "answer"),
+        shown="pair; ranking for rankings, answer for single answers with a label",
+    )
+    pick: str | None = opt(
+        None,
+        "Which two of several answers make a pair: spread, whose rewards are furthest apart; uncertain, nearest; top, "
+        "the two best; random.",
+        choices=("random", "spread", "uncertain", "top"),
+        shown="spread where answers have rewards, else random",
+    )
+    random_share: float = opt(
+        0.2,
+        "Share of the prompts whose pair is drawn by chance all the same: only these give agreement and accuracy "
+        "without bias.",
+        low=0,
+        high=1,
+    )
+    hide_labels: bool = opt(
+        False, "Leave out what rows say of their answers; else it comes in as labels of the annotator import."
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class MixedIn(Settings):
+    """What annotators get beside new items, without being told."""
+
+    group: ClassVar[str] = DATA
+
+    checks: str | None = opt(
+        None, "Comparisons whose better answer is known, which are mixed in.", metavar="FILE[,…]", many=True
+    )
+    check_share: float | None = opt(
+        None,
+        "Share of what an annotator gets that is a check.",
+        low=0,
+        high=0.5,
+        shown="0.05, or that of an earlier import",
+    )
+    repeat_share: float | None = opt(
+        None,
+        "Share that is a pair which the annotator has labelled before, with the sides changed.",
+        low=0,
+        high=0.5,
+        shown="0.03, or that of an earlier import",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class ItemSeed(Settings):
+    """What the choices made by chance depend on."""
+
+    group: ClassVar[str] = RUN
+
+    seed: int = opt(42, "Seed of the pairs that are drawn by chance.", low=0, below=2**32)
+
+
+@dataclass(kw_only=True, frozen=True)
+class LabelImportConfig(ItemSeed, BadRows, MixedIn, RowLayout, RowsToLabel, LabelFolder):
+    """Settings of `easyrlhf label import`: rows become items to label."""
+
+    stage: ClassVar[str] = "label import"
+    opening: ClassVar[str] = "reading {self.data} …"
+
+    def _check(self) -> None:
+        if self.pick and self.kind in ("ranking", "answer"):
+            raise SettingError("pick", f"pick {self.pick}: chooses two answers; kind {self.kind} has none to choose")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -151,4 +151,25 @@ def _comparison(prompt, chosen, rejected, row: dict) -> Comparison:
     fields.check_completion(rejected, "rejected")
     if chosen == rejected:
         raise ContentFault(EQUAL)
-    return Comparison(prompt, chosen, rejected, fields.optional_number(row, "margin"))
+    margin, probability = fields.optional_number(row, "margin"), _probability(row)
+    if margin is not None and probability is not None:
+        raise StructuralFault(
+            "keys 'margin' and 'chosen_probability': say by how much or how surely, not both; give one, and take the "
+            "other out with --field margin= or --field chosen_probability="
+        )
+    return Comparison(prompt, chosen, rejected, margin, chosen_probability=probability)
+
+
+def _probability(row: dict) -> float | None:
+    """How surely the chosen answer is the better one; None where the row does not say."""
+    probability = fields.optional_number(row, "chosen_probability")
+    if probability is None or 0.5 <= probability <= 1:
+        return probability
+    if 0 <= probability < 0.5:
+        raise StructuralFault(
+            f"key 'chosen_probability': {probability:g} is below 0.5, so the pair is the wrong way round; swap chosen "
+            f"and rejected, and write {1 - probability:g}"
+        )
+    raise StructuralFault(
+        f"key 'chosen_probability': expected a probability from 0.5 (a tie) to 1, found {probability:g}"
+    )

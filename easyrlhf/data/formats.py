@@ -94,13 +94,13 @@ CONVERSATION = ("messages", "conversations")
 WHOLE = ("messages", "sharegpt", "messages_prompt")  # formats whose rows may stand in one file: all are read alike
 FORMATS: dict[str, Format] = {
     "hh": Format(
-        "chosen, rejected: transcripts with '\\n\\nHuman:' and '\\n\\nAssistant:'",
+        "chosen, rejected: transcripts with '\\n\\nHuman:' and '\\n\\nAssistant:' [, margin or chosen_probability]",
         Comparison,
         lambda row: "prompt" not in row and any(hh.is_transcript(row.get(key)) for key in ("chosen", "rejected")),
         comparisons.parse_hh,
     ),
     "ultra": Format(
-        "prompt: string; chosen, rejected: whole conversations [, system] [, margin]",
+        "prompt: string; chosen, rejected: whole conversations [, system] [, margin or chosen_probability]",
         Comparison,
         lambda row: isinstance(row.get("prompt"), str) and bool(_list(row, "chosen") and _list(row, "rejected")),
         comparisons.parse_ultra,
@@ -108,7 +108,7 @@ FORMATS: dict[str, Format] = {
     ),
     "messages_pairs": Format(
         "messages: list of {role, content} or {from, value}, up to the answer; chosen, rejected: string or one turn "
-        "[, margin]",
+        "[, margin or chosen_probability]",
         Comparison,
         lambda row: (
             "prompt" not in row
@@ -120,7 +120,7 @@ FORMATS: dict[str, Format] = {
     ),
     "swift": Format(
         "messages: list of {role, content} with the chosen answer, or query, response [, history]; rejected_response: "
-        "string or messages, or rejected_messages [, margin]",
+        "string or messages, or rejected_messages [, margin or chosen_probability]",
         Comparison,
         lambda row: (comparisons.has_conversation(row) or "query" in row) and _rejects(row),
         comparisons.parse_swift,
@@ -128,7 +128,7 @@ FORMATS: dict[str, Format] = {
         ask=conversations.parse_conversation_prompt,
     ),
     "intel": Format(
-        "question, chosen, rejected [, system] [, margin]: strings",
+        "question, chosen, rejected [, system] [, margin or chosen_probability]: strings",
         Comparison,
         lambda row: _texts(row) and "question" in row,
         comparisons.asking("question"),
@@ -136,28 +136,28 @@ FORMATS: dict[str, Format] = {
     ),
     "argilla": Format(
         "instruction [, input] [, system]; chosen and rejected, or chosen_response and rejected_response: strings "
-        "[, margin]",
+        "[, margin or chosen_probability]",
         Comparison,
         lambda row: (_texts(row) and "instruction" in row) or "chosen_response" in row or "rejected_response" in row,
         comparisons.parse_argilla,
         asks=("instruction", "input", "prompt", "question", "query"),
     ),
     "icr": Format(
-        "input, chosen, rejected [, system] [, margin]: strings",
+        "input, chosen, rejected [, system] [, margin or chosen_probability]: strings",
         Comparison,
         lambda row: _texts(row) and "input" in row,
         comparisons.asking("input"),
         asks=("input",),
     ),
     "preference": Format(
-        "chosen, rejected [, prompt] [, margin]: strings or messages",
+        "chosen, rejected [, prompt] [, margin or chosen_probability]: strings or messages",
         Comparison,
         lambda row: "chosen" in row or "rejected" in row,
         comparisons.parse_preference,
         asks=("prompt",),
     ),
     "prompt_pairs": Format(
-        "prompt, chosen, rejected [, system] [, margin]: strings that become messages",
+        "prompt, chosen, rejected [, system] [, margin or chosen_probability]: strings that become messages",
         Comparison,
         None,
         comparisons.asking("prompt"),

@@ -32,6 +32,7 @@ CONTEXT = (*SYSTEM_KEYS, *TOOLS, *ARGUMENTS, THINKING)
 ANSWERS = (
     *("completion", "response", "output", "chosen", "rejected", "chosen_response", "rejected_response"),
     *("rejected_messages", "completions", "answers", "scores", "ranks", "margin", "label", "kto_tag"),
+    "chosen_probability",
 )
 RANKED = ("answer", "rank", "response", "overall_score")  # what is read of a ranked answer
 USED, PASSED, REFUSED, NAMED = "used", "passed", "refused", "named"

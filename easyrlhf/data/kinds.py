@@ -34,11 +34,27 @@ REASONS: dict[tuple[type, str], str] = {
 
 
 def as_kind(record: Record, kind: str) -> list[Record]:
-    """The record as records of the kind that is wanted; for records that read_records yields for this kind."""
+    """The record as records of the kind that is wanted; for records that read_records yields for this kind.
+
+    Of a tie there is none where one answer must be the better one.
+    """
     if kind == "prompt":
         return [record.as_prompt()]
+    if is_useless_tie(record, kind):
+        return []
     convert = CONVERSIONS.get((type(record), kind))
     return convert(record) if convert else [record]
+
+
+def is_useless_tie(record: Record, kind: str | None) -> bool:
+    """Whether a record is a comparison without a winner, and the kind that is wanted asks for one."""
+    return isinstance(record, Comparison) and record.is_tie and (Comparison, kind) in CONVERSIONS
+
+
+def loses_sureness(record: Record, kind: str | None) -> bool:
+    """Whether a record says how surely its chosen answer is the better one, which the kind that is wanted cannot."""
+    soft = isinstance(record, Comparison) and record.chosen_probability not in (None, 1.0)
+    return soft and (Comparison, kind) in CONVERSIONS
 
 
 def plural(record: type) -> str:

@@ -17,6 +17,8 @@ OVER_LENGTH = "over length"
 LEFT_OUT = "left out by weight"
 HELD_OUT = "held out for validation"
 KEPT = "kept for training"
+TIES = "labelled a tie"
+WINNER_ALONE = "rows of whose chosen_probability only the winner is used"
 REPEATED = "rows used more than once, by weight"
 
 
@@ -101,9 +103,15 @@ class Ledger:
         with jsonlines.open(self.bad_rows, "a", dumps=_as_json) as out:
             out.write({**line, "row": row})
 
-    def leave_out(self) -> None:
-        """Count a usable row as left out by its file's weight; it is not kept, as nothing is wrong with it."""
-        self.dropped[LEFT_OUT] += 1
+    def leave_out(self, reason: str) -> None:
+        """Count a usable row as left out; it is not kept, as nothing is wrong with it."""
+        self.dropped[reason] += 1
+
+    def nothing_left(self, files: str) -> str:
+        """What to say where no row of these files was used."""
+        if set(+self.dropped) == {TIES}:
+            return f"{files}: no usable row: all {self.dropped[TIES]:,} pairs are {TIES} (chosen_probability 0.5)"
+        return f"{files}: no usable row; the dropped ones are in {self.bad_rows}"
 
     def use(self, rows: list[dict[str, int]]) -> None:
         """Count a row of a file as used; rows are the token rows it became: length in tokens, by column."""

@@ -1,7 +1,7 @@
 """From sources to records, with the policy on rows that are wrong."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Self
@@ -65,13 +65,22 @@ class RowSettings:
             require_format(self.format)
         return open_sources(files, field=self.field, transform=self.transform)
 
-    def records(self, source: Source, kind: str | None, ledger: Ledger) -> Iterator[tuple[Record, Any]]:
+    def records(
+        self, source: Source, kind: str | None, ledger: Ledger, expected: Collection[str] = ()
+    ) -> Iterator[tuple[Record, Any]]:
         """As read_records."""
-        return read_records(source, kind, ledger, format=self.format, on_bad_row=self.on_bad_row)
+        how = {"format": self.format, "on_bad_row": self.on_bad_row, "expected": expected}
+        return read_records(source, kind, ledger, **how)
 
 
 def read_records(
-    source: Source, kind: str | None, ledger: Ledger, *, format: str | None, on_bad_row: str
+    source: Source,
+    kind: str | None,
+    ledger: Ledger,
+    *,
+    format: str | None,
+    on_bad_row: str,
+    expected: Collection[str] = (),
 ) -> Iterator[tuple[Record, Any]]:
     """The usable records of one source, each with the row it came from.
 
@@ -79,11 +88,12 @@ def read_records(
     format      a name that require_format takes, or None to recognise it from the first rows
     on_bad_row  "stop" raises InputError at a structural fault, and at the end of the source when
                 too many of its rows had a content fault (see `tolerated`); "skip" drops and counts them all
+    expected    reasons for which rows are dropped and counted however many there are
     """
-    name, expected = _format_of(source, format and require_format(format, kind), kind)
+    name, variant_of_file = _format_of(source, format and require_format(format, kind), kind)
     _require_kind(source, name, kind)
     ledger.files.append(source.name)
-    ledger.formats.append(expected or name)
+    ledger.formats.append(variant_of_file or name)
     ledger.notes += source.notes
     read, faults, first = 0, Counter(), {}
     for raw in watched(source.name, source.read()):
@@ -93,14 +103,15 @@ def read_records(
             continue
         read += 1
         try:
-            found = _parse(raw, name, expected, ledger.notes, kind)
+            found = _parse(raw, name, variant_of_file, ledger.notes, kind)
         except StructuralFault as fault:
             if on_bad_row == "stop":
                 raise InputError(f"{raw.place}: {fault} (--on_bad_row skip drops such rows)") from fault
             ledger.drop(BROKEN, raw.place, raw.value, str(fault))
         except ContentFault as fault:
-            faults[fault.reason] += 1
-            first.setdefault(tolerated(fault.reason), f"{raw.place}: {fault.reason}")
+            if fault.reason not in expected:
+                faults[fault.reason] += 1
+                first.setdefault(tolerated(fault.reason), f"{raw.place}: {fault.reason}")
             ledger.drop(fault.reason, raw.place, raw.value)
         else:
             ledger.leave_unused(source.name, found.unused)

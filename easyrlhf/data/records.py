@@ -52,8 +52,9 @@ class Demonstration:
 class Comparison:
     """Two answers to one prompt, the first of which was preferred.
 
-    margin  how much better it is, where that is known
-    weight  1, or 1/pairs when the comparison is one of all pairs of a ranking
+    margin              how much better it is, where that is known
+    weight              1, or 1/pairs when the comparison is one of all pairs of a ranking
+    chosen_probability  how surely it is the better one, ½ to 1, where that is known; ½ is a tie
     """
 
     prompt: Messages | str
@@ -63,6 +64,12 @@ class Comparison:
     columns: Columns = field(default_factory=dict)
     place: str = ""
     weight: float = 1.0
+    chosen_probability: float | None = None
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether neither answer was preferred."""
+        return self.chosen_probability == 0.5
 
     def as_prompt(self) -> Prompt:
         """The prompt that both answers share."""

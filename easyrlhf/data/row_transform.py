@@ -20,6 +20,7 @@ from easyrlhf.userfile import Function, find_function, raised
 MISSING = object()
 INDEX = re.compile(r"-?\d{1,9}")
 SAYS_MORE = {*CONTEXT, HISTORY, *MEDIA}  # keys that change what a row says, wherever they stand
+SURENESS = "chosen_probability"  # changes what is said of two answers
 NEXT_FIELD = re.compile(r",\s*(?=\w+=)")  # a comma inside of a text is none between fields
 
 
@@ -181,7 +182,8 @@ class RowTransform:
     def _require_neighbours(self, row: dict, item: FieldMapping, inside: str) -> None:
         """Raise StructuralFault for a key beside that of a path which says more of the row and would be left behind."""
         holder, head = lookup(row, inside), item.value.partition(".")[0]
-        for name in sorted(SAYS_MORE & holder.keys()) if isinstance(holder, dict) else ():
+        more = SAYS_MORE | ({SURENESS} if item.target.startswith(("chosen", "rejected")) else set())
+        for name in sorted(more & holder.keys()) if isinstance(holder, dict) else ():
             if holder[name] not in EMPTY and not {f"{inside}.{name}", head} & self._taken:
                 raise StructuralFault(
                     f"--field {item}: '{inside}.{name}' stands beside it and says more of the row; take it along "

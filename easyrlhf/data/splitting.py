@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from easyrlhf.data.kinds import is_useless_tie
 from easyrlhf.data.ledger import HELD_OUT, KEPT, Ledger
 from easyrlhf.data.reader import RowSettings
 from easyrlhf.data.records import Record
@@ -58,7 +59,8 @@ def hold_out(sources: list[Source], kind: str | None, share: float, seed: int, r
     keys, ledger = array("Q"), Ledger("split", None)
     for source in sources:
         for record, _ in reading.records(source, kind, ledger):
-            keys.append(prompt_hash(record, seed))
+            if not is_useless_tie(record, kind):
+                keys.append(prompt_hash(record, seed))
     prompts, counts = np.unique(np.asarray(keys, dtype=np.uint64), return_counts=True)
     if len(prompts) < 2:
         what = "all rows have the same prompt" if len(prompts) else "no row is usable"

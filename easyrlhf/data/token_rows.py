@@ -21,6 +21,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "rejected_ids": IDS,
             "margin": pa.float64(),
             "weight": pa.float64(),
+            "chosen_probability": pa.float64(),
             "length": pa.int32(),
             SOURCE: pa.string(),
         }
@@ -54,6 +55,7 @@ def _encode_comparison(record: Comparison, renderer: Renderer) -> list[dict[str,
         "rejected_ids": rejected,
         "margin": 0.0 if record.margin is None else record.margin,
         "weight": record.weight,
+        "chosen_probability": 1.0 if record.chosen_probability is None else record.chosen_probability,
         "length": len(prompt) + max(len(chosen), len(rejected)),
     }
     return [row]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,19 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
 from easyrlhf.data.huge import Huge
-from easyrlhf.data.kinds import KINDS, as_kind, plural
+from easyrlhf.data.kinds import KINDS, as_kind, loses_sureness, plural
 from easyrlhf.data.kto_mismatch import add_partners
-from easyrlhf.data.ledger import HELD_OUT, KEPT, LEFT_OUT, OVER_LENGTH, REPEATED, DataSummary, Ledger
+from easyrlhf.data.ledger import (
+    HELD_OUT,
+    KEPT,
+    LEFT_OUT,
+    OVER_LENGTH,
+    REPEATED,
+    TIES,
+    WINNER_ALONE,
+    DataSummary,
+    Ledger,
+)
 from easyrlhf.data.lengths import TOLERATED, Limits
 from easyrlhf.data.reader import RowSettings
 from easyrlhf.data.records import Comparison, Record
@@ -92,7 +102,8 @@ def load_tokens(source: str, kind: str, renderer: Renderer, settings: DataSettin
     source    comma list of files, folders and hub ids, each perhaps with a weight, `path=0.3`
     kind      demonstration: input_ids, loss_mask, length
               comparison: prompt_ids, chosen_ids, rejected_ids, margin, weight (1, or 1/pairs for each pair of a
-              ranking), length (with longer answer), source (file or hub id)
+              ranking), chosen_probability (1 where a row does not say), length (with longer answer), source (file or
+              hub id)
               ranking: prompt_ids, completions_ids, scores, length (with longest answer); from comparisons too
               feedback: prompt_ids, completion_ids, label, length, other (number of the row whose completion goes
               with this row's prompt in KTO's estimate of KL; together they may be longer than max_length);
@@ -109,12 +120,12 @@ def load_tokens(source: str, kind: str, renderer: Renderer, settings: DataSettin
     noted = renderer.notes.copy()
     records = _weighed_records(sources, kind, settings, ledger)
     digest = _write(_token_rows(records, kind, renderer, limits, ledger, settings.on_bad_row), kind, file)
-    others = sum(ledger.dropped[reason] for reason in (LEFT_OUT, HELD_OUT, KEPT))
+    others = sum(ledger.dropped[reason] for reason in (LEFT_OUT, HELD_OUT, KEPT, TIES))
     lengths = ledger.read - others, ledger.dropped[OVER_LENGTH]
     limits.check(settings.name, *lengths)
     ledger.notes.update(limits.notes(*lengths))
     if not ledger.used:
-        raise InputError(f"{source}: no usable row; the dropped ones are in {ledger.bad_rows}")
+        raise InputError(ledger.nothing_left(source))
     if kind == "feedback":
         add_partners(file)
     ledger.notes += renderer.notes - noted
@@ -150,6 +161,16 @@ def check_labels(rows: datasets.Dataset, name: str = "train") -> None:
     )
 
 
+def check_winners(name: str, labels: Iterable[float]) -> None:
+    """Raise InputError where all pairs to evaluate on are ties: of none it is known which answer is the better one."""
+    labels = np.asarray(labels)
+    if not (labels > 0.5).any():
+        raise InputError(
+            f"{name}: all {len(labels):,} pairs to evaluate on are ties (chosen_probability 0.5), so there is no "
+            "accuracy to measure; add pairs with a winner"
+        )
+
+
 def _token_rows(
     records: Iterator, kind: str, renderer: Renderer, limits: Limits, ledger: Ledger, on_bad_row
 ) -> Iterator[dict[str, Any]]:
@@ -157,9 +178,12 @@ def _token_rows(
     encode = ENCODERS[kind]
     for record, row, copies, name in records:
         if not copies:
-            ledger.leave_out()
+            ledger.leave_out(LEFT_OUT)
             continue
         made = as_kind(record, kind)
+        if not made:
+            ledger.leave_out(TIES)
+            continue
         if any(map(limits.refuses, made)):
             ledger.drop(OVER_LENGTH, record.place, row)
             continue
@@ -190,6 +214,7 @@ def _note(record: Record, rows: list[dict[str, Any]], kind: str, ledger: Ledger)
         ledger.notes[CHOSEN_ALONE] += 1
     elif kind != "prompt" and not isinstance(record, KINDS[kind]):
         ledger.convert(plural(type(record)), plural(KINDS[kind]), len(rows))
+    ledger.notes[WINNER_ALONE] += loses_sureness(record, kind)
     if kind == "feedback":
         ledger.notes += Counter(DESIRABLE if row["label"] else UNDESIRABLE for row in rows)
 
@@ -210,8 +235,12 @@ def _write(rows: Iterator[dict[str, Any]], kind: str, file: Path) -> str:
 
 
 def _digest(digest, row: dict[str, Any]) -> None:
-    """Add a row: every value preceded by its size, so that no two rows read the same."""
-    for value in (value for key, value in row.items() if key != SOURCE):
+    """Add a row: every value preceded by its size, so that no two rows read the same.
+
+    A label that is sure is left out, as rows had none before there were soft ones.
+    """
+    sure = {"chosen_probability": 1.0}.items()
+    for value in (value for key, value in row.items() if key != SOURCE and (key, value) not in sure):
         ids = isinstance(value, list) and not isinstance(value[0] if value else 0, list | float)
         data = np.asarray(value, dtype="<i4").tobytes() if ids else json.dumps(value).encode()
         digest.update(len(data).to_bytes(8, "little") + data)

@@ -48,7 +48,7 @@ CREATE TABLE event (
 CREATE INDEX label_of_item ON label (item, annotator);
 CREATE INDEX label_of_annotator ON label (annotator, at);
 CREATE INDEX lease_of_annotator ON lease (annotator);
-CREATE INDEX item_of_conversation ON item (conversation, turn);
+CREATE INDEX item_of_conversation ON item (conversation, turn) WHERE conversation IS NOT NULL;
 CREATE INDEX skips ON event (item, annotator) WHERE what = 'skip';
 CREATE TRIGGER event_stays BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'event is append only'); END;
 CREATE TRIGGER event_as_it_was BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'event is append only'); END;

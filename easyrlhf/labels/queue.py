@@ -34,13 +34,14 @@ NEXT = f"""
 SELECT i.* FROM item i WHERE i.truth IS NULL AND {OPEN_TO_ME} AND {UNDECIDED} AND {TAKEN} < :overlap ORDER BY i.id
 """
 CHECKS = f"SELECT i.* FROM item i WHERE i.truth IS NOT NULL AND {OPEN_TO_ME} ORDER BY i.id"
-# Own pairs that were shown once, the oldest first; :given is how many labels he has given.
+# Own pairs that were shown once, the oldest first.
 AGAIN = f"""
 SELECT i.* FROM item i JOIN label l ON l.item = i.id
 WHERE l.annotator = :me AND l.undone IS NULL AND NOT l.repeat AND i.truth IS NULL AND i.kind = '{PAIR}'
 AND i.parked IS NULL
 AND NOT EXISTS (SELECT 1 FROM label r WHERE r.item = i.id AND r.annotator = :me AND r.repeat AND r.undone IS NULL)
-AND (SELECT COUNT(*) FROM label s WHERE s.annotator = :me AND s.undone IS NULL AND s.at > l.at) >= {REPEAT_AFTER}
+AND l.at < (SELECT s.at FROM label s WHERE s.annotator = :me AND s.undone IS NULL
+  ORDER BY s.at DESC LIMIT 1 OFFSET {REPEAT_AFTER - 1})
 ORDER BY l.at, i.id
 """
 

@@ -240,28 +240,12 @@ class Store(Database):
         a referee's new decision takes his earlier one back. A label that comes late is kept.
         Raises InputError for a value that the scale does not have, an item or an annotator that is not there.
         """
+        return self.add_labels([label])[0]
+
+    def add_labels(self, labels: Iterable[NewLabel]) -> list[str]:
+        """Keep labels as add_label does, all or none of them."""
         with self.write() as connection:
-            now, item = self.clock(), stored_item(connection, label.item)
-            role = role_of_annotator(connection, label.annotator)
-            again, held = hands_of(connection, item.id, label.annotator, now)
-            known = shown_then(connection, label.id)
-            if known and known[0]["item"] != item.id:
-                return CONFLICT
-            shown = label.shown or (known[1] if known else self.shown(item, label.annotator, again))
-            check_shown(shown, len(item.answers))
-            check_value(item.kind, label.scale, label.value, len(item.answers))
-            value = in_item_order(item.kind, label.scale, label.value, shown)
-            content = content_of_label(label, value, list(shown))
-            if known:
-                return KNOWN if all(known[0][name] == content[name] for name in content) else CONFLICT
-            if standing := standing_label(connection, item.id, label.annotator, again):
-                if not replaces_own(role):
-                    return CONFLICT
-                undo_label(connection, standing, item.id, label.annotator, now)
-            late = may_be_late(role) and not held
-            insert_label(connection, content | {"id": label.id, "repeat": again, "late": late, "at": now})
-            end_lease(connection, item.id, label.annotator)
-        return NEW
+            return [self._add_label(connection, label) for label in labels]
 
     def undo(self, annotator: int, label: str | None = None) -> Given | None:
         """Mark a label as taken back, his last one or that of this id, and put its item into his hands again.
@@ -312,6 +296,29 @@ class Store(Database):
     def check(self) -> str:
         """What SQLite's integrity_check says: "ok"."""
         return self.read("PRAGMA integrity_check")[0][0]
+
+    def _add_label(self, connection: sqlite3.Connection, label: NewLabel) -> str:
+        now, item = self.clock(), stored_item(connection, label.item)
+        role = role_of_annotator(connection, label.annotator)
+        again, held = hands_of(connection, item.id, label.annotator, now)
+        known = shown_then(connection, label.id)
+        if known and known[0]["item"] != item.id:
+            return CONFLICT
+        shown = label.shown or (known[1] if known else self.shown(item, label.annotator, again))
+        check_shown(shown, len(item.answers))
+        check_value(item.kind, label.scale, label.value, len(item.answers))
+        value = in_item_order(item.kind, label.scale, label.value, shown)
+        content = content_of_label(label, value, list(shown))
+        if known:
+            return KNOWN if all(known[0][name] == content[name] for name in content) else CONFLICT
+        if standing := standing_label(connection, item.id, label.annotator, again):
+            if not replaces_own(role):
+                return CONFLICT
+            undo_label(connection, standing, item.id, label.annotator, now)
+        late = may_be_late(role) and not held
+        insert_label(connection, content | {"id": label.id, "repeat": again, "late": late, "at": now})
+        end_lease(connection, item.id, label.annotator)
+        return NEW
 
     def _give(self, connection: sqlite3.Connection, item: StoredItem, annotator: int, repeat: bool) -> Given:
         """Put an item into an annotator's hands."""

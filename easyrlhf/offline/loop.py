@@ -42,6 +42,7 @@ class Task:
     loss      rows of a micro-batch → (summed loss [], sums of metrics that are reported per unit)
     evaluate  (held-out rows, function that is told how many more of them are done) → metrics
     prepare   rows of an optimiser batch → the same rows with what they need to know of one another
+    conclude  metrics a unit, of a step or of held-out rows → those that are logged
     """
 
     units: Callable[[Row], int]
@@ -49,6 +50,7 @@ class Task:
     loss: Callable[[list[Row]], tuple[Tensor, dict[str, Tensor]]]
     evaluate: Callable[[Dataset, Advance], dict[str, float]]
     prepare: Callable[[list[Row]], list[Row]] = lambda rows: rows
+    conclude: Callable[[dict[str, float]], dict[str, float]] = lambda means: means
 
 
 def planned_steps(config: TrainConfig, rows: int) -> int:
@@ -133,7 +135,7 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
         for group, counts in micro_batches(lengths, run.micro_batch_tokens)
     ]
     metrics, sums = engine.step(work, count)
-    metrics |= {name: total / count for name, total in sums.items()}
+    metrics |= task.conclude({name: total / count for name, total in sums.items()})
     metrics |= {"length/mean": sum(lengths) / len(rows), "length/max": max(lengths)}
     return metrics | {"tokens_per_second": sum(lengths) / (time.perf_counter() - started)}
 
@@ -150,4 +152,4 @@ def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int, advanc
             sums.update({name: value if counts else 0.0 for name, value in found.items()})
         count += sum(map(task.units, batch))
         advance(len(batch))
-    return {name: total / count for name, total in processes.all_reduce_numbers(sums).items()}
+    return task.conclude({name: total / count for name, total in processes.all_reduce_numbers(sums).items()})

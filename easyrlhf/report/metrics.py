@@ -12,6 +12,7 @@ COMPARING = of_families(stage_table.COMPARING)
 ALIGN = of_families(*stage_table.ALIGNING)
 OFFLINE = ("sft", "rm", *ALIGN)
 SCORED = ("rm", *COMPARING, "kto")  # stages that give chosen and rejected answers a number
+PAIRED = ("rm", *COMPARING)  # stages that learn from pairs, whose labels may be soft
 RANKING = ("rm", *COMPARING, "rrhf")  # stages that tell whether chosen beats rejected
 PPO, GRPO = ("ppo",), ("grpo",)
 ONLINE = PPO + GRPO
@@ -130,8 +131,20 @@ METRICS: dict[str, Metric] = {
         high=10.0,
         format=".3f",
     ),
+    "cross_entropy": Metric(
+        "Nats that labels cost where σ(rewards/margins) is claimed of them. Only where rows have a chosen_probability.",
+        PAIRED,
+        "falls towards label_entropy",
+        format=".3f",
+    ),
+    "label_entropy": Metric(
+        "Mean entropy of the labels in nats, below which no model can bring the cross-entropy; logged beside it.",
+        PAIRED,
+        format=".3f",
+    ),
     "rewards/accuracies": Metric(
-        "Share of training pairs with chosen scored above rejected; a tie counts one half.",
+        "Share of training pairs with chosen scored above rejected; equal scores count one half, pairs that are "
+        "labelled a tie do not.",
         RANKING,
         "above 0.55; close to 1 on training data only means the pairs are learned by heart",
         low=0.55,
@@ -301,8 +314,13 @@ METRICS: dict[str, Metric] = {
     ),
     "eval/logps/chosen": Metric("logps/chosen on valid_data.", COMPARING, format="+.3f"),
     "eval/logps/rejected": Metric("logps/rejected on valid_data.", COMPARING, format="+.3f"),
+    "eval/cross_entropy": Metric(
+        "cross_entropy on valid_data.", PAIRED, "falls towards eval/label_entropy", format=".3f"
+    ),
+    "eval/label_entropy": Metric("label_entropy on valid_data.", PAIRED, format=".3f"),
     "eval/rewards/accuracies": Metric(
-        "Share of held-out pairs with chosen scored above rejected; a tie counts one half.",
+        "Share of held-out pairs with chosen scored above rejected; equal scores count one half, pairs that are "
+        "labelled a tie do not.",
         RANKING,
         "above 0.55, and above eval/length_baseline_accuracy; 0.65 to 0.8 on human preferences",
         low=0.55,

@@ -7,19 +7,24 @@ CALIBRATION_BINS, PAIRS_PER_BIN = 10, 20  # fewer bins where there are fewer pai
 HISTOGRAM_BINS = 24
 
 
-def rm_evaluation(chosen_scores, rejected_scores, chosen_lengths, rejected_lengths, sources=None) -> dict:
+def rm_evaluation(
+    chosen_scores, rejected_scores, chosen_lengths, rejected_lengths, sources=None, probabilities=None
+) -> dict:
     """Everything rm_eval.json holds, from N held-out pairs.
 
     chosen_scores, rejected_scores    [N]  scores, finite
     chosen_lengths, rejected_lengths  [N]  completion tokens
     sources                           [N]  name of the file of each pair; None where it is not known
+    probabilities                     [N]  how surely chosen is the better one, ½ to 1; None: 1 each
 
-    A tie counts one half, in the accuracy and in the length baseline alike.
-    ValueError when there is no pair, or a score is not finite.
+    A tie of scores counts one half, in the accuracy and in the length baseline alike. Pairs that were labelled a tie
+    have no right answer: they count for calibration, cross-entropy, ties and histograms alone.
+    ValueError when there is no pair with a right answer, or a score is not finite.
     returns {"accuracy", "ci95": [low, high], "n", "ties", "length_baseline_accuracy",
              "by_length_gap": [{"low", "high", "n", "accuracy"}],
              "calibration": [{"predicted", "observed", "n"}], "ece", "ece_by_chance",
              "by_source": [{"source", "n", "accuracy", "ci95"}], with sources only,
+             "cross_entropy", "label_entropy", "labelled_ties", with labels that are not sure only,
              "chosen_histogram": {"edges", "counts"}, "rejected_histogram": {"edges", "counts"}}
     """
     chosen, rejected = np.asarray(chosen_scores, float), np.asarray(rejected_scores, float)
@@ -28,10 +33,14 @@ def rm_evaluation(chosen_scores, rejected_scores, chosen_lengths, rejected_lengt
         raise ValueError("no pair to evaluate: chosen_scores is empty")
     if not (np.isfinite(chosen).all() and np.isfinite(rejected).all()):
         raise ValueError("a held-out score is not finite")
-    right = _right(chosen - rejected)
+    labels = np.ones(chosen.size) if probabilities is None else np.asarray(probabilities, float)
+    ranked, won = _right(chosen - rejected), labels > 0.5
+    if not won.any():
+        raise ValueError("no pair to evaluate: all are labelled ties")
+    right, gaps = ranked[won], gaps[won]
     longer_wins = _right(gaps).mean()
     edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), HISTOGRAM_BINS)
-    bins = calibration(chosen - rejected, right)
+    bins = calibration(chosen - rejected, ranked * labels + (1 - ranked) * (1 - labels))
     return {
         "accuracy": float(right.mean()),
         "ci95": list(wilson(float(right.sum()), right.size)),
@@ -42,9 +51,25 @@ def rm_evaluation(chosen_scores, rejected_scores, chosen_lengths, rejected_lengt
         "calibration": bins,
         "ece": calibration_error(bins),
         "ece_by_chance": chance_error(bins),
-        **({} if sources is None else {"by_source": by_source(sources, right)}),
+        **({} if sources is None else {"by_source": by_source(np.asarray(sources)[won], right)}),
+        **({} if (labels == 1).all() else soft_labels(chosen - rejected, labels)),
         "chosen_histogram": _histogram(chosen, edges),
         "rejected_histogram": _histogram(rejected, edges),
+    }
+
+
+def soft_labels(margins: np.ndarray, labels: np.ndarray) -> dict:
+    """What is said of labels that are not sure: their cross-entropy under σ(margin), its floor, and how many are ties.
+
+    margins, labels  [N]
+    """
+    cost = labels * np.logaddexp(0, -margins) + (1 - labels) * np.logaddexp(0, margins)
+    share = np.stack([labels, 1 - labels])
+    floor = -(share * np.log(np.where(share > 0, share, 1))).sum(0)
+    return {
+        "cross_entropy": float(cost.mean()),
+        "label_entropy": float(floor.mean()),
+        "labelled_ties": int((labels == 0.5).sum()),
     }
 
 
@@ -110,7 +135,7 @@ def calibration(margins: np.ndarray, right: np.ndarray) -> list[dict]:
     more.
 
     margins  [N] chosen minus rejected score
-    right    [N] 1, 0, or one half for a tie
+    right    [N] 1, 0, or one half for a tie; of a soft label, its probability of what is ranked first
     returns the bins from unsure to sure: mean p, share right, count
     """
     sure = 1 / (1 + np.exp(-np.abs(margins)))

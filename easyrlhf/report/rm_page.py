@@ -43,6 +43,18 @@ def number_rows(found: dict) -> list[tuple[str, str]]:
         ("length alone", f"{found['length_baseline_accuracy']:.1%}"),
         ("ties", f"{found['ties']:.1%}"),
         ("calibration error", f"{found['ece']:.3f}  (chance {found['ece_by_chance']:.3f})"),
+        *((name, f"{number}  ({note})") for name, number, note in soft_label_numbers(found)),
+    ]
+
+
+def soft_label_numbers(found: dict) -> list[tuple[str, str, str]]:
+    """What is said of labels that are not sure: (name, number, note); nothing where all are sure."""
+    if "label_entropy" not in found:
+        return []
+    cost, floor = found["cross_entropy"], found["label_entropy"]
+    return [
+        ("cross-entropy", f"{cost:.3f}", f"nats; at least {floor:.3f}, the entropy of the labels; a coin 0.693"),
+        ("labelled ties", f"{found['labelled_ties']:,}", "not in the accuracy"),
     ]
 
 
@@ -105,6 +117,7 @@ def write_doctor_page(folder: Path, found: dict) -> Path:
         ("calibration error", f"{found['ece']:.3f}", f"chance alone {found['ece_by_chance']:.3f}"),
         ("ties", f"{found['ties']:.1%}", "of the pairs"),
         ("invariance", f"{found['invariance']['largest']:.1e}", f"limit {found['invariance']['limit']:g}"),
+        *soft_label_numbers(found),
     ]
     sections = [
         blocks.section("Key numbers", blocks.key_number_block(numbers)),

@@ -76,8 +76,12 @@ def means_its_margins(found: dict) -> Finding:
     """The calibration error is not far above that of a perfectly calibrated model on as many pairs."""
     error, chance = found["ece"], found["ece_by_chance"]
     severity = "warn" if error > chance + SEVERELY_OFF else "ok"
-    sure = sum(b["n"] * b["predicted"] for b in found["calibration"]) / found["n"]
-    says = f"{sure:.1%} sure in the mean, {found['accuracy']:.1%} right; error {error:.3f} (chance {chance:.3f})"
+    bins, soft = found["calibration"], "label_entropy" in found
+    pairs = sum(b["n"] for b in bins)
+    sure = sum(b["n"] * b["predicted"] for b in bins) / pairs
+    right = sum(b["n"] * b["observed"] for b in bins) / pairs if soft else found["accuracy"]
+    share = f"{right:.1%} {'by the labels' if soft else 'right'}"
+    says = f"{sure:.1%} sure in the mean, {share}; error {error:.3f} (chance {chance:.3f})"
     return Finding(error, severity, says)
 
 

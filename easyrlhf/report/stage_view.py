@@ -72,10 +72,20 @@ def rm_outcome(history: History) -> str:
     accuracy, alone = (lately(history, f"eval/{name}") for name in ("rewards/accuracies", "length_baseline_accuracy"))
     if accuracy is not None:
         said = f"The reward model ranks {told('rewards/accuracies', accuracy)} of held-out pairs right"
-        return said + ("." if alone is None else f"; length alone ranks {told('rewards/accuracies', alone)}.")
+        said += "." if alone is None else f"; length alone ranks {told('rewards/accuracies', alone)}."
+        return said + soft_label_sentence(history)
     training = lately(history, "rewards/accuracies")
     share = "none" if training is None else told("rewards/accuracies", training)
     return f"The reward model ranks {share} of the last training pairs right (none were held out)."
+
+
+def soft_label_sentence(history: History) -> str:
+    """How near the model is to held-out labels that are not sure; "" where all are."""
+    cost, floor = (lately(history, f"eval/{name}") for name in ("cross_entropy", "label_entropy"))
+    if cost is None or floor is None:
+        return ""
+    least = told("eval/label_entropy", floor)
+    return f" Labels cost {told('eval/cross_entropy', cost)} nats under it, of which {least} are the labels' own doubt."
 
 
 def online_outcome(title: str, history: History) -> str:
@@ -141,7 +151,7 @@ RM_VIEW = StageView(
         "held-out loss": "eval/loss",
     },
     curves=(
-        Curve("loss", "Loss", LOSSES, "A coin gets 0.693."),
+        Curve("loss", "Loss", LOSSES | {"least for the labels": "eval/label_entropy"}, "A coin gets 0.693."),
         Curve(
             "accuracy",
             "Accuracy",

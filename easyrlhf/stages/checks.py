@@ -4,11 +4,13 @@ from easyrlhf.config import TrainConfig
 from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from easyrlhf.data.tokens import TokenData, check_winners
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import probe_ids
 from easyrlhf.models.four_bit import check_four_bit
 from easyrlhf.models.load import positions_of
 from easyrlhf.models.lora import modules_trained_whole, trained_rows
+from easyrlhf.offline.loop import offline_evaluations
 from easyrlhf.report.console import Console
 from easyrlhf.report.metrics import ranked
 from easyrlhf.run.manifest import require_whole
@@ -76,6 +78,14 @@ def check_probes_render(flag: str, folder: str, renderer: Renderer) -> None:
             f"{flag} {folder}: a question with its answer cannot be rendered, which proves a head when it "
             f"is saved: {error}"
         ) from error
+
+
+def check_held_out_pairs(config: TrainConfig, data: dict[str, TokenData | None]) -> None:
+    """Raise InputError when of no pair that an evaluation looks at it is known which answer is the better one."""
+    if data["valid"]:
+        valid = data["valid"].rows
+        evaluations = offline_evaluations(config, len(data["train"].rows), valid)
+        check_winners("valid", evaluations.chosen(valid)["chosen_probability"][:])
 
 
 def check_parent(flag: str, folder: str, config: TrainConfig) -> None:

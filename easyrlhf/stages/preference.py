@@ -21,6 +21,7 @@ from easyrlhf.config import (
 )
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
+from easyrlhf.errors import InputError
 from easyrlhf.losses.pairwise import (
     DPO_LOSSES,
     aot_loss,
@@ -30,14 +31,16 @@ from easyrlhf.losses.pairwise import (
     odds_ratio_loss,
     simpo_loss,
 )
+from easyrlhf.losses.soft_labels import soft_label_loss
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating
 from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_group
+from easyrlhf.offline.pair_metrics import concluded, pair_metrics, probabilities
 from easyrlhf.offline.reference import PAIR, Question, RowsWithReference, all_logprobs, reference_columns
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
-from easyrlhf.stages.checks import check_parent, check_positions, require_policy_tokenizer
+from easyrlhf.stages.checks import check_held_out_pairs, check_parent, check_positions, require_policy_tokenizer
 from easyrlhf.stages.models import load_lm, load_trained_lm, save_trained_lm
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
@@ -69,7 +72,8 @@ def train_cpo(config: CPOConfig) -> Path:
 
 def comparing(title: str, losses: Callable) -> OfflineStage:
     """A stage that learns from comparisons by these losses."""
-    return preference_stage(title, "comparison", partial(pair_task, losses=losses), question=PAIR)
+    task = partial(pair_task, losses=losses)
+    return preference_stage(title, "comparison", task, check=check_pairs, question=PAIR)
 
 
 def preference_stage(
@@ -98,6 +102,25 @@ def check_reference(
         check_parent("--ref_model", config.ref_model, config)
         check_positions("--ref_model", config.ref_model, config)
         require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
+
+
+def check_pairs(
+    config: PreferenceConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console
+) -> None:
+    """As check_reference; raise InputError also for soft labels where the method takes none, and for ties alone."""
+    check_reference(config, renderer, data, console)
+    check_held_out_pairs(config, data)
+    if not config.matches_batches:
+        return
+    for name, part in data.items():
+        labels = np.array(part.rows["chosen_probability"][:]) if part else np.ones(0)
+        if (soft := np.flatnonzero(labels < 1)).size:
+            raise InputError(
+                f"--loss_type {config.loss_type}: {name}: {soft.size:,} of {len(labels):,} pairs have a "
+                f"chosen_probability below 1 (the first in {part.rows[int(soft[0])]['source']}); this loss, which "
+                "compares the pairs of a batch by their ranks, has no form for them. Use another loss_type, or take "
+                "the key out with --field chosen_probability="
+            )
 
 
 def asking_reference(question: Question | None) -> Callable[..., RowsWithReference]:
@@ -161,37 +184,53 @@ class Losses:
     rejected: Tensor
 
 
-def dpo_losses(config: DPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
-    """Of summed log-ratios; `matched` is what aot compares with."""
+@dataclass(frozen=True)
+class Labels:
+    """What is known of N comparisons beside their log-probabilities.
+
+    probability  [N]  how surely chosen is the better one, on the CPU
+    matched      [N]  the reference's value that aot compares with; 0 elsewhere
+    """
+
+    probability: Tensor
+    matched: Tensor
+
+
+def dpo_losses(config: DPOConfig, chosen: Side, rejected: Side, labels: Labels) -> Losses:
+    """Of summed log-ratios."""
     if config.loss_type == "aot":
         difference = chosen.logprobs - rejected.logprobs
-        loss = aot_loss(difference, matched, config.beta, config.label_smoothing)
+        loss = aot_loss(difference, labels.matched, config.beta, config.label_smoothing)
     else:
-        loss = DPO_LOSSES[config.loss_type](chosen.logratios, rejected.logratios, config.beta, config.label_smoothing)
+        of = partial(DPO_LOSSES[config.loss_type], beta=config.beta, label_smoothing=config.label_smoothing)
+        loss = soft_label_loss(of, chosen.logratios, rejected.logratios, labels.probability)
     return Losses(loss, config.beta * chosen.logratios, config.beta * rejected.logratios)
 
 
-def ipo_losses(config: IPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+def ipo_losses(config: IPOConfig, chosen: Side, rejected: Side, labels: Labels) -> Losses:
     """Of mean log-ratios."""
-    loss = ipo_loss(chosen.mean_logratios, rejected.mean_logratios, config.beta)
+    of = partial(ipo_loss, beta=config.beta)
+    loss = soft_label_loss(of, chosen.mean_logratios, rejected.mean_logratios, labels.probability)
     return Losses(loss, config.beta * chosen.logratios, config.beta * rejected.logratios)
 
 
-def orpo_losses(config: ORPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+def orpo_losses(config: ORPOConfig, chosen: Side, rejected: Side, labels: Labels) -> Losses:
     """Of mean log-probabilities."""
-    loss = config.beta * odds_ratio_loss(chosen.means, rejected.means)
+    loss = config.beta * soft_label_loss(odds_ratio_loss, chosen.means, rejected.means, labels.probability)
     return Losses(loss, config.beta * chosen.means, config.beta * rejected.means)
 
 
-def simpo_losses(config: SimPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+def simpo_losses(config: SimPOConfig, chosen: Side, rejected: Side, labels: Labels) -> Losses:
     """Of mean log-probabilities."""
-    loss = simpo_loss(chosen.means, rejected.means, config.beta, config.simpo_gamma)
+    of = partial(simpo_loss, beta=config.beta, gamma=config.simpo_gamma)
+    loss = soft_label_loss(of, chosen.means, rejected.means, labels.probability)
     return Losses(loss, config.beta * chosen.means, config.beta * rejected.means)
 
 
-def cpo_losses(config: CPOConfig, chosen: Side, rejected: Side, matched: Tensor) -> Losses:
+def cpo_losses(config: CPOConfig, chosen: Side, rejected: Side, labels: Labels) -> Losses:
     """Of summed log-probabilities."""
-    loss = cpo_loss(chosen.logprobs, rejected.logprobs, config.beta, config.label_smoothing)
+    of = partial(cpo_loss, beta=config.beta, label_smoothing=config.label_smoothing)
+    loss = soft_label_loss(of, chosen.logprobs, rejected.logprobs, labels.probability)
     return Losses(loss, config.beta * chosen.logprobs, config.beta * rejected.logprobs)
 
 
@@ -218,15 +257,13 @@ def pair_task(lm: nn.Module, run: Run, losses: Callable) -> Task:
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         both = sequence_logprobs(lm, list(map(pair_group, rows)), config.share_prefix).view(-1, 2)
         chosen, rejected = (side_of(rows, *side) for side in zip(("chosen", "rejected"), both.unbind(1), strict=True))
-        found = losses(config, chosen, rejected, column(rows, "matched", device))
+        labels = Labels(probabilities(rows), column(rows, "matched", device))
+        found = losses(config, chosen, rejected, labels)
         weight = column(rows, "weight", device)
-        total = (weight * found.loss).sum() - rows[0]["sft_share"] * chosen.logprobs.sum()
-        margins = (found.chosen - found.rejected).detach()
-        return total, {
-            "rewards/chosen": (weight * found.chosen.detach()).sum(),
-            "rewards/rejected": (weight * found.rejected.detach()).sum(),
-            "rewards/margins": (weight * margins).sum(),
-            "rewards/accuracies": (weight * ((margins > 0) + 0.5 * (margins == 0))).sum(),
+        # A tie is no answer to imitate, a sure label is one as a whole: 2p − 1 of what chosen wins is not also lost.
+        imitated = ((2 * labels.probability - 1).to(device) * chosen.logprobs).sum()
+        total = (weight * found.loss).sum() - rows[0]["sft_share"] * imitated
+        return total, pair_metrics(found.chosen, found.rejected, weight, labels.probability) | {
             "logps/chosen": (weight * chosen.means.detach()).sum(),
             "logps/rejected": (weight * rejected.means.detach()).sum(),
         }
@@ -237,6 +274,7 @@ def pair_task(lm: nn.Module, run: Run, losses: Callable) -> Task:
         loss=pair_loss,
         evaluate=lambda rows, advance: evaluate_rows(lm, run, rows, task, advance),
         prepare=prepare,
+        conclude=concluded,
     )
     return task
 

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from easyrlhf.config import RMConfig
 from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
+from easyrlhf.losses.soft_labels import cross_entropy, label_entropy, soft_label_loss
 from easyrlhf.models.parts import evaluating
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_group
+from easyrlhf.offline.pair_metrics import concluded, pair_metrics, probabilities
 from easyrlhf.report.console import Console
 from easyrlhf.report.plots import RM_EVAL_FILE
 from easyrlhf.report.progress import ProgressBar
@@ -26,7 +29,7 @@ from easyrlhf.rewards.model import ScoringModel
 from easyrlhf.rewards.probes import PARTS, examine
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
-from easyrlhf.stages.checks import check_probes_render
+from easyrlhf.stages.checks import check_held_out_pairs, check_probes_render
 from easyrlhf.stages.models import load_trained_lm, save_scalar_model
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
@@ -65,6 +68,12 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
 
 
+def check_rm(config: RMConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console) -> None:
+    """Raise InputError for a model that cannot be proven, or held-out pairs of which none has a winner."""
+    check_probes_render("--model", config.model, renderer)
+    check_held_out_pairs(config, data)
+
+
 def rm_task(model: ScalarModel, run: Run) -> Task:
     """What rm plugs into the offline loop: the summed Bradley-Terry loss of a micro-batch of weighted pairs."""
 
@@ -76,17 +85,11 @@ def rm_task(model: ScalarModel, run: Run) -> Task:
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = scores_of(rows)
         margin = torch.tensor([row["margin"] for row in rows], device=run.device)
-        loss = bradley_terry_loss(chosen, rejected, margin)
+        loss = soft_label_loss(bradley_terry_loss, chosen, rejected, probabilities(rows), margin)
         if run.config.center_rewards_coefficient:
             loss = loss + run.config.center_rewards_coefficient * centering_loss(chosen, rejected)
-        metrics = {
-            "rewards/chosen": chosen.detach(),
-            "rewards/rejected": rejected.detach(),
-            "rewards/margins": (chosen - rejected).detach(),
-            "rewards/accuracies": (chosen > rejected).float() + 0.5 * (chosen == rejected),
-        }
         weight = torch.tensor([row["weight"] for row in rows], device=run.device)
-        return (weight * loss).sum(), {name: (weight * values).sum() for name, values in metrics.items()}
+        return (weight * loss).sum(), pair_metrics(chosen, rejected, weight, probabilities(rows))
 
     @torch.no_grad()
     def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
@@ -100,7 +103,11 @@ def rm_task(model: ScalarModel, run: Run) -> Task:
         return evaluation_of(run.folder, rows, *processes.all_reduce_sum(found).numpy())
 
     return Task(
-        units=lambda row: row["weight"], tokens=lambda row: 2 * row["length"], loss=pair_loss, evaluate=evaluate
+        units=lambda row: row["weight"],
+        tokens=lambda row: 2 * row["length"],
+        loss=pair_loss,
+        evaluate=evaluate,
+        conclude=concluded,
     )
 
 
@@ -110,18 +117,22 @@ def evaluation_of(folder: Path, rows: Dataset, chosen: np.ndarray, rejected: np.
     chosen, rejected  [N]  scores
     """
     lengths = [np.array([len(ids) for ids in rows[f"{side}_ids"]]) for side in ("chosen", "rejected")]
-    examined = rm_evaluation(chosen, rejected, *lengths, rows["source"][:])
+    labels = np.array(rows["chosen_probability"][:])
+    examined = rm_evaluation(chosen, rejected, *lengths, rows["source"][:], labels)
     if processes.is_main():
         (folder / RM_EVAL_FILE).write_text(json.dumps(examined, indent=1))
-    margins = torch.tensor(chosen - rejected)
+    margins, labels = torch.tensor(chosen - rejected), torch.tensor(labels)
+    loss, floor = cross_entropy(margins, labels).mean().item(), label_entropy(labels).mean().item()
+    soft = {"eval/cross_entropy": loss, "eval/label_entropy": floor} if floor else {}
     return {
-        "eval/loss": -torch.nn.functional.logsigmoid(margins).mean().item(),
+        "eval/loss": loss,
         "eval/rewards/accuracies": examined["accuracy"],
         "eval/rewards/margins": margins.mean().item(),
         "eval/rewards/chosen": float(chosen.mean()),
         "eval/rewards/rejected": float(rejected.mean()),
         "eval/length_baseline_accuracy": examined["length_baseline_accuracy"],
         "eval/ties": examined["ties"],
+        **soft,
     }
 
 
@@ -131,5 +142,5 @@ RM = OfflineStage(
     model=load_reward_backbone,
     task=rm_task,
     save=save_reward_model,
-    check=lambda config, renderer, data, console: check_probes_render("--model", config.model, renderer),
+    check=check_rm,
 )

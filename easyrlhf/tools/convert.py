@@ -9,8 +9,8 @@ from typing import Any
 
 import jsonlines
 
-from easyrlhf.data.kinds import KINDS, as_kind, plural
-from easyrlhf.data.ledger import DataSummary, Ledger
+from easyrlhf.data.kinds import KINDS, as_kind, loses_sureness, plural
+from easyrlhf.data.ledger import TIES, WINNER_ALONE, DataSummary, Ledger
 from easyrlhf.data.read_row import recognise
 from easyrlhf.data.reader import RowSettings, kind_of
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record
@@ -56,7 +56,7 @@ def convert_data(
                 for source in sources:
                     out.write_all(converted(source, kind, ledger, reading))
             if not ledger.used:
-                raise InputError(f"{files}: no usable row; the dropped ones are in {ledger.bad_rows}")
+                raise InputError(ledger.nothing_left(files))
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}); give another file") from error
     summary = ledger.summary("")
@@ -84,8 +84,12 @@ def converted(source: Source, kind: str, ledger: Ledger, reading: RowSettings) -
     """The rows to write for one source; raises InputError for one that would not be read again as what it is."""
     for record, _ in reading.records(source, kind, ledger):
         rows = [trl_row(one) for one in as_kind(record, kind)]
+        if not rows:
+            ledger.leave_out(TIES)
+            continue
         ledger.used += 1
         ledger.rows += len(rows)
+        ledger.notes[WINNER_ALONE] += loses_sureness(record, kind)
         if not isinstance(record, KINDS[kind]) and kind != "prompt":
             ledger.convert(plural(type(record)), plural(KINDS[kind]), len(rows))
         yield from rows
@@ -108,7 +112,8 @@ def trl_row(record: Record) -> dict[str, Any]:
             row |= {"completion": switched(record.completion)}
         case Comparison():
             row |= {"chosen": record.chosen, "rejected": record.rejected}
-            row |= {} if record.margin is None else {"margin": record.margin}
+            known = {"margin": record.margin, "chosen_probability": record.chosen_probability}
+            row |= {key: value for key, value in known.items() if value is not None}
         case Ranking():
             row |= {"completions": record.completions, "scores": record.scores}
         case Feedback():

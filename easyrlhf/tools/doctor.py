@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from easyrlhf.config import DoctorConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.data.tokens import DataSettings, dropping, load_tokens
+from easyrlhf.data.tokens import DataSettings, check_winners, dropping, load_tokens
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
 from easyrlhf.files import make_folder
@@ -42,7 +42,8 @@ def examine_reward_model(config: DoctorConfig) -> Path:
     with TemporaryDirectory() as scratch:
         rows = read_pairs(config, scorer.renderer, limits, Path(scratch))
         dtype = pick_dtype(config.precision, pick_device(config.devices))
-        measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:])
+        labels = rows["chosen_probability"][:]
+        measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:], labels)
         with counting_bar("part", PARTS, 0) as advance:
             measured |= examine(scorer, rows, dtype, most=config.examine_rows, advance=advance)
     found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
@@ -106,6 +107,7 @@ def read_pairs(config: DoctorConfig, renderer: Renderer, limits: PairLimits, scr
     )
     data = load_tokens(config.valid_data, "comparison", renderer, settings)
     say(data.summary.lines())
+    check_winners("--valid_data", data.rows["chosen_probability"])
     return data.rows
 
 

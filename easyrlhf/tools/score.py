@@ -178,7 +178,7 @@ def tally_scores(tally: Counter, record: Record, scores: list[float | None]) -> 
     """Sum up for the last words."""
     known = [score for score in scores if score is not None]
     tally.update(answers=len(known), sum=sum(known), unscored=len(scores) - len(known))
-    if isinstance(record, Comparison) and len(known) == 2:
+    if isinstance(record, Comparison) and len(known) == 2 and not record.is_tie:
         tally.update(pairs=1, right=(known[0] > known[1]) + 0.5 * (known[0] == known[1]))
 
 

@@ -1,6 +1,7 @@
 """The alignment losses against TRL's own trainers: same log-probabilities, same losses and gradients."""
 
 from collections import defaultdict
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from easyrlhf.losses.kto import kto_kl, kto_loss
 from easyrlhf.losses.pairwise import DPO_LOSSES, aot_loss, aot_matches, cpo_loss, ipo_loss, odds_ratio_loss, simpo_loss
+from easyrlhf.losses.soft_labels import soft_label_loss
 
 trl = pytest.importorskip("trl", reason="the oracle is TRL")
 N, S = 8, 9  # pairs, tokens with the prompt
@@ -155,6 +157,23 @@ def test_cpo_and_simpo_are_trls(label_smoothing):
     trainer = SimpleNamespace(loss_type="simpo", simpo_gamma=1.3, **settings)
     theirs = trainer_class.cpo_loss(trainer, *leaf)[0]
     assert_same(simpo_loss(*leaf, 0.4, 1.3, label_smoothing).mean(), theirs.mean(), leaf)
+
+
+def test_soft_labels_of_one_probability_are_trls_conservative_losses():
+    """cDPO's label_smoothing is 1 − p. TRL's `sigmoid` has none, so it is read off its CPO without SFT loss."""
+    trainer_class = pytest.importorskip("trl.experimental.cpo").CPOTrainer
+    settings = {"accelerator": accelerator(), "alpha": 0.0, "beta": 0.4, "label_smoothing": 0.2}
+    leaf = (torch.randn(2, N, dtype=torch.float64) - 2).requires_grad_()
+    p = torch.full((N,), 0.8, dtype=torch.float64)
+
+    plain = {"beta": 0.4, "label_smoothing": 0.0}
+    for name, ours in (
+        ("sigmoid", partial(DPO_LOSSES["sigmoid"], **plain)),
+        ("sigmoid", partial(cpo_loss, **plain)),
+        ("simpo", partial(simpo_loss, gamma=0.0, **plain)),
+    ):
+        theirs = trainer_class.cpo_loss(SimpleNamespace(loss_type=name, simpo_gamma=0.0, **settings), *leaf)[0]
+        assert_same(soft_label_loss(ours, *leaf, p).mean(), theirs.mean(), leaf)
 
 
 def test_the_odds_ratio_loss_is_trls():

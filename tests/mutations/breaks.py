@@ -22,6 +22,7 @@ LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py",
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
+SOFT, CHECK = "test_soft_labels.py", "tools/test_data_check.py"
 FINISH = "stages/test_finish.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
@@ -868,7 +869,7 @@ BREAKS = [
         "chosen.logratios, rejected.logratios",
         ALIGN_PARITY,
     ),
-    Break("stages/preference.py", '- rows[0]["sft_share"] * chosen.logprobs.sum()', "", ALIGN_PARITY),
+    Break("stages/preference.py", '- rows[0]["sft_share"] * imitated', "", ALIGN_PARITY),
     # adapter folders
     Break("models/adapters.py", "return merged.requires_grad_(True)", "return merged", ADAPTERS),
     Break("models/parents.py", "for place in places if place == given]", "for place in places]", PARENTS),
@@ -1188,4 +1189,27 @@ BREAKS = [
     Break("glance.py", "claim_folder(config, folder) != NEW", "False", "test_glance.py"),
     Break("glance.py", "list(islice(records, ROWS))", "list(islice(records, ROWS - 1))", "test_glance.py"),
     Break("launch.py", "    glance(config)\n", "", "test_glance.py"),
+    Break("losses/soft_labels.py", "p * found[index] + (1 - p) * turned", "found[index]", f"losses/{SOFT}"),
+    Break("losses/soft_labels.py", "(probability < 1).nonzero()", "(probability <= 1).nonzero()", f"losses/{SOFT}"),
+    Break("losses/soft_labels.py", "(1 - probability) * F.logsigmoid(-margins)", "0", f"losses/{SOFT}"),
+    Break(
+        "offline/pair_metrics.py", '        means["rewards/accuracies"] /= 1 - ties', "        pass", f"offline/{SOFT}"
+    ),
+    Break("offline/pair_metrics.py", "right * (probability > 0.5)", "right", f"offline/{SOFT}"),
+    Break("stages/preference.py", "(2 * labels.probability - 1).to(device) *", "", f"offline/{SOFT}"),
+    Break("stages/preference.py", "np.flatnonzero(labels < 1)", "np.flatnonzero(labels < 0)", f"stages/{SOFT}"),
+    Break("data/comparisons.py", "if margin is not None and probability is not None:", "if False:", f"data/{SOFT}"),
+    Break("data/comparisons.py", "    if 0 <= probability < 0.5:", "    if False:", f"data/{SOFT}"),
+    Break("data/kinds.py", "    if is_useless_tie(record, kind):", "    if False:", f"data/{SOFT}"),
+    Break(
+        "data/splitting.py", "            if not is_useless_tie(record, kind):", "            if True:", f"data/{SOFT}"
+    ),
+    Break("data/tokens.py", "and (key, value) not in sure", "", f"data/{SOFT}"),
+    Break(
+        "data/row_transform.py", '{SURENESS} if item.target.startswith(("chosen", "rejected")) else', "", f"data/{SOFT}"
+    ),
+    Break("report/rm_eval.py", "ranked[won], gaps[won]", "ranked, gaps", "report/test_rm_eval.py"),
+    Break("report/rm_eval.py", "ranked * labels + (1 - ranked) * (1 - labels)", "ranked", "report/test_rm_eval.py"),
+    Break("tools/checking/rows.py", 'hash((asked, "tie", *sorted(said)) if tie', "hash(() if False", CHECK),
+    Break("tools/score.py", "and not record.is_tie", "", "tools/test_score.py"),
 ]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from easyrlhf.report.rm_eval import calibration, calibration_error, chance_error, rm_evaluation, wilson
+from easyrlhf.report.rm_verdict import means_its_margins
 
 
 def test_accuracy_ties_and_length_baseline_of_four_pairs():
@@ -119,3 +120,39 @@ def test_no_pair_and_scores_that_are_no_numbers_are_refused():
         rm_evaluation([], [], [], [])
     with pytest.raises(ValueError, match="not finite"):
         rm_evaluation([math.nan], [0], [1], [1])
+
+
+LN2, LN3 = math.log(2), math.log(3)
+
+
+def test_pairs_labelled_a_tie_have_no_right_answer_and_soft_labels_count_as_their_probability():
+    # margins ln 3 (a soft label), −ln 3 (a sure one), ln 3 (a tie), of three lengths and files
+    found = rm_evaluation([LN3, 0, LN3], [0, LN3, 0], [9, 4, 1], [5, 5, 5], ["a", "a", "b"], [0.75, 1, 0.5])
+    assert (found["accuracy"], found["n"], found["labelled_ties"]) == (0.5, 2, 1)
+    assert [part["source"] for part in found["by_source"]] == ["a"]
+    assert [(part["low"], part["n"]) for part in found["by_length_gap"]] == [(-1, 1), (4, 1)]
+    assert found["length_baseline_accuracy"] == 0.5
+    assert sum(found["chosen_histogram"]["counts"]) == 3
+    # it says ¾ of every pair; the labels say ¾, 0 and ½
+    [bins] = found["calibration"]
+    assert bins == {"predicted": pytest.approx(0.75), "observed": pytest.approx(1.25 / 3), "n": 3}
+    # ln 4/3 where σ is ¾, ln 4 where it is ¼
+    right, wrong = math.log(4 / 3), math.log(4)
+    costs = 0.75 * right + 0.25 * wrong, wrong, 0.5 * right + 0.5 * wrong
+    assert found["cross_entropy"] == pytest.approx(sum(costs) / 3)
+    assert found["label_entropy"] == pytest.approx((0.5623351446 + LN2) / 3)
+
+
+def test_sure_labels_are_those_that_are_not_given():
+    scores = [2, 1, 0, 1], [1, 2, 0, 0], [5, 9, 3, 7], [3, 3, 3, 9]
+    assert rm_evaluation(*scores, None, [1.0] * 4) == rm_evaluation(*scores)
+    with pytest.raises(ValueError, match="all are labelled ties"):
+        rm_evaluation([1, 2], [0, 1], [1, 1], [1, 1], None, [0.5, 0.5])
+
+
+def test_a_model_as_sure_as_its_labels_is_calibrated_although_it_ranks_all_right():
+    # 60 pairs of margin ln 3 with labels of ¾
+    ones = [1] * 60
+    found = rm_evaluation([LN3] * 60, [0] * 60, ones, ones, None, [0.75] * 60)
+    assert (found["accuracy"], found["ece"]) == (1, pytest.approx(0))
+    assert "75.0% sure in the mean, 75.0% by the labels" in means_its_margins(found).says

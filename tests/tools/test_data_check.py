@@ -589,6 +589,29 @@ def test_every_command_of_the_docs_parses(monkeypatch):
     assert len(seen) == len(lines) == 6
 
 
+def test_soft_labels_and_ties_are_noted_and_a_tie_is_no_contradiction(tmp_path):
+    tie, soft, sure = ({"chosen_probability": p} for p in (0.5, 0.75, 1))
+    rows = [
+        pair("A?", "Yes.", "No, no.") | tie,
+        pair("A?", "No, no.", "Yes.") | tie,  # says the same
+        pair("B?", "Yes.", "No, no.") | soft,
+        pair("C?", "Yes.", "No, no.") | sure,
+        pair("C?", "No, no.", "Yes.") | soft,  # says the opposite of a row that is sure
+        pair("D?", "Yes, yes.", "No.") | {"chosen_probability": 0.4},
+    ]
+    path = write(tmp_path / "x.jsonl", rows)
+    found = checked(path)
+    counts = {check: one.count for (check, _), one in found.items() if check != "wrong_structure"}
+    assert counts == {"ties": 2, "soft_labels": 2, "duplicates": 1, "contradictions": 1, "length_bias": 2}
+    assert found["wrong_structure", "train"].places[0].startswith(f"{path}:6: key 'chosen_probability': 0.4 is below")
+    assert found["contradictions", "train"].places == (f"{path}:5 against {path}:4",)
+    severity = severities(found)
+    assert (severity["ties"], severity["soft_labels"]) == ("note", "note")
+    for stage in ("sft", "kto", "rrhf"):
+        split = read_split("train", path, CheckConfig(train_data=path, stage=stage).with_lengths(None))
+        assert (split.usable, split.ledger.dropped) == (3, {"unreadable row": 1, "labelled a tie": 2})
+
+
 def test_the_page_of_the_docs_has_every_check_with_its_threshold():
     rows = {}
     for line in DOCS.splitlines():

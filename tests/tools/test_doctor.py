@@ -137,8 +137,9 @@ def test_a_folder_that_is_no_reward_model_is_bad_input(model_folder, pair_file):
         ({**PAIR, "rejected": " blue"}, "chosen"),
         ({"prompt": "The sky is"}, "pairs.jsonl"),
         ({**PAIR, "chosen": " blue" * 2000}, "every one of the 1 rows is too long for --max_length"),
+        ({**PAIR, "chosen_probability": 0.5}, "--valid_data: all 1 pairs to evaluate on are ties"),
     ],
-    ids=["equal", "no pair", "too long"],
+    ids=["equal", "no pair", "too long", "tie"],
 )
 def test_data_without_a_usable_pair_are_bad_input(rm, tmp_path, row, message):
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
@@ -147,6 +148,20 @@ def test_data_without_a_usable_pair_are_bad_input(rm, tmp_path, row, message):
     assert done.exit_code == 2, done.output
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "doctor.json").exists()
+
+
+def test_labels_that_are_not_sure_have_their_own_lines(rm, tmp_path):
+    rows = [{**PAIR, "chosen": f" blue {i}", "chosen_probability": (0.5, 0.75)[i % 2]} for i in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--valid_data", str(tmp_path / "pairs.jsonl"), "--output_dir", str(tmp_path / "out"), "--devices", "cpu")
+    done = run(rm.folder, *words)
+    assert done.exit_code == 0, done.output
+    found = examined(tmp_path / "out")
+    assert (found["n"], found["labelled_ties"], found["label_entropy"]) == (4, 4, pytest.approx(0.6277412))
+    floor = "(nats; at least 0.628, the entropy of the labels; a coin 0.693)"
+    assert re.search(rf"cross-entropy +{found['cross_entropy']:.3f}  {re.escape(floor)}", done.stdout)
+    assert re.search(r"labelled ties +4  \(not in the accuracy\)", done.stdout)
+    assert "at least 0.628, the entropy of the labels" in (tmp_path / "out" / "doctor.html").read_text()
 
 
 def limits(folder, places=1024, **settings) -> tuple:

@@ -102,6 +102,18 @@ def test_loss_and_context_of_a_conversation(shown):
     "stage, row, headings, said",
     [
         ("dpo", {**PAIR, "margin": 2}, ["prompt", "chosen, loss", "rejected, loss"], " · margin 2"),
+        (
+            "dpo",
+            {**PAIR, "chosen_probability": 0.75},
+            ["prompt", "chosen, loss", "rejected, loss"],
+            " · chosen_probability 0.75",
+        ),
+        (
+            "rm",
+            {**PAIR, "chosen_probability": 0.5},
+            ["prompt", "chosen, scored", "rejected, scored"],
+            " · chosen_probability 0.5 (a tie)",
+        ),
         ("kto", {"prompt": SKY, "completion": BLUE, "label": False}, ["prompt", "loss"], " · disliked"),
         ("ppo", PAIR, ["prompt"], ""),
         (
@@ -117,6 +129,12 @@ def test_parts_and_remarks_of_every_kind(shown, stage, row, headings, said):
     assert re.findall(r"^  \[(.*)\]", "\n".join(lines), flags=re.MULTILINE) == headings
     head = next(line for line in lines if line.startswith("x.jsonl:1"))
     assert head == f"x.jsonl:1 · row 1 · {STAGE_KINDS[stage]}{said}"
+
+
+@pytest.mark.parametrize("stage", ["sft", "kto", "rrhf"])
+def test_a_tie_is_left_out_by_stages_that_want_a_winner(shown, stage):
+    lines = shown([{**PAIR, "chosen_probability": 0.5}], stage)
+    assert lines[-1] == "x.jsonl:1 · row 1 · left out: labelled a tie"
 
 
 def test_keys_that_are_not_used_and_fields_that_the_template_drops_are_said(shown, tmp_path):

@@ -81,6 +81,11 @@ def test_scores_are_the_heads_number_at_the_end_of_the_answer(rm, by_hand, tmp_p
     assert f"chosen scores higher in {float(good > bad):.1%} of 1 comparisons" in said
     assert f"mean score of 2 answers: {(good + bad) / 2:+.4f}" in said
 
+    tie = {"prompt": ASK, "chosen": GOOD, "rejected": BAD, "chosen_probability": 0.5}
+    [same], said = scored(rm, [tie], tmp_path, name="tie")
+    assert (same["chosen_score"], same["chosen_probability"]) == (pytest.approx(good, abs=1e-4), 0.5)
+    assert "chosen scores higher" not in said  # neither answer was preferred
+
     ranking = {"prompt": ASK, "completions": [BAD, GOOD, turn("assistant", "r")], "scores": [1, 3, 2]}
     [ranked], _ = scored(rm, [ranking], tmp_path, name="ranking")
     third = by_hand(chatml(*ASK, *turn("assistant", "r")))

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from easyrlhf.config import PreviewConfig
 from easyrlhf.data.formats import require_format
 from easyrlhf.data.kinds import STAGE_KINDS, as_kind
-from easyrlhf.data.ledger import Ledger, unused_key_lines
+from easyrlhf.data.ledger import TIES, Ledger, unused_key_lines
 from easyrlhf.data.reader import read_records
 from easyrlhf.data.records import Record
 from easyrlhf.data.render import Renderer
@@ -142,6 +142,9 @@ def show_row(config: PreviewConfig, kind: str, renderer: Renderer, seen: Seen, s
         show(f"{head} · dropped: {seen.dropped}")
         return
     records = as_kind(seen.record, kind)
+    if not records:
+        show(f"{head} · left out: {TIES}")
+        return
     try:
         rows = [row for record in records for row in ENCODERS[kind](record, renderer)]
     except ContentFault as fault:
@@ -176,6 +179,8 @@ def row_remarks(row: dict[str, Any]) -> str:
         said.append("liked" if row["label"] else "disliked")
     if row.get("margin"):
         said.append(f"margin {row['margin']:g}")
+    if (sure := row.get("chosen_probability", 1.0)) < 1:
+        said.append(f"chosen_probability {sure:g}{' (a tie)' if sure == 0.5 else ''}")
     if row.get("weight", 1.0) != 1.0:
         said.append(f"weight {row['weight']:.3g}")
     if "scores" in row:

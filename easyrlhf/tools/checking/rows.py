@@ -15,7 +15,7 @@ from typing import Any
 from easyrlhf.config import LookConfig
 from easyrlhf.data import hh
 from easyrlhf.data.kinds import STAGE_KINDS, as_kind
-from easyrlhf.data.ledger import Ledger
+from easyrlhf.data.ledger import TIES, Ledger
 from easyrlhf.data.reader import BROKEN, read_records
 from easyrlhf.data.records import (
     Comparison,
@@ -186,9 +186,10 @@ class Split:
         """Rows that a stage would learn from, were they short enough."""
         return len(self.rows)
 
-    def compare_lengths(self, chosen: int, rejected: int) -> None:
-        """Count whether the chosen answer is the longer one (1), the shorter one (-1), or neither (0)."""
-        self.longer[(chosen > rejected) - (chosen < rejected)] += 1
+    def compare_lengths(self, record: Record, chosen: int, rejected: int) -> None:
+        """Count whether a comparison's chosen answer is the longer one (1), the shorter one (-1), or neither (0)."""
+        if isinstance(record, Comparison) and not record.is_tie:
+            self.longer[(chosen > rejected) - (chosen < rejected)] += 1
 
 
 def sources_of(config: LookConfig, spec: str) -> list[Source]:
@@ -231,6 +232,11 @@ def read_source(split: Split, source: Source, format: str | None, tokens: Any) -
 def take_record(split: Split, record: Record, tokens: Any) -> None:
     """Check one usable record, and keep its hashes and lengths. One that cannot be rendered counts as dropped."""
     made = as_kind(record, split.kind)
+    if isinstance(record, Comparison) and record.chosen_probability not in (None, 1.0):
+        split.found.add("ties" if record.is_tie else "soft_labels", record.place)
+    if not made:
+        split.ledger.leave_out(TIES)
+        return
     if split.kind in ("prompt", "demonstration"):
         record = made[0]
     prompt, answers = turns_said(record.prompt), [turns_said(answer) for answer in answers_of(record)]
@@ -241,7 +247,7 @@ def take_record(split: Split, record: Record, tokens: Any) -> None:
     else:
         sizes = [characters(answer) for answer in answers]
         if split.kind == "comparison" and isinstance(record, Comparison):
-            split.compare_lengths(*sizes)
+            split.compare_lengths(record, *sizes)
         lengths = characters(prompt), max(sizes, default=0), characters(prompt) + max(sizes, default=0)
     split.lengths.add(*lengths)
     check_texts(split.found, record.place, [*prompt, *(turn for answer in answers for turn in answer)])
@@ -285,8 +291,10 @@ def keep_hashes(split: Split, record: Record, prompt: list[tuple], answers: list
     """Keep a row's hashes and its place; texts that differ in whitespace alone are the same."""
     asked, *said = (hash(tuple([(role, " ".join(text.split())) for role, text in one])) for one in (prompt, *answers))
     judged = record.label if isinstance(record, Feedback) else tuple(getattr(record, "scores", ()))
-    whole = hash((asked, *said, judged))
+    tie = isinstance(record, Comparison) and record.is_tie  # says the same the other way round
+    whole = hash((asked, "tie", *sorted(said)) if tie else (asked, *said, judged))
+    turns = isinstance(record, Comparison | Feedback) and not tie
     split.prompts.append(asked)
     split.rows.append(whole)
-    split.answers.append(hash((asked, *sorted(said))) if isinstance(record, Comparison | Feedback) else whole)
+    split.answers.append(hash((asked, *sorted(said))) if turns else whole)
     split.places.append(record.place)

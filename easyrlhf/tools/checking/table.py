@@ -125,6 +125,20 @@ CHECKS: dict[str, RowCheck] = {
         0.1,
         "Split by prompts (easyrlhf data split), not by rows: a model that has learned them looks better than it is.",
     ),
+    "ties": RowCheck(
+        "pairs are ties (chosen_probability 0.5)",
+        "note",
+        0,
+        "rm_train and the methods on pairs learn from them that neither is better; sft_train, kto_train and rrhf_train "
+        "leave them out.",
+    ),
+    "soft_labels": RowCheck(
+        "pairs say how surely chosen is better (chosen_probability)",
+        "note",
+        0,
+        "rm_train and the methods on pairs weigh both orders by it; sft_train, kto_train and rrhf_train take "
+        "the winner.",
+    ),
     "one_label": RowCheck("answers have the same label", "error", 0, "Add answers with the other label."),
     "label_balance": RowCheck("answers are liked", "warning", 0, "Give kto_train the weights that are named here."),
     "length_bias": RowCheck(

@@ -103,7 +103,7 @@ class TokenCheck:
         for note in (self.renderer.notes - noted).keys() - {CUT}:  # which _check_texts has found
             split.found.add("answers_apart" if note == APART else "field_dropped", place, note.partition(":")[0])
         if split.kind == "comparison" and len(rows) == 1:
-            split.compare_lengths(len(rows[0]["chosen_ids"]), len(rows[0]["rejected_ids"]))
+            split.compare_lengths(records[0], len(rows[0]["chosen_ids"]), len(rows[0]["rejected_ids"]))
         return longest_of(sequences)
 
     def _token_rows(self, records: list[Record], place: str, split: Split) -> list[dict[str, Any]] | None:
