@@ -32,9 +32,7 @@ def label_by_judge(config: LabelAIConfig) -> dict[str, Any]:
     """
     principles = read_constitution(config.constitution, ("compare",)) if config.constitution else []
     with Store(config.labels) as store:
-        items = list(store.items(KINDS))
-        if not items:
-            raise InputError(f"--labels {config.labels}: holds no pairs and no rankings, which a judge can compare")
+        items = comparable(store)
         judge = find_answering(config)
         check_columns(config, judge, items)
         me = store.annotator(config.annotator, JUDGE).id
@@ -42,9 +40,17 @@ def label_by_judge(config: LabelAIConfig) -> dict[str, Any]:
         with hold_file(store.folder / f"{file_name(config.annotator)}.lock", taken):
             identity = json.dumps([judge.model, config.judge_temperature])
             settings = (principles, config.principles == "all", config.votes, config.thoughts, config.seed, identity)
-            sitting = JudgeSitting(config, store, judge, me, items, Manner(*settings))
+            sitting = JudgeSitting(config, store, judge, me, Manner(*settings))
             sitting.ask()
             return sitting.report()
+
+
+def comparable(store: Store) -> list[StoredItem]:
+    """The items that a judge can compare the answers of. Raises InputError where there are none."""
+    items = list(store.items(KINDS))
+    if not items:
+        raise InputError(f"--labels {store.folder}: holds no pairs and no rankings, which a judge can compare")
+    return items
 
 
 class JudgeSitting:
@@ -55,10 +61,9 @@ class JudgeSitting:
     found   verdicts by question
     """
 
-    def __init__(
-        self, config: LabelAIConfig, store: Store, judge: Answering, me: int, items: list[StoredItem], manner: Manner
-    ):
-        self.config, self.store, self.judge, self.me, self.items, self.manner = config, store, judge, me, items, manner
+    def __init__(self, config: LabelAIConfig, store: Store, judge: Answering, me: int, manner: Manner):
+        self.config, self.store, self.judge, self.me, self.manner = config, store, judge, me, manner
+        self.items = comparable(store)
         self.known = store.replies(me)
         self.found: dict[Question, JudgedReply] = {}
         used = sum(reply.get("tokens", 0) for reply in self.known.values())
