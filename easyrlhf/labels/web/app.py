@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -21,11 +21,13 @@ from easyrlhf.labels.web.bodies import check_body, item_of_body, label_of_body, 
 from easyrlhf.labels.web.desk import Desk
 from easyrlhf.labels.web.links import LinkGuard, Links
 from easyrlhf.labels.web.organiser import Organiser
-from easyrlhf.labels.web.talks import Talks
 from easyrlhf.labels.web.wording import REASONS
 from easyrlhf.web.hosts import Hosts
 from easyrlhf.web.messages import FAULT_ANSWERS, json_of
 from easyrlhf.web.refusals import Refusal
+
+if TYPE_CHECKING:
+    from easyrlhf.labels.web.talks import Talks  # which imports torch
 
 PAGE = Path(__file__).parent / "page"
 THEME = Path(__file__).parents[2] / "report" / "page" / "theme.css"  # as the pages of reports have it
@@ -49,7 +51,7 @@ class LabelServer:
     desk: Desk
     links: Links
     organiser: Organiser
-    talks: Talks | None
+    talks: "Talks | None"
     enough: Callable[[], None]
 
     async def page(self, request: Request) -> Response:
@@ -101,7 +103,10 @@ class LabelServer:
     async def undo(self, request: Request) -> Response:
         """POST /api/undo: the last label is taken back, and its item given again."""
         who, _ = await self.asked(request, ())
-        return JSONResponse(await in_words(self.desk.undo, who.id))
+        found = await in_words(self.desk.undo, who.id)
+        if self.talks:
+            found["progress"]["left"] = None  # a conversation ends when the annotator ends it
+        return JSONResponse(found)
 
     async def renew(self, request: Request) -> Response:
         """POST /api/renew: the item is still looked at."""
@@ -122,7 +127,7 @@ class LabelServer:
         return await self.given(who)
 
     @property
-    def talking(self) -> Talks:
+    def talking(self) -> "Talks":
         """Raises Refusal where there are no live conversations."""
         if self.talks is None:
             raise Refusal("no model talks here; start the server with --chat MODEL", status=404)
@@ -139,6 +144,13 @@ class LabelServer:
         who = await self.links.one_of(request, REFEREE)
         body = await json_of(request, LIMIT)
         return JSONResponse(await in_words(self.organiser.decide, body, who.id))
+
+    async def unpark(self, request: Request) -> Response:
+        """POST /api/unpark: an item that was skipped goes back into the queue."""
+        who = await self.links.one_of(request, REFEREE)
+        body = await json_of(request, LIMIT)
+        check_body(body, ("item",))
+        return JSONResponse(await in_words(self.organiser.unpark, item_of_body(body), who.id))
 
     async def asked(self, request: Request, known: tuple[str, ...] | None) -> tuple[Annotator, Any]:
         """Who asks, and the body, which has no other keys than these. Raises Refusal."""
@@ -197,6 +209,7 @@ def make_label_app(server: LabelServer, hosts: Hosts) -> ASGIApp:
         "/api/new_conversation": server.new_conversation,
         "/api/overview": server.overview,
         "/api/decide": server.decide,
+        "/api/unpark": server.unpark,
     }
     routes = [
         Route("/", server.page),

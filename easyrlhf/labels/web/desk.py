@@ -75,9 +75,11 @@ class Desk:
         return next(one.shown for one in self.store.labels(label.item) if one.id == label.id)
 
     def skip(self, annotator: int, item: int, reason: str) -> None:
-        """Pass an item. Raises Refusal for a reason that says nothing or too much."""
+        """Pass an item. Raises InputError, and Refusal for a reason that says nothing or too much."""
         if not reason.strip() or len(reason) > LONGEST_REASON:
             raise Refusal(f"reason: must be a text of up to {LONGEST_REASON} characters", status=422, param="reason")
+        if self.store.item(item).conversation is not None:
+            raise Refusal("a turn of a conversation cannot be skipped; begin a new one", status=422, param="item")
         self.store.skip(annotator, item, reason.strip())
 
     def undo(self, annotator: int) -> dict[str, Any]:

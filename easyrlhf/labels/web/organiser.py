@@ -6,7 +6,7 @@ from typing import Any
 from easyrlhf.labels.progress import disagreements, progress_of
 from easyrlhf.labels.rows import REFEREE, Annotator, StoredItem, StoredLabel
 from easyrlhf.labels.store import CONFLICT, Store
-from easyrlhf.labels.values import COMPARED
+from easyrlhf.labels.values import COMPARED, PAIR, PROBABILITY, STRENGTHS
 from easyrlhf.labels.web.bodies import label_of_body
 from easyrlhf.labels.web.tasks import shown_text
 from easyrlhf.labels.web.wording import choices_of
@@ -45,9 +45,9 @@ class Organiser:
         return {"head": ["name", "role", "labels", "skips", "seconds a label"], "rows": rows}
 
     def disputes(self, names: dict[int, str]) -> list[dict[str, Any]]:
-        """Pairs that were skipped three times, then those on which labels, or rewards and labels, disagree most."""
+        """Items that were skipped three times, then pairs on which labels, or rewards and labels, disagree most."""
         decided = {label.item for label in self.store.labels() if label.role == REFEREE}
-        parked = [item for item in self.store.items(COMPARED) if item.parked and item.id not in decided]
+        parked = [item for item in self.store.items() if item.parked and item.id not in decided]
         among, rewards = disagreements(self.store, MOST)
         reasons = [
             *((item, "three people have skipped it.") for item in parked[:MOST]),
@@ -71,24 +71,31 @@ class Organiser:
             "item": item.id,
             "why": why,
             "scale": DECIDED_ON,
-            "choices": [asdict(choice) for choice in choices_of(item.kind, DECIDED_ON)],
+            "choices": [asdict(one) for one in choices_of(item.kind, DECIDED_ON)] if item.kind in COMPARED else [],
+            "parked": item.parked,
             "prompt": shown_text(item.prompt),
             "answers": [shown_text(answer) for answer in item.answers],
             "labels": [*said, *skips],
         }
 
     def told(self, label: StoredLabel, names: dict[int, str]) -> str:
-        """What one has said of a pair."""
-        if label.scale == "probability":
+        """What one has said of an item."""
+        if label.scale == PROBABILITY:
             words = f"A is better with probability {label.value:.2f}"
         else:
-            words = next(one.label for one in choices_of("pair", label.scale) if one.value == label.value)
+            choices = choices_of(PAIR, label.scale) if label.scale in STRENGTHS else []
+            words = next((one.label for one in choices if one.value == label.value), f"{label.scale} {label.value}")
         more = [*label.flags, *([f"“{label.note}”"] if label.note else [])]
         return f"{names.get(label.annotator)}: {words}" + (f" ({', '.join(more)})" if more else "")
 
     def agreement(self) -> dict[str, Any]:
         """The numbers of easyrlhf label agree."""
         return {"lead": "", "head": [], "rows": []}
+
+    def unpark(self, item: int, referee: int) -> dict[str, str]:
+        """Give an item back to those who have not skipped it."""
+        self.store.unpark(item, referee)
+        return {"words": "Back in the queue, for those who have not skipped it."}
 
     def decide(self, body: Any, referee: int) -> dict[str, str]:
         """Keep a decision, about the answers in the item's own order. Raises InputError and Refusal."""
@@ -97,7 +104,7 @@ class Organiser:
         label = label_of_body(body, referee, shown=shown)
         if self.store.add_label(label) == CONFLICT:
             raise Refusal("this decision is there with another value; reload the page", status=409, code="conflict")
-        chosen = next((one.label for one in choices_of("pair", label.scale) if one.value == label.value), label.value)
+        chosen = next((one.label for one in choices_of(PAIR, label.scale) if one.value == label.value), label.value)
         return {"words": f"Decided: {chosen}."}
 
 

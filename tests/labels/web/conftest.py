@@ -12,7 +12,7 @@ from easyrlhf.config import LabelServeConfig
 from easyrlhf.labels.rows import ANNOTATOR, REFEREE, NewItem
 from easyrlhf.labels.store import Store
 from easyrlhf.labels.web.app import make_label_app
-from easyrlhf.tools.labelling.serve import new_desk, new_server
+from easyrlhf.tools.labelling.serve import load_talks, new_desk, new_server
 from easyrlhf.web.hosts import Hosts
 from easyrlhf.web.http_server import AppServer
 
@@ -37,19 +37,23 @@ def new_ranking(number: int, answers: int = 4) -> NewItem:
 
 @pytest.fixture
 def desk_of(tmp_path):
-    """desk_of(items, **settings) -> a server of these: store, app, tokens by name, enough (a list that fills)."""
+    """desk_of(items, talks_of, **settings) -> a server of these: store, app, tokens and ids by name, enough.
+
+    talks_of(desk, config) makes its live conversations
+    """
     stores = []
 
-    def make(items, **settings) -> SimpleNamespace:
+    def make(items=(), talks_of=lambda desk, config: None, **settings) -> SimpleNamespace:
         config = LabelServeConfig(labels=str(tmp_path / "labels"), **settings)
         store = Store(config.labels, create=True)
+        store.secret = b"the same in every run"  # from which the order of answers is drawn
         stores.append(store)
         store.add_items(items)
         names = {name: store.annotator(name, ANNOTATOR) for name in config.people}
         names["organiser"] = store.annotator("organiser", REFEREE)
         enough: list[bool] = []
         desk = new_desk(store, config, "Be kind, and say what is true. <b>Bold</b>")
-        server = new_server(config, desk, settings.get("talks"), lambda: enough.append(True))
+        server = new_server(config, desk, talks_of(desk, config), lambda: enough.append(True))
         tokens = {name: store.new_token(one.id) for name, one in names.items()}
         app = make_label_app(server, Hosts("127.0.0.1", ["testserver"]))
         ids = {name: one.id for name, one in names.items()}
@@ -58,6 +62,31 @@ def desk_of(tmp_path):
     yield make
     for store in stores:
         store.close()
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory, tiny_lm, tokenizer):
+    """A folder with two tiny models, one and two, that fit the ChatML tokenizer."""
+    root = tmp_path_factory.mktemp("talks")
+    for seed, name in enumerate(("one", "two")):
+        tiny_lm(vocab=len(tokenizer), seed=seed).save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def talks_of(folders):
+    """talks_of(desk, config) -> the live conversations of a server."""
+    engines = []
+
+    def make(desk, config):
+        talks = load_talks(desk, config)
+        engines.append(talks.engine)
+        return talks
+
+    yield make
+    for engine in engines:
+        engine.close()
 
 
 @pytest.fixture

@@ -95,6 +95,19 @@ def test_three_skips_bring_an_item_to_the_organiser_whose_word_is_kept(desk_of, 
     assert [one.value for one in desk.store.labels()] == [1]
 
 
+def test_a_skipped_ranking_can_be_given_back_to_those_who_have_not_skipped_it(desk_of, person):
+    desk = desk_of([new_ranking(0)], annotators="one,two,three,four")
+    for name in ("one", "two", "three"):
+        who = person(desk, name)
+        who.post("skip", {"item": who.post("next")[1]["task"]["item"], "reason": "cannot tell"})
+    chief = person(desk, "organiser")
+    [dispute] = chief.post("overview")[1]["disputes"]
+    assert dispute["choices"] == [] and dispute["parked"]
+    assert chief.post("unpark", {"item": dispute["item"]})[0] == 200
+    assert chief.post("overview")[1]["disputes"] == []
+    assert [person(desk, name).post("next")[1]["task"] is None for name in ("one", "four")] == [True, False]
+
+
 def test_the_organiser_sees_who_did_what_and_where_they_disagree(desk_of, person):
     desk = desk_of([new_pair(0), new_pair(1)], annotators="ann,bob", overlap=2)
     for number, (name, values) in enumerate({"ann": (2, 2), "bob": (2, -3)}.items()):

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from easyrlhf.web.guard import POLICY
 from tests.labels.web.conftest import SECRET, new_pair, new_ranking
 
-POSTS = ["next", "label", "skip", "undo", "renew", "say", "new_conversation", "overview", "decide"]
+POSTS = ["next", "label", "skip", "undo", "renew", "say", "new_conversation", "overview", "decide", "unpark"]
 OWN = {"Origin": "http://testserver", "X-Easyrlhf": "1"}
 
 
@@ -144,7 +144,7 @@ def test_a_label_that_cannot_be_is_refused_and_not_kept(desk, person):
 
 def test_an_annotator_is_no_organiser_and_the_organiser_no_annotator(desk, person):
     ann, chief = person(desk), person(desk, "organiser")
-    assert [ann.post(path)[0] for path in ("overview", "decide")] == [403, 403]
+    assert [ann.post(path)[0] for path in ("overview", "decide", "unpark")] == [403, 403, 403]
     assert [chief.post(path)[0] for path in ("next", "label", "undo")] == [403, 403, 403]
 
 

@@ -190,7 +190,7 @@ function show(given) {
   find("editor").hidden = !find("better").value;
   drawProgress(given.progress);
   draw(given);
-  tell([given.words, given.revealed && revealed(given.revealed)].filter(Boolean).join(" "));
+  tell([given.words ?? (given.status && "Stored."), given.revealed && revealed(given.revealed)].filter(Boolean).join(" "));
   if (!typing(document.activeElement)) find("work").focus({ preventScroll: true });
   scrollTo(0, 0);
   if (given.composing) find("message").focus();
@@ -222,6 +222,7 @@ function draw(given) {
     return button(label, "", () => startFrom(answer));
   });
   find("editor-starts").replaceChildren(...starts);
+  find("open-skip").hidden = task.kind === "chat";
   drawFlags();
   drawKeys();
   drawOrder();
@@ -351,7 +352,7 @@ function ranked() {
 }
 
 function drawOrder() {
-  const text = groups.map((equals) => equals.map((i) => LETTERS[i]).join(" = ")).join("  >  ") + (tied ? " = …" : "");
+  const text = groups.map((equals) => equals.map((i) => LETTERS[i]).join(" = ")).join(" > ") + (tied ? " = …" : "");
   find("order").textContent = task?.kind === "ranking" ? text || "best first" : "";
   if (task?.kind !== "ranking") return;
   task.answers.forEach((_, i) => {
@@ -397,7 +398,7 @@ function startFrom(answer) {
 }
 
 function openSkip() {
-  if (!busy) find("skip").showModal();
+  if (!busy && task.kind !== "chat") find("skip").showModal(); // a turn of a conversation has no other taker
 }
 
 function skip(reason) {
@@ -429,9 +430,11 @@ async function say(text) {
   if (sending || !text.trim()) return;
   sending = true;
   find("send").disabled = true;
+  find("writing").hidden = false;
   tell("Two answers are being written…");
   const given = await attempt("say", () => post("/api/say", { text }), false);
   sending = find("send").disabled = false;
+  find("writing").hidden = true;
   if (!given) return tell("");
   find("message").value = "";
   show(given);
@@ -546,11 +549,11 @@ function table({ head, rows, caption }) {
 
 function dispute(one) {
   const decided = el("p", { class: "decided", role: "status", text: one.decision ?? "" });
-  const decide = async (choice) => {
-    const body = { id: newId(), item: one.item, value: choice.value, scale: one.scale };
-    const found = await attempt("organiser", () => post("/api/decide", body));
+  const send = async (path, body) => {
+    const found = await attempt("organiser", () => post(path, body));
     if (found) decided.textContent = found.words;
   };
+  const decide = (value) => send("/api/decide", { id: newId(), item: one.item, value, scale: one.scale });
   return el("article", { class: "dispute", "aria-label": `Task ${one.item}` },
     el("p", { class: "why" }, el("b", { text: `Task ${one.item}` }), ` ${one.why}`),
     el("details", {}, el("summary", { text: "Conversation" }), ...turnsOf(typeof one.prompt === "string"
@@ -558,7 +561,8 @@ function dispute(one) {
     el("div", { class: `answers n${one.answers.length}` }, ...one.answers.map((answer, i) =>
       el("div", { class: `answer l${i}` }, el("h3", {}, el("span", { class: "badge", text: LETTERS[i] })), ...answerOf(answer)))),
     el("ul", { class: "said-by" }, ...one.labels.map((text) => el("li", { text }))),
-    el("div", { class: "row" }, ...one.choices.map((choice) => button(choice.label, "", () => decide(choice)))),
+    el("div", { class: "row" }, ...one.choices.map((choice) => button(choice.label, "", () => decide(choice.value))),
+      one.parked && button("Back to the queue", "", () => send("/api/unpark", { item: one.item }))),
     decided);
 }
 
