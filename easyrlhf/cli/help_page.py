@@ -85,11 +85,12 @@ def _flag(setting: Field) -> str:
     kind, _ = setting_kind(setting)
     if kind is bool:
         return f"--[no_]{setting.name}"
+    name = setting.metadata.get("flag", setting.name)
     if "choices" in setting.metadata:
         choices = "|".join(setting.metadata["choices"])
-        return f"--{setting.name} {choices}" if len(choices) <= MOST_CHOICES else f"--{setting.name} NAME"
+        return f"--{name} {choices}" if len(choices) <= MOST_CHOICES else f"--{name} NAME"
     value = setting.metadata.get("metavar") or {int: "N", float: "X"}.get(kind, "TEXT")
-    return f"--{setting.name} {value}"
+    return f"--{name} {value}"
 
 
 def _row(setting: Field, config_class: type[Settings]) -> tuple[str, str]:

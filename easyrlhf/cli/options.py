@@ -123,7 +123,8 @@ def _options(config_class: type[Settings]) -> list[click.Parameter]:
         name, (kind, _) = setting.name, setting_kind(setting)
         flag = f"--{name}/--no_{name}" if kind is bool else f"--{name}"
         several = setting.metadata.get("apart", False)
-        options.append(click.Option([flag, name], default=None, multiple=several, help=setting.metadata["help"]))
+        flags = [f"--{setting.metadata['flag']}", flag] if "flag" in setting.metadata else [flag]
+        options.append(click.Option([*flags, name], default=None, multiple=several, help=setting.metadata["help"]))
     return options
 
 

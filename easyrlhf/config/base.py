@@ -39,7 +39,8 @@ def opt(default: Any, help: str, **more: Any) -> Any:
     names the value), `shown` (how --help shows the default;
     `{cls.…}` is filled in from the config class), `wrong` (a function that says what is wrong with a
     value, or None; of a comma list, with each item), `otherwise` (the way out for a value of another
-    type), `on_resume` (FREE, ROWS, MODEL or FILES, above), `model` (true where it names a model, or several).
+    type), `on_resume` (FREE, ROWS, MODEL or FILES, above), `model` (true where it names a model, or several),
+    `flag` (what the flag is called where no field can have that name, as a word of Python's).
     """
     return field(default=default, metadata={"help": help, **more})
 

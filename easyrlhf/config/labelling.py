@@ -3,8 +3,9 @@
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
-from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt
-from easyrlhf.config.common_fields import BadRows, RowLayout
+from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate
+from easyrlhf.config.common_fields import BadRows, OutputFile, RowLayout, check_rows_file
+from easyrlhf.config.lists import split_list
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -98,6 +99,91 @@ class LabelImportConfig(ItemSeed, BadRows, MixedIn, RowLayout, RowsToLabel, Labe
     def _check(self) -> None:
         if self.pick and self.kind in ("ranking", "answer"):
             raise SettingError("pick", f"pick {self.pick}: chooses two answers; kind {self.kind} has none to choose")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ChosenAnnotators(Settings):
+    """Whose labels count."""
+
+    group: ClassVar[str] = DATA
+
+    annotators: str | None = opt(
+        None,
+        "Only the labels of these: names, or numbers as labels.jsonl and agreement.json have them.",
+        metavar="NAME[,…]",
+        many=True,
+        shown="all",
+    )
+    exclude: str | None = opt(None, "Not the labels of these.", metavar="NAME[,…]", many=True)
+
+
+@dataclass(kw_only=True, frozen=True)
+class LabelsMerged(Settings):
+    """How the labels of an item become one row."""
+
+    group: ClassVar[str] = DATA
+
+    merge: str = opt(
+        "share",
+        "How several labels become one: share, the part of them that prefers an answer; majority, what most prefer; "
+        "reliability, how likely it is the better one given how reliable each annotator is. A referee's decision wins.",
+        choices=("share", "majority", "reliability"),
+    )
+    ties: str = opt("half", "A tie: half counts for both answers; drop leaves the label out.", choices=("half", "drop"))
+    drop_flag: str | None = opt(
+        None, "Leave out items of which a label has one of these flags.", metavar="FLAG[,…]", many=True
+    )
+    min_labels: int = opt(1, "Leave out items with fewer labels, unless a referee has decided.", low=1)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ExportedRows(Settings):
+    """What is written, and where to."""
+
+    group: ClassVar[str] = DATA
+
+    write_as: str = opt(
+        "probability",
+        "What rows say: probability, comparisons with chosen_probability; margin, comparisons with how much better the "
+        "chosen answer is; rankings; feedback, single answers liked or not; demonstrations, better answers that "
+        "annotators wrote. In YAML its name is write_as.",
+        choices=("probability", "margin", "rankings", "feedback", "demonstrations"),
+        flag="as",
+    )
+    output: str | None = opt(
+        None,
+        "File for the rows.",
+        metavar="FILE.jsonl",
+        shown="comparisons.jsonl, rankings.jsonl, feedback.jsonl or demonstrations.jsonl in the folder of the labels",
+    )
+    notes: bool = opt(False, "Write the annotators' notes into labels.jsonl too; else they stay in the folder.")
+
+
+@dataclass(kw_only=True, frozen=True)
+class LabelExportConfig(OutputFile, ExportedRows, LabelsMerged, ChosenAnnotators, LabelFolder):
+    """Settings of `easyrlhf label export`: labels become rows to train on."""
+
+    stage: ClassVar[str] = "label export"
+
+    overwrite: bool = restate(OutputFile, "overwrite", "Replace an output file that this command did not write.")
+
+    @property
+    def file(self) -> str:
+        """Where the rows go."""
+        names = {"probability": "comparisons", "margin": "comparisons"}
+        return self.output or f"{self.labels}/{names.get(self.write_as, self.write_as)}.jsonl"
+
+    def _check(self) -> None:
+        check_rows_file("output", self.file)
+        if self.write_as == "margin" and self.merge != "share":
+            raise SettingError("merge", f"merge {self.merge}: a margin is the mean of all strengths; leave it out")
+        check_annotators(self.annotators, self.exclude)
+
+
+def check_annotators(annotators: str | None, exclude: str | None) -> None:
+    """Raise SettingError for one that is asked for and left out at once."""
+    if both := [name for name in split_list(annotators) if name in split_list(exclude)]:
+        raise SettingError("exclude", f"exclude {both[0]}: is among annotators too; give one of the two")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from easyrlhf.errors import InputError
 from easyrlhf.labels.changes import ANSWERS_OF
-from easyrlhf.labels.rows import IMPORT, JUDGE, as_json
+from easyrlhf.labels.rows import IMPORT, JUDGE, kept_json
 from easyrlhf.labels.store import Store
 from easyrlhf.labels.values import KINDS_OF_ITEMS, check_shown, check_value
 
@@ -93,6 +93,6 @@ def _insert(connection: sqlite3.Connection, row: dict[str, Any], shapes: dict[in
         kind, answers = shapes[row["item"]]
         check_value(kind, row["scale"], row["value"], answers)
         check_shown(row["shown"], answers)
-    values = [as_json(row[name]) if name in WRITTEN[table][1] else row[name] for name in columns]
+    values = [kept_json(row[name]) if name in WRITTEN[table][1] else row[name] for name in columns]
     places = ", ".join("?" * len(columns))
     connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", values)

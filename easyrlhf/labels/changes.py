@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from easyrlhf.errors import InputError
-from easyrlhf.labels.rows import ANNOTATOR, REFEREE, NewItem, NewLabel, StoredItem, as_json, item_of
+from easyrlhf.labels.rows import ANNOTATOR, REFEREE, NewItem, NewLabel, StoredItem, as_json, item_of, kept_json
 from easyrlhf.labels.values import CHAT, KINDS_OF_ITEMS, MOST_ANSWERS, PAIR, RANKING
 
 ANSWERS_OF = {PAIR: (2, 2), CHAT: (2, 2), RANKING: (3, MOST_ANSWERS)}  # kind → fewest and most; others have one
@@ -46,7 +46,7 @@ def insert_item(
     known = connection.execute("SELECT id FROM item WHERE key = ?", (key,)).fetchone()
     if known:
         return known["id"], False
-    texts = [as_json(part) for part in (item.prompt, item.answers, item.sources, item.columns)]
+    texts = [kept_json(part) for part in (item.prompt, item.answers, item.sources, item.columns)]
     values = (key, item.kind, *texts, item.random, item.truth, conversation, turn)
     added = connection.execute(
         "INSERT INTO item (key, kind, prompt, answers, sources, columns, random, truth, conversation, turn) "

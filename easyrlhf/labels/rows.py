@@ -157,3 +157,8 @@ def label_of(row: Mapping[str, Any]) -> StoredLabel:
 def as_json(value: Any) -> str:
     """JSON in one form for one value, by which two are compared."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def kept_json(value: Any) -> str:
+    """JSON with the keys in their order, as it is kept."""
+    return json.dumps(value, ensure_ascii=False, default=str)

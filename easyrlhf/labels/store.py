@@ -72,10 +72,7 @@ class Store(Database):
             raise InputError(
                 f"--labels {folder}: no labels are there; easyrlhf label import FILE --labels {folder} makes them"
             )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--labels {folder}: cannot be created ({error.strerror}); give another folder") from error
+        make_labels_folder(self.folder)
         super().__init__(file)
         with self.write() as connection:
             connection.execute("INSERT OR IGNORE INTO setting VALUES ('secret', ?)", (secrets.token_hex(32),))
@@ -330,3 +327,11 @@ class Store(Database):
 def token_hash(token: str) -> str:
     """What is kept of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def make_labels_folder(folder: Path) -> None:
+    """Create the folder of the labels. Raises InputError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--labels {folder}: cannot be created ({error.strerror}); give another folder") from error

@@ -16,10 +16,11 @@ from easyrlhf.errors import InputError
 from easyrlhf.labels.backup import is_dump, restore
 from easyrlhf.labels.items import REWARD_KEYS, SAMPLE_KEYS, ItemPlan, MadeItem, check_item, items_of_records
 from easyrlhf.labels.rows import IMPORT, NewItem, NewLabel
-from easyrlhf.labels.store import CONFLICT, NEW, Store
+from easyrlhf.labels.store import CONFLICT, NEW, Store, make_labels_folder
 from easyrlhf.paths import split_paths
 from easyrlhf.report.console import say
 from easyrlhf.report.next_steps import next_line
+from easyrlhf.tools.labelling.exporting import counted_words
 from easyrlhf.tools.resumable import beside
 
 LEFT_OUT = ("empty completion", *EQUALS)  # reasons for which models' own answers are often of no use
@@ -42,14 +43,15 @@ def import_rows(config: LabelImportConfig) -> None:
         return
     reading, folder = RowSettings.of(config), Path(config.labels)
     check_weights(reading.open(config.data) + (reading.open(config.checks) if config.checks else []))
+    make_labels_folder(folder)
+    ledger, left_out = Ledger("data", folder / "bad_rows.jsonl"), Counter()
+    plan = ItemPlan(config.kind, config.pick, config.random_share, not config.hide_labels, config.seed)
+    made = list(items_of_records(records_of(reading, config.data, None, ledger), plan, left_out))
+    say(summary_lines(ledger))
+    checks = read_checks(config, reading, folder)
+    if not made and not checks:
+        raise InputError(f"{config.data}: no item to label; left out: {counted_words(left_out)}")
     with Store(folder, create=True) as store:
-        ledger, left_out = Ledger("data", folder / "bad_rows.jsonl"), Counter()
-        plan = ItemPlan(config.kind, config.pick, config.random_share, not config.hide_labels, config.seed)
-        made = list(items_of_records(records_of(reading, config.data, None, ledger), plan, left_out))
-        say(summary_lines(ledger))
-        checks = read_checks(config, reading, folder)
-        if not made and not checks:
-            raise InputError(f"{config.data}: no item to label; left out: {counted(left_out) or 'nothing'}")
         say(added_lines(store, made, checks, left_out))
         keep_shares(store, config)
     print(next_line(["easyrlhf", "label", "agree", "--labels", config.labels]))
@@ -106,9 +108,9 @@ def added_lines(store: Store, made: list[MadeItem], checks: list[NewItem], left_
     """Add items, their labels and checks, and say what came of them."""
     found = store.add_items(one.item for one in made)
     added = [one for one, (_, new) in zip(made, found, strict=True) if new]
-    kinds = counted(Counter(f"{one.item.kind}s" for one in added))
+    kinds = f" ({counted_words(Counter(f'{one.item.kind}s' for one in added))})" if added else ""
     yield (
-        f"{store.file}: {len(added):,} new items{kinds and f' ({kinds})'}, {len(made) - len(added):,} were there; "
+        f"{store.file}: {len(added):,} new items{kinds}, {len(made) - len(added):,} were there; "
         f"{sum(one.item.random for one in added):,} of the new ones stand for all prompts"
     )
     labels = [(number, *one.said) for one, (number, _) in zip(made, found, strict=True) if one.said]
@@ -128,12 +130,7 @@ def added_lines(store: Store, made: list[MadeItem], checks: list[NewItem], left_
         new = sum(is_new for _, is_new in store.add_items(checks))
         yield f"checks: {new:,} new, {len(checks) - new:,} were there as items or checks"
     if any(left_out.values()):
-        yield f"left out: {counted(left_out)}"
-
-
-def counted(counts: Counter) -> str:
-    """`pairs 12, rankings 3`."""
-    return ", ".join(f"{what} {count:,}" for what, count in counts.items() if count)
+        yield f"left out: {counted_words(left_out)}"
 
 
 def keep_shares(store: Store, config: LabelImportConfig) -> None:
