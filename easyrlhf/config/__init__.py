@@ -40,11 +40,8 @@ __all__ = [
     "GRPOConfig",
     "GenerateConfig",
     "InitConfig",
-<<<<<<< HEAD
     "LabelAIConfig",
-=======
     "LabelExportConfig",
->>>>>>> main
     "LabelForgetConfig",
     "LabelImportConfig",
     "LabelServeConfig",
