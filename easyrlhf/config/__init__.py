@@ -6,6 +6,7 @@ from these dataclasses and all pass through `Settings.__post_init__`, which conv
 
 from easyrlhf.config import preference
 from easyrlhf.config.ai_feedback import ReviseConfig, ServeJudgeConfig
+from easyrlhf.config.ai_labels import LabelAIConfig
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
@@ -40,6 +41,7 @@ __all__ = [
     "GenerateConfig",
     "InitConfig",
     "LabelAgreeConfig",
+    "LabelAIConfig",
     "LabelExportConfig",
     "LabelForgetConfig",
     "LabelImportConfig",
