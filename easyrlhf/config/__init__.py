@@ -11,7 +11,7 @@ from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
 from easyrlhf.config.label_serving import LabelServeConfig
-from easyrlhf.config.labelling import LabelExportConfig, LabelForgetConfig, LabelImportConfig
+from easyrlhf.config.labelling import LabelAgreeConfig, LabelExportConfig, LabelForgetConfig, LabelImportConfig
 from easyrlhf.config.looking import CheckConfig, LookConfig, PreviewConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
@@ -40,6 +40,7 @@ __all__ = [
     "GRPOConfig",
     "GenerateConfig",
     "InitConfig",
+    "LabelAgreeConfig",
     "LabelAIConfig",
     "LabelExportConfig",
     "LabelForgetConfig",

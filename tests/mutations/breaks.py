@@ -64,6 +64,7 @@ TOGETHER = "tools/test_fit.py::test_answers_to_a_prompt_are_counted_together_and
 COLLECT = "online/test_collect.py::test_every_number_stands_beside_its_token"
 READS = f"{HEAD}::test_scores_are_read_at_the_last_token_and_values_one_before_each_token"
 STEPS = f"{ENGINE}::test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors"
+RATES = f"{ENGINE}::test_learning_rates_are_those_of_transformers_to_the_last_bit"
 FINITE = f"{ENGINE}::test_a_loss_that_is_not_finite_stops_before_any_weight_changes"
 TINY = f"{ENGINE}::test_a_thousand_tiny_updates_of_a_bf16_weight_are_not_lost"
 SMALL = f"{ENGINE}::test_small_gradients_of_bf16_micro_batches_add_up_in_float32"
@@ -243,6 +244,7 @@ BREAKS = [
     # the optimiser step
     Break("engine/engine.py", "loss = loss_sum / count", "loss = loss_sum / count / 2", STEPS),
     Break("engine/engine.py", "(0.0, False)", "(settings.weight_decay, False)", STEPS),
+    Break("engine/schedule.py", "max(1, total_steps - warmup_steps)", "max(1, total_steps)", RATES),
     Break(
         "engine/plain.py", "self.masters.values(), self.settings.max_grad_norm)", "self.masters.values(), 1e30)", STEPS
     ),

@@ -54,7 +54,7 @@ def import_rows(config: LabelImportConfig) -> None:
     with Store(folder, create=True) as store:
         say(added_lines(store, made, checks, left_out))
         keep_shares(store, config)
-    print(next_line(["easyrlhf", "label", "agree", "--labels", config.labels]))
+    print(next_line(["easyrlhf", "label", "serve", "--annotators", "NAME", "--labels", config.labels]))
 
 
 def records_of(
