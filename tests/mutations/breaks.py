@@ -23,6 +23,7 @@ BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", 
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
 STORE, EXPORTED = "labels/test_store.py", "labels/test_exporting.py"
+KEPT_HEAD = "stages/test_kept_head.py"
 SOFT, CHECK = "test_soft_labels.py", "tools/test_data_check.py"
 FINISH = "stages/test_finish.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
@@ -1309,4 +1310,14 @@ BREAKS = [
     Break("labels/measures.py", "(AT_RANDOM, ENOUGH), ", "", "labels/test_agreeing.py"),
     Break("tools/labelling/exporting.py", 'not beside(output, "run.json").exists()', "False", EXPORTED),
     Break("tools/doctor.py", "    measured |= top", "    pass", "tools/test_doctor.py::test_labels_draw_a_ceiling"),
+    Break("stages/rm.py", "new_head(lm) if kept is None else kept", "new_head(lm)", KEPT_HEAD),
+    Break(
+        "stages/rm.py",
+        "        check_probes(model, read_stage(path)",
+        "        str((model, read_stage(path)",
+        KEPT_HEAD,
+    ),
+    Break("stages/reward_head.py", '    if config.value_head == "new":\n        return\n', "", KEPT_HEAD),
+    Break("models/sequence_classifier.py", "    if is_adapter(path) and has_head(path):", "    if False:", KEPT_HEAD),
+    Break("models/sequence_classifier.py", "        lm.tie_weights()", "        pass", KEPT_HEAD),
 ]
