@@ -22,6 +22,7 @@ LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py",
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
+KEPT_HEAD = "stages/test_kept_head.py"
 SOFT, CHECK = "test_soft_labels.py", "tools/test_data_check.py"
 FINISH = "stages/test_finish.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
@@ -1238,4 +1239,14 @@ BREAKS = [
     Break("report/rm_eval.py", "ranked * labels + (1 - ranked) * (1 - labels)", "ranked", "report/test_rm_eval.py"),
     Break("tools/checking/rows.py", 'hash((asked, "tie", *sorted(said)) if tie', "hash(() if False", CHECK),
     Break("tools/score.py", "and not record.is_tie", "", "tools/test_score.py"),
+    Break("stages/rm.py", "new_head(lm) if kept is None else kept", "new_head(lm)", KEPT_HEAD),
+    Break(
+        "stages/rm.py",
+        "        check_probes(model, read_stage(path)",
+        "        str((model, read_stage(path)",
+        KEPT_HEAD,
+    ),
+    Break("stages/reward_head.py", '    if config.value_head == "new":\n        return\n', "", KEPT_HEAD),
+    Break("models/sequence_classifier.py", "    if is_adapter(path) and has_head(path):", "    if False:", KEPT_HEAD),
+    Break("models/sequence_classifier.py", "        lm.tie_weights()", "        pass", KEPT_HEAD),
 ]
