@@ -1248,7 +1248,7 @@ BREAKS = [
     Break("judges/letters.py", "return math.exp(min(", "return math.exp(max(", LETTERS_READ),
     Break("judges/averages.py", "averaged((a_first, 1 - a_second)", "averaged((a_first, a_second)", LETTERS_READ),
     Break("judges/marks.py", "return (mark - MIDDLE) / REACH", "return mark / REACH", LETTERS_READ),
-    Break("judges/local_model.py", "if read_choice(decode([i]), (choice,))]", "if decode([i]) == choice]", LOCAL_JUDGE),
+    Break("judges/local_model.py", "prompt_ids(folded(messages))", "prompt_ids(messages)", LOCAL_JUDGE),
     Break("judges/bradley_terry.py", "np.where(known, wins - p, 0.0)", "np.where(known, p - wins, 0.0)", AI_RANKINGS),
     Break(
         "tools/labelling/ai_report.py",
