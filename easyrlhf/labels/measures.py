@@ -71,9 +71,7 @@ def measured_labels(given: GivenLabels) -> dict[str, Any]:
         "agreement": parts,
         "ceiling": ceiling_of(parts),
         "position": position(given, [label for label in given.labels if label.role == ANNOTATOR]),
-        "annotators": [
-            annotator_row(given, votes, number) for number in sorted({one.annotator for one in given.labels})
-        ],
+        "annotators": annotator_rows(given, votes),
         "matrix": matrix(votes, given),
     }
 
@@ -157,14 +155,22 @@ def sign(item: StoredItem, label: StoredLabel) -> int:
     return int(np.sign(won - 0.5))
 
 
+def annotator_rows(given: GivenLabels, votes: Votes) -> list[dict[str, Any]]:
+    """What is known of each annotator; how reliable one is, where another has labelled the same."""
+    with_others = set(votes.annotator[vote_pairs(votes).ravel()].tolist())
+    accuracies = reliabilities(votes)[1].tolist() if with_others else []
+    reliable = {votes.annotators[place]: accuracies[place] for place in with_others}
+    numbers = sorted({one.annotator for one in given.labels})
+    return [annotator_row(given, votes, number) | {"reliability": reliable.get(number)} for number in numbers]
+
+
 def annotator_row(given: GivenLabels, votes: Votes, number: int) -> dict[str, Any]:
-    """What is known of one annotator."""
+    """What is known of one annotator by himself."""
     who = given.annotators[number]
     own = [label for label in given.labels if label.annotator == number]
     seconds = [label.seconds for label in own if label.seconds > 0]
     checks = [(given.items[label.item], label) for label in own if given.items[label.item].truth is not None]
     mine = votes.annotator == votes.annotators.index(number) if number in votes.annotators else np.zeros(0, bool)
-    reliable = reliabilities(votes)[1].tolist()
     return {
         "number": number,
         "name": who.name if who.role in NAMED_ROLES else None,
@@ -175,7 +181,6 @@ def annotator_row(given: GivenLabels, votes: Votes, number: int) -> dict[str, An
         "self_agreement": share(self_agreement(given, own)),
         "checks": share([sign(item, label) == (1, -1)[item.truth] for item, label in checks]),
         "position": position(given, own) if who.role == ANNOTATOR else None,
-        "reliability": reliable[votes.annotators.index(number)] if number in votes.annotators else None,
     }
 
 

@@ -140,6 +140,7 @@ def test_only_some_annotators(tmp_path):
 def test_one_annotator_alone_has_no_agreement_and_nobody_is_an_error(tmp_path, capsys):
     fill(tmp_path / "one", np.array([[1, 0]]))
     agree(LabelAgreeConfig(labels=tmp_path / "one"))
+    assert json.loads((tmp_path / "one/agreement.json").read_text())["annotators"][0]["reliability"] is None
     assert "easyrlhf label serve --overlap 2" in capsys.readouterr().out.replace("\n", " ")
     fill(tmp_path / "none", np.array([[-1]]))
     with pytest.raises(InputError, match="nobody has labelled anything yet"):

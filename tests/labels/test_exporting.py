@@ -100,6 +100,8 @@ def test_a_referees_decision_wins_every_merge(folder, merge):
         label(folder, who, 1, value, "3")
     [row] = export(folder, merge=merge, min_labels=9)
     assert (row["chosen"], row["chosen_probability"], row["labels"]) == (B, 1.0, 4)
+    [row] = export(folder, write_as="margin")
+    assert (row["chosen"], row["margin"]) == (B, 1.0)
 
 
 def test_a_judges_probability_is_kept(folder):
@@ -167,6 +169,15 @@ def test_flagged_items_and_those_with_few_labels_are_left_out_and_counted(folder
         match="no label gives a row; left out: items with fewer labels than --min_labels 1, flagged",
     ):
         export(folder, drop_flag="wrong", min_labels=2)
+
+
+def test_a_pair_that_was_shown_again_is_no_second_label(folder):
+    label(folder, 1, 1, 1, "3")
+    with Store(folder) as store, store.write() as connection:
+        connection.execute("INSERT INTO lease VALUES (1, 1, 1, 0)")  # given to ann again
+    label(folder, 1, 1, -1, "3")
+    [row] = export(folder)
+    assert (row["labels"], row["chosen_probability"], row["chosen"]) == (1, 1.0, A)
 
 
 def test_checks_are_no_training_rows(folder):

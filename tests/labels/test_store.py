@@ -23,6 +23,7 @@ class Clock:
 @pytest.fixture
 def store(tmp_path):
     with Store(tmp_path / "labels", create=True, clock=Clock()) as store:
+        store.read("PRAGMA synchronous = OFF")  # these tests end in no power cut
         yield store
 
 

@@ -22,6 +22,8 @@ LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py",
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
+STORE, EXPORTED = "labels/test_store.py", "labels/test_exporting.py"
+KEPT_HEAD = "stages/test_kept_head.py"
 SOFT, CHECK = "test_soft_labels.py", "tools/test_data_check.py"
 FINISH = "stages/test_finish.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
@@ -1267,4 +1269,84 @@ BREAKS = [
         "return None if not text else UNCHANGED",
         REVISE,
     ),
+    Break(
+        "labels/database.py",
+        "CREATE TRIGGER event_stays BEFORE DELETE ON event",
+        "CREATE TRIGGER event_stays BEFORE INSERT ON setting",
+        f"{STORE}::test_triggers_refuse",
+    ),
+    Break(
+        "labels/queue.py",
+        "AND e.annotator != :me AND e.expires > :now AND NOT e.repeat",
+        "AND 0",
+        f"{STORE}::test_leases_and_labels_together_never_exceed_the_overlap",
+    ),
+    Break(
+        "labels/values.py",
+        "return places[::-1] if repeat else places",
+        "return places",
+        f"{STORE}::test_checks_and_own_pairs_are_mixed_in",
+    ),
+    Break(
+        "labels/values.py",
+        "return 1 - value if scale == PROBABILITY else -value",
+        "return value",
+        f"{STORE}::test_a_value_is_kept_in_the_items_own_order",
+    ),
+    Break(
+        "labels/store.py",
+        "all(known[0][name] == content[name] for name in content)",
+        "True",
+        f"{STORE}::test_a_label_is_new_then_known_and_another_one_under_its_id_is_a_conflict",
+    ),
+    Break(
+        "labels/store.py",
+        "        self.wipe()",
+        "        pass",
+        f"{STORE}::test_a_forgotten_name_is_in_no_file_and_its_labels_stay",
+    ),
+    Break(
+        "labels/changes.py",
+        "sorted(map(as_json, item.answers))",
+        "map(as_json, item.answers)",
+        f"{STORE}::test_the_same_item_twice_is_one",
+    ),
+    Break(
+        "labels/conversations.py",
+        'json.loads(row["shown"])[0] if value == 0',
+        "0 if value == 0",
+        f"{STORE}::test_after_a_tie_a_conversation_goes_on_with_the_answer_shown_first",
+    ),
+    Break("labels/agreement.py", "size * squares - total**2", "size * squares", "labels/test_agreement.py"),
+    Break("labels/agreement.py", "2 * agreement - 1", "agreement", "labels/test_agreement.py"),
+    Break("labels/merge.py", "votes.verdict.astype(float)", "votes.share", "labels/test_merge.py"),
+    Break(
+        "labels/merge.py",
+        "np.bincount(votes.annotator, agreed, count) + PRIOR",
+        "np.bincount(votes.annotator, agreed, count)",
+        "labels/test_merge.py",
+    ),
+    Break("labels/items.py", "best = max if pick == SPREAD else min", "best = min", "labels/test_items.py"),
+    Break("labels/items.py", 'pairs[int(plan.chance("pair", key) * len(pairs))]', "pairs[0]", "labels/test_items.py"),
+    Break("labels/exported.py", "counts = by_referee | ~decided", "counts = by_referee | True", EXPORTED),
+    Break("labels/exported.py", "max(chance, 1 - chance)", "chance", EXPORTED),
+    Break("labels/exported.py", "min(label.value[0], key=list(label.shown).index)", "label.value[0][0]", EXPORTED),
+    Break("labels/selection.py", "and not label.repeat", "", EXPORTED),
+    Break("labels/selection.py", "if item.truth is None]", "]", EXPORTED),
+    Break("labels/backup.py", 'values["name"] = None', "pass", EXPORTED),
+    Break("labels/backup.py", 'values["note"] = ""', "pass", EXPORTED),
+    Break("labels/measures.py", "and label.role != REFEREE", "", "labels/test_agreeing.py"),
+    Break("labels/measures.py", "(AT_RANDOM, ENOUGH), ", "", "labels/test_agreeing.py"),
+    Break("tools/labelling/exporting.py", 'not beside(output, "run.json").exists()', "False", EXPORTED),
+    Break("tools/doctor.py", "    measured |= top", "    pass", "tools/test_doctor.py::test_labels_draw_a_ceiling"),
+    Break("stages/rm.py", "new_head(lm) if kept is None else kept", "new_head(lm)", KEPT_HEAD),
+    Break(
+        "stages/rm.py",
+        "        check_probes(model, read_stage(path)",
+        "        str((model, read_stage(path)",
+        KEPT_HEAD,
+    ),
+    Break("stages/reward_head.py", '    if config.value_head == "new":\n        return\n', "", KEPT_HEAD),
+    Break("models/sequence_classifier.py", "    if is_adapter(path) and has_head(path):", "    if False:", KEPT_HEAD),
+    Break("models/sequence_classifier.py", "        lm.tie_weights()", "        pass", KEPT_HEAD),
 ]

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from easyrlhf.errors import InputError
 from easyrlhf.labels.progress import disagreements, progress_of
 from easyrlhf.labels.rows import REFEREE, Annotator, StoredItem, StoredLabel
 from easyrlhf.labels.store import CONFLICT, Store
@@ -31,7 +32,7 @@ class Organiser:
             "done": sum(done["labels"] for _, done in progress.by),
             "items": f"{sum(progress.items.values()):,}",
             "people": self.people(progress.by),
-            "agree": self.agreement(),
+            "agree": self.agreement(names),
             "disputes": self.disputes(names),
         }
 
@@ -88,9 +89,25 @@ class Organiser:
         more = [*label.flags, *([f"“{label.note}”"] if label.note else [])]
         return f"{names.get(label.annotator)}: {words}" + (f" ({', '.join(more)})" if more else "")
 
-    def agreement(self) -> dict[str, Any]:
-        """The numbers of easyrlhf label agree."""
-        return {"lead": "", "head": [], "rows": []}
+    def agreement(self, names: dict[int, str]) -> dict[str, Any]:
+        """What easyrlhf label agree says, with the names of people."""
+        from easyrlhf.labels.measures import measured_labels, read_labels
+        from easyrlhf.report import agreement_page as page
+
+        try:
+            found = measured_labels(read_labels(self.store))
+        except InputError:
+            return {"lead": "Nobody has labelled anything yet.", "remarks": [], "tables": []}
+        tables = [
+            (page.PART_HEAD, page.part_rows(found)),
+            (page.WHO_HEAD, page.annotator_rows(found, names)),
+            (page.MATRIX_HEAD, page.matrix_rows(found, names)),
+        ]
+        return {
+            "lead": page.agreement_lead(found) + ".",
+            "remarks": page.agreement_remarks(found, names),
+            "tables": [{"head": head, "rows": rows} for head, rows in tables if rows],
+        }
 
     def unpark(self, item: int, referee: int) -> dict[str, str]:
         """Give an item back to those who have not skipped it."""

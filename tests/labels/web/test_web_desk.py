@@ -118,6 +118,9 @@ def test_the_organiser_sees_who_did_what_and_where_they_disagree(desk_of, person
             _, given = who.post("label", body | {"note": "see"} if value < 0 else body)
     _, seen = person(desk, "organiser").post("overview")
     assert seen["people"]["rows"] == [["ann", "annotator", "2", "0", "4.0"], ["bob", "annotator", "2", "0", "4.0"]]
+    assert "two labels agree in 50.0% (everyone)" in seen["agree"]["lead"]
+    *_, both = seen["agree"]["tables"]
+    assert both["rows"][0][:2] == ["ann, bob", "2"]
     [dispute] = seen["disputes"]
     assert dispute["why"].startswith("50% of its labels are for A.")
     assert dispute["labels"] == ["ann: A is better", "bob: B is much better (“see”)"]
