@@ -100,7 +100,7 @@ class Organiser:
             return {"lead": "Nobody has labelled anything yet.", "remarks": [], "tables": []}
         tables = [
             (page.PART_HEAD, page.part_rows(found)),
-            (page.WHO_HEAD, page.annotator_rows(found, names)),
+            (page.WHO_HEAD, page.who_rows(found, names)),
             (page.MATRIX_HEAD, page.matrix_rows(found, names)),
         ]
         return {
