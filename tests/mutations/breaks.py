@@ -42,6 +42,12 @@ CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
     for name in ("conclusion", "overlay", "pace", "layout", "next_steps", "report_page", "opening")
 )
 DOCTOR = "tools/test_doctor.py"
+LETTERS_READ, LOCAL_JUDGE = "judges/test_letters.py", "judges/test_local_model.py"
+AI_LABELS = "labels/test_ai.py::test_log_odds_give_back_what_the_judge_thinks_and_what_it_adds_for_a_place"
+AI_AGAIN = "labels/test_ai.py::test_another_average_needs_no_question_and_replaces_the_labels"
+AI_RANKINGS = "labels/test_ai.py::test_scores_give_back_the_probabilities_they_came_of"
+REVISE = "tools/test_revise.py::test_unchanged_and_empty_revisions_are_left_out_and_counted_by_principle"
+REVISED_BY = "tools/test_revise.py::test_answers_are_criticised_and_revised_by_drawn_principles"
 EVALUATIONS = "offline/test_evaluations.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
@@ -1240,6 +1246,29 @@ BREAKS = [
     Break("report/rm_eval.py", "ranked * labels + (1 - ranked) * (1 - labels)", "ranked", "report/test_rm_eval.py"),
     Break("tools/checking/rows.py", 'hash((asked, "tie", *sorted(said)) if tie', "hash(() if False", CHECK),
     Break("tools/score.py", "and not record.is_tie", "", "tools/test_score.py"),
+    Break("judges/letters.py", "found[choice] += math.exp(logprob)", "found[choice] = math.exp(logprob)", LETTERS_READ),
+    Break("judges/letters.py", "return math.exp(min(", "return math.exp(max(", LETTERS_READ),
+    Break("judges/averages.py", "averaged((a_first, 1 - a_second)", "averaged((a_first, a_second)", LETTERS_READ),
+    Break("judges/marks.py", "return (mark - MIDDLE) / REACH", "return mark / REACH", LETTERS_READ),
+    Break("judges/local_model.py", "prompt_ids(folded(messages))", "prompt_ids(messages)", LOCAL_JUDGE),
+    Break("judges/bradley_terry.py", "np.where(known, wins - p, 0.0)", "np.where(known, p - wins, 0.0)", AI_RANKINGS),
+    Break(
+        "tools/labelling/ai_report.py",
+        "odds.append(sum(map(fmean, orders)) / 2)",
+        "odds.append(fmean(orders[0]))",
+        AI_LABELS,
+    ),
+    Break("tools/labelling/ai.py", "return None if found is None else Reply.of(found)", "return None", AI_AGAIN),
+    Break("tools/serve_judge.py", "if key not in self._rewards}", "}", "tools/test_serve_judge.py"),
+    Break(
+        "tools/revising/chain.py", "drawn_principle(constitution, seed, number, step)", "constitution[0]", REVISED_BY
+    ),
+    Break(
+        "tools/revising/chain.py",
+        "return EMPTY if not text else UNCHANGED",
+        "return None if not text else UNCHANGED",
+        REVISE,
+    ),
     Break(
         "labels/database.py",
         "CREATE TRIGGER event_stays BEFORE DELETE ON event",

@@ -167,7 +167,7 @@ def report_lines(found: dict[str, Any]) -> Iterator[str]:
     """The findings for a reader."""
     yield f"{found['annotator']}: {found['labelled']:,} of {found['items']:,} items have its label"
     yield f"verdicts {found['verdicts']:,}, unreadable {found['unreadable']:,}" + (
-        f", by letter alone {found['by_letter']:,}" if found["by_letter"] else ""
+        f", without log-probabilities {found['by_letter']:,}" if found["by_letter"] else ""
     )
     if found["bounded_letters"]:
         yield f"letters not among the likeliest tokens, taken at an upper bound: {found['bounded_letters']:,}"

@@ -117,7 +117,7 @@ def test_the_organiser_sees_who_did_what_and_where_they_disagree(desk_of, person
             body = label(given["task"], 10 * number + step, value_for_right(given["task"], value), seconds=4.0)
             _, given = who.post("label", body | {"note": "see"} if value < 0 else body)
     _, seen = person(desk, "organiser").post("overview")
-    assert seen["people"]["rows"] == [["ann", "annotator", "2", "0", "4.0"], ["bob", "annotator", "2", "0", "4.0"]]
+    assert seen["people"]["rows"] == [["ann", "2", "0", "4.0"], ["bob", "2", "0", "4.0"]]
     assert "two labels agree in 50.0% (everyone)" in seen["agree"]["lead"]
     *_, both = seen["agree"]["tables"]
     assert both["rows"][0][:2] == ["ann, bob", "2"]
