@@ -117,7 +117,10 @@ def test_the_organiser_sees_who_did_what_and_where_they_disagree(desk_of, person
             body = label(given["task"], 10 * number + step, value_for_right(given["task"], value), seconds=4.0)
             _, given = who.post("label", body | {"note": "see"} if value < 0 else body)
     _, seen = person(desk, "organiser").post("overview")
-    assert seen["people"]["rows"] == [["ann", "annotator", "2", "0", "4.0"], ["bob", "annotator", "2", "0", "4.0"]]
+    assert seen["people"]["rows"] == [["ann", "2", "0", "4.0"], ["bob", "2", "0", "4.0"]]
+    assert "two labels agree in 50.0% (everyone)" in seen["agree"]["lead"]
+    *_, both = seen["agree"]["tables"]
+    assert both["rows"][0][:2] == ["ann, bob", "2"]
     [dispute] = seen["disputes"]
     assert dispute["why"].startswith("50% of its labels are for A.")
     assert dispute["labels"] == ["ann: A is better", "bob: B is much better (“see”)"]
@@ -178,11 +181,11 @@ def test_each_flag_has_a_key_of_its_own_that_does_nothing_else():
 
 
 def test_a_turn_of_anothers_conversation_cannot_be_labelled(desk_of, person):
-    from easyrlhf.labels.conversations import add_turn, say, start_conversation
+    from easyrlhf.labels.conversations import add_turn, send_message, start_conversation
 
     desk = desk_of([], annotators="one,two")
     talk = start_conversation(desk.store, desk.ids["one"])
-    say(desk.store, talk, "hello")
+    send_message(desk.store, talk, "hello")
     given = add_turn(desk.store, talk, [turns("a"), turns("b")], [])
     body = {"id": "intruder", "item": given.item.id, "value": 1, "scale": "7"}
     assert person(desk, "two").post("label", body)[0] == 404 and desk.store.labels() == []

@@ -534,14 +534,18 @@ async function organise() {
   if (!found) return;
   find("progress").replaceChildren(el("b", { text: found.done.toLocaleString("en") }), ` labels · ${found.items} tasks`);
   find("people").replaceChildren(table(found.people));
-  find("agree").replaceChildren(el("p", { class: "lead", text: found.agree.lead }), el("div", { class: "scrolls" }, table(found.agree)));
+  find("agree").replaceChildren(
+    el("p", { class: "said-first", text: found.agree.lead }),
+    el("ul", { class: "said-by" }, ...found.agree.remarks.map((text) => el("li", { text }))),
+    ...found.agree.tables.map((one) => el("div", { class: "scrolls", tabindex: "0", role: "group", "aria-label": one.head[0] }, table(one))),
+  );
   const cards = found.disputes.map(dispute);
   find("disputes").replaceChildren(...(cards.length ? cards : [el("p", { class: "muted", text: "Nothing to decide." })]));
 }
 
 /** A table; columns of numbers stand to the right. */
 function table({ head, rows, caption }) {
-  const numbers = head.map((_, i) => rows.length && rows.every((row) => /^[\d–+.-]/.test(row[i])));
+  const numbers = head.map((_, i) => rows.length && rows.every((row) => /^([\d–+.-]|$)/.test(row[i])));
   const cell = (tag) => (text, i) => el(tag, { text, class: numbers[i] ? "number" : null, scope: tag === "th" ? "col" : null });
   return el("table", {}, caption && el("caption", { text: caption }), el("thead", {}, el("tr", {}, ...head.map(cell("th")))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell("td"))))));
