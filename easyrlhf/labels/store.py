@@ -271,12 +271,14 @@ class Store(Database):
 
         request  says which of the judge's questions about the item it answers, such as "1,0 harmless"
         """
+        return bool(self.add_replies(annotator, [(item, request, reply)]))
+
+    def add_replies(self, annotator: int, replies: Iterable[tuple[int, str, Any]]) -> int:
+        """Keep raw answers as add_reply does, all or none of them: (item, request, reply). Returns how many are new."""
+        added = "INSERT OR IGNORE INTO reply (item, annotator, request, reply, at) VALUES (?, ?, ?, ?, ?)"
         with self.write() as connection:
-            values = (item, annotator, request, as_json(reply), self.clock())
-            added = connection.execute(
-                "INSERT OR IGNORE INTO reply (item, annotator, request, reply, at) VALUES (?, ?, ?, ?, ?)", values
-            )
-            return bool(added.rowcount)
+            rows = [(item, annotator, request, as_json(reply), self.clock()) for item, request, reply in replies]
+            return sum(connection.execute(added, row).rowcount for row in rows)
 
     def replies(self, annotator: int) -> dict[tuple[int, str], Any]:
         """All raw answers of a judge: (item, request) → reply."""

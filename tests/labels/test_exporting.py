@@ -180,6 +180,19 @@ def test_a_pair_that_was_shown_again_is_no_second_label(folder):
     assert (row["labels"], row["chosen_probability"], row["chosen"]) == (1, 1.0, A)
 
 
+def test_what_the_chat_template_is_told_comes_out_again(tmp_path):
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    asked = [{"role": "user", "content": "What time is it?"}]
+    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": asked, **answers} | more) + "\n" for more in ({"tools": tools}, {})))
+    import_rows(LabelImportConfig(data=file, labels=tmp_path / "labels"))
+    rows = export(tmp_path / "labels")
+    assert [row.get("tools") for row in rows] == [tools, None]
+    assert [row["chosen"] for row in rows] == [answers["chosen"]] * 2
+    assert [record.columns.get("tools") for record in read_again(tmp_path / "labels", "comparison")] == [tools, None]
+
+
 def test_checks_are_no_training_rows(folder):
     label(folder, 1, 1, 1, "3")
     label(folder, 1, 5, 1, "3")

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, RunError
 from easyrlhf.labels.conversations import add_turn, conversation_of, say, start_conversation
 from easyrlhf.labels.progress import disagreements, progress_of
 from easyrlhf.labels.rows import NewItem, NewLabel
@@ -246,6 +246,34 @@ def test_no_labels_are_there(tmp_path):
     (tmp_path / "labels.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(InputError, match="is not a file of labels"):
         Store(tmp_path)
+
+
+def test_a_file_system_without_a_log_is_an_error_in_words(tmp_path, monkeypatch):
+    """SQLite's unix-dotfile has no shared memory, and so no log, as some network file systems have none."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda file, **how: connect(f"file:{file}?vfs=unix-dotfile", uri=True, **how)
+    )
+    with pytest.raises(InputError, match=r"no place for SQLite's write-ahead log .* give a --labels folder on a disk"):
+        Store(tmp_path, create=True)
+
+
+def test_a_full_disk_is_an_error_in_words_and_what_was_there_stays(store):
+    store.add_items(pairs(3))
+    pages = store.read("PRAGMA page_count")[0][0]
+    store.read(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(RunError, match=r"could not be written .* make room there. What was there is kept"):
+        store.add_items(pairs(500))
+    assert len(list(store.items())) == 3
+    store.read("PRAGMA max_page_count = 100000")
+    assert store.add_items(pairs(4))[-1] == (4, True)
+
+
+def test_a_newer_version_is_named(store):
+    with store.write() as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(InputError, match="written by a newer version"):
+        Store(store.folder)
 
 
 def test_replies_of_a_judge_are_kept_once(store):
