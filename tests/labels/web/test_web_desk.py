@@ -192,11 +192,11 @@ def test_each_flag_has_a_key_of_its_own_that_does_nothing_else():
 
 
 def test_a_turn_of_anothers_conversation_cannot_be_labelled(desk_of, person):
-    from easyrlhf.labels.conversations import add_turn, say, start_conversation
+    from easyrlhf.labels.conversations import add_turn, send_message, start_conversation
 
     desk = desk_of([], annotators="one,two")
     talk = start_conversation(desk.store, desk.ids["one"])
-    say(desk.store, talk, "hello")
+    send_message(desk.store, talk, "hello")
     given = add_turn(desk.store, talk, [turns("a"), turns("b")], [])
     body = {"id": "intruder", "item": given.item.id, "value": 1, "scale": "7"}
     assert person(desk, "two").post("label", body)[0] == 404 and desk.store.labels() == []
