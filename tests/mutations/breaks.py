@@ -1211,6 +1211,9 @@ BREAKS = [
     Break("labels/web/page/labels.js", "  if (typing(event.target)) return onTyping(event);", "", LABEL_PAGE),
     Break("labels/web/page/labels.js", "node.textContent = value", "node.innerHTML = value", LABEL_PAGE),
     Break("labels/web/page/labels.js", "    drop(entry.body.id);", "", LABEL_PAGE),
+    Break("labels/web/page/labels.js", "    seen += performance.now() - since;", "", LABEL_PAGE),
+    Break("labels/web/page/labels.js", "  if (bytes > LARGEST) return", "  if (false) return", LABEL_PAGE),
+    Break("web/guard.py", "or given == self.origin)", "or given)", LABEL_PROBES),
     Break(
         "tools/labelling/serve.py", "stack.enter_context(hold_file(store.folder / LOCK, taken))", "pass", LABEL_SERVE
     ),

@@ -29,8 +29,9 @@ class Organiser:
         progress = progress_of(self.store, self.overlap)
         names = {one.id: one.label for one, _ in progress.by}
         return {
-            "done": sum(done["labels"] for _, done in progress.by),
-            "items": f"{sum(progress.items.values()):,}",
+            "given": progress.given,
+            "wanted": progress.wanted,
+            "parked": progress.parked,
             "people": self.people(progress.by),
             "agree": self.agreement(names),
             "disputes": self.disputes(names),
