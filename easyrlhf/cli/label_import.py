@@ -17,7 +17,7 @@ PAGE = HelpPage(
             "DIR/labels.db with the items and where each answer comes from: model, sample, seed, temperature, reward, "
             "file:line. Rows that cannot be read go to DIR/bad_rows.jsonl.",
         ),
-        ("Next", "easyrlhf label agree, easyrlhf label export; easyrlhf docs labelling tells the whole way"),
+        ("Next", "easyrlhf label serve --annotators ann,bob, or easyrlhf label ai; easyrlhf docs labelling"),
     ],
     examples=[
         "easyrlhf label import answers.jsonl",

@@ -6,11 +6,12 @@ from these dataclasses and all pass through `Settings.__post_init__`, which conv
 
 from easyrlhf.config import preference
 from easyrlhf.config.ai_feedback import ReviseConfig, ServeJudgeConfig
+from easyrlhf.config.ai_labels import LabelAIConfig
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
 from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
 from easyrlhf.config.label_serving import LabelServeConfig
-from easyrlhf.config.labelling import LabelExportConfig, LabelForgetConfig, LabelImportConfig
+from easyrlhf.config.labelling import LabelAgreeConfig, LabelExportConfig, LabelForgetConfig, LabelImportConfig
 from easyrlhf.config.looking import CheckConfig, LookConfig, PreviewConfig
 from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
@@ -39,6 +40,8 @@ __all__ = [
     "GRPOConfig",
     "GenerateConfig",
     "InitConfig",
+    "LabelAgreeConfig",
+    "LabelAIConfig",
     "LabelExportConfig",
     "LabelForgetConfig",
     "LabelImportConfig",

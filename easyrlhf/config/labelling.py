@@ -4,8 +4,9 @@ from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
 from easyrlhf.config.base import DATA, RUN, SettingError, Settings, opt, restate
-from easyrlhf.config.common_fields import BadRows, OutputFile, RowLayout, check_rows_file
+from easyrlhf.config.common_fields import BadRows, IncompleteModels, OutputFile, RowLayout, check_rows_file
 from easyrlhf.config.lists import split_list
+from easyrlhf.config.reward_models import ScoringConfig
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -184,6 +185,31 @@ def check_annotators(annotators: str | None, exclude: str | None) -> None:
     """Raise SettingError for one that is asked for and left out at once."""
     if both := [name for name in split_list(annotators) if name in split_list(exclude)]:
         raise SettingError("exclude", f"exclude {both[0]}: is among annotators too; give one of the two")
+
+
+@dataclass(kw_only=True, frozen=True)
+class RewardBesideLabels(Settings):
+    """A reward model that is held against the labels."""
+
+    group: ClassVar[str] = DATA
+
+    reward_model: str | None = opt(
+        None,
+        "Held against the labels: the folder of rm_train, or a sequence classifier with one label.",
+        metavar="DIR",
+        model=True,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class LabelAgreeConfig(IncompleteModels, RewardBesideLabels, ChosenAnnotators, LabelFolder, ScoringConfig):
+    """Settings of `easyrlhf label agree`: how far labels agree, alone and with a reward model."""
+
+    stage: ClassVar[str] = "label agree"
+
+    def _check(self) -> None:
+        super()._check()
+        check_annotators(self.annotators, self.exclude)
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -7,22 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
 from easyrlhf.engine.proof import BETAS, MASTER, MOMENTS, Mark, stuck, weight_marks
+from easyrlhf.engine.schedule import share_of_rate
 from easyrlhf.errors import NotFinite, RunError
 from easyrlhf.files import written_to
 from easyrlhf.run.trained_weights import stored_tensors
 
-SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 STATE_FILE = "engine.json"
 
 # A micro-batch, as a function that gives its summed loss and sums of metrics; and whether it counts.
@@ -75,15 +76,13 @@ class Engine(ABC):
             groups.append({"params": chosen, "weight_decay": decay})
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, eps=settings.adam_eps, fused=fused)
 
-    def make_scheduler(self, optimizer: Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    def make_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         """The schedule of the learning rate."""
         settings = self.settings
-        return get_scheduler(
-            SCHEDULERS[settings.lr_scheduler],
-            optimizer,
-            num_warmup_steps=math.floor(settings.warmup_ratio * settings.total_steps),
-            num_training_steps=settings.total_steps,
-        )
+        warmup_steps = math.floor(settings.warmup_ratio * settings.total_steps)
+        kind, total = settings.lr_scheduler, settings.total_steps
+        share = partial(share_of_rate, schedule=kind, warmup_steps=warmup_steps, total_steps=total)
+        return LambdaLR(optimizer, share)
 
     def step(self, work: list[Work], count: float) -> tuple[dict[str, float], dict[str, float]]:
         """One optimiser step over the micro-batches of all processes, as if they were one batch.

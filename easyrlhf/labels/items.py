@@ -9,7 +9,7 @@ from typing import Any
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record, answers_of
 from easyrlhf.errors import InputError
 from easyrlhf.labels.rows import NewItem, as_json
-from easyrlhf.labels.values import ANSWER, LIKED, MOST_ANSWERS, ORDER, PAIR, RANKING, keyed, share_of
+from easyrlhf.labels.values import ANSWER, LIKED, MOST_ANSWERS, ORDER, PAIR, PROBABILITY, RANKING, chance_of, keyed
 
 RANDOM, SPREAD, UNCERTAIN, TOP = "random", "spread", "uncertain", "top"
 REWARD_KEYS = ("reward", "score")  # of an answer, as easyrlhf generate and easyrlhf score write them
@@ -39,7 +39,7 @@ class ItemPlan:
 
     def chance(self, *words: Any) -> float:
         """A number from 0 to 1, the same for the same words and seed."""
-        return share_of(str(self.seed).encode(), *words)
+        return chance_of(str(self.seed).encode(), *words)
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,15 @@ class Candidate:
 
 @dataclass
 class PromptGroup:
-    """All answers to one prompt, in the order of their rows."""
+    """All answers to one prompt, in the order of their rows.
+
+    soft  whether their row says how likely each of two is the better one
+    """
 
     prompt: Messages | str
     columns: dict[str, Any]
     candidates: list[Candidate] = field(default_factory=list)
+    soft: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def items_of_records(
                 yield MadeItem(new_item(ANSWER, group, [one], random=True), said)
         elif isinstance(record, Comparison | Ranking):
             group.candidates = candidates
+            group.soft = isinstance(record, Comparison) and record.chosen_probability is not None
             yield from made_of_group(group, kind, plan, left_out)
         else:
             key = as_json([group.prompt, group.columns])
@@ -119,7 +124,7 @@ def candidates_of(record: Record, facts: dict[str, Any]) -> list[Candidate]:
         answers = [one if isinstance(one, str) else one[-1:] for one in answers]
     worths = worths_of(record)
     return [
-        Candidate(answer, source_of(record, place, facts), worth)
+        Candidate(answer, source_of_answer(record, place, facts), worth)
         for place, (answer, worth) in enumerate(zip(answers, worths, strict=True))
     ]
 
@@ -128,14 +133,15 @@ def worths_of(record: Record) -> list[float | None]:
     """How good each answer is in the row's own words, in the order of answers_of."""
     match record:
         case Comparison():
-            return [1.0, 0.0]
+            sure = 1.0 if record.chosen_probability is None else record.chosen_probability
+            return [sure, 1 - sure]
         case Ranking():
             return list(record.scores)
         case _:
             return [None]
 
 
-def source_of(record: Record, place: int, facts: dict[str, Any]) -> dict[str, Any]:
+def source_of_answer(record: Record, place: int, facts: dict[str, Any]) -> dict[str, Any]:
     """Where an answer of a record comes from; place is its number in answers_of."""
     columns, source = record.columns, dict(facts)
     if isinstance(record, Comparison):
@@ -194,7 +200,7 @@ def made_of_group(group: PromptGroup, kind: str, plan: ItemPlan, left_out: Count
     # The item's own order says nothing of what is known of its answers.
     candidates = sorted(candidates, key=lambda one: keyed(b"", as_json(one.answer)))
     worths = [one.worth for one in candidates]
-    said = said_of(kind, worths) if plan.labels and None not in worths and len(set(worths)) > 1 else None
+    said = said_of(kind, worths, group.soft) if plan.labels and None not in worths else None
     yield MadeItem(new_item(kind, group, candidates, random=by_chance), said)
 
 
@@ -217,8 +223,12 @@ def picked_pair(group: PromptGroup, candidates: list[Candidate], plan: ItemPlan)
     return list(best(pairs, key=lambda pair: abs(pair[0].reward - pair[1].reward))), False
 
 
-def said_of(kind: str, worths: list[float]) -> tuple[str, Any]:
-    """What a row says of its answers, as a label: (scale, value)."""
+def said_of(kind: str, worths: list[float], soft: bool) -> tuple[str, Any] | None:
+    """What a row says of its answers, as a label: (scale, value); None where it says nothing."""
+    if soft:
+        return (PROBABILITY, worths[0])
+    if len(set(worths)) == 1:
+        return None
     if kind == PAIR:
         return ("2", 1 if worths[0] > worths[1] else -1)
     return (ORDER, [[i for i, worth in enumerate(worths) if worth == level] for level in sorted(set(worths))[::-1]])
@@ -231,8 +241,10 @@ def new_item(kind: str, group: PromptGroup, candidates: list[Candidate], *, rand
 
 
 def check_item(record: Comparison) -> NewItem:
-    """A comparison whose answer is known, as a check."""
+    """A comparison whose answer is known, as a check. Raises InputError for a tie."""
+    if record.is_tie:
+        raise InputError(f"{record.place}: is a tie (chosen_probability 0.5); a check has a better answer")
     group = PromptGroup(*asked(record), candidates_of(record, {}))
     candidates = sorted(group.candidates, key=lambda one: keyed(b"", as_json(one.answer)))
-    item = new_item(PAIR, group, candidates, random=False)
-    return NewItem(**vars(item) | {"truth": [one.worth for one in candidates].index(1.0)})
+    item, worths = new_item(PAIR, group, candidates, random=False), [one.worth for one in candidates]
+    return NewItem(**vars(item) | {"truth": worths.index(max(worths))})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch import tensor as T
+from transformers import get_scheduler
 
 from easyrlhf.config import SFTConfig
 from easyrlhf.engine.engine import OptimiserSettings
@@ -130,6 +131,23 @@ def test_learning_rates_of_ten_steps_with_two_of_warm_up(scheduler, expected):
     engine = PlainEngine(model, replace(PLAIN, learning_rate=1.0, lr_scheduler=scheduler, warmup_ratio=0.2))
     rates = [step_of(engine, [[0]], squares(model), count=1)["learning_rate"] for _ in range(10)]
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "ours, theirs", [("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup")]
+)
+@pytest.mark.parametrize("warmup_ratio, total_steps", [(0.0, 7), (0.3, 10), (1.0, 4), (0.03, 1), (0.05, 300)])
+def test_learning_rates_are_those_of_transformers_to_the_last_bit(ours, theirs, warmup_ratio, total_steps):
+    settings = replace(PLAIN, learning_rate=3e-4, lr_scheduler=ours, warmup_ratio=warmup_ratio, total_steps=total_steps)
+    scheduler = PlainEngine(linear(), settings).scheduler
+    optimizer = torch.optim.AdamW(linear().parameters(), lr=3e-4)
+    warmup_steps = int(warmup_ratio * total_steps)
+    known = get_scheduler(theirs, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+    for _ in range(total_steps + 2):
+        assert scheduler.get_last_lr()[0] == known.get_last_lr()[0]
+        for one in (scheduler, known):
+            one.optimizer.step()
+            one.step()
 
 
 def test_the_reported_learning_rate_is_the_one_used():
