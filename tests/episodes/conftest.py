@@ -32,10 +32,12 @@ class Scripted:
     """Samples what `say` gives: (number of the row, number of the turn) → ids; cut to the limit as a model's are.
 
     asked  of each generation: the prompts, keys and limits
+    ends   tokens with which a turn is finished
     """
 
     say: Callable[[int, int], list[int]]
     asked: list[tuple[list[list[int]], list[tuple[int, ...]], list[int]]] = field(default_factory=list)
+    ends: tuple[int, ...] = (END,)
     pad_id: int = 0
     temperature: float = 1.0
     lm: Any = field(default_factory=lambda: SimpleNamespace(device=torch.device("cpu")))
@@ -50,7 +52,7 @@ class Scripted:
             pad_right(said),
             pad_right([[1] * len(ids) for ids in said]).float(),
             pad_right([[-token / 8 for token in ids] for ids in said], 0.0),
-            torch.tensor([ids[-1] == END for ids in said]),
+            torch.tensor([ids[-1] in self.ends for ids in said]),
         )
 
 

@@ -40,6 +40,7 @@ SETTINGS = {
     "max_grad_norm": 0.7,
     "report_to": "none",
     "deepspeed": "none",
+    "stop": "e",
     "save_steps": 0,
     "log_rollouts": 9,
     "max_steps": 2,
@@ -58,7 +59,12 @@ def test_two_processes_give_the_rows_of_one(tmp_path, model_folder):
             folder = tmp_path / f"run-{count}"
             settings = SETTINGS | {"model": model, "train_data": rows, "environment": f"{acting}:Twice"}
             words = ["grpo_train", *(f"--{name}={value}" for name, value in settings.items())]
-            words += ["--log_rollout_ids", f"--devices=cpu{':2' * (count > 1)}", f"--output_dir={folder}"]
+            words += [
+                "--log_rollout_ids",
+                "--stop_finishes",
+                f"--devices=cpu{':2' * (count > 1)}",
+                f"--output_dir={folder}",
+            ]
             port = str(free_port())
             shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"] if count > 1 else [{}]

@@ -152,6 +152,16 @@ def test_a_text_without_room_for_an_answer_is_left_out(tokenizer, player, sample
     assert says.asked[1][2] == [1]
 
 
+def test_a_turn_that_a_stop_text_has_finished_gets_the_end_that_it_has_not(tokenizer, player, sampler, play):
+    """It is read like any other turn; nobody sampled that token, so it teaches nothing."""
+    says = sampler([[10, 11], [12, END]])
+    says.ends = (11, END)
+    samples = play(player(Talks, turns=2), says)
+    between = encoded(tokenizer, SAYS)
+    assert samples.completion_ids.tolist() == [[10, 11, END, *between, 12, END]]
+    assert samples.action_mask.tolist() == [[1, 1, 0, *[0] * len(between), 1, 1]]
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_after_the_last_turn_nothing_more_is_said(tokenizer, player, sampler, play, turns):
     samples = play(player(Talks, turns=turns), sampler([[10, END], [11, END], [12, END]]))
