@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from easyrlhf.episodes.chat import Chat
+from easyrlhf.episodes.chat import EpisodeChat
 from easyrlhf.errors import ServiceError
 from easyrlhf.rewards.async_source import in_thread
 from easyrlhf.userfile import raised
@@ -36,7 +36,7 @@ class Calls:
     class TooSlow(Exception):
         """A call took longer than it may: other than a TimeoutError, which the called function may raise itself."""
 
-    def __init__(self, name: str, chat: Chat, workers: asyncio.Semaphore, timeout: float):
+    def __init__(self, name: str, chat: EpisodeChat, workers: asyncio.Semaphore, timeout: float):
         self.name, self.chat, self.workers, self.timeout = name, chat, workers, timeout
         self.tool_calls = self.tool_errors = 0
         self.seconds = 0.0
@@ -61,7 +61,7 @@ class Calls:
             raise self.ToolRaised(f"{type(error).__name__}: {error}") from error
         return result
 
-    async def awaited(self, function: Callable[..., Any], chat: Chat, /, **more: Any) -> Any:
+    async def awaited(self, function: Callable[..., Any], chat: EpisodeChat, /, **more: Any) -> Any:
         """What an episode function returns. Raises EnvironmentFailed; EpisodeOver goes through.
 
         Its limit is the time that passes between two turns of the policy.
@@ -96,7 +96,7 @@ class Calls:
                 waiting.cancel()
                 self.seconds += time.perf_counter() - began
 
-    def taken(self, function: Callable[..., Any], columns: dict[str, Any], chat: Chat) -> dict[str, Any]:
+    def taken(self, function: Callable[..., Any], columns: dict[str, Any], chat: EpisodeChat) -> dict[str, Any]:
         """The columns of a row that a function takes, and the task's seed and prompt where it takes those."""
         given = {"seed": chat.seed, "prompt": copy.deepcopy(chat.prompt)} | columns
         known = inspect.signature(function).parameters.values()
@@ -136,7 +136,7 @@ def outcome_in_thread(work: Callable[[], Any]) -> Outcome:
         return None, error
 
 
-def transcript(chat: Chat) -> str:
+def transcript(chat: EpisodeChat) -> str:
     """An episode so far, a turn a line, for a message."""
     shown = [*chat.prompt, *chat.messages]
     return "\n".join(

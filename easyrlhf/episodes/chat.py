@@ -29,7 +29,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Limits:
+class EpisodeLimits:
     """How long an episode may be.
 
     turns   that the policy samples
@@ -48,7 +48,7 @@ Ask = Callable[[list[int], int, int], Awaitable[Turn]]  # ids so far, most token
 
 
 @dataclass
-class Chat:
+class EpisodeChat:
     """What an episode function talks to: `text = await chat.reply()`, then `chat.say(text)`.
 
     Ids are only ever appended: decoding and encoding again is not the identity, and would train on tokens that nobody
@@ -68,7 +68,7 @@ class Chat:
 
     renderer: Renderer
     ask: Ask
-    limits: Limits
+    limits: EpisodeLimits
     prompt: Messages
     arguments: dict[str, Any]
     seed: int

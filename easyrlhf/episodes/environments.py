@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from easyrlhf.episodes.calls import Calls, EnvironmentFailed
-from easyrlhf.episodes.chat import Chat, EpisodeOver
+from easyrlhf.episodes.chat import EpisodeChat, EpisodeOver
 from easyrlhf.episodes.tools import Tools, arguments_of, as_tool_text, check_arguments, described_tools
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.async_source import in_thread
@@ -132,7 +132,7 @@ def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:
     return {name: method for name, method in found.items() if inspect.ismethod(method) or inspect.isfunction(method)}
 
 
-async def played(environment: Environment, chat: Chat, columns: dict[str, Any], calls: Calls) -> float | None:
+async def played(environment: Environment, chat: EpisodeChat, columns: dict[str, Any], calls: Calls) -> float | None:
     """Play one episode; returns what it is worth beside the rewards of its turns, None where it does not say."""
     if environment.function is not None:
         taken = calls.taken(environment.function, columns, chat)
@@ -161,7 +161,7 @@ async def closed(instance: Any, calls: Calls) -> None:
         await calls.call("close", instance.close)
 
 
-async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Calls) -> None:
+async def converse(instance: Any, chat: EpisodeChat, columns: dict[str, Any], calls: Calls) -> None:
     """Let policy and environment speak in turns, until the environment has nothing more to say."""
     if hasattr(instance, "reset"):
         text = await calls.call("reset", instance.reset, **calls.taken(instance.reset, columns, chat))
@@ -171,7 +171,7 @@ async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Ca
         answer = await chat.reply()
         if asked := chat.messages[-1].get("tool_calls"):
             for call in asked:
-                name, text = await called(chat.tools, call, calls)
+                name, text = await answer_call(chat.tools, call, calls)
                 chat.say(text, role="tool", name=name)
             continue
         if not hasattr(instance, "respond"):
@@ -182,7 +182,7 @@ async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Ca
         chat.say(calls.text("respond", said))
 
 
-async def called(tools: Tools, call: dict[str, Any], calls: Calls) -> tuple[str, str]:
+async def answer_call(tools: Tools, call: dict[str, Any], calls: Calls) -> tuple[str, str]:
     """The name of a called tool and what the model reads of it: an error is an answer too, and the episode goes on."""
     calls.tool_calls += 1
     name = str(call.get("function", call).get("name"))

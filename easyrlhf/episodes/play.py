@@ -16,7 +16,7 @@ from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.episodes.calls import Calls, EnvironmentFailed
-from easyrlhf.episodes.chat import Chat, Limits, Turn
+from easyrlhf.episodes.chat import EpisodeChat, EpisodeLimits, Turn
 from easyrlhf.episodes.environments import Environment, played
 from easyrlhf.episodes.tools import Tools
 from easyrlhf.models.parts import plain_lm
@@ -64,7 +64,7 @@ class Player:
 
     environment: Environment
     renderer: Renderer
-    limits: Limits
+    limits: EpisodeLimits
     tools: Tools
     generations: int
     timeout: float
@@ -82,9 +82,9 @@ class Player:
         waves, workers = Waves(sampler), asyncio.Semaphore(self.workers)
         chats = [self.chat_of(row, key, place, waves) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
         episodes = await waves.run([self.episode(row, chat, workers) for row, chat in zip(rows, chats, strict=True)])
-        return samples_of(chats, episodes, sampler)
+        return episode_samples(chats, episodes, sampler)
 
-    def chat_of(self, row: dict[str, Any], key: tuple[int, ...], place: int, waves: "Waves") -> Chat:
+    def chat_of(self, row: dict[str, Any], key: tuple[int, ...], place: int, waves: "Waves") -> EpisodeChat:
         """The conversation of a row, nothing said yet."""
         prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
         arguments = arguments_for(prompt, columns) | ({"tools": self.tools.schemas} if self.tools.schemas else {})
@@ -93,11 +93,11 @@ class Player:
         seed, kind, number = key
         task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
         given = None if self.tools.schemas else row["prompt_ids"]
-        chat = Chat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
+        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
         chat.prompt_ids = given
         return chat
 
-    async def episode(self, row: dict[str, Any], chat: Chat, workers: asyncio.Semaphore) -> Episode:
+    async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
         """Play one; its outcome."""
         calls = Calls(self.environment.name, chat, workers, self.timeout)
         failure, reward = "", math.nan
@@ -225,7 +225,7 @@ class Waves:
                 future.set_result(Turn(ids[:length], logprobs[:length], ended))
 
 
-def samples_of(chats: list[Chat], episodes: list[Episode], sampler: HFSampler) -> Samples:
+def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: HFSampler) -> Samples:
     """The rows of these episodes, each through its last sampled token."""
     device = plain_lm(sampler.lm).device
     rows = [through_last_sampled(chat) for chat in chats]
@@ -240,7 +240,7 @@ def samples_of(chats: list[Chat], episodes: list[Episode], sampler: HFSampler) -
     )
 
 
-def through_last_sampled(chat: Chat) -> tuple[list[int], list[int], list[float]]:
+def through_last_sampled(chat: EpisodeChat) -> tuple[list[int], list[int], list[float]]:
     """Ids, which of them were sampled, and log-probabilities, without an environment's text that nobody answered."""
     end = len(chat.sampled) - chat.sampled[::-1].index(1)
     return chat.ids[:end], chat.sampled[:end], chat.logprobs[:end]

@@ -17,7 +17,7 @@ from easyrlhf.callables import HANDED, name_of
 from easyrlhf.data.batches import pad_right
 from easyrlhf.data.chat_template import Rendering
 from easyrlhf.data.render import Renderer
-from easyrlhf.episodes.chat import Limits
+from easyrlhf.episodes.chat import EpisodeLimits
 from easyrlhf.episodes.environments import environment_tools, load_environment
 from easyrlhf.episodes.play import Player
 from easyrlhf.episodes.tools import enable_parsing
@@ -85,7 +85,7 @@ def sampler(tokenizer):
 
 @pytest.fixture
 def player(chatml_renderer):
-    """player(environment, tools=(), renderer=, generations=, timeout=, workers=, drop=, **Limits) -> Player."""
+    """player(environment, tools=(), renderer=, generations=, timeout=, workers=, drop=, **EpisodeLimits) -> Player."""
     handed = []
 
     def make(environment, *tools, renderer: Renderer = chatml_renderer, **changed) -> Player:
@@ -99,7 +99,7 @@ def player(chatml_renderer):
         limits |= {name: changed.pop(name) for name in limits if name in changed}
         settings = {"generations": 1, "timeout": 5.0, "workers": 4, "drop": False} | changed
         described = environment_tools(found, None if found.make is None else found.make(), "--environment")
-        return Player(found, renderer, Limits(**limits), described, **settings)
+        return Player(found, renderer, EpisodeLimits(**limits), described, **settings)
 
     yield make
     for name in handed:

@@ -264,7 +264,12 @@ BREAKS = [
         "whole = self.template.text([*asked, *turns], answer_next=True)",
         f"{PLAYED}::test_what_a_row_tells_the_template_counts_between_its_turns_too",
     ),
-    Break("rewards/combined.py", ".masked_fill(failed, math.nan), raw", ", raw", UNLEARNED),
+    Break(
+        "rewards/combined.py",
+        "scores.masked_fill(dropped(rows).to(scores.device), math.nan), raw",
+        "scores, raw",
+        UNLEARNED,
+    ),
     Break("rewards/environment.py", "None if math.isnan(reward) else reward", "reward", UNLEARNED),
     Break(
         "online/grpo.py",
@@ -830,8 +835,8 @@ BREAKS = [
     Break("rewards/combined.py", "scores + weight * raw[name]", "scores + raw[name]", SUMS),
     Break(
         "rewards/combined.py",
-        "(scores - self.missing_eos_penalty",
-        "(scores + self.missing_eos_penalty",
+        "scores = scores - self.missing_eos_penalty",
+        "scores = scores + self.missing_eos_penalty",
         PENALTY,
     ),
     Break("rewards/combined.py", "(~finished).float()", "finished.float()", PENALTY),
