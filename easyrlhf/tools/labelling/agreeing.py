@@ -10,7 +10,7 @@ import numpy as np
 from easyrlhf.config import LabelAgreeConfig
 from easyrlhf.config.lists import split_list
 from easyrlhf.labels.items import text_of_answer
-from easyrlhf.labels.measures import GivenLabels, measured_labels, read_labels, share
+from easyrlhf.labels.measures import GivenLabels, measured_labels, rate, read_labels
 from easyrlhf.labels.merge import majorities, shares
 from easyrlhf.labels.rows import StoredItem
 from easyrlhf.labels.store import Store
@@ -86,16 +86,16 @@ def held_against(votes: Votes, items: list[StoredItem], differences: np.ndarray)
     return {
         "items": int(decided.sum()),
         "left_out": int((~known).sum()),
-        "majority": share((right[decided] == 1).tolist()),
-        "labels": share(agreed.tolist()),
+        "majority": rate((right[decided] == 1).tolist()),
+        "labels": rate(agreed.tolist()),
         "calibration": bins,
         "ece": calibration_error(bins) if bins else None,
         "ece_by_chance": chance_error(bins) if bins else None,
-        "disagreements": strongest(votes, items, np.where(decided & (right == 0), differences, 0.0)),
+        "disagreements": strongest_disagreements(votes, items, np.where(decided & (right == 0), differences, 0.0)),
     }
 
 
-def strongest(votes: Votes, items: list[StoredItem], differences: np.ndarray) -> list[dict[str, Any]]:
+def strongest_disagreements(votes: Votes, items: list[StoredItem], differences: np.ndarray) -> list[dict[str, Any]]:
     """The pairs on which model and majority disagree most.
 
     differences  [U]  of the scores; 0 where the two do not disagree
