@@ -29,6 +29,7 @@ FINISH = "stages/test_finish.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "engine/test_siblings.py"
+EPISODES = "oracle/test_episodes.py"
 UNASKED = "online/test_collect.py::test_a_reference_that_is_not_wanted_is_not_asked"
 IN_ORDER = "online/test_loop.py::test_prompts_in_the_order_of_the_files"
 WHEN_ASKED = "online/test_loop.py::test_the_reference_is_asked_when_the_settings_say"
@@ -175,21 +176,19 @@ BREAKS = [
     Break("losses/kl.py", "(1.0 + error", "(1.0 - error", KL),
     # rewards and advantages
     Break("losses/ppo.py", "(-kl_coef * kl", "(kl_coef * kl", f"{PPO} {ESTIMATE}"),
-    Break("losses/ppo.py", "* kl * completion_mask)", "* kl)", PPO),
-    Break("losses/ppo.py", "keepdim=True).long() - 1  #", "keepdim=True).long() * 0  #", PPO),
-    Break(
-        "losses/ppo.py",
-        "completion_mask.sum(dim=1, keepdim=True).long() - 1  #",
-        "completion_mask[:, :1].long() * 0 + completion_mask.shape[1] - 1  #",
-        PPO,
-    ),
+    Break("losses/ppo.py", "* kl * mask)", "* kl)", PPO),
+    Break("losses/ppo.py", "(mask * places).argmax(", "(mask * 0).argmax(", PPO),
+    Break("losses/ppo.py", "(mask * places).argmax(", "(mask * 0 + places).argmax(", PPO),
     Break("losses/ppo.py", "gamma * next_values", "next_values", PPO),
     Break("losses/ppo.py", "gamma * lam * running", "lam * running", PPO),
     Break("losses/ppo.py", "gamma * lam * running", "gamma * running", PPO),
-    Break("losses/ppo.py", "values = values * mask  #", "values = values * 1  #", PPO),
-    Break("losses/ppo.py", "- values) * mask", "- values)", PPO),
-    Break("losses/ppo.py", "torch.zeros_like(values[:, :1])", "values[:, -1:]", PPO),
-    Break("losses/ppo.py", "return advantages, advantages + values", "return advantages, advantages", PPO),
+    Break("losses/ppo.py", "torch.where(sampled[:, t], values[:, t], next_values)", "values[:, t]", EPISODES),
+    Break("losses/ppo.py", "delta + gamma * lam * running, running)", "delta + gamma * lam * running, 0.0)", EPISODES),
+    Break("losses/ppo.py", "return advantages * mask,", "return advantages,", f"{PPO} {EPISODES}"),
+    Break("losses/ppo.py", "(advantages + values) * mask", "advantages * mask", PPO),
+    Break("losses/ppo.py", "(advantages + values) * mask", "advantages + values", PPO),
+    Break("online/rollout.py", "if self.action_mask is None else self.action_mask", "", EPISODES),
+    Break("online/grpo.py", "rows = part.actions.nonzero()", "rows = part.completion_mask.nonzero()", EPISODES),
     # clipped losses
     Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
     Break("losses/ppo.py", "-torch.minimum(", "torch.minimum(", PPO),
@@ -293,8 +292,8 @@ BREAKS = [
     ),
     Break(
         "rollout/sampler.py",
-        "running.drawn + 1 == self.max_new_tokens",
-        "running.drawn + 2 == self.max_new_tokens",
+        "running.drawn + 1 == most[running.rows]",
+        "running.drawn + 2 == most[running.rows]",
         GREEDY,
     ),
     Break("rollout/sampler.py", "self.ending.by_token(tokens) |", "self.ending.by_token(tokens) & False |", GREEDY),
@@ -729,8 +728,8 @@ BREAKS = [
     Break("rewards/combined.py", "scores + weight * raw[name]", "scores + raw[name]", SUMS),
     Break(
         "rewards/combined.py",
-        "return scores - self.missing_eos_penalty",
-        "return scores + self.missing_eos_penalty",
+        "(scores - self.missing_eos_penalty",
+        "(scores + self.missing_eos_penalty",
         PENALTY,
     ),
     Break("rewards/combined.py", "(~finished).float()", "finished.float()", PENALTY),
@@ -796,7 +795,7 @@ BREAKS = [
     Break("online/grpo.py", "mask * rollout.finished[:, None] if", "mask if", f"{TRL_GROUPS} {GROUP_UPDATE}"),
     Break(
         "online/grpo.py",
-        "[*config.reward_weight_values, config.missing_eos_penalty]",
+        "[*own, config.missing_eos_penalty]",
         "[1.0] * len(scores)",
         TRL_GROUPS,
     ),
