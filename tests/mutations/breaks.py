@@ -1339,6 +1339,12 @@ BREAKS = [
     Break("labels/backup.py", 'values["note"] = ""', "pass", EXPORTED),
     Break("labels/measures.py", "and label.role != REFEREE", "", "labels/test_agreeing.py"),
     Break("labels/measures.py", "(AT_RANDOM, ENOUGH), ", "", "labels/test_agreeing.py"),
+    Break(
+        "cli/options.py",
+        'f.metadata.get("flag", f.name)',
+        "f.name",
+        f"{EXPORTED}::test_a_wrong_form_is_blamed_on_the_flag_as_it_is_typed",
+    ),
     Break("tools/labelling/exporting.py", 'not beside(output, "run.json").exists()', "False", EXPORTED),
     Break("tools/doctor.py", "    measured |= top", "    pass", "tools/test_doctor.py::test_labels_draw_a_ceiling"),
     Break("stages/rm.py", "new_head(lm) if kept is None else kept", "new_head(lm)", KEPT_HEAD),
