@@ -43,7 +43,21 @@ class PreferenceConfig(SharedPrefix, TrainConfig):
 
 
 @dataclass(kw_only=True, frozen=True)
-class RMConfig(Examination, PreferenceConfig):
+class StartedHead(Settings):
+    """What becomes of the score head of the model that reward-model training starts from."""
+
+    group: ClassVar[str] = DATA
+
+    value_head: str = opt(
+        "keep",
+        "The score head to start from: keep goes on with that of model where it is a reward model, new draws one. A "
+        "model without a head gets a new one.",
+        choices=("keep", "new"),
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class RMConfig(Examination, StartedHead, PreferenceConfig):
     """Settings of reward-model training."""
 
     stage: ClassVar[str] = "rm"

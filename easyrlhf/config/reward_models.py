@@ -124,6 +124,20 @@ class HeldOutPairs(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
+class CeilingOfLabels(Settings):
+    """Labels that say how high the accuracy can be."""
+
+    group: ClassVar[str] = DATA
+
+    labels: str | None = opt(
+        None,
+        "Folder of easyrlhf label: how far annotators agree limits the accuracy, and this ceiling is drawn beside it.",
+        metavar="DIR",
+        shown="no ceiling is drawn",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
 class ExaminedRows(Settings):
     """Which rows are too long."""
 
@@ -152,7 +166,15 @@ class ExaminedRows(Settings):
 
 @dataclass(kw_only=True, frozen=True)
 class DoctorConfig(
-    IncompleteModels, BadRows, Examination, ExaminedRows, RowLayout, HeldOutPairs, NeededRewardModel, ScoringConfig
+    IncompleteModels,
+    BadRows,
+    Examination,
+    ExaminedRows,
+    RowLayout,
+    CeilingOfLabels,
+    HeldOutPairs,
+    NeededRewardModel,
+    ScoringConfig,
 ):
     """Settings of `easyrlhf doctor`: a reward model is examined on held-out comparisons."""
 

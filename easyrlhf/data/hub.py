@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,24 @@ def require_model(path: str) -> None:
         require_hub_id(path, "config.json", remedy)
     elif not (folder / "config.json").is_file():
         raise InputError(f"{path}: holds no config.json, so it is no model; {remedy}")
+
+
+@cache
+def hub_file(path: str, file: str) -> str | None:
+    """Where a file of a model's hub id lies in the hub's cache, fetched if need be; None where it has no such file.
+
+    Without the hub, what is in the cache counts.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    if isinstance(found := try_to_load_from_cache(path, file), str):
+        return found
+    try:
+        require_hub(path, "")
+        return hf_hub_download(path, file)
+    except (InputError, EntryNotFoundError, HfHubHTTPError):
+        return None
 
 
 def load_hub_dataset(full_id: str, name: str, config: str | None, split: str | None, hint: str = "") -> Any:

@@ -63,7 +63,7 @@ def read_labels(store: Store, only: tuple[str, ...] = (), exclude: tuple[str, ..
 def measured_labels(given: GivenLabels) -> dict[str, Any]:
     """Agreement, its ceiling, every annotator and every two of them. Names are of judges and files alone."""
     votes = votes_of(given.items.values(), given.first)
-    parts = parts_of(votes, given)
+    parts = agreement_parts(votes, given)
     return {
         "items": len({label.item for label in given.first}),
         "labels": len(given.first),
@@ -71,14 +71,12 @@ def measured_labels(given: GivenLabels) -> dict[str, Any]:
         "agreement": parts,
         "ceiling": ceiling_of(parts),
         "position": position(given, [label for label in given.labels if label.role == ANNOTATOR]),
-        "annotators": [
-            annotator_row(given, votes, number) for number in sorted({one.annotator for one in given.labels})
-        ],
+        "annotators": annotator_rows(given, votes),
         "matrix": matrix(votes, given),
     }
 
 
-def parts_of(votes: Votes, given: GivenLabels) -> dict[str, dict[str, Any]]:
+def agreement_parts(votes: Votes, given: GivenLabels) -> dict[str, dict[str, Any]]:
     """Agreement of everyone; of people alone, where there are others; and of pairs that chance alone has picked."""
     people = np.array([given.annotators[number].role == ANNOTATOR for number in votes.annotators], bool)
     by_people = people[votes.annotator] if people.size else np.zeros(0, bool)
@@ -108,14 +106,14 @@ def part(votes: Votes) -> dict[str, Any]:
     return {
         "pairs": len(pairs),
         "items": len(np.unique(items)),
-        "agreement": interval(first == second, items),
-        "decided": interval((first == second)[both], items[both]),
+        "agreement": resampled(first == second, items),
+        "decided": resampled((first == second)[both], items[both]),
         "alpha_nominal": nominal_alpha(counts) if len(pairs) else None,
         "alpha_interval": interval_alpha(votes.unit, votes.strength) if len(pairs) else None,
     }
 
 
-def interval(hits: np.ndarray, items: np.ndarray) -> list[float] | None:
+def resampled(hits: np.ndarray, items: np.ndarray) -> list[float] | None:
     """[share, low, high], or None of nothing."""
     return list(share_with_interval(hits.astype(float), items)) if hits.size else None
 
@@ -134,7 +132,7 @@ def ceiling_of(parts: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     return None
 
 
-def share(hits: Sequence[bool]) -> dict[str, Any] | None:
+def rate(hits: Sequence[bool]) -> dict[str, Any] | None:
     """{"share", "ci95" (Wilson), "n"}, or None of nothing."""
     if not hits:
         return None
@@ -148,7 +146,7 @@ def position(given: GivenLabels, labels: list[StoredLabel]) -> dict[str, Any] | 
         for label in labels
         if given.items[label.item].kind in COMPARED
     ]
-    return share([verdict == (1 if first == 0 else -1) for first, verdict in verdicts if verdict])
+    return rate([verdict == (1 if first == 0 else -1) for first, verdict in verdicts if verdict])
 
 
 def sign(item: StoredItem, label: StoredLabel) -> int:
@@ -157,14 +155,22 @@ def sign(item: StoredItem, label: StoredLabel) -> int:
     return int(np.sign(won - 0.5))
 
 
+def annotator_rows(given: GivenLabels, votes: Votes) -> list[dict[str, Any]]:
+    """What is known of each annotator; how reliable one is, where another has labelled the same."""
+    with_others = set(votes.annotator[vote_pairs(votes).ravel()].tolist())
+    accuracies = reliabilities(votes)[1].tolist() if with_others else []
+    reliable = {votes.annotators[place]: accuracies[place] for place in with_others}
+    numbers = sorted({one.annotator for one in given.labels})
+    return [annotator_row(given, votes, number) | {"reliability": reliable.get(number)} for number in numbers]
+
+
 def annotator_row(given: GivenLabels, votes: Votes, number: int) -> dict[str, Any]:
-    """What is known of one annotator."""
+    """What is known of one annotator by himself."""
     who = given.annotators[number]
     own = [label for label in given.labels if label.annotator == number]
     seconds = [label.seconds for label in own if label.seconds > 0]
     checks = [(given.items[label.item], label) for label in own if given.items[label.item].truth is not None]
     mine = votes.annotator == votes.annotators.index(number) if number in votes.annotators else np.zeros(0, bool)
-    reliable = reliabilities(votes)[1].tolist()
     return {
         "number": number,
         "name": who.name if who.role in NAMED_ROLES else None,
@@ -172,10 +178,9 @@ def annotator_row(given: GivenLabels, votes: Votes, number: int) -> dict[str, An
         "labels": sum(not label.repeat for label in own),
         "ties": float((votes.verdict[mine] == 0).mean()) if mine.any() else None,
         "seconds": float(np.median(seconds)) if seconds else None,
-        "self_agreement": share(self_agreement(given, own)),
-        "checks": share([sign(item, label) == (1, -1)[item.truth] for item, label in checks]),
+        "self_agreement": rate(self_agreement(given, own)),
+        "checks": rate([sign(item, label) == (1, -1)[item.truth] for item, label in checks]),
         "position": position(given, own) if who.role == ANNOTATOR else None,
-        "reliability": reliable[votes.annotators.index(number)] if number in votes.annotators else None,
     }
 
 
@@ -199,7 +204,7 @@ def matrix(votes: Votes, given: GivenLabels) -> list[dict[str, Any]]:
         both = sorted(by[a].keys() & by[b].keys())
         if both:
             first, second = (np.array([by[one][unit] for unit in both]) for one in (a, b))
-            agreed = interval(first == second, votes.item[both])
+            agreed = resampled(first == second, votes.item[both])
             who = {"first": votes.annotators[a], "second": votes.annotators[b]}
             rows.append({**who, "n": len(both), "agreement": agreed, "kappa": cohens_kappa(first, second)})
     return rows

@@ -16,7 +16,7 @@ from easyrlhf.models.four_bit import holds_four_bit, in_full
 from easyrlhf.models.load import load_causal_lm, load_config
 from easyrlhf.models.parents import ADAPTER
 from easyrlhf.models.parts import evaluating, plain_lm
-from easyrlhf.models.sequence_classifier import is_classifier, load_classifier
+from easyrlhf.models.sequence_classifier import is_classifier, load_classifier, read_backbone
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
 PROBES = (
@@ -86,7 +86,7 @@ def load_scalar_model(folder: str, tokenizer, *, dtype: torch.dtype, **how) -> S
     """
     if is_classifier(folder, trust_remote_code=how.get("trust_remote_code", False)):
         return ScalarModel(*load_classifier(folder, tokenizer, dtype=dtype, **how))
-    lm = load_causal_lm(folder, tokenizer, dtype=dtype, **how)
+    lm = load_causal_lm(folder, tokenizer, dtype=dtype, read=read_backbone, **how)
     return ScalarModel(lm, load_head(folder, lm))
 
 

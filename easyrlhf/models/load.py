@@ -1,6 +1,7 @@
 """Causal language models and LoRA adapters: loading them, and finding their parts."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,16 +108,18 @@ def load_causal_lm(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     dropout: bool = False,
+    read: Callable[..., PreTrainedModel] | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model whose special tokens are the tokenizer's.
 
     An adapter folder is merged into its base model. The embeddings grow when the tokenizer has more
     tokens than they have rows. Every weight may be trained. Dropout is set to 0 unless asked for.
+    `read` gives the weights of a folder or hub id, as read_weights does, which is the default.
     Raises InputError when the weights cannot be read, or the logits are not a plain function of the last hidden state.
     """
     load_config(path, trust_remote_code=trust_remote_code)
     how = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
-    lm = read_weights(path, **how)
+    lm = (read or read_weights)(path, **how)
     if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
         with quietly():
             lm.resize_token_embeddings(len(tokenizer))

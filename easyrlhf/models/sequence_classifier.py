@@ -1,17 +1,20 @@
 """Reward models saved as sequence classifiers (`score.weight` beside a backbone), as TRL and the hub have them."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import adapter_shapes, is_adapter, is_classifier_adapter, merge_adapter
-from easyrlhf.models.load import disable_dropout, load_config
-from easyrlhf.models.parents import base_of
+from easyrlhf.models.load import disable_dropout, load_config, read_weights
+from easyrlhf.models.parents import base_of, parent_folder
 from easyrlhf.models.parts import evaluating, hidden_states
+from easyrlhf.models.value_head import has_head
 
 SUFFIX = "ForSequenceClassification"
 WEIGHT, BIAS, LM_HEAD = "score.weight", "score.bias", "lm_head.weight"
@@ -21,6 +24,8 @@ def is_classifier(path: str, *, trust_remote_code: bool = False) -> bool:
     """Whether a folder or hub id holds a sequence classifier rather than a causal language model."""
     if is_classifier_adapter(path):
         return True
+    if is_adapter(path) and has_head(path):  # of a run that began with a classifier: the head is the one beside it
+        return False
     names = load_config(path, trust_remote_code=trust_remote_code).architectures or []
     return any(name.endswith(SUFFIX) for name in names)
 
@@ -134,6 +139,61 @@ def read_whole(path: str, may_miss: set[str], may_have: set[str], **how) -> PreT
                 "restore the folder, or save the model again"
             )
     return model
+
+
+def read_backbone(path: str, **how) -> PreTrainedModel:
+    """The language model below a reward model's head, of a folder or hub id; `how` as read_weights takes it.
+
+    A classifier has no language-model head: it gets its embeddings as one, which a reward model never asks.
+    Raises InputError for weights that are missing or cannot be read.
+    """
+    if is_classifier(path, trust_remote_code=how["trust_remote_code"]):
+        return language_model_around(read_classifier(path, **how), path)
+    if is_adapter(path):
+        base = base_of(path)
+        return merge_adapter(read_backbone(base, **how), path, name=f"its base model {base}")
+    return read_weights(path, **how)
+
+
+def language_model_around(classifier: PreTrainedModel, path: str) -> PreTrainedModel:
+    """A causal language model around a classifier's backbone, its head tied to the embeddings.
+
+    Raises InputError when the family has none that fits.
+    """
+    settings, name = deepcopy(classifier.config), classifier.base_model_prefix
+    settings.get_text_config().tie_word_embeddings = settings.tie_word_embeddings = True
+    backbone = getattr(classifier, name)
+    try:
+        with init_empty_weights(include_buffers=True):
+            lm = AutoModelForCausalLM.from_config(settings)
+    except ValueError as error:
+        raise InputError(f"{path}: transformers has no language model of the kind {settings.model_type}") from error
+    if type(getattr(lm, name, None)) is type(backbone):
+        setattr(lm, name, backbone)
+        lm.tie_weights()
+    if any(parameter.is_meta for parameter in lm.parameters()):
+        raise InputError(
+            f"{path}: {type(classifier).__name__} does not fit into {type(lm).__name__} as its backbone; give a reward "
+            "model with a value head, such as those of rm_train"
+        )
+    return lm
+
+
+def stored_head(path: str) -> nn.Linear:
+    """The head of a classifier that check_classifier has passed, or of an adapter of one, in float32.
+
+    Raises InputError when it is in no .safetensors file.
+    """
+    folder = parent_folder(path)
+    for file in sorted(folder.glob("*.safetensors")) if folder else ():
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name == WEIGHT or name.endswith(f".{WEIGHT}"):
+                    weight = tensors.get_tensor(name).float()
+                    head = nn.Linear(weight.shape[1], 1, dtype=torch.float32)
+                    head.load_state_dict({"weight": weight, "bias": read_bias(folder)})
+                    return head
+    raise InputError(f"{path}: has no {WEIGHT} in its .safetensors files; save the model again")
 
 
 def read_bias(folder: Path) -> torch.Tensor:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from easyrlhf.data.hub import hub_file
 from easyrlhf.errors import InputError
 from easyrlhf.models.parts import in_one_pass, plain_lm
 from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
@@ -136,6 +137,14 @@ def has_head(folder: str) -> bool:
     """Whether a value head lies beside a model."""
     file = Path(folder).expanduser() / HEAD_FILE
     return file.exists() or file.with_suffix(".bin").exists()
+
+
+def head_folder(path: str) -> str | None:
+    """Where the value head beside a model lies: in its folder, or in the download of a hub id; None without one."""
+    if Path(path).expanduser().is_dir():
+        return path if has_head(path) else None
+    file = hub_file(path, HEAD_FILE)
+    return str(Path(file).parent) if file else None
 
 
 def describe(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -54,7 +54,7 @@ def part_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def annotator_rows(found: dict[str, Any], names: Names) -> list[tuple[str, ...]]:
+def who_rows(found: dict[str, Any], names: Names) -> list[tuple[str, ...]]:
     """A row for each annotator."""
     return [
         (
@@ -85,7 +85,7 @@ def matrix_rows(found: dict[str, Any], names: Names) -> list[tuple[str, ...]]:
 def agreement_lines(found: dict[str, Any], names: Names, width: int | None = None) -> list[str]:
     """The findings as lines of text."""
     lines = [agreement_lead(found), "", *aligned_columns(PART_HEAD, part_rows(found), width), ""]
-    lines += [*aligned_columns(WHO_HEAD, annotator_rows(found, names), width), ""]
+    lines += [*aligned_columns(WHO_HEAD, who_rows(found, names), width), ""]
     if found["matrix"]:
         lines += [*aligned_columns(MATRIX_HEAD, matrix_rows(found, names), width), ""]
     if found.get("reward_model"):
@@ -134,6 +134,11 @@ def reward_lines(part: dict[str, Any]) -> list[str]:
     return [
         f"{part['reward_model']} on {part['items']:,} pairs that have a winner:",
         f"  agrees with the majority     {percent(part['majority'])}",
+        *(
+            [f"  on pairs picked at random    {percent(part['majority_at_random'])}, without bias"]
+            if part["majority_at_random"]
+            else []
+        ),
         f"  agrees with single labels    {percent(part['labels'])}",
         f"  calibration error            {number(part['ece'])}  (chance {number(part['ece_by_chance'])})",
         *(["  left out, too long for it    " + f"{part['left_out']:,}"] if part["left_out"] else []),
@@ -149,7 +154,7 @@ def agreement_page(found: dict[str, Any]) -> str:
         *([blocks.section("What to know", blocks.line_list(said))] if said else []),
         blocks.section("Agreement", blocks.html_table(PART_HEAD, part_rows(found)), note=PART_NOTE),
         *pictures(found, names),
-        blocks.section("Annotators", blocks.html_table(WHO_HEAD, annotator_rows(found, names)), note=WHO_NOTE),
+        blocks.section("Annotators", blocks.html_table(WHO_HEAD, who_rows(found, names)), note=WHO_NOTE),
     ]
     if found["matrix"]:
         sections.append(blocks.section("Every two", blocks.html_table(MATRIX_HEAD, matrix_rows(found, names))))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
-from easyrlhf.report.charts import INK, MUTED, SERIES, Chart, band, curve
+from easyrlhf.report.charts import INK, MUTED, SERIES, Chart, band, curve, interval_bars
 from easyrlhf.report.log import METRICS_FILE, read_rows
 from easyrlhf.report.metrics import ONLINE, metric
 from easyrlhf.report.stage_view import VIEWS
@@ -128,10 +128,19 @@ def examination_charts(found: dict) -> list[Chart]:
             lambda axes: _draw_calibration(axes, found["calibration"]),
         ),
     ]
+    if "ceiling" in found:
+        charts.insert(0, _ceiling_chart(found))
     if "probes" in found:
         caption = "Mean scores of answers that no reader would prefer. Right of the chosen ones: PPO will find them."
         charts.append(Chart("probes", "Probes", caption, lambda axes: _draw_probes(axes, found["probes"])))
     return charts
+
+
+def _ceiling_chart(found: dict) -> Chart:
+    top = found["ceiling"]
+    caption = "The ceiling is the accuracy of one label, by how far labels agree. Dashed: a coin."
+    bars = [("accuracy", found["accuracy"], *found["ci95"]), ("ceiling", top["accuracy"], *top["ci95"])]
+    return interval_bars("ceiling", "Accuracy and its ceiling", bars, caption, even=0.5, shown="{:.1%}".format)
 
 
 def _draw_histograms(axes, found: dict) -> None:

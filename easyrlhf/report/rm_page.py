@@ -43,8 +43,17 @@ def number_rows(found: dict) -> list[tuple[str, str]]:
         ("length alone", f"{found['length_baseline_accuracy']:.1%}"),
         ("ties", f"{found['ties']:.1%}"),
         ("calibration error", f"{found['ece']:.3f}  (chance {found['ece_by_chance']:.3f})"),
-        *((name, f"{number}  ({note})") for name, number, note in soft_label_numbers(found)),
+        *((name, f"{number}  ({note})") for name, number, note in soft_label_numbers(found) + ceiling_numbers(found)),
     ]
+
+
+def ceiling_numbers(found: dict) -> list[tuple[str, str, str]]:
+    """What the agreement of labels says of the highest accuracy: (name, number, note); nothing without labels."""
+    if "ceiling" not in found:
+        return []
+    top, (low, high) = found["ceiling"], found["ceiling"]["ci95"]
+    note = f"{low:.1%} to {high:.1%}; two labels agree in {top['agreement']:.1%}, {top['of']}"
+    return [("ceiling of the labels", f"{top['accuracy']:.1%}", note)]
 
 
 def soft_label_numbers(found: dict) -> list[tuple[str, str, str]]:
@@ -118,6 +127,7 @@ def write_doctor_page(folder: Path, found: dict) -> Path:
         ("ties", f"{found['ties']:.1%}", "of the pairs"),
         ("invariance", f"{found['invariance']['largest']:.1e}", f"limit {found['invariance']['limit']:g}"),
         *soft_label_numbers(found),
+        *ceiling_numbers(found),
     ]
     sections = [
         blocks.section("Key numbers", blocks.key_number_block(numbers)),

@@ -34,12 +34,13 @@ def how_to_load(run: Run) -> dict:
     }
 
 
-def load_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> PreTrainedModel:
+def load_lm(run: Run, renderer: Renderer, path: str, **how) -> PreTrainedModel:
     """A causal language model on the run's device, in 4 bits where the settings say so, with our attention.
 
+    how  further keywords of load_causal_lm
     Raises InputError as attend_our_way does.
     """
-    lm = load_causal_lm(path, renderer.tokenizer, dropout=dropout, **how_to_load(run))
+    lm = load_causal_lm(path, renderer.tokenizer, **how_to_load(run), **how)
     if run.config.load_in_4bit:
         quantise(lm, run.device, split_list(run.config.modules_to_save))
     attend_our_way(run, lm.to(run.device), path)
@@ -62,10 +63,13 @@ def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
         )
 
 
-def load_trained_lm(run: Run, renderer: Renderer, path: str, *, dropout: bool = False) -> nn.Module:
-    """The causal language model a stage trains, on the run's device, with LoRA if the settings say so."""
+def load_trained_lm(run: Run, renderer: Renderer, path: str, **how) -> nn.Module:
+    """The causal language model a stage trains, on the run's device, with LoRA if the settings say so.
+
+    how  further keywords of load_causal_lm
+    """
     config = run.config
-    lm = load_lm(run, renderer, path, dropout=dropout)
+    lm = load_lm(run, renderer, path, **how)
     if config.gradient_checkpointing:
         with quietly():  # newer transformers call it activation_checkpointing_enable
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

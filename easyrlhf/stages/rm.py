@@ -16,7 +16,9 @@ from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
 from easyrlhf.losses.soft_labels import cross_entropy, label_entropy, soft_label_loss
+from easyrlhf.models.folder import check_probes
 from easyrlhf.models.parts import evaluating
+from easyrlhf.models.sequence_classifier import read_backbone
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_group
 from easyrlhf.offline.pair_metrics import concluded, pair_metrics, probabilities
@@ -27,11 +29,13 @@ from easyrlhf.report.rm_eval import rm_evaluation
 from easyrlhf.report.rm_verdict import write_examination
 from easyrlhf.rewards.model import ScoringModel
 from easyrlhf.rewards.probes import PARTS, examine
+from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
 from easyrlhf.stages.checks import check_held_out_pairs, check_probes_render
 from easyrlhf.stages.models import load_trained_lm, save_scalar_model
 from easyrlhf.stages.offline import OfflineStage, train_offline
+from easyrlhf.stages.reward_head import check_kept_head, kept_head
 
 
 def train_rm(config: RMConfig) -> Path:
@@ -43,9 +47,17 @@ def train_rm(config: RMConfig) -> Path:
 
 
 def load_reward_backbone(run: Run, renderer: Renderer) -> ScalarModel:
-    """The language model with a fresh head, dropout off."""
-    lm = load_trained_lm(run, renderer, run.config.model)
-    return ScalarModel(lm, new_head(lm))
+    """The language model with a head, dropout off: that of a reward model to go on from, else a fresh one.
+
+    Raises InputError when a head that is kept does not score as it did when its folder was written.
+    """
+    path = run.config.model
+    lm = load_trained_lm(run, renderer, path, read=read_backbone)
+    kept = kept_head(run.config, lm)
+    model = ScalarModel(lm, new_head(lm) if kept is None else kept)
+    if kept is not None and not run.config.load_in_4bit:
+        check_probes(model, read_stage(path).get("probes", []), path, run.dtype)
+    return model
 
 
 def save_reward_model(run: Run, model: ScalarModel, renderer: Renderer) -> dict:
@@ -69,7 +81,8 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
 
 
 def check_rm(config: RMConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console) -> None:
-    """Raise InputError for a model that cannot be proven, or held-out pairs of which none has a winner."""
+    """Raise InputError for a model that cannot be proven, a head that is not its own, or held-out ties alone."""
+    check_kept_head(config)
     check_probes_render("--model", config.model, renderer)
     check_held_out_pairs(config, data)
 

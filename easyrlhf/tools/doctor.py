@@ -15,6 +15,8 @@ from easyrlhf.data.tokens import DataSettings, check_winners, dropping, load_tok
 from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
 from easyrlhf.errors import InputError
 from easyrlhf.files import make_folder
+from easyrlhf.labels.measures import measured_labels, read_labels
+from easyrlhf.labels.store import Store
 from easyrlhf.report.console import Console, counting_bar, say
 from easyrlhf.report.plots import DOCTOR_FILE
 from easyrlhf.report.rm_eval import rm_evaluation
@@ -35,7 +37,7 @@ def examine_reward_model(config: DoctorConfig) -> Path:
 
     Returns the folder. Raises InputError for a folder that is no reward model, and for data without a usable pair.
     """
-    folder = Path(config.output_dir)
+    folder, top = Path(config.output_dir), ceiling_of_labels(config.labels)
     scorer = load_scorer(config)  # reads of the settings what both commands have
     limits = limits_of(config, positions(scorer.model))
     make_folder(folder)
@@ -46,6 +48,7 @@ def examine_reward_model(config: DoctorConfig) -> Path:
         measured = rm_evaluation(*scores_and_lengths(config, scorer, rows), rows["source"][:], labels)
         with counting_bar("part", PARTS, 0) as advance:
             measured |= examine(scorer, rows, dtype, most=config.examine_rows, advance=advance)
+    measured |= top
     found = write_examination(folder, config.reward_model, config.valid_data, dtype_name(dtype), measured)
     write_doctor_page(folder, found)
     console = Console(config.stage)
@@ -53,6 +56,23 @@ def examine_reward_model(config: DoctorConfig) -> Path:
         "\n".join([*doctor_lines(found, console.width), "", *map(str, (folder / DOCTOR_FILE, folder / PAGE_FILE))])
     )
     return folder
+
+
+def ceiling_of_labels(folder: str | None) -> dict[str, Any]:
+    """The ceiling that labels set for the accuracy; {} without labels.
+
+    Raises InputError where no two can be compared.
+    """
+    if folder is None:
+        return {}
+    with Store(folder) as store:
+        found = measured_labels(read_labels(store))
+    if found["ceiling"] is None:
+        raise InputError(
+            f"--labels {folder}: no two annotators have named a winner of the same answers, so there is no ceiling; "
+            "easyrlhf label serve --overlap 2 has every item labelled by two"
+        )
+    return {"ceiling": found["ceiling"]}
 
 
 @dataclass(frozen=True)

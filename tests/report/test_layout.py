@@ -62,7 +62,7 @@ def test_no_width_no_bounds(monkeypatch):
     console = Console("rm", out)
     console.row(10, metrics_of("rm", RECORDED, -0.125))
     console.warn("word " * 60)
-    assert [len(line) for line in out.getvalue().splitlines()][1:] == [89, 173, 309]
+    assert [len(line) for line in out.getvalue().splitlines()][1:] == [89, 217, 309]
 
 
 @pytest.mark.parametrize(

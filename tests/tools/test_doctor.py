@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from easyrlhf.cli import doctor
 from easyrlhf.config import DoctorConfig, RMConfig
 from easyrlhf.errors import InputError
+from easyrlhf.labels.rows import NewItem, NewLabel
+from easyrlhf.labels.store import Store
 from easyrlhf.models import value_head
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.stages.rm import train_rm
@@ -46,6 +48,24 @@ def test_it_prints_writes_and_draws(rm, tmp_path):
     assert pictures == ["Held-out scores", "Accuracy by length gap", "Calibration", "Probes"]
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
     assert found["verdict"]["lean"] in page
+
+
+def test_labels_draw_a_ceiling(rm, tmp_path):
+    """Two annotators who agree in 41 of 50: one label is right in 90 %."""
+    with Store(tmp_path / "labels", create=True) as store:
+        items = [number for number, _ in store.add_items(NewItem("pair", f"q{n}", ["a", "b"]) for n in range(50))]
+        for name, differs in (("ann", 0), ("bob", 9)):
+            who = store.annotator(name).id
+            store.add_labels(
+                NewLabel(f"{who} {n}", number, who, -1 if n < differs else 1, "2", [0, 1])
+                for n, number in enumerate(items)
+            )
+    words = ["--valid_data", rm.one, "--output_dir", str(tmp_path), "--devices", "cpu", "--examine_rows", "4"]
+    done = run(rm.folder, *words, "--labels", str(tmp_path / "labels"))
+    assert done.exit_code == 0, done.output
+    assert examined(tmp_path)["ceiling"]["accuracy"] == pytest.approx(0.9)
+    assert "ceiling of the labels       90.0%" in done.stdout
+    assert 'aria-label="Accuracy and its ceiling"' in (tmp_path / "doctor.html").read_text()
 
 
 def test_rm_train_ends_with_the_same_examination(rm, tmp_path):
