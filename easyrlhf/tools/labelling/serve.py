@@ -47,7 +47,7 @@ def serve_labels(config: LabelServeConfig) -> None:
         if talks:
             stack.callback(talks.engine.close)
         links = [(one.label, store.new_token(one.id)) for one in (*people, referee)]
-        print("\n".join(first_words(config, desk, listener.getsockname()[1], links)), flush=True)
+        print("\n".join(words_of_the_start(config, desk, listener.getsockname()[1], links)), flush=True)
         run_until_enough(config, desk, talks, listener)
         given = desk.people_labels()
         if config.until and given < config.until:
@@ -142,7 +142,7 @@ def check_items(store: Store, config: LabelServeConfig) -> None:
         )
 
 
-def first_words(config: LabelServeConfig, desk: "Desk", port: int, links: list[tuple[str, str]]) -> list[str]:
+def words_of_the_start(config: LabelServeConfig, desk: "Desk", port: int, links: list[tuple[str, str]]) -> list[str]:
     """What is said when all is ready."""
     from easyrlhf.web.hosts import in_url, is_local, is_wildcard
 
