@@ -1201,7 +1201,7 @@ BREAKS = [
     Break("labels/web/tasks.py", "for answer in given.answers]", "for answer in given.item.answers]", LABEL_DESK),
     Break("labels/web/tasks.py", "for place in shown]", "for place in sorted(shown)]", f"{LABEL_PROBES} {LABEL_DESK}"),
     Break(
-        "labels/web/desk.py", "if talk is not None and read_conversation(", "if False and conversation_of(", LABEL_DESK
+        "labels/web/desk.py", "if talk is not None and read_conversation(", "if False and read_conversation(", LABEL_DESK
     ),
     Break("labels/web/desk.py", "        if status == CONFLICT:", "        if False:", LABEL_DESK),
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
@@ -1351,7 +1351,7 @@ BREAKS = [
     Break(
         "stages/rm.py",
         "        check_probes(model, read_stage(path)",
-        "        str((model, read_stage(path)",
+        "        print(model, read_stage(path)",
         KEPT_HEAD,
     ),
     Break("stages/reward_head.py", '    if config.value_head == "new":\n        return\n', "", KEPT_HEAD),
