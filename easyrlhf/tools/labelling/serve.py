@@ -136,8 +136,8 @@ def check_items(store: Store, config: LabelServeConfig) -> None:
     each, most = min(config.overlap, people), most_labels(store, config.overlap, people)
     if config.until > most:
         raise InputError(
-            f"--until {config.until}: the items labelled by {each} of {people} people give {most:,} labels at most; lower it, "
-            "raise --overlap, name more --annotators, or import more items"
+            f"--until {config.until}: the items labelled by {each} of {people} people give {most:,} labels at most; "
+            "lower it, raise --overlap, name more --annotators, or import more items"
         )
 
 
