@@ -83,7 +83,7 @@ class RewardSettings(Settings):
     def reward_sources(self) -> int:
         """How many sources have weights; at least 1 without an environment, as the default is a reward model."""
         named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url))
-        return max(not self.environment, bool(self.reward_model) + named)
+        return max(int(not self.environment), bool(self.reward_model) + named)
 
     @property
     def reward_weight_values(self) -> tuple[float, ...]:

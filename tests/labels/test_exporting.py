@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from easyrlhf.cli import label_export
 from easyrlhf.config import LabelExportConfig, LabelForgetConfig, LabelImportConfig
 from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import RowSettings
@@ -225,6 +227,13 @@ def test_a_conversation_is_a_comparison_a_turn(folder):
     assert [row["chosen"][0]["content"] for row in rows] == ["Hello a", "More b"]
     assert [turn["content"] for turn in rows[1]["prompt"]] == ["Hello", "Hello a", "More"]
     assert len(read_again(folder, "comparison")) == 2
+
+
+def test_a_wrong_form_is_blamed_on_the_flag_as_it_is_typed():
+    done = CliRunner().invoke(label_export.command, ["--as", "rankinks"], prog_name="easyrlhf label export")
+    assert done.exit_code == 2
+    assert "error: --as rankinks: must be one of probability, margin, rankings" in done.stderr
+    assert "--as NAME" in CliRunner().invoke(label_export.command, ["--help"]).output
 
 
 def filled(folder: Path) -> None:

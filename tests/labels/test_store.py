@@ -199,6 +199,26 @@ def test_after_a_tie_a_conversation_goes_on_with_the_answer_shown_first(store):
     assert read_conversation(store, number).messages[-1]["content"] == "second"
 
 
+def test_progress_counts_what_is_wanted_and_what_each_has_done(store):
+    """Five pairs, two labels each: one is parked, a check and a turn of a conversation want none."""
+    store.add_items([*pairs(5), NewItem("pair", "check", ["right", "wrong"], truth=0)])
+    people = [store.annotator(name).id for name in ("ann", "bob", "cid")]
+    for who in people:
+        store.skip(who, 5, "unclear")
+    for who, item in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 6)):
+        give(store, people[who], item, seconds=1.5)
+    give(store, store.annotator("judge", "judge").id, 3)
+    number = start_conversation(store, people[0])
+    send_message(store, number, "Hello")
+    add_turn(store, number, [[{"role": "assistant", "content": text}] for text in "ab"], [{}, {}])
+    found = progress_of(store, overlap=2)
+    assert (found.items, found.parked) == ({"chat": 1, "pair": 5}, 1)
+    assert (found.wanted, found.given, found.done) == (8, 3, False)  # a third label of an item is beyond what is wanted
+    done = {one.name: counts for one, counts in found.by}
+    assert done["ann"] == {"labels": 3, "seconds": 4.5, "skips": 1}
+    assert done["judge"] == {"labels": 1, "seconds": 0.0, "skips": 0}
+
+
 def test_disagreements_come_worst_first(store):
     rewards = [{"reward": 2.0}, {"reward": -1.0}]
     store.add_items(pairs(3, sources=rewards))

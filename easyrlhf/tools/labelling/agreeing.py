@@ -75,18 +75,21 @@ def held_against(votes: Votes, items: list[StoredItem], differences: np.ndarray)
     """A reward model's preferences beside the labels of pairs.
 
     differences  [U]  score of the first answer minus that of the second; NaN for none
-    returns {"items", "left_out", "majority", "labels", "calibration", "ece", "ece_by_chance", "disagreements"}
+    returns {"items", "left_out", "majority", "majority_at_random" (where others were picked by reward), "labels",
+             "calibration", "ece", "ece_by_chance", "disagreements"}
     """
     winner, known = 2 * majorities(votes) - 1, ~np.isnan(differences)
     decided = known & (winner != 0)
     right = (1 + np.sign(differences * winner)) / 2
     single = (votes.verdict != 0) & known[votes.unit]
     agreed = np.sign(differences[votes.unit[single]]) == votes.verdict[single]
+    random = np.array([item.random for item in items], bool)
     bins = calibration(differences[decided], right[decided]) if decided.any() else []
     return {
         "items": int(decided.sum()),
         "left_out": int((~known).sum()),
         "majority": rate((right[decided] == 1).tolist()),
+        "majority_at_random": rate((right[decided & random] == 1).tolist()) if not random.all() else None,
         "labels": rate(agreed.tolist()),
         "calibration": bins,
         "ece": calibration_error(bins) if bins else None,
