@@ -204,7 +204,8 @@ function revealed(answers) {
 
 function drawProgress(progress) {
   if (!progress) return;
-  const left = progress.left === null ? "" : ` · ${progress.left.toLocaleString("en")} left`;
+  const many = progress.left > 1000 ? "over 1,000" : progress.left; // it counts no further
+  const left = progress.left === null ? "" : ` · ${many} left`;
   find("progress").replaceChildren(el("b", { text: progress.done.toLocaleString("en") }), ` labelled${left}`);
 }
 
