@@ -231,6 +231,7 @@ function draw(given) {
 }
 
 function drawNothing(given) {
+  drawKeys();
   find("answers").replaceChildren();
   if (given.composing) {
     find("prompt").replaceChildren(...turnsOf(given.talk));
@@ -358,7 +359,7 @@ function ranked() {
 
 function drawOrder() {
   const text = groups.map((equals) => equals.map((i) => LETTERS[i]).join(" = ")).join(" > ") + (tied ? " = …" : "");
-  find("order").textContent = task?.kind === "ranking" ? text || "best first" : "";
+  find("order").textContent = task?.kind === "ranking" ? text : "";
   if (task?.kind !== "ranking") return;
   task.answers.forEach((_, i) => {
     const before = groups.findIndex((equals) => equals.includes(i));
