@@ -4,6 +4,7 @@ import gc
 import json
 import os
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose time to threads
@@ -57,6 +58,36 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             return nodeid if nodeid.startswith(DEALT) else super()._split_scope(nodeid)
 
     return FilesAndDealt(config, log)
+
+
+def blank_png(_, path: Path) -> Path:
+    """A file where the picture of a chart would be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawing():
+    """How a chart is drawn. Here it stays blank: to draw takes most of the time of runs as short as the tests'."""
+    from easyrlhf.report.charts import Chart
+
+    drawn = {"png": Chart.png, "svg": Chart.svg}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chart, "png", blank_png)
+        patch.setattr(Chart, "svg", lambda chart: f'<svg role="img" aria-label="{escape(chart.title)}"></svg>')
+        yield drawn
+
+
+@pytest.fixture(scope="module")
+def pictures(drawing):
+    """Charts are drawn, for the tests of a file that looks at them."""
+    from easyrlhf.report.charts import Chart
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, method in drawing.items():
+            patch.setattr(Chart, name, method)
+        yield
 
 
 def build_tokenizer(vocab_size: int, eos: str = "<|im_end|>"):

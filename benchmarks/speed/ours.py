@@ -105,9 +105,8 @@ class OnlineSide:
 
     def __init__(self, config: OnlineConfig, prompts: list[Row]):
         self.run, renderer = open_stage(config)
-        self.online = online.build(
-            self.run, renderer, online.check_model_folders(self.run.config, renderer), None, STEPS
-        )
+        cast = online.check_model_folders(self.run.config, renderer)
+        self.online = online.build(self.run, renderer, cast, online.Plan(STEPS))
         self.prompts, self.at = Dataset.from_list(prompts), LoopState(self.run.config.kl_price)
         self.lengths: list[float] = []
 

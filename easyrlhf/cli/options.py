@@ -161,7 +161,8 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
     for setting in missing:
         values.pop(setting.name, None)
     problems = [f"{place}: {explain_unknown(key, config_class, command, value)}" for key, value, place in unknown]
-    problems += [_placed(error, flags, keys) for error in config_class.wrong_values(values)]
+    typed = {f.name: f.metadata.get("flag", f.name) for f in fields(config_class) if f.name in flags}
+    problems += [_placed(error, typed, keys) for error in config_class.wrong_values(values)]
     problems.sort(key=lambda problem: _line(problem, path))
     if not unknown:  # which may hold it under another name
         problems += [f"--{f.name} is required. {f.metadata['help']}" for f in missing]
@@ -170,7 +171,7 @@ def build_config(config_class: type[Settings], path: str | None, flags: dict[str
     try:
         return config_class(**values)
     except SettingError as error:
-        raise click.UsageError(_placed(error, flags, keys)) from None
+        raise click.UsageError(_placed(error, typed, keys)) from None
 
 
 def _keys_of(path: str) -> dict[str, tuple[Any, str]]:
@@ -213,10 +214,13 @@ def _line(problem: str, path: str | None) -> int:
     return int(found[1]) if found else sys.maxsize
 
 
-def _placed(error: SettingError, flags: dict[str, Any], keys: dict[str, tuple[Any, str]]) -> str:
-    """The error's message, begun with where the value was given."""
-    if error.setting in flags:
-        return f"--{error}"
+def _placed(error: SettingError, typed: dict[str, str], keys: dict[str, tuple[Any, str]]) -> str:
+    """The error's message, begun with where the value was given.
+
+    typed  settings that were given as flags → how the flag is spelled
+    """
+    if error.setting in typed:
+        return f"--{typed[error.setting]}{str(error).removeprefix(error.setting)}"
     return f"{keys[error.setting][1]}: {error}" if error.setting in keys else str(error)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from easyrlhf.config.base import DATA, REWARDS, RUN, SettingError, Settings, opt
 from easyrlhf.config.common_fields import wrong_function
@@ -100,7 +100,7 @@ class Principles(Settings):
     )
 
 
-def check_judge_settings(config: Any, *, needed: tuple[str, ...] = ()) -> None:
+def check_judge_settings(config: Settings, *, needed: tuple[str, ...] = ()) -> None:
     """Raise SettingError unless at most one judge is named, with all that belongs to it.
 
     config  has the settings of JudgingModel, and perhaps that of JudgingFunction
@@ -124,12 +124,12 @@ def check_judge_settings(config: Any, *, needed: tuple[str, ...] = ()) -> None:
         )
     if len(given) > 1:
         first, second = given[:2]
-        value = getattr(config, second)
+        value = config.value(second)
         raise SettingError(
-            second, f"{second} {value}: {first} {getattr(config, first)} judges already; give one of the two"
+            second, f"{second} {value}: {first} {config.value(first)} judges already; give one of the two"
         )
     for name, broken, rule in rules:
         if broken:
-            raise SettingError(name, f"{name} {getattr(config, name)}: {rule}")
+            raise SettingError(name, f"{name} {config.value(name)}: {rule}")
     if needed and not any(config.value(name) for name in needed):
         raise SettingError(needed[0], f"{needed[0]}: nothing is there to ask; give one of {', '.join(needed)}")

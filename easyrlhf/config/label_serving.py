@@ -120,6 +120,11 @@ class LabelServeConfig(
         """What answers in live conversations."""
         return tuple(dict.fromkeys(filter(None, (self.chat, self.chat_against))))
 
+    @property
+    def public_origin(self) -> str | None:
+        """How browsers elsewhere write the beginning of the page's address."""
+        return self.public_url and self.public_url.rstrip("/")
+
     def serving(self) -> ServeConfig:
         """These settings as far as they concern the models that answer."""
         shared = {f.name for f in fields(ServeConfig)} & {f.name for f in fields(self)}

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from easyrlhf.config.answering import check_stop
 from easyrlhf.config.base import DATA, LORA, MODEL, Settings, opt, restate
 from easyrlhf.config.common_fields import DEFAULT_LENGTH, SharedPrefix
+from easyrlhf.config.environment_settings import EnvironmentSettings
 from easyrlhf.config.lists import split_list
 from easyrlhf.config.rendering import FinalTurn
 from easyrlhf.config.reward_settings import RewardSettings
@@ -56,6 +57,7 @@ class OnlineConfig(
     RolloutSampling,
     Rollouts,
     SharedPrefix,
+    EnvironmentSettings,
     RewardSettings,
     FinalTurn,
     ReferenceModel,
@@ -128,6 +130,7 @@ class OnlineConfig(
         self._check_batches()
         self._check_parts()
         check_stop(self.stop, self.stop_finishes)
+        self._check_environment()
         self._check_reference()
         self._check_room()
         self._check_rewards()
@@ -167,6 +170,13 @@ class OnlineConfig(
                 "lora_dropout",
                 f"lora_dropout {self.lora_dropout:g}: the policy is compared with itself before the update, and "
                 "dropout makes that two policies; leave it at 0",
+            )
+
+    def _check_environment(self) -> None:
+        if self.plays and self.uses_vllm:
+            raise SettingError(
+                "rollout",
+                "rollout vllm: episodes of an environment are sampled by this package's own loop; use rollout hf",
             )
 
     def _check_reference(self) -> None:
@@ -233,7 +243,7 @@ class OnlineConfig(
         """A copy with every default filled in; ValueError when there is no reward source."""
         config = super().resolved()
         reward_model = config.reward_model
-        if not (reward_model or config.reward_funcs or config.reward_url):
+        if not (reward_model or config.reward_funcs or config.reward_url or config.environment):
             if not Path("outputs/rm").is_dir():
                 raise SettingError(
                     "reward_model",

@@ -81,9 +81,9 @@ class RewardSettings(Settings):
 
     @property
     def reward_sources(self) -> int:
-        """How many sources make the score; at least 1, as the default is a reward model."""
+        """How many sources have weights; at least 1 without an environment, as the default is a reward model."""
         named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url))
-        return max(1, bool(self.reward_model) + named)
+        return max(int(not self.environment), bool(self.reward_model) + named)
 
     @property
     def reward_weight_values(self) -> tuple[float, ...]:

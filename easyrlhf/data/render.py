@@ -160,6 +160,33 @@ class Renderer:
         except NotContinued:
             return self.rewritten.masked(prompt, completion, arguments)
 
+    def between(self, turns: Messages) -> list[int]:
+        """What the template writes after an answer's end of turn when these turns follow: they, and the next opening.
+
+        Of a conversation that stands for any: a template that keeps what was said writes the same behind all of them.
+        Raises InputError for one that rewrites earlier turns once later ones follow.
+        """
+        asked = [{"role": "user", "content": "Hello."}, *self._answer_before(turns)]
+        before, whole = self.template.text(asked), self.template.text([*asked, *turns], answer_next=True)
+        ends = list(self._end.finditer(before))
+        if not ends or not whole.startswith(before[: ends[-1].end()]):
+            raise InputError(
+                "the chat template writes earlier turns otherwise once later ones follow (or ends none), so that an "
+                "answer would not be continued as it was sampled; give --chat_template one that keeps them, such as "
+                "chatml, or the training variant of your model's"
+            )
+        return self.encoder.encode(whole[ends[-1].end() :])
+
+    @staticmethod
+    def _answer_before(turns: Messages) -> Messages:
+        """An answer that these turns may follow: results of tools follow calls."""
+        calls = [
+            {"type": "function", "function": {"name": turn.get("name", "tool"), "arguments": {}}}
+            for turn in turns
+            if turn["role"] == "tool"
+        ]
+        return [{"role": "assistant", "content": "Yes."} | ({"tool_calls": calls} if calls else {})]
+
     def decode(self, ids: list[int]) -> str:
         """The text of ids without special tokens and those that end an answer, up to the first stop text's end."""
         kept = [int(i) for i in ids if i not in self.ends]

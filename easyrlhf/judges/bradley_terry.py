@@ -39,7 +39,7 @@ def are_linked(known: list[tuple[int, int]], count: int) -> bool:
     return len(reached) == count
 
 
-def ranked(scores: np.ndarray) -> list[list[int]]:
+def places_by_score(scores: np.ndarray) -> list[list[int]]:
     """The places of the scores, best first, equals in one list."""
     order: list[list[int]] = []
     for place in np.argsort(-scores, kind="stable").tolist():

@@ -1,19 +1,22 @@
 """Who says which of two answers is better: a python function, or a language model behind a server."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from easyrlhf.config import CompareConfig, PolicyConfig
+from easyrlhf.config.base import Settings
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.judges.asking import Answering, Ask, Reply
 from easyrlhf.judges.judge_server import EndpointJudge, JudgeServer, completions_url
 from easyrlhf.judges.pairs import Opinion, Pair
 from easyrlhf.rewards.batch import as_number
 from easyrlhf.rewards.functions import call, refused_keywords, required_columns
-from easyrlhf.userfile import Function, find_function, raised
+from easyrlhf.userfile import Function, code_of, find_function, raised
 
 if TYPE_CHECKING:
     from easyrlhf.judges.local_model import LocalJudge, LocalModel
@@ -64,9 +67,16 @@ class AskedFunction:
     """A judging function as what answers questions about pairs."""
 
     judge: FunctionJudge
-    model: str
+    spec: str
     workers: int = 1
     batch: int = 1
+
+    @property
+    def model(self) -> str:
+        """What tells it from others: its name, and its file as it is now."""
+        code = code_of(self.judge.function)
+        file = Path(code.co_filename) if code else None
+        return f"{self.spec} {hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file and file.is_file() else ''}"
 
     @property
     def name(self) -> str:
@@ -91,19 +101,19 @@ def find_judge(config: CompareConfig) -> Judge | None:
     return None
 
 
-def find_answering(config: Any) -> Answering:
+def find_answering(config: Settings) -> Answering:
     """What answers questions, as JudgingModel and perhaps JudgingFunction name it. Raises InputError."""
     if config.value("judge"):
         return AskedFunction(find_function_judge(config), config.judge)
     return find_server(config, JudgeServer) if config.judge_url else find_model(config)
 
 
-def find_function_judge(config: Any) -> FunctionJudge:
+def find_function_judge(config: Settings) -> FunctionJudge:
     """The function of --judge. Raises InputError."""
     return FunctionJudge(find_function("--judge", config.judge, {}), config.judge.rpartition(":")[2])
 
 
-def find_model(config: Any) -> "LocalModel":
+def find_model(config: Settings) -> "LocalModel":
     """The model of --judge_dir. Raises InputError."""
     from easyrlhf.judges.local_model import LocalModel  # which needs torch
 
@@ -114,7 +124,7 @@ def find_model(config: Any) -> "LocalModel":
     return LocalModel(policy, config.value("batch_size") or 1, "--judge_dir", config.judge_temperature or 0.0)
 
 
-def find_server(config: Any, kind: type[JudgeServer]) -> Any:
+def find_server(config: Settings, kind: type[JudgeServer]) -> Any:
     """The server of --judge_url, once it has been heard of. Raises InputError when it cannot be used."""
     variable = config.judge_key_env or DEFAULT_KEY
     key = os.environ.get(variable, "").strip()
@@ -131,7 +141,7 @@ def find_server(config: Any, kind: type[JudgeServer]) -> Any:
     return server
 
 
-def check_judge(config: Any, judge: Judge | None, columns: Iterable[str], rows: str = "--prompts") -> None:
+def check_judge(config: Settings, judge: Judge | None, columns: Iterable[str], rows: str = "--prompts") -> None:
     """Raise InputError when a judging function cannot be called with the columns of the rows."""
     if not isinstance(judge, FunctionJudge):
         return

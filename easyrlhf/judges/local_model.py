@@ -1,5 +1,6 @@
 """A language model in this process as a judge: its own chat template, its own log-probabilities."""
 
+import json
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,11 @@ from easyrlhf.models.logprobs import predicting_states, tempered
 from easyrlhf.online.rollout import unpad
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.policy import load_sampler, read_renderer
+from easyrlhf.tools.resumable import deciding_settings
 from easyrlhf.tools.scoring import longest
+
+# What decides nothing about a reply but its rounding.
+LEFT_ASIDE = {"devices", "micro_batch_tokens", "allow_incomplete"}
 
 
 class LocalModel:
@@ -49,7 +54,10 @@ class LocalModel:
         """The folder or hub id."""
         return self.config.model
 
-    model = name
+    @property
+    def model(self) -> str:
+        """What tells it from others: the folder, and the state of the stage that wrote it."""
+        return json.dumps(deciding_settings(self.config, LEFT_ASIDE, {"model": self.name}))
 
     @property
     def sampler(self) -> HFSampler:

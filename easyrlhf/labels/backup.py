@@ -45,7 +45,7 @@ def is_dump(first: Any) -> bool:
     return isinstance(first, dict) and MARK in first
 
 
-def restore(store: Store, rows: Iterable[tuple[str, Any]]) -> bool:
+def restore_rows(store: Store, rows: Iterable[tuple[str, Any]]) -> bool:
     """Fill an empty store from the rows of labels.jsonl; False where it holds just these already.
 
     rows  each with its place, file:line

@@ -27,8 +27,8 @@ def record_event(
 
 
 def key_of(item: NewItem) -> str:
-    """What makes two items one: kind, prompt and answers, in whatever order."""
-    parts = [item.kind, as_json(item.prompt), *sorted(map(as_json, item.answers))]
+    """What makes two items one: kind, prompt, what the template is told, and answers, in whatever order."""
+    parts = [item.kind, as_json(item.prompt), as_json(item.columns), *sorted(map(as_json, item.answers))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -25,16 +25,16 @@ def start_conversation(store: Store, annotator: int) -> int:
 def conversations_of(store: Store, annotator: int) -> list[StoredConversation]:
     """An annotator's conversations, the newest first."""
     rows = store.read("SELECT id FROM conversation WHERE annotator = ? ORDER BY id DESC", (annotator,))
-    return [conversation_of(store, row["id"]) for row in rows]
+    return [read_conversation(store, row["id"]) for row in rows]
 
 
-def conversation_of(store: Store, number: int) -> StoredConversation:
+def read_conversation(store: Store, number: int) -> StoredConversation:
     """The conversation of this number. Raises InputError for one that is not there."""
     with store.snapshot():
         return _conversation(store.connection, number)
 
 
-def say(store: Store, number: int, text: str) -> StoredConversation:
+def send_message(store: Store, number: int, text: str) -> StoredConversation:
     """The annotator's next message; it waits for its answers, over a restart too.
 
     Raises InputError where a message waits already, or a pair for its label, and for an empty message.

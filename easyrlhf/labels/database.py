@@ -118,9 +118,13 @@ class Database:
             self._connections.clear()
         self._of_thread = threading.local()
 
-    def wipe(self) -> None:
-        """Write what the log holds into the file and cut the log, so that what was deleted lies in neither."""
-        self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+    def wipe(self) -> bool:
+        """Write what the log holds into the file and cut the log, so that what was deleted lies in neither.
+
+        False where that must wait, as another command is reading.
+        """
+        [(busy, *_)] = self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        return not busy
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:

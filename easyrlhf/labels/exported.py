@@ -9,7 +9,7 @@ import numpy as np
 
 from easyrlhf.data.chat_template import with_answer
 from easyrlhf.data.records import Messages
-from easyrlhf.labels.merge import merged, strengths
+from easyrlhf.labels.merge import merge_votes, strengths
 from easyrlhf.labels.rows import REFEREE, StoredItem, StoredLabel, as_json
 from easyrlhf.labels.selection import ChosenLabels
 from easyrlhf.labels.values import ANSWER, LIKED, RANKING
@@ -62,16 +62,16 @@ def decisive(chosen: ChosenLabels, plan: ExportPlan) -> tuple[Votes, np.ndarray]
     return votes.only(counts), by_referee[counts]
 
 
-def merged_votes(votes: Votes, by_referee: np.ndarray, how: str) -> np.ndarray:
+def with_decisions(votes: Votes, by_referee: np.ndarray, how: str) -> np.ndarray:
     """The chance that the first answer of each unit is better: as a referee says, else merged.  [U], NaN for no vote"""
-    decisions = merged(votes.only(by_referee), "share")
-    return np.where(np.isnan(decisions), merged(votes.only(~by_referee), how), decisions)
+    decisions = merge_votes(votes.only(by_referee), "share")
+    return np.where(np.isnan(decisions), merge_votes(votes.only(~by_referee), how), decisions)
 
 
 def shares_of_units(chosen: ChosenLabels, plan: ExportPlan) -> dict[tuple[int, int, int | None], float]:
     """(item, first, second) → the chance that answer `first` is the better one, or is liked."""
     votes, by_referee = decisive(chosen, plan)
-    found = merged_votes(votes, by_referee, plan.merge)
+    found = with_decisions(votes, by_referee, plan.merge)
     both = zip(votes.units, found.tolist(), strict=True)
     return {(unit.item, unit.first, unit.second): share for unit, share in both if share == share}
 
@@ -79,7 +79,7 @@ def shares_of_units(chosen: ChosenLabels, plan: ExportPlan) -> dict[tuple[int, i
 def comparisons(chosen: ChosenLabels, plan: ExportPlan, left_out: Counter) -> Rows:
     """Comparisons of two answers, with the chance that the chosen one is better, or by how much it is."""
     votes, by_referee = decisive(chosen, plan)
-    chances = merged_votes(votes, by_referee, plan.merge)
+    chances = with_decisions(votes, by_referee, plan.merge)
     margins = strengths(votes)
     units = defaultdict(list)
     for unit, chance, margin in zip(votes.units, chances.tolist(), margins.tolist(), strict=True):
@@ -99,11 +99,11 @@ def comparisons(chosen: ChosenLabels, plan: ExportPlan, left_out: Counter) -> Ro
                     continue
                 says, chance = {"margin": abs(margin)}, float(margin > 0)
             places = (unit.first, unit.second) if chance >= 0.5 else (unit.second, unit.first)
-            yield comparison(item, places, says, labels)
+            yield compared_row(item, places, says, labels)
         yield from edited_comparisons(item, labels, plan)
 
 
-def comparison(
+def compared_row(
     item: StoredItem, places: tuple[int, int], says: dict[str, float], labels: list[StoredLabel]
 ) -> dict[str, Any]:
     """A row for two answers of an item, the better one first."""

@@ -9,7 +9,7 @@ from typing import Any
 from easyrlhf.data.records import Comparison, Demonstration, Feedback, Messages, Prompt, Ranking, Record, answers_of
 from easyrlhf.errors import InputError
 from easyrlhf.labels.rows import NewItem, as_json
-from easyrlhf.labels.values import ANSWER, LIKED, MOST_ANSWERS, ORDER, PAIR, PROBABILITY, RANKING, keyed, share_of
+from easyrlhf.labels.values import ANSWER, LIKED, MOST_ANSWERS, ORDER, PAIR, PROBABILITY, RANKING, chance_of, keyed
 
 RANDOM, SPREAD, UNCERTAIN, TOP = "random", "spread", "uncertain", "top"
 REWARD_KEYS = ("reward", "score")  # of an answer, as easyrlhf generate and easyrlhf score write them
@@ -39,7 +39,7 @@ class ItemPlan:
 
     def chance(self, *words: Any) -> float:
         """A number from 0 to 1, the same for the same words and seed."""
-        return share_of(str(self.seed).encode(), *words)
+        return chance_of(str(self.seed).encode(), *words)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def candidates_of(record: Record, facts: dict[str, Any]) -> list[Candidate]:
         answers = [one if isinstance(one, str) else one[-1:] for one in answers]
     worths = worths_of(record)
     return [
-        Candidate(answer, source_of(record, place, facts), worth)
+        Candidate(answer, source_of_answer(record, place, facts), worth)
         for place, (answer, worth) in enumerate(zip(answers, worths, strict=True))
     ]
 
@@ -141,7 +141,7 @@ def worths_of(record: Record) -> list[float | None]:
             return [None]
 
 
-def source_of(record: Record, place: int, facts: dict[str, Any]) -> dict[str, Any]:
+def source_of_answer(record: Record, place: int, facts: dict[str, Any]) -> dict[str, Any]:
     """Where an answer of a record comes from; place is its number in answers_of."""
     columns, source = record.columns, dict(facts)
     if isinstance(record, Comparison):

@@ -63,7 +63,7 @@ def read_labels(store: Store, only: tuple[str, ...] = (), exclude: tuple[str, ..
 def measured_labels(given: GivenLabels) -> dict[str, Any]:
     """Agreement, its ceiling, every annotator and every two of them. Names are of judges and files alone."""
     votes = votes_of(given.items.values(), given.first)
-    parts = parts_of(votes, given)
+    parts = agreement_parts(votes, given)
     return {
         "items": len({label.item for label in given.first}),
         "labels": len(given.first),
@@ -76,7 +76,7 @@ def measured_labels(given: GivenLabels) -> dict[str, Any]:
     }
 
 
-def parts_of(votes: Votes, given: GivenLabels) -> dict[str, dict[str, Any]]:
+def agreement_parts(votes: Votes, given: GivenLabels) -> dict[str, dict[str, Any]]:
     """Agreement of everyone; of people alone, where there are others; and of pairs that chance alone has picked."""
     people = np.array([given.annotators[number].role == ANNOTATOR for number in votes.annotators], bool)
     by_people = people[votes.annotator] if people.size else np.zeros(0, bool)
@@ -106,14 +106,14 @@ def part(votes: Votes) -> dict[str, Any]:
     return {
         "pairs": len(pairs),
         "items": len(np.unique(items)),
-        "agreement": interval(first == second, items),
-        "decided": interval((first == second)[both], items[both]),
+        "agreement": resampled(first == second, items),
+        "decided": resampled((first == second)[both], items[both]),
         "alpha_nominal": nominal_alpha(counts) if len(pairs) else None,
         "alpha_interval": interval_alpha(votes.unit, votes.strength) if len(pairs) else None,
     }
 
 
-def interval(hits: np.ndarray, items: np.ndarray) -> list[float] | None:
+def resampled(hits: np.ndarray, items: np.ndarray) -> list[float] | None:
     """[share, low, high], or None of nothing."""
     return list(share_with_interval(hits.astype(float), items)) if hits.size else None
 
@@ -132,7 +132,7 @@ def ceiling_of(parts: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     return None
 
 
-def share(hits: Sequence[bool]) -> dict[str, Any] | None:
+def rate(hits: Sequence[bool]) -> dict[str, Any] | None:
     """{"share", "ci95" (Wilson), "n"}, or None of nothing."""
     if not hits:
         return None
@@ -146,7 +146,7 @@ def position(given: GivenLabels, labels: list[StoredLabel]) -> dict[str, Any] | 
         for label in labels
         if given.items[label.item].kind in COMPARED
     ]
-    return share([verdict == (1 if first == 0 else -1) for first, verdict in verdicts if verdict])
+    return rate([verdict == (1 if first == 0 else -1) for first, verdict in verdicts if verdict])
 
 
 def sign(item: StoredItem, label: StoredLabel) -> int:
@@ -178,8 +178,8 @@ def annotator_row(given: GivenLabels, votes: Votes, number: int) -> dict[str, An
         "labels": sum(not label.repeat for label in own),
         "ties": float((votes.verdict[mine] == 0).mean()) if mine.any() else None,
         "seconds": float(np.median(seconds)) if seconds else None,
-        "self_agreement": share(self_agreement(given, own)),
-        "checks": share([sign(item, label) == (1, -1)[item.truth] for item, label in checks]),
+        "self_agreement": rate(self_agreement(given, own)),
+        "checks": rate([sign(item, label) == (1, -1)[item.truth] for item, label in checks]),
         "position": position(given, own) if who.role == ANNOTATOR else None,
     }
 
@@ -204,7 +204,7 @@ def matrix(votes: Votes, given: GivenLabels) -> list[dict[str, Any]]:
         both = sorted(by[a].keys() & by[b].keys())
         if both:
             first, second = (np.array([by[one][unit] for unit in both]) for one in (a, b))
-            agreed = interval(first == second, votes.item[both])
+            agreed = resampled(first == second, votes.item[both])
             who = {"first": votes.annotators[a], "second": votes.annotators[b]}
             rows.append({**who, "n": len(both), "agreement": agreed, "kappa": cohens_kappa(first, second)})
     return rows

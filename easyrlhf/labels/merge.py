@@ -46,7 +46,7 @@ def reliabilities(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
     return chance, accuracy
 
 
-def merged(votes: Votes, how: str) -> np.ndarray:
+def merge_votes(votes: Votes, how: str) -> np.ndarray:
     """The chance that the first answer of each unit is the better one, by one of the three merges.  [U]"""
     return {SHARE: shares, MAJORITY: majorities, RELIABILITY: lambda all: reliabilities(all)[0]}[how](votes)
 

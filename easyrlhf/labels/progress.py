@@ -1,7 +1,7 @@
 """How far the labelling is, and where those who label disagree."""
 
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,27 +33,32 @@ class Progress:
         return self.given >= self.wanted
 
 
+# Items that are to be labelled by people, and what those of them have that are not parked.
+ASKED = "i.truth IS NULL AND i.conversation IS NULL AND i.parked IS NULL"
+GIVEN = f"""
+SELECT COALESCE(SUM(MIN(given, :overlap)), 0) FROM (
+  SELECT COUNT(*) AS given FROM label l JOIN annotator a ON a.id = l.annotator JOIN item i ON i.id = l.item
+  WHERE l.undone IS NULL AND NOT l.repeat AND a.role = '{ANNOTATOR}' AND {ASKED} GROUP BY l.item)
+"""
+DONE = "SELECT annotator, COUNT(*), SUM(seconds) FROM label WHERE undone IS NULL GROUP BY annotator"
+SKIPPED = "SELECT annotator, COUNT(*) FROM event WHERE what = 'skip' GROUP BY annotator"
+
+
 def progress_of(store: Store, overlap: int = 1) -> Progress:
     """Count what is done, where each item is to have so many labels of people; conversations want none."""
     with store.snapshot():
-        items, labels, events = list(store.items()), store.labels(), store.events()
+        kinds = store.read("SELECT kind, COUNT(*) FROM item WHERE truth IS NULL GROUP BY kind ORDER BY kind")
+        [(parked,)] = store.read("SELECT COUNT(*) FROM item WHERE parked IS NOT NULL")
+        [(asked,)] = store.read(f"SELECT COUNT(*) FROM item i WHERE {ASKED}")
+        [(given,)] = store.read(GIVEN, {"overlap": overlap})
+        done = {annotator: counts for annotator, *counts in map(tuple, store.read(DONE))}
+        skipped = dict(map(tuple, store.read(SKIPPED)))
         annotators = store.annotators()
-    counted = Counter(label.item for label in labels if label.role == ANNOTATOR and not label.repeat)
-    asked = [item.id for item in items if item.truth is None and item.conversation is None and not item.parked]
-    by = {one.id: {"labels": 0, "skips": 0, "seconds": 0.0} for one in annotators}
-    for label in labels:
-        by[label.annotator]["labels"] += 1
-        by[label.annotator]["seconds"] += label.seconds
-    for event in events:
-        if event["what"] == "skip":
-            by[event["annotator"]]["skips"] += 1
-    return Progress(
-        items=dict(Counter(item.kind for item in items if item.truth is None)),
-        parked=sum(item.parked for item in items),
-        wanted=overlap * len(asked),
-        given=sum(min(overlap, counted[number]) for number in asked),
-        by=[(one, by[one.id]) for one in annotators],
-    )
+    by = []
+    for one in annotators:
+        labels, seconds = done.get(one.id, (0, 0.0))
+        by.append((one, {"labels": labels, "seconds": seconds, "skips": skipped.get(one.id, 0)}))
+    return Progress(dict(map(tuple, kinds)), parked, overlap * asked, given, by)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from easyrlhf.labels.rows import ANNOTATOR, REFEREE
-from easyrlhf.labels.values import PAIR, share_of
+from easyrlhf.labels.values import PAIR, chance_of
 
 REPEAT_AFTER = 5  # labels: an own pair is shown again when so many others have been given since
 
@@ -67,7 +67,7 @@ def pick_item(
 
     if held := first(HELD):
         return held, bool(held["again"])
-    drawn = share_of(secret, "mixed in", me, _count(connection, me) + len(besides))
+    drawn = chance_of(secret, "mixed in", me, _count(connection, me) + len(besides))
     checks, repeats = (_share(connection, name) for name in ("check_share", "repeat_share"))
     if drawn < checks and (row := first(CHECKS)):
         return row, False

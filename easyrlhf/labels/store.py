@@ -4,7 +4,6 @@ Every change is one transaction, on disk when the method returns; any thread and
 same folder. Errors are InputError for what was asked for wrongly and RunError for a disk that takes nothing.
 """
 
-import hashlib
 import json
 import secrets
 import sqlite3
@@ -31,12 +30,9 @@ from easyrlhf.labels.changes import (
     stored_item,
     undo_label,
 )
-from easyrlhf.labels.database import Database
+from easyrlhf.labels.people import People
 from easyrlhf.labels.queue import pick_item
 from easyrlhf.labels.rows import (
-    ANNOTATOR,
-    ROLES,
-    Annotator,
     Given,
     NewItem,
     NewLabel,
@@ -55,7 +51,7 @@ NEW, KNOWN, CONFLICT = "new", "known", "conflict"
 LABELS = "SELECT l.*, a.role FROM label l JOIN annotator a ON a.id = l.annotator"
 
 
-class Store(Database):
+class Store(People):
     """labels.db of a folder.
 
     clock  what says the time, in seconds since 1970
@@ -66,14 +62,14 @@ class Store(Database):
 
         Raises InputError where there are none otherwise, and for a file that is no store.
         """
-        self.folder, self.clock = Path(folder), clock
+        self.folder = Path(folder)
         file = self.folder / FILE
         if not create and not file.is_file():
             raise InputError(
                 f"--labels {folder}: no labels are there; easyrlhf label import FILE --labels {folder} makes them"
             )
         make_labels_folder(self.folder)
-        super().__init__(file)
+        super().__init__(file, clock)
         with self.write() as connection:
             connection.execute("INSERT OR IGNORE INTO setting VALUES ('secret', ?)", (secrets.token_hex(32),))
         self.secret = bytes.fromhex(self.setting("secret", ""))
@@ -83,69 +79,6 @@ class Store(Database):
 
     def __exit__(self, *error: Any) -> None:
         self.close()
-
-    def setting(self, name: str, default: str) -> str:
-        """What is kept under a name, such as check_share or repeat_share."""
-        rows = self.read("SELECT value FROM setting WHERE name = ?", (name,))
-        return rows[0]["value"] if rows else default
-
-    def keep_setting(self, name: str, value: Any) -> None:
-        """Keep a value under a name, in place of the earlier one."""
-        with self.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, str(value)))
-
-    # Who labels
-
-    def annotator(self, name: str, role: str = ANNOTATOR) -> Annotator:
-        """The annotator of this name, new where there is none. Raises InputError where he has another role."""
-        if role not in ROLES:
-            raise InputError(f"role {role!r}: must be one of {', '.join(ROLES)}")
-        if not name.strip() or not name.isprintable():
-            raise InputError(f"annotator {name!r}: a name must hold letters, and nothing that is not printed")
-        with self.write() as connection:
-            row = connection.execute("SELECT * FROM annotator WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                values = (name, role, self.clock())
-                found = connection.execute("INSERT INTO annotator (name, role, since) VALUES (?, ?, ?)", values)
-                record_event(connection, self.clock(), "annotator", found.lastrowid, detail={"role": role})
-                return Annotator(found.lastrowid, name, role)
-        if row["role"] != role:
-            raise InputError(f"annotator {name!r}: is there in the role {row['role']}, not {role}; give another name")
-        return Annotator(row["id"], name, role)
-
-    def annotators(self) -> list[Annotator]:
-        """All of them, by number; those whose name is forgotten too."""
-        return [
-            Annotator(row["id"], row["name"], row["role"]) for row in self.read("SELECT * FROM annotator ORDER BY id")
-        ]
-
-    def new_token(self, annotator: int) -> str:
-        """Make a secret of 128 bits by which he is known; earlier ones stay good. Only its SHA-256 is kept."""
-        token = secrets.token_urlsafe(16)
-        with self.write() as connection:
-            connection.execute("INSERT INTO token VALUES (?, ?)", (token_hash(token), annotator))
-        return token
-
-    def annotator_of(self, token: str) -> Annotator | None:
-        """Who has this token; None for one that is not known."""
-        query = "SELECT a.* FROM token t JOIN annotator a ON a.id = t.annotator WHERE t.hash = ?"
-        rows = self.read(query, (token_hash(token),))
-        return Annotator(rows[0]["id"], rows[0]["name"], rows[0]["role"]) if rows else None
-
-    def forget(self, name: str) -> int:
-        """Delete a name and its tokens; his labels stay, under his number. Returns the number.
-
-        Raises InputError for a name that is not there.
-        """
-        with self.write() as connection:
-            row = connection.execute("SELECT id FROM annotator WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                raise InputError(f"annotator {name!r}: no such name in {self.file}")
-            connection.execute("UPDATE annotator SET name = NULL WHERE id = ?", (row["id"],))
-            connection.execute("DELETE FROM token WHERE annotator = ?", (row["id"],))
-            record_event(connection, self.clock(), "forget", row["id"])
-        self.wipe()
-        return row["id"]
 
     # What is labelled
 
@@ -271,12 +204,14 @@ class Store(Database):
 
         request  says which of the judge's questions about the item it answers, such as "1,0 harmless"
         """
+        return bool(self.add_replies(annotator, [(item, request, reply)]))
+
+    def add_replies(self, annotator: int, replies: Iterable[tuple[int, str, Any]]) -> int:
+        """Keep raw answers as add_reply does, all or none of them: (item, request, reply). Returns how many are new."""
+        added = "INSERT OR IGNORE INTO reply (item, annotator, request, reply, at) VALUES (?, ?, ?, ?, ?)"
         with self.write() as connection:
-            values = (item, annotator, request, as_json(reply), self.clock())
-            added = connection.execute(
-                "INSERT OR IGNORE INTO reply (item, annotator, request, reply, at) VALUES (?, ?, ?, ?, ?)", values
-            )
-            return bool(added.rowcount)
+            rows = [(item, annotator, request, as_json(reply), self.clock()) for item, request, reply in replies]
+            return sum(connection.execute(added, row).rowcount for row in rows)
 
     def replies(self, annotator: int) -> dict[tuple[int, str], Any]:
         """All raw answers of a judge: (item, request) → reply."""
@@ -322,11 +257,6 @@ class Store(Database):
         expires = self.clock() + LEASE
         lease_item(connection, item.id, annotator, repeat, expires)
         return Given(item, self.shown(item, annotator, repeat), repeat, expires)
-
-
-def token_hash(token: str) -> str:
-    """What is kept of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def make_labels_folder(folder: Path) -> None:

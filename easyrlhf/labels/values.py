@@ -91,7 +91,7 @@ def keyed(secret: bytes, *words: Any) -> bytes:
     return hmac.digest(secret, "\0".join(map(str, words)).encode(), hashlib.sha256)
 
 
-def share_of(secret: bytes, *words: Any) -> float:
+def chance_of(secret: bytes, *words: Any) -> float:
     """A number from 0 to 1, uniform over the words."""
     return int.from_bytes(keyed(secret, *words)[:8]) / 2**64
 

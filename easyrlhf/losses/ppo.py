@@ -4,15 +4,16 @@ import torch
 from torch import Tensor
 
 
-def shape_rewards(scores: Tensor, kl: Tensor, completion_mask: Tensor, kl_coef: float) -> Tensor:
+def shape_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
     """Score on the last token of each completion, minus kl_coef · KL on every token (Ouyang et al. 2022, eq. 2).
 
-    scores               [B]
-    kl, completion_mask  [B, T]  right-padded; every row counts at least one token
-    returns rewards      [B, T]  0 on padding
+    scores           [B]
+    kl, mask         [B, T]  the mask is 1 on sampled tokens; every row has at least one
+    returns rewards  [B, T]  0 off the mask
     """
-    last = completion_mask.sum(dim=1, keepdim=True).long() - 1  # [B, 1]
-    return (-kl_coef * kl * completion_mask).scatter_add(1, last, scores.unsqueeze(1))
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    last = (mask * places).argmax(dim=1, keepdim=True)  # [B, 1]
+    return (-kl_coef * kl * mask).scatter_add(1, last, scores.unsqueeze(1))
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -20,16 +21,20 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
         δ_t = r_t + γ V_{t+1} − V_t,    Â_t = δ_t + γλ Â_{t+1},    R_t = Â_t + V_t
 
-    rewards, values, mask  [B, T]  right-padded; mask is 1 on completion tokens
-    returns (advantages, returns), each [B, T], 0 on padding, not standardised
+    Time counts the tokens of the mask alone: t + 1 is the next one that was sampled, whatever an environment said in
+    between. There the policy chooses nothing, so nothing is discounted, and no value stands for a state of its own.
+
+    rewards, values, mask  [B, T]  mask is 1 on sampled tokens
+    returns (advantages, returns), each [B, T], 0 off the mask, not standardised
     """
-    values = values * mask  # V = 0 past the last token, so padding cannot leak into the advantage
-    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    deltas = (rewards + gamma * next_values - values) * mask
-    advantages, running = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])
-    for t in reversed(range(deltas.shape[1])):
-        advantages[:, t] = running = deltas[:, t] + gamma * lam * running
-    return advantages, advantages + values
+    advantages, sampled = torch.zeros_like(rewards), mask.bool()
+    running = next_values = torch.zeros_like(rewards[:, 0])  # V = 0 behind the last token: padding cannot leak in
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_values - values[:, t]
+        running = torch.where(sampled[:, t], delta + gamma * lam * running, running)
+        next_values = torch.where(sampled[:, t], values[:, t], next_values)
+        advantages[:, t] = running
+    return advantages * mask, (advantages + values) * mask
 
 
 def ppo_policy_loss(

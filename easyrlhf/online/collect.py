@@ -1,5 +1,6 @@
 """Collect: sample completions, then let policy, reference, value model and rewards say what they think of them."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from easyrlhf.engine import processes
 from easyrlhf.engine.faults import named
 from easyrlhf.engine.micro_batches import group_by_prompt
+from easyrlhf.episodes.play import Episode
+from easyrlhf.errors import ServiceError
 from easyrlhf.models.logprobs import token_logprobs_and_entropies
 from easyrlhf.models.parts import evaluating
 from easyrlhf.online.rollout import Rollout, unpad
@@ -17,6 +20,8 @@ from easyrlhf.rewards.batch import RewardBatch
 from easyrlhf.rollout.sampler import Samples
 from easyrlhf.run.run import Run
 from easyrlhf.run.timer import Timer
+
+MOST_DROPPED = 0.1  # of a rollout's episodes
 
 
 @torch.no_grad()
@@ -44,7 +49,11 @@ def collect(
     # 1. Sample. A key belongs to a sample, not to a place in a batch: the same sample whoever draws it.
     completions: list[list[int]] = [[] for _ in rows]
     with timer("rollout"), named("sampling with the policy", longest):
-        samples = online.sampler.generate([row["prompt_ids"] for row in rows], keys)
+        if online.player is None:
+            samples = online.sampler.generate([row["prompt_ids"] for row in rows], keys)
+        else:
+            samples = online.sampler.play(online.player, rows, keys)
+            rows = with_episodes(rows, samples.episodes)
     completions = unpad(samples.completion_ids, samples.completion_mask)
     # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is
     # then 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
@@ -61,8 +70,26 @@ def collect(
         scores=scores,
         source_scores=source_scores,
         extra=list(rewards.extra),
+        action_mask=samples.action_mask,
         **scored,
     )
+
+
+def with_episodes(rows: list[dict[str, Any]], episodes: list[Episode]) -> list[dict[str, Any]]:
+    """The rows with what became of them; a prompt that the environment has added to is the one that was answered.
+
+    Raises ServiceError where the environment failed in more than a tenth of them.
+    """
+    dropped = [episode for episode in episodes if episode.dropped]
+    if len(dropped) > MOST_DROPPED * len(episodes):
+        raise ServiceError(
+            f"the environment failed in {len(dropped)} of {len(episodes)} episodes, and --on_environment_error drop "
+            f"leaves out at most {MOST_DROPPED:.0%} of a rollout; one of them:\n{dropped[0].failure}"
+        )
+    return [
+        row | {"episode": episode, "prompt_ids": episode.prompt_ids, "prompt": json.dumps(episode.prompt)}
+        for row, episode in zip(rows, episodes, strict=True)
+    ]
 
 
 def score_tokens(
@@ -97,6 +124,7 @@ def score_tokens(
                 scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
 
     processes.gather_results(own)
+    sampled = 1 if samples.action_mask is None else samples.action_mask  # of an environment's tokens nothing is said
     return {"values": None, "ref_logprobs": None} | {
-        name: processes.all_reduce_sum(numbers) for name, numbers in scored.items()
+        name: processes.all_reduce_sum(numbers) * sampled for name, numbers in scored.items()
     }

@@ -31,7 +31,8 @@ def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
         # the penalty is a weight: as a score it would be standardised, and its size lost
         cut_off = -(~rollout.finished).float().masked_fill(~rollout.scored, torch.nan)
         scores = torch.stack([*rollout.source_scores.values(), cut_off])
-        weights = torch.tensor([*config.reward_weight_values, config.missing_eos_penalty], device=scores.device)
+        own = [*config.reward_weight_values, 1.0][: len(scores) - 1]  # that of an environment is 1, and stands last
+        weights = torch.tensor([*own, config.missing_eos_penalty], device=scores.device)
         advantages = gdpo_advantages(scores, weights, config.num_generations)
     return with_advantages(rollout, advantages, config)
 
@@ -45,7 +46,7 @@ def estimate_rloo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
 
 def estimate_reinforce(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:
     """REINFORCE++'s: rewards still to come, KL in them, standardised over the batch (Hu 2025, section 3)."""
-    mask = rollout.completion_mask * rollout.scored[:, None]
+    mask = rollout.actions * rollout.scored[:, None]
     kl, nothing = distance(rollout), torch.zeros_like(mask)
     to_come, _ = gae(shaped(rollout, kl, kl_coef), nothing, mask, gamma=1.0, lam=1.0)
     return with_advantages(rollout, standardize(to_come, mask), config)
@@ -53,7 +54,7 @@ def estimate_reinforce(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> 
 
 def with_advantages(rollout: Rollout, advantages: Tensor, config: GRPOConfig) -> Rollout:
     """The rollout with these advantages ([B] or [B, T]), its KL, and the mask of the tokens that are learned from."""
-    mask = rollout.completion_mask
+    mask = rollout.actions
     kl = distance(rollout)
     # A cut-off answer says little of what it would have become (Yu et al. 2025, section 3.4).
     learned = mask * rollout.finished[:, None] if config.mask_truncated_completions else mask
@@ -78,9 +79,9 @@ def grpo_loss(part: Rollout, logprobs: Tensor, config: GRPOConfig) -> Tensor:
 def rloo_loss(part: Rollout, logprobs: Tensor, config: GRPOConfig) -> Tensor:
     """The clipped surrogate of whole completions, told to each of their tokens.  [n]"""
     # One ratio a completion, so its clip holds or frees all of its tokens together.
-    rows = part.completion_mask.nonzero()[:, 0]  # [n] the completion each token belongs to
+    rows = part.actions.nonzero()[:, 0]  # [n] the completion each token belongs to
     whole = logprobs.new_zeros(len(part)).index_add(0, rows, logprobs)
-    old = (part.old_logprobs * part.completion_mask).sum(1)
+    old = (part.old_logprobs * part.actions).sum(1)
     return ppo_policy_loss(whole, old, part.advantages[:, 0], *config.clip_limits)[rows]
 
 

@@ -43,7 +43,7 @@ class Method:
 
 def shaped(rollout: Rollout, kl: Tensor | None, kl_coef: float) -> Tensor:
     """The reward of each token, with the price of its KL where that is known; 0 in completions without a score."""
-    mask = rollout.completion_mask
+    mask = rollout.actions
     rewards = shape_rewards(rollout.scores.nan_to_num(), torch.zeros_like(mask) if kl is None else kl, mask, kl_coef)
     return rewards * rollout.scored[:, None]
 
@@ -52,4 +52,4 @@ def distance(rollout: Rollout, estimator: Callable[[Tensor, Tensor], Tensor] = k
     """The KL to the reference at each token, 0 on padding; None where no reference was asked.  [B, T]"""
     if rollout.ref_logprobs is None:
         return None
-    return estimator(rollout.old_logprobs, rollout.ref_logprobs) * rollout.completion_mask
+    return estimator(rollout.old_logprobs, rollout.ref_logprobs) * rollout.actions

@@ -12,7 +12,7 @@ from easyrlhf.online.rollout import Rollout
 
 def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """Metrics of one estimated rollout, under the names of report.metrics."""
-    mask, lengths, scored = rollout.completion_mask, rollout.lengths, rollout.scored
+    mask, lengths, scored = rollout.actions, rollout.lengths, rollout.scored
     counted = mask.bool()
     mismatch = (rollout.sampler_logprobs - rollout.old_logprobs)[counted].abs()
     metrics = {
@@ -26,7 +26,7 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         "length/completion_mean": lengths.float().mean().item(),
         "length/completion_max": lengths.max().item(),
         "health/eos_rate": rollout.finished.float().mean().item(),
-        "health/repetition": sum(map(repetition, rollout.completions())) / len(rollout),
+        "health/repetition": sum(map(repetition, unpad_sampled(rollout))) / len(rollout),
         "health/reward_length_correlation": correlation(rollout.scores[scored], lengths[scored].float()),
         "health/sampler_mismatch": mismatch.nanmean().item(),
     }
@@ -41,17 +41,42 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         if len(applying := scores[~scores.isnan()]):
             metrics[f"reward/{name}/mean"] = applying.mean().item()
             metrics[f"reward/{name}/std"] = applying.std(correction=0).item()
+    if rollout.action_mask is not None:
+        metrics |= episode_metrics(rollout)
     if rollout.values is not None:
         learned = [getattr(rollout, name)[rollout.learned.bool()] for name in ("values", "returns")]
         metrics["value/explained_variance"] = explained_variance(*learned).item()
     return metrics
 
 
+def unpad_sampled(rollout: Rollout) -> list[list[int]]:
+    """The ids of each completion that the policy sampled."""
+    return [ids[mask].tolist() for ids, mask in zip(rollout.completion_ids, rollout.actions.bool(), strict=True)]
+
+
+def episode_metrics(rollout: Rollout) -> dict[str, float]:
+    """What became of a rollout's episodes."""
+    episodes = [row["episode"] for row in rollout.rows]
+
+    def mean(name: str) -> float:
+        return sum(getattr(episode, name) for episode in episodes) / len(episodes)
+
+    return {
+        "env/turns_mean": mean("turns"),
+        "env/finished": rollout.finished.float().mean().item(),
+        "env/tool_calls": mean("tool_calls"),
+        "env/tool_errors": mean("tool_errors"),
+        "env/dropped": mean("dropped"),
+        "env/sampled": (rollout.actions.sum() / rollout.completion_mask.sum()).item(),
+        "env/seconds_mean": mean("seconds"),
+    }
+
+
 def importance_metrics(rollout: Rollout, config: OnlineConfig) -> dict[str, float]:
     """What the importance weights of a rollout say, where its samples are weighted."""
     if not config.corrects_sampling:
         return {}
-    weights = rollout.importance_weights(config)[rollout.completion_mask.bool()]
+    weights = rollout.importance_weights(config)[rollout.actions.bool()]
     return {
         "health/importance_mean": weights.mean().item(),
         "health/importance_capped": (weights >= config.importance_cap).float().mean().item(),
@@ -67,6 +92,9 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
         "eval/length": torch.cat([r.lengths for r in rollouts]).float().mean().item(),
         "eval/eos_rate": torch.cat([r.finished for r in rollouts]).float().mean().item(),
     }
+    if rollouts[0].action_mask is not None:
+        turns = [row["episode"].turns for r in rollouts for row in r.rows]
+        metrics["eval/turns"] = sum(turns) / len(turns)
     for name in rollouts[0].source_scores:
         scores = torch.cat([r.source_scores[name] for r in rollouts])
         if len(applying := scores[~scores.isnan()]):
@@ -91,6 +119,26 @@ def readable_prompt(prompt: str | list[dict[str, str]]) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
+def readable_completion(row: dict, ids: list[int], decode) -> str:
+    """A completion as people read it: its text, or of an episode what both sides said."""
+    if "episode" not in row:
+        return decode(ids)
+    messages = row["episode"].messages
+    calls = [f" {json.dumps(turn['tool_calls'])}" if turn.get("tool_calls") else "" for turn in messages]
+    first = f"{messages[0]['content']}{calls[0]}"
+    return "\n".join(
+        [first, *(f"{t['role']}: {t['content']}{call}" for t, call in zip(messages[1:], calls[1:], strict=True))]
+    )
+
+
+def said_in(row: dict) -> dict:
+    """What a stored row of an episode has besides: its messages, turns and failed calls."""
+    if "episode" not in row:
+        return {}
+    episode = row["episode"]
+    return {"messages": episode.messages, "turns": episode.turns, "tool_errors": episode.tool_errors}
+
+
 def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
     """Samples for people: prompt and completion text, score, KL, and total = score − kl_coef · KL.
 
@@ -100,12 +148,13 @@ def sample_rows(rollout: Rollout, kl_coef: float, decode) -> list[dict]:
     return [
         {
             "prompt": readable_prompt(json.loads(row["prompt"])),
-            "completion": decode(ids),
+            "completion": readable_completion(row, ids, decode),
             "score": score,
             "kl": distance,
             "total": score - kl_coef * (distance or 0.0),
             "finished": finished,
         }
+        | said_in(row)
         for row, ids, score, distance, finished in zip(
             rollout.rows,
             rollout.completions(),

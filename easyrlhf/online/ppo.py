@@ -35,7 +35,7 @@ def estimate_ppo(rollout: Rollout, config: PPOConfig, kl_coef: float) -> Rollout
     without a score.
     """
     # A completion that no reward applies to has no return: with one of 0 it would be taken for an average answer.
-    mask = rollout.completion_mask * rollout.scored[:, None]
+    mask = rollout.actions * rollout.scored[:, None]
     kl = distance(rollout, KL_ESTIMATORS[config.kl_estimator])
     rewards = shaped(rollout, kl, kl_coef)
     if config.whiten_rewards:

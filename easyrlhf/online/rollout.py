@@ -30,6 +30,8 @@ class Rollout:
     kl, rewards, advantages, returns  [B, T]  filled in by estimate; no kl without a reference
     loss_mask        [B, T]  1 on tokens to learn from; None for all of completion_mask
     extra            [B]     name → value, what reward functions have logged of each completion
+    action_mask      [B, T]  1 on tokens that the policy sampled; None where it sampled all of completion_mask. What
+                             says something of the policy (log-probabilities, values, advantages) is 0 elsewhere
     """
 
     rows: list[dict[str, Any]]
@@ -49,6 +51,7 @@ class Rollout:
     returns: Tensor | None = None
     loss_mask: Tensor | None = None
     extra: list[dict[str, Any]] | None = None
+    action_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,7 +69,12 @@ class Rollout:
     @property
     def learned(self) -> Tensor:
         """1 on the tokens to learn from.  [B, T]"""
-        return self.completion_mask if self.loss_mask is None else self.loss_mask
+        return self.actions if self.loss_mask is None else self.loss_mask
+
+    @property
+    def actions(self) -> Tensor:
+        """1 on the tokens that the policy sampled.  [B, T]"""
+        return self.completion_mask if self.action_mask is None else self.action_mask
 
     @property
     def has_advantage(self) -> Tensor:
@@ -78,7 +86,7 @@ class Rollout:
         """log policy − log reference, summed over each completion, nats; None without a reference.  [B]"""
         if self.ref_logprobs is None:
             return None
-        return ((self.old_logprobs - self.ref_logprobs) * self.completion_mask).sum(1)
+        return ((self.old_logprobs - self.ref_logprobs) * self.actions).sum(1)
 
     @property
     def prompt_ids(self) -> list[list[int]]:
@@ -98,13 +106,19 @@ class Rollout:
         return passes.over(self.prompt_ids, self.lengths.tolist())
 
     def flat(self, *names: str) -> list[Tensor]:
-        """The numbers of these fields that stand on completion tokens, row by row, each [n]."""
-        counted = self.completion_mask.bool()
+        """The numbers of these fields that stand on sampled tokens, row by row, each [n]."""
+        counted = self.actions.bool()
         return [getattr(self, name)[counted] for name in names]
+
+    def sampled(self, numbers: Tensor) -> Tensor:
+        """Of a model's numbers for all completion tokens those of sampled ones.  [N] → [n]"""
+        if self.action_mask is None:
+            return numbers
+        return numbers[self.action_mask[self.completion_mask.bool()].bool()]
 
     def importance_weights(self, config: OnlineConfig) -> Tensor:
         """How much each token counts for having been drawn by a sampler that is not quite the policy.  [B, T]"""
-        numbers = self.old_logprobs, self.sampler_logprobs, self.completion_mask
+        numbers = self.old_logprobs, self.sampler_logprobs, self.actions
         return importance_weights(*numbers, config.importance_correction, config.importance_cap)
 
     def near_policy(self, logprobs: Tensor, threshold: float) -> tuple["Rollout", float]:
@@ -112,13 +126,13 @@ class Rollout:
 
         The KL of these tokens still counts: only their advantage is not to be trusted.
 
-        logprobs   [n]  of the completion tokens under the policy
+        logprobs   [n]  of the sampled tokens under the policy
         threshold  as in off_policy_mask
         """
         sampled, advantages = self.flat("sampler_logprobs", "advantages")
-        rows = self.completion_mask.nonzero()[:, 0]
+        rows = self.actions.nonzero()[:, 0]
         kept = off_policy_mask(sampled - logprobs, advantages, rows, threshold)
-        near = self.advantages.masked_scatter(self.completion_mask.bool(), advantages * kept)
+        near = self.advantages.masked_scatter(self.actions.bool(), advantages * kept)
         return replace(self, advantages=near), (1 - kept).sum().item()
 
     def take(self, indices: list[int]) -> "Rollout":

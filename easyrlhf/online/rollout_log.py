@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from easyrlhf.online.metrics import readable_completion, said_in
 from easyrlhf.online.rollout import Rollout
 
 
@@ -32,17 +33,17 @@ def kept_rows(
         kept = {
             "place": place,
             "prompt": json.loads(row["prompt"]),
-            "completion": decode(ids),
+            "completion": readable_completion(row, ids, decode),
             "finished": part.finished[number].item(),
             "length": len(ids),
             "rewards": {name: known(scores[number]) for name, scores in sources.items()},
             "score": known(score),
             "kl": kl[number],
             "total": known(score - kl_coef * (kl[number] or 0.0)),
-            "advantage": advantage(part.advantages[number], part.completion_mask[number]),
+            "advantage": advantage(part.advantages[number], part.actions[number]),
             "columns": json.loads(row["columns"]),
             "extra": part.extra[number] if part.extra else {},
-        }
+        } | said_in(row)
         rows.append(kept | ({"prompt_ids": row["prompt_ids"], "completion_ids": ids} if with_ids else {}))
     return rows
 

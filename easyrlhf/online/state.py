@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.episodes.play import Player
 from easyrlhf.models.logprobs import token_logprobs
 from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.models.value_head import ScalarModel
@@ -52,6 +53,7 @@ class Online:
 
     method  how advantages are estimated
     update  (rollout, step) → metrics of the update
+    player  plays the environment; None without one
     """
 
     models: Models
@@ -61,6 +63,7 @@ class Online:
     renderer: Renderer
     method: Method
     update: Callable[[Rollout, int], dict[str, float]]
+    player: Player | None = None
 
 
 @dataclass

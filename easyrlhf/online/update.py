@@ -100,8 +100,8 @@ class PolicyLearner:
         def surrogate(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
             # At the temperature of sampling: the ratio is of the distributions that completions are drawn from.
-            logprobs = token_logprobs(self.engine.model, part.groups(), self.passes.share, config.temperature)
-            counted = weights[group][part.completion_mask.bool()]
+            every = token_logprobs(self.engine.model, part.groups(), self.passes.share, config.temperature)
+            logprobs, counted = part.sampled(every), weights[group][part.actions.bool()]
             sums = policy_metrics(logprobs.detach() - part.flat("old_logprobs")[0], *config.clip_limits)
             # Tokens that the policy has left behind give no advantage any more; the metrics above still see them.
             if config.off_policy_mask_threshold is not None:
@@ -137,7 +137,7 @@ class ValueLearner:
 
         def loss_sum(group: list[int]) -> tuple[Tensor, dict[str, float]]:
             part = batch.take(group)
-            values = self.engine.model.completion_values(part.groups(), self.passes.share)
+            values = part.sampled(self.engine.model.completion_values(part.groups(), self.passes.share))
             old_values, returns = part.flat("values", "returns")
             # How often the value clip binds: a value model that is clipped often learns slower than its rate says.
             clipped = (values.detach() - old_values).abs() > config.cliprange_value

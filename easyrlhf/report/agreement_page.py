@@ -134,6 +134,11 @@ def reward_lines(part: dict[str, Any]) -> list[str]:
     return [
         f"{part['reward_model']} on {part['items']:,} pairs that have a winner:",
         f"  agrees with the majority     {percent(part['majority'])}",
+        *(
+            [f"  on pairs picked at random    {percent(part['majority_at_random'])}, without bias"]
+            if part["majority_at_random"]
+            else []
+        ),
         f"  agrees with single labels    {percent(part['labels'])}",
         f"  calibration error            {number(part['ece'])}  (chance {number(part['ece_by_chance'])})",
         *(["  left out, too long for it    " + f"{part['left_out']:,}"] if part["left_out"] else []),

@@ -286,6 +286,28 @@ METRICS: dict[str, Metric] = {
         ONLINE,
         format=".3f",
     ),
+    # episodes of an environment
+    "env/turns_mean": Metric("Mean turns of the policy in an episode.", ONLINE, format=".2f"),
+    "env/finished": Metric(
+        "Share of episodes that the environment ended, no turn being cut off.",
+        ONLINE,
+        "above 0.9",
+        low=0.9,
+        format=".3f",
+    ),
+    "env/tool_calls": Metric("Mean calls of tools in an episode.", ONLINE, format=".2f"),
+    "env/tool_errors": Metric(
+        "Mean calls in an episode that were answered with an error: unknown, wrong arguments, or the tool raised.",
+        ONLINE,
+        "falls",
+        format=".2f",
+    ),
+    "env/dropped": Metric(
+        "Share of episodes whose environment failed, which nothing is learned from.", ONLINE, "0", format=".3f"
+    ),
+    "env/sampled": Metric("Share of the tokens after the prompt that the policy sampled.", ONLINE, format=".3f"),
+    "env/seconds_mean": Metric("Mean seconds that the environment took over an episode.", ONLINE, format=".3f"),
+    "eval/turns": Metric("Mean turns of the policy in an episode on the valid_data prompts.", ONLINE, format=".2f"),
     "policy/skipped_steps": Metric(
         "Updates of the policy left out because every advantage was 0 and nothing else was to be learned.",
         ONLINE,

@@ -46,7 +46,8 @@ class RewardBatch:
     """B completions with what is known of them.
 
     prompts         [B] strings, or message lists
-    completions     [B] strings, or lists of one assistant message where the prompt is a message list
+    completions     [B] strings, or lists of one assistant message where the prompt is a message list; of an episode
+                    all messages since the prompt
     completion_ids  [B] token ids through the end-of-turn token
     finished        [B] whether the end-of-turn token was reached
     columns         name → [B] the data's columns, None where a row lacks one
@@ -73,8 +74,12 @@ class RewardBatch:
         prompts = [json.loads(row["prompt"]) for row in rows]
         texts = [renderer.decode(ids) for ids in completion_ids]
         completions = [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(prompts, texts, strict=True)
+            row["episode"].messages
+            if "episode" in row
+            else text
+            if isinstance(prompt, str)
+            else [{"role": "assistant", "content": text}]
+            for row, prompt, text in zip(rows, prompts, texts, strict=True)
         ]
         cells = [json.loads(row["columns"]) for row in rows]
         names = sorted(set().union(*cells) - set(OURS))
@@ -118,7 +123,7 @@ class RewardBatch:
         """One prompt and its completion, for a message."""
         prompt, completion = self.prompts[place], self.completions[place]
         if not isinstance(prompt, str):
-            prompt, completion = prompt[-1]["content"], completion[0]["content"]
+            prompt, completion = prompt[-1]["content"], "\n".join(str(turn["content"]) for turn in completion)
         return f"  prompt: {prompt!r}\n  completion: {completion!r}"
 
 

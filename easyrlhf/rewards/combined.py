@@ -84,7 +84,8 @@ class Rewards:
         scores = self._weighted_sum(raw, everything)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
-        return scores - self.missing_eos_penalty * (~finished).float(), raw
+        failed = torch.tensor(["episode" in row and row["episode"].dropped for row in rows], device=scores.device)
+        return (scores - self.missing_eos_penalty * (~finished).float()).masked_fill(failed, math.nan), raw
 
     def _finish(
         self, batch: RewardBatch, begun: dict[int, Pending], models: dict[int, list]

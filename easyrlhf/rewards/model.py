@@ -60,8 +60,11 @@ class ModelSource:
 
     def in_own_tokens(self, rows: list[Row], completions: list[list[int]], finished: list[bool]) -> list[list[int]]:
         """Prompt + completion in the reward model's tokens."""
+        renderer = self.scorer.renderer
         return [
-            rendered(self.scorer.renderer, row, self.policy_renderer.decode(ids), ended)
+            rendered_episode(renderer, row, ended)
+            if "episode" in row
+            else rendered(renderer, row, self.policy_renderer.decode(ids), ended)
             for row, ids, ended in zip(rows, completions, finished, strict=True)
         ]
 
@@ -118,3 +121,9 @@ def rendered(renderer: Renderer, row: Row, text: str, ended: bool) -> list[int]:
     """
     prompt = json.loads(row["prompt"])
     return renderer.sequence(*with_answer(prompt, text), ended, arguments_for(prompt, json.loads(row["columns"])))
+
+
+def rendered_episode(renderer: Renderer, row: Row, ended: bool) -> list[int]:
+    """An episode's whole conversation in the tokens of a reward model."""
+    prompt = json.loads(row["prompt"])
+    return renderer.sequence(prompt, row["episode"].messages, ended, arguments_for(prompt, json.loads(row["columns"])))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,12 +27,16 @@ class Samples:
     completion_mask  [B, T]  1 through the token that ended it
     logprobs         [B, T]  of the tokens as they were drawn; 0 on padding
     finished         [B]     whether the completion came to an end by itself
+    action_mask      [B, T]  1 on tokens that were sampled; None where all were
+    episodes         [B]     what became of each beside its tokens; None without an environment
     """
 
     completion_ids: Tensor
     completion_mask: Tensor
     logprobs: Tensor
     finished: Tensor
+    action_mask: Tensor | None = None
+    episodes: list[Any] | None = None
 
 
 class Sampler(Protocol):
@@ -86,17 +90,20 @@ class HFSampler:
     shape: SamplingShape = NO_SHAPE
 
     @torch.no_grad()
-    def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
+    def generate(
+        self, prompts: list[list[int]], keys: list[tuple[int, ...]], limits: list[int] | None = None
+    ) -> Samples:
         """Complete each prompt until its answer ends or has max_new_tokens.
 
         prompts  token ids; one that stands there several times is read once
         keys     what each sample's random numbers are drawn from, e.g. (seed, step, prompt, sample); integers >= 0
+        limits   most tokens of each answer, where that is fewer; a shorter answer is the beginning of a longer one
         """
         shape = len(prompts), self.max_new_tokens
         ids, lengths = torch.full(shape, self.pad_id), torch.zeros(len(prompts), dtype=torch.long)
         logprobs = torch.zeros(shape, dtype=torch.promote_types(plain_lm(self.lm).dtype, torch.float32))
         with blocked_weights(self.lm):  # reordered once for hundreds of passes of a few rows
-            for step in self._steps(prompts, keys):
+            for step in self._steps(prompts, keys, limits):
                 ids[step.rows, step.places] = step.tokens
                 logprobs[step.rows, step.places] = step.logprobs
                 lengths[step.rows] = step.places + 1
@@ -112,8 +119,11 @@ class HFSampler:
         for step in self._steps([prompt], [key]):
             yield step.tokens.item()
 
-    def _steps(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Iterator[DecodeStep]:
+    def _steps(
+        self, prompts: list[list[int]], keys: list[tuple[int, ...]], limits: list[int] | None = None
+    ) -> Iterator[DecodeStep]:
         """Draw one token after another for as many prompts at a time as fit."""
+        most = torch.tensor(limits or [self.max_new_tokens] * len(prompts)).clamp(max=self.max_new_tokens)
         # 1. All random numbers at once, a row a sample: what is drawn then depends on nothing but key and place.
         uniforms = torch.tensor(np.stack([np.random.default_rng(key).random(self.max_new_tokens) for key in keys]))
         said: list[list[int]] = [[] for _ in prompts]
@@ -136,7 +146,7 @@ class HFSampler:
                 )
                 tokens, logprobs = (tensor.cpu() for tensor in drawn)
                 # 4. Who is done: by an end token, by length, or by a text, which may end within a token.
-                ended = self.ending.by_token(tokens) | (running.drawn + 1 == self.max_new_tokens)
+                ended = self.ending.by_token(tokens) | (running.drawn + 1 == most[running.rows])
                 for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                     said[row].append(token)
                     ended[place] |= self.ending.by_text(said[row])

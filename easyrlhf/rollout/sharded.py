@@ -1,6 +1,8 @@
 """Sampling by several processes, each a share of the prompts, with the weights that the engine puts together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +13,13 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.micro_batches import slice_of
 from easyrlhf.models.parts import plain_lm
 from easyrlhf.rollout.sampler import HFSampler, Samples
+
+
+class Player(Protocol):
+    """What plays episodes with a sampler: easyrlhf/episodes/play.py."""
+
+    def play(self, sampler: HFSampler, rows: list[dict], keys: list[tuple[int, ...]]) -> Samples:
+        """An episode for each row."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +53,20 @@ class ShardedSampler:
 
     def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
         """As HFSampler.generate; every process gets the completions of all prompts."""
-        own = slice_of(len(prompts))
+        return self.dealt(lambda sampler, own: sampler.generate(prompts[own], keys[own]), len(prompts))
+
+    def play(self, player: Player, rows: list[dict], keys: list[tuple[int, ...]]) -> Samples:
+        """As Player.play; every process plays a part of the episodes and gets all. Weights are put together once."""
+        return self.dealt(lambda sampler, own: player.play(sampler, rows[own], keys[own]), len(rows))
+
+    def dealt(self, sample: Callable[[HFSampler, slice], Samples], count: int) -> Samples:
+        """What all processes sample of so many, each a slice; no process waits for another in between."""
+        own = slice_of(count)
         with self.engine.full_weights() as lm:
             sampler = replace(self.sampler, lm=lm)
             if processes.size() == 1:
-                return sampler.generate(prompts, keys)
-            parts = processes.gather_results(
-                lambda: on_cpu(sampler.generate(prompts[own], keys[own])) if prompts[own] else None
-            )
+                return sample(sampler, own)
+            parts = processes.gather_results(lambda: on_cpu(sample(sampler, own)) if own.start < own.stop else None)
         return gathered_samples(
             [part for part in parts if part is not None], self.pad_id, plain_lm(self.sampler.lm).device
         )
@@ -59,7 +74,8 @@ class ShardedSampler:
 
 def on_cpu(samples: Samples) -> Samples:
     """The samples, to be sent to other processes."""
-    return Samples(*(getattr(samples, field.name).cpu() for field in fields(samples)))
+    columns = {field.name: getattr(samples, field.name) for field in fields(samples)}
+    return Samples(**{name: value.cpu() if isinstance(value, Tensor) else value for name, value in columns.items()})
 
 
 def gathered_samples(parts: list[Samples], pad_id: int, device: torch.device) -> Samples:
@@ -72,4 +88,6 @@ def gathered_samples(parts: list[Samples], pad_id: int, device: torch.device) ->
 
     finished = torch.cat([part.finished for part in parts]).to(device)
     columns = column("completion_ids", pad_id), column("completion_mask", 0), column("logprobs", 0)
-    return Samples(*columns, finished)
+    if parts[0].episodes is None:
+        return Samples(*columns, finished)
+    return Samples(*columns, finished, column("action_mask", 0), [one for part in parts for one in part.episodes])

@@ -28,6 +28,7 @@ from easyrlhf.rollout.vllm_sampler import Backend
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
+from easyrlhf.stages.environments import Playground, check_environment, make_player
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
 from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
@@ -76,6 +77,8 @@ def train_online(config: OnlineConfig, title: str) -> Path:
                 data["ptx"] = read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
         check_reward_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
+        playground = check_environment(config, renderer, data)
+        check_scored(config, playground)
         steps = planned_rollouts(config, len(data["train"].rows))
         check_warmup(config, steps)
         if not run.recognise(lifecycle.stage_info(run, renderer, data, cast.named(config))):
@@ -96,7 +99,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
 
         backend = make_backend(run, renderer, console)
         console.note("loading the models …")
-        online = build(run, renderer, cast, data.get("ptx"), steps, backend)
+        online = build(run, renderer, cast, Plan(steps, data.get("ptx"), backend, playground))
         state = run.begin(online.engines)
         at = LoopState(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
         with lifecycle.open_log(run, console) as log, online.rewards, online.sampler:
@@ -172,19 +175,30 @@ def check_model_folders(config: OnlineConfig, renderer: Renderer) -> ModelFolder
     return ModelFolders(value_model, rewards)
 
 
-def build(
-    run: Run, renderer: Renderer, cast: ModelFolders, ptx: TokenData | None, steps: int, backend: Backend | None = None
-) -> Online:
-    """Load the models and put the loop's parts together.
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs beside its models.
 
-    backend  the vLLM to sample with; None for our own loop
+    steps       rollouts of the whole run
+    ptx         demonstrations to mix in
+    backend     the vLLM to sample with; None for our own loop
+    playground  the environment to act in
     """
-    config, method = run.config, method_of(run.config)
+
+    steps: int
+    ptx: TokenData | None = None
+    backend: Backend | None = None
+    playground: Playground | None = None
+
+
+def build(run: Run, renderer: Renderer, cast: ModelFolders, plan: Plan) -> Online:
+    """Load the models and put the loop's parts together."""
+    config, method, steps = run.config, method_of(run.config), plan.steps
     models, reward_model = load_models(run, renderer, cast)
     updates, first = config.epochs_per_rollout * config.num_mini_batches, config.value_warmup_steps
     settings = OptimiserSettings.of(config, (steps - first) * updates)
     engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
-    mixed = ptx and PtxBatches(models.policy, ptx.rows, config, run.micro_batch_tokens)
+    mixed = plan.ptx and PtxBatches(models.policy, plan.ptx.rows, config, run.micro_batch_tokens)
     learners = [PolicyLearner(engines["policy"], method, config, models.passes, first * updates, mixed)]
     if models.value is not None:
         settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
@@ -193,12 +207,27 @@ def build(
     return Online(
         models=models,
         engines=engines,
-        sampler=make_sampler(config, renderer, engines["policy"], backend),
-        rewards=load_rewards(run, renderer, cast.rewards, reward_model),
+        sampler=make_sampler(config, renderer, engines["policy"], plan.backend),
+        rewards=load_rewards(run, renderer, cast.rewards, reward_model, scored_by(plan.playground)),
         renderer=renderer,
         method=method,
         update=Update(learners, config),
+        player=make_player(config, renderer, plan.playground),
     )
+
+
+def scored_by(playground: Playground | None) -> str | None:
+    """The name of the environment, where it scores episodes."""
+    return playground.environment.name if playground and playground.environment.rewards else None
+
+
+def check_scored(config: OnlineConfig, playground: Playground | None) -> None:
+    """Raise InputError when nothing would score what is sampled."""
+    if not (config.reward_model or config.reward_funcs or config.reward_url or scored_by(playground)):
+        raise InputError(
+            f"--environment {config.environment}: has no get_reward, and there is no other reward; give it one, or "
+            "--reward_funcs, --reward_model or --reward_url"
+        )
 
 
 def load_models(run: Run, renderer: Renderer, cast: ModelFolders) -> tuple[Models, ScalarModel | None]:

@@ -20,6 +20,7 @@ from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.paths import split_paths
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.combined import Rewards
+from easyrlhf.rewards.environment import EnvironmentReward
 from easyrlhf.rewards.functions import check_parameters, load_functions, required_columns, takes_any_column
 from easyrlhf.rewards.model import ModelSource, ScoringModel, rendered
 from easyrlhf.rewards.server import RewardServer, check_server
@@ -142,10 +143,13 @@ def check_value_head(flag: str, folder: str, config: OnlineConfig | CompareConfi
         raise InputError(f"{flag} {error}") from error
 
 
-def load_rewards(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarModel | None = None) -> Rewards:
-    """Every source, weighted: the reward model, functions, servers, and the punishment of long completions.
+def load_rewards(
+    run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarModel | None = None, environment: str | None = None
+) -> Rewards:
+    """Every source, weighted: the reward model, functions, servers, the punishment of long completions, an environment.
 
-    model  the reward model, where another part has loaded it already
+    model        the reward model, where another part has loaded it already
+    environment  name of one that scores episodes
     """
     config, sources, workers = run.config, [], None
     if config.reward_model:
@@ -176,4 +180,7 @@ def load_rewards(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarMo
         punish = get_soft_overlong_punishment(config.completion_limit, config.soft_punish_cache)
         sources.append(RewardFunction(punish, "soft_overlong_punishment", limit))
     weights = list(config.reward_weight_values)
+    if environment:
+        sources.append(EnvironmentReward(environment))
+        weights.append(1.0)
     return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer, workers)

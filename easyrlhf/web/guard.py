@@ -38,10 +38,13 @@ def same_text(one: bytes, other: bytes) -> bool:
 
 
 class Guard:
-    """Stands before the app: refuses who may not ask, and puts its headers on every answer."""
+    """Stands before the app: refuses who may not ask, and puts its headers on every answer.
 
-    def __init__(self, app: ASGIApp, hosts: Hosts):
-        self.app, self.hosts = app, hosts
+    origin  the server's own as browsers see it through a proxy, beside that of the Host header
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, origin: str | None = None):
+        self.app, self.hosts, self.origin = app, hosts, origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or let the app answer."""
@@ -75,9 +78,10 @@ class Guard:
 
     def check_origin(self, headers: Headers, others: str = "") -> None:
         """Raise Refusal unless this server's own page sent a request; `others` says what other programs may do."""
-        origin = urlsplit(headers.get("origin", ""))
+        given = headers.get("origin", "")
+        origin = urlsplit(given)
         ours = origin.scheme in ("http", "https") and origin.netloc.lower() == headers.get("host", "").lower()
-        if not ours or headers.get(OWN_HEADER) != "1":
+        if not (ours or given == self.origin) or headers.get(OWN_HEADER) != "1":
             raise Refusal(
                 f"a browser's request must come from this server's own page{others}", status=403, code="foreign_origin"
             )

@@ -2,7 +2,8 @@
 
     python annotate.py FOLDER OVERLAP NAME...
 
-Each name is a thread. A line is printed after a label is acknowledged: its id.
+Each name is a thread. It prints "ready" and waits for a line, so that several begin together; then a line after each
+label that is acknowledged: its id.
 """
 
 import sys
@@ -26,6 +27,8 @@ if __name__ == "__main__":
     folder, overlap, *names = sys.argv[1:]
     with Store(folder) as shared:
         threads = [threading.Thread(target=annotate, args=(shared, name, int(overlap))) for name in names]
+        print("ready", flush=True)
+        sys.stdin.readline()
         for thread in threads:
             thread.start()
         for thread in threads:

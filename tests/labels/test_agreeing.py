@@ -159,9 +159,10 @@ def test_a_reward_model_is_held_against_majority_and_single_labels():
         share,
     )
     votes = votes.only(np.array([True, True, True, False, True, True, True]))
-    items = [StoredItem("pair", "q", ["a", "b"], id=n) for n in range(1, 5)]
+    items = [StoredItem("pair", "q", ["a", "b"], id=n, random=n == 2) for n in range(1, 5)]
     found = held_against(votes, items, np.array([1.0, -2.0, 3.0, np.nan]))
     assert (found["items"], found["left_out"], found["majority"]["share"]) == (2, 1, 0.5)
+    assert (found["majority_at_random"]["share"], found["majority_at_random"]["n"]) == (0.0, 1)
     assert (found["labels"]["share"], found["labels"]["n"]) == (3 / 5, 5)
     [one] = found["disagreements"]
     assert (one["item"], one["difference"], one["share"], one["prefers"], one["over"]) == (2, 2.0, 0.0, "b", "a")

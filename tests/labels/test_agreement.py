@@ -1,9 +1,12 @@
 """Measures of agreement against tables that were published with their results, and by hand."""
 
+import sys
+
 import krippendorff
 import numpy as np
 import pytest
 
+from easyrlhf.errors import InputError
 from easyrlhf.labels.agreement import (
     ceiling,
     cohens_kappa,
@@ -29,6 +32,12 @@ TABLE = np.array([line.split() for line in OBSERVED.strip().splitlines()], int)
 def test_nominal_alpha_of_krippendorffs_own_table():
     counts = np.stack([(value == TABLE).sum(axis=0) for value in range(1, 6)], axis=1)
     assert nominal_alpha(counts) == pytest.approx(113 / 152, abs=1e-9)
+
+
+def test_without_the_library_alpha_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "krippendorff", None)
+    with pytest.raises(InputError, match=r"pip install 'easyrlhf\[label\]'"):
+        nominal_alpha(np.array([[1, 1]]))
 
 
 def test_interval_alpha_of_krippendorffs_own_table():

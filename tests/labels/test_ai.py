@@ -14,7 +14,7 @@ from easyrlhf.cli import label_ai as command_line
 from easyrlhf.config import LabelAIConfig
 from easyrlhf.config.base import SettingError
 from easyrlhf.judges import judge_server
-from easyrlhf.judges.bradley_terry import are_linked, bradley_terry_scores, ranked
+from easyrlhf.judges.bradley_terry import are_linked, bradley_terry_scores, places_by_score
 from easyrlhf.labels.rows import NewItem, NewLabel
 from easyrlhf.labels.store import Store
 from easyrlhf.labels.values import PROBABILITY
@@ -306,7 +306,10 @@ def test_a_python_function_is_a_judge(store, run, tmp_path):
     for item, value in zip(store.items(), values(store), strict=True):
         first, second = (len(answer[-1]["content"]) for answer in item.answers)
         assert value == pytest.approx(0.5 + 0.2 * ((first > second) - (first < second)))
-    assert "judge" in {one.role for one in store.annotators()}
+    assert [one.role for one in store.annotators()] == ["judge"]
+    (tmp_path / "judge.py").write_text("def fn(prompt, answer_a, answer_b, **columns):\n    return 0.5\n")
+    report, _ = run("", "--judge", f"{tmp_path / 'judge.py'}:fn", "--judge_name", "toy")
+    assert values(store) == [0.5] * 10 and report["replies_now"] == 20  # another file is another judge
 
 
 def test_people_and_judge_are_held_against_each_other(store, run):
@@ -368,7 +371,7 @@ def test_scores_give_back_the_probabilities_they_came_of():
 
 def test_one_that_always_wins_is_first_and_finite():
     wins = np.array([[0.5, 1, 1], [0, 0.5, 0.5], [0, 0.5, 0.5]])
-    assert ranked(bradley_terry_scores(wins)) == [[0], [1, 2]]
+    assert places_by_score(bradley_terry_scores(wins)) == [[0], [1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from easyrlhf.cli import label_export
 from easyrlhf.config import LabelExportConfig, LabelForgetConfig, LabelImportConfig
 from easyrlhf.data.ledger import Ledger
 from easyrlhf.data.reader import RowSettings
 from easyrlhf.errors import InputError
-from easyrlhf.labels.conversations import add_turn, say, start_conversation
+from easyrlhf.labels.conversations import add_turn, send_message, start_conversation
 from easyrlhf.labels.rows import NewItem, NewLabel
 from easyrlhf.labels.store import Store
 from easyrlhf.tools.labelling.exporting import export_labels
@@ -180,6 +182,19 @@ def test_a_pair_that_was_shown_again_is_no_second_label(folder):
     assert (row["labels"], row["chosen_probability"], row["chosen"]) == (1, 1.0, A)
 
 
+def test_what_the_chat_template_is_told_comes_out_again(tmp_path):
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    asked = [{"role": "user", "content": "What time is it?"}]
+    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": asked, **answers} | more) + "\n" for more in ({"tools": tools}, {})))
+    import_rows(LabelImportConfig(data=file, labels=tmp_path / "labels"))
+    rows = export(tmp_path / "labels")
+    assert [row.get("tools") for row in rows] == [tools, None]
+    assert [row["chosen"] for row in rows] == [answers["chosen"]] * 2
+    assert [record.columns.get("tools") for record in read_again(tmp_path / "labels", "comparison")] == [tools, None]
+
+
 def test_checks_are_no_training_rows(folder):
     label(folder, 1, 1, 1, "3")
     label(folder, 1, 5, 1, "3")
@@ -204,7 +219,7 @@ def test_a_conversation_is_a_comparison_a_turn(folder):
     with Store(folder) as store:
         number = start_conversation(store, 1)
         for text, value in (("Hello", 1), ("More", -1)):
-            say(store, number, text)
+            send_message(store, number, text)
             answers = [[{"role": "assistant", "content": f"{text} {side}"}] for side in "ab"]
             given = add_turn(store, number, answers, [{}, {}])
             store.add_label(NewLabel(text, given.item.id, 1, value, "3", [0, 1]))
@@ -212,6 +227,13 @@ def test_a_conversation_is_a_comparison_a_turn(folder):
     assert [row["chosen"][0]["content"] for row in rows] == ["Hello a", "More b"]
     assert [turn["content"] for turn in rows[1]["prompt"]] == ["Hello", "Hello a", "More"]
     assert len(read_again(folder, "comparison")) == 2
+
+
+def test_a_wrong_form_is_blamed_on_the_flag_as_it_is_typed():
+    done = CliRunner().invoke(label_export.command, ["--as", "rankinks"], prog_name="easyrlhf label export")
+    assert done.exit_code == 2
+    assert "error: --as rankinks: must be one of probability, margin, rankings" in done.stderr
+    assert "--as NAME" in CliRunner().invoke(label_export.command, ["--help"]).output
 
 
 def filled(folder: Path) -> None:
@@ -227,7 +249,7 @@ def filled(folder: Path) -> None:
         store.add_reply(store.annotator("a judge", "judge").id, 1, "0,1", {"p": 0.25, "tokens": 12})
         store.keep_setting("repeat_share", 0.25)
         number = start_conversation(store, 1)
-        say(store, number, "it waits for its answers")
+        send_message(store, number, "it waits for its answers")
     forget_name(LabelForgetConfig(labels=folder, name="bob"))
 
 

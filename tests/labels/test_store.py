@@ -4,8 +4,8 @@ import sqlite3
 
 import pytest
 
-from easyrlhf.errors import InputError
-from easyrlhf.labels.conversations import add_turn, conversation_of, say, start_conversation
+from easyrlhf.errors import InputError, RunError
+from easyrlhf.labels.conversations import add_turn, read_conversation, send_message, start_conversation
 from easyrlhf.labels.progress import disagreements, progress_of
 from easyrlhf.labels.rows import NewItem, NewLabel
 from easyrlhf.labels.store import CONFLICT, KNOWN, NEW, Store
@@ -174,17 +174,17 @@ def test_checks_and_own_pairs_are_mixed_in(store):
 def test_a_conversation_goes_on_with_the_preferred_answer(store):
     ann = store.annotator("ann").id
     number = start_conversation(store, ann)
-    say(store, number, "Hello")
+    send_message(store, number, "Hello")
     answers = [[{"role": "assistant", "content": text}] for text in ("Hi", "Go away")]
     given = add_turn(store, number, answers, [{}, {}])
     with pytest.raises(InputError, match="waits for its label"):
-        say(store, number, "too early")
-    assert conversation_of(store, number).open == given.item
+        send_message(store, number, "too early")
+    assert read_conversation(store, number).open == given.item
     give(store, ann, given.item.id, value=-2, scale="7", id="1")
-    say(store, number, "Why?")
+    send_message(store, number, "Why?")
     with pytest.raises(InputError, match="has gone on"):
         store.undo(ann)
-    found = conversation_of(Store(store.folder), number)  # as after a restart
+    found = read_conversation(Store(store.folder), number)  # as after a restart
     assert [turn["content"] for turn in found.messages] == ["Hello", "Go away", "Why?"]
     assert found.said and found.open is None
 
@@ -192,11 +192,31 @@ def test_a_conversation_goes_on_with_the_preferred_answer(store):
 def test_after_a_tie_a_conversation_goes_on_with_the_answer_shown_first(store):
     ann = store.annotator("ann").id
     number = start_conversation(store, ann)
-    say(store, number, "Hello")
+    send_message(store, number, "Hello")
     answers = [[{"role": "assistant", "content": text}] for text in ("first", "second")]
     given = add_turn(store, number, answers, [{}, {}])
     give(store, ann, given.item.id, value=0, shown=[1, 0])
-    assert conversation_of(store, number).messages[-1]["content"] == "second"
+    assert read_conversation(store, number).messages[-1]["content"] == "second"
+
+
+def test_progress_counts_what_is_wanted_and_what_each_has_done(store):
+    """Five pairs, two labels each: one is parked, a check and a turn of a conversation want none."""
+    store.add_items([*pairs(5), NewItem("pair", "check", ["right", "wrong"], truth=0)])
+    people = [store.annotator(name).id for name in ("ann", "bob", "cid")]
+    for who in people:
+        store.skip(who, 5, "unclear")
+    for who, item in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 6)):
+        give(store, people[who], item, seconds=1.5)
+    give(store, store.annotator("judge", "judge").id, 3)
+    number = start_conversation(store, people[0])
+    send_message(store, number, "Hello")
+    add_turn(store, number, [[{"role": "assistant", "content": text}] for text in "ab"], [{}, {}])
+    found = progress_of(store, overlap=2)
+    assert (found.items, found.parked) == ({"chat": 1, "pair": 5}, 1)
+    assert (found.wanted, found.given, found.done) == (8, 3, False)  # a third label of an item is beyond what is wanted
+    done = {one.name: counts for one, counts in found.by}
+    assert done["ann"] == {"labels": 3, "seconds": 4.5, "skips": 1}
+    assert done["judge"] == {"labels": 1, "seconds": 0.0, "skips": 0}
 
 
 def test_disagreements_come_worst_first(store):
@@ -246,6 +266,34 @@ def test_no_labels_are_there(tmp_path):
     (tmp_path / "labels.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(InputError, match="is not a file of labels"):
         Store(tmp_path)
+
+
+def test_a_file_system_without_a_log_is_an_error_in_words(tmp_path, monkeypatch):
+    """SQLite's unix-dotfile has no shared memory, and so no log, as some network file systems have none."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda file, **how: connect(f"file:{file}?vfs=unix-dotfile", uri=True, **how)
+    )
+    with pytest.raises(InputError, match=r"no place for SQLite's write-ahead log .* give a --labels folder on a disk"):
+        Store(tmp_path, create=True)
+
+
+def test_a_full_disk_is_an_error_in_words_and_what_was_there_stays(store):
+    store.add_items(pairs(3))
+    pages = store.read("PRAGMA page_count")[0][0]
+    store.read(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(RunError, match=r"could not be written .* make room there. What was there is kept"):
+        store.add_items(pairs(500))
+    assert len(list(store.items())) == 3
+    store.read("PRAGMA max_page_count = 100000")
+    assert store.add_items(pairs(4))[-1] == (4, True)
+
+
+def test_a_newer_version_is_named(store):
+    with store.write() as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(InputError, match="written by a newer version"):
+        Store(store.folder)
 
 
 def test_replies_of_a_judge_are_kept_once(store):

@@ -29,6 +29,7 @@ FINISH = "stages/test_finish.py"
 GOES_ON = "tools/test_generate.py::test_a_stopped_command_goes_on_to_the_same_bytes"
 BOUND = "tools/test_generate.py::test_the_bound_on_kl"
 DRAW, CACHE, SIBLINGS = "rollout/test_draw.py", "rollout/test_cache.py", "engine/test_siblings.py"
+EPISODES = "oracle/test_episodes.py"
 UNASKED = "online/test_collect.py::test_a_reference_that_is_not_wanted_is_not_asked"
 IN_ORDER = "online/test_loop.py::test_prompts_in_the_order_of_the_files"
 WHEN_ASKED = "online/test_loop.py::test_the_reference_is_asked_when_the_settings_say"
@@ -42,6 +43,12 @@ CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
     for name in ("conclusion", "overlay", "pace", "layout", "next_steps", "report_page", "opening")
 )
 DOCTOR = "tools/test_doctor.py"
+LETTERS_READ, LOCAL_JUDGE = "judges/test_letters.py", "judges/test_local_model.py"
+AI_LABELS = "labels/test_ai.py::test_log_odds_give_back_what_the_judge_thinks_and_what_it_adds_for_a_place"
+AI_AGAIN = "labels/test_ai.py::test_another_average_needs_no_question_and_replaces_the_labels"
+AI_RANKINGS = "labels/test_ai.py::test_scores_give_back_the_probabilities_they_came_of"
+REVISE = "tools/test_revise.py::test_unchanged_and_empty_revisions_are_left_out_and_counted_by_principle"
+REVISED_BY = "tools/test_revise.py::test_answers_are_criticised_and_revised_by_drawn_principles"
 EVALUATIONS = "offline/test_evaluations.py"
 KEPT, ROLLOUTS = "online/test_kept.py", "tools/test_rollouts.py"
 ENDING, VOCABULARY = "rollout/test_ending.py", "models/test_vocabulary.py"
@@ -169,21 +176,19 @@ BREAKS = [
     Break("losses/kl.py", "(1.0 + error", "(1.0 - error", KL),
     # rewards and advantages
     Break("losses/ppo.py", "(-kl_coef * kl", "(kl_coef * kl", f"{PPO} {ESTIMATE}"),
-    Break("losses/ppo.py", "* kl * completion_mask)", "* kl)", PPO),
-    Break("losses/ppo.py", "keepdim=True).long() - 1  #", "keepdim=True).long() * 0  #", PPO),
-    Break(
-        "losses/ppo.py",
-        "completion_mask.sum(dim=1, keepdim=True).long() - 1  #",
-        "completion_mask[:, :1].long() * 0 + completion_mask.shape[1] - 1  #",
-        PPO,
-    ),
+    Break("losses/ppo.py", "* kl * mask)", "* kl)", PPO),
+    Break("losses/ppo.py", "(mask * places).argmax(", "(mask * 0).argmax(", PPO),
+    Break("losses/ppo.py", "(mask * places).argmax(", "(mask * 0 + places).argmax(", PPO),
     Break("losses/ppo.py", "gamma * next_values", "next_values", PPO),
     Break("losses/ppo.py", "gamma * lam * running", "lam * running", PPO),
     Break("losses/ppo.py", "gamma * lam * running", "gamma * running", PPO),
-    Break("losses/ppo.py", "values = values * mask  #", "values = values * 1  #", PPO),
-    Break("losses/ppo.py", "- values) * mask", "- values)", PPO),
-    Break("losses/ppo.py", "torch.zeros_like(values[:, :1])", "values[:, -1:]", PPO),
-    Break("losses/ppo.py", "return advantages, advantages + values", "return advantages, advantages", PPO),
+    Break("losses/ppo.py", "torch.where(sampled[:, t], values[:, t], next_values)", "values[:, t]", EPISODES),
+    Break("losses/ppo.py", "delta + gamma * lam * running, running)", "delta + gamma * lam * running, 0.0)", EPISODES),
+    Break("losses/ppo.py", "return advantages * mask,", "return advantages,", f"{PPO} {EPISODES}"),
+    Break("losses/ppo.py", "(advantages + values) * mask", "advantages * mask", PPO),
+    Break("losses/ppo.py", "(advantages + values) * mask", "advantages + values", PPO),
+    Break("online/rollout.py", "if self.action_mask is None else self.action_mask", "", EPISODES),
+    Break("online/grpo.py", "rows = part.actions.nonzero()", "rows = part.completion_mask.nonzero()", EPISODES),
     # clipped losses
     Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
     Break("losses/ppo.py", "-torch.minimum(", "torch.minimum(", PPO),
@@ -287,8 +292,8 @@ BREAKS = [
     ),
     Break(
         "rollout/sampler.py",
-        "running.drawn + 1 == self.max_new_tokens",
-        "running.drawn + 2 == self.max_new_tokens",
+        "running.drawn + 1 == most[running.rows]",
+        "running.drawn + 2 == most[running.rows]",
         GREEDY,
     ),
     Break("rollout/sampler.py", "self.ending.by_token(tokens) |", "self.ending.by_token(tokens) & False |", GREEDY),
@@ -723,8 +728,8 @@ BREAKS = [
     Break("rewards/combined.py", "scores + weight * raw[name]", "scores + raw[name]", SUMS),
     Break(
         "rewards/combined.py",
-        "return scores - self.missing_eos_penalty",
-        "return scores + self.missing_eos_penalty",
+        "(scores - self.missing_eos_penalty",
+        "(scores + self.missing_eos_penalty",
         PENALTY,
     ),
     Break("rewards/combined.py", "(~finished).float()", "finished.float()", PENALTY),
@@ -790,7 +795,7 @@ BREAKS = [
     Break("online/grpo.py", "mask * rollout.finished[:, None] if", "mask if", f"{TRL_GROUPS} {GROUP_UPDATE}"),
     Break(
         "online/grpo.py",
-        "[*config.reward_weight_values, config.missing_eos_penalty]",
+        "[*own, config.missing_eos_penalty]",
         "[1.0] * len(scores)",
         TRL_GROUPS,
     ),
@@ -1196,7 +1201,7 @@ BREAKS = [
     Break("labels/web/tasks.py", "for answer in given.answers]", "for answer in given.item.answers]", LABEL_DESK),
     Break("labels/web/tasks.py", "for place in shown]", "for place in sorted(shown)]", f"{LABEL_PROBES} {LABEL_DESK}"),
     Break(
-        "labels/web/desk.py", "if talk is not None and conversation_of(", "if False and conversation_of(", LABEL_DESK
+        "labels/web/desk.py", "if talk is not None and read_conversation(", "if False and conversation_of(", LABEL_DESK
     ),
     Break("labels/web/desk.py", "        if status == CONFLICT:", "        if False:", LABEL_DESK),
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
@@ -1206,6 +1211,9 @@ BREAKS = [
     Break("labels/web/page/labels.js", "  if (typing(event.target)) return onTyping(event);", "", LABEL_PAGE),
     Break("labels/web/page/labels.js", "node.textContent = value", "node.innerHTML = value", LABEL_PAGE),
     Break("labels/web/page/labels.js", "    drop(entry.body.id);", "", LABEL_PAGE),
+    Break("labels/web/page/labels.js", "    seen += performance.now() - since;", "", LABEL_PAGE),
+    Break("labels/web/page/labels.js", "  if (bytes > LARGEST) return", "  if (false) return", LABEL_PAGE),
+    Break("web/guard.py", "or given == self.origin)", "or given)", LABEL_PROBES),
     Break(
         "tools/labelling/serve.py", "stack.enter_context(hold_file(store.folder / LOCK, taken))", "pass", LABEL_SERVE
     ),
@@ -1240,6 +1248,29 @@ BREAKS = [
     Break("report/rm_eval.py", "ranked * labels + (1 - ranked) * (1 - labels)", "ranked", "report/test_rm_eval.py"),
     Break("tools/checking/rows.py", 'hash((asked, "tie", *sorted(said)) if tie', "hash(() if False", CHECK),
     Break("tools/score.py", "and not record.is_tie", "", "tools/test_score.py"),
+    Break("judges/letters.py", "found[choice] += math.exp(logprob)", "found[choice] = math.exp(logprob)", LETTERS_READ),
+    Break("judges/letters.py", "return math.exp(min(", "return math.exp(max(", LETTERS_READ),
+    Break("judges/averages.py", "averaged((a_first, 1 - a_second)", "averaged((a_first, a_second)", LETTERS_READ),
+    Break("judges/marks.py", "return (mark - MIDDLE) / REACH", "return mark / REACH", LETTERS_READ),
+    Break("judges/local_model.py", "prompt_ids(folded(messages))", "prompt_ids(messages)", LOCAL_JUDGE),
+    Break("judges/bradley_terry.py", "np.where(known, wins - p, 0.0)", "np.where(known, p - wins, 0.0)", AI_RANKINGS),
+    Break(
+        "tools/labelling/ai_report.py",
+        "odds.append(sum(map(fmean, orders)) / 2)",
+        "odds.append(fmean(orders[0]))",
+        AI_LABELS,
+    ),
+    Break("tools/labelling/ai.py", "return None if found is None else Reply.of(found)", "return None", AI_AGAIN),
+    Break("tools/serve_judge.py", "if key not in self._rewards}", "}", "tools/test_serve_judge.py"),
+    Break(
+        "tools/revising/chain.py", "drawn_principle(constitution, seed, number, step)", "constitution[0]", REVISED_BY
+    ),
+    Break(
+        "tools/revising/chain.py",
+        "return EMPTY if not text else UNCHANGED",
+        "return None if not text else UNCHANGED",
+        REVISE,
+    ),
     Break(
         "labels/database.py",
         "CREATE TRIGGER event_stays BEFORE DELETE ON event",
@@ -1271,7 +1302,7 @@ BREAKS = [
         f"{STORE}::test_a_label_is_new_then_known_and_another_one_under_its_id_is_a_conflict",
     ),
     Break(
-        "labels/store.py",
+        "labels/people.py",
         "        self.wipe()",
         "        pass",
         f"{STORE}::test_a_forgotten_name_is_in_no_file_and_its_labels_stay",
@@ -1308,6 +1339,12 @@ BREAKS = [
     Break("labels/backup.py", 'values["note"] = ""', "pass", EXPORTED),
     Break("labels/measures.py", "and label.role != REFEREE", "", "labels/test_agreeing.py"),
     Break("labels/measures.py", "(AT_RANDOM, ENOUGH), ", "", "labels/test_agreeing.py"),
+    Break(
+        "cli/options.py",
+        'f.metadata.get("flag", f.name)',
+        "f.name",
+        f"{EXPORTED}::test_a_wrong_form_is_blamed_on_the_flag_as_it_is_typed",
+    ),
     Break("tools/labelling/exporting.py", 'not beside(output, "run.json").exists()', "False", EXPORTED),
     Break("tools/doctor.py", "    measured |= top", "    pass", "tools/test_doctor.py::test_labels_draw_a_ceiling"),
     Break("stages/rm.py", "new_head(lm) if kept is None else kept", "new_head(lm)", KEPT_HEAD),

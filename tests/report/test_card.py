@@ -11,6 +11,8 @@ from easyrlhf.report.log import MetricsLog
 from easyrlhf.report.metadata import hub_facts, hub_id
 from easyrlhf.report.plots import plot_run
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 BASE_CARD = "---\nlicense: other\nlicense_name: qwen\nlicense_link: LICENSE\nlanguage: [en, zh]\ntags: [x]\n---\n"
 INFO = {
     "stage": "dpo",

@@ -12,6 +12,8 @@ from easyrlhf.report.html import write_report
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.report.rm_verdict import right_at_every_length
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 # held-out pairs of which it ranks half right, and nonsense that it likes better than the chosen answers
 EXAMINED = {
     "n": 100,

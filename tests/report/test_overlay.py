@@ -13,6 +13,8 @@ from easyrlhf.errors import RunError
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.tools.report import labels, report
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 
 @pytest.fixture
 def folder(tmp_path):

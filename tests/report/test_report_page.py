@@ -13,6 +13,8 @@ from easyrlhf.report.plots import charts as charts_of
 from easyrlhf.report.plots import plot_run
 from easyrlhf.report.rm_eval import rm_evaluation
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 EVIL = "<script>alert('x')</script> & \"quotes\""
 INFO = {
     "base": "Qwen/Qwen2.5-0.5B",

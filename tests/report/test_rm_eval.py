@@ -9,6 +9,8 @@ import pytest
 from easyrlhf.report.rm_eval import calibration, calibration_error, chance_error, rm_evaluation, wilson
 from easyrlhf.report.rm_verdict import means_its_margins
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 
 def test_accuracy_ties_and_length_baseline_of_four_pairs():
     found = rm_evaluation([2, 1, 0, 1], [1, 2, 0, 0], [5, 9, 3, 7], [3, 3, 3, 9])

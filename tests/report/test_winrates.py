@@ -14,6 +14,8 @@ from easyrlhf.report.winrates import (
     win_rate,
 )
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 Z = 1.959964
 
 

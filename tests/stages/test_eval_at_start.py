@@ -22,13 +22,6 @@ def ten(completions, **_):
 """
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing them takes most of the time of runs this short."""
-    for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
-
-
 @pytest.fixture
 def settings(data, chain, tmp_path) -> dict:
     """Of a run with two reward functions and eight held-out prompts."""

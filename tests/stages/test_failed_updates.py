@@ -39,13 +39,6 @@ def fail(monkeypatch):
     return install
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing them takes most of the time of runs this short."""
-    for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
-
-
 @pytest.fixture
 def sft(data, chain, small, tmp_path):
     """sft(**changed) runs 6 steps of sft in tmp_path/run, saved every second one."""

@@ -42,13 +42,6 @@ from easyrlhf.tools.policy import load_policy_lm, read_renderer
 from easyrlhf.tools.scoring import load_scorer, scores_of
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing them takes most of the time of runs this short."""
-    for name in ("stages.lifecycle.plot_run", "tools.report.plot_run"):
-        monkeypatch.setattr(f"easyrlhf.{name}", lambda *_, **__: None)
-
-
 @dataclass
 class Pair:
     """A run that was stopped after step 3 of 6, and one whose last step was that."""

@@ -16,13 +16,6 @@ def constant(completions, **_):
 """
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing them takes most of the time of runs this short."""
-    for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
-
-
 @pytest.fixture
 def constant(data, chain, tmp_path):
     """constant(value) -> settings of a run whose reward is that number for every answer."""

@@ -37,13 +37,6 @@ def numbers(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
     return [{key: value for key, value in row.items() if not key.startswith(CLOCK)} for row in rows]
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing them takes most of the time of runs this short."""
-    for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
-
-
 @pytest.fixture
 def fail(monkeypatch):
     """fail(what, error) makes it fail once, in step 5 of rollouts of 8."""

@@ -46,13 +46,6 @@ def checkpoints(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").iterdir()}
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing them takes most of the time of runs this short."""
-    for name in ("plot_run", "write_report"):
-        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
-
-
 @pytest.fixture
 def run(data, chain, small_ppo, tmp_path, capsys):
     """run(output_dir, main=ppo_main, **flags) -> (exit code, what went to stderr); 4 rollouts, the third fails."""

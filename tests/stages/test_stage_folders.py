@@ -19,6 +19,8 @@ from easyrlhf.stages.online import train_ppo
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.stages.sft import train_sft
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 
 def manifest(folder: str | Path) -> dict:
     return json.loads((Path(folder) / "stage.json").read_text())

@@ -23,6 +23,8 @@ from easyrlhf.tools.comparing import compare, contestants
 from easyrlhf.tools.journal import Journal
 from easyrlhf.userfile import load_module
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 chat = load_module(Path(__file__).parents[1] / "judges" / "chat_server.py")
 PAGE = Path(__file__).parents[2] / "docs" / "comparing.md"
 KEY = "sk-test-0123456789"

@@ -25,6 +25,8 @@ from easyrlhf.tools.checking.rows import Places, read_split
 from easyrlhf.tools.checking.table import CHECKS
 from easyrlhf.tools.checking.token_check import TokenCheck
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 DOCS = (Path(__file__).parents[2] / "docs" / "checking_data.md").read_text()
 
 

@@ -18,6 +18,8 @@ from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.tools.doctor import PairLimits, examine_reward_model, limits_of, read_pairs
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 PAIR = {"prompt": "The sky is", "chosen": " blue", "rejected": " red"}
 
 

@@ -162,10 +162,10 @@ REASONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "rollouts of several turns, tools and environments are not in this version",
+        "episodes are written as a class or a function of another form: environment file.py:NAME (easyrlhf docs "
+        "environments)",
         """
-        multi_turn_scheduler max_turns multi_turn_func rollout_func tools environment_factory gym_env
-        completion_length_limit_scope agent_func_path max_tool_calling_iterations
+        multi_turn_scheduler multi_turn_func rollout_func gym_env completion_length_limit_scope agent_func_path
         """,
     ),
     (

@@ -122,6 +122,8 @@ SAME_THING: dict[str, str] = {
     "ref_policy": "ref_model",
     "ref_model_name_or_path": "ref_model",
     "remote_rm_url": "reward_url",
+    "environment_factory": "environment",
+    "max_tool_calling_iterations": "max_turns",
     "reward_function": "reward_funcs",
     "reward_func": "reward_funcs",
     "reward_fn": "reward_funcs",

@@ -197,8 +197,8 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def make_label_app(server: LabelServer, hosts: Hosts) -> ASGIApp:
-    """The server as an ASGI application."""
+def make_label_app(server: LabelServer, hosts: Hosts, origin: str | None = None) -> ASGIApp:
+    """The server as an ASGI application; `origin` is that of a proxy before it."""
     posts: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/api/next": server.next,
         "/api/label": server.label,
@@ -220,4 +220,4 @@ def make_label_app(server: LabelServer, hosts: Hosts) -> ASGIApp:
     ]
     app = Starlette(routes=routes, exception_handlers=FAULT_ANSWERS)
     app.router.redirect_slashes = False
-    return LinkGuard(app, hosts)
+    return LinkGuard(app, hosts, origin)

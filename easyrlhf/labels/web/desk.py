@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from easyrlhf.labels.conversations import conversation_of
+from easyrlhf.labels.conversations import read_conversation
 from easyrlhf.labels.queue import NEXT
 from easyrlhf.labels.rows import ANNOTATOR, Given, NewLabel
 from easyrlhf.labels.store import CONFLICT, Store
@@ -61,7 +61,7 @@ class Desk:
         """Put a label into the store; it is on disk when this returns. Raises InputError, Refusal for a conflict."""
         item = self.store.item(label.item)
         talk = item.conversation
-        if talk is not None and conversation_of(self.store, talk).annotator != label.annotator:
+        if talk is not None and read_conversation(self.store, talk).annotator != label.annotator:
             raise Refusal("this conversation is another's", status=404)
         status = self.store.add_label(label)
         if status == CONFLICT:

@@ -5,7 +5,7 @@ from typing import Any
 
 from easyrlhf.errors import InputError
 from easyrlhf.labels.progress import disagreements, progress_of
-from easyrlhf.labels.rows import REFEREE, Annotator, StoredItem, StoredLabel
+from easyrlhf.labels.rows import ANNOTATOR, REFEREE, Annotator, StoredItem, StoredLabel
 from easyrlhf.labels.store import CONFLICT, Store
 from easyrlhf.labels.values import COMPARED, PAIR, PROBABILITY, STRENGTHS
 from easyrlhf.labels.web.bodies import label_of_body
@@ -29,8 +29,9 @@ class Organiser:
         progress = progress_of(self.store, self.overlap)
         names = {one.id: one.label for one, _ in progress.by}
         return {
-            "done": sum(done["labels"] for _, done in progress.by),
-            "items": f"{sum(progress.items.values()):,}",
+            "given": progress.given,
+            "wanted": progress.wanted,
+            "parked": progress.parked,
             "people": self.people(progress.by),
             "agree": self.agreement(names),
             "disputes": self.disputes(names),
@@ -39,11 +40,11 @@ class Organiser:
     def people(self, by: list[tuple[Annotator, dict[str, Any]]]) -> dict[str, Any]:
         """The table of those who label."""
         rows = [
-            [one.label, one.role, f"{done['labels']:,}", f"{done['skips']:,}", per_label(done)]
+            [told_name(one), f"{done['labels']:,}", f"{done['skips']:,}", per_label(done)]
             for one, done in by
             if one.role != REFEREE or done["labels"]
         ]
-        return {"head": ["name", "role", "labels", "skips", "seconds a label"], "rows": rows}
+        return {"head": ["name", "labels", "skips", "seconds a label"], "rows": rows}
 
     def disputes(self, names: dict[int, str]) -> list[dict[str, Any]]:
         """Items that were skipped three times, then pairs on which labels, or rewards and labels, disagree most."""
@@ -100,7 +101,7 @@ class Organiser:
             return {"lead": "Nobody has labelled anything yet.", "remarks": [], "tables": []}
         tables = [
             (page.PART_HEAD, page.part_rows(found)),
-            (page.WHO_HEAD, page.annotator_rows(found, names)),
+            (page.WHO_HEAD, page.who_rows(found, names)),
             (page.MATRIX_HEAD, page.matrix_rows(found, names)),
         ]
         return {
@@ -123,6 +124,11 @@ class Organiser:
             raise Refusal("this decision is there with another value; reload the page", status=409, code="conflict")
         chosen = next((one.label for one in choices_of(PAIR, label.scale) if one.value == label.value), label.value)
         return {"words": f"Decided: {chosen}."}
+
+
+def told_name(one: Annotator) -> str:
+    """How one is called in a table; what he is, where that is no person who labels."""
+    return one.label if one.role == ANNOTATOR else f"{one.label} ({one.role})"
 
 
 def per_label(done: dict[str, Any]) -> str:

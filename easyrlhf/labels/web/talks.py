@@ -10,7 +10,13 @@ from starlette.concurrency import run_in_threadpool
 
 from easyrlhf.config import ServeConfig
 from easyrlhf.data.records import Messages
-from easyrlhf.labels.conversations import add_turn, conversation_of, conversations_of, say, start_conversation
+from easyrlhf.labels.conversations import (
+    add_turn,
+    conversations_of,
+    read_conversation,
+    send_message,
+    start_conversation,
+)
 from easyrlhf.labels.rows import Given, StoredConversation
 from easyrlhf.labels.web.desk import Desk
 from easyrlhf.labels.web.tasks import shown_text
@@ -59,7 +65,7 @@ class Talks:
     def newest(self, annotator: int) -> StoredConversation:
         """The conversation that he is in; a new one where there is none."""
         found = conversations_of(self.desk.store, annotator)
-        return found[0] if found else conversation_of(self.desk.store, self.begin(annotator))
+        return found[0] if found else read_conversation(self.desk.store, self.begin(annotator))
 
     def begin(self, annotator: int) -> int:
         """Begin another conversation, unless the newest one is empty; its number."""
@@ -74,7 +80,7 @@ class Talks:
         said = [*talk.messages, {"role": "user", "content": text}]
         for model in self.models:
             self.request(model, said, 1, 0)
-        say(self.desk.store, talk.id, text)
+        send_message(self.desk.store, talk.id, text)
 
     def request(self, model: Served, messages: Messages, n: int, seed: int):
         """What is asked of a model. Raises Refusal."""

@@ -116,7 +116,7 @@ def compare_models(config: CompareConfig) -> Path:
     cast = check(config)
     make_folder(folder)
     with locked(folder), TemporaryDirectory() as scratch:
-        models = [*config.paths, *([config.reward_model] if config.reward_model else [])]
+        models = [*config.paths, *filter(None, [config.reward_model, config.judge_dir])]
         settings = deciding_settings(config, FREE_TO_CHANGE, {path: path for path in models})
         state = claim_journal(folder, settings, config.overwrite)
         prompts = common_prompts(config, cast.contestants, Path(scratch))

@@ -10,7 +10,7 @@ import numpy as np
 from easyrlhf.config import LabelAgreeConfig
 from easyrlhf.config.lists import split_list
 from easyrlhf.labels.items import text_of_answer
-from easyrlhf.labels.measures import GivenLabels, measured_labels, read_labels, share
+from easyrlhf.labels.measures import GivenLabels, measured_labels, rate, read_labels
 from easyrlhf.labels.merge import majorities, shares
 from easyrlhf.labels.rows import StoredItem
 from easyrlhf.labels.store import Store
@@ -75,27 +75,30 @@ def held_against(votes: Votes, items: list[StoredItem], differences: np.ndarray)
     """A reward model's preferences beside the labels of pairs.
 
     differences  [U]  score of the first answer minus that of the second; NaN for none
-    returns {"items", "left_out", "majority", "labels", "calibration", "ece", "ece_by_chance", "disagreements"}
+    returns {"items", "left_out", "majority", "majority_at_random" (where others were picked by reward), "labels",
+             "calibration", "ece", "ece_by_chance", "disagreements"}
     """
     winner, known = 2 * majorities(votes) - 1, ~np.isnan(differences)
     decided = known & (winner != 0)
     right = (1 + np.sign(differences * winner)) / 2
     single = (votes.verdict != 0) & known[votes.unit]
     agreed = np.sign(differences[votes.unit[single]]) == votes.verdict[single]
+    random = np.array([item.random for item in items], bool)
     bins = calibration(differences[decided], right[decided]) if decided.any() else []
     return {
         "items": int(decided.sum()),
         "left_out": int((~known).sum()),
-        "majority": share((right[decided] == 1).tolist()),
-        "labels": share(agreed.tolist()),
+        "majority": rate((right[decided] == 1).tolist()),
+        "majority_at_random": rate((right[decided & random] == 1).tolist()) if not random.all() else None,
+        "labels": rate(agreed.tolist()),
         "calibration": bins,
         "ece": calibration_error(bins) if bins else None,
         "ece_by_chance": chance_error(bins) if bins else None,
-        "disagreements": strongest(votes, items, np.where(decided & (right == 0), differences, 0.0)),
+        "disagreements": strongest_disagreements(votes, items, np.where(decided & (right == 0), differences, 0.0)),
     }
 
 
-def strongest(votes: Votes, items: list[StoredItem], differences: np.ndarray) -> list[dict[str, Any]]:
+def strongest_disagreements(votes: Votes, items: list[StoredItem], differences: np.ndarray) -> list[dict[str, Any]]:
     """The pairs on which model and majority disagree most.
 
     differences  [U]  of the scores; 0 where the two do not disagree

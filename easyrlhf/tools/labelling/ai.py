@@ -11,16 +11,23 @@ from easyrlhf.files import hold_file
 from easyrlhf.judges.asking import Answering, Ask, Budget, Replies, Reply, answer_inquiries
 from easyrlhf.judges.constitution import read_constitution
 from easyrlhf.judges.judges import AskedFunction, check_judge, find_answering
-from easyrlhf.judges.letters import JudgedReply
 from easyrlhf.labels.rows import JUDGE, NewLabel, StoredItem, StoredLabel, as_json
 from easyrlhf.labels.store import Store
 from easyrlhf.labels.values import CHAT, ORDER, PAIR, PROBABILITY, RANKING
 from easyrlhf.report.console import counting_bar, say
-from easyrlhf.tools.labelling.ai_questions import Conclusion, JudgedPair, Manner, Question, conclude, judged_pairs
-from easyrlhf.tools.labelling.ai_report import Asked, judge_report, report_lines
+from easyrlhf.tools.labelling.ai_questions import (
+    JudgedPair,
+    JudgesLabel,
+    Manner,
+    VerdictQuestion,
+    Verdicts,
+    conclude,
+    judged_pairs,
+)
+from easyrlhf.tools.labelling.ai_report import AskedSoFar, judge_report, report_lines
 from easyrlhf.tools.resumable import write_result
 
-KINDS = (PAIR, CHAT, RANKING)
+KINDS = (PAIR, CHAT, RANKING)  # answers beside each other; a single answer is left to people
 
 
 def label_by_judge(config: LabelAIConfig) -> dict[str, Any]:
@@ -37,7 +44,7 @@ def label_by_judge(config: LabelAIConfig) -> dict[str, Any]:
         check_columns(config, judge, items)
         me = store.annotator(config.annotator, JUDGE).id
         taken = f"--labels {config.labels}: another command labels as {config.annotator} there; wait for it"
-        with hold_file(store.folder / f"{file_name(config.annotator)}.lock", taken):
+        with hold_file(store.folder / f"{judge_file(config.annotator)}.lock", taken):
             identity = json.dumps([judge.model, config.judge_temperature])
             settings = (principles, config.principles == "all", config.votes, config.thoughts, config.seed, identity)
             sitting = JudgeSitting(config, store, judge, me, Manner(*settings))
@@ -65,7 +72,7 @@ class JudgeSitting:
         self.config, self.store, self.judge, self.me, self.manner = config, store, judge, me, manner
         self.items = comparable(store)
         self.known = store.replies(me)
-        self.found: dict[Question, JudgedReply] = {}
+        self.found: Verdicts = {}
         used = sum(reply.get("tokens", 0) for reply in self.known.values())
         self.budget = Budget(config.judge_budget, used)
 
@@ -82,16 +89,16 @@ class JudgeSitting:
         finally:
             self.label()
 
-    def known_reply(self, question: Question, ask: Ask) -> Reply | None:
+    def known_reply(self, question: VerdictQuestion, ask: Ask) -> Reply | None:
         """What was replied to a question in this or another sitting."""
         found = self.known.get((question.item, self.manner.request(question, ask)))
         return None if found is None else Reply.of(found)
 
-    def keep(self, question: Question, ask: Ask, reply: Reply) -> None:
+    def keep(self, question: VerdictQuestion, ask: Ask, reply: Reply) -> None:
         """Store a reply, on disk when this returns."""
         self.store.add_reply(self.me, question.item, self.manner.request(question, ask), reply.as_dict())
 
-    def concluded(self) -> Iterator[tuple[StoredItem, list[JudgedPair], Conclusion | None]]:
+    def concluded(self) -> Iterator[tuple[StoredItem, list[JudgedPair], JudgesLabel | None]]:
         """The items of which all was said, with what follows; None where too little could be read."""
         for item in self.items:
             if pairs := judged_pairs(item, self.manner, self.found):
@@ -113,7 +120,7 @@ class JudgeSitting:
             if conclusion:
                 self.store.add_label(self.new_label(item, conclusion, len(before)))
 
-    def new_label(self, item: StoredItem, conclusion: Conclusion, earlier: int) -> NewLabel:
+    def new_label(self, item: StoredItem, conclusion: JudgesLabel, earlier: int) -> NewLabel:
         """A label, whose id tells it from earlier ones of the same item."""
         words = as_json([self.me, item.id, earlier, conclusion.value, conclusion.detail])
         name = hashlib.sha256(words.encode()).hexdigest()[:32]
@@ -122,15 +129,15 @@ class JudgeSitting:
 
     def report(self) -> dict[str, Any]:
         """Print what the judge is like, and write it beside the labels."""
-        asked = Asked(self.budget.asked, self.budget.used, len(self.items), self.store.labels())
+        asked = AskedSoFar(self.budget.asked, self.budget.used, len(self.items), self.store.labels())
         found = judge_report(self.config, self.me, list(self.concluded()), asked)
-        file = self.store.folder / f"{file_name(self.config.annotator)}.json"
+        file = self.store.folder / f"{judge_file(self.config.annotator)}.json"
         write_result(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         say([*report_lines(found), str(file)])
         return found
 
 
-def says_the_same(label: StoredLabel, conclusion: Conclusion) -> bool:
+def says_the_same(label: StoredLabel, conclusion: JudgesLabel) -> bool:
     """Whether a label is what follows now."""
     return as_json([label.value, dict(label.detail)]) == as_json([conclusion.value, conclusion.detail])
 
@@ -141,6 +148,6 @@ def check_columns(config: LabelAIConfig, judge: Answering, items: list[StoredIte
         check_judge(config, judge.judge, {name for item in items for name in item.columns}, "--labels")
 
 
-def file_name(annotator: str) -> str:
+def judge_file(annotator: str) -> str:
     """What a judge's files are called."""
     return "judge-" + "".join(c if c.isalnum() or c in "._-" else "_" for c in annotator)

@@ -12,7 +12,7 @@ import numpy as np
 from easyrlhf.data.records import Messages
 from easyrlhf.judges.asking import Ask, Inquiry, Reply
 from easyrlhf.judges.averages import averaged, both_orders, clamped
-from easyrlhf.judges.bradley_terry import are_linked, bradley_terry_scores, ranked
+from easyrlhf.judges.bradley_terry import are_linked, bradley_terry_scores, places_by_score
 from easyrlhf.judges.constitution import Principle, drawn_principle
 from easyrlhf.judges.letters import VERDICTS, JudgedReply, read_verdict
 from easyrlhf.judges.pairs import Pair
@@ -25,7 +25,7 @@ NO_PRINCIPLE = Principle("")
 WARM = 1.0  # temperature of votes
 
 
-class Question(NamedTuple):
+class VerdictQuestion(NamedTuple):
     """What one verdict is about.
 
     first, second  places of the two answers in the item
@@ -38,6 +38,9 @@ class Question(NamedTuple):
     principle: str
     order: int
     vote: int
+
+
+Verdicts = dict[VerdictQuestion, JudgedReply]
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,17 @@ class Manner:
             return [NO_PRINCIPLE]
         return self.principles if self.every else [drawn_principle(self.principles, self.seed, item.id)]
 
-    def questions(self, item: StoredItem) -> list[Question]:
+    def questions(self, item: StoredItem) -> list[VerdictQuestion]:
         """Everything that is asked about an item."""
         return [
-            Question(item.id, first, second, principle.name, order, vote)
+            VerdictQuestion(item.id, first, second, principle.name, order, vote)
             for first, second in combinations(range(len(item.answers)), 2)
             for principle in self.of(item)
             for order in ORDERS
             for vote in range(self.votes or 1)
         ]
 
-    def inquiry(self, item: StoredItem, question: Question, found: dict[Question, JudgedReply]) -> Inquiry:
+    def inquiry(self, item: StoredItem, question: VerdictQuestion, found: Verdicts) -> Inquiry:
         """What is asked for one verdict, which goes into `found`."""
         places = (question.first, question.second)[:: -1 if question.order else 1]
         pair = Pair(item.prompt, *(answer_as_text(item.answers[place]) for place in places), item.columns)
@@ -80,7 +83,7 @@ class Manner:
         return Inquiry(question, self.steps(pair, compare, question, found))
 
     def steps(
-        self, pair: Pair, compare: str, question: Question, found: dict[Question, JudgedReply]
+        self, pair: Pair, compare: str, question: VerdictQuestion, found: Verdicts
     ) -> Generator[Ask, Reply, None]:
         """The questions: for the letter, or for thoughts first."""
         key = (self.seed, question.item, question.first, question.second, question.order, question.vote)
@@ -92,7 +95,7 @@ class Manner:
         choices, temperature = ((), WARM) if self.votes else (VERDICTS, None)
         found[question] = read_verdict((yield Ask("letter", asked, choices, temperature, (*key, 1), pair)))
 
-    def request(self, question: Question, ask: Ask) -> str:
+    def request(self, question: VerdictQuestion, ask: Ask) -> str:
         """What a reply is stored under: what it is about, and a digest of all that it depends on."""
         said = json.dumps([self.judge, ask.messages, ask.choices, ask.temperature])
         digest = hashlib.sha256(said.encode()).hexdigest()[:16]
@@ -126,7 +129,7 @@ class JudgedPair:
         return None if None in orders else both_orders(*orders, average)
 
 
-def judged_pairs(item: StoredItem, manner: Manner, found: dict[Question, JudgedReply]) -> list[JudgedPair] | None:
+def judged_pairs(item: StoredItem, manner: Manner, found: Verdicts) -> list[JudgedPair] | None:
     """What was said of an item's pairs; None where something has not been asked yet."""
     questions = manner.questions(item)
     if any(question not in found for question in questions):
@@ -139,7 +142,7 @@ def judged_pairs(item: StoredItem, manner: Manner, found: dict[Question, JudgedR
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class JudgesLabel:
     """What a judge's label says of an item.
 
     value   as labels/values.py has it
@@ -150,7 +153,7 @@ class Conclusion:
     detail: dict[str, Any]
 
 
-def conclude(pairs: list[JudgedPair], average: str, limits: tuple[float, float] | None) -> Conclusion | None:
+def conclude(pairs: list[JudgedPair], average: str, limits: tuple[float, float] | None) -> JudgesLabel | None:
     """The label of an item from all its pairs; None where too little could be read."""
     item, found = pairs[0].item, {}
     for pair in pairs:
@@ -162,14 +165,14 @@ def conclude(pairs: list[JudgedPair], average: str, limits: tuple[float, float] 
     if principles := [name for name in dict.fromkeys(pair.principle for pair in pairs) if name]:
         detail["principles"] = principles
     if item.kind != RANKING:
-        return Conclusion(means[0, 1], detail) if means else None
+        return JudgesLabel(means[0, 1], detail) if means else None
     if not are_linked(list(means), len(item.answers)):
         return None
     wins = np.full((len(item.answers), len(item.answers)), np.nan)
     for (first, second), preference in means.items():
         wins[first, second], wins[second, first] = preference, 1 - preference
     scores = bradley_terry_scores(wins)
-    return Conclusion(ranked(scores), detail | {"scores": [round(float(score), 6) for score in scores]})
+    return JudgesLabel(places_by_score(scores), detail | {"scores": [round(float(score), 6) for score in scores]})
 
 
 def answer_as_text(answer: Messages | str) -> str:

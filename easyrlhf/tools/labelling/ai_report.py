@@ -14,14 +14,14 @@ from easyrlhf.labels.agreement import RESAMPLE_SEED, RESAMPLES, cohens_kappa, sh
 from easyrlhf.labels.merge import majorities
 from easyrlhf.labels.rows import ANNOTATOR, IMPORT, REFEREE, StoredItem, StoredLabel
 from easyrlhf.labels.votes import Unit, votes_of
-from easyrlhf.tools.labelling.ai_questions import Conclusion, JudgedPair, answer_as_text
+from easyrlhf.tools.labelling.ai_questions import JudgedPair, JudgesLabel, answer_as_text
 
 OTHERS = {"people": (ANNOTATOR, REFEREE), "imported labels": (IMPORT,)}
 EVEN = 0.5  # the share of a judge that does not look at places
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedSoFar:
     """What was asked, and the labels that are there now.
 
     replies  of this sitting; tokens of all of them
@@ -37,8 +37,8 @@ class Asked:
 def judge_report(
     config: LabelAIConfig,
     me: int,
-    concluded: list[tuple[StoredItem, list[JudgedPair], Conclusion | None]],
-    asked: Asked,
+    concluded: list[tuple[StoredItem, list[JudgedPair], JudgesLabel | None]],
+    asked: AskedSoFar,
 ) -> dict[str, Any]:
     """The findings. Shares have the form {share, low, high, n} or are None where there is nothing to count."""
     pairs = [pair for _, found, _ in concluded for pair in found]
@@ -57,7 +57,7 @@ def judge_report(
         "first_place": first_place(pairs),
         "orders_agree": orders_agree(pairs),
         "place_nats": place_preference(pairs),
-        "longer_wins": longer_wins(read),
+        "longer_wins": longer_preferred(read),
         **{f"agreement with {who}": agreement(items, me, roles, asked.labels) for who, roles in OTHERS.items()},
         "replies_now": asked.replies,
         "tokens": asked.tokens,
@@ -68,14 +68,14 @@ def first_place(pairs: list[JudgedPair]) -> dict[str, float] | None:
     """The share of verdicts for what was shown first, a tie being half of one; and their mean probability."""
     read = [(pair, one.prefers_a) for pair in pairs for order in pair.verdicts for one in order]
     found = [(pair.item.id, prefers_a) for pair, prefers_a in read if prefers_a is not None]
-    share = share_of([(item, (1 + side(prefers_a)) / 2) for item, prefers_a in found])
+    share = share_of_items([(item, (1 + side(prefers_a)) / 2) for item, prefers_a in found])
     return share and {**share, "probability": fmean(prefers_a for _, prefers_a in found)}
 
 
 def orders_agree(pairs: list[JudgedPair]) -> dict[str, float] | None:
     """The share of pairs of which both orders say the same: this answer, that one, or a tie."""
     both = [(pair.item.id, pair.a_first(0), pair.a_first(1)) for pair in pairs]
-    return share_of([(item, float(side(a) == -side(b))) for item, a, b in both if None not in (a, b)])
+    return share_of_items([(item, float(side(a) == -side(b))) for item, a, b in both if None not in (a, b)])
 
 
 def place_preference(pairs: list[JudgedPair]) -> dict[str, float] | None:
@@ -102,14 +102,14 @@ def place_preference(pairs: list[JudgedPair]) -> dict[str, float] | None:
     return {"nats": nats, "low": nats - error, "high": nats + error, "n": len(sides)}
 
 
-def longer_wins(read: list[tuple[JudgedPair, float]]) -> dict[str, float] | None:
+def longer_preferred(read: list[tuple[JudgedPair, float]]) -> dict[str, float] | None:
     """The share of pairs of unequal length whose longer answer is preferred; a tie is half of one."""
     found = []
     for pair, preference in read:
         first, second = (len(answer_as_text(pair.item.answers[place])) for place in (pair.first, pair.second))
         if first != second:
             found.append((pair.item.id, (1 + side(preference) * (1 if first > second else -1)) / 2))
-    return share_of(found)
+    return share_of_items(found)
 
 
 def agreement(
@@ -128,7 +128,7 @@ def agreement(
     if not decided:
         return None
     table = np.array([(ours[unit], theirs[unit], unit.item) for unit in decided])
-    share = share_of([(item, float(a == b)) for a, b, item in table.tolist()])
+    share = share_of_items([(item, float(a == b)) for a, b, item in table.tolist()])
     return {**share, "kappa": with_interval(kappa_of, table), "ties": len(both) - len(decided)}
 
 
@@ -154,7 +154,7 @@ def with_interval(measure: Callable[[np.ndarray], float | None], table: np.ndarr
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def share_of(found: list[tuple[int, float]]) -> dict[str, float] | None:
+def share_of_items(found: list[tuple[int, float]]) -> dict[str, float] | None:
     """The mean of numbers from 0 to 1, with its interval over items; None where there are none."""
     if not found:
         return None
@@ -167,7 +167,7 @@ def report_lines(found: dict[str, Any]) -> Iterator[str]:
     """The findings for a reader."""
     yield f"{found['annotator']}: {found['labelled']:,} of {found['items']:,} items have its label"
     yield f"verdicts {found['verdicts']:,}, unreadable {found['unreadable']:,}" + (
-        f", by letter alone {found['by_letter']:,}" if found["by_letter"] else ""
+        f", without log-probabilities {found['by_letter']:,}" if found["by_letter"] else ""
     )
     if found["bounded_letters"]:
         yield f"letters not among the likeliest tokens, taken at an upper bound: {found['bounded_letters']:,}"

@@ -13,7 +13,7 @@ from easyrlhf.data.reader import EQUALS, RowSettings
 from easyrlhf.data.records import Record
 from easyrlhf.data.sources import Source
 from easyrlhf.errors import InputError
-from easyrlhf.labels.backup import is_dump, restore
+from easyrlhf.labels.backup import is_dump, restore_rows
 from easyrlhf.labels.items import REWARD_KEYS, SAMPLE_KEYS, ItemPlan, MadeItem, check_item, items_of_records
 from easyrlhf.labels.rows import IMPORT, NewItem, NewLabel
 from easyrlhf.labels.store import CONFLICT, NEW, Store, make_labels_folder
@@ -153,7 +153,7 @@ def restore_labels(config: LabelImportConfig, files: tuple[str, ...]) -> None:
         raise InputError(f"{config.data}: labels.jsonl restores a folder by itself; give it alone")
     file = Path(files[0]).expanduser()
     with Store(config.labels, create=True) as store:
-        new = restore(store, rows_of_file(file))
+        new = restore_rows(store, rows_of_file(file))
         items, labels = len(list(store.items())), len(store.labels(undone=True))
     said = f"restored from {file}" if new else f"holds {file} already"
     print(f"{store.file}: {said}: {items:,} items, {labels:,} labels")

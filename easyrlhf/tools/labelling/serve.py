@@ -66,7 +66,7 @@ def run_until_enough(config: LabelServeConfig, desk: "Desk", talks: "Talks | Non
 
     public = [urlsplit(config.public_url).hostname] if config.public_url else []
     hosts = Hosts(config.host, [*split_list(config.allow_hosts), *public])
-    app = make_label_app(new_server(config, desk, talks, enough), hosts)
+    app = make_label_app(new_server(config, desk, talks, enough), hosts, config.public_origin)
     server = AppServer(app, talks.engine.close if talks else lambda: None)
     term_as_interrupt()
     with suppress(KeyboardInterrupt):
@@ -147,7 +147,7 @@ def first_words(config: LabelServeConfig, desk: "Desk", port: int, links: list[t
     from easyrlhf.web.hosts import in_url, is_local, is_wildcard
 
     host = "127.0.0.1" if is_wildcard(config.host) else in_url(config.host)
-    url = (config.public_url or f"http://{host}:{port}").rstrip("/")
+    url = config.public_origin or f"http://{host}:{port}"
     if config.chat:
         what = f"conversations with {' and '.join(config.models)}"
     else:

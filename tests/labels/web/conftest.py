@@ -55,7 +55,7 @@ def desk_of(tmp_path):
         desk = new_desk(store, config, "Be kind, and say what is true. <b>Bold</b>")
         server = new_server(config, desk, talks_of(desk, config), lambda: enough.append(True))
         tokens = {name: store.new_token(one.id) for name, one in names.items()}
-        app = make_label_app(server, Hosts("127.0.0.1", ["testserver"]))
+        app = make_label_app(server, Hosts("127.0.0.1", ["testserver"]), config.public_origin)
         ids = {name: one.id for name, one in names.items()}
         return SimpleNamespace(store=store, app=app, server=server, tokens=tokens, ids=ids, enough=enough)
 

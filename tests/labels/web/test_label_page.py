@@ -147,6 +147,32 @@ def test_what_cannot_be_sent_is_kept_unchanged_and_sent_again(opened):
     assert page.js("return Object.keys(localStorage).filter((key) => key.includes('outbox')).length") == 0
 
 
+def test_time_counts_while_the_page_is_visible(opened):
+    desk, page = opened([new_pair(0), new_pair(1)])
+    page.js("let t = performance.now(); performance.now = () => t; window.tick = (ms) => { t += ms; }")
+    page.label("4")
+    for seconds, state in ((4, "hidden"), (60, "visible"), (1, "visible")):
+        page.js(
+            "tick(arguments[0]); Object.defineProperty(document, 'visibilityState', "
+            "{ value: arguments[1], configurable: true }); document.dispatchEvent(new Event('visibilitychange'))",
+            1000 * seconds,
+            state,
+        )
+    page.label("4")
+    assert desk.store.labels()[1].seconds == 5
+
+
+def test_what_is_too_long_to_be_sent_is_said_and_can_be_shortened(opened):
+    desk, page = opened([new_pair(0)])
+    page.press("e", ESCAPE)
+    page.js("document.querySelector('#better').value = 'ä'.repeat(33000)")
+    page.press("4")
+    assert "too long together by" in page.one("#status").text and page.done() == 0
+    page.js("document.querySelector('#better').value = 'ä'.repeat(32000)")
+    page.label("4")
+    assert len(desk.store.labels()[0].edit) == 32000
+
+
 def test_nothing_lies_beyond_the_right_edge(opened):
     _, page = opened([new_pair(0, "w" * 400, "right " + "long " * 300), new_ranking(0, 9)])
     for _ in range(2):

@@ -42,6 +42,16 @@ def test_the_same_label_again_is_known_and_another_under_its_id_is_a_conflict(de
     assert len(desk.store.labels()) == 1 and sum(one["what"] == "label" for one in desk.store.events()) == 1
 
 
+def test_a_task_stays_the_same_and_in_ones_hands_until_it_is_labelled(desk_of, person):
+    desk = desk_of([new_pair(0)], annotators="me,you")
+    ann, you = person(desk), person(desk, "you")
+    task = ann.post("next")[1]["task"]
+    assert ann.post("next")[1]["task"] == person(desk).post("next")[1]["task"] == task
+    assert you.post("next")[1]["task"] is None
+    assert ann.post("renew", {"item": task["item"]})[1] == {"yours": True}
+    assert you.post("renew", {"item": task["item"]})[1] == {"yours": False}
+
+
 def test_what_is_taken_back_comes_again_with_all_that_was_said(desk_of, person):
     desk = desk_of([new_pair(0), new_pair(1)])
     ann = person(desk)
@@ -117,7 +127,8 @@ def test_the_organiser_sees_who_did_what_and_where_they_disagree(desk_of, person
             body = label(given["task"], 10 * number + step, value_for_right(given["task"], value), seconds=4.0)
             _, given = who.post("label", body | {"note": "see"} if value < 0 else body)
     _, seen = person(desk, "organiser").post("overview")
-    assert seen["people"]["rows"] == [["ann", "annotator", "2", "0", "4.0"], ["bob", "annotator", "2", "0", "4.0"]]
+    assert (seen["given"], seen["wanted"], seen["parked"]) == (4, 4, 0)
+    assert seen["people"]["rows"] == [["ann", "2", "0", "4.0"], ["bob", "2", "0", "4.0"]]
     assert "two labels agree in 50.0% (everyone)" in seen["agree"]["lead"]
     *_, both = seen["agree"]["tables"]
     assert both["rows"][0][:2] == ["ann, bob", "2"]
@@ -181,11 +192,11 @@ def test_each_flag_has_a_key_of_its_own_that_does_nothing_else():
 
 
 def test_a_turn_of_anothers_conversation_cannot_be_labelled(desk_of, person):
-    from easyrlhf.labels.conversations import add_turn, say, start_conversation
+    from easyrlhf.labels.conversations import add_turn, send_message, start_conversation
 
     desk = desk_of([], annotators="one,two")
     talk = start_conversation(desk.store, desk.ids["one"])
-    say(desk.store, talk, "hello")
+    send_message(desk.store, talk, "hello")
     given = add_turn(desk.store, talk, [turns("a"), turns("b")], [])
     body = {"id": "intruder", "item": given.item.id, "value": 1, "scale": "7"}
     assert person(desk, "two").post("label", body)[0] == 404 and desk.store.labels() == []

@@ -53,6 +53,15 @@ def test_behind_https_the_cookie_goes_no_other_way(desk_of):
     assert "; secure" in got.headers["set-cookie"].lower()
 
 
+def test_a_proxy_may_call_the_server_by_another_name_than_browsers_do(desk_of):
+    desk = desk_of([new_pair(0)], public_url="https://labels.example")
+    client = TestClient(desk.app, base_url="https://testserver", headers={"X-Easyrlhf": "1"})
+    client.get("/", params={"key": desk.tokens["me"]})
+    origins = {"https://labels.example": 200, "http://labels.example": 403, "https://labels.example.evil": 403}
+    for origin, status in origins.items():
+        assert client.post("/api/next", json={}, headers={"Origin": origin}).status_code == status
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -4,7 +4,7 @@ import pytest
 
 from easyrlhf.config import LabelServeConfig
 from easyrlhf.errors import SettingError
-from easyrlhf.labels.conversations import say
+from easyrlhf.labels.conversations import send_message
 from tests.labels.web.conftest import shown_texts
 
 
@@ -51,7 +51,7 @@ def test_two_models_answer_and_a_restart_goes_on_where_it_was(talking, person, f
     assert again.post("next")[1]["task"] == given["task"]
     _, after = again.post("label", label(given["task"], 1, 3))
     assert after["talk"][-1]["content"] == shown_texts(given["task"])[0]
-    say(desk.store, 1, "and then?")  # the server ended before it had answered
+    send_message(desk.store, 1, "and then?")  # the server ended before it had answered
     _, waited = person(talking(**settings)).post("next")
     assert waited["task"]["prompt"][-1] == {"role": "user", "content": "and then?"}
 

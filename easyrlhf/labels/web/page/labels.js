@@ -4,6 +4,7 @@
 const settings = JSON.parse(document.body.dataset.settings);
 const LETTERS = "ABCDEFGHI";
 const OUTBOX = `easyrlhf.labels.outbox.${settings.box}.`; // a key for each label that waits to be sent
+const LARGEST = 64 * 1024; // bytes of a label with its texts
 const RETRY = 3000; // milliseconds until what could not be sent is sent again
 const RENEW = 60000; // milliseconds after which a task that is still looked at is asked for again
 const LOOK = 15000; // milliseconds after which a page without a task looks for one
@@ -273,12 +274,15 @@ function choose(choice) {
 }
 
 function give(value) {
-  busy = true;
-  tell("Storing…");
-  submit("/api/label", {
+  const body = {
     item: task.item, value, scale: task.scale, flags: [...flags], note: find("note").value.trim(),
     edit: find("better").value.trim(), seconds: looked(),
-  });
+  };
+  const bytes = new TextEncoder().encode(JSON.stringify(body)).length + 100; // its id
+  if (bytes > LARGEST) return tell(`Note and better answer are too long together by ${(bytes - LARGEST).toLocaleString("en")} bytes.`);
+  busy = true;
+  tell("Storing…");
+  submit("/api/label", body);
 }
 
 function looked() {
@@ -491,7 +495,7 @@ function onKey(event) {
 
 /** What a key does now; null where it does nothing, or where the browser has its own use for it. */
 function actOf(event) {
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const key = keyOf(event);
   if (task?.kind === "ranking" && !busy) {
     if (!event.shiftKey && taken(key) && key.length === 1) return () => rank(LETTERS.indexOf(key.toUpperCase()));
     if (key === "Enter" && event.target.closest("button")) return null; // which presses that button
@@ -504,6 +508,13 @@ function actOf(event) {
   const flag = settings.flags.find((one) => one.key === key);
   if (flag) return () => toggle(flag.name);
   return ACTS[key] || null;
+}
+
+/** A key by its letter; by its place where the keyboard writes other letters than Latin ones. */
+function keyOf(event) {
+  if (event.key.length > 1) return event.key;
+  const place = event.key > "\u007f" && /^Key([A-Z])$/.exec(event.code)?.[1];
+  return (place || event.key).toLowerCase();
 }
 
 /** Keys inside a text box write; Esc leaves it. */
@@ -532,7 +543,9 @@ function onReason(event) {
 async function organise() {
   const found = await attempt("organiser", () => post("/api/overview"));
   if (!found) return;
-  find("progress").replaceChildren(el("b", { text: found.done.toLocaleString("en") }), ` labels · ${found.items} tasks`);
+  const parked = found.parked ? ` · ${found.parked.toLocaleString("en")} skipped by three` : "";
+  find("progress").replaceChildren(
+    el("b", { text: found.given.toLocaleString("en") }), ` of ${found.wanted.toLocaleString("en")} labels${parked}`);
   find("people").replaceChildren(table(found.people));
   find("agree").replaceChildren(
     el("p", { class: "said-first", text: found.agree.lead }),

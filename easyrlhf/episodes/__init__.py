@@ -1,0 +1,1 @@
+"""Episodes: completions of several turns, with an environment that speaks between them."""

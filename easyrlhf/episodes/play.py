@@ -1,0 +1,223 @@
+"""Playing episodes: all that wait for a turn of the policy are sampled together, a wave after the other."""
+
+import asyncio
+import json
+import math
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from easyrlhf.data.batches import pad_right
+from easyrlhf.data.chat_template import arguments_for
+from easyrlhf.data.records import Messages
+from easyrlhf.data.render import Renderer
+from easyrlhf.episodes.calls import Calls, EnvironmentFailed
+from easyrlhf.episodes.chat import Chat, Limits, Turn
+from easyrlhf.episodes.environments import Environment, played
+from easyrlhf.episodes.tools import Tools
+from easyrlhf.models.parts import plain_lm
+from easyrlhf.rollout.sampler import TRAINING, HFSampler, Samples
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What became of an episode beside its tokens.
+
+    prompt, prompt_ids  as the episode began, with what reset has put there
+    messages            turns since
+    turns               of the policy
+    reward              nan where it has none, or was dropped
+    failure             what the environment failed with, in which case nothing is learned from the episode; else ""
+    seconds             that the environment has taken
+    """
+
+    prompt: Messages
+    prompt_ids: list[int]
+    messages: Messages
+    turns: int
+    reward: float
+    failure: str
+    tool_calls: int
+    tool_errors: int
+    seconds: float
+
+    @property
+    def dropped(self) -> bool:
+        """Whether nothing is learned from it."""
+        return bool(self.failure)
+
+
+@dataclass(frozen=True)
+class Player:
+    """Plays an environment with a policy.
+
+    tools        of an episode, as the chat template is told of them
+    generations  completions of a prompt in a rollout: they are the same task
+    timeout      seconds of one call
+    workers      calls at a time
+    drop         whether an episode whose environment fails is left out; else that ends the run
+    """
+
+    environment: Environment
+    renderer: Renderer
+    limits: Limits
+    tools: Tools
+    generations: int
+    timeout: float
+    workers: int
+    drop: bool
+
+    def play(self, sampler: HFSampler, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]) -> Samples:
+        """An episode for each prompt row; everything that is drawn depends on its key and on nothing else.
+
+        Raises EnvironmentFailed, with the episode, when the environment does and failures are not dropped.
+        """
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(self._play(sampler, rows, keys))
+        finally:
+            loop.close()
+
+    async def _play(self, sampler: HFSampler, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]) -> Samples:
+        waves, workers = Waves(sampler), asyncio.Semaphore(self.workers)
+        chats = [self.chat_of(row, key, place, waves) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
+        episodes = await waves.run([self.episode(row, chat, workers) for row, chat in zip(rows, chats, strict=True)])
+        return samples_of(chats, episodes, sampler)
+
+    def chat_of(self, row: dict[str, Any], key: tuple[int, ...], place: int, waves: "Waves") -> Chat:
+        """The conversation of a row, nothing said yet."""
+        prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
+        arguments = arguments_for(prompt, columns) | ({"tools": self.tools.schemas} if self.tools.schemas else {})
+        # The first turn has the key of a completion without an environment, whose zeros behind it change no number.
+        ask = waves.asking(place, lambda turn: (*key, turn) if turn else key)
+        seed, kind, number = key
+        task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
+        given = None if self.tools.schemas else row["prompt_ids"]
+        chat = Chat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
+        chat.prompt_ids = given
+        return chat
+
+    async def episode(self, row: dict[str, Any], chat: Chat, workers: asyncio.Semaphore) -> Episode:
+        """Play one; its outcome."""
+        calls = Calls(self.environment.name, chat, workers, self.timeout)
+        failure, reward = "", math.nan
+        try:
+            given = await played(self.environment, chat, json.loads(row["columns"]), calls)
+            if not chat.turns:
+                raise calls.failed("ended before the policy said anything")
+            reward = math.nan if given is None else self.number(given, calls)
+        except EnvironmentFailed as error:
+            if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
+                raise
+            failure = str(error)
+        return Episode(
+            prompt=chat.prompt,
+            prompt_ids=chat.prompt_ids,
+            messages=chat.messages,
+            turns=chat.turns,
+            reward=reward,
+            failure=failure,
+            tool_calls=calls.tool_calls,
+            tool_errors=calls.tool_errors,
+            seconds=calls.seconds,
+        )
+
+    def number(self, given: Any, calls: Calls) -> float:
+        """A reward as a number. Raises EnvironmentFailed for what is no finite one."""
+        try:
+            found = float(given)
+        except (TypeError, ValueError):
+            found = math.nan
+        if not math.isfinite(found):
+            raise calls.failed(f"gave {given!r} as reward, which is no finite number")
+        return found
+
+
+def task_seed(task: tuple[int, ...]) -> int:
+    """A seed for a task, from its numbers."""
+    return int(np.random.SeedSequence(task).generate_state(1)[0])
+
+
+class Waves:
+    """Turns that episodes wait for, sampled together as soon as nobody is doing anything else.
+
+    So a wave does not depend on who answers faster, and a policy whose weights are put together is asked once a turn.
+    """
+
+    def __init__(self, sampler: HFSampler):
+        self.sampler, self.living = sampler, 0
+        self.asked: dict[int, tuple[tuple[list[int], int, tuple[int, ...]], asyncio.Future]] = {}
+        self.changed = asyncio.Event()
+
+    def asking(self, place: int, key_of):
+        """What the chat at this place asks for its turns with."""
+
+        async def ask(ids: list[int], most: int, turn: int) -> Turn:
+            future = asyncio.get_running_loop().create_future()
+            self.asked[place] = (ids, most, key_of(turn)), future
+            self.changed.set()
+            return await future
+
+        return ask
+
+    async def run(self, episodes: list[Coroutine[Any, Any, Episode]]) -> list[Episode]:
+        """Play them all; the outcome of each, in order. The first error ends all."""
+        self.living = len(episodes)
+        tasks = [asyncio.ensure_future(self.living_until_done(episode)) for episode in episodes]
+        try:
+            while self.living:
+                await self.changed.wait()
+                self.changed.clear()
+                for task in tasks:
+                    if task.done() and not task.cancelled() and task.exception() is not None:
+                        raise task.exception()
+                if self.asked and len(self.asked) == self.living:
+                    self.generate()
+            return [task.result() for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def living_until_done(self, episode: Coroutine[Any, Any, Episode]) -> Episode:
+        """Play one, counted among the living while it is."""
+        try:
+            return await episode
+        finally:
+            self.living -= 1
+            self.changed.set()
+
+    def generate(self) -> None:
+        """Sample a turn for everybody who waits."""
+        waiting = [self.asked[place] for place in sorted(self.asked)]
+        self.asked.clear()
+        prompts, most, keys = (list(column) for column in zip(*(question for question, _ in waiting), strict=True))
+        samples = self.sampler.generate(prompts, keys, most)
+        lengths = samples.completion_mask.sum(1).long().tolist()
+        drawn = zip(samples.completion_ids.tolist(), samples.logprobs.tolist(), samples.finished.tolist(), strict=True)
+        for (ids, logprobs, ended), length, (_, future) in zip(drawn, lengths, waiting, strict=True):
+            future.set_result(Turn(ids[:length], logprobs[:length], ended))
+
+
+def samples_of(chats: list[Chat], episodes: list[Episode], sampler: HFSampler) -> Samples:
+    """The rows of these episodes, each through its last sampled token."""
+    device = plain_lm(sampler.lm).device
+    rows = [through_last_sampled(chat) for chat in chats]
+    ids, sampled, logprobs = (list(column) for column in zip(*rows, strict=True))
+    return Samples(
+        completion_ids=pad_right(ids, sampler.pad_id).to(device),
+        completion_mask=pad_right([[1] * len(row) for row in ids]).float().to(device),
+        logprobs=pad_right(logprobs, 0.0).to(device),
+        finished=torch.tensor([chat.finished for chat in chats], device=device),
+        action_mask=pad_right(sampled).float().to(device),
+        episodes=episodes,
+    )
+
+
+def through_last_sampled(chat: Chat) -> tuple[list[int], list[int], list[float]]:
+    """Ids, which of them were sampled, and log-probabilities, without an environment's text that nobody answered."""
+    end = len(chat.sampled) - chat.sampled[::-1].index(1)
+    return chat.ids[:end], chat.sampled[:end], chat.logprobs[:end]

@@ -1,0 +1,18 @@
+"""What an environment has scored, as a reward source."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from easyrlhf.rewards.batch import Row
+
+
+@dataclass(frozen=True)
+class EnvironmentReward:
+    """The rewards that episodes ended with; nan, which says that it does not apply, where they have none."""
+
+    name: str
+
+    def __call__(self, rows: list[Row], completions: list[list[int]], finished: Tensor) -> list[float]:
+        """The reward of each episode."""
+        return [row["episode"].reward for row in rows]

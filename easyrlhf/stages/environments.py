@@ -1,0 +1,93 @@
+"""The environment of an online stage: found, checked against template and data before a model is loaded, and played."""
+
+import inspect
+import json
+from dataclasses import dataclass
+
+from easyrlhf.config import OnlineConfig
+from easyrlhf.data.render import Renderer
+from easyrlhf.data.tokens import TokenData
+from easyrlhf.episodes.chat import Limits
+from easyrlhf.episodes.environments import Environment, environment_tools, load_environment
+from easyrlhf.episodes.play import Player
+from easyrlhf.episodes.tools import Tools, enable_parsing
+from easyrlhf.errors import InputError
+from easyrlhf.paths import split_paths
+
+
+@dataclass(frozen=True)
+class Playground:
+    """An environment that was checked, and the tools that the policy is told of."""
+
+    environment: Environment
+    tools: Tools
+
+
+def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, TokenData | None]) -> Playground | None:
+    """The environment of the settings, None without one. Raises InputError for one that cannot be played."""
+    if not config.plays:
+        return None
+    flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
+    environment = load_environment(config.environment, split_paths(config.tools))
+    instance = None if environment.make is None else environment.make()
+    check_columns(flag, environment, instance, data)
+    for name in filter(data.get, ("train", "valid")):
+        if any(prompt.startswith('"') for prompt in data[name].rows["prompt"]):
+            raise InputError(
+                f"{flag}: speaks in turns, and prompts of the {name} data are plain texts; give conversations, such as "
+                'rows with prompt: [{"role": "user", "content": …}]'
+            )
+    tools = environment_tools(environment, instance, flag)
+    if tools.schemas:
+        enable_parsing(renderer)
+        check_between(flag, renderer, "tool")
+    if environment.function is not None or hasattr(instance, "respond"):
+        check_between(flag, renderer, "user")
+    return Playground(environment, tools)
+
+
+def check_between(flag: str, renderer: Renderer, role: str) -> None:
+    """Raise InputError unless the template goes on behind an answer as it was sampled."""
+    try:
+        renderer.between([{"role": role, "content": "Go on."} | ({"name": "tool"} if role == "tool" else {})])
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from error
+
+
+def check_columns(flag: str, environment: Environment, instance: object, data: dict[str, TokenData | None]) -> None:
+    """Raise InputError when an environment begins with what is no column of the data."""
+    begins = environment.function or getattr(instance, "reset", None)
+    if begins is None:
+        return
+    columns = {name for part in data.values() if part for cell in part.rows["columns"] for name in json.loads(cell)}
+    needed = [p.name for p in inspect.signature(begins).parameters.values() if needs_value(p) and p.name != "chat"]
+    missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
+    if missing:
+        raise InputError(
+            f"{flag}: {begins.__name__} needs {', '.join(missing)}, which is no column of the data; it has "
+            f"{', '.join(sorted(columns)) or 'none beside the prompt'}. Add the column, name another with --field "
+            f"{missing[0]}=KEY, or give the parameter a default"
+        )
+
+
+def needs_value(parameter: inspect.Parameter) -> bool:
+    """Whether a function cannot be called without this parameter."""
+    named = (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY, parameter.POSITIONAL_ONLY)
+    return parameter.kind in named and parameter.default is parameter.empty
+
+
+def make_player(config: OnlineConfig, renderer: Renderer, playground: Playground | None) -> Player | None:
+    """What plays the environment; None without one."""
+    if playground is None:
+        return None
+    limit = config.completion_limit
+    return Player(
+        environment=playground.environment,
+        renderer=renderer,
+        limits=Limits(config.max_turns, limit, config.max_turn_length or limit, config.max_prompt_length),
+        tools=playground.tools,
+        generations=config.num_generations,
+        timeout=config.environment_timeout,
+        workers=config.environment_workers,
+        drop=config.on_environment_error == "drop",
+    )

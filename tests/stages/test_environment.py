@@ -1,0 +1,139 @@
+"""PPO and GRPO in an environment: one that says nothing changes nothing, and stopped runs go on as they were."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from easyrlhf.config import GRPOConfig, PPOConfig
+from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.stages.online import train_grpo, train_ppo
+
+CODE = '''
+class Silent:
+    """Ends every episode with the first answer."""
+
+    def reset(self, **columns):
+        return None
+
+    def respond(self, text):
+        return None
+
+
+class Twice(Silent):
+    """Asks for the word once more."""
+
+    def reset(self, word, **columns):
+        self.word, self.said = word, []
+
+    def respond(self, text):
+        self.said.append(text)
+        return "Once more." if len(self.said) == 1 else None
+
+    def get_reward(self):
+        return sum(self.word[:1] in text for text in self.said) / 2
+
+
+class Fails(Twice):
+    def get_reward(self):
+        return float("nan")
+
+
+async def episode(chat, word):
+    for turn in range(2):
+        chat.reward(float(word[:1] in await chat.reply()))
+        chat.say("Once more.")
+
+
+def length(completions, **_):
+    return [float(len(messages[-1]["content"])) for messages in completions]
+'''
+CLOCK = ("time/", "tokens_per_second", "env/seconds_mean")
+STAGES = {"ppo": (train_ppo, PPOConfig), "grpo": (train_grpo, GRPOConfig)}
+
+
+@pytest.fixture
+def train(data, chain, small_ppo, small_grpo, tmp_path, monkeypatch):
+    """train(stage, folder, **settings) -> the folder of a run of 4 rollouts."""
+    for name in ("plot_run", "write_report"):
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
+    (tmp_path / "acting.py").write_text(CODE)
+
+    def run(stage: str, name: str, **settings) -> Path:
+        function, config = STAGES[stage]
+        known = (small_ppo if stage == "ppo" else small_grpo) | {"model": chain.sft, "train_data": data.prompts}
+        named = {
+            key: f"{tmp_path / 'acting.py'}:{settings[key]}"
+            for key in ("environment", "reward_funcs")
+            if key in settings
+        }
+        known |= {"max_steps": 4, "save_steps": 0, "output_dir": str(tmp_path / name)}
+        return Path(function(config(**known | settings | named)))
+
+    return run
+
+
+def rows_of(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith(CLOCK)} for row in rows]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("stage, lora_r", [("ppo", 0), ("grpo", 4)])
+def test_an_environment_that_says_nothing_changes_no_number(train, stage, lora_r):
+    plain = train(stage, "plain", reward_funcs="length", lora_r=lora_r)
+    silent = train(stage, "silent", reward_funcs="length", lora_r=lora_r, environment="Silent")
+    assert all(torch.equal(tensor, weights(silent)[name]) for name, tensor in weights(plain).items())
+    own = [{name: value for name, value in row.items() if not name.startswith("env/")} for row in rows_of(silent)]
+    assert own == rows_of(plain)
+    assert {row["env/turns_mean"] for row in rows_of(silent)} == {1.0}
+
+
+TWO_TURNS = {"response_length": 40, "max_length": 100}
+
+
+@pytest.mark.parametrize("environment", ["Twice", "episode"])
+def test_a_stopped_run_goes_on_with_the_same_episodes(train, stop_after, environment):
+    settings = TWO_TURNS | {"environment": environment}
+    whole = train("ppo", "whole", **settings)
+    go_on = stop_after(2)
+    with pytest.raises(RunStopped):
+        train("ppo", "stopped", **settings)
+    go_on()
+    stopped = train("ppo", "stopped", **settings)
+    assert rows_of(stopped) == rows_of(whole)
+    assert rows_of(stopped, "rollouts.jsonl") == rows_of(whole, "rollouts.jsonl")
+    assert all(torch.equal(tensor, weights(stopped)[name]) for name, tensor in weights(whole).items())
+    finished = [row for row in rows_of(whole, "rollouts.jsonl") if row["finished"]]
+    assert finished and all(
+        [turn["role"] for turn in row["messages"]] == ["assistant", "user", "assistant"] for row in finished
+    )
+
+
+def test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept(train, tmp_path):
+    with pytest.raises(
+        RunError, match=r"the environment Fails: gave nan as reward.*\n  user: 'Say \w+.'\n  assistant: "
+    ):
+        train("ppo", "failed", environment="Fails", **TWO_TURNS)
+    assert json.loads((tmp_path / "failed" / "stage.json").read_text())["status"] != "complete"
+
+
+def test_what_cannot_be_played_is_refused_before_a_model_is_loaded(train, data, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"prompt": "Say cat.", "word": "cat"}\n' * 8)
+    nameless = tmp_path / "nameless.jsonl"
+    nameless.write_text('{"prompt": [{"role": "user", "content": "Say cat."}], "name": "cat"}\n' * 8)
+    for settings, message in (
+        ({"environment": "Twice", "train_data": str(texts)}, "prompts of the train data are plain texts"),
+        ({"environment": "Twice", "train_data": str(nameless)}, "reset needs word, which is no column.*it has name"),
+        ({"environment": "Silent"}, "has no get_reward, and there is no other reward"),
+        ({"environment": "length"}, "must be a class with reset"),
+        ({"environment": "Nobody"}, "has no function Nobody"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train("ppo", "refused", **settings)
