@@ -1,12 +1,15 @@
 """Soft against hard labels on the toy world: which reward model tells held-out preferences better?
 
-    python benchmarks/soft_labels.py --model outputs/quickstart/sft
+    python benchmarks/soft_labels.py --model outputs/quickstart/rm
 
 The gold judge says of every pair how likely a reader prefers the one answer, σ(4 · difference of gold). From the same
 pairs in the same order three reward models learn: `soft` that probability, `drawn` one label drawn with it, as a single
 annotator gives, and `winner` the likelier answer as if it were sure. Then the cross-entropy of held-out pairs' own
 probabilities is compared pair by pair: an interval below 0 says that soft labels are better. The floor is the entropy
 of these probabilities.
+
+All three start from the quickstart's reward model and its head: with so few pairs one from the SFT model has hardly begun
+to learn what is true in this world, and when it does is a matter of luck (--model outputs/quickstart/sft).
 """
 
 import gzip
@@ -28,7 +31,7 @@ JUDGE = load_module(TOY / "judge.py")
 
 
 @click.command(help=__doc__)
-@click.option("--model", type=click.Path(path_type=Path), default="outputs/quickstart/sft", show_default=True)
+@click.option("--model", type=click.Path(path_type=Path), default="outputs/quickstart/rm", show_default=True)
 @click.option("--output_dir", type=click.Path(path_type=Path), default="outputs/soft_labels", show_default=True)
 @click.option("--rows", default=6000, show_default=True, help="Pairs to learn from.")
 @click.option("--seed", default=42, show_default=True)
