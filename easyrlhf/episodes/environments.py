@@ -1,5 +1,6 @@
 """What --environment names: a class of TRL's kind, one that answers, or an episode function."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -11,9 +12,11 @@ from easyrlhf.episodes.calls import Calls, EnvironmentFailed
 from easyrlhf.episodes.chat import EpisodeChat, EpisodeOver
 from easyrlhf.episodes.tools import Tools, arguments_of, as_tool_text, check_arguments, described_tools
 from easyrlhf.errors import InputError
+from easyrlhf.rewards.async_source import in_thread
 from easyrlhf.userfile import find_function
 
 PARTS = ("reset", "respond", "get_reward", "close")  # methods of an environment that are no tools
+CLOSING = 10.0  # seconds that closing an instance may take which nobody has played with
 METHODS = (FunctionType, classmethod, staticmethod)
 
 
@@ -65,6 +68,7 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
         raise InputError(f"--environment {spec}: {error}; {FORMS}") from error
     instance = made(spec, found)
     rewards = hasattr(instance, "get_reward")
+    put_away(instance)
     return Environment(name, found, None, functions, rewards)
 
 
@@ -98,6 +102,25 @@ def made(spec: str, make: Callable[[], Any]) -> Any:
     if not (hasattr(instance, "reset") or hasattr(instance, "respond") or methods_of(instance)):
         raise InputError(f"--environment {spec}: has no method reset, respond, or any other; {FORMS}")
     return instance
+
+
+def put_away(instance: Any) -> None:
+    """Close an instance that was made to be looked at: it may hold the only session of a server."""
+    if not hasattr(instance, "close"):
+        return
+
+    def close() -> None:
+        closing = instance.close()
+        if inspect.isawaitable(closing):
+            asyncio.run(awaiting(closing))
+
+    with suppress(Exception, SystemExit):  # before reset there may be nothing to close
+        in_thread(close).result(CLOSING)  # a notebook has an event loop in this thread
+
+
+async def awaiting(closing: Awaitable[Any]) -> None:
+    """Wait for it."""
+    await closing
 
 
 def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:

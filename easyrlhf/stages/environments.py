@@ -8,7 +8,7 @@ from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.episodes.chat import EpisodeLimits
-from easyrlhf.episodes.environments import Environment, environment_tools, load_environment
+from easyrlhf.episodes.environments import Environment, environment_tools, load_environment, made, put_away
 from easyrlhf.episodes.play import Player
 from easyrlhf.episodes.tools import Tools, enable_parsing
 from easyrlhf.errors import InputError
@@ -29,7 +29,7 @@ def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, 
         return None
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     environment = load_environment(config.environment, split_paths(config.tools))
-    instance = None if environment.make is None else environment.make()
+    instance = None if environment.make is None else made(config.environment, environment.make)
     check_reset_columns(flag, environment, instance, data)
     for name in filter(data.get, ("train", "valid")):
         if any(prompt.startswith('"') for prompt in data[name].rows["prompt"]):
@@ -43,6 +43,7 @@ def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, 
         check_between(flag, renderer, "tool")
     if environment.function is not None or hasattr(instance, "respond"):
         check_between(flag, renderer, "user")
+    put_away(instance)
     return Playground(environment, tools)
 
 

@@ -249,3 +249,34 @@ def test_a_partial_has_no_name_of_its_own_and_no_traceback(named):
     spec = named(functools.partial(trl_rollout, trainer=None))
     with pytest.raises(InputError, match=FORMS):
         load_environment(spec, [])
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_what_is_made_to_be_looked_at_is_closed(check, how):
+    made, closed = [], []
+
+    class Session(Scored):
+        def __init__(self):
+            made.append(self)
+
+        def close(self):
+            closed.append(self)
+
+    class Later(Session):
+        async def close(self):
+            closed.append(self)
+
+    check(Session if how == "sync" else Later, {})
+    assert made
+    assert closed == made
+
+
+def test_before_reset_there_may_be_nothing_to_close(check):
+    class Session(Scored):
+        def reset(self):
+            self.client = object()
+
+        def close(self):
+            del self.client
+
+    assert check(Session, {}).environment.rewards
