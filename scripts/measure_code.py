@@ -131,6 +131,7 @@ def complexity(function: Function) -> int:
 def from_runs() -> dict[str, int]:
     """What two tiny runs tell: how many functions a PPO step enters, and how deep the losses lie."""
     import easyrlhf as lib  # the stages import torch
+    from easyrlhf.stages import online, rm  # noqa: F401  by now, since bodies of classes are no part of a step
 
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         base, rm, out = (f"{folder}/{name}" for name in ("base", "rm", "ppo"))

@@ -40,6 +40,7 @@ class ServeJudgeConfig(IncompleteModels, MarkedTogether, Listening, Marking, Jud
     """Settings of `easyrlhf serve_judge`: a judge's marks as rewards behind HTTP."""
 
     stage: ClassVar[str] = "serve_judge"
+    opening: ClassVar[str] = "looking for the judge …"
 
     judge_url: str | None = restate(
         JudgingModel,

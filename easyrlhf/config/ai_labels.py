@@ -79,6 +79,7 @@ class LabelAIConfig(
     """Settings of `easyrlhf label ai`: pairs and rankings are labelled by a judge."""
 
     stage: ClassVar[str] = "label ai"
+    opening: ClassVar[str] = "reading {self.labels} …"
 
     batch_size: int = restate(MarkedTogether, "batch_size", "Questions that judge_dir answers together.")
 

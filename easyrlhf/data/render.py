@@ -160,14 +160,15 @@ class Renderer:
         except NotContinued:
             return self.rewritten.masked(prompt, completion, arguments)
 
-    def between(self, turns: Messages) -> list[int]:
+    def between(self, turns: Messages, arguments: dict | None = None) -> list[int]:
         """What the template writes after an answer's end of turn when these turns follow: they, and the next opening.
 
         Of a conversation that stands for any: a template that keeps what was said writes the same behind all of them.
         Raises InputError for one that rewrites earlier turns once later ones follow.
         """
         asked = [{"role": "user", "content": "Hello."}, *self._answer_before(turns)]
-        before, whole = self.template.text(asked), self.template.text([*asked, *turns], answer_next=True)
+        before = self.template.text(asked, arguments)
+        whole = self.template.text([*asked, *turns], arguments, answer_next=True)
         ends = list(self._end.finditer(before))
         if not ends or not whole.startswith(before[: ends[-1].end()]):
             raise InputError(

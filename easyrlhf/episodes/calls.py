@@ -1,13 +1,14 @@
 """Calls of an environment's code: in threads or awaited, within a time limit, and what becomes of those that fail."""
 
 import asyncio
+import copy
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from easyrlhf.episodes.chat import Chat
+from easyrlhf.episodes.chat import EpisodeChat
 from easyrlhf.errors import ServiceError
 from easyrlhf.rewards.async_source import in_thread
 from easyrlhf.userfile import raised
@@ -17,6 +18,9 @@ LOOKS = 1.0  # seconds after which an episode function that says nothing is look
 
 class EnvironmentFailed(ServiceError):
     """An environment raised, took too long or gave what it may not; the message shows the episode."""
+
+
+Outcome = tuple[Any, BaseException | None]  # what a call returned, or what it raised
 
 
 class Calls:
@@ -29,63 +33,72 @@ class Calls:
     class ToolRaised(Exception):
         """A tool raised; the text is the answer that the model reads."""
 
-    def __init__(self, name: str, chat: Chat, workers: asyncio.Semaphore, timeout: float):
+    class TooSlow(Exception):
+        """A call took longer than it may: other than a TimeoutError, which the called function may raise itself."""
+
+    def __init__(self, name: str, chat: EpisodeChat, workers: asyncio.Semaphore, timeout: float):
         self.name, self.chat, self.workers, self.timeout = name, chat, workers, timeout
         self.tool_calls = self.tool_errors = 0
         self.seconds = 0.0
 
-    async def call(self, part: str, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    async def call(self, part: str, function: Callable[..., Any], /, *args: Any, **more: Any) -> Any:
         """What a part of the environment returns. Raises EnvironmentFailed."""
         try:
-            return await self._limited(function, *args, **more)
-        except TimeoutError as error:
-            raise self.too_slow(part) from error
-        except (Exception, SystemExit) as error:
+            result, error = await self._limited(function, *args, **more)
+        except self.TooSlow:
+            raise self.too_slow(part) from None
+        if error is not None:
             raise self.failed(f"{part} raised {raised(error, function)}") from error
+        return result
 
     async def tool(self, name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """What a tool returns. Raises ToolRaised for its exceptions, EnvironmentFailed when it takes too long."""
         try:
-            return await self._limited(function, **arguments)
-        except TimeoutError as error:
-            raise self.too_slow(f"its tool {name}") from error
-        except (Exception, SystemExit) as error:
+            result, error = await self._limited(function, **arguments)
+        except self.TooSlow:
+            raise self.too_slow(f"its tool {name}") from None
+        if error is not None:
             raise self.ToolRaised(f"{type(error).__name__}: {error}") from error
+        return result
 
-    async def awaited(self, function: Callable[..., Any], chat: Chat, **more: Any) -> Any:
+    async def awaited(self, function: Callable[..., Any], chat: EpisodeChat, /, **more: Any) -> Any:
         """What an episode function returns. Raises EnvironmentFailed; EpisodeOver goes through.
 
         Its limit is the time that passes between two turns of the policy.
         """
-        playing = asyncio.ensure_future(function(chat, **more))
+        playing = asyncio.ensure_future(outcome(lambda: function(chat, **more)))
         try:
             while not (await asyncio.wait({playing}, timeout=min(LOOKS, self.timeout)))[0]:
                 if not chat.asking and time.monotonic() - chat.since > self.timeout:
                     raise self.too_slow("the function")
-            return playing.result()
-        except ServiceError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise self.failed(f"raised {raised(error, function)}") from error
+            result, error = playing.result()
         finally:
             playing.cancel()
+        if isinstance(error, ServiceError):
+            raise error
+        if error is not None:
+            raise self.failed(f"raised {raised(error, function)}") from error
+        return result
 
-    async def _limited(self, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """What a function returns within the limit; those that are not async have a thread each."""
+    async def _limited(self, function: Callable[..., Any], /, *args: Any, **more: Any) -> Outcome:
+        """What comes of a call within the limit; functions that are not async have a thread each. Raises TooSlow."""
         async with self.workers:
             began = time.perf_counter()
             if inspect.iscoroutinefunction(function):
-                waiting = function(*args, **more)
+                waiting = asyncio.ensure_future(outcome(lambda: function(*args, **more)))
             else:
-                waiting = asyncio.wrap_future(in_thread(lambda: function(*args, **more)))
+                waiting = asyncio.wrap_future(in_thread(lambda: outcome_in_thread(lambda: function(*args, **more))))
             try:
-                return await asyncio.wait_for(waiting, self.timeout)
+                if not (await asyncio.wait({waiting}, timeout=self.timeout))[0]:
+                    raise self.TooSlow
+                return waiting.result()
             finally:
+                waiting.cancel()
                 self.seconds += time.perf_counter() - began
 
-    def taken(self, function: Callable[..., Any], columns: dict[str, Any], chat: Chat) -> dict[str, Any]:
+    def taken(self, function: Callable[..., Any], columns: dict[str, Any], chat: EpisodeChat) -> dict[str, Any]:
         """The columns of a row that a function takes, and the task's seed and prompt where it takes those."""
-        given = {"seed": chat.seed, "prompt": chat.prompt} | columns
+        given = {"seed": chat.seed, "prompt": copy.deepcopy(chat.prompt)} | columns
         known = inspect.signature(function).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
             return given
@@ -107,7 +120,23 @@ class Calls:
         return EnvironmentFailed(f"the environment {self.name}: {what}\n{transcript(self.chat)}")
 
 
-def transcript(chat: Chat) -> str:
+async def outcome(start: Callable[[], Awaitable[Any]]) -> Outcome:
+    """What comes of an async call. Its exceptions are values: some, as SystemExit, would end the event loop."""
+    try:
+        return await start(), None
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        return None, error
+
+
+def outcome_in_thread(work: Callable[[], Any]) -> Outcome:
+    """What comes of a call. Its exceptions are values: some, as StopIteration, cannot be handed to who awaits it."""
+    try:
+        return work(), None
+    except BaseException as error:
+        return None, error
+
+
+def transcript(chat: EpisodeChat) -> str:
     """An episode so far, a turn a line, for a message."""
     shown = [*chat.prompt, *chat.messages]
     return "\n".join(

@@ -29,7 +29,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Limits:
+class EpisodeLimits:
     """How long an episode may be.
 
     turns   that the policy samples
@@ -48,7 +48,7 @@ Ask = Callable[[list[int], int, int], Awaitable[Turn]]  # ids so far, most token
 
 
 @dataclass
-class Chat:
+class EpisodeChat:
     """What an episode function talks to: `text = await chat.reply()`, then `chat.say(text)`.
 
     Ids are only ever appended: decoding and encoding again is not the identity, and would train on tokens that nobody
@@ -68,7 +68,7 @@ class Chat:
 
     renderer: Renderer
     ask: Ask
-    limits: Limits
+    limits: EpisodeLimits
     prompt: Messages
     arguments: dict[str, Any]
     seed: int
@@ -87,17 +87,22 @@ class Chat:
 
     async def reply(self) -> str:
         """The policy's next turn, as text. Raises EpisodeOver where there is none."""
+        if self.asking:
+            raise RuntimeError("chat.reply was called before the last call of it had its answer")
         self.open()
         self.finished = False
         room = min(self.limits.tokens - len(self.ids), self.limits.turn)
         if self.turns == self.limits.turns or room < 1:
             raise EpisodeOver
         self.asking = True
-        turn = await self.ask(self.prompt_ids + self.ids, room, self.turns)
-        self.asking, self.since = False, time.monotonic()
+        try:
+            before = self.prompt_ids + self.ids
+            turn = await self.ask(before, room, self.turns)
+        finally:
+            self.asking, self.since = False, time.monotonic()
         self.append(turn.ids, turn.logprobs, sampled=1)
         self.turns += 1
-        self.messages.append(self.tools.parse(turn.ids, self.renderer))
+        self.messages.append(self.tools.parse(turn.ids, before, self.renderer))
         if not turn.ended:
             raise EpisodeOver
         self.finished = True
@@ -119,7 +124,7 @@ class Chat:
 
     def reward(self, number: float) -> None:
         """Reward what was said so far; all rewards of an episode are summed."""
-        self.rewards.append(number)
+        self.rewards.append(float(number))
 
     def open(self) -> None:
         """Write what stands before the next turn, where there is room for it and for a token behind it."""
@@ -134,7 +139,8 @@ class Chat:
             return
         if not self.waiting:
             raise RuntimeError("chat.reply was called twice without chat.say in between")
-        between = self.renderer.between(self.waiting)
+        unsaid = self.renderer.ended(self.ids)[len(self.ids) :]  # the end of a turn that a stop text has finished
+        between = unsaid + self.renderer.between(self.waiting, self.arguments)
         if len(self.ids) + len(between) + 1 > self.limits.tokens or self.turns == self.limits.turns:
             self.finished = False
             raise EpisodeOver  # the text is left out: rows end with a token that was sampled

@@ -1,18 +1,23 @@
 """What --environment names: a class of TRL's kind, one that answers, or an episode function."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
-from easyrlhf.episodes.calls import Calls
-from easyrlhf.episodes.chat import Chat, EpisodeOver
+from easyrlhf.episodes.calls import Calls, EnvironmentFailed
+from easyrlhf.episodes.chat import EpisodeChat, EpisodeOver
 from easyrlhf.episodes.tools import Tools, arguments_of, as_tool_text, check_arguments, described_tools
 from easyrlhf.errors import InputError
+from easyrlhf.rewards.async_source import in_thread
 from easyrlhf.userfile import find_function
 
 PARTS = ("reset", "respond", "get_reward", "close")  # methods of an environment that are no tools
+CLOSING = 10.0  # seconds that closing an instance may take which nobody has played with
+METHODS = (FunctionType, classmethod, staticmethod)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,12 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
     functions = {}
     for name in tools:
         function = find_function("--tools", name, modules)
-        functions[function.__name__] = function
+        called = getattr(function, "__name__", type(function).__name__)
+        if called in functions:
+            raise InputError(
+                f"--tools {name}: there are two tools {called}, and the policy calls them by name; rename one"
+            )
+        functions[called] = function
     if spec is None:
         return Environment("tools", ToolsAlone, None, functions, rewards=False)
     found = find_function("--environment", spec, modules)
@@ -58,6 +68,7 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
         raise InputError(f"--environment {spec}: {error}; {FORMS}") from error
     instance = made(spec, found)
     rewards = hasattr(instance, "get_reward")
+    put_away(instance)
     return Environment(name, found, None, functions, rewards)
 
 
@@ -86,40 +97,71 @@ def made(spec: str, make: Callable[[], Any]) -> Any:
     """An instance. Raises InputError when it cannot be made, or is no environment."""
     try:
         instance = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"--environment {spec}: making one raised {type(error).__name__}: {error}") from error
     if not (hasattr(instance, "reset") or hasattr(instance, "respond") or methods_of(instance)):
         raise InputError(f"--environment {spec}: has no method reset, respond, or any other; {FORMS}")
     return instance
 
 
+def put_away(instance: Any) -> None:
+    """Close an instance that was made to be looked at: it may hold the only session of a server."""
+    if not hasattr(instance, "close"):
+        return
+
+    def close() -> None:
+        closing = instance.close()
+        if inspect.isawaitable(closing):
+            asyncio.run(awaiting(closing))
+
+    with suppress(Exception, SystemExit):  # before reset there may be nothing to close
+        in_thread(close).result(CLOSING)  # a notebook has an event loop in this thread
+
+
+async def awaiting(closing: Awaitable[Any]) -> None:
+    """Wait for it."""
+    await closing
+
+
 def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:
     """The tools of an environment: its public methods but for those of PARTS, in the order they are written."""
     names = [name for cls in reversed(type(instance).__mro__[:-1]) for name in vars(cls)]
-    found = {name: getattr(instance, name) for name in names if not name.startswith("_") and name not in PARTS}
+    cls, public = type(instance), [name for name in names if not name.startswith("_") and name not in PARTS]
+    routines = [name for name in public if isinstance(inspect.getattr_static(cls, name), METHODS)]  # runs no property
+    found = {name: getattr(instance, name) for name in routines}
     return {name: method for name, method in found.items() if inspect.ismethod(method) or inspect.isfunction(method)}
 
 
-async def played(environment: Environment, chat: Chat, columns: dict[str, Any], calls: Calls) -> float | None:
-    """Play one episode; returns its reward, None where it has none."""
+async def played(environment: Environment, chat: EpisodeChat, columns: dict[str, Any], calls: Calls) -> float | None:
+    """Play one episode; returns what it is worth beside the rewards of its turns, None where it does not say."""
     if environment.function is not None:
+        taken = calls.taken(environment.function, columns, chat)
+        taken.pop("chat", None)  # a column of this name: the function has its conversation there
         try:
-            given = await calls.awaited(environment.function, chat, **calls.taken(environment.function, columns, chat))
+            return await calls.awaited(environment.function, chat, **taken)
         except EpisodeOver:  # it was not done: what it has rewarded so far stands
-            given = None
-        return given if given is not None or not chat.rewards else sum(chat.rewards)
+            return None
     instance = await calls.call("making one", environment.make)
+    chat.tools = replace(chat.tools, functions=environment.tools_of(instance))
     try:
         with suppress(EpisodeOver):  # what it has come to is scored
             await converse(instance, chat, columns, calls)
         given = await calls.call("get_reward", instance.get_reward) if environment.rewards else None
-        return given if given is not None or not chat.rewards else sum(chat.rewards)
-    finally:
-        if hasattr(instance, "close"):
-            await calls.call("close", instance.close)
+    except BaseException:
+        with suppress(EnvironmentFailed):  # what came first is the cause
+            await closed(instance, calls)
+        raise
+    await closed(instance, calls)
+    return given
 
 
-async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Calls) -> None:
+async def closed(instance: Any, calls: Calls) -> None:
+    """Let an environment put away what it has open."""
+    if hasattr(instance, "close"):
+        await calls.call("close", instance.close)
+
+
+async def converse(instance: Any, chat: EpisodeChat, columns: dict[str, Any], calls: Calls) -> None:
     """Let policy and environment speak in turns, until the environment has nothing more to say."""
     if hasattr(instance, "reset"):
         text = await calls.call("reset", instance.reset, **calls.taken(instance.reset, columns, chat))
@@ -129,7 +171,7 @@ async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Ca
         answer = await chat.reply()
         if asked := chat.messages[-1].get("tool_calls"):
             for call in asked:
-                name, text = await called(chat.tools, call, calls)
+                name, text = await answer_call(chat.tools, call, calls)
                 chat.say(text, role="tool", name=name)
             continue
         if not hasattr(instance, "respond"):
@@ -140,10 +182,10 @@ async def converse(instance: Any, chat: Chat, columns: dict[str, Any], calls: Ca
         chat.say(calls.text("respond", said))
 
 
-async def called(tools: Tools, call: dict[str, Any], calls: Calls) -> tuple[str, str]:
+async def answer_call(tools: Tools, call: dict[str, Any], calls: Calls) -> tuple[str, str]:
     """The name of a called tool and what the model reads of it: an error is an answer too, and the episode goes on."""
     calls.tool_calls += 1
-    name = str(call.get("function", {}).get("name"))
+    name = str(call.get("function", call).get("name"))
     try:
         name, arguments = arguments_of(call)
         if name not in tools.functions:

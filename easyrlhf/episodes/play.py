@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.episodes.calls import Calls, EnvironmentFailed
-from easyrlhf.episodes.chat import Chat, Limits, Turn
+from easyrlhf.episodes.chat import EpisodeChat, EpisodeLimits, Turn
 from easyrlhf.episodes.environments import Environment, played
 from easyrlhf.episodes.tools import Tools
 from easyrlhf.models.parts import plain_lm
@@ -63,7 +64,7 @@ class Player:
 
     environment: Environment
     renderer: Renderer
-    limits: Limits
+    limits: EpisodeLimits
     tools: Tools
     generations: int
     timeout: float
@@ -75,19 +76,15 @@ class Player:
 
         Raises EnvironmentFailed, with the episode, when the environment does and failures are not dropped.
         """
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(self._play(sampler, rows, keys))
-        finally:
-            loop.close()
+        return run_to_end(self._play(sampler, rows, keys))
 
     async def _play(self, sampler: HFSampler, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]) -> Samples:
         waves, workers = Waves(sampler), asyncio.Semaphore(self.workers)
         chats = [self.chat_of(row, key, place, waves) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
         episodes = await waves.run([self.episode(row, chat, workers) for row, chat in zip(rows, chats, strict=True)])
-        return samples_of(chats, episodes, sampler)
+        return episode_samples(chats, episodes, sampler)
 
-    def chat_of(self, row: dict[str, Any], key: tuple[int, ...], place: int, waves: "Waves") -> Chat:
+    def chat_of(self, row: dict[str, Any], key: tuple[int, ...], place: int, waves: "Waves") -> EpisodeChat:
         """The conversation of a row, nothing said yet."""
         prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
         arguments = arguments_for(prompt, columns) | ({"tools": self.tools.schemas} if self.tools.schemas else {})
@@ -96,11 +93,11 @@ class Player:
         seed, kind, number = key
         task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
         given = None if self.tools.schemas else row["prompt_ids"]
-        chat = Chat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
+        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
         chat.prompt_ids = given
         return chat
 
-    async def episode(self, row: dict[str, Any], chat: Chat, workers: asyncio.Semaphore) -> Episode:
+    async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
         """Play one; its outcome."""
         calls = Calls(self.environment.name, chat, workers, self.timeout)
         failure, reward = "", math.nan
@@ -108,7 +105,8 @@ class Player:
             given = await played(self.environment, chat, json.loads(row["columns"]), calls)
             if not chat.turns:
                 raise calls.failed("ended before the policy said anything")
-            reward = math.nan if given is None else self.number(given, calls)
+            rewards = chat.rewards if given is None else [*chat.rewards, given]
+            reward = sum(self.number(one, calls) for one in rewards) if rewards else math.nan
         except EnvironmentFailed as error:
             if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
                 raise
@@ -136,6 +134,26 @@ class Player:
         return found
 
 
+def run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:
+    """What it returns, from a loop of its own; no task outlives that."""
+    if asyncio._get_running_loop() is None:
+        return _run_to_end(coroutine)
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop in this thread already
+        return thread.submit(_run_to_end, coroutine).result()
+
+
+def _run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        for task in (left := asyncio.all_tasks(loop)):
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+        loop.close()  # not asyncio.run, which waits for threads that hang
+
+
 def task_seed(task: tuple[int, ...]) -> int:
     """A seed for a task, from its numbers."""
     return int(np.random.SeedSequence(task).generate_state(1)[0])
@@ -159,14 +177,17 @@ class Waves:
             future = asyncio.get_running_loop().create_future()
             self.asked[place] = (ids, most, key_of(turn)), future
             self.changed.set()
-            return await future
+            try:
+                return await future
+            finally:  # an episode that does not wait for its turn any more is not given one
+                self.asked.pop(place, None)
 
         return ask
 
     async def run(self, episodes: list[Coroutine[Any, Any, Episode]]) -> list[Episode]:
         """Play them all; the outcome of each, in order. The first error ends all."""
         self.living = len(episodes)
-        tasks = [asyncio.ensure_future(self.living_until_done(episode)) for episode in episodes]
+        tasks = [asyncio.ensure_future(self.living_until_done(*one)) for one in enumerate(episodes)]
         try:
             while self.living:
                 await self.changed.wait()
@@ -182,11 +203,12 @@ class Waves:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def living_until_done(self, episode: Coroutine[Any, Any, Episode]) -> Episode:
+    async def living_until_done(self, place: int, episode: Coroutine[Any, Any, Episode]) -> Episode:
         """Play one, counted among the living while it is."""
         try:
             return await episode
         finally:
+            self.asked.pop(place, None)  # of a function that returned without its answer
             self.living -= 1
             self.changed.set()
 
@@ -199,10 +221,11 @@ class Waves:
         lengths = samples.completion_mask.sum(1).long().tolist()
         drawn = zip(samples.completion_ids.tolist(), samples.logprobs.tolist(), samples.finished.tolist(), strict=True)
         for (ids, logprobs, ended), length, (_, future) in zip(drawn, lengths, waiting, strict=True):
-            future.set_result(Turn(ids[:length], logprobs[:length], ended))
+            if not future.cancelled():
+                future.set_result(Turn(ids[:length], logprobs[:length], ended))
 
 
-def samples_of(chats: list[Chat], episodes: list[Episode], sampler: HFSampler) -> Samples:
+def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: HFSampler) -> Samples:
     """The rows of these episodes, each through its last sampled token."""
     device = plain_lm(sampler.lm).device
     rows = [through_last_sampled(chat) for chat in chats]
@@ -217,7 +240,7 @@ def samples_of(chats: list[Chat], episodes: list[Episode], sampler: HFSampler) -
     )
 
 
-def through_last_sampled(chat: Chat) -> tuple[list[int], list[int], list[float]]:
+def through_last_sampled(chat: EpisodeChat) -> tuple[list[int], list[int], list[float]]:
     """Ids, which of them were sampled, and log-probabilities, without an environment's text that nobody answered."""
     end = len(chat.sampled) - chat.sampled[::-1].index(1)
     return chat.ids[:end], chat.sampled[:end], chat.logprobs[:end]

@@ -21,15 +21,22 @@ class Tools:
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
     schemas: list[dict[str, Any]] = field(default_factory=list)
 
-    def parse(self, ids: list[int], renderer: Renderer) -> Message:
-        """A turn of the policy as a message, with the calls that it holds; broken ones are text like any other."""
+    def parse(self, ids: list[int], before: list[int], renderer: Renderer) -> Message:
+        """A turn of the policy as a message, with the calls that it holds; broken ones are text like any other.
+
+        before  ids that the turn was sampled behind: templates begin answers, and a thought may be open
+        """
+        text = {"role": "assistant", "content": renderer.decode(ids)}
         if not self.schemas:
-            return {"role": "assistant", "content": renderer.decode(ids)}
+            return text
         from trl.chat_template_utils import parse_response
 
-        parsed = parse_response(renderer.tokenizer, ids)
-        message = {"role": "assistant", "content": parsed.get("content") or ""}
-        return message | {name: parsed[name] for name in ("reasoning_content", "tool_calls") if parsed.get(name)}
+        try:
+            parsed = parse_response(renderer.tokenizer, ids, prefix=before, tools=self.schemas)
+        except Exception:  # what is read was sampled: brackets without end, say, are more than a parser of JSON takes
+            return text
+        found = {name: parsed[name] for name in ("reasoning_content", "tool_calls") if parsed.get(name)}
+        return text | {"content": parsed.get("content") or ""} | found if found else text
 
 
 def described_tools(functions: dict[str, Callable[..., Any]], flag: str) -> list[dict[str, Any]]:
@@ -67,7 +74,7 @@ def enable_parsing(renderer: Renderer) -> None:
 
 def arguments_of(call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of a call. Raises ValueError for arguments that are no object."""
-    function = call["function"]
+    function = call.get("function", call)  # a template may be read with or without it around name and arguments
     arguments = function.get("arguments") or {}
     arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
     if not isinstance(arguments, dict):

@@ -30,7 +30,7 @@ UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: they c
 
 
 @dataclass(frozen=True)
-class Question:
+class ReferenceQuestion:
     """What the reference is asked of a kind of rows.
 
     names     of the columns that its answers make, one for each completion of a row
@@ -43,7 +43,7 @@ class Question:
     partner: str | None = None
 
 
-PAIR = Question(("ref_chosen", "ref_rejected"), pair_group)
+PAIR = ReferenceQuestion(("ref_chosen", "ref_rejected"), pair_group)
 
 
 class RowsWithReference:
@@ -54,7 +54,7 @@ class RowsWithReference:
     numbers   name → [N], one number a row
     """
 
-    def __init__(self, rows: Dataset, question: Question | None = None):
+    def __init__(self, rows: Dataset, question: ReferenceQuestion | None = None):
         self.rows, self.question = rows, question
         self.partner = question and question.partner
         self.numbers: dict[str, np.ndarray] = {}

@@ -29,8 +29,8 @@ def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
         advantages = group_advantages(rollout.scores, config.num_generations, config.scale_rewards)
     else:
         # the penalty is a weight: as a score it would be standardised, and its size lost
-        cut_off = -(~rollout.finished).float().masked_fill(~rollout.scored, torch.nan)
-        scores = torch.stack([*rollout.source_scores.values(), cut_off])
+        cut_off = -(~rollout.finished).float()
+        scores = torch.stack([*rollout.source_scores.values(), cut_off]).masked_fill(~rollout.scored, torch.nan)
         own = [*config.reward_weight_values, 1.0][: len(scores) - 1]  # that of an environment is 1, and stands last
         weights = torch.tensor([*own, config.missing_eos_penalty], device=scores.device)
         advantages = gdpo_advantages(scores, weights, config.num_generations)

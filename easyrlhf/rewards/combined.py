@@ -84,8 +84,8 @@ class Rewards:
         scores = self._weighted_sum(raw, everything)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
-        failed = torch.tensor(["episode" in row and row["episode"].dropped for row in rows], device=scores.device)
-        return (scores - self.missing_eos_penalty * (~finished).float()).masked_fill(failed, math.nan), raw
+        scores = scores - self.missing_eos_penalty * (~finished).float()
+        return scores.masked_fill(dropped(rows).to(scores.device), math.nan), raw
 
     def _finish(
         self, batch: RewardBatch, begun: dict[int, Pending], models: dict[int, list]
@@ -136,6 +136,11 @@ class Rewards:
     def names(self) -> list[str]:
         """The sources' names; one that stands twice is numbered from its second time on, as no source is named."""
         return distinct_names([source.name for source in self.sources])
+
+
+def dropped(rows: list[Row]) -> Tensor:
+    """Which rows are episodes whose environment failed: no source says anything of those.  [B]"""
+    return torch.tensor(["episode" in row and row["episode"].dropped for row in rows])
 
 
 def numbers(name: str, scores: list, batch: RewardBatch) -> list[float]:

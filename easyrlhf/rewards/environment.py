@@ -1,5 +1,6 @@
 """What an environment has scored, as a reward source."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,10 +10,11 @@ from easyrlhf.rewards.batch import Row
 
 @dataclass(frozen=True)
 class EnvironmentReward:
-    """The rewards that episodes ended with; nan, which says that it does not apply, where they have none."""
+    """The rewards that episodes ended with; None, which says that it does not apply, where they have none."""
 
     name: str
 
-    def __call__(self, rows: list[Row], completions: list[list[int]], finished: Tensor) -> list[float]:
+    def __call__(self, rows: list[Row], completions: list[list[int]], finished: Tensor) -> list[float | None]:
         """The reward of each episode."""
-        return [row["episode"].reward for row in rows]
+        rewards = [row["episode"].reward for row in rows]
+        return [None if math.isnan(reward) else reward for reward in rewards]

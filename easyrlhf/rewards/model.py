@@ -124,6 +124,9 @@ def rendered(renderer: Renderer, row: Row, text: str, ended: bool) -> list[int]:
 
 
 def rendered_episode(renderer: Renderer, row: Row, ended: bool) -> list[int]:
-    """An episode's whole conversation in the tokens of a reward model."""
-    prompt = json.loads(row["prompt"])
-    return renderer.sequence(prompt, row["episode"].messages, ended, arguments_for(prompt, json.loads(row["columns"])))
+    """An episode's whole conversation in the tokens of a reward model; white space around answers is no part of it."""
+    prompt, (first, *later) = json.loads(row["prompt"]), row["episode"].messages
+    arguments = arguments_for(prompt, json.loads(row["columns"]))
+    prompt, [answer] = with_answer(prompt, first["content"])
+    turns = [turn | {"content": turn["content"].strip()} if turn["role"] == "assistant" else turn for turn in later]
+    return renderer.sequence(prompt, [first | answer, *turns], ended, arguments)

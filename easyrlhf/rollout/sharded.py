@@ -15,7 +15,7 @@ from easyrlhf.models.parts import plain_lm
 from easyrlhf.rollout.sampler import HFSampler, Samples
 
 
-class Player(Protocol):
+class EpisodePlayer(Protocol):
     """What plays episodes with a sampler: easyrlhf/episodes/play.py."""
 
     def play(self, sampler: HFSampler, rows: list[dict], keys: list[tuple[int, ...]]) -> Samples:
@@ -55,7 +55,7 @@ class ShardedSampler:
         """As HFSampler.generate; every process gets the completions of all prompts."""
         return self.dealt(lambda sampler, own: sampler.generate(prompts[own], keys[own]), len(prompts))
 
-    def play(self, player: Player, rows: list[dict], keys: list[tuple[int, ...]]) -> Samples:
+    def play(self, player: EpisodePlayer, rows: list[dict], keys: list[tuple[int, ...]]) -> Samples:
         """As Player.play; every process plays a part of the episodes and gets all. Weights are put together once."""
         return self.dealt(lambda sampler, own: player.play(sampler, rows[own], keys[own]), len(rows))
 

@@ -24,7 +24,7 @@ from easyrlhf.serve.scores import score_request
 from easyrlhf.serve.security import Key, KeyGuard
 from easyrlhf.tools.scoring import Scorer
 from easyrlhf.web.hosts import Hosts
-from easyrlhf.web.messages import FAULT_ANSWERS, json_of
+from easyrlhf.web.messages import FAULT_ANSWERS, health, json_of
 from easyrlhf.web.refusals import Refusal, busy, stopping
 
 LIMIT = 2**20  # bytes of a request
@@ -155,11 +155,6 @@ async def disconnected(request: Request) -> None:
     """Return when the client is gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def health(request: Request) -> Response:
-    """GET /health."""
-    return JSONResponse({"status": "ok"})
 
 
 async def page(request: Request) -> Response:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
-from easyrlhf.episodes.chat import Limits
-from easyrlhf.episodes.environments import Environment, environment_tools, load_environment
+from easyrlhf.episodes.chat import EpisodeLimits
+from easyrlhf.episodes.environments import Environment, environment_tools, load_environment, made, put_away
 from easyrlhf.episodes.play import Player
 from easyrlhf.episodes.tools import Tools, enable_parsing
 from easyrlhf.errors import InputError
@@ -29,8 +29,8 @@ def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, 
         return None
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     environment = load_environment(config.environment, split_paths(config.tools))
-    instance = None if environment.make is None else environment.make()
-    check_columns(flag, environment, instance, data)
+    instance = None if environment.make is None else made(config.environment, environment.make)
+    check_reset_columns(flag, environment, instance, data)
     for name in filter(data.get, ("train", "valid")):
         if any(prompt.startswith('"') for prompt in data[name].rows["prompt"]):
             raise InputError(
@@ -43,6 +43,7 @@ def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, 
         check_between(flag, renderer, "tool")
     if environment.function is not None or hasattr(instance, "respond"):
         check_between(flag, renderer, "user")
+    put_away(instance)
     return Playground(environment, tools)
 
 
@@ -54,20 +55,23 @@ def check_between(flag: str, renderer: Renderer, role: str) -> None:
         raise InputError(f"{flag}: {error}") from error
 
 
-def check_columns(flag: str, environment: Environment, instance: object, data: dict[str, TokenData | None]) -> None:
+def check_reset_columns(
+    flag: str, environment: Environment, instance: object, data: dict[str, TokenData | None]
+) -> None:
     """Raise InputError when an environment begins with what is no column of the data."""
     begins = environment.function or getattr(instance, "reset", None)
     if begins is None:
         return
-    columns = {name for part in data.values() if part for cell in part.rows["columns"] for name in json.loads(cell)}
     needed = [p.name for p in inspect.signature(begins).parameters.values() if needs_value(p) and p.name != "chat"]
-    missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
-    if missing:
-        raise InputError(
-            f"{flag}: {begins.__name__} needs {', '.join(missing)}, which is no column of the data; it has "
-            f"{', '.join(sorted(columns)) or 'none beside the prompt'}. Add the column, name another with --field "
-            f"{missing[0]}=KEY, or give the parameter a default"
-        )
+    for part in filter(data.get, ("train", "valid")):
+        columns = {name for cell in data[part].rows["columns"] for name in json.loads(cell)}
+        missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
+        if missing:
+            raise InputError(
+                f"{flag}: {begins.__name__} needs {', '.join(missing)}, which is no column of the {part} data; it has "
+                f"{', '.join(sorted(columns)) or 'none beside the prompt'}. Add the column, name another with --field "
+                f"{missing[0]}=KEY, or give the parameter a default"
+            )
 
 
 def needs_value(parameter: inspect.Parameter) -> bool:
@@ -84,7 +88,7 @@ def make_player(config: OnlineConfig, renderer: Renderer, playground: Playground
     return Player(
         environment=playground.environment,
         renderer=renderer,
-        limits=Limits(config.max_turns, limit, config.max_turn_length or limit, config.max_prompt_length),
+        limits=EpisodeLimits(config.max_turns, limit, config.max_turn_length or limit, config.max_prompt_length),
         tools=playground.tools,
         generations=config.num_generations,
         timeout=config.environment_timeout,

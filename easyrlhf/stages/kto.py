@@ -12,7 +12,7 @@ from easyrlhf.losses.kto import kto_kl, kto_loss
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.offline.loop import Row, Task
-from easyrlhf.offline.reference import Question, all_logprobs
+from easyrlhf.offline.reference import ReferenceQuestion, all_logprobs
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.stages.offline import train_offline
@@ -84,5 +84,5 @@ def kto_task(lm: nn.Module, run: Run) -> Task:
     return task
 
 
-ANSWER = Question(("ref_completion", "ref_other"), answer_and_other, partner="completion_ids")
+ANSWER = ReferenceQuestion(("ref_completion", "ref_other"), answer_and_other, partner="completion_ids")
 KTO = preference_stage("KTO", "feedback", kto_task, check=check_feedback, question=ANSWER)

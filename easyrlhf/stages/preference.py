@@ -36,7 +36,7 @@ from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating
 from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_group
 from easyrlhf.offline.pair_metrics import concluded, pair_metrics, probabilities
-from easyrlhf.offline.reference import PAIR, Question, RowsWithReference, all_logprobs, reference_columns
+from easyrlhf.offline.reference import PAIR, ReferenceQuestion, RowsWithReference, all_logprobs, reference_columns
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
@@ -77,7 +77,7 @@ def comparing(title: str, losses: Callable) -> OfflineStage:
 
 
 def preference_stage(
-    title: str, kind: str, task: Callable, check: Callable | None = None, question: Question | None = None
+    title: str, kind: str, task: Callable, check: Callable | None = None, question: ReferenceQuestion | None = None
 ) -> OfflineStage:
     """An alignment stage: it trains a language model on rows of this kind, of which a reference is asked this."""
     return OfflineStage(
@@ -123,7 +123,7 @@ def check_pairs(
             )
 
 
-def asking_reference(question: Question | None) -> Callable[..., RowsWithReference]:
+def asking_reference(question: ReferenceQuestion | None) -> Callable[..., RowsWithReference]:
     """What joins rows with the reference's answers to a question, for methods that have a reference.
 
     The reference is the model as it starts, so it takes no memory of its own unless the settings name another.

@@ -1,4 +1,4 @@
-"""What a request holds, and what one that goes wrong is answered with."""
+"""What a request holds, what one that goes wrong is answered with, and that the server is there."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -64,6 +64,11 @@ async def nobody(request: Request, error: ClientDisconnect) -> Response:
 async def fault_answer(request: Request, error: Exception) -> Response:
     """What a fault of ours is answered with; what it was stands in the terminal."""
     return refusal_response(failed())
+
+
+async def health(request: Request) -> Response:
+    """GET /health."""
+    return JSONResponse({"status": "ok"})
 
 
 FAULT_ANSWERS = {

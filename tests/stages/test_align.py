@@ -274,7 +274,9 @@ def test_what_is_kept_is_of_this_very_question(change, train, chain, kinds, cach
 
 
 def test_equal_weights_in_a_model_that_works_otherwise_are_another_reference(tiny_lm):
-    question = reference.Question(("ref_completion",), lambda row: (row["prompt_ids"], [row["completion_ids"]]))
+    question = reference.ReferenceQuestion(
+        ("ref_completion",), lambda row: (row["prompt_ids"], [row["completion_ids"]])
+    )
     lm = tiny_lm("mistral")
     asked = reference.RowsWithReference([{"prompt_ids": [5], "completion_ids": [6, 2]}], question), np.arange(1)
     before = reference.fingerprint(lm, *asked)

@@ -23,7 +23,7 @@ from easyrlhf.labels.web.links import LinkGuard, Links
 from easyrlhf.labels.web.organiser import Organiser
 from easyrlhf.labels.web.wording import REASONS
 from easyrlhf.web.hosts import Hosts
-from easyrlhf.web.messages import FAULT_ANSWERS, json_of
+from easyrlhf.web.messages import FAULT_ANSWERS, health, json_of
 from easyrlhf.web.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ class LabelServer:
             return await self.links.trade(request.query_params["key"])
         who = await self.links.who(request)
         if who is None:
-            return HTMLResponse(page_of("gate", {"box": ""}), 401)
+            return HTMLResponse(html_of("gate", {"box": ""}), 401)
         if who.role == REFEREE:
-            return HTMLResponse(page_of("organiser", {"box": ""}))
-        return HTMLResponse(page_of("label", self.settings(who), guidelines=self.desk.guidelines))
+            return HTMLResponse(html_of("organiser", {"box": ""}))
+        return HTMLResponse(html_of("label", self.settings(who), guidelines=self.desk.guidelines))
 
     def settings(self, who: Annotator) -> dict[str, Any]:
         """What the script of the page knows; `box` tells what waits in one browser for several people apart."""
@@ -91,19 +91,19 @@ class LabelServer:
         """POST /api/label: the answer is sent when the label is on disk, and holds what comes next."""
         who, body = await self.asked(request, None)
         label = label_of_body(body, who.id)
-        said = await in_words(self.desk.keep, label)
+        said = await or_refused(self.desk.keep, label)
         return await self.given(who, said)
 
     async def skip(self, request: Request) -> Response:
         """POST /api/skip."""
         who, body = await self.asked(request, ("id", "item", "reason"))
-        await in_words(self.desk.skip, who.id, item_of_body(body), text_of_body(body, "reason"))
+        await or_refused(self.desk.skip, who.id, item_of_body(body), text_of_body(body, "reason"))
         return await self.given(who)
 
     async def undo(self, request: Request) -> Response:
         """POST /api/undo: the last label is taken back, and its item given again."""
         who, _ = await self.asked(request, ())
-        found = await in_words(self.desk.undo, who.id)
+        found = await or_refused(self.desk.undo, who.id)
         if self.talks:
             found["progress"]["left"] = None  # a conversation ends when the annotator ends it
         return JSONResponse(found)
@@ -117,13 +117,13 @@ class LabelServer:
     async def say(self, request: Request) -> Response:
         """POST /api/say: a message of a live conversation; two answers come back."""
         who, body = await self.asked(request, ("text",))
-        await in_words(self.talking.say, who.id, text_of_body(body, "text"))
+        await or_refused(self.talking.say, who.id, text_of_body(body, "text"))
         return await self.given(who)
 
     async def new_conversation(self, request: Request) -> Response:
         """POST /api/new_conversation."""
         who, _ = await self.asked(request, ())
-        await in_words(self.talking.begin, who.id)
+        await or_refused(self.talking.begin, who.id)
         return await self.given(who)
 
     @property
@@ -137,20 +137,20 @@ class LabelServer:
         """POST /api/overview: what the organiser sees."""
         await self.links.one_of(request, REFEREE)
         check_body(await json_of(request, LIMIT), ())
-        return JSONResponse(await in_words(self.organiser.overview))
+        return JSONResponse(await or_refused(self.organiser.overview))
 
     async def decide(self, request: Request) -> Response:
         """POST /api/decide: the organiser's word on an item."""
         who = await self.links.one_of(request, REFEREE)
         body = await json_of(request, LIMIT)
-        return JSONResponse(await in_words(self.organiser.decide, body, who.id))
+        return JSONResponse(await or_refused(self.organiser.decide, body, who.id))
 
     async def unpark(self, request: Request) -> Response:
         """POST /api/unpark: an item that was skipped goes back into the queue."""
         who = await self.links.one_of(request, REFEREE)
         body = await json_of(request, LIMIT)
         check_body(body, ("item",))
-        return JSONResponse(await in_words(self.organiser.unpark, item_of_body(body), who.id))
+        return JSONResponse(await or_refused(self.organiser.unpark, item_of_body(body), who.id))
 
     async def asked(self, request: Request, known: tuple[str, ...] | None) -> tuple[Annotator, Any]:
         """Who asks, and the body, which has no other keys than these. Raises Refusal."""
@@ -167,11 +167,11 @@ class LabelServer:
         if self.talks:
             found = await self.talks.given(who.id)
         else:
-            found = await in_words(self.desk.given, who.id)
+            found = await or_refused(self.desk.given, who.id)
         return JSONResponse((said or {}) | found)
 
 
-async def in_words(work: Callable[..., Any], *values: Any) -> Any:
+async def or_refused(work: Callable[..., Any], *values: Any) -> Any:
     """Run work on the store in a thread. Raises Refusal (422) for what it finds wrong."""
     try:
         return await run_in_threadpool(work, *values)
@@ -179,7 +179,7 @@ async def in_words(work: Callable[..., Any], *values: Any) -> Any:
         raise Refusal(str(error), status=422) from error
 
 
-def page_of(name: str, settings: dict[str, Any], **more: Any) -> str:
+def html_of(name: str, settings: dict[str, Any], **more: Any) -> str:
     """A page as HTML."""
     return PAGES.get_template(f"{name}.html.jinja").render(page=name, settings=settings, **more)
 
@@ -190,11 +190,6 @@ async def static(request: Request) -> Response:
     if file is None:
         raise HTTPException(404)
     return Response(file.read_bytes(), media_type=kind)
-
-
-async def health(request: Request) -> Response:
-    """GET /health."""
-    return JSONResponse({"status": "ok"})
 
 
 def make_label_app(server: LabelServer, hosts: Hosts, origin: str | None = None) -> ASGIApp:

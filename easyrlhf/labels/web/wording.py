@@ -21,7 +21,7 @@ PREFERENCES = {
     "8": ("{} is much better", "{} is better", "{} is slightly better", "{} is hardly better"),
 }
 TIE = "About the same"
-MARKS = ("Very bad", "Bad", "Rather bad", "Middling", "Rather good", "Good", "Very good")
+MARKS = ("Very bad", "Bad", "Rather bad", "So-so", "Rather good", "Good", "Very good")
 REASONS = (
     "I cannot tell which is better",
     "I do not know enough of the subject",

@@ -1,5 +1,6 @@
 """easyrlhf label serve: a page on which people label; docs/labelling.md."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ def serve_labels(config: LabelServeConfig) -> None:
         if talks:
             stack.callback(talks.engine.close)
         links = [(one.label, store.new_token(one.id)) for one in (*people, referee)]
-        print("\n".join(first_words(config, desk, listener.getsockname()[1], links)), flush=True)
+        print("\n".join(words_of_the_start(config, desk, listener.getsockname()[1], links)), flush=True)
         run_until_enough(config, desk, talks, listener)
         given = desk.people_labels()
         if config.until and given < config.until:
@@ -132,17 +133,27 @@ def check_items(store: Store, config: LabelServeConfig) -> None:
     if config.until is None:
         return
     people = sum(one.role == ANNOTATOR for one in store.annotators())
-    items = list(store.items())
-    each = min(config.overlap, people)
-    most = sum(people if item.truth is not None else each for item in items if item.conversation is None)
-    if config.until > most + len(store.labels()):
+    each, most = min(config.overlap, people), most_labels(store, config.overlap, people)
+    if config.until > most:
         raise InputError(
-            f"--until {config.until}: {len(items):,} items labelled by {each} of {people} people give {most:,} labels; "
-            "lower it, raise --overlap, or import more items"
+            f"--until {config.until}: the items labelled by {each} of {people} people give {most:,} labels at most; "
+            "lower it, raise --overlap, name more --annotators, or import more items"
         )
 
 
-def first_words(config: LabelServeConfig, desk: "Desk", port: int, links: list[tuple[str, str]]) -> list[str]:
+def most_labels(store: Store, overlap: int, people: int) -> int:
+    """How many labels of people there can be: those there are, and those that items have room for, skips left out."""
+    given = Counter(label.item for label in store.labels() if label.role == ANNOTATOR)
+    skipped = Counter(event["item"] for event in store.events() if event["what"] == "skip")
+    room = {
+        item.id: min(people if item.truth is not None else overlap, people - skipped[item.id])
+        for item in store.items()
+        if item.conversation is None and not item.parked
+    }
+    return sum(max(given[item], room.get(item, 0)) for item in given.keys() | room.keys())
+
+
+def words_of_the_start(config: LabelServeConfig, desk: "Desk", port: int, links: list[tuple[str, str]]) -> list[str]:
     """What is said when all is ready."""
     from easyrlhf.web.hosts import in_url, is_local, is_wildcard
 

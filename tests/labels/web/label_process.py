@@ -22,7 +22,9 @@ def serving(folder: Path, *more: str, names: str = "me"):
     try:
         links = {}
         while "organiser" not in links:
-            name, _, link = process.stdout.readline().partition(" ")
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            name, _, link = line.partition(" ")
             links[name] = link.strip()
         process.people = {name: opened_by(links[name]) for name in names.split(",")}
         yield process, next(iter(process.people.values()))

@@ -67,11 +67,18 @@ def test_until_ends_with_exit_code_3_before_it_is_reached_and_at_once_after(said
     assert said(until=3)[-1:] == [f"{folder}/labels.db: 3 labels of people are there, as many as --until asks for"]
 
 
-def test_more_labels_than_there_can_be_are_refused(said):
-    with pytest.raises(InputError, match=r"--until 4: 3 items labelled by 1 of 1 people give 3 labels; lower it"):
+def test_more_labels_than_there_can_be_are_refused(said, folder):
+    with pytest.raises(InputError, match=r"--until 4: the items labelled by 1 of 1 people give 3 labels at most; low"):
         said(until=4)
-    with pytest.raises(InputError, match=r"--until 7: 3 items labelled by 2 of 2 people give 6 labels"):
+    said(2)  # labels that are there take room, and make none
+    with pytest.raises(InputError, match=r"--until 4: the items labelled by 1 of 1 people give 3 labels"):
+        said(until=4)
+    with pytest.raises(InputError, match=r"--until 7: the items labelled by 2 of 2 people give 6 labels"):
         said(until=7, overlap=3, annotators="me,you")
+    with Store(folder) as store:
+        store.skip(1, 3, "cannot tell")
+    with pytest.raises(InputError, match=r"--until 6: the items labelled by 2 of 2 people give 5 labels"):
+        said(until=6, overlap=2)
 
 
 def test_a_second_server_of_the_same_folder_is_refused(said, folder):

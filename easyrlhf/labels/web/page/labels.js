@@ -204,7 +204,8 @@ function revealed(answers) {
 
 function drawProgress(progress) {
   if (!progress) return;
-  const left = progress.left === null ? "" : ` · ${progress.left.toLocaleString("en")} left`;
+  const many = progress.left > 1000 ? "over 1,000" : progress.left; // it counts no further
+  const left = progress.left === null ? "" : ` · ${many} left`;
   find("progress").replaceChildren(el("b", { text: progress.done.toLocaleString("en") }), ` labelled${left}`);
 }
 
@@ -230,6 +231,7 @@ function draw(given) {
 }
 
 function drawNothing(given) {
+  drawKeys();
   find("answers").replaceChildren();
   if (given.composing) {
     find("prompt").replaceChildren(...turnsOf(given.talk));
@@ -357,7 +359,7 @@ function ranked() {
 
 function drawOrder() {
   const text = groups.map((equals) => equals.map((i) => LETTERS[i]).join(" = ")).join(" > ") + (tied ? " = …" : "");
-  find("order").textContent = task?.kind === "ranking" ? text || "best first" : "";
+  find("order").textContent = task?.kind === "ranking" ? text : "";
   if (task?.kind !== "ranking") return;
   task.answers.forEach((_, i) => {
     const before = groups.findIndex((equals) => equals.includes(i));

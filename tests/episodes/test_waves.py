@@ -1,0 +1,245 @@
+"""Who is sampled with whom, and with which numbers: the same rows whatever company, workers and delays."""
+
+import asyncio
+import threading
+import time
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from easyrlhf.episodes.play import task_seed
+from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.sampler import HFSampler
+
+END, WIDTH = 2, 60
+DELAYS = np.random.default_rng(5).random(200) / 100  # as random ones, the same in every run
+FIELDS = ("completion_ids", "completion_mask", "logprobs", "finished")
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_lm, tokenizer):
+    return tiny_lm(vocab=len(tokenizer), max_position_embeddings=256)
+
+
+@pytest.fixture
+def questions(rows, tokenizer):
+    """Twelve prompt rows of different lengths, each with its number."""
+    asked = ["Name a colour.", "Hello", "Please tell me, in two sentences, why the sky looks blue."]
+    return [
+        rows({"number": number}, prompt=[{"role": "user", "content": asked[number % 3]}])[0] for number in range(12)
+    ]
+
+
+KEYS = [(3, 0, number) for number in range(12)]
+
+
+def hf(lm, batch_size=5, width=WIDTH, ends=(END, 40, 41, 42, 43, 44)) -> HFSampler:
+    """A sampler of a random model, with ends enough that answers do end."""
+    return HFSampler(lm, 0, Ending(ends), width, 1.0, batch_size)
+
+
+class Ends:
+    """Ends after the first answer."""
+
+    def respond(self, text):
+        return None
+
+    def get_reward(self):
+        return 1.0
+
+
+async def ends_at_once(chat):
+    await chat.reply()
+    return 1.0
+
+
+@pytest.mark.parametrize("environment", [Ends, ends_at_once], ids=["class", "function"])
+def test_an_environment_that_ends_at_once_is_sampling_without_one_bit_for_bit(lm, player, questions, environment):
+    sampler = hf(lm)
+    plain = sampler.generate([row["prompt_ids"] for row in questions], KEYS)
+    played = player(environment, tokens=WIDTH, turn=WIDTH).play(sampler, questions, KEYS)
+    for name in FIELDS:
+        assert torch.equal(getattr(played, name), getattr(plain, name)), name
+    assert torch.equal(played.action_mask, plain.completion_mask)
+    assert 0 < played.finished.sum() < 12
+
+
+def test_turns_draw_from_keys_of_their_own(player, sampler, play):
+    class Talks:
+        def respond(self, text):
+            return "More."
+
+    says = sampler([[10, END]] * 3)
+    play(player(Talks, turns=3), says, {}, {})
+    assert [keys for _, keys, _ in says.asked] == [
+        [(7, 0, 0), (7, 0, 1)],
+        [(7, 0, 0, 1), (7, 0, 1, 1)],
+        [(7, 0, 0, 2), (7, 0, 1, 2)],
+    ]
+
+
+def with_delays(kind: str):
+    """An environment whose parts take times that differ from episode to episode; of 1 to 3 turns."""
+
+    class Delayed:
+        def reset(self, number):
+            self.number, self.turns = number, 0
+            time.sleep(DELAYS[number])
+
+        def respond(self, text):
+            time.sleep(DELAYS[self.number * 7 + self.turns])
+            self.turns += 1
+            return None if self.turns > self.number % 3 else f"Go on {len(text)}."
+
+        def get_reward(self):
+            time.sleep(DELAYS[99 - self.number])
+            return float(self.number)
+
+    class Reversed(Delayed):
+        def respond(self, text):
+            time.sleep(DELAYS[199 - self.number])
+            return super().respond(text)
+
+    return {"delayed": Delayed, "reversed": Reversed}[kind]
+
+
+def told(samples) -> list:
+    return [(one.messages, one.turns, one.reward, one.prompt_ids) for one in samples.episodes]
+
+
+SETTINGS = [(4, 1, "delayed"), (64, 4, "delayed"), (4, 16, "reversed"), (64, 1, "reversed")]  # batch, workers, delays
+
+
+def test_rows_do_not_depend_on_batches_workers_and_delays(lm, player, questions):
+    ends = tuple(range(40, 140))  # short turns
+    limits = {"tokens": WIDTH * 2, "turn": 12}
+
+    def found(kind: str, workers: int, batch_size: int, rows=questions, keys=KEYS):
+        sampler = hf(lm, batch_size, WIDTH * 2, ends)
+        return player(with_delays(kind), workers=workers, **limits).play(sampler, rows, keys)
+
+    rollouts = [found(kind, workers, batch_size) for batch_size, workers, kind in SETTINGS]
+    # each by itself, nobody else about
+    alone = [found("delayed", 1, 1, [row], [key]) for row, key in zip(questions, KEYS, strict=True)]
+    assert {one.episodes[0].turns for one in alone} == {1, 2, 3}
+    for rollout, (number, one) in product(rollouts, enumerate(alone)):
+        length = one.completion_ids.shape[1]
+        assert rollout.completion_mask[number].sum() == length
+        assert rollout.completion_ids[number, :length].tolist() == one.completion_ids[0].tolist()
+        assert rollout.action_mask[number, :length].tolist() == one.action_mask[0].tolist()
+        torch.testing.assert_close(rollout.logprobs[number, :length], one.logprobs[0], rtol=0, atol=1e-5)
+        assert told(rollout)[number] == told(one)[0]
+        assert bool(rollout.finished[number]) == bool(one.finished[0])
+
+
+def test_32_episodes_of_three_turns_are_sampled_in_three_waves(player, sampler, play):
+    class Slow:
+        def __init__(self):
+            self.turns = 0
+
+        def respond(self, text):
+            time.sleep(0.02)
+            self.turns += 1
+            return "More." if self.turns < 3 else None
+
+    says = sampler([[10, END]] * 3)
+    play(player(Slow, workers=16), says, *[{}] * 32)
+    assert [len(prompts) for prompts, _, _ in says.asked] == [32, 32, 32]
+
+
+def test_no_more_calls_at_a_time_than_workers(player, sampler, play):
+    lock, now, most = threading.Lock(), [0], [0]
+
+    class Counted:
+        def respond(self, text):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.005)
+            with lock:
+                now[0] -= 1
+
+    play(player(Counted, workers=3), sampler([[10, END]]), *[{}] * 20)
+    assert most == [3]
+
+
+def test_what_no_call_waits_for_takes_no_time_of_its_limit(player, sampler, play):
+    """One worker, 25 calls of 0.02 s, a limit of 0.4 s each: the last of them waits longer than the limit."""
+
+    class Waits:
+        def respond(self, text):
+            time.sleep(0.02)
+
+    samples = play(player(Waits, workers=1, timeout=0.4), sampler([[10, END]]), *[{}] * 25)
+    assert samples.finished.all()
+
+
+class Seeds:
+    def reset(self, seed):
+        self.seed = seed
+
+    def respond(self, text):
+        return None
+
+    def get_reward(self):
+        return float(self.seed)
+
+
+async def seeds(chat, seed):
+    await chat.reply()
+    assert chat.seed == seed
+    return float(seed)
+
+
+@pytest.mark.parametrize("environment", [Seeds, seeds], ids=["class", "function"])
+def test_a_seed_belongs_to_a_task(player, sampler, rows, environment):
+    def found(kind: int, seed: int = 7) -> list[int]:
+        keys = [(seed, kind, number) for number in range(12, 20)]
+        samples = player(environment, generations=4).play(sampler([[10, END]]), rows(*[{}] * 8), keys)
+        return [int(one.reward) for one in samples.episodes]
+
+    training, evaluation = found(0), found(1)
+    # prompts 3 and 4 of the run, four completions each; the evaluation's are a prompt each
+    first, second = (int(np.random.SeedSequence((7, 0, prompt)).generate_state(1)[0]) for prompt in (3, 4))
+    assert training == [first] * 4 + [second] * 4
+    assert len({*training, *evaluation, *found(0, 8)}) == 2 + 8 + 2
+    assert task_seed((7, 0, 3)) == first
+
+
+def test_a_column_of_that_name_is_the_datas_own_seed(player, sampler, play):
+    samples = play(player(Seeds), sampler([[10, END]]), {"seed": 4})
+    assert samples.episodes[0].reward == 4.0
+
+
+def test_a_turn_that_nobody_waits_for_any_more_hinders_nobody(player, sampler, play):
+    """A function that gave up waiting, one that returned meanwhile, and one that goes on after both."""
+    given_up = asyncio.Event()
+
+    async def impatient(chat, how):
+        await chat.reply()
+        chat.say("More.")
+        if how == "gives up":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(chat.reply(), 0.01)
+            given_up.set()
+        elif how == "returns":
+            given_up.left = asyncio.ensure_future(chat.reply())
+            await asyncio.sleep(0)
+        else:
+            await given_up.wait()
+            await chat.reply()
+        return 1.0
+
+    says = sampler([[10, END], [11, END]])
+    samples = play(player(impatient), says, {"how": "gives up"}, {"how": "returns"}, {"how": "goes on"})
+    assert [one.turns for one in samples.episodes] == [1, 1, 2]
+    assert [len(prompts) for prompts, _, _ in says.asked] == [3, 1]
+
+
+def test_where_a_loop_runs_already_as_in_a_notebook(player, sampler, play):
+    async def cell() -> list[int]:
+        return play(player(Ends), sampler([[10, END]])).completion_ids.tolist()
+
+    assert asyncio.run(cell()) == [[10, END]]
