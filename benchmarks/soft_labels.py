@@ -8,7 +8,7 @@ annotator gives, and `winner` the likelier answer as if it were sure. Then the c
 probabilities is compared pair by pair: an interval below 0 says that soft labels are better. The floor is the entropy
 of these probabilities.
 
-All three start from the quickstart's reward model and its head: with so few pairs one from the SFT model has hardly begun
+All three go on from the quickstart's reward model: with so few pairs one from the SFT model has hardly begun
 to learn what is true in this world, and when it does is a matter of luck (--model outputs/quickstart/sft).
 """
 
