@@ -74,13 +74,13 @@ class LocalModel:
         """The replies. Where choices are asked for at no temperature, their log-probabilities are all there is."""
         ids = [self.prompt_ids(ask.messages) for ask in asks]
         found: list[Reply | None] = [None] * len(asks)
-        fitting = [i for i, one in enumerate(ids) if self.fits(one, asks[i])]
-        likely = [i for i in fitting if self.reads(asks[i])]
-        for i, reply in zip(likely, self.likeliest([asks[i] for i in likely], [ids[i] for i in likely]), strict=True):
-            found[i] = reply
-        for temperature in sorted({self.temperature(asks[i]) for i in fitting if i not in likely}):
-            group = [i for i in fitting if i not in likely and self.temperature(asks[i]) == temperature]
-            said = self.sampled([asks[i] for i in group], [ids[i] for i in group], temperature)
+        ways: dict[float | None, list[int]] = {}  # temperature, None where it is read off, → who is asked that way
+        for i, ask in enumerate(asks):
+            if self.fits(ids[i], ask):
+                ways.setdefault(None if self.reads(ask) else self.temperature(ask), []).append(i)
+        for way, group in ways.items():
+            asked = [asks[i] for i in group], [ids[i] for i in group]
+            said = self.likeliest(*asked) if way is None else self.sampled(*asked, way)
             for i, reply in zip(group, said, strict=True):
                 found[i] = reply
         return [reply or Reply("", finished=False) for reply in found]  # the question is too long for the model

@@ -65,13 +65,19 @@ def choose_labels(
             of_item[label.item].append(label)
     kept, left_out = [], Counter()
     for item in items:
-        found = of_item[item.id]
-        if not found:
-            left_out[UNLABELLED] += 1
-        elif any(flag in drop_flags for label in found for flag in label.flags):
-            left_out[FLAGGED] += 1
-        elif len(found) < min_labels and not any(label.role == REFEREE for label in found):
-            left_out[TOO_FEW] += 1
+        if reason := reason_left_out(of_item[item.id], drop_flags, min_labels):
+            left_out[reason] += 1
         else:
             kept.append(item)
     return ChosenLabels(kept, {item.id: of_item[item.id] for item in kept}, annotators, left_out)
+
+
+def reason_left_out(labels: list[StoredLabel], drop_flags: tuple[str, ...], min_labels: int) -> str | None:
+    """Why an item with these labels does not count; None where it does."""
+    if not labels:
+        return UNLABELLED
+    if any(flag in drop_flags for label in labels for flag in label.flags):
+        return FLAGGED
+    if len(labels) < min_labels and not any(label.role == REFEREE for label in labels):
+        return TOO_FEW
+    return None

@@ -49,11 +49,7 @@ def collect(
     # 1. Sample. A key belongs to a sample, not to a place in a batch: the same sample whoever draws it.
     completions: list[list[int]] = [[] for _ in rows]
     with timer("rollout"), named("sampling with the policy", longest):
-        if online.player is None:
-            samples = online.sampler.generate([row["prompt_ids"] for row in rows], keys)
-        else:
-            samples = online.sampler.play(online.player, rows, keys)
-            rows = with_episodes(rows, samples.episodes)
+        samples, rows = sample(online, rows, keys)
     completions = unpad(samples.completion_ids, samples.completion_mask)
     # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is
     # then 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
@@ -73,6 +69,16 @@ def collect(
         action_mask=samples.action_mask,
         **scored,
     )
+
+
+def sample(
+    online: Online, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]
+) -> tuple[Samples, list[dict[str, Any]]]:
+    """A completion or an episode for each row, and the rows as they were answered."""
+    if online.player is None:
+        return online.sampler.generate([row["prompt_ids"] for row in rows], keys), rows
+    samples = online.sampler.play(online.player, rows, keys)
+    return samples, with_episodes(rows, samples.episodes)
 
 
 def with_episodes(rows: list[dict[str, Any]], episodes: list[Episode]) -> list[dict[str, Any]]:

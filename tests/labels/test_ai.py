@@ -290,10 +290,12 @@ def test_rankings_are_ordered_by_all_their_pairs(store, run):
     right = toy.JUDGE["GROUPS"][group][0]
     texts = ["Go away.", f"It is a {right}. Have a lovely day!", f"It is a {right}.", f"It is a {right}!"]
     store.add_items([NewItem("ranking", row["prompt"], [[{"role": "assistant", "content": t}] for t in texts])])
+    store.add_items([NewItem("answer", row["prompt"], ["Yes."])])
     with toy_judge(place=0.5) as (url, requests):
-        report, _ = run(url, "--average", "logit")
+        report, done = run(url, "--average", "logit")
     [label] = store.labels()
     assert label.value == [[1], [2, 3], [0]] and len(requests) == 12 and report["labelled"] == 1
+    assert "single answers, which a judge of pairs leaves to people: 1" in done.stdout
     assert label.detail["scores"][1] > label.detail["scores"][2] == pytest.approx(label.detail["scores"][3], abs=1e-5)
 
 

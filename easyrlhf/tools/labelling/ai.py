@@ -13,7 +13,7 @@ from easyrlhf.judges.constitution import read_constitution
 from easyrlhf.judges.judges import AskedFunction, check_judge, find_answering
 from easyrlhf.labels.rows import JUDGE, NewLabel, StoredItem, StoredLabel, as_json
 from easyrlhf.labels.store import Store
-from easyrlhf.labels.values import CHAT, ORDER, PAIR, PROBABILITY, RANKING
+from easyrlhf.labels.values import ANSWER, CHAT, ORDER, PAIR, PROBABILITY, RANKING
 from easyrlhf.report.console import counting_bar, say
 from easyrlhf.tools.labelling.ai_questions import (
     JudgedPair,
@@ -129,7 +129,8 @@ class JudgeSitting:
 
     def report(self) -> dict[str, Any]:
         """Print what the judge is like, and write it beside the labels."""
-        asked = AskedSoFar(self.budget.asked, self.budget.used, len(self.items), self.store.labels())
+        alone = sum(1 for _ in self.store.items((ANSWER,)))
+        asked = AskedSoFar(self.budget.asked, self.budget.used, len(self.items), alone, self.store.labels())
         found = judge_report(self.config, self.me, list(self.concluded()), asked)
         file = self.store.folder / f"{judge_file(self.config.annotator)}.json"
         write_result(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -25,12 +25,13 @@ class AskedSoFar:
     """What was asked, and the labels that are there now.
 
     replies  of this sitting; tokens of all of them
-    items    that a judge can compare
+    items    that a judge can compare; alone: single answers, which it cannot
     """
 
     replies: int
     tokens: int
     items: int
+    alone: int
     labels: list[StoredLabel]
 
 
@@ -49,6 +50,7 @@ def judge_report(
     return {
         "annotator": config.annotator,
         "items": asked.items,
+        "single_answers": asked.alone,
         "labelled": sum(conclusion is not None for _, _, conclusion in concluded),
         "verdicts": len(verdicts),
         "unreadable": sum(one.prefers_a is None for one in verdicts),
@@ -166,6 +168,8 @@ def share_of_items(found: list[tuple[int, float]]) -> dict[str, float] | None:
 def report_lines(found: dict[str, Any]) -> Iterator[str]:
     """The findings for a reader."""
     yield f"{found['annotator']}: {found['labelled']:,} of {found['items']:,} items have its label"
+    if found["single_answers"]:
+        yield f"single answers, which a judge of pairs leaves to people: {found['single_answers']:,}"
     yield f"verdicts {found['verdicts']:,}, unreadable {found['unreadable']:,}" + (
         f", without log-probabilities {found['by_letter']:,}" if found["by_letter"] else ""
     )
