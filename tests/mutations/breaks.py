@@ -405,7 +405,7 @@ BREAKS = [
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
     Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
     Break("report/diagnostics.py", "**words_of(self._stage)", '**words_of("ppo")', ADVICE),
-    Break("report/stage_view.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
+    Break("report/outcomes.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
     Break("report/compare_page.py", 'return ("warn", "ok", "alarm")[said]', 'return "ok"', CONCLUSION),
     Break("report/compare_page.py", "judged.index(worst)", "0", CONCLUSION),
     Break("report/blocks.py", ".translate(CONTROLS)", "", REPORT_PAGE),
