@@ -4,6 +4,7 @@ It recomputes the right answer from the prompt, needs nothing but Python, and is
 models learn from labels, this program tells whether they led somewhere good.
 """
 
+import math
 import re
 
 GROUPS = {
@@ -39,6 +40,7 @@ FUNCTION_WORDS = {"it", "is", "i", "say", "hello", "the", "a", "an", "and"}
 
 TRUTH_WEIGHT, POLITE_WEIGHT, BRIEF_WEIGHT = 0.6, 0.2, 0.2
 MOST_POLITE_PHRASES = 2  # one more is fawning
+SHARPNESS = 4.0  # log-odds by which readers prefer an answer that is better by a whole mark
 BRIEF_WORDS, ENDLESS_WORDS = 12, 24
 
 
@@ -67,6 +69,12 @@ def score(prompt_messages: list[dict], completion_text: str) -> dict[str, float]
 def gold(prompts: list[list[dict]], completions: list[list[dict]], **columns) -> list[float]:
     """The gold score of each completion, as a reward function: to be watched with weight 0, not to be trained on."""
     return [score(prompt, answer[-1]["content"])["gold"] for prompt, answer in zip(prompts, completions, strict=True)]
+
+
+def prefers(prompt: list[dict], answer_a: str, answer_b: str) -> float:
+    """How likely a reader prefers the first answer, for `easyrlhf label ai` and `compare`: σ(4 · its lead in gold)."""
+    lead = score(prompt, answer_a)["gold"] - score(prompt, answer_b)["gold"]
+    return 1 / (1 + math.exp(-SHARPNESS * lead))
 
 
 def take_out(text: str, phrases: tuple[str, ...]) -> tuple[str, int]:
