@@ -12,6 +12,8 @@ if [[ ${1:-} == --all ]]; then
     shift
     set -- -m "" "$@"
 fi
+# Compiled files are kept, whatever the shell says: hundreds of processes would compile package and tests anew.
+unset PYTHONDONTWRITEBYTECODE
 # One thread per process: the tests' models are so small that threads would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export PATH="$PWD/.venv/bin:$PATH"

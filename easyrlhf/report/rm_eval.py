@@ -29,14 +29,9 @@ def rm_evaluation(
     """
     chosen, rejected = np.asarray(chosen_scores, float), np.asarray(rejected_scores, float)
     gaps = np.asarray(chosen_lengths, int) - np.asarray(rejected_lengths, int)
-    if chosen.size == 0:
-        raise ValueError("no pair to evaluate: chosen_scores is empty")
-    if not (np.isfinite(chosen).all() and np.isfinite(rejected).all()):
-        raise ValueError("a held-out score is not finite")
+    _check_scores(chosen, rejected)
     labels = np.ones(chosen.size) if probabilities is None else np.asarray(probabilities, float)
-    ranked, won = _right(chosen - rejected), labels > 0.5
-    if not won.any():
-        raise ValueError("no pair to evaluate: all are labelled ties")
+    ranked, won = _right(chosen - rejected), _won(labels)
     right, gaps = ranked[won], gaps[won]
     longer_wins = _right(gaps).mean()
     edges = np.histogram_bin_edges(np.concatenate([chosen, rejected]), HISTOGRAM_BINS)
@@ -56,6 +51,21 @@ def rm_evaluation(
         "chosen_histogram": _histogram(chosen, edges),
         "rejected_histogram": _histogram(rejected, edges),
     }
+
+
+def _check_scores(chosen: np.ndarray, rejected: np.ndarray) -> None:
+    if chosen.size == 0:
+        raise ValueError("no pair to evaluate: chosen_scores is empty")
+    if not (np.isfinite(chosen).all() and np.isfinite(rejected).all()):
+        raise ValueError("a held-out score is not finite")
+
+
+def _won(labels: np.ndarray) -> np.ndarray:
+    """Which pairs have a right answer; ValueError when none has."""
+    won = labels > 0.5
+    if not won.any():
+        raise ValueError("no pair to evaluate: all are labelled ties")
+    return won
 
 
 def soft_labels(margins: np.ndarray, labels: np.ndarray) -> dict:

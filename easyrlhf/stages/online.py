@@ -85,8 +85,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
             return lifecycle.already_complete(config, console)
         valid = data["valid"] and data["valid"].rows
         evaluations = online_evaluations(config, len(data["train"].rows), valid)
-        plan = RunPlan(title, steps, data, cast.named(config), cast.beside(config), evaluations)
-        print_plan(run, console, plan)
+        print_plan(run, console, RunPlan(title, steps, data, cast.named(config), cast.beside(config), evaluations))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
         if lost := handed_only(config):

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,7 @@ RECORDS = [
     demonstration([user("Translate into French.\ncat")], [assistant("chat")]),
     demonstration("", "The sky is blue."),
     comparison(SKY, [assistant("It is blue.")], [assistant("It is green.")], 2.0),
+    replace(comparison(ASKED, BLUE, [assistant("Red, I think.")]), chosen_probability=0.75),
     comparison(SKY, [assistant("It is blue.")], [assistant("It is green.")]),
     comparison("The sky is", " blue.", " green."),
     comparison("The sky is", " blue.", " green."),

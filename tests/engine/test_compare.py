@@ -20,11 +20,11 @@ FREE = """
     attn_implementation gradient_checkpointing share_prefix examine_rows reward_url reward_timeout reward_workers
     local_rollout_forward_batch_size num_sample_generations log_rollouts log_rollout_ids vllm_host vllm_port
     vllm_timeout vllm_weight_transfer vllm_mode vllm_tensor_parallel_size vllm_gpu_memory_utilization
-    push_to_hub hub_private
+    push_to_hub hub_private environment_timeout environment_workers
 """
 ROWS = "train_data valid_data ptx_data format field transform on_bad_row"
 MODELS = "model ref_model reward_model value_model"
-FILES = "chat_template reward_funcs"
+FILES = "chat_template reward_funcs environment tools"
 
 
 @pytest.mark.parametrize("config", [SFTConfig, RMConfig, DPOConfig, PPOConfig, GRPOConfig])

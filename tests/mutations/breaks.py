@@ -47,7 +47,6 @@ MEASURED = "cli/test_config.py::test_when_the_distance_from_the_reference_is_mea
 UNLOADED = "stages/test_references.py::test_no_reference_is_loaded_where_it_is_never_asked"
 ADVICE = "report/test_diagnostics.py"
 TRACKED, UPLOAD, CARD = "report/test_trackers.py", "hub/test_upload.py", "report/test_card.py"
-TRACKED, UPLOAD = "report/test_trackers.py", "hub/test_upload.py"
 CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
     f"report/test_{name}.py"
     for name in ("conclusion", "overlay", "pace", "layout", "next_steps", "report_page", "opening")
@@ -91,14 +90,12 @@ SUMS = "rewards/test_sources.py::test_sources_are_weighted_and_their_raw_scores_
 PENALTY = "rewards/test_sources.py::test_the_penalty_of_a_cut_off_completion_comes_after_the_clip"
 
 FAMILIES = "test_stage_table.py::test_families_come_in_the_order_asked_for"
-PRINTED = "tools/test_generate.py tools/test_score.py::test_rows_are_scored_from_standard_input_to_standard_output"
 IN_PYTHON, WORDING = "tools/test_loaded.py", "cli/test_wording.py"
 SERVED = "rewards/test_serve_reward.py"
 SERVED_LATE = "serve/test_decode.py::test_those_that_join_later_even_longer_ones_get_what_they_would_get_alone"
 BEFORE = "stages/test_before_training.py"
 TOKENIZER, PROOF = "data/test_tokenizer.py", "engine/test_proof.py"
 ADAPTERS, LORA = "models/test_adapters.py", "models/test_lora.py"
-ADAPTERS = "models/test_adapters.py"
 UNTRAINED, NULLS = "models/test_untrained.py", "data/test_formats.py"
 ENDS_LEARNED = "stages/test_new_tokens.py::test_answers_end_where_the_vocabulary_holds_tokens_that_were_never_trained"
 LOST = "stages/test_nothing_lost.py::test_a_run_that_failed_goes_on_bit_for_bit"
@@ -408,7 +405,7 @@ BREAKS = [
     Break("rollout/sampler.py", "prompts[row] + said[row] for", "said[row] or prompts[row] for", ENDING),
     Break("report/diagnostics.py", "WORDS.get(stage, NOBODYS) if stage", 'WORDS["ppo"] if stage', ADVICE),
     Break("report/diagnostics.py", "**words_of(self._stage)", '**words_of("ppo")', ADVICE),
-    Break("report/stage_view.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
+    Break("report/outcomes.py", 'spent = "" if kl is None else', 'spent = "." if kl is None else', ADVICE),
     Break("report/compare_page.py", 'return ("warn", "ok", "alarm")[said]', 'return "ok"', CONCLUSION),
     Break("report/compare_page.py", "judged.index(worst)", "0", CONCLUSION),
     Break("report/blocks.py", ".translate(CONTROLS)", "", REPORT_PAGE),
@@ -897,7 +894,12 @@ BREAKS = [
     Break("losses/ppo.py", "mask.sum(1, keepdim=True).clamp(min=1) / len(mask)", "mask.sum()", GROUPS),
     Break("losses/ppo.py", '"dapo": rollout_tokens', '"dapo": mask.sum().item()', GROUPS),
     Break("losses/ppo.py", "1 + cliprange_high)", "1 + cliprange)", GROUPS),
-    Break("online/grpo.py", "rollout.scores - kl_coef * rollout.log_ratios", "rollout.scores", TRL_GROUPS),
+    Break(
+        "online/grpo.py",
+        "rollout.scores - kl_coef * rollout.log_ratios",
+        "rollout.scores",
+        "online/test_trl_parity.py::test_the_kl_of_rloo_is_in_its_scores",
+    ),
     Break("online/grpo.py", "advantages=advantages * learned", "advantages=advantages * mask", GROUP_UPDATE),
     Break("online/grpo.py", "mask * rollout.finished[:, None] if", "mask if", f"{TRL_GROUPS} {GROUP_UPDATE}"),
     Break(
@@ -906,15 +908,30 @@ BREAKS = [
         "[1.0] * len(scores)",
         TRL_GROUPS,
     ),
-    Break("online/grpo.py", "-(~rollout.finished)", "(~rollout.finished)", TRL_GROUPS),
+    Break(
+        "online/grpo.py",
+        "-(~rollout.finished)",
+        "(~rollout.finished)",
+        "online/test_trl_parity.py::test_the_missing_eos_penalty_is_the_weight_of_one_more_reward_of_gdpo",
+    ),
     Break(
         "online/grpo.py",
         '"rloo": Method(estimate_rloo, rloo_loss, each_completion)',
         '"rloo": Method(estimate_rloo, rloo_loss, each_token)',
-        TRL_GROUPS,
+        "online/test_trl_parity.py::test_rloo_advantages_losses_and_gradients_are_trls",
     ),
-    Break("online/update.py", "not self.method.kl_in_loss(self.config) and", "", GROUP_UPDATE),
-    Break("online/update.py", "if self.learns_nothing(batch):", "if False:", GROUP_UPDATE),
+    Break(
+        "online/update.py",
+        "not self.method.kl_in_loss(self.config) and",
+        "",
+        "online/test_group_update.py::test_a_kl_in_the_loss_is_learned_from_without_advantages",
+    ),
+    Break(
+        "online/update.py",
+        "if self.learns_nothing(batch):",
+        "if False:",
+        "online/test_group_update.py::test_a_step_without_advantages_is_left_out_and_counted_while_the_schedule_goes_on",
+    ),
     Break("online/batch.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
     Break("online/collect.py", "rewards.state.global_step = run.step", "pass", COLLECT),
     Break("rewards/workers.py", "                logged.append(said)\n", "", "rewards/test_asides.py"),
@@ -986,9 +1003,14 @@ BREAKS = [
         "stages/preference.py",
         "chosen.mean_logratios, rejected.mean_logratios",
         "chosen.logratios, rejected.logratios",
-        ALIGN_PARITY,
+        "offline/test_align_parity.py::test_ipo_is_trls",
     ),
-    Break("stages/preference.py", '- rows[0]["sft_share"] * imitated', "", ALIGN_PARITY),
+    Break(
+        "stages/preference.py",
+        '- rows[0]["sft_share"] * imitated',
+        "",
+        "offline/test_align_parity.py::test_rpo_alpha_is_trls_sigmoid_plus_sft",
+    ),
     # adapter folders
     Break("models/adapters.py", "return merged.requires_grad_(True)", "return merged", ADAPTERS),
     Break("models/parents.py", "for place in places if place == given]", "for place in places]", PARENTS),
@@ -1014,13 +1036,23 @@ BREAKS = [
         "models/sequence_classifier.py",
         "    if is_classifier_adapter(path):",
         "    if False:",
-        "rewards/test_classifier.py",
+        "rewards/test_classifier.py::test_an_adapter_of_a_classifier_scores_as_peft_says",
     ),
     Break("models/lora.py", "return {layer: list(new_tokens) for layer in wanted}", "return {}", LORA),
     Break("models/lora.py", "        layers = embedding_names(lm)\n    return", "        pass\n    return", LORA),
-    Break("models/folder.py", "save_embedding_layers=changed and grown", "save_embedding_layers=True", LORA),
+    Break(
+        "models/folder.py",
+        "save_embedding_layers=changed and grown",
+        "save_embedding_layers=True",
+        "models/test_lora.py::test_where_nothing_is_new_an_adapter_folder_holds_the_adapter_alone",
+    ),
     Break("models/folder.py", "save_embedding_layers=changed and grown", "save_embedding_layers=False", LORA),
-    Break("models/value_head.py", "if id(parameter) not in tied]", "]", LORA),
+    Break(
+        "models/value_head.py",
+        "if id(parameter) not in tied]",
+        "]",
+        "models/test_lora.py::test_the_head_of_a_scalar_model_is_frozen_and_tied_rows_are_not",
+    ),
     Break(
         "models/load.py",
         "merge_adapter(read_weights(base, **how)",
@@ -1094,8 +1126,18 @@ BREAKS = [
     Break("run/renderers.py", "own.fold_system if folds is None else folds", "bool(folds)", RENDERERS),
     Break("stages/reward_sources.py", "own.rendering.as_dict() == renderer.rendering.as_dict()", "True", RENDERERS),
     Break("stages/reward_sources.py", "if shape in seen:", "if True:", RENDERERS),
-    Break("rewards/probes.py", "prompt_ids = exchanged(", "_ = exchanged(", "tools/test_examine.py"),
-    Break("tools/exporting/full.py", "if not (ours - theirs).abs().max() <=", "if 1e9 <=", "tools/test_export.py"),
+    Break(
+        "rewards/probes.py",
+        "prompt_ids = exchanged(",
+        "_ = exchanged(",
+        "tools/test_examine.py::test_probes_of_a_template_that_opens_a_thought_answer_without_it",
+    ),
+    Break(
+        "tools/exporting/full.py",
+        "if not (ours - theirs).abs().max() <=",
+        "if 1e9 <=",
+        "tools/test_export.py::test_a_full_model_that_differs_is_not_left_behind",
+    ),
     Break("report/winrates.py", "np.asarray(labels) - 0.5", "np.asarray(labels)", "report/test_winrates.py"),
     # files and folders of rows
     Break("data/files.py", "if file.read() != END_OF_STREAM:", "if False:", f"{FILES}::{CUT}"),
@@ -1118,7 +1160,12 @@ BREAKS = [
     Break("data/huge.py", 'if turn["role"] != "assistant" and', "if", "data/test_huge.py"),
     Break("config/common_fields.py", "min(longest // 2, longest - taken)", "longest // 2", LENGTHS_FOLLOW),
     Break("data/lengths.py", "self.cut += left < 1", "self.cut += 1", "data/test_lengths.py"),
-    Break("run/differences.py", "if any(then.get(name) != value for", "if any(False for", "stages/test_row_lengths.py"),
+    Break(
+        "run/differences.py",
+        "if any(then.get(name) != value for",
+        "if any(False for",
+        "stages/test_row_lengths.py::test_a_run_goes_on_with_the_lengths_it_began_with",
+    ),
     Break("data/folders.py", "followlinks=True", "followlinks=False", FOLDERS),
     # the life of a run
     Break("run/claim.py", "claim_folder(config, folder) if folder.is_dir() else NEW", "NEW", "engine/test_run.py"),
@@ -1184,7 +1231,12 @@ BREAKS = [
     Break("run/advice.py", "isinstance(error, NotFinite) and", "False and", "stages/test_failed_updates.py"),
     Break("cli/exit_codes.py", 'head="" if asked else ERROR', "head=ERROR", "cli/test_exit_codes.py"),
     Break("run/run.py", "and self.step > self.saved:", "and False:", "stages/test_failed_updates.py"),
-    Break("run/run.py", "engine.check_finite()", "pass", "stages/test_failed_updates.py"),
+    Break(
+        "run/run.py",
+        "engine.check_finite()",
+        "pass",
+        "stages/test_failed_updates.py::test_weights_that_are_not_finite_are_never_saved",
+    ),
     Break("cli/exit_codes.py", "atexit.register(ignore_stop_signals)", "pass", "cli/test_exit_codes.py"),
     Break(
         "config/base.py",
@@ -1192,11 +1244,21 @@ BREAKS = [
         "return (), {}",
         "cli/test_config.py",
     ),
-    Break("models/sequence_classifier.py", "not theirs.isfinite().all()", "False", "rewards/test_classifier.py"),
+    Break(
+        "models/sequence_classifier.py",
+        "not theirs.isfinite().all()",
+        "False",
+        "rewards/test_classifier.py::test_a_backbone_that_is_not_exactly_there_is_refused",
+    ),
     Break("glance.py", "if isinstance(settings, FinishConfig):", "if False:", "test_glance.py"),
     Break("glance.py", 'if setting.metadata.get("model"):', 'if setting.name == "model":', "test_glance.py"),
     Break("glance.py", "split_paths(given) if", "split_paths(given)[:1] if", "test_glance.py"),
-    Break("engine/plain.py", "        self.changes += 1\n", "", "stages/test_failed_updates.py"),
+    Break(
+        "engine/plain.py",
+        "        self.changes += 1\n",
+        "",
+        "stages/test_failed_updates.py::test_weights_that_are_not_finite_are_never_saved",
+    ),
     Break("run/run.py", "lost = self.step - self.saved", "lost = self.step", "engine/test_run.py"),
     Break(
         "tools/chat.py",
@@ -1218,7 +1280,10 @@ BREAKS = [
     # models and tools in Python
     Break("tools/loaded.py", "renderer.stops = config.stop_texts", "pass", IN_PYTHON),
     Break(
-        "tools/loaded.py", "finished = row[1].finished if isinstance(row, tuple)", "finished = True if row", IN_PYTHON
+        "tools/loaded.py",
+        "finished = row[1].finished if isinstance(row, tuple)",
+        "finished = True if row",
+        "tools/test_loaded.py::test_an_answer_that_was_cut_off_is_scored_without_an_end",
     ),
     Break("tools/loaded.py", "if room is not None and len(ids) > room:", "if False:", IN_PYTHON),
     Break(
@@ -1243,15 +1308,30 @@ BREAKS = [
         "cli/test_unknown.py",
     ),
     Break("cli/wording.py", "return f\"{name} {found['text'] or found['number']}: {wanted}\"", "pass", WORDING),
-    Break("config/values.py", "APART.join(map(str, value))", '",".join(map(str, value))', PRINTED),
+    Break(
+        "config/values.py",
+        "APART.join(map(str, value))",
+        '",".join(map(str, value))',
+        "tools/test_generate.py::test_answers_to_several_texts_stand_below_them",
+    ),
     Break("config/peers/sampling.py", 'if "repetition_penalty" not in known:', "if True:", "cli/test_unknown.py"),
     Break("config/base.py", 'changed.pop("default", setting.default)', "setting.default", "cli/test_config.py"),
     Break("config/base.py", "if lacking := [f for f in", "if lacking := given and [f for f in", WORDING),
     Break("config/base.py", "for one in cls.__mro__ if", "for one in reversed(cls.__mro__) if", "cli/test_config.py"),
     Break("cli/options.py", "value not in (None, ())", "value is not None", "tools/test_generate.py"),
-    Break("tools/output.py", "with redirect_stdout(sys.stderr):", "if True:", PRINTED),
+    Break(
+        "tools/output.py",
+        "with redirect_stdout(sys.stderr):",
+        "if True:",
+        "tools/test_generate.py::test_the_answer_to_a_prompt_is_printed_and_nothing_else",
+    ),
     Break("config/suggestions.py", 'f"{config_class.stage}_train" if config_class in STAGES', '"" if False', WORDING),
-    Break("config/values.py", "value = named if several else named[0]", "value = named", IN_PYTHON),
+    Break(
+        "config/values.py",
+        "value = named if several else named[0]",
+        "value = named",
+        "tools/test_loaded.py::test_a_comparison_in_python_is_what_the_file_says",
+    ),
     # identity goes by content
     Break("run/resume.py", "best and run.home /", "best and run.folder /", "engine/test_run.py"),
     Break("run/differences.py", "None if found == known else", "None if False else", COMPARE),
@@ -1289,8 +1369,18 @@ BREAKS = [
     Break("serve/text.py", "not text or text.endswith(UNFINISHED_CHARACTER)", "not text", "serve/test_text.py"),
     Break("serve/text.py", "len(self.held) - self._begun_stop())", "len(self.held))", "serve/test_text.py"),
     Break("serve/text.py", "self.length - len(self.held) + found", "found", "serve/test_text.py"),
-    Break("serve/answers.py", "if cut is None or one[0] < cut", "if True", "serve/test_answers.py"),
-    Break("serve/answers.py", "(asked.seed, place, number)", "(asked.seed, place, 0)", "serve/test_answers.py"),
+    Break(
+        "serve/answers.py",
+        "if cut is None or one[0] < cut",
+        "if True",
+        "serve/test_answers.py::test_the_tokens_of_a_stop_text_are_no_part_of_an_answer",
+    ),
+    Break(
+        "serve/answers.py",
+        "(asked.seed, place, number)",
+        "(asked.seed, place, 0)",
+        "serve/test_answers.py::test_a_seed_gives_the_answers_of_generate_to_its_first_prompt",
+    ),
     Break("serve/models.py", "self.lm.base_model.disable_adapter_layers()", "pass", "serve/test_models.py"),
     Break("serve/models.py", "return len(own) <= config.vocab_size and", "return True or", "serve/test_models.py"),
     Break("serve/models.py", "not all(LORA_WEIGHT.search(name) for", "all(False for", "serve/test_models.py"),
@@ -1323,8 +1413,18 @@ BREAKS = [
         "tools/labelling/serve.py", "stack.enter_context(hold_file(store.folder / LOCK, taken))", "pass", LABEL_SERVE
     ),
     Break("serve/security.py", '("GET", "HEAD")', '("GET", "HEAD", "POST")', "serve/test_security.py"),
-    Break("tools/scoring.py", "scores_of(self, sequences, self.limit)", "scores_of(self, sequences, None)", SERVED),
-    Break("tools/serve_reward.py", "or int(length) > LARGEST", "", SERVED),
+    Break(
+        "tools/scoring.py",
+        "scores_of(self, sequences, self.limit)",
+        "scores_of(self, sequences, None)",
+        "rewards/test_serve_reward.py::test_what_the_model_was_not_made_for_has_no_score_and_a_note",
+    ),
+    Break(
+        "tools/serve_reward.py",
+        "or int(length) > LARGEST",
+        "",
+        "rewards/test_serve_reward.py::test_a_length_that_cannot_be_is_refused_before_anything_is_read",
+    ),
     Break("data/decoding.py", 'raise ValueError(f"holds {fault}")', "pass", SERVED),
     Break("glance.py", "elif read_stage(folder):", "elif False:", "test_glance.py"),
     Break("glance.py", "claim_folder(config, folder) != NEW", "False", "test_glance.py"),

@@ -3,6 +3,7 @@
 import compileall
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
@@ -32,11 +33,24 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Ran:
+    """Pytest's exit code, and what it said."""
+
+    code: int
+    said: str
+
+
 @pytest.fixture(scope="session")
-def run_tests(project) -> Iterator[Callable[[str], int]]:
-    """Runs tests of the copy, named by their paths below tests/ with spaces between; gives pytest's exit code."""
-    server = ForkServer("_hypothesis_pytestplugin", "hypothesis", "pytest_timeout")
-    yield lambda tests: server.run(
-        ["pytest", *OPTIONS, *(f"tests/{test}" for test in tests.split())], project, seconds=PATIENCE
-    )[0]
+def run_tests(project) -> Iterator[Callable[[str], Ran]]:
+    """Runs tests of the copy, named by their paths below tests/ with spaces between."""
+    server, output = ForkServer("_hypothesis_pytestplugin", "hypothesis", "pytest_timeout"), project / "said.txt"
+
+    def run(tests: str) -> Ran:
+        output.write_text("")
+        words = ["pytest", *OPTIONS, *(f"tests/{test}" for test in tests.split())]
+        (code,) = server.run(words, project, output=str(output), seconds=PATIENCE)
+        return Ran(code, output.read_text(errors="replace"))
+
+    yield run
     server.close()

@@ -28,7 +28,8 @@ def test_no_break_uses_a_name_that_its_file_has_not(tmp_path):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_unbroken_copy_passes(run_tests, room):
-    assert run_tests(" ".join(ROOMS[room])) == pytest.ExitCode.OK
+    ran = run_tests(" ".join(ROOMS[room]))
+    assert ran.code == pytest.ExitCode.OK, ran.said
 
 
 @pytest.mark.parametrize("one", BREAKS, ids=lambda one: one.file)
@@ -38,6 +39,7 @@ def test_every_break_is_noticed(project, run_tests, one):
     assert text.count(one.old) == 1
     file.write_text(text.replace(one.old, one.new), encoding="utf-8")
     try:
-        assert run_tests(one.tests) == pytest.ExitCode.TESTS_FAILED
+        ran = run_tests(one.tests)
+        assert ran.code == pytest.ExitCode.TESTS_FAILED, ran.said
     finally:
         file.write_text(text, encoding="utf-8")

@@ -3,7 +3,6 @@
 Memory grows by 44 bytes a row: three hashes, a place and three lengths.
 """
 
-import json
 import re
 from array import array
 from bisect import bisect_right
@@ -20,13 +19,12 @@ from easyrlhf.data.reader import BROKEN, read_records
 from easyrlhf.data.records import (
     Comparison,
     Feedback,
-    Message,
-    Messages,
     Record,
     answers_of,
 )
 from easyrlhf.data.sources import BY_TRANSFORM, Source, open_sources
 from easyrlhf.errors import InputError
+from easyrlhf.tools.checking.turns import Turns, characters, turns_said
 
 EXAMPLES = 3  # places that are shown of each finding
 NOT_RENDERABLE = "not renderable"
@@ -242,13 +240,10 @@ def take_record(split: Split, record: Record, tokens: Any) -> None:
     prompt, answers = turns_said(record.prompt), [turns_said(answer) for answer in answers_of(record)]
     if tokens:
         lengths = tokens.measure(made, record.place, split)
-        if lengths is None:
-            return
     else:
-        sizes = [characters(answer) for answer in answers]
-        if split.kind == "comparison" and isinstance(record, Comparison):
-            split.compare_lengths(record, *sizes)
-        lengths = characters(prompt), max(sizes, default=0), characters(prompt) + max(sizes, default=0)
+        lengths = measure_characters(split, record, prompt, answers)
+    if lengths is None:
+        return
     split.lengths.add(*lengths)
     check_texts(split.found, record.place, [*prompt, *(turn for answer in answers for turn in answer)])
     keep_hashes(split, record, prompt, answers)
@@ -256,25 +251,16 @@ def take_record(split: Split, record: Record, tokens: Any) -> None:
         split.labels.update(one.label for one in made)
 
 
-def characters(turns: list[tuple[str, str]]) -> int:
-    """Of all turns, without what a template adds."""
-    return sum([len(content) for _, content in turns])
+def measure_characters(split: Split, record: Record, prompt: Turns, answers: list[Turns]) -> tuple[int, int, int]:
+    """Characters of the prompt, of the longest answer and of both; whether the longer answer was chosen goes to the
+    split."""
+    sizes = [characters(answer) for answer in answers]
+    if split.kind == "comparison" and isinstance(record, Comparison):
+        split.compare_lengths(record, *sizes)
+    return characters(prompt), max(sizes, default=0), characters(prompt) + max(sizes, default=0)
 
 
-def turns_said(text: str | Messages) -> list[tuple[str, str]]:
-    """(role, all that it says) of every turn; a plain text is one turn without a role, none is no turn."""
-    if isinstance(text, str):
-        return [("", text)] if text else []
-    return [(turn["role"], said_by(turn)) for turn in text]
-
-
-def said_by(turn: Message) -> str:
-    """The content of a turn, and in front of it thoughts and calls where it has them."""
-    more = {key: value for key, value in turn.items() if key not in ("role", "content")}
-    return json.dumps(more, ensure_ascii=False, sort_keys=True) + turn["content"] if more else turn["content"]
-
-
-def check_texts(found: Tally, place: str, turns: list[tuple[str, str]]) -> None:
+def check_texts(found: Tally, place: str, turns: Turns) -> None:
     """Count a row once for each oddity that any of its texts has."""
     text = "\n".join([content for _, content in turns])
     if CONTROL.search(text):
@@ -287,7 +273,7 @@ def check_texts(found: Tally, place: str, turns: list[tuple[str, str]]) -> None:
         found.add("empty_turn", place, empty[0])
 
 
-def keep_hashes(split: Split, record: Record, prompt: list[tuple], answers: list[list[tuple]]) -> None:
+def keep_hashes(split: Split, record: Record, prompt: Turns, answers: list[Turns]) -> None:
     """Keep a row's hashes and its place; texts that differ in whitespace alone are the same."""
     asked, *said = (hash(tuple([(role, " ".join(text.split())) for role, text in one])) for one in (prompt, *answers))
     judged = record.label if isinstance(record, Feedback) else tuple(getattr(record, "scores", ()))
