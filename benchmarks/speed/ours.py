@@ -57,11 +57,11 @@ class OfflineSide:
         stage: OfflineStage = STAGES[config.stage]
         self.run, renderer = open_stage(config)
         self.model = stage.model(self.run, renderer)
-        how = self.run, renderer, self.model, stage.kind
-        self.rows = stage.join(*how, Dataset.from_list(rows), np.arange(len(rows)), Console(config.stage))
+        asked, console = (Dataset.from_list(rows), np.arange(len(rows))), Console(config.stage)
+        self.rows = stage.join(self.run, renderer, self.model, *asked, console)
         settings = OptimiserSettings.of(self.run.config, STEPS)
         self.engine = make_engine(self.model, settings, self.run.zero, self.run.dtype)
-        self.task = stage.task(self.model, renderer.pad_id, self.run)
+        self.task = stage.task(self.model, self.run)
         self.batches = self._batches()
 
     def _batches(self) -> Iterator[list[Row]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ SCRIPT = ROOT / "scripts" / "iterate.sh"
 STUB = """#!/usr/bin/env bash
 echo "$(basename "$0") $*"
 case "$1 $2" in
-    "data convert") mkdir -p o; printf '{"prompt": "%s"}\\n' 1 2 3 4 5 > o/prompts.jsonl ;;
+    "data convert") mkdir -p "$(dirname "$7")"; printf '{"prompt": "%s"}\\n' $(seq "${PROMPTS:-5}") > "$7" ;;
     "label serve") exit "${LEFT:-0}" ;;
 esac
 """
@@ -80,6 +81,15 @@ def test_a_judge_labels_in_place_of_people(iterate):
     assert code == 0 and "easyrlhf label ai --config j.yaml --labels o/round-1/labels" in lines
     assert not any("label serve" in line for line in lines)
     assert any(line.startswith("ppo_train --config c.yaml --model") for line in lines)
+
+
+def test_the_loops_of_labelling_md(iterate):
+    page = (ROOT / "docs" / "labelling.md").read_text()
+    shown = [shlex.split(line) for line in page.splitlines() if line.startswith("scripts/iterate.sh ")]
+    assert len(shown) == 2
+    for number, words in enumerate(shown):
+        code, lines, error = iterate(*words[1:], "--output_dir", f"o{number}", PROMPTS="1500")
+        assert (code, lines[-1].split()[0]) == (0, "python"), error
 
 
 def test_people_who_leave_early_end_it_with_3_and_it_goes_on(iterate):

@@ -76,7 +76,6 @@ def test_four_bits_keep_the_head_as_it_is(chain, go_on):
     assert drift(run, head_of(chain.rm)) <= 1.1 * RATE
 
 
-@pytest.mark.slow
 def test_a_classifier_without_a_language_model_head_goes_on_as_full_weights_and_as_an_adapter(chain, go_on, tmp_path):
     folder = tmp_path / "classifier"
     with torch.random.fork_rng():
