@@ -1,9 +1,12 @@
 """The commands that a finished stage names: what its result is good for."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
-COMPARISONS, PROMPTS, REWARD_MODEL = "COMPARISONS.jsonl", "HELD_OUT.jsonl", "REWARD_MODEL"  # what only the user knows
+# What only the user knows.
+COMPARISONS, PROMPTS, REWARD_MODEL, POLICY = "COMPARISONS.jsonl", "HELD_OUT.jsonl", "REWARD_MODEL", "SFT_MODEL"
+HEADS = ("value_head.safetensors", "value_head.bin")  # a folder with one is a reward model
 READ_ALIKE = ("format", "field", "transform")  # settings that say how rows are read
 
 
@@ -17,7 +20,8 @@ def next_commands(stage: str, settings: dict[str, Any]) -> list[list[str]]:
     if stage == "sft":
         return [["rm_train", "--model", folder, "--train_data", COMPARISONS], talk]
     if stage == "rm":
-        train = ["ppo_train", "--model", model, "--reward_model", folder, "--train_data", settings["train_data"]]
+        policy = POLICY if any(Path(model, head).exists() for head in HEADS) else model
+        train = ["ppo_train", "--model", policy, "--reward_model", folder, "--train_data", settings["train_data"]]
         export = ["easyrlhf", "export", folder, "--to", "sequence_classification"]
         return [[*train, *_read_alike(settings)], [*export, "--output_dir", f"{folder}_classifier"]]
     export = ["easyrlhf", "export", folder, "--to", "full", "--precision", "bf16", "--output_dir", f"{folder}_bf16"]

@@ -76,3 +76,11 @@ def test_what_only_the_user_knows_stands_in_capitals(config_class):
     config = taken(commands_of(config_class)[0])
     assert (config.prompts, config.reward_model) == ("HELD_OUT.jsonl", "REWARD_MODEL")
     assert commands_of(SFTConfig)[0][-1] == "COMPARISONS.jsonl"
+
+
+def test_a_reward_model_that_was_trained_further_is_no_policy(tmp_path):
+    (tmp_path / "value_head.safetensors").touch()
+    words, _ = commands_of(RMConfig, model=str(tmp_path))
+    assert words[:3] == ["ppo_train", "--model", "SFT_MODEL"]
+    words, _ = commands_of(RMConfig, model=str(tmp_path / "other"))
+    assert words[:3] == ["ppo_train", "--model", str(tmp_path / "other")]
