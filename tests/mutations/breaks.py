@@ -78,6 +78,7 @@ SAMPLES = f"{SAMPLER}::test_samples_do_not_depend_on_batch_size_order_or_company
 ONCE = f"{SAMPLER}::test_a_prompt_is_read_once_for_all_of_its_samples"
 DEMONSTRATIONS = f"{UPDATE}::test_demonstrations_add_ptx_coef_times_their_mean_gradient"
 TOGETHER = "tools/test_fit.py::test_answers_to_a_prompt_are_counted_together_and_apart"
+TOLD = "online/test_collect.py::test_rewards_know_the_step_and_sampling_and_scoring_are_timed_apart"
 COLLECT = "online/test_collect.py::test_every_number_stands_beside_its_token"
 READS = f"{HEAD}::test_scores_are_read_at_the_last_token_and_values_one_before_each_token"
 STEPS = f"{ENGINE}::test_steps_are_adamw_by_hand_with_clipping_and_no_decay_on_vectors"
@@ -933,7 +934,7 @@ BREAKS = [
         "online/test_group_update.py::test_a_step_without_advantages_is_left_out_and_counted_while_the_schedule_goes_on",
     ),
     Break("online/batch.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
-    Break("online/collect.py", "rewards.state.global_step = run.step", "pass", COLLECT),
+    Break("online/collect.py", "rewards.state.global_step = run.step", "pass", TOLD),
     Break("rewards/workers.py", "                logged.append(said)\n", "", "rewards/test_asides.py"),
     Break("rewards/workers.py", "            said.check(who, part)\n", "", "rewards/test_asides.py"),
     Break("rewards/batch.py", "return list(scores) if in_order else scores", "return scores", FUNCTIONS),
