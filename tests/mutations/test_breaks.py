@@ -1,5 +1,6 @@
 """The tests themselves are tested: every deliberate break of the package must turn one of them red."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def test_the_unbroken_copy_passes(run_tests, room):
 
 @pytest.mark.parametrize("one", BREAKS, ids=lambda one: one.file)
 def test_every_break_is_noticed(project, run_tests, one):
+    if one.file.endswith(".js") and not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("chromium and chromedriver are not installed: no test runs a page")
     file = project / "easyrlhf" / one.file
     text = file.read_text(encoding="utf-8")
     assert text.count(one.old) == 1
