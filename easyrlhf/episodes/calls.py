@@ -11,6 +11,7 @@ from typing import Any
 from easyrlhf.episodes.chat import EpisodeChat
 from easyrlhf.errors import ServiceError
 from easyrlhf.rewards.async_source import in_thread
+from easyrlhf.rewards.functions import parameters, takes_any_column
 from easyrlhf.userfile import raised
 
 LOOKS = 1.0  # seconds after which an episode function that says nothing is looked at
@@ -99,11 +100,10 @@ class Calls:
     def taken(self, function: Callable[..., Any], columns: dict[str, Any], chat: EpisodeChat) -> dict[str, Any]:
         """The columns of a row that a function takes, and the task's seed and prompt where it takes those."""
         given = {"seed": chat.seed, "prompt": copy.deepcopy(chat.prompt)} | columns
-        known = inspect.signature(function).parameters.values()
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
+        if takes_any_column(function):
             return given
-        names = {parameter.name for parameter in known}
-        return {name: value for name, value in given.items() if name in names}
+        known = parameters(function)
+        return {name: value for name, value in given.items() if name in known}
 
     def text(self, part: str, said: Any) -> str:
         """What a part of the environment says. Raises EnvironmentFailed for what is no text."""

@@ -54,7 +54,7 @@ def collect(
     # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is
     # then 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
     with timer("score"), evaluating(*online.models.trained):
-        scored = score_tokens(online, rows, samples, with_reference, longest)
+        scored = score_tokens(online, rows, completions, samples, with_reference, longest)
         # 3. Score whole completions, all those of a prompt in one call: a function may compare them.
         scores, source_scores = rewards(rows, completions, samples.finished)
     return Rollout(
@@ -99,7 +99,12 @@ def with_episodes(rows: list[dict[str, Any]], episodes: list[Episode]) -> list[d
 
 
 def score_tokens(
-    online: Online, rows: list[dict[str, Any]], samples: Samples, with_reference: bool, show: Callable[[], str]
+    online: Online,
+    rows: list[dict[str, Any]],
+    completions: list[list[int]],
+    samples: Samples,
+    with_reference: bool,
+    show: Callable[[], str],
 ) -> dict[str, Tensor | None]:
     """Per-token numbers of every completion from policy, reference and value model, each [B, T], 0 on padding.
 
@@ -109,7 +114,6 @@ def score_tokens(
     names = ["old_logprobs", "entropies"] + ["ref_logprobs"] * with_reference + ["values"] * (models.value is not None)
     scored = {name: torch.zeros_like(samples.completion_mask) for name in names}
     prompts = [row["prompt_ids"] for row in rows]
-    completions = unpad(samples.completion_ids, samples.completion_mask)
 
     # Every process reads its share, and the sum of all shares is the whole: what is not one's own stays 0.
     def own() -> None:

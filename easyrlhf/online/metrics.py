@@ -1,6 +1,7 @@
 """What a rollout says about the run: the metrics of objective, lengths and health, and samples to read."""
 
 import json
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -51,7 +52,8 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
 
 def unpad_sampled(rollout: Rollout) -> list[list[int]]:
     """The ids of each completion that the policy sampled."""
-    return [ids[mask].tolist() for ids, mask in zip(rollout.completion_ids, rollout.actions.bool(), strict=True)]
+    rows = zip(rollout.completion_ids.tolist(), rollout.actions.bool().tolist(), strict=True)
+    return [list(compress(ids, sampled)) for ids, sampled in rows]
 
 
 def episode_metrics(rollout: Rollout) -> dict[str, float]:
@@ -123,12 +125,11 @@ def readable_completion(row: dict, ids: list[int], decode) -> str:
     """A completion as people read it: its text, or of an episode what both sides said."""
     if "episode" not in row:
         return decode(ids)
-    messages = row["episode"].messages
-    calls = [f" {json.dumps(turn['tool_calls'])}" if turn.get("tool_calls") else "" for turn in messages]
-    first = f"{messages[0]['content']}{calls[0]}"
-    return "\n".join(
-        [first, *(f"{t['role']}: {t['content']}{call}" for t, call in zip(messages[1:], calls[1:], strict=True))]
-    )
+    lines = [
+        f"{turn['role']}: {turn['content']}" + (f" {json.dumps(turn['tool_calls'])}" if turn.get("tool_calls") else "")
+        for turn in row["episode"].messages
+    ]
+    return "\n".join(lines).removeprefix("assistant: ")
 
 
 def said_in(row: dict) -> dict:

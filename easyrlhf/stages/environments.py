@@ -13,6 +13,7 @@ from easyrlhf.episodes.play import Player
 from easyrlhf.episodes.tools import Tools, enable_parsing
 from easyrlhf.errors import InputError
 from easyrlhf.paths import split_paths
+from easyrlhf.rewards.functions import parameters
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def check_reset_columns(
     begins = environment.function or getattr(instance, "reset", None)
     if begins is None:
         return
-    needed = [p.name for p in inspect.signature(begins).parameters.values() if needs_value(p) and p.name != "chat"]
+    needed = [p.name for p in parameters(begins).values() if needs_value(p) and p.name != "chat"]
     for part in filter(data.get, ("train", "valid")):
         columns = {name for cell in data[part].rows["columns"] for name in json.loads(cell)}
         missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
