@@ -1411,6 +1411,8 @@ BREAKS = [
     Break("labels/web/desk.py", "talk is not None and read_conversation(", "False and read_conversation(", LABEL_DESK),
     Break("labels/web/desk.py", "        if status == CONFLICT:", "        if False:", LABEL_DESK),
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
+    Break("labels/web/desk.py", "        self.there.add(annotator)", "        pass", LABEL_DESK),
+    Break("labels/queue.py", "AND {LABELLED} < :overlap)", "AND {LABELLED} < 0)", LABEL_DESK),
     Break("labels/web/organiser.py", "shown=shown)", "shown=None)", LABEL_DESK),
     Break("labels/web/talks.py", "found and not found[0].messages", "found", "labels/web/test_web_talks.py"),
     Break("labels/web/page/labels.js", "    return; // a held key counts once", "", LABEL_PAGE),
