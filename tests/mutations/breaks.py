@@ -1414,14 +1414,20 @@ BREAKS = [
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
     Break("labels/web/desk.py", "        self.there.add(annotator)", "        pass", LABEL_DESK),
     Break("labels/queue.py", "AND {LABELLED} < :overlap)", "AND {LABELLED} < 0)", LABEL_DESK),
-    Break("labels/web/organiser.py", "shown=shown)", "shown=None)", LABEL_DESK),
+    Break(
+        "labels/web/organiser.py", "shown=list(range(len(item.answers)))", "shown=None", LABEL_DESK
+    ),
+    Break("labels/web/organiser.py", "else scale_of(item.kind, self.scale)", "else DECIDED_ON", LABEL_DESK),
+    Break("labels/progress.py", " if len(set(shares)) > 1}", "}", LABEL_DESK),
+    Break("labels/web/page/ranking.js", "    this.tied = this.groups.length > 0", "    this.tied = false", LABEL_PAGE),
+    Break("labels/web/page/labels.js", "  setInterval(tasks.renew, RENEW);", "", LABEL_PAGE),
     Break("labels/web/talks.py", "found and not found[0].messages", "found", "labels/web/test_web_talks.py"),
-    Break("labels/web/page/labels.js", "    return; // a held key counts once", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "  if (typing(event.target)) return onTyping(event);", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "node.textContent = value", "node.innerHTML = value", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "    drop(entry.body.id);", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "    seen += performance.now() - since;", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "  if (bytes > LARGEST) return", "  if (false) return", LABEL_PAGE),
+    Break("labels/web/page/keys.js", "    return; // a held key counts once", "", LABEL_PAGE),
+    Break("labels/web/page/keys.js", "  if (typing(event.target)) return onTyping(event);", "", LABEL_PAGE),
+    Break("web/page/dom.js", "node.textContent = value", "node.innerHTML = value", LABEL_PAGE),
+    Break("labels/web/page/outbox.js", "    drop(entry.body.id);", "", LABEL_PAGE),
+    Break("labels/web/page/task.js", "    seen += performance.now() - since;", "", LABEL_PAGE),
+    Break("labels/web/page/task.js", "  if (bytes > LARGEST) return", "  if (false) return", LABEL_PAGE),
     Break("web/guard.py", "or given == self.origin)", "or given)", LABEL_PROBES),
     Break(
         "tools/labelling/serve.py", "stack.enter_context(hold_file(store.folder / LOCK, taken))", "pass", LABEL_SERVE
