@@ -2,11 +2,13 @@
 
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
+from easyrlhf.engine import processes
 from easyrlhf.episodes.chat import EpisodeLimits
 from easyrlhf.episodes.environments import Environment, environment_tools, load_environment, made, put_away
 from easyrlhf.episodes.play import Player
@@ -28,6 +30,7 @@ def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, 
     """The environment of the settings, None without one. Raises InputError for one that cannot be played."""
     if not config.plays:
         return None
+    check_concurrency(config.environment_concurrency)
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     environment = load_environment(config.environment, split_paths(config.tools))
     instance = None if environment.make is None else made(config.environment, environment.make)
@@ -81,8 +84,25 @@ def needs_value(parameter: inspect.Parameter) -> bool:
     return parameter.kind in named and parameter.default is parameter.empty
 
 
-def make_player(config: OnlineConfig, renderer: Renderer, playground: Playground | None) -> Player | None:
-    """What plays the environment; None without one."""
+def check_concurrency(concurrency: int | None) -> None:
+    """Raise InputError when the processes of the run cannot keep to so many episodes between them."""
+    if concurrency is not None and concurrency < processes.size():
+        raise InputError(
+            f"--environment_concurrency {concurrency}: each of the {processes.size()} processes of this run plays "
+            f"episodes; give {processes.size()} or more, or run fewer processes"
+        )
+
+
+def make_player(
+    config: OnlineConfig,
+    renderer: Renderer,
+    playground: Playground | None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Player | None:
+    """What plays the environment; None without one.
+
+    stopping  whether the user has asked the run to stop
+    """
     if playground is None:
         return None
     limit = config.completion_limit
@@ -95,4 +115,6 @@ def make_player(config: OnlineConfig, renderer: Renderer, playground: Playground
         timeout=config.environment_timeout,
         workers=config.environment_workers,
         drop=config.on_environment_error == "drop",
+        concurrency=config.environment_concurrency and config.environment_concurrency // processes.size(),
+        stopping=stopping,
     )
