@@ -213,18 +213,21 @@ def test_episodes_that_were_begun_ahead_are_had_once_and_by_the_weights_of_befor
 
 
 def test_episodes_that_were_begun_ahead_keep_no_process_alive(player, rows):
-    begun = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     class Hangs(Asks):
         def respond(self, text):
             begun.set()
-            time.sleep(30)
+            over.wait(20)
 
     with sampler_of(Backend(at_once=True)) as sampler:
         sampler.begin_to_play(player(Hangs, timeout=60.0), rows(*COLUMNS), KEYS)
         assert begun.wait(10)
-    with pytest.raises(ServiceStopped):
-        sampler.ahead[1].result(10)
+    try:
+        with pytest.raises(ServiceStopped):
+            sampler.ahead[1].result(5)
+    finally:
+        over.set()
 
 
 def test_several_processes_play_each_episode_once(monkeypatch, player, rows, own_loop):
