@@ -40,6 +40,9 @@ UNLEARNED = f"{FAILED}::test_nothing_is_learned_from_a_dropped_episode"
 PART_FAILS = f"{FAILED}::test_a_part_that_fails_ends_the_run_with_its_name_and_what_was_said"
 ANSWERED = f"{CALLED}::test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_one"
 ERROR_SAID = f"{CALLED}::test_a_call_that_fails_is_answered_with_its_error_and_the_episode_goes_on"
+EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
+PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_were_played_with"
+UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
 OWN_TEMPLATE = f"{SCORED}::test_a_reward_model_of_other_tokens_scores_the_conversation_in_its_own_template"
 UNASKED = "online/test_collect.py::test_a_reference_that_is_not_wanted_is_not_asked"
 IN_ORDER = "online/test_loop.py::test_prompts_in_the_order_of_the_files"
@@ -54,9 +57,10 @@ CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
 )
 DOCTOR = "tools/test_doctor.py"
 LETTERS_READ, LOCAL_JUDGE = "judges/test_letters.py", "judges/test_local_model.py"
-AI_LABELS = "labels/test_ai.py::test_log_odds_give_back_what_the_judge_thinks_and_what_it_adds_for_a_place"
-AI_AGAIN = "labels/test_ai.py::test_another_average_needs_no_question_and_replaces_the_labels"
-AI_RANKINGS = "labels/test_ai.py::test_scores_give_back_the_probabilities_they_came_of"
+AI = "labels/test_ai.py"
+AI_LABELS = f"{AI}::test_log_odds_give_back_what_the_judge_thinks_and_what_it_adds_for_a_place"
+AI_AGAIN = f"{AI}::test_another_average_needs_no_question_and_replaces_the_labels"
+AI_RANKINGS = f"{AI}::test_scores_give_back_the_probabilities_they_came_of"
 REVISE = "tools/test_revise.py::test_unchanged_and_empty_revisions_are_left_out_and_counted_by_principle"
 REVISED_BY = "tools/test_revise.py::test_answers_are_criticised_and_revised_by_drawn_principles"
 EVALUATIONS = "offline/test_evaluations.py"
@@ -315,6 +319,12 @@ BREAKS = [
         UNLEARNED,
     ),
     Break("rewards/environment.py", "None if math.isnan(reward) else reward", "reward", UNLEARNED),
+    Break("online/method.py", "scores.nan_to_num() - early.sum(1)", "scores.nan_to_num()", EPISODES),
+    Break("online/method.py", "rewards = early + shape_rewards", "rewards = shape_rewards", EPISODES),
+    Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED),
+    Break("online/collect.py", "row[place] += reward", "row[place] = reward", EARNED),
+    Break("rewards/functions.py", "return ENVIRONMENTS in parameters(function)", "return True", PLAYED_WITH),
+    Break("episodes/play.py", "chat.environment if self.keep else None", "chat.environment", UNSENT),
     Break(
         "online/grpo.py",
         "torch.stack([*rollout.source_scores.values(), cut_off]).masked_fill(~rollout.scored, torch.nan)",
@@ -1448,6 +1458,8 @@ BREAKS = [
     Break("labels/web/desk.py", "talk is not None and read_conversation(", "False and read_conversation(", LABEL_DESK),
     Break("labels/web/desk.py", "        if status == CONFLICT:", "        if False:", LABEL_DESK),
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
+    Break("labels/web/desk.py", "        self.there.add(annotator)", "        pass", LABEL_DESK),
+    Break("labels/queue.py", "AND {LABELLED} < :overlap)", "AND {LABELLED} < 0)", LABEL_DESK),
     Break("labels/web/organiser.py", "shown=shown)", "shown=None)", LABEL_DESK),
     Break("labels/web/talks.py", "found and not found[0].messages", "found", "labels/web/test_web_talks.py"),
     Break("labels/web/page/labels.js", "    return; // a held key counts once", "", LABEL_PAGE),
@@ -1583,6 +1595,30 @@ BREAKS = [
     ),
     Break("labels/items.py", "best = max if pick == SPREAD else min", "best = min", "labels/test_items.py"),
     Break("labels/items.py", 'pairs[int(plan.chance("pair", key) * len(pairs))]', "pairs[0]", "labels/test_items.py"),
+    Break(
+        "models/sequence_classifier.py",
+        'name == WEIGHT or name.endswith(f".{WEIGHT}")',
+        "name == WEIGHT",
+        f"{KEPT_HEAD}::test_the_adapter_of_a_classifier_goes_on_with_the_head_that_is_in_it",
+    ),
+    Break(
+        "tools/labelling/reply_box.py",
+        "self.clock() - self.since >= self.hold",
+        "False",
+        f"{AI}::test_replies_of_a_quick_judge_share_a_transaction_and_one_that_took_long_has_its_own",
+    ),
+    Break(
+        "tools/labelling/ai.py",
+        "                self.box.empty()",
+        "                pass",
+        f"{AI}::test_a_python_function_that_ends_is_asked_again_only_what_was_not_on_disk",
+    ),
+    Break(
+        "labels/changes.py",
+        "      c.annotator = :annotator AND",
+        "      :annotator AND",
+        f"{AI}::test_a_judge_changes_its_mind_about_a_turn_that_a_conversation_has_gone_on_from",
+    ),
     Break("labels/exported.py", "counts = by_referee | ~decided", "counts = by_referee | True", EXPORTED),
     Break("labels/exported.py", "max(chance, 1 - chance)", "chance", EXPORTED),
     Break("labels/exported.py", "min(label.value[0], key=list(label.shown).index)", "label.value[0][0]", EXPORTED),
