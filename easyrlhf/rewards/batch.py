@@ -52,6 +52,7 @@ class RewardBatch:
     finished        [B] whether the end-of-turn token was reached
     columns         name → [B] the data's columns, None where a row lacks one
     state           how far the training is that they were sampled for
+    places          [B] file and line of the prompt rows, where they are known
     """
 
     prompts: list
@@ -60,6 +61,7 @@ class RewardBatch:
     finished: list[bool]
     columns: dict[str, list]
     state: TrainerState = field(default_factory=TrainerState)
+    places: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -84,7 +86,8 @@ class RewardBatch:
         cells = [json.loads(row["columns"]) for row in rows]
         names = sorted(set().union(*cells) - set(OURS))
         columns = {name: [row.get(name) for row in cells] for name in names}
-        return cls(prompts, completions, completion_ids, finished, columns, state or TrainerState())
+        places = [row.get("place", "") for row in rows]
+        return cls(prompts, completions, completion_ids, finished, columns, state or TrainerState(), places)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -93,7 +96,7 @@ class RewardBatch:
         """The completions from `start` to before `stop`."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}
         lists = (self.prompts, self.completions, self.completion_ids, self.finished)
-        return RewardBatch(*(values[start:stop] for values in lists), columns, self.state)
+        return RewardBatch(*(values[start:stop] for values in lists), columns, self.state, self.places[start:stop])
 
     def keywords(self) -> dict[str, list]:
         """What a reward function is called with: a copy, which it may do with as it likes."""
