@@ -19,6 +19,7 @@ from easyrlhf.data.keys import (
     with_columns,
 )
 from easyrlhf.data.messages import unfolded
+from easyrlhf.data.nemo_gym import TEMPLATE
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Demonstration, Prompt, Record
 
@@ -54,7 +55,7 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
     form, prompts = FORMATS[name], kind == "prompt"
     if form.whole:
         record = replace(form.parse(row, notes), place=place)
-        return Reading(record, {key: USED if key in form.asks else PASSED for key in row}, [])
+        return Reading(record, {key: USED if key in (*form.asks, *TEMPLATE) else PASSED for key in row}, [])
     row = unfolded_row(row)
     bare = without_nulls(row)
     seen = Row(bare if _recognised(bare) == name else row)

@@ -1,8 +1,8 @@
 """Talking to a resources server: a session and its cookie, what is tried again, and what is said of failures."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any
 
 import requests
@@ -76,7 +76,7 @@ class GymSession:
         """An answer; a connection that fails and an error of the server (5xx) are tried again. Raises GymFailed."""
         for attempt in range(ATTEMPTS):
             if attempt:
-                time.sleep(PAUSE * 2 ** (attempt - 1))
+                sleep(PAUSE * 2 ** (attempt - 1))
             try:
                 answer = ask()
                 if answer.status_code < 500:

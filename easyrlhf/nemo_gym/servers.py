@@ -114,7 +114,7 @@ def listed(servers: list[Server]) -> str:
 
 
 def find_servers(url: str, name: str | None) -> GymServers:
-    """What is behind --nemo_gym_url. Raises InputError when nothing answers there, or a head says what is unreadable."""
+    """What is behind --nemo_gym_url. Raises InputError when nothing answers there, or a head says what it must not."""
     url = url.rstrip("/")
     answer = knock(url, f"{url}/{CONFIG}")
     if answer.status_code != 200:
@@ -154,5 +154,6 @@ def knock(flag: str, url: str) -> requests.Response:
         return requests.get(url, timeout=KNOCK)
     except requests.RequestException as error:
         raise InputError(
-            f"--nemo_gym_url {flag}: no server answers at {url} ({connection_reason(error)}); start NeMo Gym's servers first"
+            f"--nemo_gym_url {flag}: no server answers at {url} ({connection_reason(error)}); start NeMo Gym's servers "
+            "first"
         ) from error
