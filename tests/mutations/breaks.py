@@ -283,7 +283,7 @@ BREAKS = [
     Break(
         "online/grpo.py",
         "torch.stack([*sources, cut_off]).masked_fill(~rollout.scored, torch.nan)",
-        "torch.stack([*rollout.source_scores.values(), cut_off])",
+        "torch.stack([*sources, cut_off])",
         UNLEARNED,
     ),
     Break(
