@@ -58,9 +58,10 @@ CONCLUSION, OVERLAY, PACE, LAYOUT, NEXT_STEPS, REPORT_PAGE, OPENING = (
 )
 DOCTOR = "tools/test_doctor.py"
 LETTERS_READ, LOCAL_JUDGE = "judges/test_letters.py", "judges/test_local_model.py"
-AI_LABELS = "labels/test_ai.py::test_log_odds_give_back_what_the_judge_thinks_and_what_it_adds_for_a_place"
-AI_AGAIN = "labels/test_ai.py::test_another_average_needs_no_question_and_replaces_the_labels"
-AI_RANKINGS = "labels/test_ai.py::test_scores_give_back_the_probabilities_they_came_of"
+AI = "labels/test_ai.py"
+AI_LABELS = f"{AI}::test_log_odds_give_back_what_the_judge_thinks_and_what_it_adds_for_a_place"
+AI_AGAIN = f"{AI}::test_another_average_needs_no_question_and_replaces_the_labels"
+AI_RANKINGS = f"{AI}::test_scores_give_back_the_probabilities_they_came_of"
 REVISE = "tools/test_revise.py::test_unchanged_and_empty_revisions_are_left_out_and_counted_by_principle"
 REVISED_BY = "tools/test_revise.py::test_answers_are_criticised_and_revised_by_drawn_principles"
 EVALUATIONS = "offline/test_evaluations.py"
@@ -1550,6 +1551,30 @@ BREAKS = [
     ),
     Break("labels/items.py", "best = max if pick == SPREAD else min", "best = min", "labels/test_items.py"),
     Break("labels/items.py", 'pairs[int(plan.chance("pair", key) * len(pairs))]', "pairs[0]", "labels/test_items.py"),
+    Break(
+        "models/sequence_classifier.py",
+        'name == WEIGHT or name.endswith(f".{WEIGHT}")',
+        "name == WEIGHT",
+        f"{KEPT_HEAD}::test_the_adapter_of_a_classifier_goes_on_with_the_head_that_is_in_it",
+    ),
+    Break(
+        "tools/labelling/reply_box.py",
+        "self.clock() - self.since >= self.hold",
+        "False",
+        f"{AI}::test_replies_of_a_quick_judge_share_a_transaction_and_one_that_took_long_has_its_own",
+    ),
+    Break(
+        "tools/labelling/ai.py",
+        "                self.box.empty()",
+        "                pass",
+        f"{AI}::test_a_python_function_that_ends_is_asked_again_only_what_was_not_on_disk",
+    ),
+    Break(
+        "labels/changes.py",
+        "      c.annotator = :annotator AND",
+        "      :annotator AND",
+        f"{AI}::test_a_judge_changes_its_mind_about_a_turn_that_a_conversation_has_gone_on_from",
+    ),
     Break("labels/exported.py", "counts = by_referee | ~decided", "counts = by_referee | True", EXPORTED),
     Break("labels/exported.py", "max(chance, 1 - chance)", "chance", EXPORTED),
     Break("labels/exported.py", "min(label.value[0], key=list(label.shown).index)", "label.value[0][0]", EXPORTED),
