@@ -1462,9 +1462,7 @@ BREAKS = [
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
     Break("labels/web/desk.py", "        self.there.add(annotator)", "        pass", LABEL_DESK),
     Break("labels/queue.py", "AND {LABELLED} < :overlap)", "AND {LABELLED} < 0)", LABEL_DESK),
-    Break(
-        "labels/web/organiser.py", "shown=list(range(len(item.answers)))", "shown=None", LABEL_DESK
-    ),
+    Break("labels/web/organiser.py", "shown=list(range(len(item.answers)))", "shown=None", LABEL_DESK),
     Break("labels/web/organiser.py", "else scale_of(item.kind, self.scale)", "else DECIDED_ON", LABEL_DESK),
     Break("labels/progress.py", " if len(set(shares)) > 1}", "}", LABEL_DESK),
     Break("labels/web/page/ranking.js", "    this.tied = this.groups.length > 0", "    this.tied = false", LABEL_PAGE),
@@ -1595,12 +1593,9 @@ BREAKS = [
     Break("labels/agreement.py", "size * squares - total**2", "size * squares", "labels/test_agreement.py"),
     Break("labels/agreement.py", "2 * agreement - 1", "agreement", "labels/test_agreement.py"),
     Break("labels/merge.py", "votes.verdict.astype(float)", "votes.share", "labels/test_merge.py"),
-    Break(
-        "labels/merge.py",
-        "np.bincount(votes.annotator, agreed, count) + PRIOR",
-        "np.bincount(votes.annotator, agreed, count)",
-        "labels/test_merge.py",
-    ),
+    Break("labels/reliability.py", "return (agreed + prior) /", "return agreed /", "labels/test_merge.py"),
+    Break("labels/reliability.py", "(accuracy - 0.5) @ given >= 0", "True", "labels/test_merge.py"),
+    Break("labels/selection.py", "(one.annotator, one.at, one.id)", "(one.at, one.id)", EXPORTED),
     Break("labels/items.py", "best = max if pick == SPREAD else min", "best = min", "labels/test_items.py"),
     Break("labels/items.py", 'pairs[int(plan.chance("pair", key) * len(pairs))]', "pairs[0]", "labels/test_items.py"),
     Break(
