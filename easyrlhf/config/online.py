@@ -173,10 +173,12 @@ class OnlineConfig(
             )
 
     def _check_environment(self) -> None:
-        if self.plays and self.uses_vllm:
+        if self.plays and self.colocates_vllm and self.vllm_tensor_parallel_size > 1:
             raise SettingError(
-                "rollout",
-                "rollout vllm: episodes of an environment are sampled by this package's own loop; use rollout hf",
+                "vllm_tensor_parallel_size",
+                f"vllm_tensor_parallel_size {self.vllm_tensor_parallel_size}: episodes of an environment are played by "
+                "each process for itself, and colocated processes that share a copy of the model sample together; "
+                "leave it at 1, or use vllm_mode server or rollout hf",
             )
 
     def _check_reference(self) -> None:

@@ -214,7 +214,7 @@ def build(run: Run, renderer: Renderer, cast: ModelFolders, plan: Plan) -> Onlin
         renderer=renderer,
         method=method,
         update=Update(learners, config),
-        player=make_player(config, renderer, plan.playground),
+        player=make_player(config, renderer, plan.playground, lambda: run.stop.requested),
     )
 
 
