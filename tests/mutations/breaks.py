@@ -1464,9 +1464,7 @@ BREAKS = [
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
     Break("labels/web/desk.py", "        self.there.add(annotator)", "        pass", LABEL_DESK),
     Break("labels/queue.py", "AND {LABELLED} < :overlap)", "AND {LABELLED} < 0)", LABEL_DESK),
-    Break(
-        "labels/web/organiser.py", "shown=list(range(len(item.answers)))", "shown=None", LABEL_DESK
-    ),
+    Break("labels/web/organiser.py", "shown=list(range(len(item.answers)))", "shown=None", LABEL_DESK),
     Break("labels/web/organiser.py", "else scale_of(item.kind, self.scale)", "else DECIDED_ON", LABEL_DESK),
     Break("labels/progress.py", " if len(set(shares)) > 1}", "}", LABEL_DESK),
     Break("labels/web/page/ranking.js", "    this.tied = this.groups.length > 0", "    this.tied = false", LABEL_PAGE),
