@@ -104,7 +104,8 @@ class Player:
         workers = asyncio.Semaphore(self.workers)
         chats = [self.chat_of(row, key, place, turns) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
         begin = [partial(self.episode, row, chat, workers) for row, chat in zip(rows, chats, strict=True)]
-        return episode_samples(chats, await turns.run(begin), sampler)
+        async with self.environment.around():
+            return episode_samples(chats, await turns.run(begin), sampler)
 
     def chat_of(self, row: dict[str, Any], key: Key, place: int, turns: Turns) -> EpisodeChat:
         """The conversation of a row, nothing said yet."""
@@ -116,7 +117,7 @@ class Player:
         task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
         given = None if self.tools.schemas else row["prompt_ids"]
         chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
-        chat.prompt_ids, chat.place = given, row.get("place", "")
+        chat.prompt_ids, chat.place, chat.own_seed = given, row.get("place", ""), own_seed(key)
         return chat
 
     async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
@@ -185,6 +186,11 @@ def in_own_thread(work: Callable[[], Samples]) -> Samples:
 def task_seed(task: tuple[int, ...]) -> int:
     """A seed for a task, from its numbers."""
     return int(np.random.SeedSequence(task).generate_state(1)[0])
+
+
+def own_seed(key: Key) -> int:
+    """A seed for a sample alone, from its key; of 53 bits, which JSON's numbers hold everywhere."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(11))
 
 
 def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: TurnSampler) -> Samples:

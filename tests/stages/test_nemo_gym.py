@@ -102,7 +102,12 @@ def test_rows_with_tools_are_episodes_of_whatever_turns_they_take(data, train, t
     template = str(Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja")
     settings = {"train_data": str(file), "chat_template": template, "max_length": 1000, "max_prompt_length": 900}
     settings |= {"reward_weights": "2", "missing_eos_penalty": 0.0, "log_rollouts": 8}
-    with gym.gym_server(verify=begins) as server:
+
+    def verify(body: dict, _: str) -> gym.Answer:
+        parts = {"letter": 0.5, "word": float(len(gym.text_of(body)))}
+        return 200, {"reward": sum(parts.values()), "reward_components": parts}
+
+    with gym.gym_server(verify=verify) as server:
         settings |= {"nemo_gym_url": server.url}
         whole = train("grpo", "whole", **settings)
         go_on = stop_after(2)
