@@ -12,7 +12,8 @@
 #   --heldout FILE         prompts on which policies are compared; needed
 #   --prompts_a_round N    prompts that a round samples, four answers each (500)
 #   --annotators NAME,…    whose links the page prints (me)
-#   --labels_a_round N     labels of people with which a round goes on; needed for --labeller human
+#   --labels_a_round N     labels of people with which a round goes on, or with fewer when they have skipped all the rest;
+#                          needed for --labeller human
 #   --from sft|last        what PPO starts from: the SFT model, or the newest policy (sft)
 #   --output_dir DIR       DIR/round-1, DIR/round-2 … hold what a round made (outputs/loop)
 #   --generate_config FILE --import_config FILE --serve_config FILE --judge_config FILE --rm_config FILE --ppo_config FILE

@@ -48,7 +48,10 @@ class LabelTask(Settings):
     guidelines: str | None = opt(None, "A text that is one key away, shown as it is.", metavar="FILE")
     reveal: bool = opt(False, "Tell where the answers come from, and their rewards, once the label is given.")
     until: int | None = opt(
-        None, "End when so many labels of people are there. Ctrl-C before that leaves with exit code 3.", low=1
+        None,
+        "End when so many labels of people are there, or when all is labelled or skipped. Ctrl-C before that leaves "
+        "with exit code 3.",
+        low=1,
     )
 
 

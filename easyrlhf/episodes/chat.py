@@ -61,9 +61,10 @@ class EpisodeChat:
     ids, sampled, logprobs  [T]  all tokens after the prompt; sampled is 1 on those of the policy
     turns       that the policy has sampled
     finished    whether the last of them came to its end, and nothing stopped the episode before its time
-    rewards     what chat.reward was given
+    rewards     what chat.reward was given, each with the place in ids of the last token that was sampled before
     asking      whether the policy's turn is waited for
     since       time at which it last spoke, or the episode began
+    environment  the object that the episode is played with; None for an episode function
     """
 
     renderer: Renderer
@@ -80,10 +81,11 @@ class EpisodeChat:
     logprobs: list[float] = field(default_factory=list)
     turns: int = 0
     finished: bool = False
-    rewards: list[float] = field(default_factory=list)
+    rewards: list[tuple[int, float]] = field(default_factory=list)
     waiting: Messages = field(default_factory=list)
     asking: bool = False
     since: float = field(default_factory=time.monotonic)
+    environment: Any = None
 
     async def reply(self) -> str:
         """The policy's next turn, as text. Raises EpisodeOver where there is none."""
@@ -123,8 +125,9 @@ class EpisodeChat:
         self.prompt_ids = None
 
     def reward(self, number: float) -> None:
-        """Reward what was said so far; all rewards of an episode are summed."""
-        self.rewards.append(float(number))
+        """Reward what was said so far: the turn that ends there earns it, and the score of the episode is their sum."""
+        last = max((place for place, sampled in enumerate(self.sampled) if sampled), default=0)
+        self.rewards.append((last, float(number)))
 
     def open(self) -> None:
         """Write what stands before the next turn, where there is room for it and for a token behind it."""

@@ -141,7 +141,7 @@ async def played(environment: Environment, chat: EpisodeChat, columns: dict[str,
             return await calls.awaited(environment.function, chat, **taken)
         except EpisodeOver:  # it was not done: what it has rewarded so far stands
             return None
-    instance = await calls.call("making one", environment.make)
+    instance = chat.environment = await calls.call("making one", environment.make)
     chat.tools = replace(chat.tools, functions=environment.tools_of(instance))
     try:
         with suppress(EpisodeOver):  # what it has come to is scored

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import pickle
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ class Episode:
     messages            turns since
     turns               of the policy
     reward              nan where it has none, or was dropped
+    turn_rewards        of it what chat.reward gave: the place of a sampled token, and the reward that it earned
     failure             what the environment failed with, in which case nothing is learned from the episode; else ""
     seconds             that the environment has taken
+    environment         the object it was played with, closed; None where no reward function asks for it
     """
 
     prompt: Messages
@@ -40,10 +43,12 @@ class Episode:
     messages: Messages
     turns: int
     reward: float
+    turn_rewards: list[tuple[int, float]]
     failure: str
     tool_calls: int
     tool_errors: int
     seconds: float
+    environment: Any = None
 
     @property
     def dropped(self) -> bool:
@@ -60,6 +65,8 @@ class Player:
     timeout      seconds of one call
     workers      calls at a time
     drop         whether an episode whose environment fails is left out; else that ends the run
+    keep         whether episodes keep the objects that they were played with
+    sent         whether other processes read the episodes, and these objects
     """
 
     environment: Environment
@@ -70,6 +77,8 @@ class Player:
     timeout: float
     workers: int
     drop: bool
+    keep: bool = False
+    sent: bool = False
 
     def play(self, sampler: HFSampler, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]) -> Samples:
         """An episode for each prompt row; everything that is drawn depends on its key and on nothing else.
@@ -100,27 +109,32 @@ class Player:
     async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
         """Play one; its outcome."""
         calls = Calls(self.environment.name, chat, workers, self.timeout)
-        failure, reward = "", math.nan
+        failure, reward, turn_rewards = "", math.nan, []
         try:
             given = await played(self.environment, chat, json.loads(row["columns"]), calls)
             if not chat.turns:
                 raise calls.failed("ended before the policy said anything")
-            rewards = chat.rewards if given is None else [*chat.rewards, given]
-            reward = sum(self.number(one, calls) for one in rewards) if rewards else math.nan
+            turn_rewards = [(place, self.number(one, calls)) for place, one in chat.rewards]
+            rewards = [one for _, one in turn_rewards] + ([] if given is None else [self.number(given, calls)])
+            reward = sum(rewards) if rewards else math.nan
+            if self.keep and self.sent and (fault := unsendable(chat.environment)):
+                raise calls.failed(fault)
         except EnvironmentFailed as error:
             if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
                 raise
-            failure = str(error)
+            failure, turn_rewards = str(error), []
         return Episode(
             prompt=chat.prompt,
             prompt_ids=chat.prompt_ids,
             messages=chat.messages,
             turns=chat.turns,
             reward=reward,
+            turn_rewards=turn_rewards,
             failure=failure,
             tool_calls=calls.tool_calls,
             tool_errors=calls.tool_errors,
             seconds=calls.seconds,
+            environment=chat.environment if self.keep else None,
         )
 
     def number(self, given: Any, calls: Calls) -> float:
@@ -132,6 +146,18 @@ class Player:
         if not math.isfinite(found):
             raise calls.failed(f"gave {given!r} as reward, which is no finite number")
         return found
+
+
+def unsendable(environment: Any) -> str:
+    """What keeps an environment from being sent to another process; "" where nothing does."""
+    try:
+        pickle.dumps(environment)
+    except Exception as error:  # whatever its attributes raise
+        return (
+            f"reward functions ask for it (environments), and it cannot be sent to other processes ({error}); let its "
+            "__getstate__ leave out what cannot, or train in one process"
+        )
+    return ""
 
 
 def run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:

@@ -15,10 +15,12 @@ AND NOT EXISTS (SELECT 1 FROM label l WHERE l.item = i.id AND l.annotator = :me 
 AND NOT EXISTS (SELECT 1 FROM event e WHERE e.what = 'skip' AND e.item = i.id AND e.annotator = :me)
 """
 # Labels that people have given of an item, and the hands of others that it lies in.
-TAKEN = f"""
+LABELLED = f"""
 (SELECT COUNT(*) FROM label l JOIN annotator a ON a.id = l.annotator
   WHERE l.item = i.id AND l.undone IS NULL AND NOT l.repeat AND a.role = '{ANNOTATOR}')
-+ (SELECT COUNT(*) FROM lease e
+"""
+TAKEN = f"""
+{LABELLED} + (SELECT COUNT(*) FROM lease e
   WHERE e.item = i.id AND e.annotator != :me AND e.expires > :now AND NOT e.repeat)
 """
 UNDECIDED = f"""
@@ -30,9 +32,10 @@ SELECT i.*, e.repeat AS again FROM lease e JOIN item i ON i.id = e.item
 WHERE e.annotator = :me AND e.expires > :now AND i.conversation IS NULL AND i.parked IS NULL
 ORDER BY e.expires, i.id
 """
-NEXT = f"""
-SELECT i.* FROM item i WHERE i.truth IS NULL AND {OPEN_TO_ME} AND {UNDECIDED} AND {TAKEN} < :overlap ORDER BY i.id
-"""
+WANTED_OF_ME = f"FROM item i WHERE i.truth IS NULL AND {OPEN_TO_ME} AND {UNDECIDED}"
+NEXT = f"SELECT i.* {WANTED_OF_ME} AND {TAKEN} < :overlap ORDER BY i.id"
+# What he may be given sooner or later: what lies in others' hands may come back.
+STILL_OPEN = f"SELECT EXISTS (SELECT 1 {WANTED_OF_ME} AND {LABELLED} < :overlap)"
 CHECKS = f"SELECT i.* FROM item i WHERE i.truth IS NOT NULL AND {OPEN_TO_ME} ORDER BY i.id"
 # Own pairs that were shown once, the oldest first.
 AGAIN = f"""

@@ -67,6 +67,7 @@ def collect(
         source_scores=source_scores,
         extra=list(rewards.extra),
         action_mask=samples.action_mask,
+        turn_rewards=None if samples.episodes is None else turn_rewards(samples.episodes, samples.completion_mask),
         **scored,
     )
 
@@ -96,6 +97,15 @@ def with_episodes(rows: list[dict[str, Any]], episodes: list[Episode]) -> list[d
         row | {"episode": episode, "prompt_ids": episode.prompt_ids, "prompt": json.dumps(episode.prompt)}
         for row, episode in zip(rows, episodes, strict=True)
     ]
+
+
+def turn_rewards(episodes: list[Episode], mask: Tensor) -> Tensor:
+    """What the turns of these episodes earned, each at its last sampled token.  [B, T]"""
+    earned = torch.zeros_like(mask)
+    for row, episode in zip(earned, episodes, strict=True):
+        for place, reward in episode.turn_rewards:
+            row[place] += reward
+    return earned
 
 
 def score_tokens(

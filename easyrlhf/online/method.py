@@ -42,9 +42,14 @@ class Method:
 
 
 def shaped(rollout: Rollout, kl: Tensor | None, kl_coef: float) -> Tensor:
-    """The reward of each token, with the price of its KL where that is known; 0 in completions without a score."""
+    """The reward of each token, with the price of its KL where that is known; 0 in completions without a score.
+
+    What an environment rewarded before the end stands where it was earned, and the rest of the score at the last token.
+    """
     mask = rollout.actions
-    rewards = shape_rewards(rollout.scores.nan_to_num(), torch.zeros_like(mask) if kl is None else kl, mask, kl_coef)
+    early = torch.zeros_like(mask) if rollout.turn_rewards is None else rollout.turn_rewards
+    kl = torch.zeros_like(mask) if kl is None else kl
+    rewards = early + shape_rewards(rollout.scores.nan_to_num() - early.sum(1), kl, mask, kl_coef)
     return rewards * rollout.scored[:, None]
 
 

@@ -32,6 +32,7 @@ class Rollout:
     extra            [B]     name → value, what reward functions have logged of each completion
     action_mask      [B, T]  1 on tokens that the policy sampled; None where it sampled all of completion_mask. What
                              says something of the policy (log-probabilities, values, advantages) is 0 elsewhere
+    turn_rewards     [B, T]  of the scores what turns before the last earned, at the last token of each; None without
     """
 
     rows: list[dict[str, Any]]
@@ -52,6 +53,7 @@ class Rollout:
     loss_mask: Tensor | None = None
     extra: list[dict[str, Any]] | None = None
     action_mask: Tensor | None = None
+    turn_rewards: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from easyrlhf.rewards.asides import Logged, asides_of
-from easyrlhf.rewards.batch import RewardBatch, RewardError, score_list
+from easyrlhf.rewards.batch import ENVIRONMENTS, RewardBatch, RewardError, score_list
 from easyrlhf.rewards.functions import (
     asked_asides,
     call,
@@ -20,6 +20,7 @@ from easyrlhf.rewards.functions import (
     fault,
     in_event_loop,
     is_async,
+    names_environments,
     required_columns,
 )
 from easyrlhf.userfile import Function
@@ -137,8 +138,13 @@ class RewardFunction(AsyncSource):
 
 
 def keywords_for(function: Function, batch: RewardBatch) -> dict[str, list]:
-    """The batch as keywords that it takes; a column that it needs and no row of the batch has is None in each."""
+    """The batch as keywords that it takes; a column that it needs and no row of the batch has is None in each.
+
+    Environments are themselves, no copies: they may hold what cannot be copied.
+    """
     found = batch.keywords()
+    if batch.environments is not None and ENVIRONMENTS not in found and names_environments(function):
+        found[ENVIRONMENTS] = batch.environments
     found = {name: found[name] for name in columns_taken(function, found)}
     return {name: [None] * len(batch) for name in required_columns(function)} | found
 

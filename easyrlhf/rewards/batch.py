@@ -11,6 +11,7 @@ from easyrlhf.errors import ServiceError
 
 Row = dict[str, Any]
 OURS = ("prompts", "completions", "completion_ids")
+ENVIRONMENTS = "environments"
 LARGEST = 3.4e38  # scores are kept in float32
 
 
@@ -52,6 +53,7 @@ class RewardBatch:
     finished        [B] whether the end-of-turn token was reached
     columns         name → [B] the data's columns, None where a row lacks one
     state           how far the training is that they were sampled for
+    environments    [B] the objects that they were played with; None where nobody asks for them
     """
 
     prompts: list
@@ -60,6 +62,7 @@ class RewardBatch:
     finished: list[bool]
     columns: dict[str, list]
     state: TrainerState = field(default_factory=TrainerState)
+    environments: list[Any] | None = None
 
     @classmethod
     def of(
@@ -84,7 +87,9 @@ class RewardBatch:
         cells = [json.loads(row["columns"]) for row in rows]
         names = sorted(set().union(*cells) - set(OURS))
         columns = {name: [row.get(name) for row in cells] for name in names}
-        return cls(prompts, completions, completion_ids, finished, columns, state or TrainerState())
+        played = [row["episode"].environment for row in rows if "episode" in row]
+        environments = played if any(one is not None for one in played) else None
+        return cls(prompts, completions, completion_ids, finished, columns, state or TrainerState(), environments)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -93,7 +98,8 @@ class RewardBatch:
         """The completions from `start` to before `stop`."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}
         lists = (self.prompts, self.completions, self.completion_ids, self.finished)
-        return RewardBatch(*(values[start:stop] for values in lists), columns, self.state)
+        environments = self.environments and self.environments[start:stop]
+        return RewardBatch(*(values[start:stop] for values in lists), columns, self.state, environments)
 
     def keywords(self) -> dict[str, list]:
         """What a reward function is called with: a copy, which it may do with as it likes."""

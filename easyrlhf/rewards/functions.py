@@ -13,7 +13,7 @@ from easyrlhf.config.common_fields import TRL
 from easyrlhf.data.keys import ANSWERS
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import ASIDES
-from easyrlhf.rewards.batch import OURS, as_list
+from easyrlhf.rewards.batch import ENVIRONMENTS, OURS, as_list
 from easyrlhf.rewards.ready_made import ready_made
 from easyrlhf.userfile import Function, find_function, raised
 
@@ -52,6 +52,11 @@ def takes_any_column(function: Function) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in parameters(function).values())
 
 
+def names_environments(function: Function) -> bool:
+    """Whether it asks for the objects that episodes were played with; `**kwargs` do not."""
+    return ENVIRONMENTS in parameters(function)
+
+
 def refused_keywords(function: Function, names: Iterable[str]) -> list[str]:
     """Those of the names that it does not take as keywords: it lacks **kwargs, or needs one by position alone."""
     known, any_column = parameters(function), takes_any_column(function)
@@ -76,12 +81,17 @@ def asked_asides(function: Function, columns: Iterable[str]) -> list[str]:
 
 
 def check_parameters(
-    spec: str, function: Function, columns: Iterable[str] | None = None, asked: Iterable[str] = ()
+    spec: str,
+    function: Function,
+    columns: Iterable[str] | None = None,
+    asked: Iterable[str] = (),
+    environments: bool = False,
 ) -> None:
     """Raise InputError when a function cannot be called with what it will be given.
 
     columns  names of the data's columns; None while they are not known
     asked    keys of the data's rows that are in their prompts
+    environments  whether completions are played with objects that it may ask for
     """
     given = [*OURS, *sorted(set(columns_taken(function, columns or ())) - set(OURS))]
     if unknown := refused_keywords(function, given):
@@ -92,6 +102,13 @@ def check_parameters(
             f"{', '.join(given)}{' and every column of the data' * (columns is None)}; {way}"
         )
     missing = [name for name in required_columns(function) if name not in given]
+    if ENVIRONMENTS in missing:
+        missing.remove(ENVIRONMENTS)
+        if columns is not None and not environments:
+            raise InputError(
+                f"--reward_funcs {spec}: needs environments, the objects that episodes are played with; give "
+                "--environment a class, or the parameter a default"
+            )
     if columns is not None and missing:
         inside = [name for name in missing if name in asked]
         way = f"{', '.join(inside)} is in the prompts: read it there" if inside else "Add the column"

@@ -2,30 +2,43 @@
 
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
+from easyrlhf.engine import processes
 from easyrlhf.episodes.chat import EpisodeLimits
 from easyrlhf.episodes.environments import Environment, environment_tools, load_environment, made, put_away
-from easyrlhf.episodes.play import Player
+from easyrlhf.episodes.play import Player, unsendable
 from easyrlhf.episodes.tools import Tools, enable_parsing
 from easyrlhf.errors import InputError
 from easyrlhf.paths import split_paths
-from easyrlhf.rewards.functions import parameters
+from easyrlhf.rewards.batch import ENVIRONMENTS
+from easyrlhf.rewards.functions import names_environments, parameters
+from easyrlhf.userfile import Function
 
 
 @dataclass(frozen=True)
 class Playground:
-    """An environment that was checked, and the tools that the policy is told of."""
+    """An environment that was checked, and the tools that the policy is told of.
+
+    asked  whether a reward function asks for the objects that episodes were played with
+    """
 
     environment: Environment
     tools: Tools
+    asked: bool
 
 
-def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, TokenData | None]) -> Playground | None:
-    """The environment of the settings, None without one. Raises InputError for one that cannot be played."""
+def check_environment(
+    config: OnlineConfig, renderer: Renderer, data: dict[str, TokenData | None], functions: Sequence[Function] = ()
+) -> Playground | None:
+    """The environment of the settings, None without one. Raises InputError for one that cannot be played.
+
+    functions  the reward functions of its episodes
+    """
     if not config.plays:
         return None
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
@@ -45,7 +58,16 @@ def check_environment(config: OnlineConfig, renderer: Renderer, data: dict[str, 
     if environment.function is not None or hasattr(instance, "respond"):
         check_between(flag, renderer, "user")
     put_away(instance)
-    return Playground(environment, tools)
+    asked = any(map(names_environments, functions)) and not in_columns(ENVIRONMENTS, data)
+    if asked and instance is not None and processes.size() > 1 and (fault := unsendable(instance)):
+        raise InputError(f"{flag}: {fault}")
+    return Playground(environment, tools, asked)
+
+
+def in_columns(name: str, data: dict[str, TokenData | None]) -> bool:
+    """Whether the prompts have a column of this name."""
+    parts = filter(None, (data.get(part) for part in ("train", "valid")))
+    return any(name in json.loads(cell) for part in parts for cell in part.rows["columns"])
 
 
 def check_between(flag: str, renderer: Renderer, role: str) -> None:
@@ -95,4 +117,6 @@ def make_player(config: OnlineConfig, renderer: Renderer, playground: Playground
         timeout=config.environment_timeout,
         workers=config.environment_workers,
         drop=config.on_environment_error == "drop",
+        keep=playground.asked,
+        sent=processes.size() > 1,
     )

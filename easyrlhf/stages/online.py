@@ -77,7 +77,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
                 data["ptx"] = read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
         check_reward_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
-        playground = check_environment(config, renderer, data)
+        playground = check_environment(config, renderer, data, cast.rewards.functions)
         check_scored(config, playground)
         steps = planned_rollouts(config, len(data["train"].rows))
         check_warmup(config, steps)

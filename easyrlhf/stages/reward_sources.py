@@ -21,7 +21,13 @@ from easyrlhf.paths import split_paths
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rewards.environment import EnvironmentReward
-from easyrlhf.rewards.functions import check_parameters, load_functions, required_columns, takes_any_column
+from easyrlhf.rewards.functions import (
+    check_parameters,
+    load_functions,
+    names_environments,
+    required_columns,
+    takes_any_column,
+)
 from easyrlhf.rewards.model import ModelSource, ScoringModel, rendered
 from easyrlhf.rewards.server import RewardServer, check_server
 from easyrlhf.rewards.workers import WorkerFunction, Workers
@@ -60,6 +66,12 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardPlan:
             f"--reward_workers {config.reward_workers}: its processes cannot be given {', '.join(lost)}; write it as a "
             "function of a file, or leave --reward_workers at 0"
         )
+    ask = [spec for spec, function in zip(specs, functions, strict=True) if names_environments(function)]
+    if config.reward_workers and config.environment and ask:
+        raise InputError(
+            f"--reward_workers {config.reward_workers}: its processes cannot be given the environments of episodes, "
+            f"for which {', '.join(ask)} asks; leave it at 0"
+        )
     for url in split_list(config.reward_url):
         check_server(url)
     if not config.reward_model:
@@ -87,7 +99,7 @@ def check_reward_columns(config: OnlineConfig, cast: RewardPlan, data: dict[str,
     asked = {key for name in formats for key in FORMATS[name].asks}
     columns = {name for rows in parts for cell in rows["columns"] for name in json.loads(cell)}
     for spec, function in zip(split_paths(config.reward_funcs), cast.functions, strict=True):
-        check_parameters(spec, function, columns, asked)
+        check_parameters(spec, function, columns, asked, environments=bool(config.environment))
 
 
 def check_readable(config: OnlineConfig, cast: RewardPlan, data: dict[str, TokenData | None]) -> None:

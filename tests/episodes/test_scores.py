@@ -9,8 +9,9 @@ import torch
 
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.episodes.calls import EnvironmentFailed
 from easyrlhf.models.value_head import ScalarModel, new_head
-from easyrlhf.online.collect import collect, with_episodes
+from easyrlhf.online.collect import collect, turn_rewards, with_episodes
 from easyrlhf.online.rollout import unpad
 from easyrlhf.online.state import Models, Online
 from easyrlhf.rewards.async_source import RewardFunction
@@ -79,6 +80,35 @@ def test_reward_functions_get_every_message(episodes, chatml_renderer):
     assert (completion_ids, hint) == (ids, ["warm", "pale"])
     assert scores.tolist() == [6.5, 6.5]
     assert {name: one.tolist() for name, one in raw.items()} == {"reads": [3.0, 3.0], "Once": [0.5, 0.5]}
+
+
+async def graded(chat):
+    """Rewards the first turn twice, nothing after the second, and all of it at the end."""
+    chat.reward(0.125)  # before anything is said: the first token has earned it
+    await chat.reply()
+    chat.reward(0.25)
+    chat.reward(0.5)
+    chat.say("More.")
+    await chat.reply()
+    chat.say("More.")
+    await chat.reply()
+    chat.reward(2)
+    return 4.0
+
+
+def test_what_a_turn_earned_stands_at_its_last_token(player, sampler, play):
+    said = [["red", "blue.", "no"], ["a", "longer one", "it is"]]
+    samples = play(player(graded), sampler(lambda number, turn: said[number][turn]), {}, {})
+    assert [episode.reward for episode in samples.episodes] == [6.875, 6.875]
+    earned = turn_rewards(samples.episodes, samples.completion_mask)
+    for row, sampled, ids in zip(earned, samples.action_mask, samples.completion_ids, strict=True):
+        ends = [place for place, token in enumerate(ids.tolist()) if token == END and sampled[place]]
+        assert len(ends) == 3
+        assert {place: reward for place, reward in enumerate(row.tolist()) if reward} == {
+            0: 0.125,
+            ends[0]: 0.75,
+            ends[2]: 2.0,
+        }
 
 
 @pytest.fixture
@@ -169,3 +199,49 @@ def test_what_models_say_of_the_environments_tokens_is_0_and_of_the_others_is_th
     assert not rollout.sampler_logprobs[~sampled].any()
     assert not rollout.entropies[~sampled].any()
     assert rollout.entropies[sampled].min() > 0
+
+
+class Counts:
+    """Counts what it was told, and is closed at the end."""
+
+    def __init__(self):
+        self.heard, self.open = [], True
+
+    def respond(self, text):
+        self.heard.append(text)
+        return "More." if len(self.heard) < 2 else None
+
+    def close(self):
+        self.open = False
+
+
+def by_environment(completions, environments, **_):
+    return [float(len("".join(one.heard))) - 100 * one.open for one in environments]
+
+
+def scored(player, sampler, play, rows, chatml_renderer, function, **settings):
+    """The scores that a function gives two episodes of Counts."""
+    samples = play(player(Counts, **settings), sampler(lambda number, turn: SAID[number][turn]), {}, {})
+    answered = with_episodes(rows({}, {}), samples.episodes)
+    rewards = Rewards([RewardFunction(function, "f")], [1.0], None, 0.0, chatml_renderer)
+    return rewards(answered, unpad(samples.completion_ids, samples.completion_mask), samples.finished)[0].tolist()
+
+
+def test_functions_that_ask_get_the_objects_that_episodes_were_played_with(
+    player, sampler, play, rows, chatml_renderer
+):
+    expected = [float(len("".join(said))) for said in SAID]
+    parts = player, sampler, play, rows, chatml_renderer
+    assert scored(*parts, by_environment, keep=True) == expected
+    assert scored(*parts, lambda environments=(), **_: [float(len(environments))] * 2) == [0.0, 0.0]
+    assert scored(*parts, lambda **columns: [float("environments" in columns)] * 2, keep=True) == [0.0, 0.0]
+
+
+def test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it(player, sampler, play):
+    class Holds(Counts):
+        """Of a function: nobody finds it by its name."""
+
+    with pytest.raises(EnvironmentFailed, match=r"Holds: reward functions ask for it .* __getstate__"):
+        play(player(Holds, keep=True, sent=True), sampler(["a", "b"]), {})
+    assert play(player(Holds, keep=True), sampler(["a", "b"]), {}).episodes[0].environment.heard == ["a", "b"]
+    assert play(player(Holds), sampler(["a", "b"]), {}).episodes[0].environment is None

@@ -16,6 +16,7 @@ from easyrlhf.config import GRPOConfig, PPOConfig
 from easyrlhf.losses.masked import masked_std
 from easyrlhf.losses.ppo import gae, shape_rewards
 from easyrlhf.online.grpo import estimate_grpo, estimate_reinforce, estimate_rloo, rloo_loss
+from easyrlhf.online.method import shaped
 from easyrlhf.online.ppo import clipped_loss
 from easyrlhf.online.rollout import Rollout
 
@@ -137,6 +138,42 @@ def test_reinforce_is_exact_but_for_the_scale_of_the_batch(world):
     found = world.descended(clipped_loss, rollout, EVERY, world.chances, PAIRS)
     spread = masked_std(world.scores[:, None].expand(-1, 4), SAMPLED) + 1e-8
     torch.testing.assert_close(found * spread, -world.gradient, **EXACT)
+
+
+@pytest.fixture(scope="module")
+def early() -> Tensor:
+    """What the first turn of each episode has earned of its score: by its token alone.  [81, 4]"""
+    return torch.tensor([0.7, -1.1, 0.4], dtype=torch.float64)[TOKENS[:, :1]] * torch.eye(4)[0]
+
+
+@pytest.mark.parametrize("lam", [1.0, 0.5, 0.0])
+def test_a_reward_of_the_first_turn_is_that_turns_own(world, early, lam):
+    """Values of what is still to come are perfect then, and PPO exact whatever λ."""
+    to_come = torch.tensor([[0.0], [1.0], [1.0], [1.0]], dtype=torch.float64) * early.sum(1)
+    values = world.rollout(EVERY).values - to_come.T * SAMPLED
+    rollout = replace(world.rollout(EVERY), values=values, turn_rewards=early)
+    rewards = shaped(rollout, None, 0.0)
+    torch.testing.assert_close(rewards[:, 0], early[:, 0], **EXACT)
+    torch.testing.assert_close(rewards.sum(1), world.scores, **EXACT)
+    advantages, returns = gae(rewards, values, rollout.actions, 1.0, lam)
+    found = world.descended(clipped_loss, replace(rollout, advantages=advantages), EVERY, world.chances, PPO)
+    torch.testing.assert_close(found, -world.gradient, **EXACT)
+    torch.testing.assert_close(returns[:, 3], world.scores - early[:, 0], **EXACT)
+
+
+def test_reinforce_pays_later_turns_nothing_for_it(world, early):
+    rollout = estimate_reinforce(replace(world.rollout(EVERY), turn_rewards=early), PAIRS, 0.0)
+    found = world.descended(clipped_loss, rollout, EVERY, world.chances, PAIRS)
+    rest = (world.scores - early[:, 0])[:, None]
+    spread = masked_std(torch.cat([world.scores[:, None], rest, rest, rest], 1), SAMPLED) + 1e-8
+    torch.testing.assert_close(found * spread, -world.gradient, **EXACT)
+
+
+def test_groups_compare_whole_episodes_whenever_they_were_rewarded(world, early):
+    for estimate in (estimate_grpo, estimate_rloo):
+        plain = estimate(world.rollout(EVERY[:80]), PAIRS, 0.0)
+        rewarded = estimate(replace(world.rollout(EVERY[:80]), turn_rewards=early[:80]), PAIRS, 0.0)
+        assert torch.equal(plain.advantages, rewarded.advantages)
 
 
 def test_time_counts_sampled_tokens_alone():

@@ -49,6 +49,10 @@ async def episode(chat, word):
 
 def length(completions, **_):
     return [float(len(messages[-1]["content"])) for messages in completions]
+
+
+def remembered(completions, environments, **_):
+    return [float(len(one.said)) for one in environments]
 '''
 CLOCK = ("time/", "tokens_per_second", "env/seconds_mean")
 STAGES = {"ppo": (train_ppo, PPOConfig), "grpo": (train_grpo, GRPOConfig)}
@@ -95,6 +99,7 @@ def test_an_environment_that_says_nothing_changes_no_number(train, stage, lora_r
 
 
 TWO_TURNS = {"response_length": 40, "max_length": 100}
+TWO_TURNS_GRPO = {"max_completion_length": 40, "max_length": 100}
 
 
 @pytest.mark.parametrize("environment", ["Twice", "episode"])
@@ -113,6 +118,13 @@ def test_a_stopped_run_goes_on_with_the_same_episodes(train, stop_after, environ
     assert finished and all(
         [turn["role"] for turn in row["messages"]] == ["assistant", "user", "assistant"] for row in finished
     )
+
+
+def test_reward_functions_read_what_the_environments_remember(train):
+    folder = train("grpo", "remembering", environment="Twice", reward_funcs="remembered", max_steps=1, **TWO_TURNS_GRPO)
+    kept = rows_of(folder, "rollouts.jsonl")
+    heard = [sum(turn["role"] == "assistant" for turn in row["messages"]) - (not row["finished"]) for row in kept]
+    assert [row["rewards"]["remembered"] for row in kept] == heard
 
 
 def test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept(train, tmp_path):
@@ -134,6 +146,8 @@ def test_what_cannot_be_played_is_refused_before_a_model_is_loaded(train, data, 
         ({"environment": "Silent"}, "has no get_reward, and there is no other reward"),
         ({"environment": "length"}, "must be a class with reset"),
         ({"environment": "Nobody"}, "has no function Nobody"),
+        ({"reward_funcs": "remembered"}, "needs environments, the objects .*; give --environment a class"),
+        ({"environment": "Twice", "reward_funcs": "remembered", "reward_workers": 1}, "for which .*remembered asks"),
     ):
         with pytest.raises(InputError, match=message):
             train("ppo", "refused", **settings)

@@ -45,7 +45,7 @@ class LabelServer:
     """What the routes answer with.
 
     talks   live conversations, in place of the store's items; None without --chat
-    enough  called once there are as many labels as are wanted
+    enough  called once there are as many labels as are wanted, or as there can be
     """
 
     desk: Desk
@@ -143,7 +143,9 @@ class LabelServer:
         """POST /api/decide: the organiser's word on an item."""
         who = await self.links.one_of(request, REFEREE)
         body = await json_of(request, LIMIT)
-        return JSONResponse(await or_refused(self.organiser.decide, body, who.id))
+        found = await or_refused(self.organiser.decide, body, who.id)
+        over = await run_in_threadpool(self.desk.has_given_all)  # it may have been the last that was open
+        return JSONResponse(found, background=BackgroundTask(self.enough) if over else None)
 
     async def unpark(self, request: Request) -> Response:
         """POST /api/unpark: an item that was skipped goes back into the queue."""
@@ -163,12 +165,19 @@ class LabelServer:
     async def given(self, who: Annotator, said: dict[str, Any] | None = None) -> Response:
         """What comes next, with what there is to say of the label before."""
         if await run_in_threadpool(self.desk.has_enough):
-            return JSONResponse((said or {}) | self.desk.thanks(who.id), background=BackgroundTask(self.enough))
+            return await self.last_words(who, said)
         if self.talks:
             found = await self.talks.given(who.id)
         else:
             found = await or_refused(self.desk.given, who.id)
+            if found["task"] is None and await run_in_threadpool(self.desk.has_given_all):
+                return await self.last_words(who, said)
         return JSONResponse((said or {}) | found)
+
+    async def last_words(self, who: Annotator, said: dict[str, Any] | None) -> Response:
+        """Thanks; when they are sent, the server ends."""
+        thanks = await run_in_threadpool(self.desk.thanks, who.id)
+        return JSONResponse((said or {}) | thanks, background=BackgroundTask(self.enough))
 
 
 async def or_refused(work: Callable[..., Any], *values: Any) -> Any:

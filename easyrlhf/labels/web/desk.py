@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from easyrlhf.labels.conversations import read_conversation
-from easyrlhf.labels.queue import NEXT
+from easyrlhf.labels.queue import NEXT, STILL_OPEN
 from easyrlhf.labels.rows import ANNOTATOR, Given, NewLabel
 from easyrlhf.labels.store import CONFLICT, Store
 from easyrlhf.labels.web.tasks import sources_told, task_of
@@ -28,6 +28,8 @@ class Desk:
     until    labels of people after which the server ends; None: it does not end
     flags    name, label and key of each
     reveal   whether sources are told once the label is given
+    there    numbers of those who are asked to label, and of all others who have come by since
+    talks    whether live conversations are labelled, of which there is no last one
     """
 
     store: Store
@@ -37,9 +39,12 @@ class Desk:
     flags: Sequence[dict[str, str]]
     guidelines: str
     reveal: bool
+    there: set[int]
+    talks: bool
 
     def given(self, annotator: int) -> dict[str, Any]:
         """The next item of an annotator, or that there is none."""
+        self.there.add(annotator)
         found = self.store.next_item(annotator, self.overlap)
         return self.handed(annotator, found)
 
@@ -101,7 +106,23 @@ class Desk:
         """Whether --until is reached."""
         return self.until is not None and self.people_labels() >= self.until
 
+    def has_given_all(self) -> bool:
+        """Whether --until cannot be reached: nobody who is there could be given anything any more.
+
+        What an annotator has labelled or skipped is not given to him again; nor is what was parked or decided.
+        """
+        if self.until is None or self.talks:
+            return False
+        return not any(self.is_open_to(one) for one in tuple(self.there))
+
+    def is_open_to(self, annotator: int) -> bool:
+        """Whether an item wants a label of his, be it in another's hands now."""
+        return bool(self.store.read(STILL_OPEN, {"me": annotator, "overlap": self.overlap})[0][0])
+
     def thanks(self, annotator: int) -> dict[str, Any]:
-        """What the page shows when no more labels are wanted."""
+        """What the page shows when no more labels are wanted, or none can be given."""
+        given = self.people_labels()
         title = f"All {self.until:,} labels are there."
+        if given < self.until:
+            title = f"Everything is labelled or skipped; {given:,} labels are there."
         return {"task": None, "title": title, "progress": {"done": self.done(annotator), "left": 0}}

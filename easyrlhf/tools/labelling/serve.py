@@ -40,8 +40,8 @@ def serve_labels(config: LabelServeConfig) -> None:
         referee = store.annotator(ORGANISER, REFEREE)
         check_items(store, config)
         desk = new_desk(store, config, guidelines)
-        if desk.has_enough():
-            print(f"{store.file}: {desk.people_labels():,} labels of people are there, as many as --until asks for")
+        if ended := words_of_the_end(desk):
+            print(f"{store.file}: {ended}")
             return
         listener = stack.enter_context(listening(config.host, config.port))
         talks = load_talks(desk, config) if config.chat else None
@@ -51,9 +51,23 @@ def serve_labels(config: LabelServeConfig) -> None:
         print("\n".join(words_of_the_start(config, desk, listener.getsockname()[1], links)), flush=True)
         run_until_enough(config, desk, talks, listener)
         given = desk.people_labels()
-        if config.until and given < config.until:
+        ended = words_of_the_end(desk)
+        if config.until and not ended:
             raise RunStopped(f"{given:,} of {config.until:,} labels are there. The same command goes on")
-        print(f"ended; {given:,} labels of people are there", flush=True)
+        print(f"ended; {ended or f'{given:,} labels of people are there'}", flush=True)
+
+
+def words_of_the_end(desk: "Desk") -> str | None:
+    """Why a server with --until has nothing more to wait for; None where it has."""
+    given = f"{desk.people_labels():,} labels of people are there"
+    if desk.has_enough():
+        return f"{given}, as many as --until asks for"
+    if desk.has_given_all():
+        return (
+            f"{given}, not the {desk.until:,} of --until: all that is left was skipped by everyone who labels, or was "
+            "decided. Name more --annotators, or import more items, to get more"
+        )
+    return None
 
 
 def run_until_enough(config: LabelServeConfig, desk: "Desk", talks: "Talks | None", listener) -> None:
@@ -93,7 +107,9 @@ def new_desk(store: Store, config: LabelServeConfig, guidelines: str) -> "Desk":
 
     keys = flag_keys(list(dict.fromkeys(split_list(config.flags))))
     flags = [{"name": name, "label": name.replace("_", " "), "key": key} for name, key in keys.items()]
-    return Desk(store, config.scale, config.overlap, config.until, flags, guidelines, config.reveal)
+    there = {store.annotator(name, ANNOTATOR).id for name in config.people}
+    talks = config.chat is not None
+    return Desk(store, config.scale, config.overlap, config.until, flags, guidelines, config.reveal, there, talks)
 
 
 def load_talks(desk: "Desk", config: LabelServeConfig) -> "Talks":
@@ -121,7 +137,7 @@ def guidelines_text(path: str | None) -> str:
 
 
 def check_items(store: Store, config: LabelServeConfig) -> None:
-    """Raise InputError where there is nothing to label, or --until asks for more labels than there can be."""
+    """Raise InputError where there is nothing to label, or --until asks for more labels than items and people give."""
     if config.chat:
         return
     progress = progress_of(store, config.overlap)
@@ -142,13 +158,15 @@ def check_items(store: Store, config: LabelServeConfig) -> None:
 
 
 def most_labels(store: Store, overlap: int, people: int) -> int:
-    """How many labels of people there can be: those there are, and those that items have room for, skips left out."""
+    """How many labels of people there can be: those there are, and those that items have room for, skipped or not.
+
+    What is skipped later cannot be known, and no setting is wrong where it is: the server ends earlier then.
+    """
     given = Counter(label.item for label in store.labels() if label.role == ANNOTATOR)
-    skipped = Counter(event["item"] for event in store.events() if event["what"] == "skip")
     room = {
-        item.id: min(people if item.truth is not None else overlap, people - skipped[item.id])
+        item.id: people if item.truth is not None else min(overlap, people)
         for item in store.items()
-        if item.conversation is None and not item.parked
+        if item.conversation is None
     }
     return sum(max(given[item], room.get(item, 0)) for item in given.keys() | room.keys())
 

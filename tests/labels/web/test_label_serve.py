@@ -75,10 +75,29 @@ def test_more_labels_than_there_can_be_are_refused(said, folder):
         said(until=4)
     with pytest.raises(InputError, match=r"--until 7: the items labelled by 2 of 2 people give 6 labels"):
         said(until=7, overlap=3, annotators="me,you")
+
+
+def test_what_was_skipped_is_no_fault_of_until_and_ends_it_when_all_else_is_labelled(said, folder):
     with Store(folder) as store:
-        store.skip(1, 3, "cannot tell")
-    with pytest.raises(InputError, match=r"--until 6: the items labelled by 2 of 2 people give 5 labels"):
-        said(until=6, overlap=2)
+        me = store.annotator("me").id
+        store.skip(me, 2, "cannot tell")
+    with pytest.raises(RunStopped, match=r"1 of 3 labels are there"):
+        said(1, until=3)
+    with Store(folder) as store:
+        store.add_label(NewLabel("last-one", 3, me, 1, "7"))
+    assert said(until=3)[-1] == (
+        f"{folder}/labels.db: 2 labels of people are there, not the 3 of --until: all that is left was skipped by "
+        "everyone who labels, or was decided. Name more --annotators, or import more items, to get more"
+    )
+    with pytest.raises(RunStopped, match=r"2 of 3 labels are there"):
+        said(until=3, annotators="me,you")  # who has not skipped it
+
+
+def test_a_server_ends_well_when_its_people_have_skipped_the_rest(said, folder):
+    """Ctrl-C then is no early end, and the next command of a script goes on with the labels that there are."""
+    with Store(folder) as store:
+        store.skip(store.annotator("me").id, 1, "cannot tell")
+    assert said(2, until=3)[-1].startswith("ended; 2 labels of people are there, not the 3 of --until: all that is")
 
 
 def test_a_second_server_of_the_same_folder_is_refused(said, folder):

@@ -147,6 +147,51 @@ def test_the_server_ends_when_enough_labels_are_there(desk_of, person):
     assert last["task"] is None and last["title"] == "All 2 labels are there." and desk.enough
 
 
+def skip(who, given: dict) -> dict:
+    """Pass what he was given; what he gets next."""
+    return who.post("skip", {"item": given["task"]["item"], "reason": "cannot tell"})[1]
+
+
+def test_the_server_ends_when_those_who_label_have_labelled_or_skipped_everything(desk_of, person):
+    desk = desk_of([new_pair(i) for i in range(3)], until=3, annotators="me,you")
+    me, you = person(desk), person(desk, "you")
+    given = skip(me, me.post("next")[1])
+    given = me.post("label", label(given["task"], 1, 1))[1]
+    assert skip(me, given)["task"] is None and not desk.enough  # the other one has not said anything yet
+    given = skip(you, you.post("next")[1])
+    last = you.post("label", label(given["task"], 2, 1))[1]
+    assert last["title"] == "Everything is labelled or skipped; 2 labels are there."
+    assert last["task"] is None and last["progress"] == {"done": 1, "left": 0} and desk.enough == [True]
+
+
+def test_the_server_waits_for_what_lies_in_anothers_hands_or_with_one_who_came_by_an_older_link(desk_of, person):
+    desk = desk_of([new_pair(0), new_pair(1)], until=2, overlap=1)
+    old = desk.store.annotator("old")
+    desk.tokens["old"] = desk.store.new_token(old.id)
+    me, other = person(desk), person(desk, "old")
+    given, held = me.post("next")[1], other.post("next")[1]
+    given = me.post("label", label(given["task"], 1, 1))[1]
+    assert given["task"] is None and not desk.enough  # it may come back to him
+    assert desk.store.renew(old.id, held["task"]["item"])
+    desk.store.skip(desk.ids["me"], held["task"]["item"], "cannot tell")
+    assert me.post("next")[1].get("title") is None and not desk.enough  # the other is at it
+    assert skip(other, held)["title"] == "Everything is labelled or skipped; 1 labels are there." and desk.enough
+
+
+def test_the_organisers_last_decision_ends_the_server_too(desk_of, person):
+    desk = desk_of([new_pair(0)], until=1)
+    chief = person(desk, "organiser")
+    person(desk).post("next")
+    assert chief.post("decide", {"id": "decision", "item": 1, "value": 1, "scale": "3"})[0] == 200 and desk.enough
+
+
+def test_without_until_nothing_ends_the_server(desk_of, person):
+    desk = desk_of([new_pair(0)])
+    me = person(desk)
+    last = skip(me, me.post("next")[1])
+    assert last["task"] is None and last["progress"]["left"] == 0 and not desk.enough
+
+
 def test_no_more_labels_than_wanted_by_two_who_race(desk_of, person):
     desk = desk_of([new_pair(i) for i in range(30)], annotators="one,two")
     done = {"one": 0, "two": 0}
