@@ -304,7 +304,7 @@ def ask(rng: random.Random, task: Task) -> dict:
 
 # --- questions whose answers only a tool knows (data/toy/wardrobe.py)
 
-GUESSED_SHARE, ASTRAY_SHARE = 0.40, 0.25  # of the demonstrations: no look-up at all; one of another person or thing
+GUESSED_SHARE, ASTRAY_SHARE = 0.50, 0.15  # of the demonstrations: no look-up at all; one of another person or thing
 LOOK_UP = {
     "type": "function",
     "function": {

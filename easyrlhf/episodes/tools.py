@@ -71,8 +71,8 @@ def enable_parsing(renderer: Renderer) -> None:
     except ValueError as error:
         raise InputError(
             "tools are called in the form that a chat template has for them, and it is not known how this one writes "
-            "calls; give --chat_template chatml or llama3, one of Qwen2.5, Qwen3, Llama 3.1 or another that trl knows, or set "
-            "response_template in tokenizer_config.json"
+            "calls; give --chat_template chatml or llama3, one of Qwen2.5, Qwen3, Llama 3.1 or another that trl knows, "
+            "or set response_template in tokenizer_config.json"
         ) from error
 
 

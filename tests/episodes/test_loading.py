@@ -11,7 +11,7 @@ from easyrlhf.callables import HANDED, name_of
 from easyrlhf.config import GRPOConfig
 from easyrlhf.episodes.environments import load_environment
 from easyrlhf.errors import InputError
-from easyrlhf.stages.environments import check_environment
+from easyrlhf.stages.environments import check_environment, prompts_of
 
 CHAT = json.dumps([{"role": "user", "content": "Name a colour."}])
 FORMS = r"it must be a class with reset, respond\(text\) and .*A rollout_func of other systems is written as such"
@@ -171,12 +171,12 @@ def check(named, chatml_renderer):
 
     def run(environment, *columns, prompts=None, renderer=chatml_renderer, tools=(), **more):
         rows = {"prompt": prompts or [CHAT] * len(columns), "columns": [json.dumps(one) for one in columns]}
-        data = {"train": SimpleNamespace(rows=rows), "valid": None}
-        data |= {name: SimpleNamespace(rows=rows) for name, rows in more.items()}
         spec = environment and named(environment)
         tools = ",".join(map(named, tools)) or None
         config = GRPOConfig(model="m", train_data="x.jsonl", environment=spec, tools=tools, reward_funcs="r.py:f")
-        return check_environment(config, renderer, data)
+        parts = {"train": rows, "valid": None} | more
+        data = {name: rows and SimpleNamespace(rows=rows) for name, rows in parts.items()}
+        return check_environment(config, renderer, prompts_of(data))
 
     return run
 
