@@ -45,6 +45,15 @@ class EnvironmentSettings(Settings):
         low=1,
         on_resume=FREE,
     )
+    environment_concurrency: int | None = opt(
+        None,
+        "Most episodes alive at a time, over all processes of the run; as one ends, the next begins, and what is "
+        "sampled stays the same. An OpenEnv server takes one session unless its max_concurrent_envs says otherwise, "
+        "and closes the others without a word: give its number here.",
+        low=1,
+        shown="all of a rollout",
+        on_resume=FREE,
+    )
     on_environment_error: str = opt(
         "stop",
         "An environment that raises or takes too long: stop saves the run and fails; drop learns nothing from that "

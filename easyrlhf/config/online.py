@@ -173,10 +173,12 @@ class OnlineConfig(
             )
 
     def _check_environment(self) -> None:
-        if self.plays and self.uses_vllm:
+        if self.plays and self.colocates_vllm and self.vllm_tensor_parallel_size > 1:
             raise SettingError(
-                "rollout",
-                "rollout vllm: episodes of an environment are sampled by this package's own loop; use rollout hf",
+                "vllm_tensor_parallel_size",
+                f"vllm_tensor_parallel_size {self.vllm_tensor_parallel_size}: episodes of an environment are played by "
+                "each process for itself, and colocated processes that share a copy of the model sample together; "
+                "leave it at 1, or use vllm_mode server or rollout hf",
             )
 
     def _check_reference(self) -> None:
@@ -208,6 +210,7 @@ class OnlineConfig(
         for url in split_list(self.reward_url):
             if not REWARD_URL.fullmatch(url):
                 raise SettingError("reward_url", f"reward_url {url}: must look like http://host:port or https://…")
+        self._check_nemo_gym()
         if self.reward_workers and not self.reward_funcs:
             raise SettingError(
                 "reward_workers",
@@ -230,7 +233,23 @@ class OnlineConfig(
                 "reward_weights",
                 f"reward_weights {self.reward_weights}: {len(weights)} for {self.reward_sources} "
                 "reward sources; give one for the reward model (when there is one), then one per "
-                "function of reward_funcs, then one per server of reward_url",
+                "function of reward_funcs, then one per server of reward_url, then one for nemo_gym_url",
+            )
+
+    def _check_nemo_gym(self) -> None:
+        url = self.nemo_gym_url
+        if url is None and self.nemo_gym_server:
+            raise SettingError(
+                "nemo_gym_server",
+                f"nemo_gym_server {self.nemo_gym_server}: is one of nemo_gym_url, which is not given",
+            )
+        if url is not None and not REWARD_URL.fullmatch(url):
+            raise SettingError("nemo_gym_url", f"nemo_gym_url {url}: must look like http://host:port or https://…")
+        if url is not None and self.plays:
+            raise SettingError(
+                "nemo_gym_url",
+                f"nemo_gym_url {url}: its servers have tools of their own, and verify what was done with those; leave "
+                "environment and tools out",
             )
 
     def default_model(self) -> str:
@@ -243,7 +262,7 @@ class OnlineConfig(
         """A copy with every default filled in; ValueError when there is no reward source."""
         config = super().resolved()
         reward_model = config.reward_model
-        if not (reward_model or config.reward_funcs or config.reward_url or config.environment):
+        if not (reward_model or config.scored_elsewhere or config.environment):
             if not Path("outputs/rm").is_dir():
                 raise SettingError(
                     "reward_model",

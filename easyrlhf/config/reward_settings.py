@@ -22,7 +22,7 @@ class RewardSettings(Settings):
         "policy's: texts are rendered anew for it.",
         metavar="DIR",
         model=True,
-        shown="outputs/rm, unless reward_funcs or reward_url is given",
+        shown="outputs/rm, unless another source is given",
         on_resume=MODEL,
     )
     reward_funcs: str | None = opt(
@@ -44,10 +44,23 @@ class RewardSettings(Settings):
         many=True,
         on_resume=FREE,
     )
+    nemo_gym_url: str | None = opt(
+        None,
+        "NeMo Gym's head server, or one of its resources servers, whose verifier scores the answers to rows of the "
+        "format nemo_gym; rows with tools become episodes (easyrlhf docs nemo_gym).",
+        metavar="URL",
+        on_resume=FREE,
+    )
+    nemo_gym_server: str | None = opt(
+        None,
+        "The server to ask of those that the head knows, for rows without agent_ref.",
+        metavar="NAME",
+        shown="the only one",
+    )
     reward_weights: str | None = opt(
         None,
-        "One weight per reward source: reward_model first, then reward_funcs, then reward_url; the score is the "
-        "weighted sum.",
+        "One weight per reward source: reward_model first, then reward_funcs, then reward_url, then nemo_gym_url; the "
+        "score is the weighted sum.",
         metavar="X[,…]",
         many=True,
         shown="1 each",
@@ -80,14 +93,19 @@ class RewardSettings(Settings):
     )
 
     @property
+    def scored_elsewhere(self) -> bool:
+        """Whether a source is named that is no reward model."""
+        return bool(self.reward_funcs or self.reward_url or self.nemo_gym_url)
+
+    @property
     def reward_sources(self) -> int:
         """How many sources have weights; at least 1 without an environment, as the default is a reward model."""
-        named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url))
+        named = len(split_paths(self.reward_funcs)) + len(split_list(self.reward_url)) + bool(self.nemo_gym_url)
         return max(int(not self.environment), bool(self.reward_model) + named)
 
     @property
     def reward_weight_values(self) -> tuple[float, ...]:
-        """A weight per source: the reward model when there is one, reward_funcs and reward_url in order, then 1 for
-        the punishment of long completions when soft_punish_cache asks for it."""
+        """A weight per source: the reward model when there is one, reward_funcs and reward_url in order, nemo_gym_url,
+        then 1 for the punishment of long completions when soft_punish_cache asks for it."""
         weights = tuple(float(item) for item in split_list(self.reward_weights)) or (1.0,) * self.reward_sources
         return weights + (1.0,) * bool(self.soft_punish_cache)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from easyrlhf.data import comparisons, conversations, hh, rankings
+from easyrlhf.data import comparisons, conversations, hh, nemo_gym, rankings
 from easyrlhf.data.axolotl import SPELLINGS
 from easyrlhf.data.fields import is_label, may_ask
 from easyrlhf.data.messages import role_of
@@ -26,6 +26,7 @@ class Format:
     parse      (row, notes) -> record; raises StructuralFault or ContentFault
     asks       the keys that are wholly in the prompt; others are passed on where prompts are read
     ask        like parse, where prompts are read and the row may end before the answer
+    whole      every other key is for a server, which gets the row as it is: none says anything of the prompt
     """
 
     keys: str
@@ -34,6 +35,7 @@ class Format:
     parse: Callable[[dict, Counter], Record]
     asks: tuple[str, ...] = ()
     ask: Callable[[dict, Counter], Record] | None = None
+    whole: bool = False
 
 
 def require_format(name: str, kind: str | None = None) -> str | None:
@@ -93,6 +95,14 @@ def _list(row: dict, key: str) -> list:
 CONVERSATION = ("messages", "conversations")
 WHOLE = ("messages", "sharegpt", "messages_prompt")  # formats whose rows may stand in one file: all are read alike
 FORMATS: dict[str, Format] = {
+    "nemo_gym": Format(
+        "responses_create_params: {input: string or messages [, tools]} [, agent_ref: {name}], and the verifier's keys",
+        Prompt,
+        lambda row: row.get(nemo_gym.REQUEST) is not None,
+        nemo_gym.parse_nemo_gym,
+        asks=(nemo_gym.REQUEST,),
+        whole=True,
+    ),
     "hh": Format(
         "chosen, rejected: transcripts with '\\n\\nHuman:' and '\\n\\nAssistant:' [, margin or chosen_probability]",
         Comparison,

@@ -19,6 +19,7 @@ from easyrlhf.data.keys import (
     with_columns,
 )
 from easyrlhf.data.messages import unfolded
+from easyrlhf.data.nemo_gym import TEMPLATE
 from easyrlhf.data.raw import Cell
 from easyrlhf.data.records import Demonstration, Prompt, Record
 
@@ -52,6 +53,9 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
     Raises StructuralFault, which names the key, and ContentFault.
     """
     form, prompts = FORMATS[name], kind == "prompt"
+    if form.whole:
+        record = replace(form.parse(row, notes), place=place)
+        return Reading(record, {key: USED if key in (*form.asks, *TEMPLATE) else PASSED for key in row}, [])
     row = unfolded_row(row)
     bare = without_nulls(row)
     seen = Row(bare if _recognised(bare) == name else row)
@@ -68,7 +72,12 @@ def read_row(name: str, row: dict, place: str, notes: Counter, kind: str | None 
 
 
 def unfolded_row(row: dict) -> dict:
-    """The row with messages in the places of strings that hold them as JSON, and with the lists of a table's cells."""
+    """The row with messages in the places of strings that hold them as JSON, and with the lists of a table's cells.
+
+    A row that goes to a server as it is stays as it is.
+    """
+    if FORMATS["nemo_gym"].recognise(row):
+        return row
     found = {key: unfolded(row[key]) for key in UNFOLDED if isinstance(row.get(key), str)}
     found |= {key: format_list(row[key]) for key in LISTED if isinstance(row.get(key), Cell)}
     return row | found if found else row

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerFast
 
@@ -160,23 +161,39 @@ class Renderer:
         except NotContinued:
             return self.rewritten.masked(prompt, completion, arguments)
 
-    def between(self, turns: Messages, arguments: dict | None = None) -> list[int]:
-        """What the template writes after an answer's end of turn when these turns follow: they, and the next opening.
+    def between(self, turns: Messages, arguments: dict | None = None, behind: int | None = None) -> list[int]:
+        """What the template writes behind an answer when these turns follow: its end of turn, they, the next opening.
 
         Of a conversation that stands for any: a template that keeps what was said writes the same behind all of them.
         Raises InputError for one that rewrites earlier turns once later ones follow.
+
+        behind  the id that the answer ended with: where that is the template's own end of turn, it stands there
+                already. A stop text, or another of the ends that a model has, is followed by it. None: it stands there
         """
-        asked = [{"role": "user", "content": "Hello."}, *self._answer_before(turns)]
+        question = [{"role": "user", "content": "Hello."}]
+        asked = [*question, *self._answer_before(turns)]
         before = self.template.text(asked, arguments)
         whole = self.template.text([*asked, *turns], arguments, answer_next=True)
-        ends = list(self._end.finditer(before))
-        if not ends or not whole.startswith(before[: ends[-1].end()]):
+        pairs = zip(self.template.text(question, arguments), before, strict=False)
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        end = self._last_end(before, alike)  # of the answer, not one that stands before it
+        if end is None or not whole.startswith(before[: end.end()]):
             raise InputError(
                 "the chat template writes earlier turns otherwise once later ones follow (or ends none), so that an "
                 "answer would not be continued as it was sampled; give --chat_template one that keeps them, such as "
                 "chatml, or the training variant of your model's"
             )
-        return self.encoder.encode(whole[ends[-1].end() :])
+        own = self.tokenizer.convert_tokens_to_ids(end.group())
+        return [own] * (behind not in (None, own)) + self.encoder.encode(whole[end.end() :])
+
+    def _last_end(self, text: str, start: int) -> re.Match | None:
+        """The last end of turn behind a place, or the last of another end: calls may have one of their own."""
+        others = [
+            token for token in self.tokenizer.convert_ids_to_tokens(list(self.ends)) if token in self.encoder.specials
+        ]
+        other = re.compile(f"(?<!{OPEN})({'|'.join(map(re.escape, others))})")
+        found = (list(ends.finditer(text, start)) for ends in (self._end, other))
+        return next((ends[-1] for ends in found if ends), None)
 
     @staticmethod
     def _answer_before(turns: Messages) -> Messages:

@@ -11,6 +11,7 @@ from easyrlhf.data.records import Comparison, Demonstration, Feedback, Prompt, R
 from easyrlhf.data.render import Renderer
 
 SOURCE = "source"  # column with the file of a row, which is no part of its content
+PLACE = "place"  # column with its file and line, which is none either
 IDS, MASK = pa.list_(pa.int32()), pa.list_(pa.int8())
 SCHEMAS: dict[str, pa.Schema] = {
     "demonstration": pa.schema({"input_ids": IDS, "loss_mask": MASK, "length": pa.int32()}),
@@ -35,7 +36,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         }
     ),
     "feedback": pa.schema({"prompt_ids": IDS, "completion_ids": IDS, "label": pa.bool_(), "length": pa.int32()}),
-    "prompt": pa.schema({"prompt_ids": IDS, "prompt": pa.string(), "columns": pa.string(), "length": pa.int32()}),
+    "prompt": pa.schema(
+        {
+            "prompt_ids": IDS,
+            "prompt": pa.string(),
+            "columns": pa.string(),
+            "length": pa.int32(),
+            PLACE: pa.string(),
+        }
+    ),
 }
 
 

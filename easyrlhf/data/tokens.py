@@ -35,7 +35,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import ContentFault
 from easyrlhf.data.sources import Source
 from easyrlhf.data.splitting import Part
-from easyrlhf.data.token_rows import ENCODERS, SCHEMAS, SOURCE, lengths_of
+from easyrlhf.data.token_rows import ENCODERS, PLACE, SCHEMAS, SOURCE, lengths_of
 from easyrlhf.errors import InputError
 from easyrlhf.files import atomic_write
 
@@ -108,7 +108,7 @@ def load_tokens(source: str, kind: str, renderer: Renderer, settings: DataSettin
               feedback: prompt_ids, completion_ids, label, length, other (number of the row whose completion goes
               with this row's prompt in KTO's estimate of KL; together they may be longer than max_length);
               a comparison becomes two
-              prompt: prompt_ids, prompt (JSON), columns (JSON), length; from records of any kind
+              prompt: prompt_ids, prompt (JSON), columns (JSON), length, place; from records of any kind
 
     Memory does not grow with the data. Raises InputError for data that cannot be used (docs/data.md).
     """
@@ -188,7 +188,8 @@ def _token_rows(
             ledger.drop(OVER_LENGTH, record.place, row)
             continue
         try:
-            tokens = [row | {SOURCE: name} for one in made for row in encode(one, renderer)]
+            about = {SOURCE: name, PLACE: record.place}
+            tokens = [row | about for one in made for row in encode(one, renderer)]
         except ContentFault as fault:
             ledger.drop(fault.reason, record.place, row)
             continue
@@ -240,7 +241,7 @@ def _digest(digest, row: dict[str, Any]) -> None:
     A label that is sure is left out, as rows had none before there were soft ones.
     """
     sure = {"chosen_probability": 1.0}.items()
-    for value in (value for key, value in row.items() if key != SOURCE and (key, value) not in sure):
+    for value in (value for key, value in row.items() if key not in (SOURCE, PLACE) and (key, value) not in sure):
         ids = isinstance(value, list) and not isinstance(value[0] if value else 0, list | float)
         data = np.asarray(value, dtype="<i4").tobytes() if ids else json.dumps(value).encode()
         digest.update(len(data).to_bytes(8, "little") + data)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from easyrlhf.episodes.chat import EpisodeChat
-from easyrlhf.errors import ServiceError
+from easyrlhf.errors import RunStopped, ServiceError
 from easyrlhf.rewards.async_source import in_thread
 from easyrlhf.rewards.functions import parameters, takes_any_column
 from easyrlhf.userfile import raised
@@ -121,9 +121,14 @@ class Calls:
 
 
 async def outcome(start: Callable[[], Awaitable[Any]]) -> Outcome:
-    """What comes of an async call. Its exceptions are values: some, as SystemExit, would end the event loop."""
+    """What comes of an async call. Its exceptions are values: some, as SystemExit, would end the event loop.
+
+    One that ends the run, from a signal that came while it was at work, is not its own.
+    """
     try:
         return await start(), None
+    except RunStopped:
+        raise
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         return None, error
 

@@ -142,8 +142,7 @@ class EpisodeChat:
             return
         if not self.waiting:
             raise RuntimeError("chat.reply was called twice without chat.say in between")
-        unsaid = self.renderer.ended(self.ids)[len(self.ids) :]  # the end of a turn that a stop text has finished
-        between = unsaid + self.renderer.between(self.waiting, self.arguments)
+        between = self.renderer.between(self.waiting, self.arguments, behind=self.ids[-1])
         if len(self.ids) + len(between) + 1 > self.limits.tokens or self.turns == self.limits.turns:
             self.finished = False
             raise EpisodeOver  # the text is left out: rows end with a token that was sampled

@@ -1,12 +1,13 @@
-"""Playing episodes: all that wait for a turn of the policy are sampled together, a wave after the other."""
+"""Playing episodes with an environment: a row of a rollout from each."""
 
 import asyncio
 import json
 import math
 import pickle
-from collections.abc import Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.episodes.calls import Calls, EnvironmentFailed
-from easyrlhf.episodes.chat import EpisodeChat, EpisodeLimits, Turn
+from easyrlhf.episodes.chat import EpisodeChat, EpisodeLimits
 from easyrlhf.episodes.environments import Environment, played
 from easyrlhf.episodes.tools import Tools
+from easyrlhf.episodes.waves import AtOnce, Key, Turns, TurnSampler, Waves, run_to_end
 from easyrlhf.models.parts import plain_lm
-from easyrlhf.rollout.sampler import TRAINING, HFSampler, Samples
+from easyrlhf.rollout.sampler import TRAINING, Samples
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Player:
     drop         whether an episode whose environment fails is left out; else that ends the run
     keep         whether episodes keep the objects that they were played with
     sent         whether other processes read the episodes, and these objects
+    concurrency  episodes alive at a time; None for all
+    stopping     whether the user has asked the run to stop
     """
 
     environment: Environment
@@ -79,32 +83,39 @@ class Player:
     drop: bool
     keep: bool = False
     sent: bool = False
+    concurrency: int | None = None
+    stopping: Callable[[], bool] = lambda: False
 
-    def play(self, sampler: HFSampler, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]) -> Samples:
+    def play(self, sampler: TurnSampler, rows: list[dict[str, Any]], keys: list[Key], at_once: bool = False) -> Samples:
         """An episode for each prompt row; everything that is drawn depends on its key and on nothing else.
 
-        Raises EnvironmentFailed, with the episode, when the environment does and failures are not dropped.
+        at_once  whether each turn is sampled as soon as it is asked for; else in waves
+        Raises EnvironmentFailed, with the episode, when the environment does and failures are not dropped, and
+        ServiceStopped when the run is asked to stop.
         """
-        return run_to_end(self._play(sampler, rows, keys))
+        return in_own_thread(lambda: run_to_end(self._play(sampler, rows, keys, AtOnce if at_once else Waves)))
 
-    async def _play(self, sampler: HFSampler, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]) -> Samples:
-        waves, workers = Waves(sampler), asyncio.Semaphore(self.workers)
-        chats = [self.chat_of(row, key, place, waves) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
-        episodes = await waves.run([self.episode(row, chat, workers) for row, chat in zip(rows, chats, strict=True)])
-        return episode_samples(chats, episodes, sampler)
+    async def _play(
+        self, sampler: TurnSampler, rows: list[dict[str, Any]], keys: list[Key], kind: type[Turns]
+    ) -> Samples:
+        turns = kind(sampler, self.concurrency or len(rows), self.stopping)
+        workers = asyncio.Semaphore(self.workers)
+        chats = [self.chat_of(row, key, place, turns) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
+        begin = [partial(self.episode, row, chat, workers) for row, chat in zip(rows, chats, strict=True)]
+        return episode_samples(chats, await turns.run(begin), sampler)
 
-    def chat_of(self, row: dict[str, Any], key: tuple[int, ...], place: int, waves: "Waves") -> EpisodeChat:
+    def chat_of(self, row: dict[str, Any], key: Key, place: int, turns: Turns) -> EpisodeChat:
         """The conversation of a row, nothing said yet."""
         prompt, columns = json.loads(row["prompt"]), json.loads(row["columns"])
         arguments = arguments_for(prompt, columns) | ({"tools": self.tools.schemas} if self.tools.schemas else {})
         # The first turn has the key of a completion without an environment, whose zeros behind it change no number.
-        ask = waves.asking(place, lambda turn: (*key, turn) if turn else key)
+        ask = turns.asking(place, lambda turn: (*key, turn) if turn else key)
         given = None if self.tools.schemas else row["prompt_ids"]
         chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(self.task(key)), self.tools)
         chat.prompt_ids = given
         return chat
 
-    def task(self, key: tuple[int, ...]) -> tuple[int, ...]:
+    def task(self, key: Key) -> tuple[int, ...]:
         """What the seed of an episode is drawn from: the completions of a prompt are compared on one task."""
         seed, kind, number = key
         return seed, kind, number // (self.generations if kind == TRAINING else 1)
@@ -163,24 +174,12 @@ def unsendable(environment: Any) -> str:
     return ""
 
 
-def run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:
-    """What it returns, from a loop of its own; no task outlives that."""
+def in_own_thread(work: Callable[[], Samples]) -> Samples:
+    """What it gives, from another thread where this one runs an event loop already, as a notebook's does."""
     if asyncio._get_running_loop() is None:
-        return _run_to_end(coroutine)
-    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop in this thread already
-        return thread.submit(_run_to_end, coroutine).result()
-
-
-def _run_to_end(coroutine: Coroutine[Any, Any, Samples]) -> Samples:
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(coroutine)
-    finally:
-        for task in (left := asyncio.all_tasks(loop)):
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
-        loop.close()  # not asyncio.run, which waits for threads that hang
+        return work()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def task_seed(task: tuple[int, ...]) -> int:
@@ -188,73 +187,7 @@ def task_seed(task: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(task).generate_state(1)[0])
 
 
-class Waves:
-    """Turns that episodes wait for, sampled together as soon as nobody is doing anything else.
-
-    So a wave does not depend on who answers faster, and a policy whose weights are put together is asked once a turn.
-    """
-
-    def __init__(self, sampler: HFSampler):
-        self.sampler, self.living = sampler, 0
-        self.asked: dict[int, tuple[tuple[list[int], int, tuple[int, ...]], asyncio.Future]] = {}
-        self.changed = asyncio.Event()
-
-    def asking(self, place: int, key_of):
-        """What the chat at this place asks for its turns with."""
-
-        async def ask(ids: list[int], most: int, turn: int) -> Turn:
-            future = asyncio.get_running_loop().create_future()
-            self.asked[place] = (ids, most, key_of(turn)), future
-            self.changed.set()
-            try:
-                return await future
-            finally:  # an episode that does not wait for its turn any more is not given one
-                self.asked.pop(place, None)
-
-        return ask
-
-    async def run(self, episodes: list[Coroutine[Any, Any, Episode]]) -> list[Episode]:
-        """Play them all; the outcome of each, in order. The first error ends all."""
-        self.living = len(episodes)
-        tasks = [asyncio.ensure_future(self.living_until_done(*one)) for one in enumerate(episodes)]
-        try:
-            while self.living:
-                await self.changed.wait()
-                self.changed.clear()
-                for task in tasks:
-                    if task.done() and not task.cancelled() and task.exception() is not None:
-                        raise task.exception()
-                if self.asked and len(self.asked) == self.living:
-                    self.generate()
-            return [task.result() for task in tasks]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def living_until_done(self, place: int, episode: Coroutine[Any, Any, Episode]) -> Episode:
-        """Play one, counted among the living while it is."""
-        try:
-            return await episode
-        finally:
-            self.asked.pop(place, None)  # of a function that returned without its answer
-            self.living -= 1
-            self.changed.set()
-
-    def generate(self) -> None:
-        """Sample a turn for everybody who waits."""
-        waiting = [self.asked[place] for place in sorted(self.asked)]
-        self.asked.clear()
-        prompts, most, keys = (list(column) for column in zip(*(question for question, _ in waiting), strict=True))
-        samples = self.sampler.generate(prompts, keys, most)
-        lengths = samples.completion_mask.sum(1).long().tolist()
-        drawn = zip(samples.completion_ids.tolist(), samples.logprobs.tolist(), samples.finished.tolist(), strict=True)
-        for (ids, logprobs, ended), length, (_, future) in zip(drawn, lengths, waiting, strict=True):
-            if not future.cancelled():
-                future.set_result(Turn(ids[:length], logprobs[:length], ended))
-
-
-def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: HFSampler) -> Samples:
+def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: TurnSampler) -> Samples:
     """The rows of these episodes, each through its last sampled token."""
     device = plain_lm(sampler.lm).device
     rows = [through_last_sampled(chat) for chat in chats]

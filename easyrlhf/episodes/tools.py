@@ -32,6 +32,8 @@ class Tools:
             return text
         from trl.chat_template_utils import parse_response
 
+        if ids[-1] in renderer.ends and ids[-1] != renderer.end_of_turn_id:
+            ids = ids[:-1]  # parsers know the template's own end of turn, and take another for text
         try:
             parsed = parse_response(renderer.tokenizer, ids, prefix=before, tools=self.schemas)
         except Exception:  # what is read was sampled: brackets without end, say, are more than a parser of JSON takes

@@ -119,10 +119,11 @@ def standing_label(connection: sqlite3.Connection, item: int, annotator: int, re
 
 
 def undo_label(connection: sqlite3.Connection, label: str, item: int, annotator: int, now: float) -> None:
-    """Mark a label as taken back. Raises InputError for a turn of a conversation that has gone on."""
+    """Mark a label as taken back. Raises InputError for that by which a conversation has gone on: its annotator's."""
     gone_on = """SELECT 1 FROM item i JOIN conversation c ON c.id = i.conversation WHERE i.id = :item AND
+      c.annotator = :annotator AND
       (c.said IS NOT NULL OR EXISTS (SELECT 1 FROM item j WHERE j.conversation = c.id AND j.turn > i.turn))"""
-    if connection.execute(gone_on, {"item": item}).fetchone():
+    if connection.execute(gone_on, {"item": item, "annotator": annotator}).fetchone():
         raise InputError(f"item {item}: the conversation has gone on from this turn; its label stays")
     connection.execute("UPDATE label SET undone = ? WHERE id = ?", (now, label))
     record_event(connection, now, "undo", annotator, item, label=label)

@@ -177,6 +177,22 @@ class Store(People):
         with self.write() as connection:
             return [self._add_label(connection, label) for label in labels]
 
+    def replace_labels(self, annotator: int, undone: Iterable[str], labels: Iterable[NewLabel]) -> None:
+        """Take labels of one annotator back and keep others of his, all or nothing; nothing comes into his hands.
+
+        Raises InputError for one to take back that is not his or does not stand, and for a conflict.
+        """
+        mine = "SELECT item FROM label WHERE id = ? AND annotator = ? AND undone IS NULL"
+        with self.write() as connection:
+            for one in undone:
+                row = connection.execute(mine, (one, annotator)).fetchone()
+                if row is None:
+                    raise InputError(f"label {one}: annotator {annotator} has no such label to take back")
+                undo_label(connection, one, row["item"], annotator, self.clock())
+            for label in labels:
+                if self._add_label(connection, label) == CONFLICT:
+                    raise InputError(f"label {label.id}: item {label.item} has another label of annotator {annotator}")
+
     def undo(self, annotator: int, label: str | None = None) -> Given | None:
         """Mark a label as taken back, his last one or that of this id, and put its item into his hands again.
 

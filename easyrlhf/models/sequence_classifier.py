@@ -1,5 +1,6 @@
 """Reward models saved as sequence classifiers (`score.weight` beside a backbone), as TRL and the hub have them."""
 
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from easyrlhf.errors import InputError
-from easyrlhf.models.adapters import adapter_shapes, is_adapter, is_classifier_adapter, merge_adapter
+from easyrlhf.models.adapters import adapter_shapes, is_adapter, is_classifier_adapter, merge_adapter, quietly
 from easyrlhf.models.load import disable_dropout, load_config, read_weights
 from easyrlhf.models.parents import base_of, parent_folder
 from easyrlhf.models.parts import evaluating, hidden_states
@@ -129,7 +130,8 @@ def read_classifier(path: str, **how) -> PreTrainedModel:
 def read_whole(path: str, may_miss: set[str], may_have: set[str], **how) -> PreTrainedModel:
     """The sequence classifier of full weights, some of which it may lack or have beside. Raises InputError."""
     try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(path, **how, output_loading_info=True)
+        with quietly():  # what is missing is told below, or is in an adapter
+            model, loading = AutoModelForSequenceClassification.from_pretrained(path, **how, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"{path}: the model cannot be loaded: {str(error).strip()}") from error
     for what, fine in (("missing", may_miss), ("unexpected", may_have)):
@@ -182,18 +184,31 @@ def language_model_around(classifier: PreTrainedModel, path: str) -> PreTrainedM
 def stored_head(path: str) -> nn.Linear:
     """The head of a classifier that check_classifier has passed, or of an adapter of one, in float32.
 
-    Raises InputError when it is in no .safetensors file.
+    Raises InputError when it is in none of its files.
     """
     folder = parent_folder(path)
-    for file in sorted(folder.glob("*.safetensors")) if folder else ():
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                if name == WEIGHT or name.endswith(f".{WEIGHT}"):
-                    weight = tensors.get_tensor(name).float()
-                    head = nn.Linear(weight.shape[1], 1, dtype=torch.float32)
-                    head.load_state_dict({"weight": weight, "bias": read_bias(folder)})
-                    return head
-    raise InputError(f"{path}: has no {WEIGHT} in its .safetensors files; save the model again")
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    found = [weight for file in files if (weight := score_weight(safetensors_of(file))) is not None]
+    if not found and folder and (old := folder / "adapter_model.bin").is_file():  # of an adapter, in the older form
+        found = [score_weight(torch.load(old, weights_only=True).items())]
+    if not found or found[0] is None:
+        raise InputError(f"{path}: has no {WEIGHT} in its files; save the model again")
+    head = nn.Linear(found[0].shape[1], 1, dtype=torch.float32)
+    head.load_state_dict({"weight": found[0].float(), "bias": read_bias(folder)})
+    return head
+
+
+def score_weight(tensors: Iterable[tuple[str, torch.Tensor]]) -> torch.Tensor | None:
+    """The head's weight among named tensors, of a classifier or of an adapter."""
+    return next((tensor for name, tensor in tensors if name == WEIGHT or name.endswith(f".{WEIGHT}")), None)
+
+
+def safetensors_of(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor of a file, of which those are read that may be a head."""
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            if name.endswith(WEIGHT):
+                yield name, tensors.get_tensor(name)
 
 
 def read_bias(folder: Path) -> torch.Tensor:

@@ -28,13 +28,27 @@ def estimate_grpo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollo
     if config.multi_objective_aggregation == "sum_then_normalize":
         advantages = group_advantages(rollout.scores, config.num_generations, config.scale_rewards)
     else:
+        sources, own = objectives(rollout.source_scores, config)
         # the penalty is a weight: as a score it would be standardised, and its size lost
         cut_off = -(~rollout.finished).float()
-        scores = torch.stack([*rollout.source_scores.values(), cut_off]).masked_fill(~rollout.scored, torch.nan)
-        own = [*config.reward_weight_values, 1.0][: len(scores) - 1]  # that of an environment is 1, and stands last
+        scores = torch.stack([*sources, cut_off]).masked_fill(~rollout.scored, torch.nan)
         weights = torch.tensor([*own, config.missing_eos_penalty], device=scores.device)
         advantages = gdpo_advantages(scores, weights, config.num_generations)
     return with_advantages(rollout, advantages, config)
+
+
+def objectives(source_scores: dict[str, Tensor], config: GRPOConfig) -> tuple[list[Tensor], list[float]]:
+    """What GDPO standardises apart, each [B], and how much each counts: sources, or the parts that one is made of."""
+    names = [name for name in source_scores if "/" not in name]
+    weights = dict(zip(names, [*config.reward_weight_values, 1.0], strict=False))  # an environment's is 1, the last
+    found = {}
+    for name, scores in source_scores.items():
+        source, _, part = name.partition("/")
+        found[name] = scores, weights[source]
+        if part:  # a completion whose reward has parts is its parts
+            whole, weight = found[source]
+            found[source] = whole.masked_fill(~scores.isnan(), torch.nan), weight
+    return [scores for scores, _ in found.values()], [weight for _, weight in found.values()]
 
 
 def estimate_rloo(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Rollout:

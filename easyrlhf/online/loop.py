@@ -175,7 +175,10 @@ def begin_next(online: Online, prompts: Dataset, config: OnlineConfig, at: LoopS
     """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
     # The same rows and keys that collecting will ask for: it then finds them begun.
     rows, keys = prompt_batch(prompts, config, at.drawn)
-    online.sampler.begin([row["prompt_ids"] for row in rows], keys)
+    if online.player is None:
+        online.sampler.begin([row["prompt_ids"] for row in rows], keys)
+    else:
+        online.sampler.begin_to_play(online.player, rows, keys)
 
 
 @contextmanager

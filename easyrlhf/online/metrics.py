@@ -8,7 +8,7 @@ from torch import Tensor
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.losses.ppo import explained_variance
-from easyrlhf.online.rollout import Rollout
+from easyrlhf.online.rollout import Rollout, scores_by_source
 
 
 def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
@@ -97,8 +97,7 @@ def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     if rollouts[0].action_mask is not None:
         turns = [row["episode"].turns for r in rollouts for row in r.rows]
         metrics["eval/turns"] = sum(turns) / len(turns)
-    for name in rollouts[0].source_scores:
-        scores = torch.cat([r.source_scores[name] for r in rollouts])
+    for name, scores in scores_by_source(rollouts).items():
         if len(applying := scores[~scores.isnan()]):
             metrics[f"eval/reward/{name}/mean"] = applying.mean().item()
     return metrics

@@ -26,7 +26,7 @@ class Rollout:
     entropies        [B, T]  of the policy's distribution each token was drawn from, nats
     values           [B, T]  of the state before each token; None where no value model learns
     scores           [B]     weighted, clipped, missing-EOS penalty subtracted; nan where no reward applies
-    source_scores    name → [B] raw scores of every reward source
+    source_scores    name → [B] raw scores of every reward source, and of the parts that some are made of: source/part
     kl, rewards, advantages, returns  [B, T]  filled in by estimate; no kl without a reference
     loss_mask        [B, T]  1 on tokens to learn from; None for all of completion_mask
     extra            [B]     name → value, what reward functions have logged of each completion
@@ -164,10 +164,18 @@ def concatenate(first: Rollout, second: Rollout) -> Rollout:
         return torch.cat(parts)
 
     tensors = {f.name: joined(f.name) for f in fields(Rollout) if f.name not in ("rows", "source_scores", "extra")}
-    names = first.source_scores
-    sources = {name: torch.cat([first.source_scores[name], second.source_scores[name]]) for name in names}
+    sources = scores_by_source([first, second])
     extra = first.extra and first.extra + second.extra
     return Rollout(rows=first.rows + second.rows, source_scores=sources, extra=extra, **tensors)
+
+
+def scores_by_source(rollouts: list[Rollout]) -> dict[str, Tensor]:
+    """The raw scores of all of them, one behind the other; nan for parts that one rollout has and another has not."""
+    names = dict.fromkeys(name for rollout in rollouts for name in rollout.source_scores)
+    return {
+        name: torch.cat([one.source_scores.get(name, torch.full_like(one.scores, torch.nan)) for one in rollouts])
+        for name in names
+    }
 
 
 def unpad(ids: Tensor, mask: Tensor) -> list[list[int]]:

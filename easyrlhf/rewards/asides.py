@@ -19,11 +19,13 @@ class Logged:
 
     numbers  names and numbers, of log_metric
     columns  name → a value for each completion, of log_extra
+    parts    name → a number for each completion, None where it does not apply: what a reward is made of
     """
 
     count: int = 0
     numbers: list[tuple[str, float]] = field(default_factory=list)
     columns: dict[str, list] = field(default_factory=dict)
+    parts: dict[str, list] = field(default_factory=dict)
 
     def log_metric(self, name: str, value: float) -> None:
         """Keep a number for metrics.jsonl, where it is `reward/<function>/<name>`, the mean over a step's calls.
@@ -62,12 +64,13 @@ class Logged:
         """Take what a function of this name has logged of the same completions."""
         self.numbers += [(f"{name}/{metric}", value) for metric, value in other.numbers]
         self.columns |= {f"{name}/{column}": values for column, values in other.columns.items()}
+        self.parts |= {f"{name}/{part}": values for part, values in other.parts.items()}
 
     def append(self, other: "Logged") -> None:
         """Take what has been logged of further completions; a column that one of the two lacks is None there."""
-        for name in dict.fromkeys([*self.columns, *other.columns]):
-            before, behind = self.columns.get(name, [None] * self.count), other.columns.get(name, [None] * other.count)
-            self.columns[name] = before + behind
+        for own, others in ((self.columns, other.columns), (self.parts, other.parts)):
+            for name in dict.fromkeys([*own, *others]):
+                own[name] = own.get(name, [None] * self.count) + others.get(name, [None] * other.count)
         self.numbers += other.numbers
         self.count += other.count
 

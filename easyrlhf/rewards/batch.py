@@ -54,6 +54,7 @@ class RewardBatch:
     columns         name → [B] the data's columns, None where a row lacks one
     state           how far the training is that they were sampled for
     environments    [B] the objects that they were played with; None where nobody asks for them
+    places          [B] file and line of the prompt rows, where they are known
     """
 
     prompts: list
@@ -63,6 +64,7 @@ class RewardBatch:
     columns: dict[str, list]
     state: TrainerState = field(default_factory=TrainerState)
     environments: list[Any] | None = None
+    places: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -87,9 +89,12 @@ class RewardBatch:
         cells = [json.loads(row["columns"]) for row in rows]
         names = sorted(set().union(*cells) - set(OURS))
         columns = {name: [row.get(name) for row in cells] for name in names}
+        places = [row.get("place", "") for row in rows]
         played = [row["episode"].environment for row in rows if "episode" in row]
         environments = played if any(one is not None for one in played) else None
-        return cls(prompts, completions, completion_ids, finished, columns, state or TrainerState(), environments)
+        return cls(
+            prompts, completions, completion_ids, finished, columns, state or TrainerState(), environments, places
+        )
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -99,7 +104,9 @@ class RewardBatch:
         columns = {name: values[start:stop] for name, values in self.columns.items()}
         lists = (self.prompts, self.completions, self.completion_ids, self.finished)
         environments = self.environments and self.environments[start:stop]
-        return RewardBatch(*(values[start:stop] for values in lists), columns, self.state, environments)
+        return RewardBatch(
+            *(values[start:stop] for values in lists), columns, self.state, environments, self.places[start:stop]
+        )
 
     def keywords(self) -> dict[str, list]:
         """What a reward function is called with: a copy, which it may do with as it likes."""

@@ -56,6 +56,7 @@ class Rewards:
         """Scores [B] of the completions, and the raw scores [B] of every source by name. Raises RewardError.
 
         A raw score is nan where its source does not apply; the sum is over those that do, and nan where there is none.
+        Behind the sources stand the parts of which their rewards are made, as `source/part`: the sum has them already.
         Among several processes, functions and servers are asked by each about a share of the prompts.
         """
         everything = RewardBatch.of(rows, completions, finished.tolist(), self.renderer, self.state)
@@ -76,12 +77,13 @@ class Rewards:
 
         nothing = {name: [] for name in self.names()}, Logged()
         everyone = processes.gather_results(lambda: self._finish(batch, begun, models) if len(batch) else nothing)
-        self._keep([logged for _, logged in everyone])
+        parts = self._keep([logged for _, logged in everyone])
         raw = {
             name: torch.tensor([score for part, _ in everyone for score in part[name]], device=finished.device)
             for name in self.names()
         }
         scores = self._weighted_sum(raw, everything)
+        raw |= {name: torch.tensor(values, device=finished.device) for name, values in parts.items()}
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         scores = scores - self.missing_eos_penalty * (~finished).float()
@@ -105,14 +107,17 @@ class Rewards:
             raw[name] = numbers(name, given, batch)
         return raw, logged
 
-    def _keep(self, said: list[Logged]) -> None:
-        """Keep what the functions of all processes have logged."""
+    def _keep(self, said: list[Logged]) -> dict[str, list[float]]:
+        """Keep what the functions of all processes have logged; the parts of rewards by name, nan for None."""
         logged = Logged()
         for one in said:
             logged.append(one)
         for name, value in logged.numbers:
             self.logged.setdefault(name, []).append(value)
         self.extra[:] = logged.rows()
+        return {
+            name: [math.nan if value is None else value for value in values] for name, values in logged.parts.items()
+        }
 
     def _weighted_sum(self, raw: dict[str, Tensor], everything: RewardBatch) -> Tensor:
         """The sum [B] over the sources that apply, nan where none does. Raises RewardError where that is everywhere."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +16,15 @@ from easyrlhf.rollout.sampler import HFSampler, Samples
 
 
 class EpisodePlayer(Protocol):
-    """What plays episodes with a sampler: easyrlhf/episodes/play.py."""
+    """What plays episodes with a sampler: easyrlhf/episodes/play.py.
 
-    def play(self, sampler: HFSampler, rows: list[dict], keys: list[tuple[int, ...]]) -> Samples:
-        """An episode for each row."""
+    stopping  whether the user has asked the run to stop
+    """
+
+    stopping: Callable[[], bool]
+
+    def play(self, sampler: Any, rows: list[dict], keys: list[tuple[int, ...]], at_once: bool = False) -> Samples:
+        """An episode for each row; at once: each turn as it is asked for, in place of waves."""
 
 
 @dataclass(frozen=True)

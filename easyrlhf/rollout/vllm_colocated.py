@@ -1,6 +1,8 @@
 """vLLM in this process, on the device that the run trains on; it sleeps while the run trains."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +46,8 @@ class HeldModel:
 
 class Colocated:
     """A Backend in every process of the run. Raises InputError when vLLM cannot hold the model."""
+
+    at_once = False
 
     def __init__(self, held: HeldModel, drawing: Drawing, device: torch.device, dtype: torch.dtype):
         for name, value in SETTINGS.items():
@@ -111,18 +115,26 @@ class Colocated:
             self.adapter = LoRARequest("policy", number, folder)
             self.llm.llm_engine.add_lora(self.adapter)
 
-    def complete(self, prompts: list[list[int]], seeds: list[int]) -> list[Completion]:
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """As Backend says: awake all the time, so that what was read of a conversation is not read again."""
+        if self.sleeps:
+            self.llm.wake_up()
+        try:
+            yield
+        finally:
+            self.rest()
+
+    def complete(self, prompts: list[list[int]], seeds: list[int], limits: list[int] | None = None) -> list[Completion]:
         """As Backend says."""
         from vllm import SamplingParams, TokensPrompt
 
-        if self.sleeps:
-            self.llm.wake_up()
         asked = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-        how = [SamplingParams(**self.drawing, seed=seed) for seed in seeds]
+        own = [{}] * len(seeds) if limits is None else [{"max_tokens": most} for most in limits]
+        how = [SamplingParams(**self.drawing | more, seed=seed) for seed, more in zip(seeds, own, strict=True)]
         outputs = [
             output.outputs[0] for output in self.llm.generate(asked, how, use_tqdm=False, lora_request=self.adapter)
         ]
-        self.rest()
         return [
             Completion(
                 list(output.token_ids),

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from easyrlhf.errors import InputError, ServiceError
 from easyrlhf.models.parts import plain_lm
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import EVALUATION, Samples
+from easyrlhf.rollout.sharded import EpisodePlayer, gathered_samples, on_cpu
 
 Key = tuple[int, ...]
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
@@ -70,16 +72,21 @@ class SamplerLost(ServiceError):
 class Backend(Protocol):
     """Where vLLM runs. All processes call the same methods in the same order, but for complete.
 
-    ranks  consecutive processes that sample the same prompts together
+    ranks    consecutive processes that sample the same prompts together
+    at_once  whether complete may be called by several threads at a time
     """
 
     ranks: int
+    at_once: bool
 
     def load(self, lm: nn.Module) -> None:
         """Sample with these weights from now on. Raises SamplerLost."""
 
-    def complete(self, prompts: list[list[int]], seeds: list[int]) -> list[Completion]:
-        """Complete this process's prompts. Raises SamplerLost."""
+    def session(self) -> AbstractContextManager[None]:
+        """What complete is called within, as often as one likes: all of it is by the same weights, or SamplerLost."""
+
+    def complete(self, prompts: list[list[int]], seeds: list[int], limits: list[int] | None = None) -> list[Completion]:
+        """Complete this process's prompts, with at most so many tokens each. Raises SamplerLost."""
 
     def wait(self) -> None:
         """Return as soon as vLLM answers again. Raises ServiceError when it does not."""
@@ -107,11 +114,13 @@ class VLLMSampler:
         self.behind = sync_interval  # updates that vLLM has not seen; at first, none of the weights
         self.background = ThreadPoolExecutor(1, "rollout")
         self.ahead: tuple[list[Key], Future] | None = None
+        self.closed = False
 
     def __enter__(self) -> "VLLMSampler":
         return self
 
     def __exit__(self, *_) -> None:
+        self.closed = True
         self.background.shutdown(wait=False, cancel_futures=True)
         self.backend.close()
 
@@ -122,23 +131,44 @@ class VLLMSampler:
         When vLLM is lost, it is waited for and given the weights again. Raises ServiceError when it does not come back,
         or fails again and again.
         """
-        if self.behind and keys[0][1] == EVALUATION:
-            self.behind = self.sync_interval
+        self.hurry_for(keys)
         parts = self.take_started(keys) or self.generate_with_retry(self.own_part(prompts, keys))
         completions = [completion for part in parts[:: self.backend.ranks] for completion in part]
         return samples_of(completions, self.pad_id, self.ending, plain_lm(self.engine.model).device)
+
+    def play(self, player: EpisodePlayer, rows: list[dict], keys: list[Key]) -> Samples:
+        """As Player.play; every process plays a part of the episodes and gets all.
+
+        vLLM gets the weights once, around all turns. Where it is lost, all episodes are played again from their
+        beginning with it once it is found; otherwise as generate.
+        """
+        self.hurry_for(keys)
+        parts = self.take_started(keys) or self.generate_with_retry(self.own_episodes(player, rows, keys))
+        parts = [part for part in parts if part is not None]
+        return gathered_samples(parts, self.pad_id, plain_lm(self.engine.model).device)
 
     def begin(self, prompts: list[list[int]], keys: list[Key]) -> None:
         """Begin in the background what generate will be asked for with these keys, with the weights of now."""
         self.generate_with_retry(lambda: None)
         self.ahead = keys, self.background.submit(attempt, self.own_part(prompts, keys))
 
+    def begin_to_play(self, player: EpisodePlayer, rows: list[dict], keys: list[Key]) -> None:
+        """Begin in the background what play will be asked for with these keys, with the weights of now."""
+        self.generate_with_retry(lambda: None)
+        ending = replace(player, stopping=lambda: self.closed or player.stopping())  # a process waits for its threads
+        self.ahead = keys, self.background.submit(attempt, self.own_episodes(ending, rows, keys))
+
+    def hurry_for(self, keys: list[Key]) -> None:
+        """Let what these keys are drawn for have the newest weights, if it is an evaluation."""
+        if self.behind and keys[0][1] == EVALUATION:
+            self.behind = self.sync_interval
+
     def updated(self) -> None:
         """The policy has changed."""
         self.behind += 1
 
-    def take_started(self, keys: list[Key]) -> list[list[Completion]]:
-        """Every process's completions for these keys, if they were begun and have come; they can be had once."""
+    def take_started(self, keys: list[Key]) -> list[Any]:
+        """What every process has for these keys, if it was begun and has come; it can be had once."""
         if self.ahead is None or self.ahead[0] != keys:
             return []
         (_, future), self.ahead = self.ahead, None
@@ -172,7 +202,39 @@ class VLLMSampler:
         ranks = self.backend.ranks
         own = slice_of(len(prompts), processes.size() // ranks, processes.rank() // ranks)
         seeds = [seed_of(key) for key in keys[own]]
-        return lambda: self.backend.complete(prompts[own], seeds)
+
+        def complete() -> list[Completion]:
+            with self.backend.session():
+                return self.backend.complete(prompts[own], seeds)
+
+        return complete
+
+    def own_episodes(self, player: EpisodePlayer, rows: list[dict], keys: list[Key]) -> Callable[[], Samples | None]:
+        """The job of playing this process's share of the episodes, in any thread. It raises SamplerLost."""
+        own, turns = slice_of(len(rows)), VLLMTurns(self.backend, self.pad_id, self.ending, self.engine.model)
+
+        def play() -> Samples | None:
+            with self.backend.session():
+                if own.start == own.stop:
+                    return None
+                return on_cpu(player.play(turns, rows[own], keys[own], self.backend.at_once))
+
+        return play
+
+
+@dataclass(frozen=True)
+class VLLMTurns:
+    """Samples the turns of one process's episodes with vLLM, within a session of it; no other process takes part."""
+
+    backend: Backend
+    pad_id: int
+    ending: Ending
+    lm: nn.Module
+
+    def generate(self, prompts: list[list[int]], keys: list[Key], limits: list[int]) -> Samples:
+        """Complete each prompt, with at most so many tokens. Raises SamplerLost."""
+        completions = self.backend.complete(prompts, [seed_of(key) for key in keys], limits)
+        return samples_of(completions, self.pad_id, self.ending, torch.device("cpu"))
 
 
 class Lost(NamedTuple):

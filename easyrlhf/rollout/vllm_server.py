@@ -2,8 +2,9 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Waiting:
 class VLLMServer:
     """A Backend over HTTP."""
 
-    ranks = 1
+    ranks, at_once = 1, True
 
     def __init__(self, host: str, port: int, drawing: Drawing, transfer: WeightTransfer, waiting: Waiting):
         self.url, self.place = f"http://{host}:{port}", (host, port)
@@ -63,7 +64,7 @@ class VLLMServer:
         self.timeout, self.tell, self.stopping = waiting.timeout, waiting.tell, waiting.stopping
         self.drawing = drawing.settings()
         self.threads = ThreadPoolExecutor(AT_ONCE, "vllm")
-        self.version = ""
+        self.version = self.serving = ""
         self.link: Link | None = None
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -168,18 +169,29 @@ class VLLMServer:
         if self.link is not None:
             self.link.close()
 
-    def complete(self, prompts: list[list[int]], seeds: list[int]) -> list[Completion]:
-        """As Backend says. A server that was started anew since load counts as lost."""
-        if not prompts:
-            return []
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """As Backend says. A server that was started anew since load counts as lost, and so does one that was since."""
+        self.check_weights()
+        self.serving = ADAPTER if self.lora_r else self.model()["id"]
+        yield
+        self.check_weights()
+
+    def check_weights(self) -> None:
+        """Raise SamplerLost unless the server has the weights that it was given last."""
         if (theirs := self.weight_version()) != self.version:
             raise SamplerLost(f"{self.url}: has weights {theirs}, not {self.version}")
-        model = ADAPTER if self.lora_r else self.model()["id"]
-        return list(self.threads.map(lambda prompt, seed: self.complete_one(model, prompt, seed), prompts, seeds))
 
-    def complete_one(self, model: str, prompt: list[int], seed: int) -> Completion:
+    def complete(self, prompts: list[list[int]], seeds: list[int], limits: list[int] | None = None) -> list[Completion]:
+        """As Backend says."""
+        asked = list(zip(prompts, seeds, limits or [self.drawing["max_tokens"]] * len(prompts), strict=True))
+        if len(asked) == 1:  # it needs no thread beside the one that waits for it
+            return [self.complete_one(*asked[0])]
+        return list(self.threads.map(lambda one: self.complete_one(*one), asked))
+
+    def complete_one(self, prompt: list[int], seed: int, limit: int) -> Completion:
         """One completion: a request of several prompts would draw them all with one seed."""
-        body = {"model": model, "prompt": prompt, "seed": seed, **self.drawing}
+        body = {"model": self.serving, "prompt": prompt, "seed": seed, **self.drawing, "max_tokens": limit}
         body |= {"return_token_ids": True, "return_tokens_as_token_ids": True}
         choice = self.ask("/v1/completions", body)["choices"][0]
         return Completion(choice["token_ids"], choice["logprobs"]["token_logprobs"])

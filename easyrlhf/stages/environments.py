@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from datasets import Dataset
@@ -51,6 +51,7 @@ def check_environment(
     """
     if not config.plays:
         return None
+    check_concurrency(config.environment_concurrency)
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     environment = load_environment(config.environment, split_paths(config.tools))
     instance = None if environment.make is None else made(config.environment, environment.make)
@@ -110,8 +111,25 @@ def needs_value(parameter: inspect.Parameter) -> bool:
     return parameter.kind in named and parameter.default is parameter.empty
 
 
-def make_player(config: Playing, renderer: Renderer, playground: Playground | None) -> Player | None:
-    """What plays the environment; None without one."""
+def check_concurrency(concurrency: int | None) -> None:
+    """Raise InputError when the processes of the run cannot keep to so many episodes between them."""
+    if concurrency is not None and concurrency < processes.size():
+        raise InputError(
+            f"--environment_concurrency {concurrency}: each of the {processes.size()} processes of this run plays "
+            f"episodes; give {processes.size()} or more, or run fewer processes"
+        )
+
+
+def make_player(
+    config: Playing,
+    renderer: Renderer,
+    playground: Playground | None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Player | None:
+    """What plays the environment; None without one.
+
+    stopping  whether the user has asked the run to stop
+    """
     if playground is None:
         return None
     limit = config.completion_limit
@@ -126,4 +144,6 @@ def make_player(config: Playing, renderer: Renderer, playground: Playground | No
         drop=config.on_environment_error == "drop",
         keep=playground.asked,
         sent=processes.size() > 1,
+        concurrency=config.environment_concurrency and config.environment_concurrency // processes.size(),
+        stopping=stopping,
     )

@@ -30,6 +30,7 @@ from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
 from easyrlhf.stages.environments import Playground, check_environment, make_player, prompts_of
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
+from easyrlhf.stages.nemo_gym import check_gym_rows
 from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
@@ -77,6 +78,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
                 data["ptx"] = read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
         check_reward_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
+        check_gym_rows(config, cast.rewards.gym, data)
         playground = check_environment(config, renderer, prompts_of(data), cast.rewards.functions)
         check_scored(config, playground)
         steps = planned_rollouts(config, len(data["train"].rows))
@@ -211,7 +213,7 @@ def build(run: Run, renderer: Renderer, cast: ModelFolders, plan: Plan) -> Onlin
         renderer=renderer,
         method=method,
         update=Update(learners, config),
-        player=make_player(config, renderer, plan.playground),
+        player=make_player(config, renderer, plan.playground, lambda: run.stop.requested),
     )
 
 
@@ -222,7 +224,7 @@ def scored_by(playground: Playground | None) -> str | None:
 
 def check_scored(config: OnlineConfig, playground: Playground | None) -> None:
     """Raise InputError when nothing would score what is sampled."""
-    if not (config.reward_model or config.reward_funcs or config.reward_url or scored_by(playground)):
+    if not (config.reward_model or config.scored_elsewhere or scored_by(playground)):
         raise InputError(
             f"--environment {config.environment}: has no get_reward, and there is no other reward; give it one, or "
             "--reward_funcs, --reward_model or --reward_url"

@@ -17,6 +17,8 @@ from easyrlhf.models.load import load_config
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.sequence_classifier import check_classifier, is_classifier
 from easyrlhf.models.value_head import ScalarModel, check_head_file
+from easyrlhf.nemo_gym.reward import GymReward
+from easyrlhf.nemo_gym.servers import GymServers
 from easyrlhf.paths import split_paths
 from easyrlhf.rewards.async_source import RewardFunction
 from easyrlhf.rewards.combined import Rewards
@@ -36,6 +38,7 @@ from easyrlhf.run.renderers import own_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.stages.checks import check_parent, check_positions
 from easyrlhf.stages.models import attend_our_way, how_to_load
+from easyrlhf.stages.nemo_gym import gym_servers
 from easyrlhf.userfile import Function
 
 
@@ -47,12 +50,14 @@ class RewardPlan:
     renderer     the reward model's own; None without a reward model
     same_tokens  whether the reward model reads the policy's tokens as they are: the same tokenizer and rendering
     value_model  the reward model's folder where a value model can start from it: the same tokens, a value head
+    gym          the servers of NeMo Gym
     """
 
     functions: list[Function]
     renderer: Renderer | None = None
     same_tokens: bool = False
     value_model: str | None = None
+    gym: GymServers | None = None
 
 
 def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardPlan:
@@ -74,15 +79,16 @@ def check_rewards(config: OnlineConfig, renderer: Renderer) -> RewardPlan:
         )
     for url in split_list(config.reward_url):
         check_server(url)
+    gym = gym_servers(config)
     if not config.reward_model:
-        return RewardPlan(functions)
+        return RewardPlan(functions, gym=gym)
     check_reward_model("--reward_model", config.reward_model, config)
     check_positions("--reward_model", config.reward_model, config)
     own = own_renderer(config.reward_model, trust_remote_code=config.trust_remote_code)
     same = tokenizer_fingerprint(own.tokenizer) == tokenizer_fingerprint(renderer.tokenizer)
     alike = same and own.rendering.as_dict() == renderer.rendering.as_dict()
     headed = same and not is_classifier(config.reward_model, trust_remote_code=config.trust_remote_code)
-    return RewardPlan(functions, own, alike, config.reward_model if headed else None)
+    return RewardPlan(functions, own, alike, config.reward_model if headed else None, gym)
 
 
 def handed_only(config: OnlineConfig) -> list[str]:
@@ -186,6 +192,8 @@ def load_rewards(
     if config.reward_url:
         tokenizer = tokenizer_fingerprint(renderer.tokenizer)
         sources += [RewardServer(url, tokenizer, limit) for url in split_list(config.reward_url)]
+    if cast.gym:
+        sources.append(GymReward(cast.gym, limit))
     if config.soft_punish_cache:
         from trl.rewards import get_soft_overlong_punishment
 

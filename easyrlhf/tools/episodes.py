@@ -81,7 +81,8 @@ def episodes_of(
 def check_dropped(answers: list[GeneratedAnswer], tally: Counter, total: int) -> None:
     """Raise RunError when the environment failed in more than a tenth of all episodes that are to be played."""
     failures = [answer.episode.failure for answer in answers if answer.episode and answer.episode.dropped]
-    if failures and (failed := tally[FAILED] + len(failures)) > MOST_DROPPED * total:
+    failed = tally[FAILED] + len(failures)
+    if failures and failed > MOST_DROPPED * total:
         raise RunError(
             f"the environment failed in {failed:,} of {total:,} episodes, and --on_environment_error drop leaves out "
             f"at most {MOST_DROPPED:.0%} of them; one of them:\n{failures[-1]}"

@@ -112,7 +112,19 @@ ASKED = [user("Name a colour.")]
 BLUE, NO = [assistant("Blue.")], [assistant("No.")]
 EARLIER = [user("Hi"), assistant("Hello!")]
 
+
 # what each sample of data/README.md is to become, in the order of that page
+def gym_prompts() -> list[Prompt]:
+    """The records of the rows of NeMo Gym."""
+    letter, warm = [row for name, row in samples() if name == "nemo_gym"]
+    asked = [{"role": "developer", "content": "Answer with a letter."}, user("2 + 3? A: 5, B: 6")]
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": city}}
+    beside = {"agent_ref": {"name": "mcqa_simple_agent"}, "expected_answer": "A", "nemo_gym_row": letter}
+    tools = {"expected": 21, "tools": [tool], "nemo_gym_row": warm}
+    return [Prompt(asked, beside, "file:1"), Prompt([user("How warm is it in Rome?")], tools, "file:1")]
+
+
 RECORDS = [
     demonstration(SKY, [assistant("It is blue.")]),
     demonstration("The sky is", " blue."),
@@ -152,6 +164,7 @@ RECORDS = [
     Prompt([user("What is 2 + 3?")], {"answer": "5"}, "file:1"),
     Prompt("2 + 3 =", {"answer": "5"}, "file:1"),
     Prompt([BRIEF, *ASKED], {"answer": "blue"}, "file:1"),  # messages_prompt
+    *gym_prompts(),
 ]
 
 

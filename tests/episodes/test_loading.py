@@ -9,9 +9,10 @@ import pytest
 
 from easyrlhf.callables import HANDED, name_of
 from easyrlhf.config import GRPOConfig
+from easyrlhf.engine import processes
 from easyrlhf.episodes.environments import load_environment
 from easyrlhf.errors import InputError
-from easyrlhf.stages.environments import check_environment, prompts_of
+from easyrlhf.stages.environments import check_environment, make_player, prompts_of
 
 CHAT = json.dumps([{"role": "user", "content": "Name a colour."}])
 FORMS = r"it must be a class with reset, respond\(text\) and .*A rollout_func of other systems is written as such"
@@ -167,13 +168,16 @@ def test_a_file_and_what_it_has(tmp_path):
 
 @pytest.fixture
 def check(named, chatml_renderer):
-    """check(environment, columns, prompts=, renderer=, valid=, tools=) -> what check_environment gives."""
+    """check(environment, columns, prompts=, renderer=, valid=, tools=, …) -> what check_environment gives."""
 
     def run(environment, *columns, prompts=None, renderer=chatml_renderer, tools=(), **more):
+        own = {name: more.pop(name) for name in ("environment_concurrency",) if name in more}
         rows = {"prompt": prompts or [CHAT] * len(columns), "columns": [json.dumps(one) for one in columns]}
         spec = environment and named(environment)
         tools = ",".join(map(named, tools)) or None
-        config = GRPOConfig(model="m", train_data="x.jsonl", environment=spec, tools=tools, reward_funcs="r.py:f")
+        config = GRPOConfig(
+            model="m", train_data="x.jsonl", environment=spec, tools=tools, reward_funcs="r.py:f", **own
+        )
         parts = {"train": rows, "valid": None} | more
         data = {name: rows and SimpleNamespace(rows=rows) for name, rows in parts.items()}
         return check_environment(config, renderer, prompts_of(data))
@@ -205,6 +209,16 @@ def test_columns_that_an_environment_needs(check, environment):
         check(environment, both, valid={"prompt": [CHAT], "columns": ["{}"]})
     # demonstrations that are mixed in are played by nobody
     assert check(environment, both, ptx={"input_ids": [[1]], "loss_mask": [[1]]})
+
+
+def test_as_many_episodes_at_a_time_as_there_are_processes(check, monkeypatch, chatml_renderer):
+    monkeypatch.setattr(processes, "size", lambda: 3)
+    said = "^--environment_concurrency 2: each of the 3 processes of this run plays episodes; give 3 or more, or"
+    with pytest.raises(InputError, match=said):
+        check(Scored, {}, environment_concurrency=2)
+    config = GRPOConfig(model="m", train_data="x.jsonl", reward_funcs="r.py:f", environment_concurrency=8)
+    playground = check(Scored, {}, environment_concurrency=3)
+    assert make_player(config, chatml_renderer, playground).concurrency == 2  # of 8, each of three
 
 
 def test_plain_texts_cannot_be_played(check):

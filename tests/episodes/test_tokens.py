@@ -1,8 +1,12 @@
 """Tokens of an episode: what was sampled stays as it is, and what stands between is what the template writes."""
 
-import pytest
-from transformers import PreTrainedTokenizerBase
+import copy
+from dataclasses import replace
 
+import pytest
+from transformers import AddedToken, PreTrainedTokenizerBase
+
+from easyrlhf.data.render import Renderer
 from easyrlhf.errors import InputError
 
 PAD, START, END = 0, 1, 2
@@ -160,6 +164,99 @@ def test_a_turn_that_a_stop_text_has_finished_gets_the_end_that_it_has_not(token
     between = encoded(tokenizer, SAYS)
     assert samples.completion_ids.tolist() == [[10, 11, END, *between, 12, END]]
     assert samples.action_mask.tolist() == [[1, 1, 0, *[0] * len(between), 1, 1]]
+
+
+LLAMA = {
+    "": "<|start_header_id|>user<|end_header_id|>\n\nMore.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "tool": '<|start_header_id|>ipython<|end_header_id|>\n\n"4"<|eot_id|>'
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+}
+QWEN = {
+    "": SAYS,
+    "tool": "\n<|im_start|>user\n<tool_response>\n4\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+}
+# template → its end of turn, the other ends that its models have, and what it writes behind an answer
+FAMILIES = {
+    "chatml": ("<|im_end|>", ["<|endoftext|>"], {"": SAYS}),
+    "qwen2_5": ("<|im_end|>", ["<|endoftext|>"], QWEN),
+    "qwen3_training": ("<|im_end|>", ["<|endoftext|>"], QWEN),
+    "llama3_1": ("<|eot_id|>", ["<|eom_id|>", "<|end_of_text|>"], LLAMA),
+    "llama3_2": ("<|eot_id|>", ["<|eom_id|>", "<|end_of_text|>"], LLAMA),
+}
+TURNS = {"": {"role": "user", "content": "More."}, "tool": {"role": "tool", "content": "4", "name": "add"}}
+
+
+@pytest.fixture
+def of_family(tokenizer, with_template):
+    """of_family(name) -> a renderer whose tokenizer and ends are those of such a model."""
+
+    def make(name: str) -> Renderer:
+        end, others, _ = FAMILIES[name]
+        own = copy.deepcopy(tokenizer) if name == "chatml" else with_template(name).tokenizer
+        controls = ["<|start_header_id|>", "<|end_header_id|>"]
+        own.add_tokens([AddedToken(token, special=True) for token in (*controls, end, *others)], special_tokens=True)
+        own.eos_token = end
+        return Renderer(own, own.convert_tokens_to_ids([end, *others]))
+
+    return make
+
+
+@pytest.mark.parametrize("role", TURNS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_behind_any_end_stands_what_the_template_writes(of_family, name, role):
+    """Its own end of turn, once, whichever of the model's ends, or stop text, has ended the answer."""
+    end, others, written = FAMILIES[name]
+    if role not in written:
+        return
+    renderer = of_family(name)
+    rest = encoded(renderer.tokenizer, written[role])
+    end_id, *other_ids = renderer.tokenizer.convert_tokens_to_ids([end, *others])
+    assert renderer.between([TURNS[role]]) == renderer.between([TURNS[role]], behind=end_id) == rest
+    for behind in (*other_ids, 65):
+        assert renderer.between([TURNS[role]], behind=behind) == [end_id, *rest]
+
+
+CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% if m['tool_calls'] %}{{ m['tool_calls'][0]['function']['name'] }}()<|call|>{% else %}<|im_end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_calls_may_have_an_end_of_their_own(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens([AddedToken("<|call|>", special=True)], special_tokens=True)
+    own.chat_template = CALLS
+    call = own.convert_tokens_to_ids("<|call|>")
+    known, rest = Renderer(own, (END, call)), encoded(own, "<|im_start|>tool\n4<|im_end|><|im_start|>assistant\n")
+    assert known.between([TURNS["tool"]], behind=call) == rest
+    assert known.between([TURNS["tool"]], behind=END) == [call, *rest]  # as the template would write that call
+    with pytest.raises(InputError, match=r"\(or ends none\)"):  # and not what stood before it: it is nobody's answer
+        Renderer(own).between([TURNS["tool"]])
+
+
+@pytest.mark.parametrize("name", ["chatml", "qwen2_5", "llama3_1"])
+def test_episodes_whose_turns_end_with_other_ends(of_family, player, sampler, play, name):
+    end, others, written = FAMILIES[name]
+    renderer = of_family(name)
+    end_id, *other_ids = renderer.tokenizer.convert_tokens_to_ids([end, *others])
+    rest = encoded(renderer.tokenizer, written[""])
+    turns = [[10, 11, other_ids[0]], [12, end_id], [13, other_ids[-1]]]
+    says = sampler(turns)
+    says.ends = (end_id, *other_ids)
+
+    class Counted(Counts):
+        def respond(self, text):
+            return super().respond(text) and "More."
+
+    samples = play(replace(player(Counted), renderer=renderer), says)
+    expected = [*turns[0], end_id, *rest, *turns[1], *rest, *turns[2]]
+    assert samples.completion_ids.tolist() == [expected]
+    sampled = [1] * 3 + [0] * (1 + len(rest)) + [1] * 2 + [0] * len(rest) + [1] * 2
+    assert samples.action_mask.tolist() == [sampled]
+    assert samples.finished.tolist() == [True]
+    said = [turn["content"] for turn in samples.episodes[0].messages if turn["role"] == "assistant"]
+    assert said == [renderer.tokenizer.decode(ids) for ids in ([10, 11], [12], [13])]
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])

@@ -105,6 +105,26 @@ def test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_
     assert says.asked[0][0] == [episode.prompt_ids]
 
 
+def test_a_call_is_one_whatever_ends_it(player, sampler, play, qwen):
+    """Qwen's models end answers with <|endoftext|> too, which parsers do not know."""
+    other = 60
+    renderer = Renderer(qwen.tokenizer, (END, other))
+    asked = [*qwen.tokenizer(call("add", {"a": 3, "b": 4}))["input_ids"], other]
+    says = sampler([asked, [*qwen.tokenizer("It is 7.")["input_ids"], other]])
+    says.ends = (END, other)
+    samples = play(player(Adder, renderer=renderer), says, {"start": 3})
+    assert [(turn["role"], turn["content"]) for turn in samples.episodes[0].messages] == [
+        ("assistant", ""),
+        ("tool", "7"),
+        ("assistant", "It is 7."),
+    ]
+    # no end of turn is missing, and none stands twice
+    ids = samples.completion_ids[0].tolist()
+    between = "\n<|im_start|>user\n<tool_response>\n7\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    assert ids[: len(asked) + 1] == [*asked, END]
+    assert ids[len(asked) + 1 :][: len(qwen.tokenizer(between)["input_ids"])] == qwen.tokenizer(between)["input_ids"]
+
+
 def test_each_episode_has_an_instance_of_its_own(player, sampler, play, qwen):
     says = sampler(lambda number, turn: "Done." if turn else call("add", {"a": number, "b": 10}))
     samples = play(player(Adder, renderer=qwen), says, *[{"start": number} for number in range(3)])

@@ -149,6 +149,49 @@ def test_32_episodes_of_three_turns_are_sampled_in_three_waves(player, sampler, 
     assert [len(prompts) for prompts, _, _ in says.asked] == [32, 32, 32]
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["waves", "at once"])
+def test_no_more_episodes_are_alive_than_may_be_and_rows_stay_the_same(player, sampler, rows, at_once):
+    lock, now, most = threading.Lock(), set(), [0]
+
+    class Counted:
+        """Of 1 to 3 turns; alive from reset to close."""
+
+        def reset(self, number):
+            self.number, self.turns = number, 0
+            with lock:
+                now.add(self)
+                most[0] = max(most[0], len(now))
+
+        def respond(self, text):
+            time.sleep(self.number % 3 / 500)
+            self.turns += 1
+            return None if self.turns > self.number % 3 else f"Go on {self.number}."
+
+        def close(self):
+            with lock:
+                now.discard(self)
+
+    def found(concurrency):
+        says, most[0] = sampler(lambda number, turn: [10 + number, 30 + turn, END]), 0
+        one = player(Counted, concurrency=concurrency, workers=16)
+        samples = one.play(says, rows(*({"number": number} for number in range(10))), KEYS[:10], at_once)
+        assert not now
+        return samples, says, most[0]
+
+    whole, _, alive = found(None)
+    assert at_once or alive == 10
+    for concurrency in (1, 3, 10, 99):
+        samples, asked, alive = found(concurrency)
+        assert alive <= concurrency
+        for name in (*FIELDS, "action_mask"):
+            assert torch.equal(getattr(samples, name), getattr(whole, name)), name
+        assert told(samples) == told(whole)
+        if not at_once:  # the next one begins as soon as one ends, so that waves are as full as may be
+            turns = sum(one.turns for one in whole.episodes)
+            assert max(len(prompts) for prompts, _, _ in asked.asked) == min(concurrency, 10)
+            assert len(asked.asked) == {1: turns, 3: 7, 10: 3, 99: 3}[concurrency]
+
+
 def test_no_more_calls_at_a_time_than_workers(player, sampler, play):
     lock, now, most = threading.Lock(), [0], [0]
 

@@ -2,7 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +16,14 @@ from click.testing import CliRunner
 from easyrlhf.cli import label_ai as command_line
 from easyrlhf.config import LabelAIConfig
 from easyrlhf.config.base import SettingError
+from easyrlhf.errors import InputError
 from easyrlhf.judges import judge_server
 from easyrlhf.judges.bradley_terry import are_linked, bradley_terry_scores, places_by_score
+from easyrlhf.labels.conversations import add_turn, send_message, start_conversation
 from easyrlhf.labels.rows import NewItem, NewLabel
 from easyrlhf.labels.store import Store
 from easyrlhf.labels.values import PROBABILITY
+from easyrlhf.tools.labelling.reply_box import MOST, ReplyBox
 from easyrlhf.userfile import load_module
 
 ROOT = Path(__file__).parents[2]
@@ -312,6 +318,83 @@ def test_a_python_function_is_a_judge(store, run, tmp_path):
     (tmp_path / "judge.py").write_text("def fn(prompt, answer_a, answer_b, **columns):\n    return 0.5\n")
     report, _ = run("", "--judge", f"{tmp_path / 'judge.py'}:fn", "--judge_name", "toy")
     assert values(store) == [0.5] * 10 and report["replies_now"] == 20  # another file is another judge
+
+
+COUNTING = """
+import os, signal, time
+
+def fn(prompt, answer_a, answer_b):
+    with open({asked!r}, "a") as file:
+        file.write(repr((prompt, answer_a, answer_b)) + "\\n")
+    count = len(open({asked!r}).readlines())
+    if count == 50:
+        time.sleep(0.15)  # longer than replies are held
+    if count == 60:
+        {end}
+    return 0.9 if len(answer_a) > len(answer_b) else 0.4
+"""
+
+
+@pytest.mark.parametrize("end, code, lost", [("os.kill(os.getpid(), signal.SIGKILL)", -9, 10), ("1 / 0", 1, 1)])
+def test_a_python_function_that_ends_is_asked_again_only_what_was_not_on_disk(store, run, tmp_path, end, code, lost):
+    """At most ten questions, the last without answer, came after a transaction; where the function fails that one."""
+    add_pairs(store, 120)
+    asked = tmp_path / "asked"
+    (tmp_path / "judge.py").write_text(COUNTING.format(asked=str(asked), end=end))
+    words = ["--labels", str(store.folder), "--judge", f"{tmp_path / 'judge.py'}:fn", "--judge_name", "toy"]
+    program = "from easyrlhf.cli.label_ai import command; command()"
+    assert subprocess.run([sys.executable, "-c", program, *words], capture_output=True).returncode == code
+    stored = len(store.replies(store.annotator("toy", "judge").id))
+    assert 60 - lost <= stored < 60
+    report, _ = run("", *words[2:])
+    questions = asked.read_text().splitlines()
+    assert report["replies_now"] == 240 - stored and report["labelled"] == 120
+    assert len(questions) == 300 - stored and len(set(questions)) == 240
+    twice = sorted(question for question, times in Counter(questions).items() if times > 1)
+    assert twice == sorted(questions[stored:60])
+
+
+def test_replies_of_a_quick_judge_share_a_transaction_and_one_that_took_long_has_its_own():
+    now, stored = [0.0], []
+    box = ReplyBox(lambda rows: stored.append([row[0] for row in rows]), 0.1, lambda: now[0])
+    for number, seconds in enumerate([0.03, 0.03, 0.05, 0.2, 0.01]):
+        now[0] += seconds
+        box.add(number, "letter", {})
+    assert stored == [[0, 1, 2], [3]]
+    box.empty()
+    box.empty()
+    for number in range(MOST + 1):
+        box.add(number, "letter", {})
+    assert stored[2:] == [[4], list(range(MOST))]
+
+
+def test_a_judges_labels_are_replaced_all_or_none_and_stay_out_of_its_hands(store):
+    add_pairs(store, 3)
+    me = store.annotator("toy", "judge").id
+    new = [NewLabel(f"judge-{n}", n, me, 0.75, PROBABILITY, [0, 1]) for n in (1, 2, 3)]
+    store.replace_labels(me, [], new[:2])
+    with pytest.raises(InputError, match="item 2 has another label"):
+        store.replace_labels(me, ["judge-1"], [NewLabel("judge-4", 2, me, 0.5, PROBABILITY, [0, 1])])
+    with pytest.raises(InputError, match="has no such label to take back"):
+        store.replace_labels(me, ["judge-1", "judge-3"], [])
+    assert [label.id for label in store.labels()] == ["judge-1", "judge-2"]
+    store.replace_labels(me, ["judge-1"], new[2:])
+    assert [label.id for label in store.labels()] == ["judge-2", "judge-3"]
+    assert store.read("SELECT * FROM lease") == []
+
+
+def test_a_judge_changes_its_mind_about_a_turn_that_a_conversation_has_gone_on_from(store):
+    ann, judge = store.annotator("ann").id, store.annotator("toy", "judge").id
+    talk = start_conversation(store, ann)
+    for number in (1, 2):
+        send_message(store, talk, f"message {number}")
+        given = add_turn(store, talk, [[{"role": "assistant", "content": text}] for text in "ab"], [])
+        store.add_label(NewLabel(f"ann-said-{number}", given.item.id, ann, 1, "7"))
+    store.replace_labels(judge, [], [NewLabel("judge-1", 1, judge, 0.75, PROBABILITY, [0, 1])])
+    store.replace_labels(judge, ["judge-1"], [NewLabel("judge-2", 1, judge, 0.25, PROBABILITY, [0, 1])])
+    assert [label.value for label in store.labels() if label.annotator == judge] == [0.25]
+    with pytest.raises(InputError, match="has gone on"):
+        store.undo(ann, "ann-said-1")
 
 
 def test_people_and_judge_are_held_against_each_other(store, run):

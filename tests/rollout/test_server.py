@@ -42,7 +42,8 @@ def test_every_prompt_is_a_request_of_its_own_with_its_own_seed(backend, tiny_lm
     with fake.VLLM().served() as vllm:
         server = backend(vllm.port)
         server.load(tiny_lm())
-        found = server.complete([[11, 12], [13]], [70, 2**63 - 1])
+        with server.session():
+            found = server.complete([[11, 12], [13]], [70, 2**63 - 1])
     assert found == [Completion([11, 2], [-0.5, -0.25]), Completion([13, 2], [-0.5, -0.25])]
     shared = {"model": "the-base", "max_tokens": 5, "stop_token_ids": [2], "ignore_eos": True}
     shared |= {"temperature": 0.7, "top_p": 1.0, "top_k": -1, "logprobs": 0}  # the plain softmax at a temperature
@@ -65,7 +66,8 @@ def test_requests_are_under_way_together_and_completions_keep_their_order(backen
     with fake.VLLM(complete).served() as vllm:
         server = backend(vllm.port)
         server.load(tiny_lm())
-        found = server.complete([[number] for number in range(20)], [100 + number for number in range(20)])
+        with server.session():
+            found = server.complete([[number] for number in range(20)], [100 + number for number in range(20)])
     assert found == [Completion([number], [-100.0 - number]) for number in range(20)]
 
 
@@ -115,7 +117,8 @@ def test_an_adapter_is_loaded_in_place_of_the_one_before_and_sampled_with(backen
     with fake.VLLM(take=take).served() as vllm:
         server = backend(vllm.port, lora_r=4)
         server.load(lm)
-        server.complete([[5]], [1])
+        with server.session():
+            server.complete([[5]], [1])
     with torch.no_grad():
         torch.testing.assert_close(read[0], lm(input_ids=ids).logits, rtol=0, atol=1e-6)
         assert (read[0] - tiny_lm()(input_ids=ids).logits).abs().max() > 0.1
@@ -132,11 +135,35 @@ def test_a_server_that_was_started_anew_counts_as_lost(backend, tiny_lm):
         server.load(tiny_lm())
         port = vllm.port
     with fake.VLLM().served(port) as anew:
-        with pytest.raises(SamplerLost, match=r"has weights as it was started, not [0-9a-f]{32}"):
+        with pytest.raises(SamplerLost, match=r"has weights as it was started, not [0-9a-f]{32}"), server.session():
             server.complete([[5]], [1])
         assert not anew.asked("/v1/completions")
         server.load(tiny_lm())
-        assert server.complete([[5]], [1]) == [Completion([5, 2], [-0.5, -0.25])]
+        with server.session():
+            assert server.complete([[5]], [1]) == [Completion([5, 2], [-0.5, -0.25])]
+
+
+def test_a_server_that_was_started_anew_within_a_session_counts_as_lost(backend, tiny_lm):
+    """Between two turns, say, while nobody asked it for anything."""
+    with fake.VLLM().served() as vllm:
+        server = backend(vllm.port)
+        server.load(tiny_lm())
+        with pytest.raises(SamplerLost, match=r"has weights as it was started, not [0-9a-f]{32}"), server.session():
+            server.complete([[5]], [1])
+            vllm.version = "as it was started"
+
+
+def test_each_prompt_may_have_a_limit_of_its_own(backend, tiny_lm):
+    with fake.VLLM().served() as vllm:
+        server = backend(vllm.port)
+        server.load(tiny_lm())
+        with server.session():
+            server.complete([[5], [6]], [1, 2], [3, 4])
+            server.complete([[7]], [3], [1])
+    asked = {body["prompt"][0]: body["max_tokens"] for body in vllm.asked("/v1/completions")}
+    assert asked == {5: 3, 6: 4, 7: 1}
+    paths = [path for path, _ in vllm.requests[3:]]  # behind those that weights take
+    assert paths == ["/weight_info", "/v1/models", *["/v1/completions"] * 3, "/weight_info"]
 
 
 # --- trouble
@@ -144,7 +171,7 @@ def test_a_server_that_was_started_anew_counts_as_lost(backend, tiny_lm):
 
 def asked_for(server: VLLMServer) -> list[Completion]:
     """A completion, without a look at the weights."""
-    return [server.complete_one("m", [5], 1)]
+    return server.complete([[5]], [1])
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])

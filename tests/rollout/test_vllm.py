@@ -3,7 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -35,11 +35,12 @@ class Policy:
 class Backend:
     """Says of each prompt its first token, the number of the weights it has, and the end.
 
+    at_once  as the sampler asks
     fails  calls that raise SamplerLost, each once: ["complete", "load", …] in the order in which they are to come
     """
 
     def __init__(self, ranks: int = 1, fails: list[str] | None = None):
-        self.ranks, self.fails = ranks, fails or []
+        self.ranks, self.fails, self.at_once = ranks, fails or [], False
         self.calls: list[tuple] = []
         self.weights = None
         self.pause = 0.0
@@ -54,7 +55,10 @@ class Backend:
         self.may_fail("load")
         self.weights = lm.number
 
-    def complete(self, prompts, seeds):
+    def session(self):
+        return nullcontext()
+
+    def complete(self, prompts, seeds, limits=None):
         weights = self.weights
         time.sleep(self.pause)
         self.calls.append(("complete", prompts, seeds))

@@ -99,6 +99,49 @@ def test_a_classifier_without_a_language_model_head_goes_on_as_full_weights_and_
     assert whole == pytest.approx(theirs, abs=1e-3)  # one step away
 
 
+@pytest.fixture
+def classifier_adapter(chain, tmp_path):
+    """classifier_adapter(base, safe) -> (an adapter of a classifier as TRL's RewardTrainer leaves it, that classifier).
+
+    Its head is beside the adapter's matrices, not in its base.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    def make(base: str, safe: bool = True) -> tuple[str, torch.nn.Module]:
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            lora = LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False, target_modules=["q_proj", "v_proj"])
+            model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1), lora)
+        folder = tmp_path / "classifier_adapter"
+        model.save_pretrained(folder, safe_serialization=safe)
+        AutoTokenizer.from_pretrained(chain.init).save_pretrained(folder)
+        return str(folder), model.merge_and_unload()
+
+    return make
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_the_adapter_of_a_classifier_goes_on_with_the_head_that_is_in_it(
+    chain, classifier_adapter, go_on, capsys, caplog, safe
+):
+    folder, classifier = classifier_adapter(chain.init, safe)
+    caplog.clear()
+    run, margin = go_on(folder, "full")
+    assert AGAIN.format(folder) in capsys.readouterr().out
+    assert drift(run, classifier.score.weight.detach()) <= 1.1 * RATE
+    assert "newly initialized" not in caplog.text  # its base has no head, which is no fault
+    lora, same = go_on(folder, "lora", lora_r=4)
+    assert margin == pytest.approx(same, abs=1e-6) and drift(lora, classifier.score.weight.detach()) <= 1.1 * RATE
+    tokenizer = AutoTokenizer.from_pretrained(chain.init)
+    ids, length = torch.tensor([[5, 6, 7]]), torch.tensor([3])
+    theirs = classifier.eval()(ids, attention_mask=torch.ones_like(ids)).logits.item()
+    for one in (run, lora, lora / "adapter"):
+        score = load_scalar_model(str(one), tokenizer, dtype=torch.float32).eval().scores(ids, length).item()
+        assert score == pytest.approx(theirs, abs=2e-3)  # one step away
+    new, _ = go_on(folder, "new", value_head="new")
+    assert drift(new, classifier.score.weight.detach()) > 0.1
+
+
 @pytest.mark.slow
 def test_an_exported_reward_model_goes_on(chain, go_on, tmp_path):
     out = str(tmp_path / "classifier")

@@ -173,6 +173,41 @@ def test_evaluations_between_steps_of_a_run_ahead_see_the_newest_weights(run, vl
     assert (server.samples.taken, server.samples.drawn) == (3, 16 + 3 * 48)  # before the first step, after each
 
 
+TWICE = """
+class Twice:
+    def reset(self, word):
+        self.word, self.said = word, []
+
+    def respond(self, text):
+        self.said.append(text)
+        return "Once more." if len(self.said) == 1 else None
+
+    def get_reward(self):
+        return sum(self.word[:1] in text for text in self.said) / 2
+"""
+
+
+@pytest.mark.parametrize("main, ahead", [(ppo_main, 0), (grpo_main, 1)], ids=["ppo", "grpo-ahead"])
+def test_turns_of_episodes_are_sampled_one_request_each_and_weighted(run, vllm, tmp_path, main, ahead):
+    acting = tmp_path / "acting.py"
+    acting.write_text(TWICE)
+    limit = "response_length" if main is ppo_main else "max_completion_length"
+    more = {"environment": f"{acting}:Twice", "max_length": 100, limit: 40, "log_rollouts": 8, "rollout_ahead": ahead}
+    with vllm().served() as server:
+        code, errors = run(main, tmp_path / "run", server.port, learning_rate=RATE, **more)
+        assert code == 0, errors
+    rows, (first, *later) = numbers(tmp_path / "run"), mismatches(tmp_path / "run")
+    kept = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert server.samples.drawn == sum(row["turns"] for row in kept) > 32
+    assert server.samples.taken == 4 - ahead  # the second rollout is begun before the first update
+    # each sampled token with the probability it was drawn with, as of the weights it was drawn by, and no other token
+    assert first < SAME
+    assert min(later) > OTHER if ahead else max(later) < SAME
+    for row in rows[:1] if ahead else rows:
+        assert row["health/importance_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert all(0 < row["env/sampled"] < 1 for row in rows)
+
+
 # --- a server that goes away
 
 

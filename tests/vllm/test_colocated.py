@@ -45,7 +45,8 @@ def vllm(lm):
     with processes.join_group(torch.device("cpu"), 60, alone=True):
         colocated = Colocated(held, drawing, torch.device("cpu"), torch.float32)
         colocated.load(lm)
-        yield colocated
+        with colocated.session():
+            yield colocated
 
 
 def greedy(lm) -> list[list[int]]:

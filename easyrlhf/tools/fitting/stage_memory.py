@@ -37,7 +37,7 @@ def with_models(config: TrainConfig) -> TrainConfig:
     config = with_start_model(replace(config, model=config.model or config.default_model()))
     config = config.with_lengths(positions_of(config.model, trust_remote_code=config.trust_remote_code))
     check_positions("--model", config.model, config)
-    if isinstance(config, OnlineConfig) and not (config.reward_model or config.reward_funcs or config.reward_url):
+    if isinstance(config, OnlineConfig) and not (config.reward_model or config.scored_elsewhere):
         config = replace(config, reward_model="outputs/rm" if os.path.isdir("outputs/rm") else config.model)
     if isinstance(config, OnlineConfig | ReferenceConfig):
         config = replace(config, ref_model=config.ref_model or config.model)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from easyrlhf.config import LabelAIConfig
@@ -25,9 +26,11 @@ from easyrlhf.tools.labelling.ai_questions import (
     judged_pairs,
 )
 from easyrlhf.tools.labelling.ai_report import AskedSoFar, judge_report, report_lines
+from easyrlhf.tools.labelling.reply_box import HOLD, ReplyBox
 from easyrlhf.tools.resumable import write_result
 
 KINDS = (PAIR, CHAT, RANKING)  # answers beside each other; a single answer is left to people
+AT_ONCE = 1000  # labels of one transaction
 
 
 def label_by_judge(config: LabelAIConfig) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class JudgeSitting:
     me      number of the annotator
     known   (item, request) → reply, of all sittings
     found   verdicts by question
+    box     where the replies of a python function wait for each other; None: each is stored as it comes
     """
 
     def __init__(self, config: LabelAIConfig, store: Store, judge: Answering, me: int, manner: Manner):
@@ -75,6 +79,8 @@ class JudgeSitting:
         self.found: Verdicts = {}
         used = sum(reply.get("tokens", 0) for reply in self.known.values())
         self.budget = Budget(config.judge_budget, used)
+        quick = isinstance(judge, AskedFunction)  # and asked from one thread
+        self.box = ReplyBox(lambda replies: store.add_replies(me, replies), HOLD) if quick else None
 
     def ask(self) -> None:
         """Ask what has not been asked; whatever ends this, items of which all was said get their labels."""
@@ -87,6 +93,8 @@ class JudgeSitting:
             with counting_bar("judgement", len(inquiries), 0) as advance:
                 answer_inquiries(self.judge, inquiries, Replies(self.known_reply, self.keep), self.budget, advance)
         finally:
+            if self.box:
+                self.box.empty()
             self.label()
 
     def known_reply(self, question: VerdictQuestion, ask: Ask) -> Reply | None:
@@ -95,8 +103,12 @@ class JudgeSitting:
         return None if found is None else Reply.of(found)
 
     def keep(self, question: VerdictQuestion, ask: Ask, reply: Reply) -> None:
-        """Store a reply, on disk when this returns."""
-        self.store.add_reply(self.me, question.item, self.manner.request(question, ask), reply.as_dict())
+        """Store a reply, on disk when this returns; soon after where a box takes it."""
+        row = (question.item, self.manner.request(question, ask), reply.as_dict())
+        if self.box:
+            self.box.add(*row)
+        else:
+            self.store.add_reply(self.me, *row)
 
     def concluded(self) -> Iterator[tuple[StoredItem, list[JudgedPair], JudgesLabel | None]]:
         """The items of which all was said, with what follows; None where too little could be read."""
@@ -110,15 +122,21 @@ class JudgeSitting:
         for label in self.store.labels(undone=True):
             if label.annotator == self.me:
                 given.setdefault(label.item, []).append(label)
+        changes = self.changes(given)
+        while part := list(islice(changes, AT_ONCE)):
+            undone = [label for standing, _ in part for label in standing]
+            self.store.replace_labels(self.me, undone, [new for _, new in part if new])
+
+    def changes(self, given: dict[int, list[StoredLabel]]) -> Iterator[tuple[list[str], NewLabel | None]]:
+        """For each item whose label is not what follows now: the ids that no longer stand, and the new one, if any."""
         for item, _, conclusion in self.concluded():
             before = given.get(item.id, [])
             standing = [label for label in before if label.undone is None]
             if conclusion and any(says_the_same(label, conclusion) for label in standing):
                 continue
-            for label in standing:
-                self.store.undo(self.me, label.id)
-            if conclusion:
-                self.store.add_label(self.new_label(item, conclusion, len(before)))
+            new = self.new_label(item, conclusion, len(before)) if conclusion else None
+            if standing or new:
+                yield [label.id for label in standing], new
 
     def new_label(self, item: StoredItem, conclusion: JudgesLabel, earlier: int) -> NewLabel:
         """A label, whose id tells it from earlier ones of the same item."""

@@ -1,0 +1,1 @@
+"""NeMo Gym over HTTP: its servers found, asked for rewards, and played in; nothing of its package is imported."""
