@@ -17,7 +17,7 @@ PAGE = HelpPage(
     examples=[
         "easyrlhf play data/toy/wardrobe.py:Wardrobe --model outputs/sft --prompts prompts.jsonl",
         "easyrlhf play game.py:Game --model Qwen/Qwen2.5-0.5B-Instruct --episodes 2 --max_turns 4",
-        "easyrlhf play --tools tools.py:search,clock --model outputs/ppo --prompts questions.jsonl",
+        "easyrlhf play --tools tools.py:search,tools.py:clock --model outputs/ppo --prompts questions.jsonl",
     ],
 )
 
