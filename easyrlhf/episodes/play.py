@@ -131,8 +131,10 @@ class Player:
             if self.keep and self.sent and (fault := unsendable(chat.environment)):
                 raise calls.failed(fault)
         except EnvironmentFailed as error:
-            if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
+            if not self.drop:
                 raise
+            if not chat.turns:
+                chat.stand_in(json.loads(row["prompt"]), row["prompt_ids"])
             failure, turn_rewards = str(error), []
         return Episode(
             prompt=chat.prompt,
@@ -201,5 +203,7 @@ def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: 
 
 def through_last_sampled(chat: EpisodeChat) -> tuple[list[int], list[int], list[float]]:
     """Ids, which of them were sampled, and log-probabilities, without an environment's text that nobody answered."""
+    if not chat.turns:
+        return chat.ids, chat.sampled, chat.logprobs
     end = len(chat.sampled) - chat.sampled[::-1].index(1)
     return chat.ids[:end], chat.sampled[:end], chat.logprobs[:end]

@@ -150,7 +150,7 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
 
     monkeypatch.setattr(evaluate, "collect", noted)
     run = SimpleNamespace(config=ppo_config(batch_size=2, seed=9))
-    online = SimpleNamespace(rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
+    online = SimpleNamespace(player=None, rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
     metrics = evaluate_prompts(run, online, ["a", "b", "c"])
     first = list(asked)
     asked.clear()
@@ -208,7 +208,7 @@ def test_one_process_of_several_saves_only_what_all_of_them_do(monkeypatch):
 def test_the_next_rollout_is_begun_with_what_will_be_asked_for(grpo_config):
     config, prompts = grpo_config(batch_size=4), [{"prompt_ids": [number]} for number in range(3)]
     begun, at = [], LoopState(kl_coef=0.0, drawn=4)
-    online = SimpleNamespace(sampler=SimpleNamespace(begin=lambda *asked: begun.append(asked)))
+    online = SimpleNamespace(player=None, sampler=SimpleNamespace(begin=lambda *asked: begun.append(asked)))
     begin_next(online, prompts, config, at)
     rows, keys = prompt_batch(prompts, config, 4)
     assert begun == [([row["prompt_ids"] for row in rows], keys)]
