@@ -81,7 +81,7 @@ def test_the_reference_is_asked_when_the_settings_say(grpo_config, monkeypatch, 
 
     for module in (batch, evaluate):
         monkeypatch.setattr(module, "collect", noted)
-    run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config))
+    run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config), player=None)
     collect_batch(run, online, [1, 2], None, LoopState(kl_coef=0.0))
     evaluate.look(run, online, [1, 2], [], None)
     assert tuple(found) == asked
@@ -257,7 +257,7 @@ def collected(config, *rollouts, kl_coef: float = 0.0) -> tuple[Rollout, dict, L
         return coming.pop(0)
 
     with patch.object(batch, "collect", given):
-        run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config))
+        run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config), player=None)
         rollout, metrics = collect_batch(run, online, [1, 2], None, at)
     return rollout, metrics, at, asked
 
