@@ -135,7 +135,9 @@ if __name__ == "__main__":
         classifiers=CLASSIFIERS,
         python_requires=">=3.11",
         packages=find_packages(include=["easyrlhf", "easyrlhf.*"]),
-        package_data={"easyrlhf": ["engine/deepspeed/*.json", "report/page/*", "serve/page/*", "labels/web/page/*"]},
+        package_data={
+            "easyrlhf": ["engine/deepspeed/*.json", "report/page/*", "serve/page/*", "labels/web/page/*", "web/page/*"]
+        },
         cmdclass={"build_py": BuildWithFiles},
         install_requires=REQUIRES,
         extras_require=EXTRAS,

@@ -66,6 +66,7 @@ def test_a_wheel_holds_settings_files_toy_data_and_pages_byte_for_byte(built):
         ("serve", {"index.html", "app.js", "app.css"}),
         ("report", {"page.html.jinja", "theme.css"}),
         ("labels/web", {"label.html.jinja", "labels.js", "labels.css"}),
+        ("web", {"dom.js", "base.css"}),
     ],
 )
 def test_a_wheel_holds_the_pages(built, room, some):

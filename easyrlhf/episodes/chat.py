@@ -65,6 +65,8 @@ class EpisodeChat:
     asking      whether the policy's turn is waited for
     since       time at which it last spoke, or the episode began
     environment  the object that the episode is played with; None for an episode function
+    place       file and line of its row, where that is known
+    parts       of the reward by name, where what is played with says of what it is made
     """
 
     renderer: Renderer
@@ -86,6 +88,8 @@ class EpisodeChat:
     asking: bool = False
     since: float = field(default_factory=time.monotonic)
     environment: Any = None
+    place: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
 
     async def reply(self) -> str:
         """The policy's next turn, as text. Raises EpisodeOver where there is none."""

@@ -6,7 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ class Episode:
     failure             what the environment failed with, in which case nothing is learned from the episode; else ""
     seconds             that the environment has taken
     environment         the object it was played with, closed; None where no reward function asks for it
+    parts               of the reward by name
     """
 
     prompt: Messages
@@ -51,6 +52,7 @@ class Episode:
     tool_errors: int
     seconds: float
     environment: Any = None
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def dropped(self) -> bool:
@@ -114,7 +116,7 @@ class Player:
         task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
         given = None if self.tools.schemas else row["prompt_ids"]
         chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
-        chat.prompt_ids = given
+        chat.prompt_ids, chat.place = given, row.get("place", "")
         return chat
 
     async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
@@ -148,6 +150,7 @@ class Player:
             tool_errors=calls.tool_errors,
             seconds=calls.seconds,
             environment=chat.environment if self.keep else None,
+            parts={} if failure else chat.parts,
         )
 
     def number(self, given: Any, calls: Calls) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from easyrlhf.labels.rows import ANNOTATOR, REFEREE, Annotator, StoredItem, StoredLabel
 from easyrlhf.labels.store import Store
-from easyrlhf.labels.values import COMPARED, share_of_win
+from easyrlhf.labels.votes import Unit, votes_in
 
 
 @dataclass(frozen=True)
@@ -65,34 +65,45 @@ def progress_of(store: Store, overlap: int = 1) -> Progress:
 class Disagreement:
     """An item on which labels differ, among themselves or from the rewards of its answers.
 
-    share       the first answer's share of wins among its labels
-    difference  reward of the first answer minus that of the second, or None
+    shares       two of its answers, or its only one → the first answer's share of wins, or how many like it
+    split        those of them of which labels say different things: two who both call it a tie agree
+    differences  two answers → reward of the first minus that of the second, where both are known
     """
 
     item: StoredItem
     labels: list[StoredLabel]
-    share: float
-    difference: float | None
+    shares: dict[Unit, float]
+    split: set[Unit]
+    differences: dict[Unit, float]
 
     @property
     def among_labels(self) -> float:
-        """0 where all prefer the same answer, 1 where as many prefer the other."""
-        return 1 - abs(2 * self.share - 1)
+        """0 where all say the same, 1 where as many say the contrary; the mean over the pairs of a ranking."""
+        return statistics.fmean((1 - abs(2 * share - 1)) * (unit in self.split) for unit, share in self.shares.items())
 
     @property
     def with_rewards(self) -> float:
-        """How much higher the reward of the answer is that the labels do not prefer; 0 or less where they agree."""
-        return (self.difference or 0.0) * (1 - 2 * self.share)
+        """How much higher the reward of the answer is that the labels do not prefer; 0 or less where they agree.
+
+        The mean over the pairs of a ranking.
+        """
+        told = [difference * (1 - 2 * self.shares[unit]) for unit, difference in self.differences.items()]
+        return statistics.fmean(told) if told else 0.0
+
+    @property
+    def opposed(self) -> int:
+        """Of how many pairs labels prefer the answer of the lower reward."""
+        return sum(difference * (1 - 2 * self.shares[unit]) > 0 for unit, difference in self.differences.items())
 
 
 def disagreements(store: Store, most: int = 20) -> tuple[list[Disagreement], list[Disagreement]]:
-    """The undecided pairs on which labels disagree most, and those on which rewards and labels do, the worst first."""
+    """The undecided items on which labels disagree most, and those on which rewards and labels do, the worst first."""
     of_item = defaultdict(list)
     for label in store.labels():
         of_item[label.item].append(label)
     found = [
         disagreement_of(item, of_item[item.id])
-        for item in store.items(COMPARED)
+        for item in store.items()
         if of_item[item.id] and all(label.role != REFEREE for label in of_item[item.id])
     ]
     among = sorted((one for one in found if one.among_labels > 0), key=lambda one: (-one.among_labels, one.item.id))
@@ -102,7 +113,16 @@ def disagreements(store: Store, most: int = 20) -> tuple[list[Disagreement], lis
 
 def disagreement_of(item: StoredItem, labels: list[StoredLabel]) -> Disagreement:
     """How an item's labels and rewards stand to each other."""
-    share = statistics.fmean(share_of_win(label.scale, label.value) for label in labels if not label.repeat)
-    rewards = [source.get("reward") for source in item.sources]
-    known = len(rewards) == 2 and None not in rewards
-    return Disagreement(item, labels, share, rewards[0] - rewards[1] if known else None)
+    said = defaultdict(list)
+    for label in labels:
+        for unit, share, _ in votes_in(item, label.scale, label.value) if not label.repeat else ():
+            said[unit].append(share)
+    rewards = dict(enumerate(source.get("reward") for source in item.sources))
+    differences = {
+        unit: rewards[unit.first] - rewards[unit.second]
+        for unit in said
+        if rewards.get(unit.first) is not None and rewards.get(unit.second) is not None
+    }
+    means = {unit: statistics.fmean(shares) for unit, shares in said.items()}
+    split = {unit for unit, shares in said.items() if len(set(shares)) > 1}
+    return Disagreement(item, labels, means, split, differences)

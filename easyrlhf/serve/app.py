@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -25,12 +24,11 @@ from easyrlhf.serve.security import Key, KeyGuard
 from easyrlhf.tools.scoring import Scorer
 from easyrlhf.web.hosts import Hosts
 from easyrlhf.web.messages import FAULT_ANSWERS, health, json_of
+from easyrlhf.web.page_files import page_file
 from easyrlhf.web.refusals import Refusal, busy, stopping
 
 LIMIT = 2**20  # bytes of a request
 PAGE = Path(__file__).parent / "page"
-THEME = Path(__file__).parents[1] / "report" / "page" / "theme.css"  # as the pages of reports have it
-KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
 @dataclass(frozen=True)
@@ -159,12 +157,7 @@ async def disconnected(request: Request) -> None:
 
 async def page(request: Request) -> Response:
     """The files of the page."""
-    file = PAGE / request.path_params.get("name", "index.html")
-    if file.name == THEME.name:
-        file = THEME
-    elif file not in PAGE.iterdir() or file.suffix not in KINDS:
-        raise HTTPException(404)
-    return Response(file.read_bytes(), media_type=KINDS[file.suffix])
+    return page_file(PAGE, request.path_params.get("name", "index.html"))
 
 
 def make_app(service: Service, key: Key, hosts: Hosts) -> ASGIApp:

@@ -46,6 +46,8 @@ PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
 OWN_TEMPLATE = f"{SCORED}::test_a_reward_model_of_other_tokens_scores_the_conversation_in_its_own_template"
 GYM, GYM_SERVERS, GYM_ROWS = "nemo_gym/test_reward.py", "nemo_gym/test_servers.py", "data/test_nemo_gym.py"
+GYM_TOOLS = "episodes/test_nemo_gym.py"
+GYM_RUN = "stages/test_nemo_gym.py::test_rows_with_tools_are_episodes_of_whatever_turns_they_take"
 GYM_STAGES = "stages/test_nemo_gym.py::test_a_dry_run_asks_whether_the_servers_answer_and_loads_no_model"
 UNASKED = "online/test_collect.py::test_a_reference_that_is_not_wanted_is_not_asked"
 IN_ORDER = "online/test_loop.py::test_prompts_in_the_order_of_the_files"
@@ -1467,14 +1469,18 @@ BREAKS = [
     Break("labels/web/desk.py", "self.people_labels() >= self.until", "self.people_labels() > self.until", LABEL_DESK),
     Break("labels/web/desk.py", "        self.there.add(annotator)", "        pass", LABEL_DESK),
     Break("labels/queue.py", "AND {LABELLED} < :overlap)", "AND {LABELLED} < 0)", LABEL_DESK),
-    Break("labels/web/organiser.py", "shown=shown)", "shown=None)", LABEL_DESK),
+    Break("labels/web/organiser.py", "shown=list(range(len(item.answers)))", "shown=None", LABEL_DESK),
+    Break("labels/web/organiser.py", "else scale_of(item.kind, self.scale)", "else DECIDED_ON", LABEL_DESK),
+    Break("labels/progress.py", " if len(set(shares)) > 1}", "}", LABEL_DESK),
+    Break("labels/web/page/ranking.js", "    this.tied = this.groups.length > 0", "    this.tied = false", LABEL_PAGE),
+    Break("labels/web/page/labels.js", "  setInterval(tasks.renew, RENEW);", "", LABEL_PAGE),
     Break("labels/web/talks.py", "found and not found[0].messages", "found", "labels/web/test_web_talks.py"),
-    Break("labels/web/page/labels.js", "    return; // a held key counts once", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "  if (typing(event.target)) return onTyping(event);", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "node.textContent = value", "node.innerHTML = value", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "    drop(entry.body.id);", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "    seen += performance.now() - since;", "", LABEL_PAGE),
-    Break("labels/web/page/labels.js", "  if (bytes > LARGEST) return", "  if (false) return", LABEL_PAGE),
+    Break("labels/web/page/keys.js", "    return; // a held key counts once", "", LABEL_PAGE),
+    Break("labels/web/page/keys.js", "  if (typing(event.target)) return onTyping(event);", "", LABEL_PAGE),
+    Break("web/page/dom.js", "node.textContent = value", "node.innerHTML = value", LABEL_PAGE),
+    Break("labels/web/page/outbox.js", "    drop(entry.body.id);", "", LABEL_PAGE),
+    Break("labels/web/page/task.js", "    seen += performance.now() - since;", "", LABEL_PAGE),
+    Break("labels/web/page/task.js", "  if (bytes > LARGEST) return", "  if (false) return", LABEL_PAGE),
     Break("web/guard.py", "or given == self.origin)", "or given)", LABEL_PROBES),
     Break(
         "tools/labelling/serve.py", "stack.enter_context(hold_file(store.folder / LOCK, taken))", "pass", LABEL_SERVE
@@ -1668,6 +1674,17 @@ BREAKS = [
     Break("data/read_row.py", '    if FORMATS["nemo_gym"].recognise(row):\n        return row\n', "", GYM_ROWS),
     Break("data/tokens.py", "not in (SOURCE, PLACE)", "!= SOURCE", GYM_ROWS),
     Break("online/grpo.py", "whole.masked_fill(~scores.isnan(), torch.nan)", "whole", GYM),
-    Break("rewards/combined.py", "[math.nan if value is None else value for value in values]", "values", GYM),
+    Break(
+        "rewards/combined.py",
+        "known = [math.nan if value is None else value for value in values]",
+        "known = values",
+        GYM,
+    ),
+    Break("nemo_gym/episodes.py", "[*chat.messages, *chat.waiting]", "chat.messages", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", "if name not in known:", "if False:", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", "calls.tool_errors += found.status_code >= 400", "pass", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", "if found.status_code in AWAY:", "if False:", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", 'schemas=columns.get("tools", [])', "schemas=[]", GYM_TOOLS),
+    Break("stages/reward_sources.py", "if environment and not cast.gym:", "if environment:", GYM_RUN),
     Break("stages/nemo_gym.py", "            knock(servers.url, url)\n", "", GYM_STAGES),
 ]

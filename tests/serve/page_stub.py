@@ -9,13 +9,12 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import FileResponse, JSONResponse, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 import easyrlhf
+from easyrlhf.web.page_files import page_file
 
 PAGE = Path(easyrlhf.__file__).parent / "serve" / "page"
-THEME = Path(easyrlhf.__file__).parent / "report" / "page" / "theme.css"
 CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
 DEFAULTS = {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_tokens": 64}
 
@@ -52,8 +51,7 @@ class Stub:
     def app(self) -> Starlette:
         routes = [
             Route("/", lambda request: FileResponse(PAGE / "index.html")),
-            Route("/static/theme.css", lambda request: FileResponse(THEME)),
-            Mount("/static", StaticFiles(directory=PAGE)),
+            Route("/static/{name}", lambda request: page_file(PAGE, request.path_params["name"])),
             Route("/api/about", self.about),
             Route("/v1/chat/completions", self.completions, methods=["POST"]),
             Route("/api/score", self.scored, methods=["POST"]),

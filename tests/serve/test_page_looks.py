@@ -6,24 +6,29 @@ import pytest
 import requests
 
 from easyrlhf.report import blocks
-from tests.serve.page_stub import PAGE, THEME
+from easyrlhf.web.page_files import SHARED, THEME
+from tests.serve.page_stub import PAGE
 
 pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[dev]'")
 from selenium.webdriver.common.keys import Keys
 
 from tests.serve.browser import Chat, checked, in_a_browser, resize, sideways
 
+LABELS = PAGE.parents[1] / "labels" / "web" / "page"
+
 
 def test_the_page_has_the_colours_and_the_type_of_a_report():
     theme = THEME.read_text(encoding="utf-8")
     assert theme in blocks.html_page("a report", []) and "--paper: #" in theme
-    assert "--paper: #" not in (PAGE / "app.css").read_text(encoding="utf-8")
-    index = (PAGE / "index.html").read_text(encoding="utf-8")
-    assert index.index("/static/theme.css") < index.index("/static/app.css")
+    for css in (PAGE / "app.css", LABELS / "labels.css", SHARED / "base.css"):
+        assert "--paper: #" not in css.read_text(encoding="utf-8")
+    for own, page in (("app.css", PAGE / "index.html"), ("labels.css", LABELS / "base.html.jinja")):
+        sheets = re.findall(r"/static/([a-z]+\.css)", page.read_text(encoding="utf-8"))
+        assert sheets == ["theme.css", "base.css", own]
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_writes_no_markup():
-    for file in PAGE.iterdir():
+    for file in (*PAGE.iterdir(), *LABELS.iterdir(), *SHARED.iterdir()):
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"https?://", text), file
         assert not re.search(

@@ -9,7 +9,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -24,18 +23,13 @@ from easyrlhf.labels.web.organiser import Organiser
 from easyrlhf.labels.web.wording import REASONS
 from easyrlhf.web.hosts import Hosts
 from easyrlhf.web.messages import FAULT_ANSWERS, health, json_of
+from easyrlhf.web.page_files import page_file
 from easyrlhf.web.refusals import Refusal
 
 if TYPE_CHECKING:
     from easyrlhf.labels.web.talks import Talks  # which imports torch
 
 PAGE = Path(__file__).parent / "page"
-THEME = Path(__file__).parents[2] / "report" / "page" / "theme.css"  # as the pages of reports have it
-FILES = {
-    "labels.js": (PAGE / "labels.js", "text/javascript"),
-    "labels.css": (PAGE / "labels.css", "text/css"),
-    "theme.css": (THEME, "text/css"),
-}
 LIMIT = 64 * 1024  # bytes of a request
 PAGES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
 
@@ -195,10 +189,7 @@ def html_of(name: str, settings: dict[str, Any], **more: Any) -> str:
 
 async def static(request: Request) -> Response:
     """The files of the page, by name alone."""
-    file, kind = FILES.get(request.path_params["name"], (None, None))
-    if file is None:
-        raise HTTPException(404)
-    return Response(file.read_bytes(), media_type=kind)
+    return page_file(PAGE, request.path_params["name"])
 
 
 def make_label_app(server: LabelServer, hosts: Hosts, origin: str | None = None) -> ASGIApp:

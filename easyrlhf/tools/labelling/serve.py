@@ -97,7 +97,7 @@ def new_server(
     from easyrlhf.labels.web.organiser import Organiser
 
     links = Links(desk.store, secure=config.public_url is not None)
-    return LabelServer(desk, links, Organiser(desk.store, config.overlap), talks, enough)
+    return LabelServer(desk, links, Organiser(desk.store, config.overlap, config.scale), talks, enough)
 
 
 def new_desk(store: Store, config: LabelServeConfig, guidelines: str) -> "Desk":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from easyrlhf.labels.rows import NewItem
+from easyrlhf.labels.rows import NewItem, NewLabel
 from tests.labels.web.conftest import new_pair, new_ranking, running, turns
 from tests.serve.browser import in_a_browser, open_browser
 
@@ -191,3 +191,58 @@ def test_a_turn_of_a_conversation_by_keyboard_alone(opened, talks_of, folders):
     page.press("and?", ENTER)
     page.until(lambda: len(page.answers()) == 2, "two more answers")
     assert len(desk.store.item(2).prompt) == 3
+
+
+TIMERS = """
+window.timers = {};
+const set = window.setInterval;
+window.setInterval = (act, pause) => { window.timers[pause] = act; return set(act, pause); };
+"""
+
+
+def test_a_task_stays_ones_own_while_it_is_looked_at_and_goes_to_another_when_it_is_not(opened, driver, person):
+    """By the page's own timer, which the test lets strike, and by the store's clock, which the test sets."""
+    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": TIMERS})
+    desk, page = opened([new_pair(0)], annotators="me,you")
+    driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    you, now = person(desk, "you"), [desk.store.clock() + 500]
+    desk.store.clock = lambda: now[0]
+
+    def expires() -> float:
+        return desk.store.read("SELECT expires FROM lease")[0]["expires"]
+
+    page.js("timers[60000]()")
+    page.until(lambda: expires() == now[0] + 600, "the renewal")
+    now[0] += 500  # a thousand seconds after it was given
+    assert you.post("next")[1]["task"] is None
+    page.js("Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true })")
+    page.js("timers[60000]()")
+    page.driver.execute_async_script("fetch('/health').then(arguments[0])")
+    assert expires() == now[0] + 100
+    now[0] += 100
+    assert you.post("next")[1]["task"]["item"] == 1
+
+
+def test_the_organiser_orders_a_disputed_ranking_by_buttons(driver, desk_of):
+    from tests.labels.web.label_page import LabelPage
+
+    desk = desk_of([new_ranking(0, 3)], annotators="ann,bob", overlap=2)
+    for name, order in {"ann": [[0], [1], [2]], "bob": [[2], [1], [0]]}.items():
+        desk.store.add_label(NewLabel(f"by-{name}-one", 1, desk.ids[name], order, "order", shown=[0, 1, 2]))
+    with running(desk) as url:
+        driver.get_log("browser")
+        page = LabelPage(driver, url, desk.tokens["organiser"])
+        assert "labels differ on 3 of its 3 pairs" in page.one(".dispute .why").text
+
+        def press(*labels: str) -> None:
+            for label in labels:
+                named = "[...document.querySelectorAll('.dispute button')].find((b) => b.textContent === arguments[0])"
+                page.js(f"return {named}", label).click()
+
+        press("B", "A", "Back", "ties", "C", "A")
+        assert page.one(".dispute .order").text == "B = C > A"
+        press("Decide")
+        page.until(lambda: page.one(".decided").text == "Decided: B = C > A.", "the decision")
+        assert max(page.sideways(400), page.sideways(1400)) <= 0 and driver.get_log("browser") == []
+    assert [(one.role, one.value) for one in desk.store.labels()][-1] == ("referee", [[1, 2], [0]])
+    driver.get("about:blank")

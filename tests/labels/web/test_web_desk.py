@@ -1,11 +1,14 @@
 """What annotators are handed and hand in through the server, and what the organiser sees and decides."""
 
 import threading
+from collections import Counter
 
 import pytest
 
 from easyrlhf.errors import InputError
+from easyrlhf.labels.exported import ExportPlan, exported_rows, mean_mark
 from easyrlhf.labels.rows import NewItem, NewLabel
+from easyrlhf.labels.selection import choose_labels
 from easyrlhf.labels.web.wording import choices_of, flag_keys, scale_of
 from tests.labels.web.conftest import new_pair, new_ranking, shown_texts, turns, value_for_right
 
@@ -112,10 +115,73 @@ def test_a_skipped_ranking_can_be_given_back_to_those_who_have_not_skipped_it(de
         who.post("skip", {"item": who.post("next")[1]["task"]["item"], "reason": "cannot tell"})
     chief = person(desk, "organiser")
     [dispute] = chief.post("overview")[1]["disputes"]
-    assert dispute["choices"] == [] and dispute["parked"]
+    assert dispute["choices"] == [] and dispute["parked"] and dispute["question"] == "Rank the answers, the best first."
     assert chief.post("unpark", {"item": dispute["item"]})[0] == 200
     assert chief.post("overview")[1]["disputes"] == []
     assert [person(desk, name).post("next")[1]["task"] is None for name in ("one", "four")] == [True, False]
+
+
+def ranked_by(desk, name: str, number: int, value: list) -> None:
+    desk.store.add_label(NewLabel(f"by-{name}-{number}", number, desk.ids[name], value, "order", shown=[0, 1, 2, 3]))
+
+
+def test_a_disputed_ranking_is_shown_with_its_orders_and_decided_by_one(desk_of, person):
+    """Two orders of four answers that differ in one pair of six; a second ranking on which all agree is not shown."""
+    desk = desk_of([new_ranking(0), new_ranking(1)], annotators="ann,bob", overlap=2)
+    for name, order in {"ann": [[1], [0], [2, 3]], "bob": [[0], [1], [2, 3]]}.items():
+        ranked_by(desk, name, 1, order)
+        ranked_by(desk, name, 2, [[3], [2], [1], [0]])
+    chief = person(desk, "organiser")
+    [dispute] = chief.post("overview")[1]["disputes"]
+    assert (dispute["item"], dispute["kind"], dispute["scale"]) == (1, "ranking", "order")
+    assert dispute["why"] == "labels differ on 1 of its 6 pairs of answers."
+    assert dispute["labels"] == ["ann: B > A > C = D", "bob: A > B > C = D"]
+    body = {"id": "decision", "item": 1, "value": [[3], [0, 1], [2]], "scale": "order"}
+    assert chief.post("decide", body | {"value": [[0], [1]]})[0] == 422
+    assert chief.post("decide", body)[1] == {"words": "Decided: D > A = B > C."}
+    assert chief.post("overview")[1]["disputes"] == []
+    row = exported_rows(choose_labels(desk.store), ExportPlan("rankings"), Counter())[0]
+    assert row["scores"] == pytest.approx([1 / 2, 1 / 2, 0, 1])  # of three others each
+
+
+def test_rewards_that_rank_the_other_way_round_bring_a_ranking_to_the_organiser(desk_of, person):
+    item = new_ranking(0, 3)
+    rewards = [{"model": "m", "reward": reward} for reward in (3.0, 1.0, 0.0)]
+    desk = desk_of([NewItem("ranking", item.prompt, item.answers, rewards)])
+    me = desk.ids["me"]
+    desk.store.add_label(NewLabel("by-me-first", 1, me, [[1], [0], [2]], "order", shown=[0, 1, 2]))
+    assert person(desk, "organiser").post("overview")[1]["disputes"] == []  # +2 of one pair, -3 and -1 of the others
+    desk.store.undo(me)
+    desk.store.add_label(NewLabel("by-me-again", 1, me, [[1], [2], [0]], "order", shown=[0, 1, 2]))
+    [dispute] = person(desk, "organiser").post("overview")[1]["disputes"]
+    assert dispute["why"] == "labels and rewards differ on 2 of its 3 pairs of answers."
+
+
+@pytest.mark.parametrize(
+    "scale, said, told, words, mark",
+    [
+        ("7", {"ann": True, "bob": False}, ["Yes", "No"], "Is this a good answer? No", 0.0),
+        ("likert", {"ann": 6, "bob": 2}, ["Good", "Bad"], "How good is this answer? Rather bad", 1 / 3),
+    ],
+)
+def test_a_single_answer_that_not_all_like_is_decided_on_the_scale_of_its_labels(
+    desk_of, person, scale, said, told, words, mark
+):
+    items = [NewItem("answer", turns("hello", "user"), [turns(text)]) for text in ("good day", "what")]
+    desk = desk_of(items, scale=scale, annotators="ann,bob", overlap=2)
+    own = scale_of("answer", scale)
+    for name, value in said.items():
+        desk.store.add_label(NewLabel(f"by-{name}-one", 1, desk.ids[name], value, own))
+        desk.store.add_label(NewLabel(f"by-{name}-two", 2, desk.ids[name], said["ann"], own))
+    chief = person(desk, "organiser")
+    [dispute] = chief.post("overview")[1]["disputes"]
+    assert (dispute["item"], dispute["why"]) == (1, "50% of its labels like it.")
+    assert [line.rpartition("? ")[2] for line in dispute["labels"]] == told
+    value = dispute["choices"][2 if scale == "likert" else 0]["value"]
+    body = {"id": "decision", "item": 1, "value": value, "scale": dispute["scale"]}
+    assert chief.post("decide", body)[1] == {"words": f"Decided: {words}."}
+    assert chief.post("overview")[1]["disputes"] == []
+    assert mean_mark(desk.store.labels(1)) == pytest.approx(mark)
 
 
 def test_the_organiser_sees_who_did_what_and_where_they_disagree(desk_of, person):
@@ -252,5 +318,9 @@ def test_a_label_of_a_probability_is_told_in_words(desk_of, person):
     desk = desk_of([new_pair(0)])
     judge = desk.store.annotator("judge", "judge")
     desk.store.add_label(NewLabel("judged-it", 1, judge.id, 0.5, "probability", shown=[0, 1]))
+    desk.store.add_label(NewLabel("me-too", 1, desk.ids["me"], 0, "3", shown=[0, 1]))
+    assert person(desk, "organiser").post("overview")[1]["disputes"] == []  # all call it a tie
+    desk.store.undo(desk.ids["me"])
+    desk.store.add_label(NewLabel("not-me", 1, desk.ids["me"], -1, "3", shown=[0, 1]))
     [dispute] = person(desk, "organiser").post("overview")[1]["disputes"]
-    assert dispute["labels"] == ["judge: A is better with probability 0.50"]
+    assert dispute["labels"] == ["judge: A is better with probability 0.50", "me: B is better"]

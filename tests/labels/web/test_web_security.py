@@ -101,7 +101,7 @@ def test_a_request_of_64_kib_is_taken_and_a_larger_one_is_not(desk, person):
 
 def test_paths_lead_to_the_files_of_the_page_alone(desk):
     client = TestClient(desk.app)
-    for name in ("labels.js", "labels.css", "theme.css"):
+    for name in ("labels.js", "labels.css", "theme.css", "base.css", "dom.js"):
         assert client.get(f"/static/{name}").status_code == 200
     for path in ("/static/../app.py", "/static/%2e%2e%2fapp.py", "/static/app.py", "/static/label.html.jinja", "/x"):
         assert client.get(path).status_code == 404
