@@ -29,6 +29,7 @@ class Environment:
     function   async function(chat, **columns) → reward or None, where there is no class
     functions  stateless tools of --tools by name
     rewards    whether it scores episodes
+    play       async function(chat, columns, calls) → reward, for one that is no code of the user's
     """
 
     name: str
@@ -36,6 +37,7 @@ class Environment:
     function: Callable[..., Awaitable[float | None]] | None
     functions: dict[str, Callable[..., Any]]
     rewards: bool
+    play: Callable[..., Awaitable[float]] | None = None
 
     def tools_of(self, instance: Any) -> dict[str, Callable[..., Any]]:
         """The tools of an episode: those of --tools, and every other public method of the instance."""
@@ -134,6 +136,8 @@ def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:
 
 async def played(environment: Environment, chat: EpisodeChat, columns: dict[str, Any], calls: Calls) -> float | None:
     """Play one episode; returns what it is worth beside the rewards of its turns, None where it does not say."""
+    if environment.play is not None:
+        return await environment.play(chat, columns, calls)
     if environment.function is not None:
         taken = calls.taken(environment.function, columns, chat)
         taken.pop("chat", None)  # a column of this name: the function has its conversation there

@@ -6,7 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ class Episode:
     failure             what the environment failed with, in which case nothing is learned from the episode; else ""
     seconds             that the environment has taken
     environment         the object it was played with, closed; None where no reward function asks for it
+    parts               of the reward by name
     """
 
     prompt: Messages
@@ -51,6 +52,7 @@ class Episode:
     tool_errors: int
     seconds: float
     environment: Any = None
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def dropped(self) -> bool:
@@ -112,7 +114,7 @@ class Player:
         ask = turns.asking(place, lambda turn: (*key, turn) if turn else key)
         given = None if self.tools.schemas else row["prompt_ids"]
         chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(self.task(key)), self.tools)
-        chat.prompt_ids = given
+        chat.prompt_ids, chat.place = given, row.get("place", "")
         return chat
 
     def task(self, key: Key) -> tuple[int, ...]:
@@ -134,8 +136,10 @@ class Player:
             if self.keep and self.sent and (fault := unsendable(chat.environment)):
                 raise calls.failed(fault)
         except EnvironmentFailed as error:
-            if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
+            if not self.drop:
                 raise
+            if not chat.turns:
+                chat.stand_in(json.loads(row["prompt"]), row["prompt_ids"])
             failure, turn_rewards = str(error), []
         return Episode(
             prompt=chat.prompt,
@@ -149,6 +153,7 @@ class Player:
             tool_errors=calls.tool_errors,
             seconds=calls.seconds,
             environment=chat.environment if self.keep else None,
+            parts={} if failure else chat.parts,
         )
 
     def number(self, given: Any, calls: Calls) -> float:
@@ -204,5 +209,7 @@ def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: 
 
 def through_last_sampled(chat: EpisodeChat) -> tuple[list[int], list[int], list[float]]:
     """Ids, which of them were sampled, and log-probabilities, without an environment's text that nobody answered."""
+    if not chat.turns:
+        return chat.ids, chat.sampled, chat.logprobs
     end = len(chat.sampled) - chat.sampled[::-1].index(1)
     return chat.ids[:end], chat.sampled[:end], chat.logprobs[:end]

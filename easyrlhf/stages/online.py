@@ -30,7 +30,7 @@ from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
 from easyrlhf.stages.environments import Playground, check_environment, make_player, prompts_of
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
-from easyrlhf.stages.nemo_gym import check_gym_rows
+from easyrlhf.stages.nemo_gym import check_gym_rows, gym_playground
 from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
@@ -80,6 +80,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         check_readable(config, cast.rewards, data)
         check_gym_rows(config, cast.rewards.gym, data)
         playground = check_environment(config, renderer, prompts_of(data), cast.rewards.functions)
+        playground = playground or gym_playground(config, cast.rewards.gym, renderer, data)
         check_scored(config, playground)
         steps = planned_rollouts(config, len(data["train"].rows))
         check_warmup(config, steps)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import trl
 
 from easyrlhf.cli.stages import ppo_train as ppo_main
 from easyrlhf.config import GRPOConfig, PPOConfig
@@ -85,6 +86,38 @@ def test_a_stopped_run_goes_on_with_the_same_rewards(rows, train, stage, stop_af
         assert row["objective/scores"] == pytest.approx(row["reward/nemo_gym/mean"], abs=1e-6)
         for name, values in parts.items():
             assert row[f"reward/nemo_gym/{name}/mean"] == pytest.approx(sum(values) / 8, abs=1e-6)
+
+
+TOOL = {"type": "function", "name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_rows_with_tools_are_episodes_of_whatever_turns_they_take(data, train, tmp_path, stop_after):
+    prompts = [json.loads(line) for line in Path(data.prompts).read_text().splitlines()]
+    found = [
+        {"responses_create_params": {"input": row["prompt"], "tools": [TOOL]}, "expected_answer": row["word"]}
+        for row in prompts
+    ]
+    file = tmp_path / "tools.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in found))
+    template = str(Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja")
+    settings = {"train_data": str(file), "chat_template": template, "max_length": 1000, "max_prompt_length": 900}
+    settings |= {"reward_weights": "2", "missing_eos_penalty": 0.0, "log_rollouts": 8}
+    with gym.gym_server(verify=begins) as server:
+        settings |= {"nemo_gym_url": server.url}
+        whole = train("grpo", "whole", **settings)
+        go_on = stop_after(2)
+        with pytest.raises(RunStopped):
+            train("grpo", "stopped", **settings)
+        go_on()
+        stopped = train("grpo", "stopped", **settings)
+        assert numbers(stopped) == numbers(whole)
+        assert numbers(stopped, "rollouts.jsonl") == numbers(whole, "rollouts.jsonl")
+        with pytest.raises(InputError, match=f"--nemo_gym_url {server.url}: tools are called in the form that a chat"):
+            train("grpo", "plain", **settings | {"chat_template": "chatml"})
+    for row in numbers(whole, "rollouts.jsonl"):
+        assert row["score"] == pytest.approx(2 * row["rewards"]["nemo_gym"])
+        assert row["rewards"]["nemo_gym"] == row["rewards"]["nemo_gym/letter"] + row["rewards"]["nemo_gym/word"]
+    assert {row["env/turns_mean"] for row in numbers(whole)} == {1.0}
 
 
 def test_a_verifier_that_fails_ends_the_run_with_server_and_row_and_the_run_goes_on(
