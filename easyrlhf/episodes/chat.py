@@ -156,6 +156,14 @@ class EpisodeChat:
         self.messages += self.waiting
         self.waiting = []
 
+    def stand_in(self, prompt: Messages, prompt_ids: list[int]) -> None:
+        """Be an answer without a word to a prompt: the row of an episode that has failed before its first turn.
+
+        It has the one token that a row needs, which nobody sampled, so that nothing is learned from it.
+        """
+        self.prompt, self.prompt_ids, self.messages = prompt, prompt_ids, [{"role": "assistant", "content": ""}]
+        self.append([self.renderer.end_of_turn_id], [0.0], sampled=0)
+
     def append(self, ids: list[int], logprobs: list[float], sampled: int) -> None:
         """Put tokens behind those that are there."""
         self.ids += ids

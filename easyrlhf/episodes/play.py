@@ -113,12 +113,15 @@ class Player:
         arguments = arguments_for(prompt, columns) | ({"tools": self.tools.schemas} if self.tools.schemas else {})
         # The first turn has the key of a completion without an environment, whose zeros behind it change no number.
         ask = turns.asking(place, lambda turn: (*key, turn) if turn else key)
-        seed, kind, number = key
-        task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
         given = None if self.tools.schemas else row["prompt_ids"]
-        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
+        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(self.task(key)), self.tools)
         chat.prompt_ids, chat.place, chat.own_seed = given, row.get("place", ""), own_seed(key)
         return chat
+
+    def task(self, key: Key) -> tuple[int, ...]:
+        """What the seed of an episode is drawn from: the completions of a prompt are compared on one task."""
+        seed, kind, number = key
+        return seed, kind, number // (self.generations if kind == TRAINING else 1)
 
     async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
         """Play one; its outcome."""
@@ -134,8 +137,10 @@ class Player:
             if self.keep and self.sent and (fault := unsendable(chat.environment)):
                 raise calls.failed(fault)
         except EnvironmentFailed as error:
-            if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
+            if not self.drop:
                 raise
+            if not chat.turns:
+                chat.stand_in(json.loads(row["prompt"]), row["prompt_ids"])
             failure, turn_rewards = str(error), []
         return Episode(
             prompt=chat.prompt,
@@ -210,5 +215,7 @@ def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: 
 
 def through_last_sampled(chat: EpisodeChat) -> tuple[list[int], list[int], list[float]]:
     """Ids, which of them were sampled, and log-probabilities, without an environment's text that nobody answered."""
+    if not chat.turns:
+        return chat.ids, chat.sampled, chat.logprobs
     end = len(chat.sampled) - chat.sampled[::-1].index(1)
     return chat.ids[:end], chat.sampled[:end], chat.logprobs[:end]

@@ -11,6 +11,7 @@ from easyrlhf.config import OnlineConfig
 from easyrlhf.engine.micro_batches import MicroBatch, Passes, group_by_prompt
 from easyrlhf.losses.importance import importance_weights, off_policy_mask
 from easyrlhf.models.prefix_sharing import PromptGroup
+from easyrlhf.rewards.combined import dropped
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Rollout:
     def scored(self) -> Tensor:
         """Whether any reward applies to a completion.  [B]"""
         return ~self.scores.isnan()
+
+    @property
+    def dropped(self) -> Tensor:
+        """Whether a completion is an episode whose environment failed: it counts for nothing.  [B]"""
+        return dropped(self.rows).to(self.scores.device)
 
     @property
     def learned(self) -> Tensor:

@@ -18,6 +18,8 @@ from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.sharded import ShardedSampler
 from easyrlhf.rollout.vllm_sampler import VLLMSampler
 
+MOST_DROPPED = 0.1  # of a rollout's episodes
+
 
 @dataclass(frozen=True)
 class Models:
@@ -54,6 +56,7 @@ class Online:
     method  how advantages are estimated
     update  (rollout, step) → metrics of the update
     player  plays the environment; None without one
+    most_dropped  share of a rollout's episodes in which the environment may fail, where failures are dropped
     """
 
     models: Models
@@ -64,6 +67,7 @@ class Online:
     method: Method
     update: Callable[[Rollout, int], dict[str, float]]
     player: Player | None = None
+    most_dropped: float = MOST_DROPPED
 
 
 @dataclass

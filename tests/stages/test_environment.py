@@ -41,6 +41,15 @@ class Fails(Twice):
         return float("nan")
 
 
+class LosesOne(Twice):
+    """Of ten prompts it cannot begin with one."""
+
+    def reset(self, word, number):
+        if number == 3:
+            raise OSError("no such room")
+        super().reset(word)
+
+
 async def episode(chat, word):
     for turn in range(2):
         chat.reward(float(word[:1] in await chat.reply()))
@@ -133,6 +142,37 @@ def test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept(t
     ):
         train("ppo", "failed", environment="Fails", **TWO_TURNS)
     assert json.loads((tmp_path / "failed" / "stage.json").read_text())["status"] != "complete"
+
+
+METHODS = [("ppo", {}), *(("grpo", {"advantage": name, "beta": 0.1}) for name in ("grpo", "rloo", "reinforce++"))]
+
+
+@pytest.mark.parametrize("stage, settings", METHODS, ids=["ppo", "grpo", "rloo", "reinforce++"])
+def test_episodes_that_cannot_begin_are_left_out(train, tmp_path, stage, settings):
+    asked = [{"prompt": [{"role": "user", "content": f"Say {word}."}], "word": word} for word in ("red", "cat") * 5]
+    rows = tmp_path / "numbered.jsonl"
+    rows.write_text("".join(json.dumps(row | {"number": number}) + "\n" for number, row in enumerate(asked)))
+    size = 10 if stage == "ppo" else 20
+    limit = {"response_length" if stage == "ppo" else "max_completion_length": 40}
+    settings = settings | limit | {"train_data": str(rows), "batch_size": size, "max_length": 100, "max_steps": 2}
+    folder = train(
+        stage,
+        "run",
+        environment="LosesOne",
+        on_environment_error="drop",
+        log_rollouts=size,
+        total_episodes=2 * size,
+        **settings,
+    )
+    assert [row["env/dropped"] for row in rows_of(folder)] == [0.1, 0.1]
+    kept = rows_of(folder, "rollouts.jsonl")
+    lost = [row for row in kept if row["columns"]["number"] == 3]
+    assert len(lost) == size // 5 and len(kept) == 2 * size
+    assert "NaN" not in (folder / "rollouts.jsonl").read_text() + (folder / "samples.jsonl").read_text()
+    told = {(row["score"], row["advantage"], row["turns"], row["kl"], row["completion"]) for row in lost}
+    assert told == {(None, 0.0, 0, 0.0, "")}
+    assert all(row["score"] is not None and row["turns"] for row in kept if row not in lost)
+    assert all(row["policy/grad_norm"] > 0 for row in rows_of(folder))
 
 
 def test_what_cannot_be_played_is_refused_before_a_model_is_loaded(train, data, tmp_path):
