@@ -61,10 +61,6 @@ class GymAgents:
         finally:
             del self.policy.episodes[seed]
             session.http.close()
-            if not chat.turns and sampled.turns:  # an episode that failed is a row too, of which nothing is learned
-                chat.prompt_ids, first = sampled.turns[0]
-                chat.append(first.ids, first.logprobs, sampled=1)
-                chat.turns = 1
 
 
 def answered(session: GymSession, row: Row) -> Any:

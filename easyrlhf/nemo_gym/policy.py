@@ -39,13 +39,13 @@ class Sampled:
     """What the policy was asked in an episode, and what it has said.
 
     prompt    ids of its first prompt; None before it
-    turns     as they were sampled, each with the ids that it was sampled behind
+    turns     that it has had
     finished  whether the last of them came to its end, and no further one was refused
     """
 
     chat: EpisodeChat
     prompt: list[int] | None = None
-    turns: list[tuple[list[int], Turn]] = field(default_factory=list)
+    turns: int = 0
     finished: bool = False
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -61,7 +61,7 @@ class Sampled:
                     raise Refusal(f"the prompt has {len(ids)} tokens, and --max_prompt_length is {limits.prompt}")
                 self.prompt = ids
             room = min(limits.tokens - (len(ids) - len(self.prompt)), limits.turn, most or limits.turn)
-            if room < 1 or len(self.turns) == limits.turns:
+            if room < 1 or self.turns == limits.turns:
                 self.finished = False
                 raise Refusal(
                     f"This model's maximum context length is reached: an episode has {limits.tokens} tokens behind its "
@@ -69,10 +69,10 @@ class Sampled:
                 )
             chat.asking = True
             try:
-                turn = await chat.ask(ids, room, len(self.turns))
+                turn = await chat.ask(ids, room, self.turns)
             finally:
                 chat.asking, chat.since = False, time.monotonic()
-            self.turns.append((ids, turn))
+            self.turns += 1
             self.finished = turn.ended
             return turn
 
@@ -131,7 +131,7 @@ class PolicyServer:
         ids = prompt_of(body, self.renderer)
         turn = await episode.next(ids, body.get("max_completion_tokens") or body.get("max_tokens"))
         parsed = Tools({}, body.get("tools") or []).parse(turn.ids, ids, self.renderer)
-        return JSONResponse(completion(turn, message_of(parsed, len(episode.turns)), len(ids)))
+        return JSONResponse(completion(turn, message_of(parsed, episode.turns), len(ids)))
 
 
 def message_of(parsed: Message, number: int) -> dict[str, Any]:

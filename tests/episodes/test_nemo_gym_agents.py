@@ -243,7 +243,7 @@ def test_an_agent_that_fails_after_a_turn_is_a_dropped_row(run_by, address, samp
             return 500, "boom"
 
     found = run_by(Failing(url(address)), sampler(nonsense), chatml_renderer, row(), drop=True)
-    assert found.episodes[0].dropped and sampled_of(found, 0) == [nonsense(0, 0)]
+    assert found.episodes[0].dropped and found.episodes[0].reward != found.episodes[0].reward
 
 
 def test_what_the_policy_server_cannot_answer_is_refused(run_by, address, sampler, nonsense, chatml_renderer):

@@ -1722,7 +1722,6 @@ BREAKS = [
     Break("nemo_gym/episodes.py", 'schemas=columns.get("tools", [])', "schemas=[]", GYM_TOOLS),
     Break("nemo_gym/agents.py", "if prompt[: len(before)] != before:", "if False:", GYM_AGENTS),
     Break("nemo_gym/agents.py", "chat.finished = sampled.finished", "chat.finished = True", GYM_AGENTS),
-    Break("nemo_gym/agents.py", "if not chat.turns and sampled.turns:", "if False:", GYM_AGENTS),
     Break("nemo_gym/agents.py", "if len(logprobs) != len(ids):", "if False:", GYM_AGENTS),
     Break("nemo_gym/policy.py", "behind=before[-1])", "behind=None)", GYM_AGENTS),
     Break("nemo_gym/policy.py", "                self.finished = False\n", "", GYM_AGENTS),

@@ -102,6 +102,8 @@ def test_rows_with_tools_are_episodes_of_whatever_turns_they_take(data, train, t
     ]
     file = tmp_path / "tools.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in found))
+    other = tmp_path / "other.jinja"
+    other.write_text("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{{ tools | tojson }}")
     template = str(Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja")
     settings = {"train_data": str(file), "chat_template": template, "max_length": 1000, "max_prompt_length": 900}
     settings |= {"reward_weights": "2", "missing_eos_penalty": 0.0, "log_rollouts": 8, "max_steps": 2}
@@ -121,7 +123,7 @@ def test_rows_with_tools_are_episodes_of_whatever_turns_they_take(data, train, t
         assert numbers(stopped) == numbers(whole)
         assert numbers(stopped, "rollouts.jsonl") == numbers(whole, "rollouts.jsonl")
         with pytest.raises(InputError, match=f"--nemo_gym_url {server.url}: tools are called in the form that a chat"):
-            train("grpo", "plain", **settings | {"chat_template": "chatml"})
+            train("grpo", "other", **settings | {"chat_template": str(other)})
     for row in numbers(whole, "rollouts.jsonl"):
         assert row["score"] == pytest.approx(2 * row["rewards"]["nemo_gym"])
         assert row["rewards"]["nemo_gym"] == row["rewards"]["nemo_gym/letter"] + row["rewards"]["nemo_gym/word"]
