@@ -1,6 +1,8 @@
 """PPO and GRPO in an environment: one that says nothing changes nothing, and stopped runs go on as they were."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from easyrlhf.config import GRPOConfig, PPOConfig
-from easyrlhf.errors import InputError, RunError, RunStopped
+from easyrlhf.errors import InputError, RunError, RunStopped, ServiceStopped
 from easyrlhf.stages.online import train_grpo, train_ppo
 
 CODE = '''
+import asyncio
+import os
+import signal
+import time
+
+
 class Silent:
     """Ends every episode with the first answer."""
 
@@ -48,6 +56,32 @@ class LosesOne(Twice):
         if number == 3:
             raise OSError("no such room")
         super().reset(word)
+
+
+NUMBER = [0]  # answers since the file was read
+
+
+def interrupt():
+    """Ctrl-C, with the answer that has this number."""
+    NUMBER[0] += 1
+    due = NUMBER[0] == int(os.environ.get("INTERRUPT_AT", 0))
+    if due:
+        os.kill(os.getpid(), signal.SIGINT)
+    return due
+
+
+class Interrupted(Twice):
+    def respond(self, text):
+        if interrupt():
+            time.sleep(60)
+        return super().respond(text)
+
+
+class InterruptedLater(Twice):
+    async def respond(self, text):
+        if interrupt():
+            await asyncio.sleep(60)
+        return super().respond(text)
 
 
 async def episode(chat, word):
@@ -134,6 +168,38 @@ def test_reward_functions_read_what_the_environments_remember(train):
     kept = rows_of(folder, "rollouts.jsonl")
     heard = [sum(turn["role"] == "assistant" for turn in row["messages"]) - (not row["finished"]) for row in kept]
     assert [row["rewards"]["remembered"] for row in kept] == heard
+
+
+AFTER_1 = r"^Stopped on request after step 1; \S*step-1 holds it.*easyrlhf finish"
+AT_FIRST = r"^Stopped on request while episodes were played.*\n.*the same command starts from the beginning"
+WHERE = [  # as samples are shown, in a rollout, before the first step
+    ("Interrupted", 40, AFTER_1),
+    ("InterruptedLater", 60, AFTER_1),
+    ("Interrupted", 3, AT_FIRST),
+]
+
+
+@pytest.mark.parametrize("environment, number, said", WHERE, ids=["sync", "async", "begin"])
+def test_ctrl_c_ends_a_run_at_once_and_the_same_command_goes_on(
+    train, tmp_path, monkeypatch, environment, number, said
+):
+    """Though an environment would take another minute to answer; what is done is kept."""
+    settings = TWO_TURNS | {"environment": environment}
+    whole = train("ppo", "whole", **settings)
+    monkeypatch.setenv("INTERRUPT_AT", str(number))
+    began, threads = time.monotonic(), set(threading.enumerate())
+    with pytest.raises((RunStopped, ServiceStopped), match=said) as caught:
+        train("ppo", "stopped", **settings)
+    assert caught.value.exit_code == 3
+    assert time.monotonic() - began < 15
+    assert all(thread.daemon for thread in set(threading.enumerate()) - threads)  # no process waits for them
+    status = json.loads((tmp_path / "stopped" / "stage.json").read_text())["status"]
+    assert status == ("stopped" if said is AFTER_1 else "running")
+    monkeypatch.delenv("INTERRUPT_AT")
+    stopped = train("ppo", "stopped", **settings)
+    assert rows_of(stopped) == rows_of(whole)
+    assert rows_of(stopped, "rollouts.jsonl") == rows_of(whole, "rollouts.jsonl")
+    assert all(torch.equal(tensor, weights(stopped)[name]) for name, tensor in weights(whole).items())
 
 
 def test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept(train, tmp_path):
