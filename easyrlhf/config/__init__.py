@@ -9,7 +9,7 @@ from easyrlhf.config.ai_feedback import ReviseConfig, ServeJudgeConfig
 from easyrlhf.config.ai_labels import LabelAIConfig
 from easyrlhf.config.contest import CompareConfig
 from easyrlhf.config.grpo import GRPOConfig
-from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
+from easyrlhf.config.inference import ChatConfig, GenerateConfig, PlayConfig, PolicyConfig, RolloutsConfig
 from easyrlhf.config.label_serving import LabelServeConfig
 from easyrlhf.config.labelling import LabelAgreeConfig, LabelExportConfig, LabelForgetConfig, LabelImportConfig
 from easyrlhf.config.looking import CheckConfig, LookConfig, PreviewConfig
@@ -49,6 +49,7 @@ __all__ = [
     "LookConfig",
     "OnlineConfig",
     "PPOConfig",
+    "PlayConfig",
     "PolicyConfig",
     "PreviewConfig",
     "ReviseConfig",

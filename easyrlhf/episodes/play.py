@@ -112,12 +112,15 @@ class Player:
         arguments = arguments_for(prompt, columns) | ({"tools": self.tools.schemas} if self.tools.schemas else {})
         # The first turn has the key of a completion without an environment, whose zeros behind it change no number.
         ask = turns.asking(place, lambda turn: (*key, turn) if turn else key)
-        seed, kind, number = key
-        task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
         given = None if self.tools.schemas else row["prompt_ids"]
-        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
+        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(self.task(key)), self.tools)
         chat.prompt_ids, chat.place = given, row.get("place", "")
         return chat
+
+    def task(self, key: Key) -> tuple[int, ...]:
+        """What the seed of an episode is drawn from: the completions of a prompt are compared on one task."""
+        seed, kind, number = key
+        return seed, kind, number // (self.generations if kind == TRAINING else 1)
 
     async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
         """Play one; its outcome."""

@@ -28,7 +28,7 @@ from easyrlhf.rollout.vllm_sampler import Backend
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
-from easyrlhf.stages.environments import Playground, check_environment, make_player
+from easyrlhf.stages.environments import Playground, check_environment, make_player, prompts_of
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
 from easyrlhf.stages.nemo_gym import check_gym_rows, gym_playground
 from easyrlhf.stages.plan import RunPlan, print_plan
@@ -79,7 +79,7 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         check_reward_columns(config, cast.rewards, data)
         check_readable(config, cast.rewards, data)
         check_gym_rows(config, cast.rewards.gym, data)
-        playground = check_environment(config, renderer, data, cast.rewards.functions)
+        playground = check_environment(config, renderer, prompts_of(data), cast.rewards.functions)
         playground = playground or gym_playground(config, cast.rewards.gym, renderer, data)
         check_scored(config, playground)
         steps = planned_rollouts(config, len(data["train"].rows))

@@ -34,6 +34,8 @@ BY_VLLM = "episodes/test_served.py"
 PLAYED, WAVES, FAILED, CALLED, LOADED, SCORED = (
     f"episodes/test_{name}.py" for name in ("tokens", "waves", "failures", "tools", "loading", "scores")
 )
+ACTED = "tools/test_episode_answers.py"
+WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
 AS_SAMPLED = f"{PLAYED}::test_200_episodes_hold_what_was_sampled_and_no_sampled_text_is_encoded"
 NO_ROOM = f"{PLAYED}::test_a_text_without_room_for_an_answer_is_left_out"
 UNLEARNED = f"{FAILED}::test_nothing_is_learned_from_a_dropped_episode"
@@ -371,9 +373,42 @@ BREAKS = [
     ),
     Break(
         "stages/environments.py",
-        'for part in filter(data.get, ("train", "valid")):',
-        'for part in filter(data.get, ("train",)):',
+        'for name in ("train", "valid") if data.get(name)',
+        'for name in ("train",) if data.get(name)',
         f"{LOADED}::test_columns_that_an_environment_needs",
+    ),
+    # answers that are episodes
+    Break("tools/episodes.py", "return seed, TRAINING, number", "return key", f"{ACTED}::{WHOLE_EPISODES}"),
+    Break("tools/answer_rows.py", "(answer.episode.prompt, answer", "(prompt, answer", f"{ACTED}::{WHOLE_EPISODES}"),
+    Break(
+        "tools/episodes.py",
+        "failed > MOST_DROPPED * total",
+        "failed > total",
+        f"{ACTED}::test_an_environment_that_fails_ends_the_command_or_is_left_out",
+    ),
+    Break(
+        "tools/output.py",
+        'output.defaults | known["settings"]',
+        'known["settings"]',
+        f"{ACTED}::test_a_file_that_was_begun_before_there_were_environments_goes_on",
+    ),
+    Break(
+        "tools/resumable.py",
+        "if config.value(name):",
+        "if False:",
+        f"{ACTED}::test_a_stopped_command_goes_on_to_the_same_bytes",
+    ),
+    Break(
+        "report/transcript.py",
+        "elif text or not calls:",
+        "else:",
+        f"{ACTED}::test_a_transcript_shows_calls_results_and_the_reward",
+    ),
+    Break(
+        "data/templates.py",
+        r'r"(?:<\|im_end\|>|<\|eot_id\|>)\s*"',
+        r'r"<\|im_end\|>\s*"',
+        f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
     ),
     # clipped losses
     Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
