@@ -18,6 +18,7 @@ from easyrlhf.config.sampling import RolloutConfig
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.errors import SettingError
 
+ADDRESS = re.compile(r"\S+:[1-9]\d{0,4}")
 REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 
 
@@ -238,10 +239,12 @@ class OnlineConfig(
 
     def _check_nemo_gym(self) -> None:
         url = self.nemo_gym_url
-        if url is None and self.nemo_gym_server:
+        for name, what in (("nemo_gym_server", "is one of"), ("nemo_gym_policy", "is for the agents behind")):
+            if url is None and self.value(name):
+                raise SettingError(name, f"{name} {self.value(name)}: {what} nemo_gym_url, which is not given")
+        if self.nemo_gym_policy and not ADDRESS.fullmatch(self.nemo_gym_policy):
             raise SettingError(
-                "nemo_gym_server",
-                f"nemo_gym_server {self.nemo_gym_server}: is one of nemo_gym_url, which is not given",
+                "nemo_gym_policy", f"nemo_gym_policy {self.nemo_gym_policy}: must look like 127.0.0.1:8000"
             )
         if url is not None and not REWARD_URL.fullmatch(url):
             raise SettingError("nemo_gym_url", f"nemo_gym_url {url}: must look like http://host:port or https://…")

@@ -57,6 +57,13 @@ class RewardSettings(Settings):
         metavar="NAME",
         shown="the only one",
     )
+    nemo_gym_policy: str | None = opt(
+        None,
+        "Have rows played by NeMo Gym's agent servers, and serve the policy at this address while they do: Gym's "
+        "model server has http://HOST:PORT/v1 as its base_url.",
+        metavar="HOST:PORT",
+        on_resume=FREE,
+    )
     reward_weights: str | None = opt(
         None,
         "One weight per reward source: reward_model first, then reward_funcs, then reward_url, then nemo_gym_url; the "

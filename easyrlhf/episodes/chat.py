@@ -65,6 +65,7 @@ class EpisodeChat:
     asking      whether the policy's turn is waited for
     since       time at which it last spoke, or the episode began
     environment  the object that the episode is played with; None for an episode function
+    own_seed    of this episode: another one for each completion of a prompt
     place       file and line of its row, where that is known
     parts       of the reward by name, where what is played with says of what it is made
     """
@@ -88,6 +89,7 @@ class EpisodeChat:
     asking: bool = False
     since: float = field(default_factory=time.monotonic)
     environment: Any = None
+    own_seed: int = 0
     place: str = ""
     parts: dict[str, float] = field(default_factory=dict)
 

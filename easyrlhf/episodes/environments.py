@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
@@ -30,6 +30,7 @@ class Environment:
     functions  stateless tools of --tools by name
     rewards    whether it scores episodes
     play       async function(chat, columns, calls) → reward, for one that is no code of the user's
+    around     what has to be there while episodes are played
     """
 
     name: str
@@ -38,6 +39,7 @@ class Environment:
     functions: dict[str, Callable[..., Any]]
     rewards: bool
     play: Callable[..., Awaitable[float]] | None = None
+    around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
     def tools_of(self, instance: Any) -> dict[str, Callable[..., Any]]:
         """The tools of an episode: those of --tools, and every other public method of the instance."""

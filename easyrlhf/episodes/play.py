@@ -104,7 +104,8 @@ class Player:
         workers = asyncio.Semaphore(self.workers)
         chats = [self.chat_of(row, key, place, turns) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
         begin = [partial(self.episode, row, chat, workers) for row, chat in zip(rows, chats, strict=True)]
-        return episode_samples(chats, await turns.run(begin), sampler)
+        async with self.environment.around():
+            return episode_samples(chats, await turns.run(begin), sampler)
 
     def chat_of(self, row: dict[str, Any], key: Key, place: int, turns: Turns) -> EpisodeChat:
         """The conversation of a row, nothing said yet."""
@@ -114,7 +115,7 @@ class Player:
         ask = turns.asking(place, lambda turn: (*key, turn) if turn else key)
         given = None if self.tools.schemas else row["prompt_ids"]
         chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(self.task(key)), self.tools)
-        chat.prompt_ids, chat.place = given, row.get("place", "")
+        chat.prompt_ids, chat.place, chat.own_seed = given, row.get("place", ""), own_seed(key)
         return chat
 
     def task(self, key: Key) -> tuple[int, ...]:
@@ -190,6 +191,11 @@ def in_own_thread(work: Callable[[], Samples]) -> Samples:
 def task_seed(task: tuple[int, ...]) -> int:
     """A seed for a task, from its numbers."""
     return int(np.random.SeedSequence(task).generate_state(1)[0])
+
+
+def own_seed(key: Key) -> int:
+    """A seed for a sample alone, from its key; of 53 bits, which JSON's numbers hold everywhere."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(11))
 
 
 def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: TurnSampler) -> Samples:

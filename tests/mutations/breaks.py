@@ -49,7 +49,7 @@ PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
 OWN_TEMPLATE = f"{SCORED}::test_a_reward_model_of_other_tokens_scores_the_conversation_in_its_own_template"
 GYM, GYM_SERVERS, GYM_ROWS = "nemo_gym/test_reward.py", "nemo_gym/test_servers.py", "data/test_nemo_gym.py"
-GYM_TOOLS = "episodes/test_nemo_gym.py"
+GYM_TOOLS, GYM_AGENTS = "episodes/test_nemo_gym.py", "episodes/test_nemo_gym_agents.py"
 GYM_RUN = "stages/test_nemo_gym.py::test_rows_with_tools_are_episodes_of_whatever_turns_they_take"
 GYM_STAGES = "stages/test_nemo_gym.py::test_a_dry_run_asks_whether_the_servers_answer_and_loads_no_model"
 UNASKED = "online/test_collect.py::test_a_reference_that_is_not_wanted_is_not_asked"
@@ -1727,6 +1727,20 @@ BREAKS = [
     Break("nemo_gym/episodes.py", "calls.tool_errors += found.status_code >= 400", "pass", GYM_TOOLS),
     Break("nemo_gym/episodes.py", "if found.status_code in AWAY:", "if False:", GYM_TOOLS),
     Break("nemo_gym/episodes.py", 'schemas=columns.get("tools", [])', "schemas=[]", GYM_TOOLS),
+    Break("nemo_gym/agents.py", "if prompt[: len(before)] != before:", "if False:", GYM_AGENTS),
+    Break("nemo_gym/agents.py", "chat.finished = sampled.finished", "chat.finished = True", GYM_AGENTS),
+    Break("nemo_gym/agents.py", "if len(logprobs) != len(ids):", "if False:", GYM_AGENTS),
+    Break("nemo_gym/policy.py", "behind=before[-1])", "behind=None)", GYM_AGENTS),
+    Break("nemo_gym/policy.py", "                self.finished = False\n", "", GYM_AGENTS),
+    Break("nemo_gym/policy.py", "sampled = [place for", "sampled = [] and [place for", GYM_AGENTS),
+    Break("nemo_gym/policy.py", 'reason if turn.ended else "length"', "reason", GYM_AGENTS),
+    Break("nemo_gym/bodies.py", ' | {"seed": seed}', "", GYM_AGENTS),
+    Break(
+        "episodes/play.py",
+        "SeedSequence(key).generate_state(1, np.uint64)",
+        "SeedSequence(key[:2]).generate_state(1, np.uint64)",
+        GYM_AGENTS,
+    ),
     Break("stages/reward_sources.py", "if environment and not cast.gym:", "if environment:", GYM_RUN),
     Break("stages/nemo_gym.py", "            knock(servers.url, url)\n", "", GYM_STAGES),
 ]
