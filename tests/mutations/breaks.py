@@ -34,6 +34,7 @@ BY_VLLM = "episodes/test_served.py"
 PLAYED, WAVES, FAILED, CALLED, LOADED, SCORED = (
     f"episodes/test_{name}.py" for name in ("tokens", "waves", "failures", "tools", "loading", "scores")
 )
+PUZZLES = "rewards/test_puzzles.py"
 ACTED = "tools/test_episode_answers.py"
 WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
 AS_SAMPLED = f"{PLAYED}::test_200_episodes_hold_what_was_sampled_and_no_sampled_text_is_encoded"
@@ -410,6 +411,12 @@ BREAKS = [
         r'r"<\|im_end\|>\s*"',
         f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
     ),
+    # reasoning-gym
+    Break("rewards/puzzles.py", "(tagged[-1] if tagged", "(tagged[0] if tagged", PUZZLES),
+    Break("rewards/puzzles.py", 'if item["task"] in GRIDS', "if False", PUZZLES),
+    Break("rewards/puzzles.py", "float(number >= 1)", "float(number > 0)", PUZZLES),
+    Break("rewards/puzzles.py", "return min(max(number, 0.0), 1.0), None", "return number, None", PUZZLES),
+    Break("tools/reasoning_gym_rows.py", "if paid >= WORTH:", "if False:", PUZZLES),
     # clipped losses
     Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
     Break("losses/ppo.py", "-torch.minimum(", "torch.minimum(", PPO),
