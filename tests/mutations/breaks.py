@@ -34,11 +34,14 @@ BY_VLLM = "episodes/test_served.py"
 PLAYED, WAVES, FAILED, CALLED, LOADED, SCORED = (
     f"episodes/test_{name}.py" for name in ("tokens", "waves", "failures", "tools", "loading", "scores")
 )
+PUZZLES = "rewards/test_puzzles.py"
 ACTED = "tools/test_episode_answers.py"
 WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
 AS_SAMPLED = f"{PLAYED}::test_200_episodes_hold_what_was_sampled_and_no_sampled_text_is_encoded"
 NO_ROOM = f"{PLAYED}::test_a_text_without_room_for_an_answer_is_left_out"
 UNLEARNED = f"{FAILED}::test_nothing_is_learned_from_a_dropped_episode"
+STOPPED_EARLY = f"{WAVES}::test_a_run_that_is_asked_to_stop_does_not_wait_for_environments"
+INTERRUPTED = "stages/test_environment.py::test_ctrl_c_ends_a_run_at_once_and_the_same_command_goes_on[async]"
 UNBEGUN = "stages/test_environment.py::test_episodes_that_cannot_begin_are_left_out"
 PART_FAILS = f"{FAILED}::test_a_part_that_fails_ends_the_run_with_its_name_and_what_was_said"
 ANSWERED = f"{CALLED}::test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_one"
@@ -258,6 +261,20 @@ BREAKS = [
         "except KeyError as error:  # of the sampler",
         f"{BY_VLLM}::test_no_episode_goes_on_where_its_turn_was_lost",
     ),
+    Break("episodes/waves.py", "if self.stopping():", "if False:", f"{STOPPED_EARLY}[SleepsLater-waves]"),
+    Break(
+        "episodes/calls.py",
+        "    except RunStopped:\n        raise\n",
+        "",
+        f"{WAVES}::test_a_signal_that_ends_the_run_is_no_failure_of_who_was_at_work",
+    ),
+    Break(
+        "episodes/waves.py",
+        "timeout=limit",
+        "timeout=None",
+        f"{WAVES}::test_what_takes_long_to_close_is_not_waited_for_for_ever",
+    ),
+    Break("online/loop.py", "except ServiceStopped:", "except ZeroDivisionError:", INTERRUPTED),
     Break("episodes/waves.py", "[ids], [key], [most]", "[ids], [key], [999]", BY_VLLM),
     Break(
         "rollout/vllm_sampler.py",
@@ -390,10 +407,10 @@ BREAKS = [
     Break("episodes/chat.py", "[0.0], sampled=0)", "[0.0], sampled=1)", UNBEGUN),
     Break("rewards/model.py", 'turn | {"content": turn["content"].strip()}', "turn", OWN_TEMPLATE),
     Break(
-        "stages/environments.py",
-        "put_away(instance)",
-        "pass",
-        f"{LOADED}::test_what_is_made_to_be_looked_at_is_closed",
+        "episodes/environments.py",
+        "    put_away(instance)\n",
+        "",
+        f"{LOADED}::test_one_is_made_to_be_looked_at_and_closed",
     ),
     Break(
         "stages/environments.py",
@@ -434,6 +451,12 @@ BREAKS = [
         r'r"<\|im_end\|>\s*"',
         f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
     ),
+    # reasoning-gym
+    Break("rewards/puzzles.py", "(tagged[-1] if tagged", "(tagged[0] if tagged", PUZZLES),
+    Break("rewards/puzzles.py", 'if item["task"] in GRIDS', "if False", PUZZLES),
+    Break("rewards/puzzles.py", "float(number >= 1)", "float(number > 0)", PUZZLES),
+    Break("rewards/puzzles.py", "return min(max(number, 0.0), 1.0), None", "return number, None", PUZZLES),
+    Break("tools/reasoning_gym_rows.py", "if paid >= WORTH:", "if False:", PUZZLES),
     # clipped losses
     Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
     Break("losses/ppo.py", "-torch.minimum(", "torch.minimum(", PPO),
