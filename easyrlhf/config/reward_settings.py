@@ -29,7 +29,7 @@ class RewardSettings(Settings):
         None,
         "Python reward functions, beside or instead of the reward model: fn(prompts, completions, **columns) returns "
         "one number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
-        "trl:think_format_reward.",
+        "trl:think_format_reward, and reasoning_gym:NAME scores tasks of reasoning-gym.",
         metavar="FILE.py:FN[,…]",
         many=True,
         functions=True,
