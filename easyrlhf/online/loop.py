@@ -254,6 +254,7 @@ def step_metrics(rollout: Rollout, online: Online, timer: Timer, run: Run, at: L
         **pace_metrics(rollout, timer, at),
         **rollout_metrics(rollout, at.kl_coef),
         **importance_metrics(rollout, run.config),
+        **online.method.metrics(rollout),
         **logged_metrics(online.rewards),
     }
 

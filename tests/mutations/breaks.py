@@ -46,6 +46,11 @@ UNBEGUN = "stages/test_environment.py::test_episodes_that_cannot_begin_are_left_
 PART_FAILS = f"{FAILED}::test_a_part_that_fails_ends_the_run_with_its_name_and_what_was_said"
 ANSWERED = f"{CALLED}::test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_one"
 ERROR_SAID = f"{CALLED}::test_a_call_that_fails_is_answered_with_its_error_and_the_episode_goes_on"
+MATCHES, MATCHING = "losses/test_ebft.py", "stages/test_ebft.py"
+MATCHED = f"{MATCHES}::test_the_policy_gradient_is_that_of_the_objective"
+APART = f"{MATCHES}::test_groups_are_apart"
+WHITENED = f"{MATCHES}::test_whitening_makes_features_alike_in_all_directions"
+WHOLE = f"{MATCHING}::test_whole_completions_get_the_advantage_and_the_others_kl"
 EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
 PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_were_played_with"
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
@@ -343,6 +348,41 @@ BREAKS = [
         UNLEARNED,
     ),
     Break("rewards/environment.py", "None if math.isnan(reward) else reward", "reward", UNLEARNED),
+    # energy-based fine-tuning
+    Break(
+        "losses/ebft.py", "(aligned.sum(1, keepdim=True) - aligned) / (n - 1)", "aligned.mean(1, keepdim=True)", MATCHED
+    ),
+    Break("losses/ebft.py", "(of_sum - 2 * with_sum + 1) / (n - 1) ** 2", "0", APART),
+    Break("losses/ebft.py", "of_sum = n + (n - 1) * alike.sum", "of_sum = (n - 1) * alike.sum", APART),
+    Break("losses/ebft.py", "(variances + floor).rsqrt()", "variances.rsqrt()", WHITENED),
+    Break("losses/ebft.py", "self.scales - self.floor", "self.scales", WHITENED),
+    Break(
+        "losses/ebft.py",
+        "diversity.mean() - 2",
+        "diversity.mean() - 1",
+        f"{MATCHES}::test_the_distance_is_estimated_without_bias",
+    ),
+    Break("models/features.py", "max(1, int(depth * count))", "int(depth * count)", "models/test_features.py"),
+    Break("models/features.py", "(places < ends[:, None])", "(places <= ends[:, None])", "models/test_features.py"),
+    Break("online/ebft.py", "- kl_coef * rloo_advantages", "+ kl_coef * rloo_advantages", WHOLE),
+    Break(
+        "online/ebft.py",
+        "if in_groups(rows, self.group_size) else 1",
+        "",
+        f"{MATCHING}::test_a_completion_of_a_prompt_of_its_own_has_no_others",
+    ),
+    Break(
+        "stages/ebft.py",
+        "last - next((n",
+        "next((n",
+        f"{MATCHING}::test_the_last_answer_of_a_demonstration_is_what_is_compared",
+    ),
+    Break(
+        "run/run.py",
+        "load_kept(self.checkpoint) if self.checkpoint else {}",
+        "{}",
+        f"{MATCHING}::test_a_stopped_run_goes_on_with_the_measure_that_it_began_with",
+    ),
     Break("online/method.py", "scores.nan_to_num() - early.sum(1)", "scores.nan_to_num()", EPISODES),
     Break("online/method.py", "rewards = early + shape_rewards", "rewards = shape_rewards", EPISODES),
     Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED),
@@ -775,7 +815,7 @@ BREAKS = [
     Break("online/batch.py", "number % len(prompts) for number", "number % 4 for number", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
-    Break("stages/online.py", 'config.own_reference or config.kl_measured == "never"', "False", UNLOADED),
+    Break("stages/online.py", "if config.holds_reference else None", "", UNLOADED),
     Break(
         "online/collect.py",
         "counted = samples.completion_mask[group].bool()",
@@ -1154,7 +1194,7 @@ BREAKS = [
     Break("engine/engine.py", 'not self.proven and done["learning_rate"] > 0', "not self.proven", PROOF),
     Break("engine/zero.py", "    check_trainable(model)\n", "", PROOF),
     Break("models/load.py", "if text is not whole and others:", "if False:", "models/test_load.py"),
-    Break("stages/online.py", "        check_readable(config, cast.rewards, data)\n", "", BEFORE),
+    Break("stages/online.py", "    check_readable(config, rewards, data)\n", "", BEFORE),
     Break("stages/reward_sources.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
     Break("stages/checks.py", "if places and config.max_length > places:", "if False:", BEFORE),
     Break(
