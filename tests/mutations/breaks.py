@@ -216,6 +216,12 @@ BREAKS = [
     Break("losses/ppo.py", "(advantages + values) * mask", "advantages * mask", PPO),
     Break("losses/ppo.py", "(advantages + values) * mask", "advantages + values", PPO),
     Break("online/rollout.py", "if self.action_mask is None else self.action_mask", "", EPISODES),
+    Break(
+        "online/rollout.py",
+        "self.old_logprobs, self.sampler_logprobs, self.actions",
+        "self.old_logprobs, self.sampler_logprobs, self.completion_mask",
+        EPISODES,
+    ),
     Break("online/grpo.py", "rows = part.actions.nonzero()", "rows = part.completion_mask.nonzero()", EPISODES),
     Break(
         "episodes/chat.py",
