@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from easyrlhf.config.base import GRPO, SAMPLING, Settings, opt, restate
-from easyrlhf.config.online import OnlineConfig
+from easyrlhf.config.online import ScoredConfig
 from easyrlhf.errors import SettingError
 
 
@@ -78,7 +78,7 @@ class CompletionLength(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class GRPOConfig(CompletionLength, GRPOUpdate, OnlineConfig):
+class GRPOConfig(CompletionLength, GRPOUpdate, ScoredConfig):
     """Settings of GRPO and its relatives, which compare the completions of one prompt instead of learning values."""
 
     stage: ClassVar[str] = "grpo"
@@ -87,7 +87,7 @@ class GRPOConfig(CompletionLength, GRPOUpdate, OnlineConfig):
     limit_name: ClassVar[str] = "max_completion_length"
     kl_name: ClassVar[str] = "beta"
 
-    missing_eos_penalty: float = restate(OnlineConfig, "missing_eos_penalty", default=0.0)
+    missing_eos_penalty: float = restate(ScoredConfig, "missing_eos_penalty", default=0.0)
 
     @property
     def resamples(self) -> int:

@@ -31,6 +31,7 @@ class Environment:
     rewards    whether it scores episodes
     play       async function(chat, columns, calls) → reward, for one that is no code of the user's
     around     what has to be there while episodes are played
+    looked_at  an instance that nobody plays with, closed: what it has is known from it; None where there is no class
     """
 
     name: str
@@ -40,6 +41,7 @@ class Environment:
     rewards: bool
     play: Callable[..., Awaitable[float]] | None = None
     around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    looked_at: Any = None
 
     def tools_of(self, instance: Any) -> dict[str, Callable[..., Any]]:
         """The tools of an episode: those of --tools, and every other public method of the instance."""
@@ -59,7 +61,7 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
             )
         functions[called] = function
     if spec is None:
-        return Environment("tools", ToolsAlone, None, functions, rewards=False)
+        return Environment("tools", ToolsAlone, None, functions, rewards=False, looked_at=ToolsAlone())
     found = find_function("--environment", spec, modules)
     name = getattr(found, "__name__", type(found).__name__)
     if inspect.iscoroutinefunction(found):
@@ -70,10 +72,9 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
             inspect.signature(found).bind()
     except TypeError as error:
         raise InputError(f"--environment {spec}: {error}; {FORMS}") from error
-    instance = made(spec, found)
-    rewards = hasattr(instance, "get_reward")
+    instance = made(spec, found)  # once: it may hold the only session of a server
     put_away(instance)
-    return Environment(name, found, None, functions, rewards)
+    return Environment(name, found, None, functions, hasattr(instance, "get_reward"), looked_at=instance)
 
 
 FORMS = (
@@ -109,7 +110,7 @@ def made(spec: str, make: Callable[[], Any]) -> Any:
 
 
 def put_away(instance: Any) -> None:
-    """Close an instance that was made to be looked at: it may hold the only session of a server."""
+    """Close an instance that was made to be looked at."""
     if not hasattr(instance, "close"):
         return
 

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.engine import processes
-from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
+from easyrlhf.engine.engine import Engine
+from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped, ServiceStopped
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.online.batch import collect_batch, prompt_batch
@@ -106,7 +107,7 @@ class Loop:
         timer, before = Timer(lambda phase: self.course.progress.tell(PHASES.get(phase, ""))), asdict(at)
         with timer("step"):
             # Until the update no weight moves, so that whatever fails can leave a checkpoint of the step before.
-            with nothing_lost(lambda: run.save(online.engines, **before)):
+            with nothing_lost(lambda: run.save(online.engines, **before)), halted(run, online.engines, lambda: before):
                 # 1. Collect: the policy answers a batch of prompts, and every model and reward says what it thinks.
                 rollout, sampled = collect_batch(run, online, self.prompts, timer, at)
                 if run.config.rollout_ahead and run.step + 1 < self.course.total:
@@ -130,7 +131,10 @@ class Loop:
         """Look at the policy where that is due, then log, save and stop as the settings say."""
         course, run = self.course, self.course.run
         # The step is done by now: whatever fails in looking at it must not lose it, so it is logged and saved as it is.
-        with nothing_lost(lambda: log_and_save(course, metrics, self.at)):
+        with (
+            nothing_lost(lambda: log_and_save(course, metrics, self.at)),
+            halted(run, course.engines, lambda: logged_unfinished(course, metrics, self.at)),
+        ):
             if course.evaluates:
                 metrics |= self.evaluate()
             if samples_due(run.step, course.total, run.config.num_sample_generations):
@@ -205,12 +209,36 @@ def nothing_lost(keep: Callable[[], Any]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def halted(run: Run, engines: dict[str, Engine], state: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """What is stopped on request while it waits in here stops the run, as after a step.
+
+    state  → what the loop has to remember
+    """
+    try:
+        yield
+    except ServiceStopped:
+        run.stop_if_requested(engines, **state())
+        raise
+
+
 def log_and_save(course: StepEnd, metrics: dict[str, float], at: LoopState) -> None:
     """Log the present step and save it as one that is still to be looked at."""
     try:
         course.log.log(course.run.step, metrics)
     finally:
-        course.run.save(course.engines, **asdict(at) | {"unfinished": metrics})
+        course.run.save(course.engines, **unfinished(metrics, at))
+
+
+def logged_unfinished(course: StepEnd, metrics: dict[str, float], at: LoopState) -> dict[str, Any]:
+    """Log the present step; gives what the loop remembers of it."""
+    course.log.log(course.run.step, metrics)
+    return unfinished(metrics, at)
+
+
+def unfinished(metrics: dict[str, float], at: LoopState) -> dict[str, Any]:
+    """What the loop remembers of a step that is still to be looked at."""
+    return asdict(at) | {"unfinished": metrics}
 
 
 def next_kl_coef(config: OnlineConfig, kl_coef: float, step: int, kl: float | None) -> float:
@@ -226,6 +254,7 @@ def step_metrics(rollout: Rollout, online: Online, timer: Timer, run: Run, at: L
         **pace_metrics(rollout, timer, at),
         **rollout_metrics(rollout, at.kl_coef),
         **importance_metrics(rollout, run.config),
+        **online.method.metrics(rollout),
         **logged_metrics(online.rewards),
     }
 

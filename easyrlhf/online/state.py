@@ -1,6 +1,7 @@
 """What an online stage is made of, and what its loop must remember."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -41,12 +42,19 @@ class Models:
         """The models that learn."""
         return [self.policy] if self.value is None else [self.policy, self.value]
 
+    @contextmanager
+    def as_reference(self) -> Iterator[nn.Module]:
+        """The reference to ask: the frozen one, or the policy with its adapter off meanwhile."""
+        if self.reference is not None:
+            yield self.reference
+        else:
+            with self.policy.disable_adapter():
+                yield self.policy
+
     def ref_logprobs(self, groups: list[PromptGroup], temperature: float) -> Tensor:
         """token_logprobs under the reference.  [n]"""
-        if self.reference is not None:
-            return token_logprobs(self.reference, groups, self.passes.share, temperature)
-        with self.policy.disable_adapter():
-            return token_logprobs(self.policy, groups, self.passes.share, temperature)
+        with self.as_reference() as reference:
+            return token_logprobs(reference, groups, self.passes.share, temperature)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
 from easyrlhf.episodes.chat import EpisodeLimits
-from easyrlhf.episodes.environments import Environment, environment_tools, load_environment, made, put_away
+from easyrlhf.episodes.environments import Environment, environment_tools, load_environment
 from easyrlhf.episodes.play import Player, unsendable
 from easyrlhf.episodes.tools import Tools, enable_parsing
 from easyrlhf.errors import InputError
@@ -54,7 +54,7 @@ def check_environment(
     check_concurrency(config.environment_concurrency)
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     environment = load_environment(config.environment, split_paths(config.tools))
-    instance = None if environment.make is None else made(config.environment, environment.make)
+    instance = environment.looked_at
     check_reset_columns(flag, environment, instance, prompts)
     for name, rows in prompts.items():
         if any(prompt.startswith('"') for prompt in rows["prompt"]):
@@ -68,7 +68,6 @@ def check_environment(
         check_between(flag, renderer, "tool")
     if environment.function is not None or hasattr(instance, "respond"):
         check_between(flag, renderer, "user")
-    put_away(instance)
     asked = any(map(names_environments, functions)) and not in_columns(ENVIRONMENTS, prompts)
     if asked and instance is not None and processes.size() > 1 and (fault := unsendable(instance)):
         raise InputError(f"{flag}: {fault}")

@@ -124,6 +124,11 @@ def test_log_probabilities_are_those_of_the_policy(run_by, address, tiny_lm, tok
             logits = lm(ids).logits[0, prompt - 1 : -1].log_softmax(-1)
         expected = logits.gather(1, ids[0, prompt:, None])[:, 0] * found.action_mask[place][:length]
         torch.testing.assert_close(found.logprobs[place][:length], expected, rtol=0, atol=1e-5)
+    # behind a turn that another end has ended stands the template's own
+    firsts = [(place, sampled_of(found, place)[0]) for place, one in enumerate(found.episodes) if one.turns == 2]
+    assert {(first[-1] == 2, found.completion_ids[place][len(first)].item() == 2) for place, first in firsts} == {
+        (False, True)
+    }
     # and they are those of episodes that are played here: a turn's random numbers come from its key alone
     first = hf.generate([found.episodes[2].prompt_ids], [(7, 0, 2)], [12])
     assert sampled_of(found, 2)[0] == first.completion_ids[0].tolist()

@@ -40,10 +40,17 @@ WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
 AS_SAMPLED = f"{PLAYED}::test_200_episodes_hold_what_was_sampled_and_no_sampled_text_is_encoded"
 NO_ROOM = f"{PLAYED}::test_a_text_without_room_for_an_answer_is_left_out"
 UNLEARNED = f"{FAILED}::test_nothing_is_learned_from_a_dropped_episode"
+STOPPED_EARLY = f"{WAVES}::test_a_run_that_is_asked_to_stop_does_not_wait_for_environments"
+INTERRUPTED = "stages/test_environment.py::test_ctrl_c_ends_a_run_at_once_and_the_same_command_goes_on[async]"
 UNBEGUN = "stages/test_environment.py::test_episodes_that_cannot_begin_are_left_out"
 PART_FAILS = f"{FAILED}::test_a_part_that_fails_ends_the_run_with_its_name_and_what_was_said"
 ANSWERED = f"{CALLED}::test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_one"
 ERROR_SAID = f"{CALLED}::test_a_call_that_fails_is_answered_with_its_error_and_the_episode_goes_on"
+MATCHES, MATCHING = "losses/test_ebft.py", "stages/test_ebft.py"
+MATCHED = f"{MATCHES}::test_the_policy_gradient_is_that_of_the_objective"
+APART = f"{MATCHES}::test_groups_are_apart"
+WHITENED = f"{MATCHES}::test_whitening_makes_features_alike_in_all_directions"
+WHOLE = f"{MATCHING}::test_whole_completions_get_the_advantage_and_the_others_kl"
 EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
 PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_were_played_with"
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
@@ -209,6 +216,12 @@ BREAKS = [
     Break("losses/ppo.py", "(advantages + values) * mask", "advantages * mask", PPO),
     Break("losses/ppo.py", "(advantages + values) * mask", "advantages + values", PPO),
     Break("online/rollout.py", "if self.action_mask is None else self.action_mask", "", EPISODES),
+    Break(
+        "online/rollout.py",
+        "self.old_logprobs, self.sampler_logprobs, self.actions",
+        "self.old_logprobs, self.sampler_logprobs, self.completion_mask",
+        EPISODES,
+    ),
     Break("online/grpo.py", "rows = part.actions.nonzero()", "rows = part.completion_mask.nonzero()", EPISODES),
     Break(
         "episodes/chat.py",
@@ -254,6 +267,20 @@ BREAKS = [
         "except KeyError as error:  # of the sampler",
         f"{BY_VLLM}::test_no_episode_goes_on_where_its_turn_was_lost",
     ),
+    Break("episodes/waves.py", "if self.stopping():", "if False:", f"{STOPPED_EARLY}[SleepsLater-waves]"),
+    Break(
+        "episodes/calls.py",
+        "    except RunStopped:\n        raise\n",
+        "",
+        f"{WAVES}::test_a_signal_that_ends_the_run_is_no_failure_of_who_was_at_work",
+    ),
+    Break(
+        "episodes/waves.py",
+        "timeout=limit",
+        "timeout=None",
+        f"{WAVES}::test_what_takes_long_to_close_is_not_waited_for_for_ever",
+    ),
+    Break("online/loop.py", "except ServiceStopped:", "except ZeroDivisionError:", INTERRUPTED),
     Break("episodes/waves.py", "[ids], [key], [most]", "[ids], [key], [999]", BY_VLLM),
     Break(
         "rollout/vllm_sampler.py",
@@ -327,6 +354,41 @@ BREAKS = [
         UNLEARNED,
     ),
     Break("rewards/environment.py", "None if math.isnan(reward) else reward", "reward", UNLEARNED),
+    # energy-based fine-tuning
+    Break(
+        "losses/ebft.py", "(aligned.sum(1, keepdim=True) - aligned) / (n - 1)", "aligned.mean(1, keepdim=True)", MATCHED
+    ),
+    Break("losses/ebft.py", "(of_sum - 2 * with_sum + 1) / (n - 1) ** 2", "0", APART),
+    Break("losses/ebft.py", "of_sum = n + (n - 1) * alike.sum", "of_sum = (n - 1) * alike.sum", APART),
+    Break("losses/ebft.py", "(variances + floor).rsqrt()", "variances.rsqrt()", WHITENED),
+    Break("losses/ebft.py", "self.scales - self.floor", "self.scales", WHITENED),
+    Break(
+        "losses/ebft.py",
+        "diversity.mean() - 2",
+        "diversity.mean() - 1",
+        f"{MATCHES}::test_the_distance_is_estimated_without_bias",
+    ),
+    Break("models/features.py", "max(1, int(depth * count))", "int(depth * count)", "models/test_features.py"),
+    Break("models/features.py", "(places < ends[:, None])", "(places <= ends[:, None])", "models/test_features.py"),
+    Break("online/ebft.py", "- kl_coef * rloo_advantages", "+ kl_coef * rloo_advantages", WHOLE),
+    Break(
+        "online/ebft.py",
+        "if in_groups(rows, self.group_size) else 1",
+        "",
+        f"{MATCHING}::test_a_completion_of_a_prompt_of_its_own_has_no_others",
+    ),
+    Break(
+        "stages/ebft.py",
+        "last - next((n",
+        "next((n",
+        f"{MATCHING}::test_the_last_answer_of_a_demonstration_is_what_is_compared",
+    ),
+    Break(
+        "run/run.py",
+        "load_kept(self.checkpoint) if self.checkpoint else {}",
+        "{}",
+        f"{MATCHING}::test_a_stopped_run_goes_on_with_the_measure_that_it_began_with",
+    ),
     Break("online/method.py", "scores.nan_to_num() - early.sum(1)", "scores.nan_to_num()", EPISODES),
     Break("online/method.py", "rewards = early + shape_rewards", "rewards = shape_rewards", EPISODES),
     Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED),
@@ -351,10 +413,10 @@ BREAKS = [
     Break("episodes/chat.py", "[0.0], sampled=0)", "[0.0], sampled=1)", UNBEGUN),
     Break("rewards/model.py", 'turn | {"content": turn["content"].strip()}', "turn", OWN_TEMPLATE),
     Break(
-        "stages/environments.py",
-        "put_away(instance)",
-        "pass",
-        f"{LOADED}::test_what_is_made_to_be_looked_at_is_closed",
+        "episodes/environments.py",
+        "    put_away(instance)\n",
+        "",
+        f"{LOADED}::test_one_is_made_to_be_looked_at_and_closed",
     ),
     Break(
         "stages/environments.py",
@@ -772,7 +834,7 @@ BREAKS = [
     Break("online/batch.py", "number % len(prompts) for number", "number % 4 for number", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
-    Break("stages/online.py", 'config.own_reference or config.kl_measured == "never"', "False", UNLOADED),
+    Break("stages/online.py", "if config.holds_reference else None", "", UNLOADED),
     Break(
         "online/collect.py",
         "counted = samples.completion_mask[group].bool()",
@@ -1151,7 +1213,7 @@ BREAKS = [
     Break("engine/engine.py", 'not self.proven and done["learning_rate"] > 0', "not self.proven", PROOF),
     Break("engine/zero.py", "    check_trainable(model)\n", "", PROOF),
     Break("models/load.py", "if text is not whole and others:", "if False:", "models/test_load.py"),
-    Break("stages/online.py", "        check_readable(config, cast.rewards, data)\n", "", BEFORE),
+    Break("stages/online.py", "    check_readable(config, rewards, data)\n", "", BEFORE),
     Break("stages/reward_sources.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
     Break("stages/checks.py", "if places and config.max_length > places:", "if False:", BEFORE),
     Break(
