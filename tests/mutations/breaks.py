@@ -1784,6 +1784,8 @@ BREAKS = [
     Break("nemo_gym/episodes.py", "if found.status_code in AWAY:", "if False:", GYM_TOOLS),
     Break("nemo_gym/episodes.py", 'schemas=columns.get("tools", [])', "schemas=[]", GYM_TOOLS),
     Break("nemo_gym/agents.py", "if prompt[: len(before)] != before:", "if False:", GYM_AGENTS),
+    Break("episodes/play.py", "        chat.since = time.monotonic()", "        pass", GYM_AGENTS),
+    Break("nemo_gym/agents.py", "if not calls.chat.asking and ", "if False and ", GYM_AGENTS),
     Break("nemo_gym/agents.py", "chat.finished = sampled.finished", "chat.finished = True", GYM_AGENTS),
     Break("nemo_gym/agents.py", "if len(logprobs) != len(ids):", "if False:", GYM_AGENTS),
     Break("nemo_gym/policy.py", "behind=before[-1])", "behind=None)", GYM_AGENTS),
