@@ -459,6 +459,19 @@ BREAKS = [
         r'r"<\|im_end\|>\s*"',
         f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
     ),
+    # episodes in reports
+    Break(
+        "report/html.py",
+        'said_lines(row) if row.get("messages") else row["completion"]',
+        'row["completion"]',
+        f"{REPORT_PAGE}::test_the_report_shows_episodes_as_conversations",
+    ),
+    Break(
+        "report/html.py",
+        "left_out, half = len(lines) - MOST_LINES, MOST_LINES // 2",
+        "left_out, half = 0, 0",
+        f"{REPORT_PAGE}::test_a_long_episode_is_bounded_in_the_report",
+    ),
     # reasoning-gym
     Break("rewards/puzzles.py", "(tagged[-1] if tagged", "(tagged[0] if tagged", PUZZLES),
     Break("rewards/puzzles.py", 'if item["task"] in GRIDS', "if False", PUZZLES),
