@@ -2,6 +2,8 @@
 
 import json
 import socket
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -40,9 +42,9 @@ def address() -> tuple[str, int]:
 
 @pytest.fixture
 def run_by(address):
-    """run_by(agent, sampler, renderer, *rows, drop=, timeout=, **limits) -> Samples of rows that it has played."""
+    """run_by(agent, sampler, renderer, *rows, drop=, timeout=, done=, **limits) -> Samples of rows it has played."""
 
-    def play(agent, sampler, renderer: Renderer, *rows: dict, drop: bool = False, timeout: float = 20.0, **changed):
+    def play(agent, sampler, renderer: Renderer, *rows: dict, drop=False, timeout=20.0, done=lambda: None, **changed):
         policy = PolicyServer(address, renderer)
         with gym.gym_server(run=agent if isinstance(agent, tuple) else agent.run) as server:
             known = Server("responses_api_agents", ("quiz_agent", "simple_agent"), server.url, "quiz")
@@ -58,6 +60,7 @@ def run_by(address):
             try:
                 return player.play(sampler, found, [(7, 0, number) for number in range(len(rows))])
             finally:
+                done()
                 assert not policy.episodes
                 with socket.socket() as again:  # nobody listens any more
                     again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -284,3 +287,42 @@ def test_what_the_policy_server_cannot_answer_is_refused(run_by, address, sample
     assert [status for status, _ in said] == [400] * 6 + [200]
     assert [text.startswith(start) for (_, text), start in zip(said, starts, strict=False)] == [True] * 6
     assert said[-1][1] == {"tokens": ids, "count": len(ids)}
+
+
+def test_an_agent_that_is_late_ends_the_run_with_server_and_row(run_by, sampler, nonsense, chatml_renderer):
+    free = threading.Event()
+
+    class Late:
+        def run(self, body: dict, _: str):
+            free.wait(20)
+            return 500, "too late"
+
+    said = r"NeMo Gym server \S+, row rows.jsonl:1: /run gave no answer within 0.5 s \(--environment_timeout\)"
+    with pytest.raises(EnvironmentFailed, match=said):
+        run_by(Late(), sampler(nonsense), chatml_renderer, row(), timeout=0.5, done=free.set)
+
+
+def test_a_prompt_that_is_too_long_ends_the_run_and_no_episode(run_by, address, sampler, nonsense, chatml_renderer):
+    length = len(chatml_renderer.prompt_ids(ASKED))
+    agent = agents.Agent(url(address))
+    said = rf"the prompt has {length} tokens, and --max_prompt_length is {length - 1}"
+    with pytest.raises(EnvironmentFailed, match=said):
+        run_by(agent, sampler(nonsense), chatml_renderer, row(), prompt=length - 1)
+    assert run_by(agent, sampler(nonsense), chatml_renderer, row(), prompt=length).episodes[0].turns == 1
+
+
+def test_the_time_of_an_episode_begins_with_it_and_not_with_those_before_it(sampler, chatml_renderer, rows):
+    begun, ended = [], []
+
+    async def play(chat, columns, calls) -> float:
+        begun.append(chat.since)
+        await chat.reply()
+        ended.append(time.monotonic())
+        return 1.0
+
+    environment = Environment("slow", None, None, {}, True, play)
+    player = Player(
+        environment, chatml_renderer, EpisodeLimits(2, 40, 40, 200), Tools(), 1, 20.0, 1, False, concurrency=1
+    )
+    player.play(sampler(lambda *_: "Hi"), rows({}, {}), [(7, 0, 0), (7, 0, 1)])
+    assert begun[0] <= ended[0] <= begun[1]
