@@ -1,4 +1,4 @@
-"""The class of docs/openenv.md against a stub of OpenEnv's wire: a session for each episode, and no more than there are.
+"""The class of docs/openenv.md against a stub of OpenEnv's wire: a session for each episode, within their number.
 
 websocket and wsproto come with selenium.
 """
