@@ -1,13 +1,14 @@
 """Servers of an installed nemo-gym in one process, without its launcher and without Ray.
 
-    PYTHON benchmarks/nemo_gym_servers.py HEAD_PORT CONFIG.yaml[,CONFIG.yaml…] [key=value…]
+    PYTHON benchmarks/nemo_gym_servers.py CONFIG.yaml[,CONFIG.yaml…] [key=value…]
 
 PYTHON is one that has nemo-gym 0.4.0 (Python 3.12 or 3.13.0); configurations are those of the package, below the folder
-that it is installed in. benchmarks/real_nemo_gym.py starts this.
+that it is installed in. The URL of the head server is printed. benchmarks/real_nemo_gym.py starts this.
 """
 
 import asyncio
 import importlib.util
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -24,22 +25,27 @@ KINDS = ("resources_servers", "responses_api_agents", "responses_api_models")
 HOST = "127.0.0.1"
 
 
-def placed_servers(config, port: int) -> list[tuple[str, str, str, int]]:
-    """Give every server of the configuration a place; (entry, kind, name inside it, port) of each."""
-    found = []
-    for entry, kinds in config.items():
-        for kind in KINDS:
-            for inner in (kinds.get(kind) or {}) if hasattr(kinds, "get") else ():
-                port += 1
-                kinds[kind][inner].host, kinds[kind][inner].port = HOST, port
-                found.append((entry, kind, inner, port))
+def listener() -> socket.socket:
+    """A socket at a port that nobody has."""
+    found = socket.socket()
+    found.bind((HOST, 0))
     return found
 
 
-def app_of(config, place: tuple[str, str, str, int], client) -> FastAPI:
+def placed_servers(config) -> dict[tuple[str, str, str], socket.socket]:
+    """Give every server of the configuration a place: (entry, kind, name inside it) → where it listens."""
+    found = {}
+    for entry, kinds in config.items():
+        for kind in KINDS:
+            for inner in (kinds.get(kind) or {}) if hasattr(kinds, "get") else ():
+                place = found[entry, kind, inner] = listener()
+                kinds[kind][inner].host, kinds[kind][inner].port = place.getsockname()
+    return found
+
+
+def app_of(config, entry: str, kind: str, inner: str, client) -> FastAPI:
     """The application of one server."""
-    entry, kind, inner, port = place
-    spec = importlib.util.spec_from_file_location(f"{kind}_{inner}_{port}", ROOT / kind / inner / "app.py")
+    spec = importlib.util.spec_from_file_location(f"{entry}_{kind}_{inner}", ROOT / kind / inner / "app.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -58,22 +64,24 @@ def server_class(module: ModuleType) -> type:
     return [one for one in classes if issubclass(one, server_utils.SimpleServer)][-1]
 
 
-async def main(head_port: int, paths: list[str], changes: list[str]) -> None:
+async def main(paths: list[str], changes: list[str]) -> None:
     """Serve until the process is ended."""
     config = OmegaConf.merge(*(OmegaConf.load(ROOT / path) for path in paths), OmegaConf.from_dotlist(changes))
-    config.head_server = {"host": HOST, "port": head_port}
-    places = placed_servers(config, head_port)
+    at = listener()
+    host, port = at.getsockname()
+    config.head_server = {"host": host, "port": port}
+    places = placed_servers(config)
     OmegaConf.resolve(config)
     global_config._GLOBAL_CONFIG_DICT = config
-    head = BaseServerConfig(host=HOST, port=head_port)
+    head = BaseServerConfig(host=host, port=port)
     client = server_utils.ServerClient(head_server_config=head, global_config_dict=config)
-    apps = {place[3]: app_of(config, place, client) for place in places}
-    apps[head_port] = FastAPI()
-    apps[head_port].get("/global_config_dict_yaml")(lambda: OmegaConf.to_yaml(config))
-    how = {"host": HOST, "log_level": "warning"}
-    servers = [uvicorn.Server(uvicorn.Config(app, port=port, **how)) for port, app in apps.items()]
-    await asyncio.gather(*(server.serve() for server in servers))
+    served = [(app_of(config, *place, client), sock) for place, sock in places.items()]
+    about = FastAPI()
+    about.get("/global_config_dict_yaml")(lambda: OmegaConf.to_yaml(config))
+    servers = [(uvicorn.Server(uvicorn.Config(app, log_level="warning")), sock) for app, sock in [*served, (about, at)]]
+    print(f"http://{host}:{port}", flush=True)
+    await asyncio.gather(*(server.serve([sock]) for server, sock in servers))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:]))
+    asyncio.run(main(sys.argv[1].split(","), sys.argv[2:]))

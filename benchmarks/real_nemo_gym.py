@@ -9,6 +9,7 @@ table is a check; the exit code is 1 when one of them fails.
 
 import copy
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,34 +84,32 @@ class Script:
 @contextmanager
 def gym_servers(python: str, policy: int) -> Iterator[GymServers]:
     """Gym's servers, which ask a policy at this port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     configs = [f"resources_servers/{name}/configs/{name}.yaml" for name in NAMES]
     configs.append("responses_api_models/vllm_model/configs/vllm_model_for_training.yaml")
     asked = [f"policy_base_url=http://127.0.0.1:{policy}/v1", "policy_api_key=x", "policy_model_name=policy"]
-    script = Path(__file__).with_name("nemo_gym_servers.py")
-    with tempfile.TemporaryFile("w+") as log:
-        command = [python, str(script), str(port), ",".join(configs), *asked]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tempfile.gettempdir())
+    command = [python, str(Path(__file__).with_name("nemo_gym_servers.py")), ",".join(configs), *asked]
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("w") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=folder, env=bare)
         try:
-            yield find_servers(when_ready(f"http://127.0.0.1:{port}", process, log), None)
+            yield find_servers(when_ready(process, log), None)
         finally:
             process.terminate()
             process.wait()
 
 
-def when_ready(url: str, process: subprocess.Popen, log) -> str:
-    """The URL, once a server answers there."""
+def when_ready(process: subprocess.Popen, log: Path) -> str:
+    """The URL of the head server, once it answers."""
     until = time.monotonic() + READY
     while time.monotonic() < until and process.poll() is None:
-        try:
-            requests.get(url, timeout=1)
-            return url
-        except requests.ConnectionError:
-            time.sleep(0.2)
-    log.seek(0)
-    raise SystemExit(f"Gym's servers did not start:\n{log.read()}")
+        time.sleep(0.2)
+        url = next((line for line in log.read_text().splitlines() if line.startswith("http://")), None)
+        with suppress(requests.RequestException):
+            if url and requests.get(url, timeout=1) is not None:
+                return url
+    raise SystemExit(f"Gym's servers did not start:\n{log.read_text()[-2000:]}")
 
 
 def example_rows(python: str, name: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import pickle
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -126,6 +127,7 @@ class Player:
     async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
         """Play one; its outcome."""
         calls = Calls(self.environment.name, chat, workers, self.timeout)
+        chat.since = time.monotonic()  # others may have been played before it
         failure, reward, turn_rewards = "", math.nan, []
         try:
             given = await played(self.environment, chat, json.loads(row["columns"]), calls)

@@ -1,6 +1,8 @@
 """Rows played by NeMo Gym's agent servers, which ask a model server, which asks our policy."""
 
 import asyncio
+import time
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -10,7 +12,7 @@ import requests
 
 from easyrlhf.data.nemo_gym import WHOLE_ROW, turns_of
 from easyrlhf.data.row_errors import StructuralFault
-from easyrlhf.episodes.calls import Calls
+from easyrlhf.episodes.calls import LOOKS, Calls
 from easyrlhf.episodes.chat import EpisodeChat
 from easyrlhf.nemo_gym.bodies import BadAnswer, Item, Row, reward_of, with_seed
 from easyrlhf.nemo_gym.client import PASSING, GymFailed, GymSession
@@ -44,12 +46,8 @@ class GymAgents:
         row, seed = columns[WHOLE_ROW], chat.own_seed
         sampled = self.policy.episodes[seed] = Sampled(chat)
         session = GymSession(self.servers.agent(row), row, chat.place, FOREVER)
-
-        async def run(_: EpisodeChat) -> Any:
-            return await asyncio.wrap_future(in_thread(lambda: answered(session, with_seed(row, seed))))
-
         try:
-            said = await calls.awaited(run, chat)
+            said = await within(session, calls, in_thread(lambda: answered(session, with_seed(row, seed))))
             if isinstance(said, GymFailed):
                 raise calls.failed(str(said))
             reward, chat.parts = verdict(session, said)
@@ -61,6 +59,15 @@ class GymAgents:
         finally:
             del self.policy.episodes[seed]
             session.http.close()
+
+
+async def within(session: GymSession, calls: Calls, run: Future) -> Any:
+    """What a run comes to. Raises EnvironmentFailed when the agent takes too long between two turns of the policy."""
+    waiting = asyncio.wrap_future(run)
+    while not (await asyncio.wait({waiting}, timeout=min(LOOKS, calls.timeout)))[0]:
+        if not calls.chat.asking and time.monotonic() - calls.chat.since > calls.timeout:
+            raise calls.too_slow(f"{session.who}: /run")
+    return waiting.result()
 
 
 def answered(session: GymSession, row: Row) -> Any:

@@ -30,7 +30,7 @@ def transcript_lines(messages: Iterable[dict[str, Any]]) -> Iterator[Line]:
         elif text or not calls:
             yield Line(role, text, role)
         for call in calls:
-            yield Line(role, call_text(call), "call")
+            yield Line(role, f"→ {call_text(call)}", "call")
 
 
 def call_text(call: dict[str, Any]) -> str:
@@ -42,6 +42,32 @@ def call_text(call: dict[str, Any]) -> str:
     elif arguments is not None and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return f"{function.get('name')}({arguments or ''})"
+
+
+def said_lines(row: dict[str, Any]) -> list[Line]:
+    """What a stored row of a completion says: an episode line by line, any other completion as one line."""
+    if not row.get("messages"):
+        return [Line("assistant", row["completion"], "assistant")]
+    return list(transcript_lines(row["messages"]))
+
+
+def episode_marks(row: dict[str, Any]) -> list[str]:
+    """How many turns and calls a stored row of an episode has; none of any other completion."""
+    if not row.get("messages"):
+        return []
+    calls = sum(len(turn.get("tool_calls") or []) for turn in row["messages"])
+    marks = [counted(row["turns"], "turn")]
+    return marks + ([called(calls, row["tool_errors"])] if calls else [])
+
+
+def called(calls: int, failed: int) -> str:
+    """`2 calls, 1 failed`."""
+    return counted(calls, "call") + (f", {failed} failed" if failed else "")
+
+
+def counted(number: int, what: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def transcript(messages: Iterable[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from easyrlhf.nemo_gym.bodies import check_extra_body
 from easyrlhf.nemo_gym.episodes import GymEpisodes
 from easyrlhf.nemo_gym.reward import NAME
 from easyrlhf.nemo_gym.servers import GymServers, find_servers, knock
-from easyrlhf.stages.environments import Playground, check_between
+from easyrlhf.stages.environments import Playground, check_between, check_concurrency
 from easyrlhf.web.listening import check_installed, listening
 
 
@@ -65,6 +65,7 @@ def gym_playground(
     has_tools = servers is not None and any(columns.get("tools") for _, columns in gym_rows(data))
     if servers is None or not (has_tools or config.nemo_gym_policy):
         return None
+    check_concurrency(config.environment_concurrency)
     flag = f"--nemo_gym_url {config.nemo_gym_url}"
     if config.colocates_vllm and config.vllm_tensor_parallel_size > 1:
         raise InputError(

@@ -11,7 +11,7 @@ from easyrlhf.config import PlayConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.report.console import Console
-from easyrlhf.report.transcript import transcript_lines
+from easyrlhf.report.transcript import called, counted, transcript_lines
 from easyrlhf.tools.answer_rows import GeneratedAnswer
 from easyrlhf.tools.episodes import NO_LIMIT, episodes_of, open_player
 from easyrlhf.tools.output import printable
@@ -65,7 +65,7 @@ def show(console: Console, title: str, answer: GeneratedAnswer) -> None:
     console.note(title, "bold")
     for who, text, kind in transcript_lines([*answer.episode.prompt, *answer.episode.messages]):
         first, *more = printable(text).split("\n")
-        console.note(f"  {who:>{WIDTH}} │ {'→ ' * (kind == 'call')}{first}", STYLES.get(kind, ""))
+        console.note(f"  {who:>{WIDTH}} │ {first}", STYLES.get(kind, ""))
         for line in more:
             console.note(f"  {'':>{WIDTH}} │ {line}", STYLES.get(kind, ""))
     for line in outcome_lines(answer):
@@ -80,15 +80,9 @@ def outcome_lines(answer: GeneratedAnswer) -> Iterator[str]:
         yield f"the environment failed: {printable(episode.failure).splitlines()[0]}"
     parts = ["no reward" if answer.reward is None else f"reward {answer.reward:+.3f}", counted(episode.turns, "turn")]
     if episode.tool_calls:
-        failed = f", {episode.tool_errors} failed" if episode.tool_errors else ""
-        parts.append(f"{counted(episode.tool_calls, 'call')}{failed}")
+        parts.append(called(episode.tool_calls, episode.tool_errors))
     parts.append("finished" if answer.finished else "not finished: cut off, or no turn or room left")
     yield " · ".join(parts)
-
-
-def counted(number: int, what: str) -> str:
-    """`1 turn`, `2 turns`."""
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def in_short(answers: list[GeneratedAnswer]) -> str:

@@ -125,6 +125,39 @@ def test_a_part_that_was_cancelled_by_itself_has_failed(fails):
     assert found.startswith("the environment AsyncRoom: respond raised CancelledError")
 
 
+class ConnectionClosedOK(Exception):
+    """As websockets has it."""
+
+
+class Full:
+    """A client whose server has no room for another session, as OpenEnv's are."""
+
+    def reset(self):
+        raise ConnectionClosedOK("received 1000 (OK); then sent 1000 (OK)")
+
+
+class FullBelow(Full):
+    """The same, in the client's own words."""
+
+    def reset(self):
+        try:
+            super().reset()
+        except ConnectionClosedOK as error:
+            raise RuntimeError("no answer") from error
+
+
+async def full(chat):
+    FullBelow().reset()
+
+
+@pytest.mark.parametrize("environment", [Full, FullBelow, full], ids=lambda one: one.__name__)
+def test_a_session_that_was_closed_without_a_word_is_explained(fails, environment):
+    said = fails(environment)
+    assert re.search(r"raised (ConnectionClosedOK: received 1000|RuntimeError: no answer)", said)
+    assert "(OpenEnv's has room for one unless its max_concurrent_envs says otherwise)" in said
+    assert "set --environment_concurrency to it\n  user: 'Name a colour.'" in said
+
+
 def test_of_two_failures_the_first_is_told(fails):
     class Worse(Room):
         def close(self):

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -40,9 +42,9 @@ def address() -> tuple[str, int]:
 
 @pytest.fixture
 def run_by(address):
-    """run_by(agent, sampler, renderer, *rows, drop=, timeout=, **limits) -> Samples of rows that it has played."""
+    """run_by(agent, sampler, renderer, *rows, drop=, timeout=, done=, **limits) -> Samples of rows it has played."""
 
-    def play(agent, sampler, renderer: Renderer, *rows: dict, drop: bool = False, timeout: float = 20.0, **changed):
+    def play(agent, sampler, renderer: Renderer, *rows: dict, drop=False, timeout=20.0, done=lambda: None, **changed):
         policy = PolicyServer(address, renderer)
         with gym.gym_server(run=agent if isinstance(agent, tuple) else agent.run) as server:
             known = Server("responses_api_agents", ("quiz_agent", "simple_agent"), server.url, "quiz")
@@ -58,6 +60,7 @@ def run_by(address):
             try:
                 return player.play(sampler, found, [(7, 0, number) for number in range(len(rows))])
             finally:
+                done()
                 assert not policy.episodes
                 with socket.socket() as again:  # nobody listens any more
                     again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -124,6 +127,11 @@ def test_log_probabilities_are_those_of_the_policy(run_by, address, tiny_lm, tok
             logits = lm(ids).logits[0, prompt - 1 : -1].log_softmax(-1)
         expected = logits.gather(1, ids[0, prompt:, None])[:, 0] * found.action_mask[place][:length]
         torch.testing.assert_close(found.logprobs[place][:length], expected, rtol=0, atol=1e-5)
+    # behind a turn that another end has ended stands the template's own
+    firsts = [(place, sampled_of(found, place)[0]) for place, one in enumerate(found.episodes) if one.turns == 2]
+    assert {(first[-1] == 2, found.completion_ids[place][len(first)].item() == 2) for place, first in firsts} == {
+        (False, True)
+    }
     # and they are those of episodes that are played here: a turn's random numbers come from its key alone
     first = hf.generate([found.episodes[2].prompt_ids], [(7, 0, 2)], [12])
     assert sampled_of(found, 2)[0] == first.completion_ids[0].tolist()
@@ -279,3 +287,42 @@ def test_what_the_policy_server_cannot_answer_is_refused(run_by, address, sample
     assert [status for status, _ in said] == [400] * 6 + [200]
     assert [text.startswith(start) for (_, text), start in zip(said, starts, strict=False)] == [True] * 6
     assert said[-1][1] == {"tokens": ids, "count": len(ids)}
+
+
+def test_an_agent_that_is_late_ends_the_run_with_server_and_row(run_by, sampler, nonsense, chatml_renderer):
+    free = threading.Event()
+
+    class Late:
+        def run(self, body: dict, _: str):
+            free.wait(20)
+            return 500, "too late"
+
+    said = r"NeMo Gym server \S+, row rows.jsonl:1: /run gave no answer within 0.5 s \(--environment_timeout\)"
+    with pytest.raises(EnvironmentFailed, match=said):
+        run_by(Late(), sampler(nonsense), chatml_renderer, row(), timeout=0.5, done=free.set)
+
+
+def test_a_prompt_that_is_too_long_ends_the_run_and_no_episode(run_by, address, sampler, nonsense, chatml_renderer):
+    length = len(chatml_renderer.prompt_ids(ASKED))
+    agent = agents.Agent(url(address))
+    said = rf"the prompt has {length} tokens, and --max_prompt_length is {length - 1}"
+    with pytest.raises(EnvironmentFailed, match=said):
+        run_by(agent, sampler(nonsense), chatml_renderer, row(), prompt=length - 1)
+    assert run_by(agent, sampler(nonsense), chatml_renderer, row(), prompt=length).episodes[0].turns == 1
+
+
+def test_the_time_of_an_episode_begins_with_it_and_not_with_those_before_it(sampler, chatml_renderer, rows):
+    begun, ended = [], []
+
+    async def play(chat, columns, calls) -> float:
+        begun.append(chat.since)
+        await chat.reply()
+        ended.append(time.monotonic())
+        return 1.0
+
+    environment = Environment("slow", None, None, {}, True, play)
+    player = Player(
+        environment, chatml_renderer, EpisodeLimits(2, 40, 40, 200), Tools(), 1, 20.0, 1, False, concurrency=1
+    )
+    player.play(sampler(lambda *_: "Hi"), rows({}, {}), [(7, 0, 0), (7, 0, 1)])
+    assert begun[0] <= ended[0] <= begun[1]

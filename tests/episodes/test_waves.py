@@ -36,6 +36,7 @@ def questions(rows, tokenizer):
     ]
 
 
+CALL = '<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>'
 KEYS = [(3, 0, number) for number in range(12)]
 
 
@@ -103,7 +104,7 @@ def with_delays(kind: str):
 
     class Reversed(Delayed):
         def respond(self, text):
-            time.sleep(DELAYS[199 - self.number])
+            time.sleep(DELAYS[199 - self.number] * 5)
             return super().respond(text)
 
     return {"delayed": Delayed, "reversed": Reversed}[kind]
@@ -113,7 +114,7 @@ def told(samples) -> list:
     return [(one.messages, one.turns, one.reward, one.prompt_ids) for one in samples.episodes]
 
 
-SETTINGS = [(4, 1, "delayed"), (64, 4, "delayed"), (4, 16, "reversed"), (64, 1, "reversed")]  # batch, workers, delays
+SETTINGS = [(4, 1, "delayed"), (64, 4, "delayed"), (4, 16, "reversed"), (64, 16, "reversed")]  # batch, workers, delays
 
 
 def test_rows_do_not_depend_on_batches_workers_and_delays(lm, player, questions):
@@ -194,6 +195,23 @@ def test_no_more_episodes_are_alive_than_may_be_and_rows_stay_the_same(player, s
             turns = sum(one.turns for one in whole.episodes)
             assert max(len(prompts) for prompts, _, _ in asked.asked) == min(concurrency, 10)
             assert len(asked.asked) == {1: turns, 3: 7, 10: 3, 99: 3}[concurrency]
+
+
+def test_tools_that_take_long_cost_no_more_generations_and_little_time(player, sampler, rows, with_template):
+    """32 episodes of three turns, two of them with a call of 0.2 s: 12.8 s one after the other."""
+
+    class SlowTool:
+        def wait(self) -> str:
+            """Wait."""
+            time.sleep(0.2)
+            return "Done."
+
+    says, began = sampler([CALL, CALL, [10, END]]), time.monotonic()
+    one = player(SlowTool, workers=16, renderer=with_template("qwen2_5"))
+    samples = one.play(says, rows(*[{}] * 32), [(3, 0, number) for number in range(32)])
+    assert time.monotonic() - began < 6  # 0.8 s of them in tools
+    assert [one.tool_calls for one in samples.episodes] == [2] * 32
+    assert [len(prompts) for prompts, _, _ in says.asked] == [32, 32, 32]
 
 
 def test_no_more_calls_at_a_time_than_workers(player, sampler, play):
@@ -319,7 +337,6 @@ async def sleeps_in_between(chat):
     await asyncio.sleep(9)
 
 
-CALL = '<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>'
 SLEEPING = [Sleeps, SleepsLater, SleepingTool, sleeps_in_between]
 
 
