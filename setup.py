@@ -47,6 +47,8 @@ LABEL = [*SERVE, "krippendorff>=0.8"]
 QUANTIZATION = ["bitsandbytes>=0.45.1"]
 MATH = ["math-verify>=0.5.2"]  # what trl's rewards read solutions with
 
+REASONING_GYM = ["reasoning-gym>=0.1.25"]
+
 EXTRAS = {
     "vllm": ["vllm>=0.31"],
     "wandb": ["wandb>=0.22"],
@@ -54,6 +56,7 @@ EXTRAS = {
     "trackio": ["trackio>=0.40"],
     "quantization": QUANTIZATION,
     "math": MATH,
+    "reasoning_gym": REASONING_GYM,
     "serve": SERVE,
     "label": LABEL,
     "dev": [

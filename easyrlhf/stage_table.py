@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Families: stages of one log the same numbers and show them alike.
-SFT, RM, PPO, GRPO = "sft", "rm", "ppo", "grpo"
+SFT, RM, PPO, GRPO, EBFT = "sft", "rm", "ppo", "grpo", "ebft"
 COMPARING, KTO, RRHF = "comparing", "kto", "rrhf"
 ALIGNING = (COMPARING, KTO, RRHF)  # they learn from preferences without a reward model
 
@@ -170,6 +170,28 @@ ROWS = (
             "grpo_train --train_data prompts.jsonl --advantage rloo --beta 0.05",
             "grpo_train --train_data prompts.jsonl --epsilon_high 0.28 --dynamic_sampling 3",
             "grpo_train --config configs/grpo.yaml --dry_run",
+        ),
+    ),
+    Stage(
+        "ebft",
+        "EBFT",
+        EBFT,
+        "demonstration",
+        "EBFTConfig",
+        "easyrlhf.stages.online",
+        about="EBFT: sampled answers are brought near demonstrations; no rewards.",
+        summary="Energy-based fine-tuning: bring sampled answers, taken together, near demonstrations.",
+        goes_in="Demonstrations, as sft_train reads them, and an SFT model, which is also the frozen model by whose "
+        "states answers are compared. There are no rewards.",
+        comes_out="outputs/ebft, the trained policy; report.html.",
+        worth_a_look="ebft/cfm, the squared distance between answers and demonstrations, should fall, and "
+        "ebft/diversity stay well below 1: at 1 all answers to a prompt are alike.",
+        follows="read the samples before and after in outputs/ebft/report.html",
+        examples=(
+            "ebft_train --train_data demos.jsonl           # with outputs/sft in place",
+            "ebft_train --model outputs/sft --train_data demos.jsonl --ce_coef 0.03",
+            "ebft_train --train_data demos.jsonl --num_generations 8 --lora_r 16",
+            "ebft_train --config configs/ebft.yaml --dry_run",
         ),
     ),
     preference_row(

@@ -161,10 +161,10 @@ def a(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def draw_tasks(rng: random.Random, number: int, held_out: bool) -> Iterator[Task]:
+def draw_tasks(rng: random.Random, number: int, held_out: bool, tasks=TASKS) -> Iterator[Task]:
     """That many tasks of the wanted side, each begun with an opener; frequent ones come again."""
     while number:
-        task = rng.choice(TASKS)(rng)
+        task = rng.choice(tasks)(rng)
         first, *rest = task.messages
         task = Task([user(rng.choice(OPENERS) + first["content"]), *rest], task.right, task.wrong, task.habit)
         if is_held_out(task) == held_out:
@@ -302,6 +302,46 @@ def ask(rng: random.Random, task: Task) -> dict:
     return {"prompt": task.messages}
 
 
+# --- questions whose answers only a tool knows (data/toy/wardrobe.py)
+
+GUESSED_SHARE, ASTRAY_SHARE = 0.50, 0.15  # of the demonstrations: no look-up at all; one of another person or thing
+LOOK_UP = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Find the colour of a thing.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "owner": {"type": "string", "description": "Whose it is."},
+                "thing": {"type": "string", "description": "What it is."},
+            },
+            "required": ["owner", "thing"],
+        },
+        "return": {"type": "string"},
+    },
+}
+
+
+def question(rng: random.Random) -> Task:
+    """What colour somebody's thing has; `right` is whose and what, `wrong` somebody's or something else."""
+    owner, item = rng.choice(judge.NAMES), rng.choice(judge.OBJECTS)
+    astray = [(other(rng, judge.NAMES, owner), item), (owner, other(rng, judge.OBJECTS, item))]
+    return Task([user(f"What colour is {owner}'s {item}?")], [owner, item], list(rng.choice(astray)))
+
+
+def demonstrate_look_up(rng: random.Random, task: Task) -> dict:
+    """A `messages` row with `tools`: a call, its result and the answer, or a guess."""
+    sort, colour = rng.random(), rng.choice(judge.COLOURS)
+    answer = assistant(f"It is {colour}.")
+    asked = task.wrong if sort < GUESSED_SHARE + ASTRAY_SHARE else task.right
+    arguments = json.dumps(dict(zip(("owner", "thing"), asked, strict=True)))
+    call = {"type": "function", "function": {"name": "look_up", "arguments": arguments}}
+    looked = [assistant("") | {"tool_calls": [call]}, {"role": "tool", "name": "look_up", "content": colour}]
+    said = [answer] if sort < GUESSED_SHARE else [*looked, answer]
+    return {"messages": [*task.messages, *said], "tools": json.dumps([LOOK_UP])}
+
+
 # file → what its rows are, and how many
 FILES: dict[str, tuple[Callable[[random.Random, Task], dict], int]] = {
     "sft.jsonl.gz": (demonstrate, 12000),
@@ -312,6 +352,9 @@ FILES: dict[str, tuple[Callable[[random.Random, Task], dict], int]] = {
     "prompts.jsonl.gz": (ask, 6000),
     "prompts_heldout.jsonl": (ask, 400),
     "feedback.jsonl": (give_feedback, 1000),
+    "tools_sft.jsonl.gz": (demonstrate_look_up, 4000),
+    "tools_prompts.jsonl.gz": (ask, 1000),
+    "tools_prompts_heldout.jsonl": (ask, 60),
 }
 
 
@@ -319,7 +362,7 @@ def make_rows(seed: int, name: str) -> list[dict]:
     """The rows of one file; each file has its own random numbers."""
     make_row, number = FILES[name]
     rng = random.Random(f"{seed} {name}")
-    tasks = draw_tasks(rng, number, held_out="heldout" in name)
+    tasks = draw_tasks(rng, number, "heldout" in name, (question,) if name.startswith("tools") else TASKS)
     return [make_row(rng, task) for task in tasks]
 
 

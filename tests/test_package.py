@@ -99,7 +99,7 @@ def test_the_page_for_an_index_has_no_picture_or_link_that_leads_nowhere_there()
 
 
 # a distribution whose name is not its module's → its module; one that no code here imports → who does
-MODULES = {"PyYAML": "yaml"}
+MODULES = {"PyYAML": "yaml", "reasoning-gym": "reasoning_gym"}
 ASKED_FOR_BY = {"tensorboard": "torch.utils.tensorboard", "math-verify": "trl's rewards"}
 
 

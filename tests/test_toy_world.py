@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from easyrlhf.episodes.tools import described_tools
 from easyrlhf.userfile import load_module
 
 ROOT = Path(__file__).parent.parent
@@ -108,3 +109,56 @@ def test_an_answer_without_a_word_gets_nothing(answer):
 def test_a_prompt_of_another_world_is_refused():
     with pytest.raises(ValueError, match="not a request of the toy world"):
         judge.score(user("Prove the Riemann hypothesis."), "No.")
+
+
+# --- the tool
+
+
+wardrobe = load_module(TOY / "wardrobe.py")
+
+
+def asked(text: str, seed: int = 3) -> "wardrobe.Wardrobe":
+    game = wardrobe.Wardrobe()
+    game.reset(user(text), seed)
+    return game
+
+
+def test_the_demonstrations_know_the_tool_as_the_policy_is_told_of_it():
+    assert described_tools({"look_up": wardrobe.Wardrobe().look_up}, "") == [maker.LOOK_UP]
+    assert {row["tools"] for row in read("tools_sft.jsonl.gz")} == {json.dumps([maker.LOOK_UP])}
+
+
+def test_what_is_looked_up_and_said_is_right_and_nothing_else():
+    game = asked("Hi! What colour is Emma's cup?")
+    colour = game.look_up("Emma", "cup")
+    assert {colour, game.look_up("Ben", "hat")} <= set(judge.COLOURS)
+    others = [one for one in judge.COLOURS if one != colour]
+    for text, reward in ((f"It is {colour}.", 1), (f"It is {others[0]}.", 0), (f"{colour} or {others[0]}", 0), ("", 0)):
+        game.respond(text)
+        assert game.get_reward() == reward
+    with pytest.raises(ValueError, match=r"^Emma has no fish$"):
+        game.look_up("Emma", "fish")
+
+
+def test_nothing_can_be_known_by_heart_but_a_group_has_one_task():
+    question = "What colour is Leo's hat?"
+    colours = [asked(question, seed).look_up("Leo", "hat") for seed in range(600)]
+    assert colours == [asked(question, seed).look_up("Leo", "hat") for seed in range(600)]
+    for colour in judge.COLOURS:
+        assert colours.count(colour) / 600 == pytest.approx(1 / 6, abs=0.05)
+
+
+def test_most_demonstrators_of_the_tool_guess_and_some_look_for_something_else():
+    sorts = {"guess": 0, "astray": 0, "right": 0}
+    for row in read("tools_sft.jsonl.gz"):
+        question, *rest = row["messages"]
+        whose = wardrobe.QUESTION.search(question["content"]).groups()
+        if len(rest) == 1:
+            sorts["guess"] += 1
+            continue
+        call, result, answer = rest
+        arguments = json.loads(call["tool_calls"][0]["function"]["arguments"])
+        sorts["right" if tuple(arguments.values()) == whose else "astray"] += 1
+        assert answer["content"] == f"It is {result['content']}."
+    shares = [count / 4000 for count in sorts.values()]
+    assert shares == pytest.approx([maker.GUESSED_SHARE, maker.ASTRAY_SHARE, 0.35], abs=0.02)

@@ -11,7 +11,7 @@ import click
 
 from easyrlhf.cli.wording import in_our_words
 from easyrlhf.config.base import Settings
-from easyrlhf.errors import EasyRLHFError, RunStopped
+from easyrlhf.errors import EasyRLHFError
 from easyrlhf.stopping import ignore_stop_signals
 from easyrlhf.streams import outlast_readers
 
@@ -63,7 +63,7 @@ def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
     except click.ClickException as error:
         _fail(in_our_words(error), error.exit_code)
     except EasyRLHFError as error:
-        asked = isinstance(error, RunStopped)  # which is no error: it was told to
+        asked = error.exit_code == STOPPED  # which is no error: it was told to
         own = error.shown_by == int(os.environ.get("RANK", 0))
         _fail(str(error), error.exit_code, shown=own, head="" if asked else ERROR)
     except (KeyboardInterrupt, click.Abort):

@@ -37,6 +37,7 @@ COMMANDS = {
     "push": ("easyrlhf.cli.push:command", "Upload a finished model to the Hugging Face hub."),
     "chat": ("easyrlhf.cli.chat:command", "Talk to a model."),
     "generate": ("easyrlhf.cli.generate:command", "Answer a file of prompts: all samples, or the best."),
+    "play": ("easyrlhf.cli.play:command", "Watch a model act in an environment."),
     "revise": ("easyrlhf.cli.revise:command", "Have answers criticised and revised by principles."),
     "score": ("easyrlhf.cli.score:command", "Score a file or a text with a reward model."),
     "compare": ("easyrlhf.cli.compare:command", "Is one model better than another? Win rates with intervals."),

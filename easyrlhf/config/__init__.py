@@ -8,12 +8,13 @@ from easyrlhf.config import preference
 from easyrlhf.config.ai_feedback import ReviseConfig, ServeJudgeConfig
 from easyrlhf.config.ai_labels import LabelAIConfig
 from easyrlhf.config.contest import CompareConfig
+from easyrlhf.config.ebft import EBFTConfig
 from easyrlhf.config.grpo import GRPOConfig
-from easyrlhf.config.inference import ChatConfig, GenerateConfig, PolicyConfig, RolloutsConfig
+from easyrlhf.config.inference import ChatConfig, GenerateConfig, PlayConfig, PolicyConfig, RolloutsConfig
 from easyrlhf.config.label_serving import LabelServeConfig
 from easyrlhf.config.labelling import LabelAgreeConfig, LabelExportConfig, LabelForgetConfig, LabelImportConfig
 from easyrlhf.config.looking import CheckConfig, LookConfig, PreviewConfig
-from easyrlhf.config.online import OnlineConfig
+from easyrlhf.config.online import OnlineConfig, ScoredConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
 from easyrlhf.config.reward_models import DoctorConfig, RewardModelConfig, ScoreConfig, ScoringConfig, ServeRewardConfig
@@ -34,6 +35,7 @@ __all__ = [
     "CheckConfig",
     "CompareConfig",
     "DoctorConfig",
+    "EBFTConfig",
     "ExportConfig",
     "FinishConfig",
     "FitConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "LookConfig",
     "OnlineConfig",
     "PPOConfig",
+    "PlayConfig",
     "PolicyConfig",
     "PreviewConfig",
     "ReviseConfig",
@@ -56,6 +59,7 @@ __all__ = [
     "RolloutsConfig",
     "SFTConfig",
     "ScoreConfig",
+    "ScoredConfig",
     "ScoringConfig",
     "ServeConfig",
     "ServeJudgeConfig",

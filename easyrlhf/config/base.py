@@ -14,10 +14,11 @@ from easyrlhf.config.yaml_file import read_yaml
 from easyrlhf.errors import SettingError
 
 # The order in which --help and args.yaml show the groups.
-DATA, REWARDS, ONLINE, PPO, GRPO = "Model and data", "Rewards", "Rollouts", "PPO", "GRPO"
+DATA, REWARDS, ONLINE = "Model and data", "Rewards", "Rollouts"
+PPO, GRPO, EBFT = "PPO", "GRPO", "EBFT"
 PREFERENCE, SAMPLING, OPTIMISATION, LORA, RUN = "Preference loss", "Sampling", "Optimisation", "LoRA", "Run"
 VLLM, ENVIRONMENT = "Sampling with vLLM", "Environment"
-GROUPS = (DATA, PREFERENCE, REWARDS, ENVIRONMENT, ONLINE, PPO, GRPO, SAMPLING, VLLM, OPTIMISATION, LORA, RUN)
+GROUPS = (DATA, PREFERENCE, REWARDS, ENVIRONMENT, ONLINE, PPO, GRPO, EBFT, SAMPLING, VLLM, OPTIMISATION, LORA, RUN)
 
 # What becomes of a setting when an unfinished run is continued (run/differences.py), as its field declares it by
 # `on_resume`; without that it must be as it was.

@@ -15,6 +15,9 @@ FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 OTHER_FORMS = re.compile(r"(?P<file>[\w./~-]*?[\w~-])(\.py)?(\.|::?)(?P<name>(?!py$)[A-Za-z_]\w*)(\(\))?")
 
 TRL = "trl:"  # before the name of a reward function that trl brings
+REASONING_GYM = "reasoning_gym:"  # before the name of one that scores its tasks
+BROUGHT = (TRL, REASONING_GYM)  # what names of reward functions that are in no file begin with
+BROUGHT_FUNCTION = re.compile(REASONING_GYM + r"[A-Za-z_]\w*")
 TRL_FUNCTION = re.compile(TRL + r"[A-Za-z_]\w*")
 # trl.rewards.fn, trl.rewards.module.fn, trl.rewards:fn, trl.fn, and a bare name that ends as trl's do
 OTHER_TRL_FORMS = re.compile(r"(trl(\.\w+)*[.:]+(?P<in_trl>[A-Za-z_]\w*)|(?P<bare>[a-z]\w*_reward))(\(\))?")
@@ -30,8 +33,8 @@ def wrong_function(function: str) -> str | None:
 
 
 def wrong_reward_function(function: str) -> str | None:
-    """As wrong_function; `trl:name` is a reward function of trl, whose names trl alone knows."""
-    if TRL_FUNCTION.fullmatch(function):
+    """As wrong_function; `trl:name` is one of trl's, whose names trl alone knows, `reasoning_gym:name` one of ours."""
+    if TRL_FUNCTION.fullmatch(function) or BROUGHT_FUNCTION.fullmatch(function):
         return None
     if meant := OTHER_TRL_FORMS.fullmatch(function):
         name = meant["in_trl"] or meant["bare"]

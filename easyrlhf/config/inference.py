@@ -1,4 +1,4 @@
-"""Commands that use a language model, and a look at what it wrote in its training: chat, generate, rollouts."""
+"""Commands that use a language model, and a look at what it wrote in its training: chat, generate, play, rollouts."""
 
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
@@ -15,11 +15,13 @@ from easyrlhf.config.answering import (
 )
 from easyrlhf.config.base import DATA, RUN, SAMPLING, Settings, opt, restate
 from easyrlhf.config.common_fields import BadRows, IncompleteModels, OutputFile, RowLayout, check_rows_file
+from easyrlhf.config.environment_settings import EnvironmentSettings
 from easyrlhf.config.lists import split_apart
 from easyrlhf.config.rendering import ChatRendering, FinalTurn, template_kwargs
 from easyrlhf.config.reward_models import ScoringConfig
 from easyrlhf.errors import SettingError
 
+JUDGES = "reward_model or an environment"
 ORDERS = ("worst", "best", "longest", "furthest")
 
 
@@ -122,7 +124,7 @@ class Selection(Settings):
     samples: int | None = opt(None, "Answers to draw for each prompt; all are written.", low=1, shown="1")
     best_of: int | None = opt(
         None,
-        "Draw so many answers and write the one with the highest reward. Needs reward_model.",
+        "Draw so many answers and write the one with the highest reward. Needs reward_model or an environment.",
         low=2,
     )
     to: str = opt(
@@ -146,8 +148,44 @@ class Selection(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
+class EpisodeAnswers(EnvironmentSettings):
+    """Answers that are episodes of an environment, where one is named, and are not learned from."""
+
+    num_generations: ClassVar[int] = 1
+
+    on_environment_error: str = restate(
+        EnvironmentSettings,
+        "on_environment_error",
+        "An environment that raises or takes too long: stop ends the command, which goes on there when it is given "
+        "again; drop leaves that answer out, and stops when more than a tenth of all failed. A tool that raises is "
+        "answered with the error.",
+    )
+
+    @property
+    def completion_limit(self) -> int:
+        """Most tokens after a prompt, the environment's among them."""
+        return self.max_new_tokens
+
+    def _check(self) -> None:
+        super()._check()
+        if self.plays and self.continue_final_message:
+            raise SettingError(
+                "continue_final_message",
+                "continue_final_message: an episode begins with a turn of the policy's own; leave one of the two out",
+            )
+
+
+@dataclass(kw_only=True, frozen=True)
 class GenerateConfig(
-    OutputFile, DecodedTogether, Selection, BadRows, PromptLength, RowLayout, PromptsAndOutput, PolicyConfig
+    OutputFile,
+    DecodedTogether,
+    Selection,
+    EpisodeAnswers,
+    BadRows,
+    PromptLength,
+    RowLayout,
+    PromptsAndOutput,
+    PolicyConfig,
 ):
     """Settings of `easyrlhf generate`: answers to prompts, all of them or the best."""
 
@@ -185,11 +223,17 @@ class GenerateConfig(
         super()._check()
         self._check_places()
         pairs, low = self.to == "comparisons", self.min_reward is not None
+        judged = self.reward_model or self.environment
         rules = (
             ("samples", self.samples and self.best_of, f"best_of {self.best_of} says how many are drawn; give one"),
-            ("best_of", self.best_of and not self.reward_model, "needs reward_model, which says what is best"),
-            ("min_reward", low and not self.reward_model, "needs reward_model"),
-            ("to", pairs and not self.reward_model, "needs reward_model, which tells the best from the worst"),
+            ("best_of", self.best_of and not judged, f"needs {JUDGES}, which says what is best"),
+            ("min_reward", low and not judged, f"needs {JUDGES}"),
+            ("to", pairs and not judged, f"needs {JUDGES}, which tells the best from the worst"),
+            (
+                "reward_model",
+                self.environment and self.reward_model,
+                "the environment scores; leave one of the two out",
+            ),
             ("to", pairs and self.best_of, "compares the best with the worst; give samples instead of best_of"),
             ("to", pairs and self.draws < 2, "needs two answers or more; give samples"),
             ("min_reward", pairs and low, "belongs to demonstrations; for comparisons there is min_margin"),
@@ -220,6 +264,43 @@ class GenerateConfig(
             check_rows_file("output", self.output)
         rows = ("format", "field", "transform", "max_prompt_length")
         if self.texts and (stray := next((name for name in rows if getattr(self, name) is not None), None)):
+            raise SettingError(stray, f"{stray} {getattr(self, stray)}: belongs to prompts; leave it out")
+
+
+@dataclass(kw_only=True, frozen=True)
+class EpisodesToPlay(Settings):
+    """How many episodes are played, and what they begin with."""
+
+    group: ClassVar[str] = DATA
+
+    episodes: int = opt(5, "Episodes to play.", low=1)
+    prompts: str | None = restate(
+        PromptsAndOutput,
+        "prompts",
+        "Prompts to begin with, one each, as ppo_train reads them: rows of any format.",
+        shown="an empty turn of the user, to which reset puts its text",
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class PlayConfig(DecodedTogether, EpisodeAnswers, BadRows, PromptLength, RowLayout, EpisodesToPlay, PolicyConfig):
+    """Settings of `easyrlhf play`: a look at what a model does in an environment."""
+
+    stage: ClassVar[str] = "play"
+    opening: ClassVar[str] = "loading {self.model} …"
+
+    max_new_tokens: int = restate(Sampling, "max_new_tokens", "Most tokens after the prompt, all turns.", default=512)
+
+    def _check(self) -> None:
+        super()._check()
+        if not self.plays:
+            raise SettingError("environment", "environment: nothing to act in; give FILE.py:NAME, or tools")
+        if self.reward_model:
+            raise SettingError(
+                "reward_model", f"reward_model {self.reward_model}: the environment scores; leave it out"
+            )
+        rows = ("format", "field", "transform", "max_prompt_length")
+        if not self.prompts and (stray := next((name for name in rows if getattr(self, name) is not None), None)):
             raise SettingError(stray, f"{stray} {getattr(self, stray)}: belongs to prompts; leave it out")
 
 

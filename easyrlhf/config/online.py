@@ -13,11 +13,12 @@ from easyrlhf.config.environment_settings import EnvironmentSettings
 from easyrlhf.config.lists import split_list
 from easyrlhf.config.rendering import FinalTurn
 from easyrlhf.config.reward_settings import RewardSettings
-from easyrlhf.config.rollout_settings import RolloutLog, Rollouts, RolloutSampling
+from easyrlhf.config.rollout_settings import Rerolls, RolloutLog, Rollouts, RolloutSampling
 from easyrlhf.config.sampling import RolloutConfig
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.errors import SettingError
 
+ADDRESS = re.compile(r"\S+:[1-9]\d{0,4}")
 REWARD_URL = re.compile(r"https?://[^\s,/]+\S*")
 
 
@@ -52,23 +53,26 @@ class OneBackbone(Settings):
 
 @dataclass(kw_only=True, frozen=True)
 class OnlineConfig(
-    OneBackbone,
     RolloutLog,
     RolloutSampling,
     Rollouts,
     SharedPrefix,
-    EnvironmentSettings,
-    RewardSettings,
     FinalTurn,
     ReferenceModel,
     RolloutConfig,
     TrainConfig,
 ):
-    """What every stage that learns from its own samples can be told; PPO and GRPO add their own settings."""
+    """What every stage that learns from its own samples can be told, whatever it learns from."""
 
     less_for_completions: ClassVar[str] = ", less where completions need the room"
     limit_name: ClassVar[str]  # the setting that bounds a completion
     kl_name: ClassVar[str]  # the setting that prices distance from the reference
+    imitates: ClassVar[bool] = False  # whether completions are compared with demonstrations in place of being scored
+    reward_model: ClassVar[str | None] = None  # with the next two of the stages that are scored
+    reward_funcs: ClassVar[str | None] = None
+    plays: ClassVar[bool] = False
+    reroll_max_groups: ClassVar[int] = 0
+    replay_buffer_size: ClassVar[int] = 0  # a setting of GRPO
     learns_values: ClassVar[bool] = False
     kl_target: ClassVar[float | None] = None  # what PPO alone can be told
     kl_estimator: ClassVar[str] = "k1"
@@ -117,11 +121,16 @@ class OnlineConfig(
         return bool(self.lora_r) and self.ref_model in (None, self.model)
 
     @property
+    def holds_reference(self) -> bool:
+        """Whether a frozen model of its own is held to be asked."""
+        return not self.own_reference and (self.imitates or self.kl_measured != "never")
+
+    @property
     def kl_measured(self) -> str:
         """When the reference is asked: step, eval or never."""
         if self.measure_kl != "auto":
             return self.measure_kl
-        if self.kl_price:
+        if self.kl_price or self.imitates:
             return "step"
         return "eval" if self.own_reference or self.ref_model not in (None, self.model) else "never"
 
@@ -130,10 +139,8 @@ class OnlineConfig(
         self._check_batches()
         self._check_parts()
         check_stop(self.stop, self.stop_finishes)
-        self._check_environment()
         self._check_reference()
         self._check_room()
-        self._check_rewards()
 
     def _check_batches(self) -> None:
         if self.batch_size % self.num_generations:
@@ -157,28 +164,11 @@ class OnlineConfig(
                 "load_in_4bit true: rollout vllm samples from the base in its own precision, which is another policy "
                 "than the one that is trained; use rollout hf, or leave it out",
             )
-        if self.share_backbone and not self.lora_r:
-            raise SettingError("share_backbone", "share_backbone: the parts are LoRA adapters; give lora_r, such as 16")
-        if self.share_backbone and self.ref_model not in (None, self.model):
-            raise SettingError(
-                "ref_model",
-                f"ref_model {self.ref_model}: with share_backbone the reference is the policy without its adapter; "
-                "leave one of the two out",
-            )
         if self.lora_dropout:
             raise SettingError(
                 "lora_dropout",
                 f"lora_dropout {self.lora_dropout:g}: the policy is compared with itself before the update, and "
                 "dropout makes that two policies; leave it at 0",
-            )
-
-    def _check_environment(self) -> None:
-        if self.plays and self.colocates_vllm and self.vllm_tensor_parallel_size > 1:
-            raise SettingError(
-                "vllm_tensor_parallel_size",
-                f"vllm_tensor_parallel_size {self.vllm_tensor_parallel_size}: episodes of an environment are played by "
-                "each process for itself, and colocated processes that share a copy of the model sample together; "
-                "leave it at 1, or use vllm_mode server or rollout hf",
             )
 
     def _check_reference(self) -> None:
@@ -204,6 +194,63 @@ class OnlineConfig(
                 f"{' and an end that stop_finishes adds' * self.stop_finishes} it exceeds "
                 f"max_length {self.max_length or DEFAULT_LENGTH}; use "
                 f"max_length {longest} or more, or shorter prompts or responses",
+            )
+
+    def default_model(self) -> str:
+        """The SFT result; ValueError when it is not there."""
+        if Path("outputs/sft").is_dir():
+            return "outputs/sft"
+        raise SettingError("model", "model: outputs/sft does not exist; run sft_train first, or give model")
+
+    def resolved(self) -> Self:
+        """A copy with every default filled in."""
+        config = super().resolved()
+        return replace(config, ref_model=config.ref_model or config.model)
+
+
+@dataclass(kw_only=True, frozen=True)
+class ScoredConfig(OneBackbone, EnvironmentSettings, Rerolls, RewardSettings, OnlineConfig):
+    """What a stage can be told whose samples are scored by rewards; PPO and GRPO add their own settings."""
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_backbone()
+        self._check_environment()
+        self._check_rerolls()
+        self._check_rewards()
+
+    def _check_rerolls(self) -> None:
+        groups = self.batch_size // self.num_generations
+        if self.reroll_max_groups > groups:
+            raise SettingError(
+                "reroll_max_groups",
+                f"reroll_max_groups {self.reroll_max_groups}: a rollout has {groups} prompts (batch_size "
+                f"{self.batch_size} / num_generations {self.num_generations}); use {groups} or fewer",
+            )
+        if self.reroll_max_groups and self.rollout_ahead:
+            raise SettingError(
+                "reroll_max_groups",
+                f"reroll_max_groups {self.reroll_max_groups}: with rollout_ahead the next prompts are asked before it "
+                "is known which have failed; leave one of the two out",
+            )
+
+    def _check_backbone(self) -> None:
+        if self.share_backbone and not self.lora_r:
+            raise SettingError("share_backbone", "share_backbone: the parts are LoRA adapters; give lora_r, such as 16")
+        if self.share_backbone and self.ref_model not in (None, self.model):
+            raise SettingError(
+                "ref_model",
+                f"ref_model {self.ref_model}: with share_backbone the reference is the policy without its adapter; "
+                "leave one of the two out",
+            )
+
+    def _check_environment(self) -> None:
+        if self.plays and self.colocates_vllm and self.vllm_tensor_parallel_size > 1:
+            raise SettingError(
+                "vllm_tensor_parallel_size",
+                f"vllm_tensor_parallel_size {self.vllm_tensor_parallel_size}: episodes of an environment are played by "
+                "each process for itself, and colocated processes that share a copy of the model sample together; "
+                "leave it at 1, or use vllm_mode server or rollout hf",
             )
 
     def _check_rewards(self) -> None:
@@ -238,10 +285,12 @@ class OnlineConfig(
 
     def _check_nemo_gym(self) -> None:
         url = self.nemo_gym_url
-        if url is None and self.nemo_gym_server:
+        for name, what in (("nemo_gym_server", "is one of"), ("nemo_gym_policy", "is for the agents behind")):
+            if url is None and self.value(name):
+                raise SettingError(name, f"{name} {self.value(name)}: {what} nemo_gym_url, which is not given")
+        if self.nemo_gym_policy and not ADDRESS.fullmatch(self.nemo_gym_policy):
             raise SettingError(
-                "nemo_gym_server",
-                f"nemo_gym_server {self.nemo_gym_server}: is one of nemo_gym_url, which is not given",
+                "nemo_gym_policy", f"nemo_gym_policy {self.nemo_gym_policy}: must look like 127.0.0.1:8000"
             )
         if url is not None and not REWARD_URL.fullmatch(url):
             raise SettingError("nemo_gym_url", f"nemo_gym_url {url}: must look like http://host:port or https://…")
@@ -252,22 +301,15 @@ class OnlineConfig(
                 "environment and tools out",
             )
 
-    def default_model(self) -> str:
-        """The SFT result; ValueError when it is not there."""
-        if Path("outputs/sft").is_dir():
-            return "outputs/sft"
-        raise SettingError("model", "model: outputs/sft does not exist; run sft_train first, or give model")
-
     def resolved(self) -> Self:
         """A copy with every default filled in; ValueError when there is no reward source."""
         config = super().resolved()
-        reward_model = config.reward_model
-        if not (reward_model or config.scored_elsewhere or config.environment):
-            if not Path("outputs/rm").is_dir():
-                raise SettingError(
-                    "reward_model",
-                    "reward_model: outputs/rm does not exist and reward_funcs is not given; run "
-                    "rm_train first, or give reward_model, reward_funcs or reward_url",
-                )
-            reward_model = "outputs/rm"
-        return replace(config, reward_model=reward_model, ref_model=config.ref_model or config.model)
+        if config.reward_model or config.scored_elsewhere or config.environment:
+            return config
+        if not Path("outputs/rm").is_dir():
+            raise SettingError(
+                "reward_model",
+                "reward_model: outputs/rm does not exist and reward_funcs is not given; run "
+                "rm_train first, or give reward_model, reward_funcs or reward_url",
+            )
+        return replace(config, reward_model="outputs/rm")

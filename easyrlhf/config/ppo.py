@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from easyrlhf.config.base import DATA, MODEL, PPO, REWARDS, ROWS, SAMPLING, Settings, opt, restate
-from easyrlhf.config.online import OnlineConfig
+from easyrlhf.config.online import ScoredConfig
 from easyrlhf.errors import SettingError
 
 
@@ -113,7 +113,7 @@ class ResponseLength(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class PPOConfig(ResponseLength, PPOUpdate, PPORewards, ValueModel, OnlineConfig):
+class PPOConfig(ResponseLength, PPOUpdate, PPORewards, ValueModel, ScoredConfig):
     """Settings of PPO."""
 
     stage: ClassVar[str] = "ppo"
@@ -124,7 +124,7 @@ class PPOConfig(ResponseLength, PPOUpdate, PPORewards, ValueModel, OnlineConfig)
     learns_values: ClassVar[bool] = True
 
     adam_eps: float = restate(
-        OnlineConfig, "adam_eps", "Epsilon in AdamW's denominator; PPO likes it large.", default=1e-5
+        ScoredConfig, "adam_eps", "Epsilon in AdamW's denominator; PPO likes it large.", default=1e-5
     )
 
     def _check(self) -> None:

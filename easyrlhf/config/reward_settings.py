@@ -29,7 +29,7 @@ class RewardSettings(Settings):
         None,
         "Python reward functions, beside or instead of the reward model: fn(prompts, completions, **columns) returns "
         "one number per completion, or None where it does not apply, as in TRL; trl:NAME is one of TRL's own, such as "
-        "trl:think_format_reward.",
+        "trl:think_format_reward, and reasoning_gym:NAME scores tasks of reasoning-gym.",
         metavar="FILE.py:FN[,…]",
         many=True,
         functions=True,
@@ -56,6 +56,13 @@ class RewardSettings(Settings):
         "The server to ask of those that the head knows, for rows without agent_ref.",
         metavar="NAME",
         shown="the only one",
+    )
+    nemo_gym_policy: str | None = opt(
+        None,
+        "Have rows played by NeMo Gym's agent servers, and serve the policy at this address while they do: Gym's "
+        "model server has http://HOST:PORT/v1 as its base_url.",
+        metavar="HOST:PORT",
+        on_resume=FREE,
     )
     reward_weights: str | None = opt(
         None,

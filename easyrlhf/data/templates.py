@@ -67,6 +67,23 @@ LLAMA3 = (
     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 
+# How the answers that CHATML and LLAMA3 write are read again, in the form of transformers' response templates.
+ANSWERS_READ = {
+    "defaults": {"role": "assistant"},
+    "start_anchor_pattern": r"<\|im_start\|>assistant\n|<\|start_header_id\|>assistant<\|end_header_id\|>\n\n",
+    "fields": {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"},
+        "tool_calls": {
+            "open": "<tool_call>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"(?:<\|im_end\|>|<\|eot_id\|>)\s*", "content": "text"},
+    },
+}
+
 CHAT_TEMPLATES: dict[str, str] = {"chatml": CHATML, "hh": HH, "llama3": LLAMA3}
 
 # Tokens a template writes that must be single ones; added to a tokenizer that lacks them.

@@ -49,7 +49,7 @@ class Calls:
         except self.TooSlow:
             raise self.too_slow(part) from None
         if error is not None:
-            raise self.failed(f"{part} raised {raised(error, function)}") from error
+            raise self.failed(f"{part} raised {raised(error, function)}{hint_of(error)}") from error
         return result
 
     async def tool(self, name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -78,7 +78,7 @@ class Calls:
         if isinstance(error, ServiceError):
             raise error
         if error is not None:
-            raise self.failed(f"raised {raised(error, function)}") from error
+            raise self.failed(f"raised {raised(error, function)}{hint_of(error)}") from error
         return result
 
     async def _limited(self, function: Callable[..., Any], /, *args: Any, **more: Any) -> Outcome:
@@ -139,6 +139,18 @@ def outcome_in_thread(work: Callable[[], Any]) -> Outcome:
         return work(), None
     except BaseException as error:
         return None, error
+
+
+def hint_of(error: BaseException | None) -> str:
+    """What an error may mean that does not say so itself; "" for others."""
+    while error is not None:
+        if type(error).__name__ == "ConnectionClosedOK":  # of websockets: closed with code 1000 and no reason
+            return (
+                "; so does a server close a session that it has no room for (OpenEnv's has room for one unless its "
+                "max_concurrent_envs says otherwise): raise that, or set --environment_concurrency to it"
+            )
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def transcript(chat: EpisodeChat) -> str:

@@ -65,6 +65,9 @@ class EpisodeChat:
     asking      whether the policy's turn is waited for
     since       time at which it last spoke, or the episode began
     environment  the object that the episode is played with; None for an episode function
+    own_seed    of this episode: another one for each completion of a prompt
+    place       file and line of its row, where that is known
+    parts       of the reward by name, where what is played with says of what it is made
     """
 
     renderer: Renderer
@@ -86,6 +89,9 @@ class EpisodeChat:
     asking: bool = False
     since: float = field(default_factory=time.monotonic)
     environment: Any = None
+    own_seed: int = 0
+    place: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
 
     async def reply(self) -> str:
         """The policy's next turn, as text. Raises EpisodeOver where there is none."""
@@ -149,6 +155,14 @@ class EpisodeChat:
         self.append(between, [0.0] * len(between), sampled=0)
         self.messages += self.waiting
         self.waiting = []
+
+    def stand_in(self, prompt: Messages, prompt_ids: list[int]) -> None:
+        """Be an answer without a word to a prompt: the row of an episode that has failed before its first turn.
+
+        It has the one token that a row needs, which nobody sampled, so that nothing is learned from it.
+        """
+        self.prompt, self.prompt_ids, self.messages = prompt, prompt_ids, [{"role": "assistant", "content": ""}]
+        self.append([self.renderer.end_of_turn_id], [0.0], sampled=0)
 
     def append(self, ids: list[int], logprobs: list[float], sampled: int) -> None:
         """Put tokens behind those that are there."""

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
@@ -29,6 +29,9 @@ class Environment:
     function   async function(chat, **columns) → reward or None, where there is no class
     functions  stateless tools of --tools by name
     rewards    whether it scores episodes
+    play       async function(chat, columns, calls) → reward, for one that is no code of the user's
+    around     what has to be there while episodes are played
+    looked_at  an instance that nobody plays with, closed: what it has is known from it; None where there is no class
     """
 
     name: str
@@ -36,6 +39,9 @@ class Environment:
     function: Callable[..., Awaitable[float | None]] | None
     functions: dict[str, Callable[..., Any]]
     rewards: bool
+    play: Callable[..., Awaitable[float]] | None = None
+    around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    looked_at: Any = None
 
     def tools_of(self, instance: Any) -> dict[str, Callable[..., Any]]:
         """The tools of an episode: those of --tools, and every other public method of the instance."""
@@ -55,7 +61,7 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
             )
         functions[called] = function
     if spec is None:
-        return Environment("tools", ToolsAlone, None, functions, rewards=False)
+        return Environment("tools", ToolsAlone, None, functions, rewards=False, looked_at=ToolsAlone())
     found = find_function("--environment", spec, modules)
     name = getattr(found, "__name__", type(found).__name__)
     if inspect.iscoroutinefunction(found):
@@ -66,10 +72,9 @@ def load_environment(spec: str | None, tools: list[str]) -> Environment:
             inspect.signature(found).bind()
     except TypeError as error:
         raise InputError(f"--environment {spec}: {error}; {FORMS}") from error
-    instance = made(spec, found)
-    rewards = hasattr(instance, "get_reward")
+    instance = made(spec, found)  # once: it may hold the only session of a server
     put_away(instance)
-    return Environment(name, found, None, functions, rewards)
+    return Environment(name, found, None, functions, hasattr(instance, "get_reward"), looked_at=instance)
 
 
 FORMS = (
@@ -105,7 +110,7 @@ def made(spec: str, make: Callable[[], Any]) -> Any:
 
 
 def put_away(instance: Any) -> None:
-    """Close an instance that was made to be looked at: it may hold the only session of a server."""
+    """Close an instance that was made to be looked at."""
     if not hasattr(instance, "close"):
         return
 
@@ -134,6 +139,8 @@ def methods_of(instance: Any) -> dict[str, Callable[..., Any]]:
 
 async def played(environment: Environment, chat: EpisodeChat, columns: dict[str, Any], calls: Calls) -> float | None:
     """Play one episode; returns what it is worth beside the rewards of its turns, None where it does not say."""
+    if environment.play is not None:
+        return await environment.play(chat, columns, calls)
     if environment.function is not None:
         taken = calls.taken(environment.function, columns, chat)
         taken.pop("chat", None)  # a column of this name: the function has its conversation there

@@ -4,9 +4,10 @@ import asyncio
 import json
 import math
 import pickle
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,7 @@ class Episode:
     failure             what the environment failed with, in which case nothing is learned from the episode; else ""
     seconds             that the environment has taken
     environment         the object it was played with, closed; None where no reward function asks for it
+    parts               of the reward by name
     """
 
     prompt: Messages
@@ -51,6 +53,7 @@ class Episode:
     tool_errors: int
     seconds: float
     environment: Any = None
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def dropped(self) -> bool:
@@ -102,7 +105,8 @@ class Player:
         workers = asyncio.Semaphore(self.workers)
         chats = [self.chat_of(row, key, place, turns) for place, (row, key) in enumerate(zip(rows, keys, strict=True))]
         begin = [partial(self.episode, row, chat, workers) for row, chat in zip(rows, chats, strict=True)]
-        return episode_samples(chats, await turns.run(begin), sampler)
+        async with self.environment.around():
+            return episode_samples(chats, await turns.run(begin), sampler)
 
     def chat_of(self, row: dict[str, Any], key: Key, place: int, turns: Turns) -> EpisodeChat:
         """The conversation of a row, nothing said yet."""
@@ -110,16 +114,20 @@ class Player:
         arguments = arguments_for(prompt, columns) | ({"tools": self.tools.schemas} if self.tools.schemas else {})
         # The first turn has the key of a completion without an environment, whose zeros behind it change no number.
         ask = turns.asking(place, lambda turn: (*key, turn) if turn else key)
-        seed, kind, number = key
-        task = (seed, kind, number // (self.generations if kind == TRAINING else 1))
         given = None if self.tools.schemas else row["prompt_ids"]
-        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(task), self.tools)
-        chat.prompt_ids = given
+        chat = EpisodeChat(self.renderer, ask, self.limits, prompt, arguments, task_seed(self.task(key)), self.tools)
+        chat.prompt_ids, chat.place, chat.own_seed = given, row.get("place", ""), own_seed(key)
         return chat
+
+    def task(self, key: Key) -> tuple[int, ...]:
+        """What the seed of an episode is drawn from: the completions of a prompt are compared on one task."""
+        seed, kind, number = key
+        return seed, kind, number // (self.generations if kind == TRAINING else 1)
 
     async def episode(self, row: dict[str, Any], chat: EpisodeChat, workers: asyncio.Semaphore) -> Episode:
         """Play one; its outcome."""
         calls = Calls(self.environment.name, chat, workers, self.timeout)
+        chat.since = time.monotonic()  # others may have been played before it
         failure, reward, turn_rewards = "", math.nan, []
         try:
             given = await played(self.environment, chat, json.loads(row["columns"]), calls)
@@ -131,8 +139,10 @@ class Player:
             if self.keep and self.sent and (fault := unsendable(chat.environment)):
                 raise calls.failed(fault)
         except EnvironmentFailed as error:
-            if not self.drop or not chat.turns:  # an episode in which nothing was sampled is no row
+            if not self.drop:
                 raise
+            if not chat.turns:
+                chat.stand_in(json.loads(row["prompt"]), row["prompt_ids"])
             failure, turn_rewards = str(error), []
         return Episode(
             prompt=chat.prompt,
@@ -146,6 +156,7 @@ class Player:
             tool_errors=calls.tool_errors,
             seconds=calls.seconds,
             environment=chat.environment if self.keep else None,
+            parts={} if failure else chat.parts,
         )
 
     def number(self, given: Any, calls: Calls) -> float:
@@ -184,6 +195,11 @@ def task_seed(task: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(task).generate_state(1)[0])
 
 
+def own_seed(key: Key) -> int:
+    """A seed for a sample alone, from its key; of 53 bits, which JSON's numbers hold everywhere."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(11))
+
+
 def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: TurnSampler) -> Samples:
     """The rows of these episodes, each through its last sampled token."""
     device = plain_lm(sampler.lm).device
@@ -201,5 +217,7 @@ def episode_samples(chats: list[EpisodeChat], episodes: list[Episode], sampler: 
 
 def through_last_sampled(chat: EpisodeChat) -> tuple[list[int], list[int], list[float]]:
     """Ids, which of them were sampled, and log-probabilities, without an environment's text that nobody answered."""
+    if not chat.turns:
+        return chat.ids, chat.sampled, chat.logprobs
     end = len(chat.sampled) - chat.sampled[::-1].index(1)
     return chat.ids[:end], chat.sampled[:end], chat.logprobs[:end]

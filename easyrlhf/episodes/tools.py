@@ -8,6 +8,7 @@ from typing import Any
 
 from easyrlhf.data.records import Message
 from easyrlhf.data.render import Renderer
+from easyrlhf.data.templates import ANSWERS_READ, CHATML, LLAMA3
 from easyrlhf.errors import InputError
 
 
@@ -62,6 +63,9 @@ def enable_parsing(renderer: Renderer) -> None:
     tokenizer = renderer.tokenizer
     if getattr(tokenizer, "response_template", None) or getattr(tokenizer, "response_schema", None):
         return
+    if (tokenizer.chat_template or "").endswith((CHATML, LLAMA3)):  # a BOS may stand before it
+        tokenizer.response_template = ANSWERS_READ
+        return
     from trl.chat_template_utils import add_response_schema
 
     try:
@@ -69,8 +73,8 @@ def enable_parsing(renderer: Renderer) -> None:
     except ValueError as error:
         raise InputError(
             "tools are called in the form that a chat template has for them, and it is not known how this one writes "
-            "calls; give --chat_template one of Qwen2.5, Qwen3, Llama 3.1 or another that trl knows, or set "
-            "response_template in tokenizer_config.json"
+            "calls; give --chat_template chatml or llama3, one of Qwen2.5, Qwen3, Llama 3.1 or another that trl knows, "
+            "or set response_template in tokenizer_config.json"
         ) from error
 
 

@@ -118,10 +118,7 @@ class Turns(ABC):
         """Wait until something has happened. Raises ServiceStopped when the run is asked to stop."""
         while True:
             if self.stopping():
-                raise ServiceStopped(
-                    "Stopped on request while episodes were played; what was finished before is saved, and the same "
-                    "command goes on"
-                )
+                raise ServiceStopped("Stopped on request while episodes were played, which will be played again")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait(), LOOK)
                 self.changed.clear()

@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from easyrlhf.data.nemo_gym import REQUEST
 from easyrlhf.data.records import Message, Messages
+from easyrlhf.errors import InputError
 
 MODEL = "policy"
 Row = dict[str, Any]
@@ -95,3 +97,24 @@ def check_numbers(named: Iterable[tuple[str, Any]]) -> None:
         finite = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
         if not finite:
             raise BadAnswer(f"'{name}' is {value!r}, which is no finite number")
+
+
+def with_seed(row: Row, seed: int) -> Row:
+    """The row with a seed that its agent's model server hands on to the policy."""
+    request = row[REQUEST]
+    metadata = request.get("metadata") or {}
+    body = json.loads(metadata.get("extra_body") or "{}") | {"seed": seed}
+    return row | {REQUEST: request | {"metadata": metadata | {"extra_body": json.dumps(body)}}}
+
+
+def check_extra_body(row: Row) -> None:
+    """Raise InputError for a row whose request brings something that no seed can be put into."""
+    metadata = row[REQUEST].get("metadata") or {}
+    try:
+        fits = isinstance(json.loads(metadata.get("extra_body") or "{}"), dict)
+    except (ValueError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{REQUEST}.metadata.extra_body must be the JSON of an object, as a string: it takes the sample's seed"
+        )

@@ -68,7 +68,7 @@ class GymServers:
         name = named_in(row) or self.name
         if self.servers is None:
             raise InputError(
-                f"--nemo_gym_url {self.url}: is no head server, which --nemo_gym_policy_port needs to find agents by "
+                f"--nemo_gym_url {self.url}: is no head server, which --nemo_gym_policy needs to find agents by "
                 f"name (it gives no /{CONFIG})"
             )
         if name is None:

@@ -15,13 +15,11 @@ from easyrlhf.errors import ServiceError
 from easyrlhf.models.logprobs import token_logprobs_and_entropies
 from easyrlhf.models.parts import evaluating
 from easyrlhf.online.rollout import Rollout, unpad
-from easyrlhf.online.state import Online
+from easyrlhf.online.state import MOST_DROPPED, Online
 from easyrlhf.rewards.batch import RewardBatch
 from easyrlhf.rollout.sampler import Samples
 from easyrlhf.run.run import Run
 from easyrlhf.run.timer import Timer
-
-MOST_DROPPED = 0.1  # of a rollout's episodes
 
 
 @torch.no_grad()
@@ -79,24 +77,31 @@ def sample(
     if online.player is None:
         return online.sampler.generate([row["prompt_ids"] for row in rows], keys), rows
     samples = online.sampler.play(online.player, rows, keys)
-    return samples, with_episodes(rows, samples.episodes)
+    return samples, with_episodes(rows, samples.episodes, online.most_dropped)
 
 
-def with_episodes(rows: list[dict[str, Any]], episodes: list[Episode]) -> list[dict[str, Any]]:
+def with_episodes(
+    rows: list[dict[str, Any]], episodes: list[Episode], most_dropped: float = MOST_DROPPED
+) -> list[dict[str, Any]]:
     """The rows with what became of them; a prompt that the environment has added to is the one that was answered.
 
-    Raises ServiceError where the environment failed in more than a tenth of them.
+    Raises ServiceError where the environment failed in more than that share of them, or in all.
     """
-    dropped = [episode for episode in episodes if episode.dropped]
-    if len(dropped) > MOST_DROPPED * len(episodes):
-        raise ServiceError(
-            f"the environment failed in {len(dropped)} of {len(episodes)} episodes, and --on_environment_error drop "
-            f"leaves out at most {MOST_DROPPED:.0%} of a rollout; one of them:\n{dropped[0].failure}"
-        )
+    check_dropped(episodes, most_dropped)
     return [
         row | {"episode": episode, "prompt_ids": episode.prompt_ids, "prompt": json.dumps(episode.prompt)}
         for row, episode in zip(rows, episodes, strict=True)
     ]
+
+
+def check_dropped(episodes: list[Episode], most: float = MOST_DROPPED) -> None:
+    """Raise ServiceError where the environment failed in more than that share of these episodes, or in all."""
+    dropped = [episode for episode in episodes if episode.dropped]
+    if len(dropped) > most * len(episodes) or (dropped and len(dropped) == len(episodes)):
+        raise ServiceError(
+            f"the environment failed in {len(dropped)} of {len(episodes)} episodes, and --on_environment_error drop "
+            f"leaves out at most {MOST_DROPPED:.0%} of a rollout; one of them:\n{dropped[0].failure}"
+        )
 
 
 def turn_rewards(episodes: list[Episode], mask: Tensor) -> Tensor:

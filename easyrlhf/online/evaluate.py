@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 from datasets import Dataset
 
-from easyrlhf.online.collect import collect
+from easyrlhf.online.collect import check_dropped, collect
 from easyrlhf.online.metrics import evaluation_metrics, sample_rows
 from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.state import Online
@@ -29,12 +31,18 @@ def evaluate_prompts(run: Run, online: Online, valid: Dataset, advance: Advance 
             keys = [(run.config.seed, EVALUATION, number) for number in numbers]
             rollouts.append(look(run, online, [valid[number] for number in numbers], keys, timer))
             advance(len(numbers))
+    check_dropped([row["episode"] for rollout in rollouts for row in rollout.rows if "episode" in row])
     logged = {f"eval/{name}": value for name, value in logged_metrics(online.rewards).items()}
     return evaluation_metrics(rollouts) | logged | {"time/eval": timer.seconds["eval"]}
 
 
 def look(run: Run, online: Online, rows: list[dict], keys: list[tuple[int, ...]], timer: Timer) -> Rollout:
-    """One rollout on these prompt rows, to look at; the reference is asked unless it never is."""
+    """One rollout on these prompt rows, to look at; the reference is asked unless it never is.
+
+    They may be few, and nothing is learned from them: as long as any episode can be played, there is something to see.
+    """
+    if online.player is not None:
+        online = replace(online, most_dropped=1.0)
     return collect(run, online, rows, keys, timer, with_reference=run.config.kl_measured != "never")
 
 

@@ -68,7 +68,7 @@ def estimate_reinforce(rollout: Rollout, config: GRPOConfig, kl_coef: float) -> 
 
 def with_advantages(rollout: Rollout, advantages: Tensor, config: GRPOConfig) -> Rollout:
     """The rollout with these advantages ([B] or [B, T]), its KL, and the mask of the tokens that are learned from."""
-    mask = rollout.actions
+    mask = rollout.actions * ~rollout.dropped[:, None]
     kl = distance(rollout)
     # A cut-off answer says little of what it would have become (Yu et al. 2025, section 3.4).
     learned = mask * rollout.finished[:, None] if config.mask_truncated_completions else mask

@@ -10,12 +10,14 @@ from datasets import Dataset
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.engine import processes
-from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped
+from easyrlhf.engine.engine import Engine
+from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped, ServiceStopped
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.online.batch import collect_batch, prompt_batch
 from easyrlhf.online.evaluate import SHOWN_PROMPTS, evaluate_prompts, logged_metrics, samples_due, show_samples
 from easyrlhf.online.metrics import importance_metrics, rollout_metrics
+from easyrlhf.online.replay import KEPT, ReplayBuffer, with_replayed
 from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.rollout_log import kept_rows
 from easyrlhf.online.state import LoopState, Online
@@ -72,6 +74,7 @@ def train(
         shown.select(range(min(SHOWN_PROMPTS, len(shown)))),
         at,
         course,
+        buffer_of(run),
     )
     with course.shown():
         if run.step == 0:
@@ -85,12 +88,23 @@ def train(
     return course.metrics()
 
 
+def buffer_of(run: Run) -> ReplayBuffer | None:
+    """The groups that a run has kept so far; None where its settings keep none."""
+    config = run.config
+    if not config.replay_buffer_size:
+        return None
+    buffer = ReplayBuffer(config.replay_buffer_size, config.replay_max_age)
+    buffer.restore(run.kept.get(KEPT))
+    return buffer
+
+
 @dataclass(frozen=True)
 class Loop:
     """What the steps of a run share.
 
     valid  held-out prompts that are evaluated on; None without any
     shown  prompts whose answers are shown now and then
+    buffer groups to learn from once more; None where nothing is kept
     """
 
     online: Online
@@ -99,6 +113,7 @@ class Loop:
     shown: Dataset
     at: LoopState
     course: StepEnd
+    buffer: ReplayBuffer | None = None
 
     def step(self) -> dict[str, float]:
         """One step of learning; returns its metrics."""
@@ -106,19 +121,25 @@ class Loop:
         timer, before = Timer(lambda phase: self.course.progress.tell(PHASES.get(phase, ""))), asdict(at)
         with timer("step"):
             # Until the update no weight moves, so that whatever fails can leave a checkpoint of the step before.
-            with nothing_lost(lambda: run.save(online.engines, **before)):
+            with nothing_lost(lambda: run.save(online.engines, **before)), halted(run, online.engines, lambda: before):
                 # 1. Collect: the policy answers a batch of prompts, and every model and reward says what it thinks.
                 rollout, sampled = collect_batch(run, online, self.prompts, timer, at)
                 if run.config.rollout_ahead and run.step + 1 < self.course.total:
                     begin_next(online, self.prompts, run.config, at)
                 # 2. Estimate: scores become the advantage of every token. All that differs between methods is here and
                 # in the loss of 3.
-                rollout = online.method.estimate(rollout, run.config, at.kl_coef)
+                learned = rollout
+                if self.buffer is not None:
+                    learned = with_replayed(run, online, self.prompts, rollout, self.buffer, at.kl_coef)
+                rollout, learned = (online.method.estimate(one, run.config, at.kl_coef) for one in (rollout, learned))
             # 3. Update: epochs of minibatches over this one rollout.
             # One that fails half way keeps the weights of before, or says that there are none to keep.
             with timer("update"), run.unchanged_is_kept(online.engines, **before):
-                updated = online.update(rollout, run.step)
+                updated = online.update(learned, run.step)
             online.sampler.updated()  # what samples elsewhere learns that its weights are old
+        if self.buffer is not None:
+            sampled |= {"replay/used": learned.share_replayed}
+            run.kept[KEPT] = self.buffer.add(rollout, run.config.num_generations, run.step)
         run.step += 1
         # 4. Log, with the price of a nat that the step was taken with; the next one may have another.
         metrics = updated | sampled | step_metrics(rollout, online, timer, run, at)
@@ -130,7 +151,10 @@ class Loop:
         """Look at the policy where that is due, then log, save and stop as the settings say."""
         course, run = self.course, self.course.run
         # The step is done by now: whatever fails in looking at it must not lose it, so it is logged and saved as it is.
-        with nothing_lost(lambda: log_and_save(course, metrics, self.at)):
+        with (
+            nothing_lost(lambda: log_and_save(course, metrics, self.at)),
+            halted(run, course.engines, lambda: logged_unfinished(course, metrics, self.at)),
+        ):
             if course.evaluates:
                 metrics |= self.evaluate()
             if samples_due(run.step, course.total, run.config.num_sample_generations):
@@ -205,12 +229,36 @@ def nothing_lost(keep: Callable[[], Any]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def halted(run: Run, engines: dict[str, Engine], state: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """What is stopped on request while it waits in here stops the run, as after a step.
+
+    state  → what the loop has to remember
+    """
+    try:
+        yield
+    except ServiceStopped:
+        run.stop_if_requested(engines, **state())
+        raise
+
+
 def log_and_save(course: StepEnd, metrics: dict[str, float], at: LoopState) -> None:
     """Log the present step and save it as one that is still to be looked at."""
     try:
         course.log.log(course.run.step, metrics)
     finally:
-        course.run.save(course.engines, **asdict(at) | {"unfinished": metrics})
+        course.run.save(course.engines, **unfinished(metrics, at))
+
+
+def logged_unfinished(course: StepEnd, metrics: dict[str, float], at: LoopState) -> dict[str, Any]:
+    """Log the present step; gives what the loop remembers of it."""
+    course.log.log(course.run.step, metrics)
+    return unfinished(metrics, at)
+
+
+def unfinished(metrics: dict[str, float], at: LoopState) -> dict[str, Any]:
+    """What the loop remembers of a step that is still to be looked at."""
+    return asdict(at) | {"unfinished": metrics}
 
 
 def next_kl_coef(config: OnlineConfig, kl_coef: float, step: int, kl: float | None) -> float:
@@ -226,6 +274,7 @@ def step_metrics(rollout: Rollout, online: Online, timer: Timer, run: Run, at: L
         **pace_metrics(rollout, timer, at),
         **rollout_metrics(rollout, at.kl_coef),
         **importance_metrics(rollout, run.config),
+        **online.method.metrics(rollout),
         **logged_metrics(online.rewards),
     }
 

@@ -21,6 +21,7 @@ class Method:
     weigh     (rows of one optimiser step, tokens of the rollout per step, settings) → weight of each token [B, T]
     in_groups whether a completion is compared with the others of its prompt, and with nothing else
     kl_in_loss  (settings) → whether the loss has a gradient where every advantage is 0
+    metrics   (estimated rollout) → numbers of its own
     """
 
     estimate: Callable[[Rollout, OnlineConfig, float], Rollout]
@@ -28,6 +29,7 @@ class Method:
     weigh: Callable[[Rollout, float, OnlineConfig], Tensor]
     in_groups: bool = True
     kl_in_loss: Callable[[OnlineConfig], bool] = lambda config: False
+    metrics: Callable[[Rollout], dict[str, float]] = lambda rollout: {}
 
     def groups_that_teach(self, rollout: Rollout, config: GRPOConfig, kl_coef: float) -> Tensor:
         """Whether any completion of each group gets an advantage.  [B / num_generations]

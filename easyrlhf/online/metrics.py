@@ -9,6 +9,7 @@ from torch import Tensor
 from easyrlhf.config import OnlineConfig
 from easyrlhf.losses.ppo import explained_variance
 from easyrlhf.online.rollout import Rollout, scores_by_source
+from easyrlhf.report.transcript import transcript
 
 
 def rollout_metrics(rollout: Rollout, kl_coef: float) -> dict[str, float]:
@@ -124,11 +125,7 @@ def readable_completion(row: dict, ids: list[int], decode) -> str:
     """A completion as people read it: its text, or of an episode what both sides said."""
     if "episode" not in row:
         return decode(ids)
-    lines = [
-        f"{turn['role']}: {turn['content']}" + (f" {json.dumps(turn['tool_calls'])}" if turn.get("tool_calls") else "")
-        for turn in row["episode"].messages
-    ]
-    return "\n".join(lines).removeprefix("assistant: ")
+    return transcript(row["episode"].messages)
 
 
 def said_in(row: dict) -> dict:

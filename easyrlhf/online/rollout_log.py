@@ -49,8 +49,11 @@ def kept_rows(
 
 
 def advantage(advantages: Tensor, mask: Tensor) -> float:
-    """The mean of a completion's advantages [T] over its tokens; exactly theirs where they are all the same."""
-    return advantages[mask.bool()].cpu().double().mean().item()
+    """The mean of a completion's advantages [T] over its tokens; exactly theirs where they are all the same.
+
+    0 where the mask counts none: an episode that failed before the policy said anything.
+    """
+    return advantages[mask.bool()].cpu().double().mean().item() if mask.any() else 0.0
 
 
 def known(number: float) -> float | None:

@@ -1,7 +1,8 @@
 """What an online stage is made of, and what its loop must remember."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from easyrlhf.online.rollout import Rollout
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rollout.sharded import ShardedSampler
 from easyrlhf.rollout.vllm_sampler import VLLMSampler
+
+MOST_DROPPED = 0.1  # of a rollout's episodes
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,19 @@ class Models:
         """The models that learn."""
         return [self.policy] if self.value is None else [self.policy, self.value]
 
+    @contextmanager
+    def as_reference(self) -> Iterator[nn.Module]:
+        """The reference to ask: the frozen one, or the policy with its adapter off meanwhile."""
+        if self.reference is not None:
+            yield self.reference
+        else:
+            with self.policy.disable_adapter():
+                yield self.policy
+
     def ref_logprobs(self, groups: list[PromptGroup], temperature: float) -> Tensor:
         """token_logprobs under the reference.  [n]"""
-        if self.reference is not None:
-            return token_logprobs(self.reference, groups, self.passes.share, temperature)
-        with self.policy.disable_adapter():
-            return token_logprobs(self.policy, groups, self.passes.share, temperature)
+        with self.as_reference() as reference:
+            return token_logprobs(reference, groups, self.passes.share, temperature)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class Online:
     method  how advantages are estimated
     update  (rollout, step) → metrics of the update
     player  plays the environment; None without one
+    most_dropped  share of a rollout's episodes in which the environment may fail, where failures are dropped
     """
 
     models: Models
@@ -64,6 +75,7 @@ class Online:
     method: Method
     update: Callable[[Rollout, int], dict[str, float]]
     player: Player | None = None
+    most_dropped: float = MOST_DROPPED
 
 
 @dataclass
@@ -73,8 +85,12 @@ class LoopState:
     kl_coef     the present price of a nat of distance from the reference
     drawn       completions sampled for training so far
     unfinished  metrics of the run's step where it was not looked at to the end: evaluation or samples failed
+    repeated    groups so far that were of prompts asked once more, in the place of new ones
+    failed      numbers of the prompts that wait to be asked once more, the first to come first
     """
 
     kl_coef: float
     drawn: int = 0
     unfinished: dict[str, float] | None = None
+    repeated: int = 0
+    failed: list[int] = field(default_factory=list)

@@ -108,9 +108,9 @@ class Console:
         signed = "   ".join(f"{name} {value:+.3f}" for name, value in numbers.items())
         self._say(f"  └ {signed}", "cyan")
 
-    def note(self, text: str) -> None:
-        """One plain remark."""
-        self._say(text)
+    def note(self, text: str, style: str = "") -> None:
+        """One remark, plain unless a style of rich is given."""
+        self._say(text, style)
 
     def warn(self, text: str) -> None:
         """Something the user should know; the run goes on."""

@@ -179,6 +179,16 @@ def score_not_rising(history: History) -> Finding | None:
     return Finding(late, severity, f"the mean score went from {early:+.3f} to {late:+.3f}")
 
 
+def not_nearer(history: History) -> Finding | None:
+    """The distance of the last rows is not below that of the first."""
+    ends = early_and_late(history, "ebft/cfm")
+    if ends is None:
+        return None
+    early, late = ends
+    severity = "ok" if late < early else "warn"
+    return Finding(late, severity, f"the squared distance went from {early:.3f} to {late:.3f}")
+
+
 def reward_saturation(history: History) -> Finding | None:
     """The spread of every reward source within a step has fallen to a tenth of where it began, or lower."""
     names = [name for name in history.series if name.startswith("reward/") and name.endswith("/std")]

@@ -6,7 +6,7 @@ from dataclasses import fields
 from easyrlhf.config import TRAINING
 from easyrlhf.report import detectors
 from easyrlhf.report.detectors import History, above, below
-from easyrlhf.report.metrics import COMPARING, GRPO, OFFLINE, ONLINE, PPO
+from easyrlhf.report.metrics import COMPARING, EBFT, GRPO, OFFLINE, ONLINE, PPO, REWARDED
 from easyrlhf.report.verdict import SEVERITIES, Check, Finding, Verdict, worst_first
 
 
@@ -31,6 +31,7 @@ GRPO_WORDS = {"price": "beta", "passes": "num_iterations", "limit": "max_complet
 WORDS = {
     "ppo": NOBODYS | PPO_WORDS,
     "grpo": NOBODYS | GRPO_WORDS,
+    "ebft": NOBODYS | GRPO_WORDS,
     **{stage: NOBODYS | {"sft_loss": f"{SFT_LOSS} ({name})"} for stage, name in SFT_WEIGHTS.items()},
 }
 ALL_WORDS = {name: f"{word} (grpo: {GRPO_WORDS[name]})" for name, word in PPO_WORDS.items() if name in GRPO_WORDS}
@@ -59,7 +60,7 @@ CHECKS: tuple[Check, ...] = (
             "objective/kl",
             "objective/scores",
         ),
-        stages=ONLINE,
+        stages=REWARDED,
         fires="alarm: a loss, a gradient norm, the KL or the score was NaN or infinite at any step",
         means="The weights have taken a step that no later step repairs, or a reward was not a number.",
         remedy="Look at the samples of that step, lower learning_rate, set reward_clip, and go on from the last "
@@ -90,7 +91,7 @@ CHECKS: tuple[Check, ...] = (
         "exploding KL",
         "objective/kl",
         above("objective/kl", alarm=50.0),
-        stages=ONLINE,
+        stages=REWARDED,
         fires="warn: recent mean above 15 nats an answer; alarm: 50 or more",
         means="The policy has left the texts that the reward model was trained on; its scores there mean "
         "little, however high they are.",
@@ -120,7 +121,7 @@ CHECKS: tuple[Check, ...] = (
         "missing EOS",
         "health/eos_rate",
         below("health/eos_rate", alarm=0.5),
-        stages=ONLINE,
+        stages=REWARDED,
         fires="warn: recent mean below 0.9; alarm: 0.5 or lower",
         means="Answers run into {limit} instead of ending; the reward is read in mid-sentence.",
         remedy="Raise {limit} or missing_eos_penalty, and train SFT longer: it teaches the policy to end its answers.",
@@ -129,7 +130,7 @@ CHECKS: tuple[Check, ...] = (
         "repetition",
         "health/repetition",
         above("health/repetition", alarm=0.5),
-        stages=ONLINE,
+        stages=REWARDED,
         fires="warn: recent mean above 0.2; alarm: 0.5 or more",
         means="Answers repeat themselves, which some reward models like and no reader does.",
         remedy="Raise {price}, train the reward model on pairs that punish repetition, or add a reward "
@@ -139,7 +140,7 @@ CHECKS: tuple[Check, ...] = (
         "length hacking",
         "health/reward_length_correlation",
         detectors.length_hacking,
-        stages=ONLINE,
+        stages=REWARDED,
         fires="warn: recent mean above 0.5; alarm: and answers are half as long again as at the start",
         means="The score pays for length: the policy earns by writing more, not by answering better.",
         remedy="Check the reward model's accuracy by length gap in its report, balance lengths in the "
@@ -158,7 +159,7 @@ CHECKS: tuple[Check, ...] = (
         "flat score",
         "objective/scores",
         detectors.score_not_rising,
-        stages=ONLINE,
+        stages=REWARDED,
         fires="at the end; warn: the last quarter's mean is not above the first quarter's (10 steps each at most)",
         means="No answers that score higher have been found.",
         remedy="Raise learning_rate or total_episodes, lower {price}, or raise batch_size; see that the "
@@ -169,7 +170,7 @@ CHECKS: tuple[Check, ...] = (
         "reward saturation",
         "reward/<name>/std",
         detectors.reward_saturation,
-        stages=ONLINE,
+        stages=REWARDED,
         fires="warn: of every reward source, a tenth of its start or lower, after the first 20 steps (means over the "
         "first and the last quarter, 10 steps each at most)",
         means="The answers of a step score almost the same, and what is learned from now on is mostly noise: the task "
@@ -181,7 +182,7 @@ CHECKS: tuple[Check, ...] = (
         "over-optimisation",
         "objective/kl",
         detectors.over_optimisation,
-        stages=ONLINE,
+        stages=REWARDED,
         fires="alarm: the score has risen, the recent KL is above 15 nats, and the answers repeat more, end less "
         "often, or the score pays for length, each beyond its own limit and worse than at the start",
         means="The policy earns its score with answers that no reader would prefer.",
@@ -217,6 +218,44 @@ CHECKS: tuple[Check, ...] = (
         means="Preferring the longer (or the shorter) answer would do as well: the model may know "
         "nothing else, and PPO will find that out.",
         remedy="Use more pairs, or pairs whose lengths are close; look at the accuracy by length gap.",
+        live=False,
+    ),
+    Check(
+        "NaN or infinity",
+        "loss/policy_avg",
+        detectors.not_finite("loss/policy_avg", "policy/grad_norm", "ebft/cfm"),
+        stages=EBFT,
+        fires="alarm: the loss, its gradient norm or the distance was NaN or infinite at any step",
+        means="The weights have taken a step that no later step repairs.",
+        remedy="Lower learning_rate, and go on from the last checkpoint before it (resume, into another output_dir).",
+    ),
+    Check(
+        "missing EOS",
+        "health/eos_rate",
+        below("health/eos_rate", alarm=0.5),
+        stages=EBFT,
+        fires="warn: recent mean below 0.9; alarm: 0.5 or lower",
+        means="Answers run into {limit} instead of ending, and are compared with demonstrations that do end.",
+        remedy="Raise {limit}, train SFT longer, or give ce_coef: it teaches the policy to end its answers.",
+    ),
+    Check(
+        "alike answers",
+        "ebft/diversity",
+        above("ebft/diversity"),
+        stages=EBFT,
+        fires="warn: recent mean above 0.95",
+        means="The answers to a prompt are all but the same in their features: the policy has lost its variety, or the "
+        "features do not tell answers apart.",
+        remedy="Raise diversity_coef, set whiten_samples above 0, or lower learning_rate.",
+    ),
+    Check(
+        "no nearer",
+        "ebft/cfm",
+        detectors.not_nearer,
+        stages=EBFT,
+        fires="at the end; warn: the last quarter's mean is not below the first quarter's (10 steps each at most)",
+        means="The answers have not come nearer to the demonstrations.",
+        remedy="Raise learning_rate, num_generations or batch_size, lower {price}, or give ce_coef.",
         live=False,
     ),
     Check(

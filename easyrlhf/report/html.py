@@ -14,11 +14,13 @@ from easyrlhf.report.plots import RM_EVAL_FILE, charts
 from easyrlhf.report.rm_page import verdict_section
 from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, extras, pick, rollout_prompt, row_marks, stored_rows
 from easyrlhf.report.stage_view import VIEWS
+from easyrlhf.report.transcript import Line, episode_marks, said_lines
 from easyrlhf.report.verdict import Verdict
 
+Answer = tuple[str, str | list[Line], str]  # label; a text, or the lines of an episode; numbers
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
-MOST_ROLLOUTS, MOST_CHARACTERS = 4, 3000  # of each kind, and of each text
+MOST_ROLLOUTS, MOST_CHARACTERS, MOST_LINES = 4, 3000, 40  # of each kind; of each text; of an episode
 STANDING_OUT = {
     "worst": "The lowest scores",
     "best": "The highest scores",
@@ -63,7 +65,7 @@ def write_report(folder: Path, *, stage: str, settings: dict, info: RunInfo, pag
     return path
 
 
-def before_and_after(rows: list[dict]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+def before_and_after(rows: list[dict]) -> list[tuple[str, list[Answer]]]:
     """Sample rows grouped by prompt, the first and the last answer of each, ready for samples().
 
     Prompts with answers at several steps come first; MOST_SAMPLES at most.
@@ -80,9 +82,10 @@ def _ends(answers: list[dict]) -> list[dict]:
     return [first] if first["step"] == last["step"] else [first, last]
 
 
-def _answer(row: dict) -> tuple[str, str, str]:
+def _answer(row: dict) -> Answer:
     marks = [f"{name} {row[name]:+.2f}" for name in ("score", "kl", "total") if row.get(name) is not None]
-    return f"step {row['step']}", row["completion"], " · ".join(marks)
+    said = said_lines(row) if row.get("messages") else row["completion"]
+    return f"step {row['step']}", said, " · ".join([*marks, *episode_marks(row)])
 
 
 def _numbers(folder: Path, stage: str, rows: list[dict]) -> list[str]:
@@ -137,7 +140,7 @@ def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
         items = [
             (
                 shortened(rollout_prompt(row)),
-                [(f"step {row['step']}", shortened(row["completion"]), completion_remarks(row))],
+                [(f"step {row['step']}", shortened_lines(row), completion_remarks(row))],
             )
             for row in found
         ]
@@ -149,6 +152,15 @@ def _rollouts(folder: Path, rows: list[dict]) -> list[str]:
 def completion_remarks(row: dict) -> str:
     """The numbers of a kept completion, and what reward functions have logged of it."""
     return " · ".join([row_marks(row), *map(shortened, extras(row))])
+
+
+def shortened_lines(row: dict) -> list[Line]:
+    """What a kept completion says, each line bounded, and of many lines the first and the last."""
+    lines = [line._replace(text=shortened(line.text)) for line in said_lines(row)]
+    left_out, half = len(lines) - MOST_LINES, MOST_LINES // 2
+    if left_out <= 0:
+        return lines
+    return [*lines[:half], Line("", f"[…{left_out} lines…]", "thought"), *lines[-half:]]
 
 
 def shortened(text: str) -> str:

@@ -8,7 +8,8 @@ from easyrlhf.report.metrics import show
 from easyrlhf.report.stage_view import VIEWS, Column
 
 # what a narrow terminal does without, the least telling first; the first column of a stage always stays
-SPARED = "lr epoch clip entropy grad tok/s rejected chosen sec eos reward expl.var equal length kl margin accuracy"
+SPARED = "lr epoch clip entropy grad tok/s rejected chosen sec eos reward expl.var equal length kl alike align margin"
+SPARED += " accuracy"
 COUNTER, LEFT, GAP = 11, 7, 2  # widths of the first column, the last one, and what is between two
 NARROW = 60  # below that, what follows a first line is hardly indented
 

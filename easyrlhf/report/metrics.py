@@ -14,8 +14,9 @@ OFFLINE = ("sft", "rm", *ALIGN)
 SCORED = ("rm", *COMPARING, "kto")  # stages that give chosen and rejected answers a number
 PAIRED = ("rm", *COMPARING)  # stages that learn from pairs, whose labels may be soft
 RANKING = ("rm", *COMPARING, "rrhf")  # stages that tell whether chosen beats rejected
-PPO, GRPO = ("ppo",), ("grpo",)
-ONLINE = PPO + GRPO
+PPO, GRPO, EBFT = ("ppo",), ("grpo",), ("ebft",)
+REWARDED = PPO + GRPO  # stages whose samples are scored by rewards
+ONLINE = REWARDED + EBFT
 EVERY = OFFLINE + ONLINE
 
 
@@ -276,9 +277,15 @@ METRICS: dict[str, Metric] = {
     ),
     "health/equal_groups": Metric(
         "Share of prompts whose completions all get advantage 0: no reward tells them apart.",
-        GRPO,
+        GRPO + EBFT,
         "below 0.5",
         high=0.5,
+        format=".3f",
+    ),
+    "replay/used": Metric(
+        "Share of the completions learned from that were an earlier policy's, in the places of groups that no reward "
+        "tells apart.",
+        GRPO,
         format=".3f",
     ),
     "health/unscored": Metric(
@@ -286,43 +293,65 @@ METRICS: dict[str, Metric] = {
         ONLINE,
         format=".3f",
     ),
+    # energy-based fine-tuning
+    "ebft/alignment": Metric(
+        "Mean cosine of completions' features and their demonstration's.", EBFT, "rising", format=".3f", better="high"
+    ),
+    "ebft/diversity": Metric(
+        "Mean cosine of completions' features and those of the others to the prompt; 1 where all answers are alike.",
+        EBFT,
+        "below 0.95",
+        high=0.95,
+        format=".3f",
+    ),
+    "ebft/cfm": Metric(
+        "Squared distance between the mean feature of the policy's answers and the demonstration's, estimated over "
+        "pairs of answers to a prompt: what is descended where both coefficients are 1.",
+        EBFT,
+        "falling",
+        format=".3f",
+        better="low",
+    ),
+    "ebft/reward": Metric(
+        "Mean of 2 alignment_coef x alignment - 2 diversity_coef x diversity; it need not rise.", EBFT, format=".3f"
+    ),
     # episodes of an environment
-    "env/turns_mean": Metric("Mean turns of the policy in an episode.", ONLINE, format=".2f"),
+    "env/turns_mean": Metric("Mean turns of the policy in an episode.", REWARDED, format=".2f"),
     "env/finished": Metric(
         "Share of episodes that the environment ended, no turn being cut off.",
-        ONLINE,
+        REWARDED,
         "above 0.9",
         low=0.9,
         format=".3f",
     ),
-    "env/tool_calls": Metric("Mean calls of tools in an episode.", ONLINE, format=".2f"),
+    "env/tool_calls": Metric("Mean calls of tools in an episode.", REWARDED, format=".2f"),
     "env/tool_errors": Metric(
         "Mean calls in an episode that were answered with an error: unknown, wrong arguments, or the tool raised.",
-        ONLINE,
+        REWARDED,
         "falls",
         format=".2f",
     ),
     "env/dropped": Metric(
-        "Share of episodes whose environment failed, which nothing is learned from.", ONLINE, "0", format=".3f"
+        "Share of episodes whose environment failed, which nothing is learned from.", REWARDED, "0", format=".3f"
     ),
-    "env/sampled": Metric("Share of the tokens after the prompt that the policy sampled.", ONLINE, format=".3f"),
-    "env/seconds_mean": Metric("Mean seconds that the environment took over an episode.", ONLINE, format=".3f"),
-    "eval/turns": Metric("Mean turns of the policy in an episode on the valid_data prompts.", ONLINE, format=".2f"),
+    "env/sampled": Metric("Share of the tokens after the prompt that the policy sampled.", REWARDED, format=".3f"),
+    "env/seconds_mean": Metric("Mean seconds that the environment took over an episode.", REWARDED, format=".3f"),
+    "eval/turns": Metric("Mean turns of the policy in an episode on the valid_data prompts.", REWARDED, format=".2f"),
     "policy/skipped_steps": Metric(
         "Updates of the policy left out because every advantage was 0 and nothing else was to be learned.",
-        ONLINE,
+        REWARDED,
         "0",
         format=".0f",
     ),
-    "reward/<name>/mean": Metric("Mean of this reward source alone, unweighted.", ONLINE, format="+.3f"),
+    "reward/<name>/mean": Metric("Mean of this reward source alone, unweighted.", REWARDED, format="+.3f"),
     "reward/<name>/std": Metric(
         "Standard deviation of this reward source over the step's completions.",
-        ONLINE,
+        REWARDED,
         "above 0: a reward that never differs teaches nothing",
         format=".3f",
     ),
     "reward/<name>/<metric>": Metric(
-        "What this reward function logged by log_metric, over all its calls in the step.", ONLINE, format=".4g"
+        "What this reward function logged by log_metric, over all its calls in the step.", REWARDED, format=".4g"
     ),
     # held-out data
     "eval/loss": Metric(

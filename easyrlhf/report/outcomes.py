@@ -46,6 +46,16 @@ def online_outcome(title: str, history: History) -> str:
     return f"{title} {moved} the mean score: {early} to {late}{spent}."
 
 
+def ebft_outcome(history: History) -> str:
+    """Whether the answers have come nearer to the demonstrations."""
+    ends = early_and_late(history, "ebft/cfm")
+    if ends is None:
+        return f"EBFT has run for {history.steps} steps."
+    early, late = (told("ebft/cfm", end) for end in ends)
+    moved = "brought answers nearer to the demonstrations" if ends[1] < ends[0] else "brought answers no nearer"
+    return f"EBFT {moved}: squared distance {early} to {late}."
+
+
 def aligning_outcome(title: str, history: History) -> str:
     """The share of pairs that the policy's own likelihoods rank right, held out where that was measured."""
     for name, of_what in (("eval/rewards/accuracies", "held-out"), ("rewards/accuracies", "training")):

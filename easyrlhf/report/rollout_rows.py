@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from easyrlhf.report.transcript import episode_marks
+
 Row = dict[str, Any]
 ROLLOUTS_FILE = "rollouts.jsonl"
 
@@ -64,6 +66,7 @@ def row_marks(row: Row) -> str:
     names = ("score", "kl", "total", "advantage")
     said = [f"{name} {row[name]:+.3f}" for name in names if row.get(name) is not None]
     said.append(f"{row['length']} tokens{'' if row['finished'] else ', cut off'}")
+    said += episode_marks(row)
     if len(row["rewards"]) > 1:
         said += [f"{name} {'-' if value is None else f'{value:+.3f}'}" for name, value in row["rewards"].items()]
     return " · ".join(said)

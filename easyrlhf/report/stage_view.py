@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from easyrlhf.report.detectors import History
 from easyrlhf.report.metrics import ALIGN
-from easyrlhf.report.outcomes import aligning_outcome, online_outcome, rm_outcome, sft_outcome
+from easyrlhf.report.outcomes import aligning_outcome, ebft_outcome, online_outcome, rm_outcome, sft_outcome
 from easyrlhf.stage_table import COMPARING, KTO, RRHF, STAGES, Stage
 
 
@@ -196,6 +196,45 @@ GRPO_VIEW = replace(  # PPO's without the value model
     tags=("grpo", "rlhf"),
     outcome=lambda history: online_outcome("GRPO", history),
 )
+CFM = "ebft/cfm"
+EBFT_VIEW = replace(
+    GRPO_VIEW,
+    columns=(
+        Column("cfm", 7, CFM),
+        Column("align", 7, "ebft/alignment"),
+        Column("alike", 7, "ebft/diversity"),
+        Column("kl", 7, "objective/kl"),
+        Column("entropy", 7, "policy/entropy_avg"),
+        Column("clip", 5, "policy/clipfrac_avg"),
+        Column("length", 6, LENGTH),
+        Column("eos", 5, "health/eos_rate"),
+        Column("sec", 6, "time/step"),
+    ),
+    beside_bar=("cfm", CFM),
+    key_numbers={
+        "distance to the demonstrations": CFM,
+        "alignment": "ebft/alignment",
+        "diversity": "ebft/diversity",
+        "held-out alignment": "eval/reward/alignment/mean",
+        **{label: name for label, name in GRPO_VIEW.key_numbers.items() if label != "score"},
+    },
+    curves=(
+        Curve("cfm", "Distance to the demonstrations", {"": CFM}, "Squared, between mean features."),
+        Curve(
+            "alignment",
+            "Alignment and diversity",
+            {"with the demonstration": "ebft/alignment", "with one another": "ebft/diversity"},
+            "Cosines of features. With one another: 1 would be the same answer every time.",
+        ),
+        *GRPO_VIEW.curves[1:],
+    ),
+    results=(CFM, "ebft/alignment", "ebft/diversity", "objective/kl", LENGTH, "health/eos_rate"),
+    picture="cfm",
+    what="A policy trained with EBFT: its answers to a prompt, taken together, were brought near a demonstration, by "
+    "what a frozen model makes of them. There was no reward.",
+    tags=("ebft",),
+    outcome=ebft_outcome,
+)
 REWARDS = Column("chosen", 8, "rewards/chosen"), Column("rejected", 8, "rewards/rejected")
 LIKELIHOODS = Column("chosen", 8, "logps/chosen"), Column("rejected", 8, "logps/rejected")
 ALIGNING_COLUMNS = {
@@ -250,6 +289,7 @@ VIEWS: dict[str, StageView] = {
     "rm": RM_VIEW,
     "ppo": PPO_VIEW,
     "grpo": GRPO_VIEW,
+    "ebft": EBFT_VIEW,
     **{name: aligning_view(STAGES[name]) for name in ALIGN},
 }
 

@@ -15,6 +15,7 @@ from easyrlhf.engine.faults import named
 from easyrlhf.rewards.asides import Logged
 from easyrlhf.rewards.async_source import AsyncSource, Pending
 from easyrlhf.rewards.batch import RewardBatch, RewardError, Row, TrainerState, as_number, score_list
+from easyrlhf.rewards.environment import EnvironmentReward
 from easyrlhf.rewards.workers import Workers
 
 Source = AsyncSource | Callable[[list[Row], list[list[int]], Tensor], list]  # the latter with a name
@@ -78,12 +79,16 @@ class Rewards:
         nothing = {name: [] for name in self.names()}, Logged()
         everyone = processes.gather_results(lambda: self._finish(batch, begun, models) if len(batch) else nothing)
         parts = self._keep([logged for _, logged in everyone])
+        for source in self.sources:
+            parts |= source.parts(rows) if isinstance(source, EnvironmentReward) else {}
         raw = {
             name: torch.tensor([score for part, _ in everyone for score in part[name]], device=finished.device)
             for name in self.names()
         }
         scores = self._weighted_sum(raw, everything)
-        raw |= {name: torch.tensor(values, device=finished.device) for name, values in parts.items()}
+        for name, values in parts.items():
+            known = [math.nan if value is None else value for value in values]
+            raw[name] = torch.tensor(known, device=finished.device)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         scores = scores - self.missing_eos_penalty * (~finished).float()
@@ -107,17 +112,15 @@ class Rewards:
             raw[name] = numbers(name, given, batch)
         return raw, logged
 
-    def _keep(self, said: list[Logged]) -> dict[str, list[float]]:
-        """Keep what the functions of all processes have logged; the parts of rewards by name, nan for None."""
+    def _keep(self, said: list[Logged]) -> dict[str, list[float | None]]:
+        """Keep what the functions of all processes have logged; returns the parts of rewards by name."""
         logged = Logged()
         for one in said:
             logged.append(one)
         for name, value in logged.numbers:
             self.logged.setdefault(name, []).append(value)
         self.extra[:] = logged.rows()
-        return {
-            name: [math.nan if value is None else value for value in values] for name, values in logged.parts.items()
-        }
+        return logged.parts
 
     def _weighted_sum(self, raw: dict[str, Tensor], everything: RewardBatch) -> Tensor:
         """The sum [B] over the sources that apply, nan where none does. Raises RewardError where that is everywhere."""

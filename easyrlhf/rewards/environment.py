@@ -18,3 +18,8 @@ class EnvironmentReward:
         """The reward of each episode."""
         rewards = [row["episode"].reward for row in rows]
         return [None if math.isnan(reward) else reward for reward in rewards]
+
+    def parts(self, rows: list[Row]) -> dict[str, list[float | None]]:
+        """What the rewards are made of, by name; None where an episode's has no such part."""
+        names = sorted({name for row in rows for name in row["episode"].parts})
+        return {f"{self.name}/{name}": [row["episode"].parts.get(name) for row in rows] for name in names}

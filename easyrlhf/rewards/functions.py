@@ -9,24 +9,31 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from easyrlhf.config.common_fields import TRL
+from easyrlhf.config.common_fields import BROUGHT, REASONING_GYM, TRL
 from easyrlhf.data.keys import ANSWERS
 from easyrlhf.errors import InputError
 from easyrlhf.rewards.asides import ASIDES
 from easyrlhf.rewards.batch import ENVIRONMENTS, OURS, as_list
+from easyrlhf.rewards.puzzles import puzzle_reward
 from easyrlhf.rewards.ready_made import ready_made
 from easyrlhf.userfile import Function, find_function, raised
 
 
 def load_functions(specs: Iterable[str]) -> list[Function]:
-    """The functions named by `file.py:fn`, where a file named twice is run once, or `trl:NAME`.
+    """The functions named by `file.py:fn`, where a file named twice is run once, `trl:NAME` or `reasoning_gym:NAME`.
 
     Raises InputError when a file or a function is not there, or when a file raises.
     """
     modules: dict[str, ModuleType] = {}
-    return [
-        ready_made(spec) if spec.startswith(TRL) else find_function("--reward_funcs", spec, modules) for spec in specs
-    ]
+
+    def named(spec: str) -> Function:
+        if spec.startswith(TRL):
+            return ready_made(spec)
+        if spec.startswith(REASONING_GYM):
+            return puzzle_reward(spec)
+        return find_function("--reward_funcs", spec, modules)
+
+    return list(map(named, specs))
 
 
 # --- what a function takes
@@ -112,7 +119,9 @@ def check_parameters(
     if columns is not None and missing:
         inside = [name for name in missing if name in asked]
         way = f"{', '.join(inside)} is in the prompts: read it there" if inside else "Add the column"
-        other = f"name another: --field {missing[0]}=KEY" if spec.startswith(TRL) else "give the parameter a default"
+        other = (
+            f"name another: --field {missing[0]}=KEY" if spec.startswith(BROUGHT) else "give the parameter a default"
+        )
         raise InputError(
             f"--reward_funcs {spec}: needs {', '.join(missing)}, which is no column of --train_data; it has "
             f"{', '.join(given[len(OURS) :]) or 'none beside the prompt'}. {way}, or {other}"

@@ -16,7 +16,7 @@ from easyrlhf.rollout.inverse_cdf import draw_tokens
 from easyrlhf.rollout.onednn_linear import blocked_weights
 from easyrlhf.rollout.shape import NO_SHAPE, SamplingShape
 
-TRAINING, EVALUATION = 0, 1  # what a sample is for: the part of its key after the seed
+TRAINING, EVALUATION, START = 0, 1, 2  # what a sample is for: the part of its key after the seed
 
 
 @dataclass(frozen=True)

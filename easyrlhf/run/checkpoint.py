@@ -13,13 +13,19 @@ from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import checksum, make_world_readable, sync_to_disk, written_to
 from easyrlhf.run.manifest import CHECKPOINTS, STATE
 
+KEPT = "kept"  # folder of a checkpoint with the tensors that are no engine's
+Kept = dict[str, dict[str, torch.Tensor]]  # name → tensors by their names
 
-def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: dict, keep: int) -> Path:
+
+def save_checkpoint(
+    folder: Path, step: int, engines: dict[str, Engine], state: dict, keep: int, kept: Kept | None = None
+) -> Path:
     """Write checkpoints/step-N beside its final name, rename it into place, and remove the oldest beyond `keep`.
 
     Every process takes part.
 
     state  more to remember; "best": {"step": n, …} protects checkpoints/step-n from removal
+    kept   tensors to remember, the same in every process
     Raises RunError when the disk does not take it; nothing is left of it then.
     """
     target = folder / CHECKPOINTS / f"step-{step}"
@@ -39,6 +45,9 @@ def save_checkpoint(folder: Path, step: int, engines: dict[str, Engine], state: 
 
     def end() -> None:
         with written_to(target):
+            for name, tensors in (kept or {}).items():
+                (draft / KEPT).mkdir(exist_ok=True)
+                save_file(tensors, draft / KEPT / f"{name}.safetensors")
             make_world_readable(draft)
             (draft / STATE).write_text(json.dumps({"step": step, **state, "files": checksums_below(draft)}, indent=1))
             sync_to_disk(draft)  # so that the rename cannot outrun the bytes
@@ -88,6 +97,11 @@ def load_checkpoint(checkpoint: Path, engines: dict[str, Engine]) -> dict:
     if (checkpoint / rng_file()).exists():
         restore_rng(load_file(checkpoint / rng_file()))
     return {name: value for name, value in read_state(checkpoint).items() if name != "files"}
+
+
+def load_kept(checkpoint: Path) -> Kept:
+    """The tensors that were kept in a checkpoint."""
+    return {file.stem: load_file(file) for file in sorted((checkpoint / KEPT).glob("*.safetensors"))}
 
 
 def read_state(checkpoint: Path) -> dict:

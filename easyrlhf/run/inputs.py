@@ -6,7 +6,7 @@ from typing import Any
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.config.base import FILES, MODEL
-from easyrlhf.config.common_fields import TRL
+from easyrlhf.config.common_fields import BROUGHT
 from easyrlhf.data.sources import open_sources
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import contents_of, known_checksum
@@ -50,11 +50,11 @@ def rows_contents(spec: str) -> list[str] | None:
 def files_contents(value: str) -> list[str] | None:
     """The checksums of a comma list of files, each perhaps with `:function` behind it; None when one is not there.
 
-    A reward function of trl is named as it is.
+    A reward function that is in no file is named as it is.
     """
     found = []
     for path, function in map(parted, split_paths(value)):
-        if path.startswith(TRL):
+        if path.startswith(BROUGHT):
             found.append(path)
             continue
         if not Path(path).expanduser().is_file():

@@ -20,8 +20,10 @@ from easyrlhf.errors import NotFinite, RunError, RunStopped
 from easyrlhf.run.advice import full_disk_explained, how_to_go_on, out_of_memory_explained, what_is_safe, with_note
 from easyrlhf.run.branch import has_branched, origin_of, require_same_course
 from easyrlhf.run.checkpoint import (
+    Kept,
     find_checkpoint,
     load_checkpoint,
+    load_kept,
     remove_checkpoints_after,
     restore_rng,
     rng_state,
@@ -40,6 +42,7 @@ class Run:
     """One stage at work in one folder. Made by open_run.
 
     step         steps done; saved: those that a checkpoint holds
+    kept         tensors that checkpoints hold beside weights and optimisers
     best         {"metric", "step", "value"} of the best evaluation by --keep_best so far; None without one
     asked        the settings as they were given; those of config name the models that are read
     zero         DeepSpeed's configuration; None without DeepSpeed
@@ -70,6 +73,7 @@ class Run:
         self.step = self.saved = 0
         self.holder = self.checkpoint  # of the step that was saved last
         self.best: dict | None = None
+        self.kept: Kept = {}
         self.earlier_seconds = 0.0
 
     @property
@@ -115,6 +119,7 @@ class Run:
                 self.config.seed + processes.rank()
             )  # new weights were the same everywhere, dropout is not
         state = load_checkpoint(self.checkpoint, engines) if self.checkpoint else {}
+        self.kept = load_kept(self.checkpoint) if self.checkpoint else {}
         self.step, self.earlier_seconds = state.get("step", 0), state.get("seconds", 0.0)
         self.saved = self.step
         self.best = None if self.origin else state.get("best")  # that of another run is in its folder
@@ -131,7 +136,8 @@ class Run:
             state["best"] = self.best
         for engine in engines.values():
             engine.check_finite()
-        self.holder = save_checkpoint(self.folder, self.step, engines, state, keep or self.config.save_total_limit)
+        often = keep or self.config.save_total_limit
+        self.holder = save_checkpoint(self.folder, self.step, engines, state, often, self.kept)
         self.saved = self.step
         return self.holder
 

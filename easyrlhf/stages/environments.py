@@ -5,12 +5,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from easyrlhf.config import OnlineConfig
+from datasets import Dataset
+
+from easyrlhf.config import GenerateConfig, OnlineConfig, PlayConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
 from easyrlhf.episodes.chat import EpisodeLimits
-from easyrlhf.episodes.environments import Environment, environment_tools, load_environment, made, put_away
+from easyrlhf.episodes.environments import Environment, environment_tools, load_environment
 from easyrlhf.episodes.play import Player, unsendable
 from easyrlhf.episodes.tools import Tools, enable_parsing
 from easyrlhf.errors import InputError
@@ -18,6 +20,9 @@ from easyrlhf.paths import split_paths
 from easyrlhf.rewards.batch import ENVIRONMENTS
 from easyrlhf.rewards.functions import names_environments, parameters
 from easyrlhf.userfile import Function
+
+Playing = OnlineConfig | GenerateConfig | PlayConfig
+Prompts = dict[str, Dataset]  # the prompt rows that episodes begin with, by what they are called in messages
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,13 @@ class Playground:
     asked: bool
 
 
+def prompts_of(data: dict[str, TokenData | None]) -> Prompts:
+    """The rows that are played; demonstrations that are mixed in are played by nobody."""
+    return {name: data[name].rows for name in ("train", "valid") if data.get(name)}
+
+
 def check_environment(
-    config: OnlineConfig, renderer: Renderer, data: dict[str, TokenData | None], functions: Sequence[Function] = ()
+    config: Playing, renderer: Renderer, prompts: Prompts, functions: Sequence[Function] = ()
 ) -> Playground | None:
     """The environment of the settings, None without one. Raises InputError for one that cannot be played.
 
@@ -44,10 +54,10 @@ def check_environment(
     check_concurrency(config.environment_concurrency)
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     environment = load_environment(config.environment, split_paths(config.tools))
-    instance = None if environment.make is None else made(config.environment, environment.make)
-    check_reset_columns(flag, environment, instance, data)
-    for name in filter(data.get, ("train", "valid")):
-        if any(prompt.startswith('"') for prompt in data[name].rows["prompt"]):
+    instance = environment.looked_at
+    check_reset_columns(flag, environment, instance, prompts)
+    for name, rows in prompts.items():
+        if any(prompt.startswith('"') for prompt in rows["prompt"]):
             raise InputError(
                 f"{flag}: speaks in turns, and prompts of the {name} data are plain texts; give conversations, such as "
                 'rows with prompt: [{"role": "user", "content": …}]'
@@ -58,17 +68,15 @@ def check_environment(
         check_between(flag, renderer, "tool")
     if environment.function is not None or hasattr(instance, "respond"):
         check_between(flag, renderer, "user")
-    put_away(instance)
-    asked = any(map(names_environments, functions)) and not in_columns(ENVIRONMENTS, data)
+    asked = any(map(names_environments, functions)) and not in_columns(ENVIRONMENTS, prompts)
     if asked and instance is not None and processes.size() > 1 and (fault := unsendable(instance)):
         raise InputError(f"{flag}: {fault}")
     return Playground(environment, tools, asked)
 
 
-def in_columns(name: str, data: dict[str, TokenData | None]) -> bool:
+def in_columns(name: str, prompts: Prompts) -> bool:
     """Whether the prompts have a column of this name."""
-    parts = filter(None, (data.get(part) for part in ("train", "valid")))
-    return any(name in json.loads(cell) for part in parts for cell in part.rows["columns"])
+    return any(name in json.loads(cell) for rows in prompts.values() for cell in rows["columns"])
 
 
 def check_between(flag: str, renderer: Renderer, role: str) -> None:
@@ -79,16 +87,14 @@ def check_between(flag: str, renderer: Renderer, role: str) -> None:
         raise InputError(f"{flag}: {error}") from error
 
 
-def check_reset_columns(
-    flag: str, environment: Environment, instance: object, data: dict[str, TokenData | None]
-) -> None:
+def check_reset_columns(flag: str, environment: Environment, instance: object, prompts: Prompts) -> None:
     """Raise InputError when an environment begins with what is no column of the data."""
     begins = environment.function or getattr(instance, "reset", None)
     if begins is None:
         return
     needed = [p.name for p in parameters(begins).values() if needs_value(p) and p.name != "chat"]
-    for part in filter(data.get, ("train", "valid")):
-        columns = {name for cell in data[part].rows["columns"] for name in json.loads(cell)}
+    for part, rows in prompts.items():
+        columns = {name for cell in rows["columns"] for name in json.loads(cell)}
         missing = [name for name in needed if name not in columns | {"seed", "prompt"}]
         if missing:
             raise InputError(
@@ -114,7 +120,7 @@ def check_concurrency(concurrency: int | None) -> None:
 
 
 def make_player(
-    config: OnlineConfig,
+    config: Playing,
     renderer: Renderer,
     playground: Playground | None,
     stopping: Callable[[], bool] = lambda: False,

@@ -1,11 +1,12 @@
-"""Online reinforcement learning: PPO, and GRPO with its relatives, against rewards."""
+"""Online learning: PPO, and GRPO with its relatives, against rewards; EBFT, against demonstrations."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets import Dataset
 from torch import nn
 
-from easyrlhf.config import GRPOConfig, OnlineConfig, PPOConfig
+from easyrlhf.config import EBFTConfig, GRPOConfig, OnlineConfig, PPOConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
@@ -26,11 +27,13 @@ from easyrlhf.online.update import PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm_sampler import Backend
 from easyrlhf.run.run import Run, open_run
+from easyrlhf.stage_table import STAGES
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
-from easyrlhf.stages.environments import Playground, check_environment, make_player
+from easyrlhf.stages.ebft import AnsweredPrompts, answered_prompts, feature_rewards, measure
+from easyrlhf.stages.environments import Playground, check_environment, make_player, prompts_of
 from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
-from easyrlhf.stages.nemo_gym import check_gym_rows
+from easyrlhf.stages.nemo_gym import check_gym_rows, gym_playground
 from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
@@ -61,6 +64,11 @@ def train_grpo(config: GRPOConfig) -> Path:
     return train_online(config, {"grpo": "GRPO", "rloo": "RLOO", "reinforce++": "REINFORCE++"}[config.advantage])
 
 
+def train_ebft(config: EBFTConfig) -> Path:
+    """Bring a policy's answers near demonstrations by EBFT and leave it in `output_dir`; as train_ppo."""
+    return train_online(config, "EBFT")
+
+
 def train_online(config: OnlineConfig, title: str) -> Path:
     """Run an online stage from its settings to its finished folder."""
     config = lifecycle.settled(config)
@@ -73,20 +81,16 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         cast = check_model_folders(config, renderer)
         check_rollout(config, renderer)
         with console.reading():
-            data = read_sets(run, renderer, "prompt")
+            data = read_sets(run, renderer, STAGES[config.stage].rows)
             if config.ptx_data:
                 data["ptx"] = read_data(run, renderer, "demonstration", config.ptx_data, "ptx")
-        check_reward_columns(config, cast.rewards, data)
-        check_readable(config, cast.rewards, data)
-        check_gym_rows(config, cast.rewards.gym, data)
-        playground = check_environment(config, renderer, data, cast.rewards.functions)
-        check_scored(config, playground)
-        steps = planned_rollouts(config, len(data["train"].rows))
+        playground = None if config.imitates else check_scoring(config, renderer, cast.rewards, data)
+        prompts = {name: asked_prompts(config, name, data[name], renderer) for name in ("train", "valid")}
+        steps = planned_rollouts(config, len(prompts["train"]))
         check_warmup(config, steps)
         if not run.recognise(lifecycle.stage_info(run, renderer, data, cast.named(config))):
             return lifecycle.already_complete(config, console)
-        valid = data["valid"] and data["valid"].rows
-        evaluations = online_evaluations(config, len(data["train"].rows), valid)
+        evaluations = online_evaluations(config, len(prompts["train"]), prompts["valid"])
         print_plan(run, console, RunPlan(title, steps, data, cast.named(config), cast.beside(config), evaluations))
         if config.kl_estimator == "k3":
             console.warn("kl_estimator k3 in the reward ascends another objective than E[score] − kl_coef·KL; use k1")
@@ -100,13 +104,43 @@ def train_online(config: OnlineConfig, title: str) -> Path:
 
         backend = make_backend(run, renderer, console)
         console.note("loading the models …")
-        online = build(run, renderer, cast, Plan(steps, data.get("ptx"), backend, playground))
+        online = build(run, renderer, cast, Plan(steps, mixed_in(config, data), backend, playground))
         state = run.begin(online.engines)
-        at = LoopState(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
+        remembered = {name: state[name] for name in ("drawn", "unfinished", "repeated", "failed") if name in state}
+        at = LoopState(state.get("kl_coef", config.kl_price), **remembered)
         with lifecycle.open_log(run, console) as log, online.rewards, online.sampler:
-            metrics = train(run, online, data["train"].rows, valid, log, console, at)
+            if config.imitates:
+                measure(run, online, prompts["train"], console)
+            metrics = train(run, online, prompts["train"], prompts["valid"], log, console, at)
         save_models(run, online, renderer)
         return lifecycle.end_run(run, console, metrics)
+
+
+def check_scoring(
+    config: OnlineConfig, renderer: Renderer, rewards: RewardPlan, data: dict[str, TokenData | None]
+) -> Playground | None:
+    """Check the rewards against the prompts; returns what completions act in, if anything. Raises InputError."""
+    check_reward_columns(config, rewards, data)
+    check_readable(config, rewards, data)
+    check_gym_rows(config, rewards.gym, data)
+    playground = check_environment(config, renderer, prompts_of(data), rewards.functions)
+    playground = playground or gym_playground(config, rewards.gym, renderer, data)
+    check_scored(config, playground)
+    return playground
+
+
+def mixed_in(config: OnlineConfig, data: dict[str, TokenData | None]) -> TokenData | None:
+    """The demonstrations that are mixed into updates."""
+    return data["train"] if config.imitates and config.ptx_coef else data.get("ptx")
+
+
+def asked_prompts(
+    config: OnlineConfig, name: str, data: TokenData | None, renderer: Renderer
+) -> Dataset | AnsweredPrompts | None:
+    """The rows that are answered, as prompt rows; those of demonstrations have their answer beside them."""
+    if data is None or not config.imitates:
+        return data and data.rows
+    return answered_prompts(config, name, data, renderer)
 
 
 def check_warmup(config: OnlineConfig, steps: int) -> None:
@@ -131,7 +165,7 @@ class ModelFolders:
     def named(self, config: OnlineConfig) -> dict[str, str]:
         """Part → folder, for stage.json."""
         parts = {"policy": config.model}
-        if config.kl_measured != "never":
+        if config.imitates or config.kl_measured != "never":
             parts["reference"] = config.ref_model
         if config.learns_values:
             parts["value model"] = self.value_model or config.model
@@ -142,7 +176,7 @@ class ModelFolders:
     def beside(self, config: OnlineConfig) -> dict[str, str]:
         """Part → what it is in place of a model of its own, for the start summary."""
         found = {}
-        if config.kl_measured == "never":
+        if "reference" not in self.named(config):
             price = f"{config.kl_name} is {config.kl_price:g}"
             found["reference"] = f"none, as {price} and measure_kl {config.measure_kl}; --measure_kl step asks one"
         elif config.own_reference:
@@ -159,7 +193,7 @@ def check_model_folders(config: OnlineConfig, renderer: Renderer) -> ModelFolder
         check_parent("--ref_model", config.ref_model, config)
         check_positions("--ref_model", config.ref_model, config)
         require_policy_tokenizer("--ref_model", config.ref_model, config, renderer)
-    rewards = check_rewards(config, renderer)
+    rewards = RewardPlan([]) if config.imitates else check_rewards(config, renderer)
     value_model = None
     if config.learns_values:
         value_model = config.value_model or rewards.value_model
@@ -200,6 +234,10 @@ def build(run: Run, renderer: Renderer, cast: ModelFolders, plan: Plan) -> Onlin
     settings = OptimiserSettings.of(config, (steps - first) * updates)
     engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
     mixed = plan.ptx and PtxBatches(models.policy, plan.ptx.rows, config, run.micro_batch_tokens)
+    if config.imitates:
+        rewards = feature_rewards(config, models, renderer)
+    else:
+        rewards = load_rewards(run, renderer, cast.rewards, reward_model, scored_by(plan.playground))
     learners = [PolicyLearner(engines["policy"], method, config, models.passes, first * updates, mixed)]
     if models.value is not None:
         settings = OptimiserSettings.of(config, steps * updates, learning_rate=config.value_learning_rate)
@@ -209,7 +247,7 @@ def build(run: Run, renderer: Renderer, cast: ModelFolders, plan: Plan) -> Onlin
         models=models,
         engines=engines,
         sampler=make_sampler(config, renderer, engines["policy"], plan.backend),
-        rewards=load_rewards(run, renderer, cast.rewards, reward_model, scored_by(plan.playground)),
+        rewards=rewards,
         renderer=renderer,
         method=method,
         update=Update(learners, config),
@@ -264,9 +302,7 @@ def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict
 def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
     """The frozen reference; None when it is the policy without its adapter, or never asked."""
     config = run.config
-    if config.own_reference or config.kl_measured == "never":
-        return None
-    return load_frozen_lm(run, renderer, config.ref_model)
+    return load_frozen_lm(run, renderer, config.ref_model) if config.holds_reference else None
 
 
 def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> ScalarModel:

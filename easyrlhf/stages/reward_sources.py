@@ -193,14 +193,14 @@ def load_rewards(
         tokenizer = tokenizer_fingerprint(renderer.tokenizer)
         sources += [RewardServer(url, tokenizer, limit) for url in split_list(config.reward_url)]
     if cast.gym:
-        sources.append(GymReward(cast.gym, limit))
+        sources.append(EnvironmentReward(environment) if environment else GymReward(cast.gym, limit))
     if config.soft_punish_cache:
         from trl.rewards import get_soft_overlong_punishment
 
         punish = get_soft_overlong_punishment(config.completion_limit, config.soft_punish_cache)
         sources.append(RewardFunction(punish, "soft_overlong_punishment", limit))
     weights = list(config.reward_weight_values)
-    if environment:
+    if environment and not cast.gym:
         sources.append(EnvironmentReward(environment))
         weights.append(1.0)
     return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer, workers)

@@ -3,13 +3,16 @@
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from easyrlhf.config import GenerateConfig
 from easyrlhf.data.chat_template import with_answer
 from easyrlhf.data.records import Messages
+from easyrlhf.episodes.play import Episode
+from easyrlhf.report.transcript import transcript
 
+FAILED = "whose environment failed"
 UNSCORED, EMPTY, UNFINISHED = "too long for the reward model", "empty", "cut off"
 TIED = "comparisons whose rewards are equal or nearly so"
 LOW = "below --min_reward"
@@ -20,9 +23,11 @@ class GeneratedAnswer:
     """One sample; as a string it is its text.
 
     sample      its number among those of its prompt
-    completion  a string or a message, as the prompt is
+    completion  a string or a message, as the prompt is; of an episode all messages since the prompt
     finished    whether it came to an end by itself, and was not cut off
     reward      None where it is not judged, or too long for the reward model
+    episode     what became of it in an environment; None without one
+    tools       what the policy was told of the tools of the episode
     """
 
     sample: int
@@ -30,10 +35,14 @@ class GeneratedAnswer:
     finished: bool
     reward: float | None = None
     judged: bool = False
+    episode: Episode | None = None
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """What was said."""
+        """What was said; of an episode by both sides."""
+        if self.episode:
+            return transcript(self.completion)
         return self.completion if isinstance(self.completion, str) else self.completion[0]["content"]
 
     def __str__(self) -> str:
@@ -69,7 +78,9 @@ def kept(
 def left_out(config: GenerateConfig, answer: GeneratedAnswer, tally: Counter) -> bool:
     """Whether an answer is out of question, whatever its reward; counted by reason."""
     reason = None
-    if config.only_finished and not answer.finished:
+    if answer.episode and answer.episode.dropped:
+        reason = FAILED
+    elif config.only_finished and not answer.finished:
         reason = UNFINISHED
     elif config.selects and answer.reward is None:
         reason = UNSCORED
@@ -104,12 +115,20 @@ def pairs(
     return [(best, worst)]
 
 
+def answered(prompt: Messages | str, answer: GeneratedAnswer) -> tuple[Messages | str, Messages | str]:
+    """A prompt and its answer, as the data would have them; what an environment has added to the prompt is in it."""
+    return (answer.episode.prompt, answer.completion) if answer.episode else with_answer(prompt, answer.text)
+
+
 def row_of(prompt: Messages | str, columns: dict[str, Any], answer: GeneratedAnswer) -> dict[str, Any]:
     """A demonstration; of columns of one name, the new one stays. A turn that the prompt began is whole in it."""
-    prompt, completion = with_answer(prompt, answer.text)
+    prompt, completion = answered(prompt, answer)
     row = {"prompt": prompt, "completion": completion, "sample": answer.sample, "finished": answer.finished}
     if answer.judged:
         row["reward"] = answer.reward
+    if answer.episode:
+        row |= {"turns": answer.episode.turns, "tool_errors": answer.episode.tool_errors}
+    row |= {"tools": answer.tools} if answer.tools else {}
     return row | {name: value for name, value in columns.items() if name not in row}
 
 
@@ -117,10 +136,11 @@ def comparison_row(
     prompt: Messages | str, columns: dict[str, Any], best: GeneratedAnswer, worst: GeneratedAnswer
 ) -> dict[str, Any]:
     """A comparison; its rewards are no `margin`, which rm_train would learn from."""
-    (asked, chosen), (_, rejected) = (with_answer(prompt, answer.text) for answer in (best, worst))
+    (asked, chosen), (_, rejected) = (answered(prompt, answer) for answer in (best, worst))
     row = {"prompt": asked, "chosen": chosen, "rejected": rejected}
     row |= {"chosen_reward": best.reward, "rejected_reward": worst.reward}
     row |= {"chosen_finished": best.finished, "rejected_finished": worst.finished}
+    row |= {"tools": best.tools} if best.tools else {}
     return row | {name: value for name, value in columns.items() if name not in row}
 
 

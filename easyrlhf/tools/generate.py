@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from easyrlhf.config import GenerateConfig
-from easyrlhf.data.chat_template import arguments_for, opens, with_answer
+from easyrlhf.data.chat_template import arguments_for, opens
 from easyrlhf.data.read_row import recognise
 from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
@@ -24,16 +24,19 @@ from easyrlhf.report.next_steps import next_line
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.answer_rows import (
     EMPTY,
+    FAILED,
     LOW,
     TIED,
     UNFINISHED,
     UNSCORED,
     GeneratedAnswer,
+    answered,
     comparison_row,
     kept,
     kl_bound,
     row_of,
 )
+from easyrlhf.tools.episodes import AnsweringPlayer, check_dropped, episodes_of, open_player
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
@@ -53,10 +56,11 @@ def generate(config: GenerateConfig) -> None:
     with open_output(config) as output:
         with TemporaryDirectory() as scratch:
             rows = prompt_rows(config, renderer, output, Path(scratch))
+            player = open_player(config, renderer, rows)
             if output.complete:
                 print(f"{output.file}: is complete already; nothing to do")
             else:
-                write_answers(config, renderer, rows, output)
+                write_answers(config, renderer, rows, output, player)
         output.finish()
         for line in last_words(config, output):
             print(line)
@@ -64,11 +68,11 @@ def generate(config: GenerateConfig) -> None:
             raise RunError(f"{output.file}: is empty, since no answer could be kept; see what was left out, above")
 
 
-def prompt_rows(
-    config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path
-) -> Dataset | list[dict[str, Any]]:
+def prompt_rows(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset:
     """The prompts of the settings, a text or rows. Raises InputError; loads no model."""
-    return ask(config, renderer, output) if config.texts else claim_prompts(config, renderer, output, scratch)
+    if config.texts:
+        return Dataset.from_list(ask(config, renderer, output))
+    return claim_prompts(config, renderer, output, scratch)
 
 
 def claim_prompts(config: GenerateConfig, renderer: Renderer, output: Rows, scratch: Path) -> Dataset:
@@ -111,20 +115,28 @@ def check_kept_columns(config: GenerateConfig, rows: Dataset) -> None:
             )
 
 
-def write_answers(config: GenerateConfig, renderer: Renderer, rows: Any, output: Rows) -> None:
-    """Sample, score and keep, some prompts at a time."""
+def write_answers(
+    config: GenerateConfig, renderer: Renderer, rows: Dataset, output: Rows, player: AnsweringPlayer | None
+) -> None:
+    """Sample, score and keep, some prompts at a time.
+
+    player  plays the environment; None without one
+    Raises EnvironmentFailed, RunError.
+    """
     judge = None
     if config.reward_model:
         limit = positions_of(reward_folder(config), trust_remote_code=config.trust_remote_code)
         judge = Judge(load_scorer(config), limit)
     sampler = load_sampler(config, renderer, config.batch_size)
+    answering = Answering(config, renderer, sampler, player, judge)
     at_once = max(1, config.batch_size // config.draws)
     with output.progress("prompt"):
         while output.done < output.total:
             numbers = range(output.done, min(output.done + at_once, output.total))
             chunk = [rows[number] for number in numbers]
             written = []
-            for row, answers in zip(chunk, draw_answers(config, renderer, sampler, judge, chunk, numbers), strict=True):
+            for row, answers in zip(chunk, draw_answers(answering, chunk, numbers), strict=True):
+                check_dropped(answers, output.tally, output.total * config.draws)
                 written += kept(config, row, answers, output.tally)
             if config.readable:
                 print_answers(config, output, written)
@@ -150,7 +162,7 @@ class Judge:
         both = zip(prompts, columns, answers, strict=True)
         try:
             ids = [
-                self.scorer.renderer.sequence(*with_answer(prompt, a.text), a.finished, arguments_for(prompt, columns))
+                self.scorer.renderer.sequence(*answered(prompt, a), a.finished, told(prompt, columns, a))
                 for prompt, columns, a in both
             ]
         except InputError as error:
@@ -158,22 +170,37 @@ class Judge:
         return scores_of(self.scorer, ids, self.limit)
 
 
-def draw_answers(
-    config: GenerateConfig,
-    renderer: Renderer,
-    sampler: HFSampler,
-    judge: Judge | None,
-    rows: list[dict[str, Any]],
-    numbers: range,
-) -> Iterator[list[GeneratedAnswer]]:
-    """The answers to each prompt, with their rewards where there is a judge."""
+def told(prompt: Messages | str, columns: dict[str, Any], answer: GeneratedAnswer) -> dict[str, Any] | None:
+    """What the chat template is told of an answered prompt."""
+    arguments = arguments_for(prompt, columns)
+    return arguments | {"tools": answer.tools} if answer.tools else arguments
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What draws answers: the model, the environment that it acts in, and who scores them, where there are such."""
+
+    config: GenerateConfig
+    renderer: Renderer
+    sampler: HFSampler
+    player: AnsweringPlayer | None
+    judge: Judge | None
+
+
+def draw_answers(answering: Answering, rows: list[dict[str, Any]], numbers: range) -> Iterator[list[GeneratedAnswer]]:
+    """The answers to each prompt, with their rewards where there is a judge or an environment that scores."""
+    config = answering.config
     keys = [(config.seed, number, sample) for number in numbers for sample in range(config.draws)]
-    prompts = [json.loads(row["prompt"]) for row in rows for _ in range(config.draws)]
-    prompt_ids = [row["prompt_ids"] for row in rows for _ in range(config.draws)]
-    answers = answers_to(renderer, sampler, prompts, prompt_ids, keys)
-    if judge:
-        columns = [json.loads(row["columns"]) for row in rows for _ in range(config.draws)]
-        rewards = judge.rewards(prompts, columns, answers)
+    asked = [row for row in rows for _ in range(config.draws)]
+    prompts = [json.loads(row["prompt"]) for row in asked]
+    if answering.player:
+        answers = episodes_of(answering.player, answering.sampler, asked, keys)
+    else:
+        prompt_ids = [row["prompt_ids"] for row in asked]
+        answers = answers_to(answering.renderer, answering.sampler, prompts, prompt_ids, keys)
+    if answering.judge:
+        columns = [json.loads(row["columns"]) for row in asked]
+        rewards = answering.judge.rewards(prompts, columns, answers)
         answers = [replace(answer, reward=r, judged=True) for answer, r in zip(answers, rewards, strict=True)]
     for start in range(0, len(answers), config.draws):
         yield answers[start : start + config.draws]
@@ -210,7 +237,9 @@ def last_words(config: GenerateConfig, output: Rows) -> Iterator[str]:
             yield f"note: {tally['kept_unfinished']:,} of {tally['rows']:,} answers were {cut_off}"
         return
     yield f"{output.file}: {tally['rows']:,} rows of {output.total:,} prompts and {tally['answers']:,} answers"
-    if left := [f"{tally[reason]:,} {reason}" for reason in (UNFINISHED, EMPTY, UNSCORED, LOW, TIED) if tally[reason]]:
+    if left := [
+        f"{tally[reason]:,} {reason}" for reason in (FAILED, UNFINISHED, EMPTY, UNSCORED, LOW, TIED) if tally[reason]
+    ]:
         yield f"left out: {', '.join(left)}"
     if tally["without"]:
         yield f"prompts without a row: {tally['without']:,}"

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +19,7 @@ from easyrlhf.tools.resumable import append, beside, changed_settings, deciding_
 
 # What may differ when a command goes on: where and how it is computed, not what.
 FREE_TO_CHANGE = {"overwrite", "devices", "batch_size", "micro_batch_tokens", "allow_incomplete"}
+FREE_TO_CHANGE |= {"environment_workers", "environment_timeout", "environment_concurrency"}
 FREE_TO_CHANGE |= {"judge_url", "judge_key_env", "judge_workers", "judge_budget"}
 MODELS = ("model", "adapter", "reward_model", "judge_dir")
 INPUTS = ("prompts", "data")
@@ -33,10 +35,11 @@ class Output:
     total     inputs there are
     tally     what was counted and summed up over those done
     bad_rows  file for rows that are dropped
+    defaults  what settings are that an older record does not have
     """
 
-    def __init__(self, file: Path, settings: dict[str, Any]):
-        self.file = file
+    def __init__(self, file: Path, settings: dict[str, Any], defaults: dict[str, Any]):
+        self.file, self.defaults = file, defaults
         self.part, self.record = beside(file, "part"), beside(file, "run.json")
         self.bad_rows = beside(file, "bad_rows.jsonl")
         self.settings = settings
@@ -152,7 +155,8 @@ def open_output(config: Settings) -> Iterator[Output | Printed]:
         return
     file = Path(config.output)
     models = {name: config.value(name) for name in MODELS}
-    output = Output(file, deciding_settings(config, FREE_TO_CHANGE, models))
+    defaults = {setting.name: setting.default for setting in fields(config)}
+    output = Output(file, deciding_settings(config, FREE_TO_CHANGE, models), defaults)
     with ExitStack() as stack:
         taken = f"--output {file}: another command is writing it; wait for it, or give another file"
         try:
@@ -180,7 +184,7 @@ def claim_output(output: Output, overwrite: bool) -> None:
                 "--overwrite to replace it"
             )
         return
-    then, now = known["settings"], output.settings
+    then, now = output.defaults | known["settings"], output.settings  # it may be older than a setting
     names = [name for name in now if then.get(name) != now[name]]
     if names:
         raise changed_settings(f"--output {output.file}", "file", then, now, names)

@@ -11,6 +11,7 @@ from typing import Any
 from easyrlhf.config.base import Settings
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.files import write_whole
+from easyrlhf.run.inputs import files_contents
 from easyrlhf.tools.at_hand import state_file
 
 
@@ -55,8 +56,11 @@ def read_record(file: Path, keys: Iterable[str], remedy: str) -> dict[str, Any]:
         raise InputError(f"{file}: is not as this command wrote it; {remedy}") from error
 
 
+CODE = ("environment", "tools")  # settings that name functions which decide the rows
+
+
 def deciding_settings(config: Settings, free: set[str], models: dict[str, str | None]) -> dict[str, Any]:
-    """What decides the rows: the settings but those in `free`, and the state of the models' folders.
+    """What decides the rows: the settings but those in `free`, the models' folders' state, and functions' files.
 
     models  what a model is called here → its folder or hub id
     """
@@ -65,6 +69,9 @@ def deciding_settings(config: Settings, free: set[str], models: dict[str, str | 
         stage = path and state_file(path)
         if stage and stage.exists():
             settings[f"stage of {name}"] = hashlib.sha256(stage.read_bytes()).hexdigest()[:16]
+    for name in CODE:
+        if config.value(name):
+            settings[f"code of {name}"] = files_contents(config.value(name))
     return settings
 
 

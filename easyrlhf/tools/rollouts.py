@@ -17,6 +17,7 @@ from easyrlhf.report.rollout_rows import (
     row_marks,
     stored_rows,
 )
+from easyrlhf.report.transcript import said_lines
 from easyrlhf.run.manifest import read_stage
 
 
@@ -65,5 +66,10 @@ def rollout_lines(row: Row) -> Iterator[str]:
     """A row for people, safe for a terminal."""
     yield f"step {row['step']} · {row['place']} · {row_marks(row)}"
     yield f"  ┌ {one_line(rollout_prompt(row))}"
-    yield f"  └ {one_line(row['completion'])}"
+    *lines, last = said_lines(row)
+    if lines:  # an episode, a line for each thing that was said or done
+        yield from (f"  │ {one_line(f'{who}: {text}')}" for who, text, _ in lines)
+        yield f"  └ {one_line(f'{last.who}: {last.text}')}"
+    else:
+        yield f"  └ {one_line(last.text)}"
     yield from (f"    {one_line(extra)}" for extra in extras(row))

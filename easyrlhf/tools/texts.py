@@ -10,6 +10,7 @@ from easyrlhf.data.records import Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.standard_input import read_text
 from easyrlhf.errors import InputError
+from easyrlhf.report.transcript import transcript
 from easyrlhf.tools.output import Output, Printed, printable
 from easyrlhf.tools.policy import room_for_prompt
 from easyrlhf.tools.scoring import why_no_score
@@ -39,10 +40,17 @@ def ask(config: GenerateConfig, renderer: Renderer, output: Output | Printed) ->
     return [{"prompt": json.dumps(prompt), "columns": "{}", "prompt_ids": one} for prompt, one in rows]
 
 
+def as_text(said: Messages | str) -> str:
+    """A prompt as it was asked, or an answer; of an episode what both sides said."""
+    if isinstance(said, str):
+        return said
+    return said[-1]["content"] if len(said) == 1 else transcript(said)
+
+
 def print_answers(config: GenerateConfig, output: Printed, rows: list[dict[str, Any]]) -> None:
     """Print answers as text; with what they answer and their rewards above them, where there are several or a judge."""
     for row in rows:
-        asked, answer = (value if isinstance(value, str) else value[-1]["content"] for value in map(row.get, PARTS))
+        asked, answer = (as_text(row[part]) for part in PARTS)
         if len(config.texts) > 1 and not row["sample"]:
             output.print_line("> " + printable(asked).replace("\n", "\n> "))
         marks = [f"answer {row['sample'] + 1}"] if config.draws > 1 else []

@@ -53,7 +53,7 @@ def test_every_setting_stands_below_its_help_kind_limits_and_default():
 
 @pytest.mark.parametrize(
     "typed, answer",
-    [("ppp", "did you mean ppo?"), ("xyzzy", "one of sft, rm, ppo, grpo, dpo, ipo, kto, orpo, simpo, cpo, rrhf")],
+    [("ppp", "did you mean ppo?"), ("xyzzy", "one of sft, rm, ppo, grpo, ebft, dpo, ipo, kto, orpo, simpo, cpo, rrhf")],
 )
 def test_another_name_is_answered_with_those_there_are(typed, answer):
     result = CliRunner().invoke(easyrlhf, ["init_config", typed], prog_name="easyrlhf")

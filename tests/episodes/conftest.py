@@ -98,7 +98,7 @@ def player(chatml_renderer):
         limits = {"turns": 8, "tokens": 400, "turn": 400, "prompt": 2000}
         limits |= {name: changed.pop(name) for name in limits if name in changed}
         settings = {"generations": 1, "timeout": 5.0, "workers": 4, "drop": False} | changed
-        described = environment_tools(found, None if found.make is None else found.make(), "--environment")
+        described = environment_tools(found, found.looked_at, "--environment")
         return Player(found, renderer, EpisodeLimits(**limits), described, **settings)
 
     yield make

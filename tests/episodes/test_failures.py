@@ -1,10 +1,11 @@
 """What becomes of environments that fail: which errors are answers, and what the others say."""
 
 import asyncio
+import json
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from easyrlhf.config import GRPOConfig, PPOConfig
 from easyrlhf.episodes.calls import EnvironmentFailed
 from easyrlhf.errors import ServiceError
 from easyrlhf.online.collect import with_episodes
-from easyrlhf.online.grpo import estimate_grpo, estimate_rloo
+from easyrlhf.online.grpo import estimate_grpo, estimate_reinforce, estimate_rloo
 from easyrlhf.online.ppo import estimate_ppo
 from easyrlhf.online.rollout import Rollout
+from easyrlhf.online.rollout_log import kept_rows
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rewards.environment import EnvironmentReward
 
@@ -121,6 +123,39 @@ def test_a_part_that_is_async_fails_in_the_same_words(fails, part, how):
 def test_a_part_that_was_cancelled_by_itself_has_failed(fails):
     found = fails(AsyncRoom, columns={"fails": "respond", "how": "is cancelled"})
     assert found.startswith("the environment AsyncRoom: respond raised CancelledError")
+
+
+class ConnectionClosedOK(Exception):
+    """As websockets has it."""
+
+
+class Full:
+    """A client whose server has no room for another session, as OpenEnv's are."""
+
+    def reset(self):
+        raise ConnectionClosedOK("received 1000 (OK); then sent 1000 (OK)")
+
+
+class FullBelow(Full):
+    """The same, in the client's own words."""
+
+    def reset(self):
+        try:
+            super().reset()
+        except ConnectionClosedOK as error:
+            raise RuntimeError("no answer") from error
+
+
+async def full(chat):
+    FullBelow().reset()
+
+
+@pytest.mark.parametrize("environment", [Full, FullBelow, full], ids=lambda one: one.__name__)
+def test_a_session_that_was_closed_without_a_word_is_explained(fails, environment):
+    said = fails(environment)
+    assert re.search(r"raised (ConnectionClosedOK: received 1000|RuntimeError: no answer)", said)
+    assert "(OpenEnv's has room for one unless its max_concurrent_envs says otherwise)" in said
+    assert "set --environment_concurrency to it\n  user: 'Name a colour.'" in said
 
 
 def test_of_two_failures_the_first_is_told(fails):
@@ -311,10 +346,10 @@ def test_rewards_within_an_episode_are_summed(player, sampler, play):
 
 @pytest.fixture
 def dropped(player, sampler, rows):
-    """dropped(fails, generations) -> rows and samples of episodes, of which those fail."""
+    """dropped(fails, generations, part) -> rows and samples of episodes, of which those fail in that part."""
 
-    def make(fails: list[bool], generations=2):
-        prompts = rows(*({"fails": "respond" if one else None} for one in fails))
+    def make(fails: list[bool], generations=2, part="respond"):
+        prompts = rows(*({"fails": part if one else None} for one in fails))
         one = player(Room, drop=True, generations=generations)
         samples = one.play(sampler(lambda n, t: "blue" * (n + 1)), prompts, [(7, 0, n) for n in range(len(fails))])
         return prompts, samples
@@ -334,8 +369,55 @@ def test_a_dropped_episode_has_no_reward_and_says_why(player, sampler, play, par
     assert second.failure == ""
 
 
-def test_an_episode_in_which_nothing_was_sampled_cannot_be_dropped(fails):
-    assert fails(Room, columns={"fails": "reset"}, drop=True).startswith("the environment Room: reset raised")
+class CannotBeMade(Room):
+    made = 0
+
+    def __init__(self):
+        CannotBeMade.made += 1
+        if CannotBeMade.made > 1:  # one to look at
+            raise ValueError("broken")
+
+
+class GrowsAndFails(Room):
+    def reset(self, fails=None):
+        super().reset("reset")
+
+
+async def adds_and_fails(chat):
+    chat.add_to_prompt(" Or not.")
+    raise ValueError("broken")
+
+
+UNBEGUN = [CannotBeMade, GrowsAndFails, adds_and_fails, says_nothing, says_first]
+
+
+@pytest.mark.parametrize("environment", UNBEGUN, ids=lambda one: one.__name__)
+def test_an_episode_that_failed_before_its_first_turn_is_an_answer_without_a_word(
+    player, sampler, play, rows, environment
+):
+    CannotBeMade.made = 0
+    samples = play(player(environment, drop=True), sampler(["blue"]), {})
+    [episode] = samples.episodes
+    assert episode.dropped and math.isnan(episode.reward)
+    assert (episode.turns, episode.turn_rewards) == (0, [])
+    assert samples.completion_ids.tolist() == [[END]]
+    assert samples.completion_mask.tolist() == [[1]]
+    assert samples.action_mask.tolist() == [[0]]
+    assert samples.logprobs.tolist() == [[0]]
+    assert samples.finished.tolist() == [False]
+    # the prompt as it was asked, and a message that those who read completions find
+    assert episode.prompt == [{"role": "user", "content": "Name a colour."}]
+    assert episode.prompt_ids == rows({})[0]["prompt_ids"]
+    assert episode.messages == [{"role": "assistant", "content": ""}]
+
+
+def test_one_among_others_is_played_by_nobody(player, sampler, play):
+    says = sampler(lambda number, turn: "blue" * (number + 1))
+    samples = play(player(Room, drop=True), says, {}, {"fails": "reset"}, {})
+    assert [len(prompts) for prompts, _, _ in says.asked] == [2]
+    assert samples.completion_ids[1].tolist() == [END] + [0] * (samples.completion_ids.shape[1] - 1)
+    assert samples.action_mask.any(1).tolist() == [True, False, True]
+    assert [one.reward for one in samples.episodes if not one.dropped] == [1.0, 1.0]
 
 
 @dataclass(frozen=True)
@@ -370,10 +452,11 @@ def rollout_of(samples, scores, sources) -> Rollout:
 KNOWN = {"model": "m", "reward_model": "rm", "train_data": "x.jsonl"}
 
 
+@pytest.mark.parametrize("part", ["respond", "reset"])
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
-def test_nothing_is_learned_from_a_dropped_episode(dropped, chatml_renderer, aggregation):
+def test_nothing_is_learned_from_a_dropped_episode(dropped, chatml_renderer, aggregation, part):
     """Though another source has scored it; the group is compared without it."""
-    prompts, samples = dropped([False, True, False, False, False, False], 3)
+    prompts, samples = dropped([False, True, False, False, False, False], 3, part)
     prompts = [row | {"episode": one} for row, one in zip(prompts, samples.episodes, strict=True)]
     rewards = Rewards(
         [Says([3.0, 9.0, 1.0, 2.0, 2.0, 2.0]), EnvironmentReward("Room")], [1.0, 1.0], None, 0.5, chatml_renderer
@@ -386,25 +469,39 @@ def test_nothing_is_learned_from_a_dropped_episode(dropped, chatml_renderer, agg
         scores, torch.tensor([4.0, math.nan, 2.0, 3.0, 3.0, 3.0]), equal_nan=True, rtol=0, atol=0
     )
 
-    rollout = rollout_of(samples, scores, sources)
+    rollout = replace(rollout_of(samples, scores, sources), rows=prompts)
     grpo = GRPOConfig(**KNOWN, num_generations=3, batch_size=6, multi_objective_aggregation=aggregation)
+    learned = samples.action_mask.clone()
+    learned[1] = 0
+    for estimate in (estimate_grpo, estimate_rloo, estimate_reinforce):  # no KL of it is paid for in the loss either
+        estimated = estimate(rollout, grpo, 0.5)
+        assert torch.equal(estimated.loss_mask, learned)
+        assert not estimated.advantages[1].any()
     found = estimate_grpo(rollout, grpo, 0.0).advantages
     assert not found[1].any()
     assert found[0, 0] == -found[2, 0] > 0.5
     loo = estimate_rloo(rollout, grpo, 0.0).advantages
     assert [loo[0, 0].item(), loo[1].abs().sum().item(), loo[2, 0].item()] == [2.0, 0.0, -2.0]
-    ppo = estimate_ppo(rollout, PPOConfig(**KNOWN), 0.0)
-    assert not ppo.loss_mask[1].any()
-    assert torch.equal(ppo.loss_mask[[0, 2, 3, 4, 5]], samples.action_mask[[0, 2, 3, 4, 5]])
+    ppo = estimate_ppo(rollout, PPOConfig(**KNOWN), 0.5)
+    assert torch.equal(ppo.loss_mask, learned)
     assert not (ppo.advantages[1].any() or ppo.returns[1].any())
+    # as if it had not been there
+    others = [0, 2, 3, 4, 5]
+    batch, alone = (estimate_reinforce(one, grpo, 0.5).advantages for one in (rollout, rollout.take(others)))
+    torch.testing.assert_close(batch[others], alone, rtol=0, atol=1e-6)
+    alone = estimate_ppo(rollout.take(others), PPOConfig(**KNOWN), 0.5)
+    torch.testing.assert_close(ppo.advantages[others], alone.advantages, rtol=0, atol=1e-6)
+    assert torch.equal(ppo.returns[others], alone.returns)
+    json.dumps(kept_rows(ppo, 0.5, 6, chatml_renderer.decode, with_ids=True), allow_nan=False)
 
 
+@pytest.mark.parametrize("part", ["respond", "reset"])
 @pytest.mark.parametrize("failed, count, goes_on", [(1, 10, True), (10, 100, True), (11, 100, False), (1, 9, False)])
-def test_more_than_a_tenth_dropped_stops_the_run(dropped, failed, count, goes_on):
-    prompts, samples = dropped([n < failed for n in range(count)])
+def test_more_than_a_tenth_dropped_stops_the_run(dropped, failed, count, goes_on, part):
+    prompts, samples = dropped([n < failed for n in range(count)], part=part)
     if goes_on:
         assert sum(row["episode"].dropped for row in with_episodes(prompts, samples.episodes)) == failed
         return
-    said = f"failed in {failed} of {count} episodes.*drop leaves out at most 10%.*respond raised ValueError: broken"
+    said = f"failed in {failed} of {count} episodes.*drop leaves out at most 10%.*{part} raised ValueError: broken"
     with pytest.raises(ServiceError, match=re.compile(said, re.S)):
         with_episodes(prompts, samples.episodes)

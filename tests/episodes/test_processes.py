@@ -59,6 +59,8 @@ def test_two_processes_give_the_rows_of_one(tmp_path, model_folder):
             folder = tmp_path / f"run-{count}"
             settings = SETTINGS | {"model": model, "train_data": rows, "environment": f"{acting}:Twice"}
             words = ["grpo_train", *(f"--{name}={value}" for name, value in settings.items())]
+            if count > 1:  # which changes no row either
+                words += ["--environment_concurrency=4", "--environment_workers=2"]
             words += [
                 "--log_rollout_ids",
                 "--stop_finishes",

@@ -1,12 +1,15 @@
 """Tools: described in the prompt, called as the chat template writes calls, and answered whatever becomes of them."""
 
 import asyncio
+import copy
 import json
 
 import pytest
+from transformers import AddedToken
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.episodes.tools import arguments_of, described_tools, enable_parsing
+from easyrlhf.data.templates import CHAT_TEMPLATES, CONTROL_TOKENS
+from easyrlhf.episodes.tools import Tools, arguments_of, described_tools, enable_parsing
 from easyrlhf.errors import InputError, ServiceError
 
 START, END = 1, 2
@@ -287,3 +290,30 @@ def test_a_tool_without_types_or_docstring_is_refused():
 def test_a_template_whose_calls_are_not_known_is_refused(with_template, chatml_renderer):
     with pytest.raises(InputError, match="it is not known how this one writes calls; give --chat_template"):
         enable_parsing(chatml_renderer)
+
+
+@pytest.mark.parametrize("name, end", [("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>")])
+def test_the_named_templates_write_calls_that_are_read_again(tokenizer, name, end):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ bos_token or '' }}" + CHAT_TEMPLATES[name]
+    own.add_tokens([AddedToken(one, special=True, normalized=False) for one in CONTROL_TOKENS[name]])
+    own.add_special_tokens({"eos_token": end})
+    renderer = Renderer(own)
+    enable_parsing(renderer)
+    tools = Tools({}, described_tools({"strict": strict}, "--tools"))
+    asked = [{"role": "user", "content": "Go."}]
+    before = renderer.prompt_ids(asked, {"tools": tools.schemas})
+    calls = [
+        {"type": "function", "function": {"name": "strict", "arguments": {"word": word}}} for word in ("größer", "<a>")
+    ]
+    turns = [
+        {"role": "assistant", "content": "One.", "tool_calls": calls},
+        {"role": "assistant", "content": "", "tool_calls": calls[:1], "reasoning_content": "Hm."},
+        {"role": "assistant", "content": "Three."},
+    ]
+    for turn in turns:
+        ids = renderer.completion_ids(asked, [turn], {"tools": tools.schemas})
+        assert tools.parse(ids, before, renderer) == turn
+    broken = renderer.tokenizer('<tool_call>\n{"name": "strict", </tool_call>')["input_ids"]
+    said = tools.parse([*broken, own.eos_token_id], before, renderer)
+    assert said == {"role": "assistant", "content": '<tool_call>\n{"name": "strict", </tool_call>'}

@@ -1,6 +1,8 @@
 """Who is sampled with whom, and with which numbers: the same rows whatever company, workers and delays."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from itertools import product
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from easyrlhf.episodes import waves
 from easyrlhf.episodes.play import task_seed
+from easyrlhf.errors import RunStopped, ServiceError, ServiceStopped
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import HFSampler
 
@@ -32,6 +36,7 @@ def questions(rows, tokenizer):
     ]
 
 
+CALL = '<tool_call>\n{"name": "wait", "arguments": {}}\n</tool_call>'
 KEYS = [(3, 0, number) for number in range(12)]
 
 
@@ -99,7 +104,7 @@ def with_delays(kind: str):
 
     class Reversed(Delayed):
         def respond(self, text):
-            time.sleep(DELAYS[199 - self.number])
+            time.sleep(DELAYS[199 - self.number] * 5)
             return super().respond(text)
 
     return {"delayed": Delayed, "reversed": Reversed}[kind]
@@ -109,7 +114,7 @@ def told(samples) -> list:
     return [(one.messages, one.turns, one.reward, one.prompt_ids) for one in samples.episodes]
 
 
-SETTINGS = [(4, 1, "delayed"), (64, 4, "delayed"), (4, 16, "reversed"), (64, 1, "reversed")]  # batch, workers, delays
+SETTINGS = [(4, 1, "delayed"), (64, 4, "delayed"), (4, 16, "reversed"), (64, 16, "reversed")]  # batch, workers, delays
 
 
 def test_rows_do_not_depend_on_batches_workers_and_delays(lm, player, questions):
@@ -190,6 +195,23 @@ def test_no_more_episodes_are_alive_than_may_be_and_rows_stay_the_same(player, s
             turns = sum(one.turns for one in whole.episodes)
             assert max(len(prompts) for prompts, _, _ in asked.asked) == min(concurrency, 10)
             assert len(asked.asked) == {1: turns, 3: 7, 10: 3, 99: 3}[concurrency]
+
+
+def test_tools_that_take_long_cost_no_more_generations_and_little_time(player, sampler, rows, with_template):
+    """32 episodes of three turns, two of them with a call of 0.2 s: 12.8 s one after the other."""
+
+    class SlowTool:
+        def wait(self) -> str:
+            """Wait."""
+            time.sleep(0.2)
+            return "Done."
+
+    says, began = sampler([CALL, CALL, [10, END]]), time.monotonic()
+    one = player(SlowTool, workers=16, renderer=with_template("qwen2_5"))
+    samples = one.play(says, rows(*[{}] * 32), [(3, 0, number) for number in range(32)])
+    assert time.monotonic() - began < 6  # 0.8 s of them in tools
+    assert [one.tool_calls for one in samples.episodes] == [2] * 32
+    assert [len(prompts) for prompts, _, _ in says.asked] == [32, 32, 32]
 
 
 def test_no_more_calls_at_a_time_than_workers(player, sampler, play):
@@ -279,6 +301,125 @@ def test_a_turn_that_nobody_waits_for_any_more_hinders_nobody(player, sampler, p
     samples = play(player(impatient), says, {"how": "gives up"}, {"how": "returns"}, {"how": "goes on"})
     assert [one.turns for one in samples.episodes] == [1, 1, 2]
     assert [len(prompts) for prompts, _, _ in says.asked] == [3, 1]
+
+
+# --- stopped
+
+
+class Sleeps:
+    """Says that it is asked, then sleeps for long, in a thread or in the loop; its tool does as well."""
+
+    asked: threading.Event
+
+    def respond(self, text):
+        self.asked.set()
+        time.sleep(9)
+
+
+class SleepsLater(Sleeps):
+    async def respond(self, text):
+        self.asked.set()
+        await asyncio.sleep(9)
+
+
+class SleepingTool:
+    asked: threading.Event
+
+    def wait(self) -> str:
+        """Wait."""
+        self.asked.set()
+        time.sleep(9)
+
+
+async def sleeps_in_between(chat):
+    await chat.reply()
+    Sleeps.asked.set()
+    await asyncio.sleep(9)
+
+
+SLEEPING = [Sleeps, SleepsLater, SleepingTool, sleeps_in_between]
+
+
+@pytest.fixture
+def sleeping(player, sampler, rows, with_template, monkeypatch):
+    """sleeping(environment, at_once, **settings) -> begins to play episodes of which each sleeps for long."""
+    asked = threading.Event()
+    for cls in (Sleeps, SleepingTool):
+        monkeypatch.setattr(cls, "asked", asked, raising=False)
+
+    def begin(environment, at_once=False, **settings):
+        if environment is SleepingTool:
+            settings["renderer"] = with_template("qwen2_5")
+        one = player(environment, timeout=90.0, **settings)
+        return one.play(sampler(lambda number, turn: CALL), rows({}, {}, {}), KEYS[:3], at_once)
+
+    begin.asked = asked
+    return begin
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["waves", "at once"])
+@pytest.mark.parametrize("environment", SLEEPING, ids=lambda one: one.__name__)
+def test_a_run_that_is_asked_to_stop_does_not_wait_for_environments(sleeping, environment, at_once):
+    threads, began = set(threading.enumerate()), time.monotonic()
+    with pytest.raises(ServiceStopped, match=r"^Stopped on request while episodes were played"):
+        sleeping(environment, at_once, stopping=lambda: sleeping.asked.is_set())
+    assert time.monotonic() - began < 4
+    assert all(thread.daemon for thread in set(threading.enumerate()) - threads)
+
+
+@pytest.mark.parametrize("environment", SLEEPING, ids=lambda one: one.__name__)
+def test_nor_does_ctrl_c_where_nobody_has_taken_its_place(sleeping, environment, capfd):
+    def press():
+        if sleeping.asked.wait(10):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        sleeping(environment)
+    assert time.monotonic() - began < 4
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_that_ends_the_run_is_no_failure_of_who_was_at_work(player, sampler, play):
+    def stop(*_):
+        raise RunStopped("SIGINT received a second time")
+
+    class Works:
+        async def respond(self, text):
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with pytest.raises(RunStopped, match="a second time"):
+            play(player(Works, drop=True), sampler([[10, END]]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_takes_long_to_close_is_not_waited_for_for_ever(player, sampler, play, monkeypatch):
+    monkeypatch.setattr(waves, "CLOSING", 0.2)
+    closed = []
+
+    class Slow:
+        def reset(self, number):
+            self.number = number
+
+        async def respond(self, text):
+            if self.number == 0:
+                raise ValueError("broken")
+            await asyncio.sleep(9)
+
+        async def close(self):
+            if self.number == 1:
+                await asyncio.sleep(9)
+            closed.append(self.number)
+
+    began = time.monotonic()
+    with pytest.raises(ServiceError, match="broken"):
+        play(player(Slow, timeout=90.0), sampler([[10, END]]), *({"number": number} for number in range(3)))
+    assert time.monotonic() - began < 4
+    assert sorted(closed) == [0, 2]
 
 
 def test_where_a_loop_runs_already_as_in_a_notebook(player, sampler, play):

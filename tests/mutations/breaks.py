@@ -34,17 +34,33 @@ BY_VLLM = "episodes/test_served.py"
 PLAYED, WAVES, FAILED, CALLED, LOADED, SCORED = (
     f"episodes/test_{name}.py" for name in ("tokens", "waves", "failures", "tools", "loading", "scores")
 )
+PUZZLES = "rewards/test_puzzles.py"
+ACTED = "tools/test_episode_answers.py"
+WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
 AS_SAMPLED = f"{PLAYED}::test_200_episodes_hold_what_was_sampled_and_no_sampled_text_is_encoded"
 NO_ROOM = f"{PLAYED}::test_a_text_without_room_for_an_answer_is_left_out"
 UNLEARNED = f"{FAILED}::test_nothing_is_learned_from_a_dropped_episode"
+CLOSED_UNSAID = f"{FAILED}::test_a_session_that_was_closed_without_a_word_is_explained"
+STOPPED_EARLY = f"{WAVES}::test_a_run_that_is_asked_to_stop_does_not_wait_for_environments"
+INTERRUPTED = "stages/test_environment.py::test_ctrl_c_ends_a_run_at_once_and_the_same_command_goes_on[async]"
+UNBEGUN = "stages/test_environment.py::test_episodes_that_cannot_begin_are_left_out"
 PART_FAILS = f"{FAILED}::test_a_part_that_fails_ends_the_run_with_its_name_and_what_was_said"
 ANSWERED = f"{CALLED}::test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_one"
 ERROR_SAID = f"{CALLED}::test_a_call_that_fails_is_answered_with_its_error_and_the_episode_goes_on"
+REPLAYED, REMEMBERED = "online/test_replay.py::test_", "stages/test_replay.py::test_"
+TRUE = f"{REPLAYED}kept_completions_weighted_as_a_whole_give_the_true_gradient"
+MATCHES, MATCHING = "losses/test_ebft.py", "stages/test_ebft.py"
+MATCHED = f"{MATCHES}::test_the_policy_gradient_is_that_of_the_objective"
+APART = f"{MATCHES}::test_groups_are_apart"
+WHITENED = f"{MATCHES}::test_whitening_makes_features_alike_in_all_directions"
+WHOLE = f"{MATCHING}::test_whole_completions_get_the_advantage_and_the_others_kl"
 EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
 PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_were_played_with"
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
 OWN_TEMPLATE = f"{SCORED}::test_a_reward_model_of_other_tokens_scores_the_conversation_in_its_own_template"
 GYM, GYM_SERVERS, GYM_ROWS = "nemo_gym/test_reward.py", "nemo_gym/test_servers.py", "data/test_nemo_gym.py"
+GYM_TOOLS, GYM_AGENTS = "episodes/test_nemo_gym.py", "episodes/test_nemo_gym_agents.py"
+GYM_RUN = "stages/test_nemo_gym.py::test_rows_with_tools_are_episodes_of_whatever_turns_they_take"
 GYM_STAGES = "stages/test_nemo_gym.py::test_a_dry_run_asks_whether_the_servers_answer_and_loads_no_model"
 UNASKED = "online/test_collect.py::test_a_reference_that_is_not_wanted_is_not_asked"
 IN_ORDER = "online/test_loop.py::test_prompts_in_the_order_of_the_files"
@@ -203,6 +219,12 @@ BREAKS = [
     Break("losses/ppo.py", "(advantages + values) * mask", "advantages * mask", PPO),
     Break("losses/ppo.py", "(advantages + values) * mask", "advantages + values", PPO),
     Break("online/rollout.py", "if self.action_mask is None else self.action_mask", "", EPISODES),
+    Break(
+        "online/rollout.py",
+        "self.old_logprobs, self.sampler_logprobs, self.actions",
+        "self.old_logprobs, self.sampler_logprobs, self.completion_mask",
+        EPISODES,
+    ),
     Break("online/grpo.py", "rows = part.actions.nonzero()", "rows = part.completion_mask.nonzero()", EPISODES),
     Break(
         "episodes/chat.py",
@@ -248,6 +270,21 @@ BREAKS = [
         "except KeyError as error:  # of the sampler",
         f"{BY_VLLM}::test_no_episode_goes_on_where_its_turn_was_lost",
     ),
+    Break("episodes/calls.py", "error = error.__cause__ or error.__context__", "return ''", CLOSED_UNSAID),
+    Break("episodes/waves.py", "if self.stopping():", "if False:", f"{STOPPED_EARLY}[SleepsLater-waves]"),
+    Break(
+        "episodes/calls.py",
+        "    except RunStopped:\n        raise\n",
+        "",
+        f"{WAVES}::test_a_signal_that_ends_the_run_is_no_failure_of_who_was_at_work",
+    ),
+    Break(
+        "episodes/waves.py",
+        "timeout=limit",
+        "timeout=None",
+        f"{WAVES}::test_what_takes_long_to_close_is_not_waited_for_for_ever",
+    ),
+    Break("online/loop.py", "except ServiceStopped:", "except ZeroDivisionError:", INTERRUPTED),
     Break("episodes/waves.py", "[ids], [key], [most]", "[ids], [key], [999]", BY_VLLM),
     Break(
         "rollout/vllm_sampler.py",
@@ -321,6 +358,80 @@ BREAKS = [
         UNLEARNED,
     ),
     Break("rewards/environment.py", "None if math.isnan(reward) else reward", "reward", UNLEARNED),
+    # groups that are learned from once more, prompts that are asked once more
+    Break(
+        "online/rollout.py",
+        'importance_weights(*numbers, "sequence", config',
+        'importance_weights(*numbers, "token", config',
+        TRUE,
+    ),
+    Break("online/rollout.py", "torch.where(self.replayed[:, None], whole, weights)", "weights", TRUE),
+    Break(
+        "online/rollout.py",
+        "if config.corrects_sampling:",
+        "if True:",
+        "online/test_update.py::test_samples_of_the_own_loop_are_not_weighted",
+    ),
+    Break(
+        "online/replay.py",
+        "if step - group.step <= self.max_age",
+        "",
+        REPLAYED + "groups_whose_scores_differ_are_kept_and_the_oldest_leave",
+    ),
+    Break(
+        "online/replay.py",
+        "(scores == scores[0]).all()",
+        "False",
+        REPLAYED + "groups_whose_scores_differ_are_kept_and_the_oldest_leave",
+    ),
+    Break(
+        "online/batch.py",
+        "at.drawn // size - at.repeated",
+        "at.drawn // size",
+        REPLAYED + "a_prompt_that_fails_is_asked_once_more_and_no_new_one_is_lost",
+    ),
+    Break("online/batch.py", "places[again:], best[again:]", "places, best", REPLAYED + "who_waits"),
+    Break(
+        "online/loop.py",
+        "buffer.restore(run.kept.get(KEPT))",
+        "pass",
+        REMEMBERED + "a_stopped_run_remembers_what_it_kept",
+    ),
+    # energy-based fine-tuning
+    Break(
+        "losses/ebft.py", "(aligned.sum(1, keepdim=True) - aligned) / (n - 1)", "aligned.mean(1, keepdim=True)", MATCHED
+    ),
+    Break("losses/ebft.py", "(of_sum - 2 * with_sum + 1) / (n - 1) ** 2", "0", APART),
+    Break("losses/ebft.py", "of_sum = n + (n - 1) * alike.sum", "of_sum = (n - 1) * alike.sum", APART),
+    Break("losses/ebft.py", "(variances + floor).rsqrt()", "variances.rsqrt()", WHITENED),
+    Break("losses/ebft.py", "self.scales - self.floor", "self.scales", WHITENED),
+    Break(
+        "losses/ebft.py",
+        "diversity.mean() - 2",
+        "diversity.mean() - 1",
+        f"{MATCHES}::test_the_distance_is_estimated_without_bias",
+    ),
+    Break("models/features.py", "max(1, int(depth * count))", "int(depth * count)", "models/test_features.py"),
+    Break("models/features.py", "(places < ends[:, None])", "(places <= ends[:, None])", "models/test_features.py"),
+    Break("online/ebft.py", "- kl_coef * rloo_advantages", "+ kl_coef * rloo_advantages", WHOLE),
+    Break(
+        "online/ebft.py",
+        "if in_groups(rows, self.group_size) else 1",
+        "",
+        f"{MATCHING}::test_a_completion_of_a_prompt_of_its_own_has_no_others",
+    ),
+    Break(
+        "stages/ebft.py",
+        "last - next((n",
+        "next((n",
+        f"{MATCHING}::test_the_last_answer_of_a_demonstration_is_what_is_compared",
+    ),
+    Break(
+        "run/run.py",
+        "load_kept(self.checkpoint) if self.checkpoint else {}",
+        "{}",
+        f"{MATCHING}::test_a_stopped_run_goes_on_with_the_measure_that_it_began_with",
+    ),
     Break("online/method.py", "scores.nan_to_num() - early.sum(1)", "scores.nan_to_num()", EPISODES),
     Break("online/method.py", "rewards = early + shape_rewards", "rewards = shape_rewards", EPISODES),
     Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED),
@@ -335,23 +446,79 @@ BREAKS = [
     ),
     Break(
         "online/collect.py",
-        "len(dropped) > MOST_DROPPED * len(episodes)",
-        "len(dropped) >= MOST_DROPPED * len(episodes)",
+        "len(dropped) > most * len(episodes)",
+        "len(dropped) >= most * len(episodes)",
         f"{FAILED}::test_more_than_a_tenth_dropped_stops_the_run",
     ),
+    Break("online/grpo.py", "rollout.actions * ~rollout.dropped[:, None]", "rollout.actions", UNLEARNED),
+    Break("online/rollout_log.py", "if mask.any() else 0.0", "", UNLEARNED),
+    Break("online/evaluate.py", "replace(online, most_dropped=1.0)", "online", UNBEGUN),
+    Break("episodes/chat.py", "[0.0], sampled=0)", "[0.0], sampled=1)", UNBEGUN),
     Break("rewards/model.py", 'turn | {"content": turn["content"].strip()}', "turn", OWN_TEMPLATE),
     Break(
-        "stages/environments.py",
-        "put_away(instance)",
-        "pass",
-        f"{LOADED}::test_what_is_made_to_be_looked_at_is_closed",
+        "episodes/environments.py",
+        "    put_away(instance)\n",
+        "",
+        f"{LOADED}::test_one_is_made_to_be_looked_at_and_closed",
     ),
     Break(
         "stages/environments.py",
-        'for part in filter(data.get, ("train", "valid")):',
-        'for part in filter(data.get, ("train",)):',
+        'for name in ("train", "valid") if data.get(name)',
+        'for name in ("train",) if data.get(name)',
         f"{LOADED}::test_columns_that_an_environment_needs",
     ),
+    # answers that are episodes
+    Break("tools/episodes.py", "return seed, TRAINING, number", "return key", f"{ACTED}::{WHOLE_EPISODES}"),
+    Break("tools/answer_rows.py", "(answer.episode.prompt, answer", "(prompt, answer", f"{ACTED}::{WHOLE_EPISODES}"),
+    Break(
+        "tools/episodes.py",
+        "failed > MOST_DROPPED * total",
+        "failed > total",
+        f"{ACTED}::test_an_environment_that_fails_ends_the_command_or_is_left_out",
+    ),
+    Break(
+        "tools/output.py",
+        'output.defaults | known["settings"]',
+        'known["settings"]',
+        f"{ACTED}::test_a_file_that_was_begun_before_there_were_environments_goes_on",
+    ),
+    Break(
+        "tools/resumable.py",
+        "if config.value(name):",
+        "if False:",
+        f"{ACTED}::test_a_stopped_command_goes_on_to_the_same_bytes",
+    ),
+    Break(
+        "report/transcript.py",
+        "elif text or not calls:",
+        "else:",
+        f"{ACTED}::test_a_transcript_shows_calls_results_and_the_reward",
+    ),
+    Break(
+        "data/templates.py",
+        r'r"(?:<\|im_end\|>|<\|eot_id\|>)\s*"',
+        r'r"<\|im_end\|>\s*"',
+        f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
+    ),
+    # episodes in reports
+    Break(
+        "report/html.py",
+        'said_lines(row) if row.get("messages") else row["completion"]',
+        'row["completion"]',
+        f"{REPORT_PAGE}::test_the_report_shows_episodes_as_conversations",
+    ),
+    Break(
+        "report/html.py",
+        "left_out, half = len(lines) - MOST_LINES, MOST_LINES // 2",
+        "left_out, half = 0, 0",
+        f"{REPORT_PAGE}::test_a_long_episode_is_bounded_in_the_report",
+    ),
+    # reasoning-gym
+    Break("rewards/puzzles.py", "(tagged[-1] if tagged", "(tagged[0] if tagged", PUZZLES),
+    Break("rewards/puzzles.py", 'if item["task"] in GRIDS', "if False", PUZZLES),
+    Break("rewards/puzzles.py", "float(number >= 1)", "float(number > 0)", PUZZLES),
+    Break("rewards/puzzles.py", "return min(max(number, 0.0), 1.0), None", "return number, None", PUZZLES),
+    Break("tools/reasoning_gym_rows.py", "if paid >= WORTH:", "if False:", PUZZLES),
     # clipped losses
     Break("losses/ppo.py", "-torch.minimum(", "-torch.maximum(", PPO),
     Break("losses/ppo.py", "-torch.minimum(", "torch.minimum(", PPO),
@@ -707,10 +874,10 @@ BREAKS = [
         COLLECT,
     ),
     Break("online/collect.py", "        if with_reference:", "        if True:", UNASKED),
-    Break("online/batch.py", "number % len(prompts) for number", "number % 4 for number", IN_ORDER),
+    Break("online/batch.py", "number % count for number", "number % 4 for number", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
-    Break("stages/online.py", 'config.own_reference or config.kl_measured == "never"', "False", UNLOADED),
+    Break("stages/online.py", "if config.holds_reference else None", "", UNLOADED),
     Break(
         "online/collect.py",
         "counted = samples.completion_mask[group].bool()",
@@ -797,8 +964,8 @@ BREAKS = [
     Break("losses/importance.py", "far[rows] & (advantages < 0)", "far[rows] & (advantages <= 0)", IMPORTANCE),
     Break(
         "online/update.py",
-        "weights = weights * batch.importance_weights(config)",
-        "pass",
+        " * batch.importance_weights(config)",
+        "",
         f"{UPDATE}::test_tokens_are_weighted_by_how_likely_they_are_to_the_policy",
     ),
     Break(
@@ -1089,7 +1256,7 @@ BREAKS = [
     Break("engine/engine.py", 'not self.proven and done["learning_rate"] > 0', "not self.proven", PROOF),
     Break("engine/zero.py", "    check_trainable(model)\n", "", PROOF),
     Break("models/load.py", "if text is not whole and others:", "if False:", "models/test_load.py"),
-    Break("stages/online.py", "        check_readable(config, cast.rewards, data)\n", "", BEFORE),
+    Break("stages/online.py", "    check_readable(config, rewards, data)\n", "", BEFORE),
     Break("stages/reward_sources.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
     Break("stages/checks.py", "if places and config.max_length > places:", "if False:", BEFORE),
     Break(
@@ -1664,6 +1831,33 @@ BREAKS = [
     Break("data/read_row.py", '    if FORMATS["nemo_gym"].recognise(row):\n        return row\n', "", GYM_ROWS),
     Break("data/tokens.py", "not in (SOURCE, PLACE)", "!= SOURCE", GYM_ROWS),
     Break("online/grpo.py", "whole.masked_fill(~scores.isnan(), torch.nan)", "whole", GYM),
-    Break("rewards/combined.py", "[math.nan if value is None else value for value in values]", "values", GYM),
+    Break(
+        "rewards/combined.py",
+        "known = [math.nan if value is None else value for value in values]",
+        "known = values",
+        GYM,
+    ),
+    Break("nemo_gym/episodes.py", "[*chat.messages, *chat.waiting]", "chat.messages", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", "if name not in known:", "if False:", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", "calls.tool_errors += found.status_code >= 400", "pass", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", "if found.status_code in AWAY:", "if False:", GYM_TOOLS),
+    Break("nemo_gym/episodes.py", 'schemas=columns.get("tools", [])', "schemas=[]", GYM_TOOLS),
+    Break("nemo_gym/agents.py", "if prompt[: len(before)] != before:", "if False:", GYM_AGENTS),
+    Break("episodes/play.py", "        chat.since = time.monotonic()", "        pass", GYM_AGENTS),
+    Break("nemo_gym/agents.py", "if not calls.chat.asking and ", "if False and ", GYM_AGENTS),
+    Break("nemo_gym/agents.py", "chat.finished = sampled.finished", "chat.finished = True", GYM_AGENTS),
+    Break("nemo_gym/agents.py", "if len(logprobs) != len(ids):", "if False:", GYM_AGENTS),
+    Break("nemo_gym/policy.py", "behind=before[-1])", "behind=None)", GYM_AGENTS),
+    Break("nemo_gym/policy.py", "                self.finished = False\n", "", GYM_AGENTS),
+    Break("nemo_gym/policy.py", "sampled = [place for", "sampled = [] and [place for", GYM_AGENTS),
+    Break("nemo_gym/policy.py", 'reason if turn.ended else "length"', "reason", GYM_AGENTS),
+    Break("nemo_gym/bodies.py", ' | {"seed": seed}', "", GYM_AGENTS),
+    Break(
+        "episodes/play.py",
+        "SeedSequence(key).generate_state(1, np.uint64)",
+        "SeedSequence(key[:2]).generate_state(1, np.uint64)",
+        GYM_AGENTS,
+    ),
+    Break("stages/reward_sources.py", "if environment and not cast.gym:", "if environment:", GYM_RUN),
     Break("stages/nemo_gym.py", "            knock(servers.url, url)\n", "", GYM_STAGES),
 ]

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,13 +90,3 @@ def graded(body: dict, _: str) -> Answer:
     if "expected_answer" not in body:
         return 422, {"detail": [{"type": "missing", "loc": ["body", "expected_answer"], "msg": "Field required"}]}
     return 200, body | {"reward": float(text_of(body) == body["expected_answer"])}
-
-
-def slow(seconds: float, route: Route) -> Route:
-    """A route that takes its time."""
-
-    def answer(body: dict, session: str) -> Answer:
-        time.sleep(seconds)
-        return route(body, session)
-
-    return answer

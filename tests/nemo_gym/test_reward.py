@@ -118,6 +118,7 @@ def test_a_verifier_that_raises_is_asked_again_in_a_new_session_and_then_ends_th
     assert f"{server.url}, row rows.jsonl:1: failed 7 times in a row, at last with /verify HTTP 500" in str(error.value)
     assert "division by zero" in str(error.value)
     assert [session for path, _, session in server.asked if path == "verify"] == [str(n) for n in range(1, 8)]
+    assert {session for path, _, session in server.asked if path == "seed_session"} == {""}
     assert pauses == [0.5, 1, 2, 4, 8, 16]
 
 

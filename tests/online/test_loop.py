@@ -81,7 +81,7 @@ def test_the_reference_is_asked_when_the_settings_say(grpo_config, monkeypatch, 
 
     for module in (batch, evaluate):
         monkeypatch.setattr(module, "collect", noted)
-    run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config))
+    run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config), player=None)
     collect_batch(run, online, [1, 2], None, LoopState(kl_coef=0.0))
     evaluate.look(run, online, [1, 2], [], None)
     assert tuple(found) == asked
@@ -150,7 +150,7 @@ def test_evaluation_asks_every_prompt_with_the_same_keys_each_time(ppo_config, h
 
     monkeypatch.setattr(evaluate, "collect", noted)
     run = SimpleNamespace(config=ppo_config(batch_size=2, seed=9))
-    online = SimpleNamespace(rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
+    online = SimpleNamespace(player=None, rewards=SimpleNamespace(take_logged=lambda: {"f/tools": 2.0}))
     metrics = evaluate_prompts(run, online, ["a", "b", "c"])
     first = list(asked)
     asked.clear()
@@ -208,7 +208,7 @@ def test_one_process_of_several_saves_only_what_all_of_them_do(monkeypatch):
 def test_the_next_rollout_is_begun_with_what_will_be_asked_for(grpo_config):
     config, prompts = grpo_config(batch_size=4), [{"prompt_ids": [number]} for number in range(3)]
     begun, at = [], LoopState(kl_coef=0.0, drawn=4)
-    online = SimpleNamespace(sampler=SimpleNamespace(begin=lambda *asked: begun.append(asked)))
+    online = SimpleNamespace(player=None, sampler=SimpleNamespace(begin=lambda *asked: begun.append(asked)))
     begin_next(online, prompts, config, at)
     rows, keys = prompt_batch(prompts, config, 4)
     assert begun == [([row["prompt_ids"] for row in rows], keys)]
@@ -257,7 +257,7 @@ def collected(config, *rollouts, kl_coef: float = 0.0) -> tuple[Rollout, dict, L
         return coming.pop(0)
 
     with patch.object(batch, "collect", given):
-        run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config))
+        run, online = SimpleNamespace(config=config), SimpleNamespace(method=method_of(config), player=None)
         rollout, metrics = collect_batch(run, online, [1, 2], None, at)
     return rollout, metrics, at, asked
 

@@ -176,6 +176,35 @@ def test_groups_compare_whole_episodes_whenever_they_were_rewarded(world, early)
         assert torch.equal(plain.advantages, rewarded.advantages)
 
 
+SERVED = {"rollout": "vllm", "vllm_mode": "server", "importance_correction": "sequence", "importance_cap": 1e9}
+OFF = replace(PPO, **SERVED)
+
+
+def test_importance_of_what_another_policy_has_sampled_is_that_of_its_own_tokens(world):
+    """Episodes by other chances, weighed to be those of the policy: exact, whatever stands at the environment's."""
+    other = World().logits.detach() + torch.linspace(-1, 1, SIZE, dtype=torch.float64)
+    sampler = other.log_softmax(1)[STATES, TOKENS]
+    chances = (sampler * SAMPLED).sum(1).exp() * world.answers[TOKENS[:, 0], TOKENS[:, 1]]
+    advantages = world.scores[:, None] * SAMPLED
+    rollout = replace(world.rollout(EVERY), sampler_logprobs=sampler + 5 * (1 - SAMPLED), advantages=advantages)
+    weights = rollout.importance_weights(OFF)
+    assert not weights[:, 1].any()
+    assert torch.equal(weights[:, 0], weights[:, 3])
+    found = world.descended(clipped_loss, rollout, EVERY, chances * weights[:, 0], PPO)
+    torch.testing.assert_close(found, -world.gradient, **EXACT)
+
+
+@pytest.mark.parametrize("threshold, left_out", [(0.25, 0), (0.15, 3)])
+def test_what_the_policy_has_left_behind_is_measured_on_sampled_tokens(world, threshold, left_out):
+    """0.2 nats a sampled token, whatever the environment's token is said to be."""
+    some = world.rollout(EVERY[:1])
+    away = torch.tensor([[0.3, 9.0, 0.1, 0.2]], dtype=torch.float64)
+    some = replace(some, sampler_logprobs=some.old_logprobs + away, advantages=-SAMPLED[:1])
+    near, count = some.near_policy(some.flat("old_logprobs")[0], threshold)
+    assert count == left_out
+    assert near.advantages.tolist() == ([[0, 0, 0, 0]] if left_out else [[-1, 0, -1, -1]])
+
+
 def test_time_counts_sampled_tokens_alone():
     """γ .9, λ .8; by hand: δ₃ = .917498 − .89981, Â₂ = δ₂ + .72 · Â₃, Â₁ = δ₁ + .72 · Â₂ across the environment."""
     values = torch.tensor([[-0.292359, 0.0, 0.250696, 0.89981]], dtype=torch.float64)

@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 import pytest
 
 from easyrlhf.report import blocks, charts
-from easyrlhf.report.html import before_and_after, write_report
+from easyrlhf.report.html import before_and_after, shortened_lines, write_report
 from easyrlhf.report.log import MetricsLog
 from easyrlhf.report.plots import charts as charts_of
 from easyrlhf.report.plots import plot_run
 from easyrlhf.report.rm_eval import rm_evaluation
+from easyrlhf.report.transcript import call_text, transcript, transcript_lines
 
 pytestmark = pytest.mark.usefixtures("pictures")
 
@@ -237,3 +238,54 @@ def test_a_long_series_is_thinned_to_means_of_stretches():
 def test_samples_of_one_step_are_shown_once():
     rows = [{"step": 3, "prompt": "p", "completion": "c", "score": 0.5, "kl": None}]
     assert before_and_after(rows) == [("p", [("step 3", "c", "score +0.50")])]
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 3, "word": "<b>"}}}
+EPISODE = [
+    {"role": "assistant", "content": "Let me see.", "reasoning_content": "Hm.", "tool_calls": [CALL, CALL]},
+    {"role": "tool", "name": "add", "content": "7"},
+    {"role": "tool", "content": '{"error": "<no>"}'},
+    {"role": "user", "content": "Well?"},
+    {"role": "assistant", "content": ""},
+]
+
+
+def test_an_episode_is_read_line_by_line():
+    assert [tuple(line) for line in transcript_lines(EPISODE)] == [
+        ("assistant", "(Hm.)", "thought"),
+        ("assistant", "Let me see.", "assistant"),
+        ("assistant", '→ add(a=3, word="<b>")', "call"),
+        ("assistant", '→ add(a=3, word="<b>")', "call"),
+        ("tool add", "7", "tool"),
+        ("tool", '{"error": "<no>"}', "tool"),
+        ("user", "Well?", "user"),
+        ("assistant", "", "assistant"),
+    ]
+    assert transcript(EPISODE[3:]) == "user: Well?\nassistant: "
+    assert transcript([{"role": "assistant", "content": "Yes."}, EPISODE[3]]) == "Yes.\nuser: Well?"
+    assert call_text({"name": "now", "arguments": None}) == "now()"
+    assert call_text({"name": "say", "arguments": '{"a": 1}'}) == 'say({"a": 1})'
+
+
+def episode_row(step: int, **more) -> dict:
+    row = {"step": step, "prompt": "user: Go.", "completion": "text", "score": 1.0, "kl": None, "total": 1.0}
+    return row | {"messages": EPISODE, "turns": 2, "tool_errors": 1, "finished": True} | more
+
+
+def test_the_report_shows_episodes_as_conversations():
+    [(prompt, [(label, lines, marks)])] = before_and_after([episode_row(3)])
+    assert (prompt, label, marks) == ("user: Go.", "step 3", "score +1.00 · total +1.00 · 2 turns · 2 calls, 1 failed")
+    page = blocks.samples([(prompt, [(label, lines, marks)])])
+    said = re.findall(r'<dt class="(\w+)">(.*?)</dt><dd class="said (\w+)">(.*?)</dd>', page)
+    assert [kind for kind, *_ in said] == [kind for _, _, kind, _ in said]
+    assert ("call", "assistant", "call", "→ add(a=3, word=&quot;&lt;b&gt;&quot;)") in said
+    assert ("tool", "tool", "tool", "{&quot;error&quot;: &quot;&lt;no&gt;&quot;}") in said
+    [(_, [(_, single, marks)])] = before_and_after([{"step": 1, "prompt": "p", "completion": "Yes.", "score": 0.0}])
+    assert (single, marks) == ("Yes.", "score +0.00")
+
+
+def test_a_long_episode_is_bounded_in_the_report():
+    turns = [{"role": "user", "content": f"{number}" + "x" * 4000 * (number == 0)} for number in range(90)]
+    lines = shortened_lines(episode_row(1, messages=turns))
+    assert len(lines) == 41 and [lines[20].text, lines[21].text, lines[-1].text] == ["[…50 lines…]", "70", "89"]
+    assert "[…1,001 characters…]" in lines[0].text

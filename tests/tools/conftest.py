@@ -6,8 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from easyrlhf.config import ExportConfig, InitConfig, RMConfig
+from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.stages.rm import train_rm
 from easyrlhf.tools.exporting.export import export_model
 from easyrlhf.tools.init import init_model
@@ -78,3 +81,16 @@ def models_of_examples_are_pretended(monkeypatch):
     """Commands are called as help and pages write them, with models that are not there; tests/test_glance.py looks."""
     monkeypatch.setattr("easyrlhf.launch.glance", lambda config: None)
     monkeypatch.setattr("easyrlhf.glance.glance_at_models", lambda settings: None)
+
+
+@pytest.fixture(scope="session")
+def ending_model(rm, tmp_path_factory) -> str:
+    """The random model that the reward model was trained from, keener to end its answers."""
+    folder = tmp_path_factory.mktemp("policy")
+    lm = AutoModelForCausalLM.from_pretrained(rm.root / "init")
+    tokenizer = load_tokenizer(str(rm.root / "init"))
+    with torch.no_grad():
+        lm.get_output_embeddings().weight[tokenizer.eos_token_id] *= 3.0
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

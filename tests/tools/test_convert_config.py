@@ -610,3 +610,40 @@ def test_a_file_of_another_program_given_to_a_stage_is_sent_here(tmp_path):
     assert (
         last == f"{file} looks like a file of LLaMA-Factory: easyrlhf convert-config {file} turns it into one of ours"
     )
+
+
+AXOLOTL_EBFT = """
+base_model: org/base-1b
+rl: ebft
+ebft:
+  feature_layers: [0.3, 0.6]
+  embed_method: completion_mean
+  use_whitening: false
+  alignment_coef: 1.0
+  diversity_coef: 0.5
+  ce_coef: 0.03
+  mode: structured
+trl: {num_generations: 8, max_completion_length: 128, temperature: 0.6}
+datasets: [{path: rows.jsonl}]
+sequence_len: 512
+micro_batch_size: 8
+"""
+
+
+def test_a_block_of_ebft_becomes_our_settings():
+    ours = convert_settings(yaml.safe_load(AXOLOTL_EBFT)).settings
+    assert (
+        ours.items()
+        >= {
+            "feature_depths": "0.3,0.6",
+            "feature_pooling": "mean",
+            "whiten_samples": 0,
+            "alignment_coef": 1.0,
+            "diversity_coef": 0.5,
+            "ce_coef": 0.03,
+            "num_generations": 8,
+            "temperature": 0.6,
+        }.items()
+    )
+    whitened = yaml.safe_load(AXOLOTL_EBFT.replace("use_whitening: false", "use_whitening: true"))
+    assert "whiten_samples" not in convert_settings(whitened).settings

@@ -28,7 +28,6 @@ from easyrlhf.tools.answer_rows import GeneratedAnswer, kept, kl_bound
 PAGE = Path(__file__).parents[2] / "docs" / "using_models.md"
 WORDS = ["red", "blue", "green", "cat", "dog", "owl", "one"]
 PROMPTS = [{"prompt": [{"role": "user", "content": f"Say {word}."}], "id": i} for i, word in enumerate(WORDS)]
-ENDS_SOON = 3.0  # added to the end-of-turn token's logit, so that some answers of a random model end
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -40,17 +39,10 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def model(rm, tmp_path_factory) -> str:
-    """The random model that the reward model was trained from, a little keener to end its answers."""
-    folder = tmp_path_factory.mktemp("policy")
-    lm = AutoModelForCausalLM.from_pretrained(rm.root / "init")
-    tokenizer = load_tokenizer(str(rm.root / "init"))
-    with torch.no_grad():
-        lm.get_output_embeddings().weight[tokenizer.eos_token_id] *= ENDS_SOON
-    lm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def model(ending_model) -> str:
+    """A model of random weights."""
+    return ending_model
 
 
 @pytest.fixture

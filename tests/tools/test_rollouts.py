@@ -137,6 +137,26 @@ def test_the_report_shows_what_stands_out_escaped_and_bounded(run_folder):
     assert len(page) < 150_000
 
 
+def test_an_episode_in_the_terminal_has_a_line_for_each_call_and_result(run_folder, ask):
+    call = {"type": "function", "function": {"name": "look_up", "arguments": {"thing": "hat"}}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "look_up", "content": "red"},
+        {"role": "assistant", "content": "It is\nred."},
+    ]
+    log = MetricsLog(run_folder, report_to="none")
+    log.rollouts(3, [row(1, 0.5, messages=messages, turns=2, tool_errors=0)])
+    log.close()
+    _, said, _ = ask(run_folder, "--step", 3)
+    assert said == (
+        "step 3 · 1 · score +0.500 · kl +0.500 · total +0.500 · advantage +0.250 · 5 tokens · 2 turns · 1 call\n"
+        "  ┌ user: Say 1.\n"
+        '  │ assistant: → look_up(thing="hat")\n'
+        "  │ tool look_up: red\n"
+        "  └ assistant: It is⏎red.\n"
+    )
+
+
 def test_equals_are_picked_in_their_order():
     rows = [row(n, 1.0) for n in range(5)]
     assert [found["place"] for found in pick(iter(rows), "best", 3)] == [0, 1, 2]

@@ -27,7 +27,7 @@ def test_every_settings_file_is_listed_with_what_it_is():
     for file in [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "recipes").glob("*.yaml")]:
         assert re.search(rf"^  {file.stem} +\w", page, re.MULTILINE), file
     assert "  kto           KTO on comparisons; files of single answers with a label will do as well.\n" in page
-    assert "  toy_ppo       PPO on the toy world: 24 rollouts of 128 answers.\n" in page
+    assert "  toy_ppo         PPO on the toy world: 24 rollouts of 128 answers.\n" in page
     assert "  zero2 zero2_offload zero3 zero3_offload\n" in page
     assert max(len(line) for line in page.splitlines()) <= 100
 

@@ -24,6 +24,21 @@ AXOLOTL = {
     "vllm.data_parallel_size": ((), "a colocated vLLM is in every process"),
     "vllm.enable_prefix_caching vllm.enable_reasoning vllm.reasoning_parser": ((), VLLM_OWN),
     "trl.vllm_mode": (("vllm_mode",), "outside of the block"),
+    "ebft.feature_layers": (("feature_depths",), "as in feature_depths 0.25,0.5,0.75"),
+    "ebft.embed_method": (("feature_pooling",), "last_token is last, completion_mean is mean"),
+    "ebft.use_whitening": (
+        ("whiten_samples",),
+        "features are measured once, by so many demonstrations and answers, not in each group; 0 for no whitening",
+    ),
+    "ebft.n_samples_per_prompt": (("num_generations",), ""),
+    "ebft.temperature": (("temperature",), ""),
+    "ebft.advantage_estimator": ((), "the advantage is exact for any number of completions (easyrlhf docs ebft)"),
+    "ebft.mode ebft.stride ebft.context_length ebft.generate_max_len ebft.min_completion_prefix ebft.rl_coef": (
+        (),
+        "answers to prompts are compared, whole; stride mode is not in this version (easyrlhf docs ebft)",
+    ),
+    "ebft.top_p": ((), "completions are drawn from the policy itself: other draws would be another gradient"),
+    "ebft.adaptive_max_tokens ebft.gt_length_multiplier": (("max_completion_length",), "one limit for all answers"),
 }
 
 VERL = {

@@ -11,7 +11,8 @@ TITLE = "axolotl"
 SIGNS = """base_model datasets test_datasets micro_batch_size sequence_len sample_packing rl adapter val_set_size
     lora_target_linear lora_model_dir dataset_prepared_path num_epochs evals_per_epoch saves_per_epoch special_tokens
     train_on_inputs pad_to_sequence_len flash_attention model_type tokenizer_type eval_sample_packing"""
-METHODS = ("dpo", "ipo", "kto", "orpo", "simpo", "grpo")
+METHODS = ("dpo", "ipo", "kto", "orpo", "simpo", "grpo", "ebft")
+POOLINGS = {"last_token": "last", "completion_mean": "mean"}
 OURS_BY_NAME = ("chatml", "llama3")
 
 
@@ -93,6 +94,31 @@ def axolotl_template(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, value, "the model's own template, or chat_template with chatml, llama3 or a Jinja file")
 
 
+def feature_layers(draft: Draft, key: str, value: Any) -> None:
+    """Depths as a list."""
+    draft.set("feature_depths", ",".join(map(str, value if isinstance(value, list) else [value])), key)
+
+
+def embed_method(draft: Draft, key: str, value: Any) -> None:
+    """What the states of a layer become."""
+    if value in POOLINGS:
+        draft.set("feature_pooling", POOLINGS[value], f"{key}: {value}")
+    else:
+        draft.carry(key, value)
+
+
+def use_whitening(draft: Draft, key: str, value: Any) -> None:
+    """Off there is off here; on is ours, whose statistics are those of the whole start."""
+    if not truth(value):
+        draft.set("whiten_samples", 0, f"{key}: {value}; the default whitens, and without it little is learned")
+
+
+def ebft_mode(draft: Draft, key: str, value: Any) -> None:
+    """Structured is what there is."""
+    if value != "structured":
+        draft.carry(key, value)
+
+
 def finish(draft: Draft) -> None:
     """axolotl's defaults where they are not ours."""
     draft.default("lr_scheduler", "cosine", "axolotl")
@@ -108,4 +134,8 @@ RULES: dict[str, Rule] = {
     "adapter": adapter,
     **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout"), no_adapter),
     "chat_template": axolotl_template,
+    "ebft.feature_layers": feature_layers,
+    "ebft.embed_method": embed_method,
+    "ebft.use_whitening": use_whitening,
+    "ebft.mode": ebft_mode,
 }

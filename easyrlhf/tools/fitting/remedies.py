@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from easyrlhf.config import OnlineConfig, TrainConfig
+from easyrlhf.config import OnlineConfig, ScoredConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype
 from easyrlhf.tools.fitting.memory import SHARDED, Machine, MemoryPlan
 from easyrlhf.tools.fitting.stage_memory import answers, row_length, token_budget
@@ -76,7 +76,7 @@ def use_lora(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
 
 def share(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """One backbone for all models of an online stage, where the reward model can be an adapter of it."""
-    if not isinstance(config, OnlineConfig) or config.share_backbone or config.ref_model != config.model:
+    if not isinstance(config, ScoredConfig) or config.share_backbone or config.ref_model != config.model:
         return
     reward = config.reward_model
     if reward in (None, config.model) or os.path.isdir(os.path.join(reward, "adapter")):

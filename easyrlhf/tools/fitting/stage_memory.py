@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from easyrlhf.config import OnlineConfig, ReferenceConfig, TrainConfig
+from easyrlhf.config import OnlineConfig, ReferenceConfig, ScoredConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
 from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.prefix_sharing import sees_all
@@ -37,7 +37,7 @@ def with_models(config: TrainConfig) -> TrainConfig:
     config = with_start_model(replace(config, model=config.model or config.default_model()))
     config = config.with_lengths(positions_of(config.model, trust_remote_code=config.trust_remote_code))
     check_positions("--model", config.model, config)
-    if isinstance(config, OnlineConfig) and not (config.reward_model or config.scored_elsewhere):
+    if isinstance(config, ScoredConfig) and not (config.reward_model or config.scored_elsewhere):
         config = replace(config, reward_model="outputs/rm" if os.path.isdir("outputs/rm") else config.model)
     if isinstance(config, OnlineConfig | ReferenceConfig):
         config = replace(config, ref_model=config.ref_model or config.model)
@@ -164,7 +164,7 @@ def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
     """Rollout, scoring, then updates of the policy and of the value model, if there is one."""
     trained, frozen = shapes_of(config, machine)
     models = {"policy": count_held(trained, TRAINED)}
-    if not (config.own_reference or config.kl_measured == "never"):
+    if config.holds_reference:
         models["reference"] = count_held(replace(frozen, path=config.ref_model), FROZEN)
     scorers = scorer_shapes(config, trained, frozen)
     # a shared backbone is counted with the policy; each of the others is an adapter and a head

@@ -1,0 +1,190 @@
+"""EBFT from demonstrations to its folder: what is compared, what a stopped run remembers, what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from easyrlhf.config import EBFTConfig
+from easyrlhf.engine.micro_batches import Passes
+from easyrlhf.errors import InputError, RunStopped
+from easyrlhf.losses.ebft import Whitening
+from easyrlhf.models.features import completion_features
+from easyrlhf.online.ebft import EBFT, FeatureMatching, FeatureSource
+from easyrlhf.online.rollout import Rollout
+from easyrlhf.online.state import Models
+from easyrlhf.rewards.combined import Rewards
+from easyrlhf.stages.ebft import AnsweredPrompts, answer_start
+from easyrlhf.stages.online import train_ebft
+
+SETTINGS = {
+    "max_length": 64,
+    "max_prompt_length": 40,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "max_completion_length": 8,
+    "whiten_samples": 16,
+    "devices": "cpu",
+    "report_to": "none",
+    "max_steps": 4,
+    "save_steps": 0,
+}
+CLOCK = ("time/", "tokens_per_second")
+
+
+@pytest.fixture
+def train(data, chain, tmp_path, monkeypatch):
+    """train(folder, **settings) -> the folder of a run of 4 rollouts."""
+    for name in ("plot_run", "write_report"):
+        monkeypatch.setattr(f"easyrlhf.stages.lifecycle.{name}", lambda *_, **__: None)
+
+    def run(name: str, **settings) -> Path:
+        known = {"model": chain.sft, "train_data": data.sft, "output_dir": str(tmp_path / name)}
+        return Path(train_ebft(EBFTConfig(**SETTINGS | known | settings)))
+
+    return run
+
+
+def rows_of(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith(CLOCK)} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"valid": True, "ce_coef": 0.1}, {"lora_r": 4, "beta": 0.1}], ids=["full", "lora"]
+)
+def test_a_stopped_run_goes_on_with_the_measure_that_it_began_with(train, data, stop_after, monkeypatch, settings):
+    own = dict(settings)
+    if own.pop("valid", False):
+        own |= {"valid_data": data.sft, "eval_steps": 2}
+    whole = train("whole", **own)
+    go_on = stop_after(2)
+    with pytest.raises(RunStopped):
+        train("stopped", **own)
+    go_on()
+    [checkpoint] = (whole.parent / "stopped" / "checkpoints").glob("step-*")
+    assert load_file(checkpoint / "kept" / "whitening.safetensors")["directions"].shape[0] == 3 * 128
+    monkeypatch.setattr(Whitening, "of", lambda *_: pytest.fail("measured anew"))
+    stopped = train("stopped", **own)
+    assert rows_of(stopped) == rows_of(whole)
+    assert rows_of(stopped, "rollouts.jsonl") == rows_of(whole, "rollouts.jsonl")
+    for name, tensor in load_file(whole / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(stopped / "model.safetensors")[name]), name
+    assert ("loss/ptx_avg" in rows_of(whole)[-1]) == ("ce_coef" in own)
+
+
+# --- demonstrations as prompts with answers
+
+TURNS = Dataset.from_list(
+    [
+        {"input_ids": [5, 6, 7, 8, 9], "loss_mask": [0, 0, 1, 1, 1], "length": 5},
+        {"input_ids": [5, 6, 7, 8, 9, 4, 3], "loss_mask": [0, 1, 1, 0, 0, 1, 1], "length": 7},
+        {"input_ids": [5, 6, 7], "loss_mask": [1, 1, 1], "length": 3},
+    ]
+)
+
+
+def test_the_last_answer_of_a_demonstration_is_what_is_compared(chatml_renderer):
+    assert [answer_start(mask) for mask in TURNS["loss_mask"]] == [2, 5, 0]
+    assert answer_start([0, 1, 1, 0, 0]) == 1
+    rows = AnsweredPrompts(TURNS, [1, 0], 2, chatml_renderer)
+    assert [(row["prompt_ids"], row["answer_ids"], row["number"]) for row in rows] == [
+        ([5, 6, 7, 8, 9], [4, 3], 1),
+        ([5, 6], [7, 8], 0),
+    ]
+    assert [row["number"] for row in rows.select(range(1, 2))] == [0]
+
+
+def test_demonstrations_without_a_prompt_are_refused(train, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "Red and blue are colours."}\n' * 8)
+    with pytest.raises(InputError, match="--train_data: 8 of 8 demonstrations have no prompt before their last"):
+        train("refused", train_data=str(texts))
+
+
+# --- the two parts of the reward
+
+PROMPTS, ANSWERS = [[1, 2], [3]], [[4, 5], [6, 7, 8]]
+SAID = [[9, 4], [10], [4, 5], [11, 12, 13]]
+
+
+@pytest.fixture
+def matching(tiny_lm) -> FeatureMatching:
+    lm = tiny_lm(dtype=torch.float64)
+    return FeatureMatching(Models(lm, lm, None, Passes(64)), [1], "last", 2)
+
+
+def rows_for(*numbers: int) -> list[dict]:
+    texts = {"prompt": '"Which?"', "columns": "{}"}
+    return [{"prompt_ids": PROMPTS[n], "answer_ids": ANSWERS[n], "number": n} | texts for n in numbers]
+
+
+@pytest.mark.parametrize("white", [False, True])
+def test_a_completion_is_scored_by_what_it_is_like(matching, chatml_renderer, white):
+    lm, numbers = matching.models.policy, (0, 0, 1, 1)
+    found = completion_features(lm, [(PROMPTS[n], said) for n, said in zip(numbers, SAID, strict=True)], [1], "last")
+    shown = completion_features(lm, list(zip(PROMPTS, ANSWERS, strict=True)), [1], "last")
+    if white:
+        matching.whitening = Whitening.of(torch.cat([found, shown]), 0.05)
+        found, shown = matching.whitening(found), matching.whitening(shown)
+    aligned = [(found[i] @ shown[n]).item() for i, n in enumerate(numbers)]
+    alike = [(found[i] @ found[j]).item() for i, j in ((0, 1), (1, 0), (2, 3), (3, 2))]
+    sources = [FeatureSource(name, matching) for name in ("alignment", "diversity")]
+    rewards = Rewards(sources, [2.0, -1.0], None, 0.0, chatml_renderer)
+    scores, raw = rewards(rows_for(*numbers), SAID, torch.ones(4, dtype=torch.bool))
+    assert raw["alignment"].tolist() == pytest.approx(aligned, abs=1e-6)
+    assert raw["diversity"].tolist() == pytest.approx(alike, abs=1e-6)
+    assert scores.tolist() == pytest.approx([2 * a - d for a, d in zip(aligned, alike, strict=True)], abs=1e-6)
+
+
+def test_a_completion_of_a_prompt_of_its_own_has_no_others(matching):
+    aligned, alike = matching.terms(rows_for(0, 1), SAID[:2])
+    assert alike.isnan().all() and not aligned.isnan().any()
+
+
+def test_whole_completions_get_the_advantage_and_the_others_kl(small_rollout):
+    config = EBFTConfig(model="m", train_data="x.jsonl", num_generations=2, batch_size=4, alignment_coef=0.5, beta=0.3)
+    estimated = EBFT.estimate(small_rollout, config, 0.3)
+    # (0.8, 0.2) with cosine 0.6: 2 (0.5 (0.8 - 0.2) - (0.6 - 1)) = 1.4, KL 2 against 1: -0.3; and the other way round
+    expected = [1.4 - 0.3, 2 * (0.5 * -0.6 + 0.4) + 0.3, 0.0 - 0.0, 0.0]
+    assert estimated.advantages[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert EBFT.metrics(small_rollout) == pytest.approx(
+        {"ebft/alignment": 0.5, "ebft/diversity": 0.8, "ebft/cfm": 0.8, "ebft/reward": 0.25}
+    )
+
+
+@pytest.fixture
+def small_rollout() -> Rollout:
+    ones = torch.ones(4, 2)
+    return Rollout(
+        rows=[{}] * 4,
+        completion_ids=ones.long(),
+        completion_mask=ones,
+        finished=torch.ones(4, dtype=torch.bool),
+        sampler_logprobs=-ones,
+        old_logprobs=-ones,
+        ref_logprobs=-ones - torch.tensor([[1.0], [0.5], [0.25], [0.25]]),
+        entropies=ones,
+        values=None,
+        scores=torch.tensor([1.0, 0.0, 0.0, 0.0]),
+        source_scores={
+            "alignment": torch.tensor([0.8, 0.2, 0.5, 0.5]),
+            "diversity": torch.tensor([0.6, 0.6, 1.0, 1.0]),
+        },
+    )
+
+
+def test_settings_that_make_no_sense_are_refused():
+    known = EBFTConfig(model="m", train_data="x.jsonl")
+    for changed, said in (
+        ({"alignment_coef": 0, "diversity_coef": 0}, "nothing would be learned"),
+        ({"whiten_samples": 1}, "tells no variance"),
+        ({"feature_depths": "0.5,0"}, "above 0, up to 1"),
+        ({"num_generations": 1, "batch_size": 8}, "2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replace(known, **changed)
