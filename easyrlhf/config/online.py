@@ -13,7 +13,7 @@ from easyrlhf.config.environment_settings import EnvironmentSettings
 from easyrlhf.config.lists import split_list
 from easyrlhf.config.rendering import FinalTurn
 from easyrlhf.config.reward_settings import RewardSettings
-from easyrlhf.config.rollout_settings import RolloutLog, Rollouts, RolloutSampling
+from easyrlhf.config.rollout_settings import Rerolls, RolloutLog, Rollouts, RolloutSampling
 from easyrlhf.config.sampling import RolloutConfig
 from easyrlhf.config.training import TrainConfig
 from easyrlhf.errors import SettingError
@@ -71,6 +71,8 @@ class OnlineConfig(
     reward_model: ClassVar[str | None] = None  # with the next two of the stages that are scored
     reward_funcs: ClassVar[str | None] = None
     plays: ClassVar[bool] = False
+    reroll_max_groups: ClassVar[int] = 0
+    replay_buffer_size: ClassVar[int] = 0  # a setting of GRPO
     learns_values: ClassVar[bool] = False
     kl_target: ClassVar[float | None] = None  # what PPO alone can be told
     kl_estimator: ClassVar[str] = "k1"
@@ -207,14 +209,30 @@ class OnlineConfig(
 
 
 @dataclass(kw_only=True, frozen=True)
-class ScoredConfig(OneBackbone, EnvironmentSettings, RewardSettings, OnlineConfig):
+class ScoredConfig(OneBackbone, EnvironmentSettings, Rerolls, RewardSettings, OnlineConfig):
     """What a stage can be told whose samples are scored by rewards; PPO and GRPO add their own settings."""
 
     def _check(self) -> None:
         super()._check()
         self._check_backbone()
         self._check_environment()
+        self._check_rerolls()
         self._check_rewards()
+
+    def _check_rerolls(self) -> None:
+        groups = self.batch_size // self.num_generations
+        if self.reroll_max_groups > groups:
+            raise SettingError(
+                "reroll_max_groups",
+                f"reroll_max_groups {self.reroll_max_groups}: a rollout has {groups} prompts (batch_size "
+                f"{self.batch_size} / num_generations {self.num_generations}); use {groups} or fewer",
+            )
+        if self.reroll_max_groups and self.rollout_ahead:
+            raise SettingError(
+                "reroll_max_groups",
+                f"reroll_max_groups {self.reroll_max_groups}: with rollout_ahead the next prompts are asked before it "
+                "is known which have failed; leave one of the two out",
+            )
 
     def _check_backbone(self) -> None:
         if self.share_backbone and not self.lora_r:
