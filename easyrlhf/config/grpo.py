@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from easyrlhf.config.base import GRPO, SAMPLING, Settings, opt, restate
-from easyrlhf.config.online import ScoredConfig
+from easyrlhf.config.scored import ScoredConfig
 from easyrlhf.errors import SettingError
 
 
@@ -67,6 +67,14 @@ class GRPOUpdate(Settings):
         low=0,
     )
 
+    replay_buffer_size: int = opt(
+        0,
+        "Earlier groups to keep whose scores differed: they take the places of groups whose completions no reward "
+        "tells apart, weighted by how likely they are to the policy now (up to importance_cap). 0 for none.",
+        low=0,
+    )
+    replay_max_age: int = opt(50, "Steps after which a group of the replay buffer is let go.", low=1)
+
 
 @dataclass(kw_only=True, frozen=True)
 class CompletionLength(Settings):
@@ -119,6 +127,23 @@ class GRPOConfig(CompletionLength, GRPOUpdate, ScoredConfig):
                 f"{self.max_completion_length}; every completion would be punished",
             )
         self._check_grpo_alone()
+        self._check_replay()
+
+    def _check_replay(self) -> None:
+        if not self.replay_buffer_size:
+            return
+        if self.advantage == "reinforce++":
+            raise SettingError(
+                "replay_buffer_size",
+                f"replay_buffer_size {self.replay_buffer_size}: keeps groups for groups that teach nothing, and "
+                "advantage reinforce++ compares the whole batch; leave it at 0, or use grpo or rloo",
+            )
+        if self.plays or self.nemo_gym_url:
+            raise SettingError(
+                "replay_buffer_size",
+                f"replay_buffer_size {self.replay_buffer_size}: keeps completions, not episodes of an environment; "
+                "leave it at 0",
+            )
 
     def _check_grpo_alone(self) -> None:
         """Settings that one way of computing advantages has, and another would silently ignore."""

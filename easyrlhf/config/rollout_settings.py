@@ -51,6 +51,24 @@ class Rollouts(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
+class Rerolls(Settings):
+    """Prompts that are asked once more."""
+
+    group: ClassVar[str] = ONLINE
+
+    reroll_max_groups: int = opt(
+        0,
+        "Most prompts of a rollout that are asked once more, as none of their completions scored above reroll_below; 0 "
+        "for none. The new prompts whose places they take come next.",
+        low=0,
+    )
+    reroll_start_fraction: float = opt(
+        0.5, "Share of the run's steps before prompts are asked once more.", low=0, high=1
+    )
+    reroll_below: float = opt(0.0, "A completion that scores above X has not failed.")
+
+
+@dataclass(kw_only=True, frozen=True)
 class Temperature(Settings):
     """How the tokens of a completion are drawn."""
 

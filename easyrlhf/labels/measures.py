@@ -17,7 +17,7 @@ from easyrlhf.labels.agreement import (
     vote_pairs,
 )
 from easyrlhf.labels.backup import NAMED_ROLES
-from easyrlhf.labels.merge import reliabilities
+from easyrlhf.labels.reliability import accuracy_intervals, reliabilities
 from easyrlhf.labels.rows import ANNOTATOR, REFEREE, Annotator, StoredItem, StoredLabel
 from easyrlhf.labels.selection import numbers_of
 from easyrlhf.labels.store import Store
@@ -25,6 +25,7 @@ from easyrlhf.labels.values import COMPARED
 from easyrlhf.labels.votes import Votes, votes_in, votes_of
 from easyrlhf.report.rm_eval import wilson
 
+RELIABLE = ("reliability", "reliability_ci95")
 ENOUGH = 30  # pairs of labels from which a part of them is worth a ceiling of its own
 EVERYONE, PEOPLE, AT_RANDOM = "everyone", "people", "pairs picked at random"
 
@@ -156,12 +157,17 @@ def sign(item: StoredItem, label: StoredLabel) -> int:
 
 
 def annotator_rows(given: GivenLabels, votes: Votes) -> list[dict[str, Any]]:
-    """What is known of each annotator; how reliable one is, where another has labelled the same."""
+    """What is known of each annotator; how reliable one is, with [low, high], where another has labelled the same."""
     with_others = set(votes.annotator[vote_pairs(votes).ravel()].tolist())
     accuracies = reliabilities(votes)[1].tolist() if with_others else []
-    reliable = {votes.annotators[place]: accuracies[place] for place in with_others}
-    numbers = sorted({one.annotator for one in given.labels})
-    return [annotator_row(given, votes, number) | {"reliability": reliable.get(number)} for number in numbers]
+    intervals = accuracy_intervals(votes).tolist() if with_others else []
+    of_number = {votes.annotators[place]: place for place in with_others}
+    rows = []
+    for number in sorted({one.annotator for one in given.labels}):
+        place = of_number.get(number)
+        reliable = (None, None) if place is None else (accuracies[place], intervals[place])
+        rows.append(annotator_row(given, votes, number) | dict(zip(RELIABLE, reliable, strict=True)))
+    return rows
 
 
 def annotator_row(given: GivenLabels, votes: Votes, number: int) -> dict[str, Any]:

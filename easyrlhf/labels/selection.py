@@ -47,7 +47,7 @@ def choose_labels(
     drop_flags: tuple[str, ...] = (),
     min_labels: int = 1,
 ) -> ChosenLabels:
-    """The labels that count; never those of checks, of own pairs shown again, and those taken back.
+    """The labels that count, by item and annotator; never those of checks, of own pairs shown again, and taken back.
 
     only, exclude  names or numbers of annotators
     drop_flags     an item of which one of these labels has one of these flags is left out
@@ -69,7 +69,9 @@ def choose_labels(
             left_out[reason] += 1
         else:
             kept.append(item)
-    return ChosenLabels(kept, {item.id: of_item[item.id] for item in kept}, annotators, left_out)
+    # By annotator, not by time: who pressed first must not be seen in the rows, down to the last bit of a sum.
+    ordered = {item.id: sorted(of_item[item.id], key=lambda one: (one.annotator, one.at, one.id)) for item in kept}
+    return ChosenLabels(kept, ordered, annotators, left_out)
 
 
 def reason_left_out(labels: list[StoredLabel], drop_flags: tuple[str, ...], min_labels: int) -> str | None:

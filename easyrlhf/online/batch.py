@@ -1,5 +1,6 @@
 """The prompts of a step, sampled until they teach something where the settings allow that."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from easyrlhf.online.state import LoopState, Online
 from easyrlhf.rollout.sampler import TRAINING
 from easyrlhf.run.run import Run
 from easyrlhf.run.timer import Timer
+
+MOST_WAITING = 1000  # prompts that are to be asked once more
 
 
 def collect_batch(
@@ -30,9 +33,16 @@ def collect_batch(
         return online.method.groups_that_teach(drawn, config, at.kl_coef)
 
     def draw() -> Rollout:
-        rows, keys = prompt_batch(prompts, config, at.drawn)
+        again = asked_again(run, online, at) if config.reroll_max_groups else []
+        places = [*again, *prompt_places(len(prompts), config, at.drawn // size - at.repeated, len(again))]
+        rows, keys = prompt_batch(prompts, config, at.drawn, places)
         at.drawn += config.batch_size
-        return collect(run, online, rows, keys, timer, with_reference=config.kl_measured == "step")
+        at.repeated += len(again)
+        drawn = collect(run, online, rows, keys, timer, with_reference=config.kl_measured == "step")
+        if config.reroll_max_groups:
+            at.failed = failures(drawn, places, len(again), at.failed, config)
+        numbers = torch.tensor(places, device=drawn.scores.device).repeat_interleave(size)
+        return replace(drawn, numbers=numbers) if config.replay_buffer_size else drawn
 
     rollout = draw()
     for _ in range(config.resamples):
@@ -49,18 +59,50 @@ def collect_batch(
     return rollout, {"health/equal_groups": 1 - teaches(rollout).float().mean().item()}
 
 
-def prompt_batch(
-    prompts: Dataset, config: OnlineConfig, drawn: int
-) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
-    """Prompt rows of the next rollout, once per completion, and their sampling keys.
+def prompt_places(count: int, config: OnlineConfig, first: int, displaced: int = 0) -> list[int]:
+    """Which of so many prompts the next rollout asks anew.
 
     Epochs follow one another, each in its own order, or all in that of the files.
 
-    drawn  completions before it
+    first      new prompts before it
+    displaced  prompts of it that are asked once more
+    """
+    numbers = range(first, first + config.batch_size // config.num_generations - displaced)
+    if config.shuffle_prompts:
+        return list(endless_order(count, config.seed, numbers))
+    return [number % count for number in numbers]
+
+
+def prompt_batch(
+    prompts: Dataset, config: OnlineConfig, drawn: int, places: list[int] | None = None
+) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
+    """Prompt rows of the next rollout, once per completion, and their sampling keys.
+
+    drawn   completions before it
+    places  of its prompts; None: the new ones alone
     """
     size = config.num_generations
-    numbers = range(drawn // size, (drawn + config.batch_size) // size)
-    shuffled = endless_order(len(prompts), config.seed, numbers)
-    order = shuffled if config.shuffle_prompts else [number % len(prompts) for number in numbers]
-    rows = [prompts[row] for row in order for _ in range(size)]
+    if places is None:
+        places = prompt_places(len(prompts), config, drawn // size)
+    rows = [prompts[place] for place in places for _ in range(size)]
     return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
+
+
+def asked_again(run: Run, online: Online, at: LoopState) -> list[int]:
+    """The prompts that have failed and are asked once more now, taken from those that wait."""
+    config = run.config
+    begun = config.reroll_max_groups and run.step >= config.reroll_start_fraction * online.rewards.state.max_steps
+    count = config.reroll_max_groups if begun else 0
+    again, at.failed = at.failed[:count], at.failed[count:]
+    return again
+
+
+def failures(drawn: Rollout, places: list[int], again: int, waiting: list[int], config: OnlineConfig) -> list[int]:
+    """The prompts that wait, with those that have failed now; who fails once more, or waits already, does not join.
+
+    places  of the rollout's prompts, of which the first `again` were asked once more
+    """
+    best = drawn.scores.view(len(places), -1).nan_to_num(nan=-torch.inf).amax(1).tolist()
+    scored = zip(places[again:], best[again:], strict=True)
+    lost = [place for place, score in scored if -torch.inf < score <= config.reroll_below]
+    return list(dict.fromkeys([*waiting, *lost]))[:MOST_WAITING]

@@ -17,6 +17,7 @@ from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
 from easyrlhf.online.batch import collect_batch, prompt_batch
 from easyrlhf.online.evaluate import SHOWN_PROMPTS, evaluate_prompts, logged_metrics, samples_due, show_samples
 from easyrlhf.online.metrics import importance_metrics, rollout_metrics
+from easyrlhf.online.replay import KEPT, ReplayBuffer, with_replayed
 from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.rollout_log import kept_rows
 from easyrlhf.online.state import LoopState, Online
@@ -73,6 +74,7 @@ def train(
         shown.select(range(min(SHOWN_PROMPTS, len(shown)))),
         at,
         course,
+        buffer_of(run),
     )
     with course.shown():
         if run.step == 0:
@@ -86,12 +88,23 @@ def train(
     return course.metrics()
 
 
+def buffer_of(run: Run) -> ReplayBuffer | None:
+    """The groups that a run has kept so far; None where its settings keep none."""
+    config = run.config
+    if not config.replay_buffer_size:
+        return None
+    buffer = ReplayBuffer(config.replay_buffer_size, config.replay_max_age)
+    buffer.restore(run.kept.get(KEPT))
+    return buffer
+
+
 @dataclass(frozen=True)
 class Loop:
     """What the steps of a run share.
 
     valid  held-out prompts that are evaluated on; None without any
     shown  prompts whose answers are shown now and then
+    buffer groups to learn from once more; None where nothing is kept
     """
 
     online: Online
@@ -100,6 +113,7 @@ class Loop:
     shown: Dataset
     at: LoopState
     course: StepEnd
+    buffer: ReplayBuffer | None = None
 
     def step(self) -> dict[str, float]:
         """One step of learning; returns its metrics."""
@@ -114,12 +128,18 @@ class Loop:
                     begin_next(online, self.prompts, run.config, at)
                 # 2. Estimate: scores become the advantage of every token. All that differs between methods is here and
                 # in the loss of 3.
-                rollout = online.method.estimate(rollout, run.config, at.kl_coef)
+                learned = rollout
+                if self.buffer is not None:
+                    learned = with_replayed(run, online, self.prompts, rollout, self.buffer, at.kl_coef)
+                rollout, learned = (online.method.estimate(one, run.config, at.kl_coef) for one in (rollout, learned))
             # 3. Update: epochs of minibatches over this one rollout.
             # One that fails half way keeps the weights of before, or says that there are none to keep.
             with timer("update"), run.unchanged_is_kept(online.engines, **before):
-                updated = online.update(rollout, run.step)
+                updated = online.update(learned, run.step)
             online.sampler.updated()  # what samples elsewhere learns that its weights are old
+        if self.buffer is not None:
+            sampled |= {"replay/used": learned.share_replayed}
+            run.kept[KEPT] = self.buffer.add(rollout, run.config.num_generations, run.step)
         run.step += 1
         # 4. Log, with the price of a nat that the step was taken with; the next one may have another.
         metrics = updated | sampled | step_metrics(rollout, online, timer, run, at)

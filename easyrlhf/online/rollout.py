@@ -11,7 +11,7 @@ from easyrlhf.config import OnlineConfig
 from easyrlhf.engine.micro_batches import MicroBatch, Passes, group_by_prompt
 from easyrlhf.losses.importance import importance_weights, off_policy_mask
 from easyrlhf.models.prefix_sharing import PromptGroup
-from easyrlhf.rewards.combined import dropped
+from easyrlhf.rewards.combined import failed_episodes
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Rollout:
     extra            [B]     name → value, what reward functions have logged of each completion
     action_mask      [B, T]  1 on tokens that the policy sampled; None where it sampled all of completion_mask. What
                              says something of the policy (log-probabilities, values, advantages) is 0 elsewhere
+    numbers          [B]     of the prompts among the run's; None where nobody asks
+    replayed         [B]     whether a completion is an earlier policy's; None where none is
     turn_rewards     [B, T]  of the scores what turns before the last earned, at the last token of each; None without
     """
 
@@ -55,6 +57,8 @@ class Rollout:
     extra: list[dict[str, Any]] | None = None
     action_mask: Tensor | None = None
     turn_rewards: Tensor | None = None
+    numbers: Tensor | None = None
+    replayed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,7 +76,7 @@ class Rollout:
     @property
     def dropped(self) -> Tensor:
         """Whether a completion is an episode whose environment failed: it counts for nothing.  [B]"""
-        return dropped(self.rows).to(self.scores.device)
+        return failed_episodes(self.rows).to(self.scores.device)
 
     @property
     def learned(self) -> Tensor:
@@ -95,6 +99,11 @@ class Rollout:
         if self.ref_logprobs is None:
             return None
         return ((self.old_logprobs - self.ref_logprobs) * self.actions).sum(1)
+
+    @property
+    def share_replayed(self) -> float:
+        """Share of the completions that are an earlier policy's."""
+        return 0.0 if self.replayed is None else self.replayed.float().mean().item()
 
     @property
     def prompt_ids(self) -> list[list[int]]:
@@ -125,9 +134,18 @@ class Rollout:
         return numbers[self.action_mask[self.completion_mask.bool()].bool()]
 
     def importance_weights(self, config: OnlineConfig) -> Tensor:
-        """How much each token counts for having been drawn by a sampler that is not quite the policy.  [B, T]"""
+        """How much each token counts for having been drawn by a sampler that is not quite the policy.  [B, T]
+
+        Of an earlier policy's completions that is the weight of the whole completion.
+        """
         numbers = self.old_logprobs, self.sampler_logprobs, self.actions
-        return importance_weights(*numbers, config.importance_correction, config.importance_cap)
+        weights = self.actions
+        if config.corrects_sampling:
+            weights = importance_weights(*numbers, config.importance_correction, config.importance_cap)
+        if self.replayed is None:
+            return weights
+        whole = importance_weights(*numbers, "sequence", config.importance_cap)
+        return torch.where(self.replayed[:, None], whole, weights)
 
     def near_policy(self, logprobs: Tensor, threshold: float) -> tuple["Rollout", float]:
         """The rollout without the advantages of what the policy has left behind, and how many tokens those are.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -85,8 +85,12 @@ class LoopState:
     kl_coef     the present price of a nat of distance from the reference
     drawn       completions sampled for training so far
     unfinished  metrics of the run's step where it was not looked at to the end: evaluation or samples failed
+    repeated    groups so far that were of prompts asked once more, in the place of new ones
+    failed      numbers of the prompts that wait to be asked once more, the first to come first
     """
 
     kl_coef: float
     drawn: int = 0
     unfinished: dict[str, float] | None = None
+    repeated: int = 0
+    failed: list[int] = field(default_factory=list)

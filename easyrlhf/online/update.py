@@ -89,9 +89,7 @@ class PolicyLearner:
             return {}
         config = self.config
         # 1. What each token's loss counts. Weights, and no mean inside of the loss: so micro-batches add up.
-        weights = self.method.weigh(batch, tokens_per_step, config)
-        if config.corrects_sampling:
-            weights = weights * batch.importance_weights(config)
+        weights = self.method.weigh(batch, tokens_per_step, config) * batch.importance_weights(config)
         # 2. No signal, no step: Adam would move weights by its momentum alone, or by rounding.
         if self.learns_nothing(batch):
             self.engine.skip()

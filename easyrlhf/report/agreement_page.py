@@ -63,10 +63,18 @@ def who_rows(found: dict[str, Any], names: Names) -> list[tuple[str, ...]]:
             number(row["ties"], "{:.0%}"),
             number(row["seconds"], "{:.1f}"),
             *(percent(row[key]) for key in ("self_agreement", "checks", "position")),
-            number(row["reliability"], "{:.2f}"),
+            reliable(row),
         )
         for row in found["annotators"]
     ]
+
+
+def reliable(row: dict[str, Any]) -> str:
+    """`0.92 (0.80 to 1.00)`; "" where it was not measured."""
+    if row["reliability"] is None:
+        return ""
+    low, high = row["reliability_ci95"]
+    return f"{row['reliability']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def matrix_rows(found: dict[str, Any], names: Names) -> list[tuple[str, ...]]:

@@ -282,6 +282,12 @@ METRICS: dict[str, Metric] = {
         high=0.5,
         format=".3f",
     ),
+    "replay/used": Metric(
+        "Share of the completions learned from that were an earlier policy's, in the places of groups that no reward "
+        "tells apart.",
+        GRPO,
+        format=".3f",
+    ),
     "health/unscored": Metric(
         "Share of completions that no reward applied to: they have no score, and none learns from them. Absent when 0.",
         ONLINE,

@@ -106,7 +106,8 @@ def train_online(config: OnlineConfig, title: str) -> Path:
         console.note("loading the models …")
         online = build(run, renderer, cast, Plan(steps, mixed_in(config, data), backend, playground))
         state = run.begin(online.engines)
-        at = LoopState(state.get("kl_coef", config.kl_price), state.get("drawn", 0), state.get("unfinished"))
+        remembered = {name: state[name] for name in ("drawn", "unfinished", "repeated", "failed") if name in state}
+        at = LoopState(state.get("kl_coef", config.kl_price), **remembered)
         with lifecycle.open_log(run, console) as log, online.rewards, online.sampler:
             if config.imitates:
                 measure(run, online, prompts["train"], console)

@@ -1,6 +1,7 @@
 """Labels as rows to train on: every merge by hand, every form, and the way through labels.jsonl and back."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,35 @@ def test_a_wrong_form_is_blamed_on_the_flag_as_it_is_typed():
     assert done.exit_code == 2
     assert "error: --as rankinks: must be one of probability, margin, rankings" in done.stderr
     assert "--as NAME" in CliRunner().invoke(label_export.command, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    "write_as, merge",
+    [
+        *(("probability", merge) for merge in ("share", "majority", "reliability")),
+        *((write_as, "share") for write_as in ("margin", "rankings", "feedback", "demonstrations")),
+    ],
+)
+def test_who_pressed_first_is_not_seen_in_the_rows(folder, write_as, merge):
+    """.1, .2 and .7 add up to 1 in one order, and to a little less in the other."""
+    said = [
+        *((who, 1, value, "probability", {"edit": f"by {who}"}) for who, value in ((1, 0.1), (2, 0.2), (3, 0.7))),
+        *(
+            (who, 2, value, "order", {})
+            for who, value in ((1, [[0], [1], [2]]), (2, [[1], [0], [2]]), (3, [[2], [0, 1]]))
+        ),
+        *((who, 3, value, "likert", {}) for who, value in ((1, 2), (2, 7), (3, 6))),
+        *((who, 4, value, "likert", {}) for who, value in ((1, 2), (2, 1), (3, 6))),
+    ]
+    written = []
+    for order in (said, said[::-1]):
+        fresh = folder.parent / f"labels {len(written)}"
+        shutil.copytree(folder, fresh)
+        for who, item, value, scale, more in order:
+            label(fresh, who, item, value, scale, **more)
+        assert export(fresh, write_as=write_as, merge=merge)
+        written.append((folder.parent / "out.jsonl").read_bytes())
+    assert written[0] == written[1]
 
 
 def filled(folder: Path) -> None:

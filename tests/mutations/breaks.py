@@ -48,6 +48,8 @@ UNBEGUN = "stages/test_environment.py::test_episodes_that_cannot_begin_are_left_
 PART_FAILS = f"{FAILED}::test_a_part_that_fails_ends_the_run_with_its_name_and_what_was_said"
 ANSWERED = f"{CALLED}::test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_one"
 ERROR_SAID = f"{CALLED}::test_a_call_that_fails_is_answered_with_its_error_and_the_episode_goes_on"
+REPLAYED, REMEMBERED = "online/test_replay.py::test_", "stages/test_replay.py::test_"
+TRUE = f"{REPLAYED}kept_completions_weighted_as_a_whole_give_the_true_gradient"
 MATCHES, MATCHING = "losses/test_ebft.py", "stages/test_ebft.py"
 MATCHED = f"{MATCHES}::test_the_policy_gradient_is_that_of_the_objective"
 APART = f"{MATCHES}::test_groups_are_apart"
@@ -301,7 +303,7 @@ BREAKS = [
     ),
     Break("rollout/vllm_server.py", "        yield\n        self.check_weights()\n", "        yield\n", VLLM_SERVER),
     Break("rollout/vllm_server.py", '**self.drawing, "max_tokens": limit}', "**self.drawing}", VLLM_SERVER),
-    Break("config/online.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
+    Break("config/scored.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
     Break(
         "stages/environments.py",
         "config.environment_concurrency // processes.size()",
@@ -352,11 +354,50 @@ BREAKS = [
     ),
     Break(
         "rewards/combined.py",
-        "scores.masked_fill(dropped(rows).to(scores.device), math.nan), raw",
+        "scores.masked_fill(failed_episodes(rows).to(scores.device), math.nan), raw",
         "scores, raw",
         UNLEARNED,
     ),
     Break("rewards/environment.py", "None if math.isnan(reward) else reward", "reward", UNLEARNED),
+    # groups that are learned from once more, prompts that are asked once more
+    Break(
+        "online/rollout.py",
+        'importance_weights(*numbers, "sequence", config',
+        'importance_weights(*numbers, "token", config',
+        TRUE,
+    ),
+    Break("online/rollout.py", "torch.where(self.replayed[:, None], whole, weights)", "weights", TRUE),
+    Break(
+        "online/rollout.py",
+        "if config.corrects_sampling:",
+        "if True:",
+        "online/test_update.py::test_samples_of_the_own_loop_are_not_weighted",
+    ),
+    Break(
+        "online/replay.py",
+        "if step - group.step <= self.max_age",
+        "",
+        REPLAYED + "groups_whose_scores_differ_are_kept_and_the_oldest_leave",
+    ),
+    Break(
+        "online/replay.py",
+        "(scores == scores[0]).all()",
+        "False",
+        REPLAYED + "groups_whose_scores_differ_are_kept_and_the_oldest_leave",
+    ),
+    Break(
+        "online/batch.py",
+        "at.drawn // size - at.repeated",
+        "at.drawn // size",
+        REPLAYED + "a_prompt_that_fails_is_asked_once_more_and_no_new_one_is_lost",
+    ),
+    Break("online/batch.py", "places[again:], best[again:]", "places, best", REPLAYED + "who_waits"),
+    Break(
+        "online/loop.py",
+        "buffer.restore(run.kept.get(KEPT))",
+        "pass",
+        REMEMBERED + "a_stopped_run_remembers_what_it_kept",
+    ),
     # energy-based fine-tuning
     Break(
         "losses/ebft.py", "(aligned.sum(1, keepdim=True) - aligned) / (n - 1)", "aligned.mean(1, keepdim=True)", MATCHED
@@ -842,7 +883,7 @@ BREAKS = [
         COLLECT,
     ),
     Break("online/collect.py", "        if with_reference:", "        if True:", UNASKED),
-    Break("online/batch.py", "number % len(prompts) for number", "number % 4 for number", IN_ORDER),
+    Break("online/batch.py", "number % count for number", "number % 4 for number", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
     Break("stages/online.py", "if config.holds_reference else None", "", UNLOADED),
@@ -932,8 +973,8 @@ BREAKS = [
     Break("losses/importance.py", "far[rows] & (advantages < 0)", "far[rows] & (advantages <= 0)", IMPORTANCE),
     Break(
         "online/update.py",
-        "weights = weights * batch.importance_weights(config)",
-        "pass",
+        " * batch.importance_weights(config)",
+        "",
         f"{UPDATE}::test_tokens_are_weighted_by_how_likely_they_are_to_the_policy",
     ),
     Break(
@@ -1038,7 +1079,7 @@ BREAKS = [
     Break("online/loop.py", "    except RunStopped:", "    except ZeroDivisionError:", ONLINE_LOOP),
     Break("online/loop.py", '| {"unfinished": metrics}', "", f"{LOST}[ppo-evaluating]"),
     Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-reference]"),
-    Break("rewards/combined.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
+    Break("rewards/combined.py", "with named(source.name, batch.longest_sample):", "if 1:", SCORING),
     Break("rollout/vllm_sampler.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
     # no reward applies
     Break(
@@ -1728,12 +1769,9 @@ BREAKS = [
     Break("labels/agreement.py", "size * squares - total**2", "size * squares", "labels/test_agreement.py"),
     Break("labels/agreement.py", "2 * agreement - 1", "agreement", "labels/test_agreement.py"),
     Break("labels/merge.py", "votes.verdict.astype(float)", "votes.share", "labels/test_merge.py"),
-    Break(
-        "labels/merge.py",
-        "np.bincount(votes.annotator, agreed, count) + PRIOR",
-        "np.bincount(votes.annotator, agreed, count)",
-        "labels/test_merge.py",
-    ),
+    Break("labels/reliability.py", "return (agreed + prior) /", "return agreed /", "labels/test_merge.py"),
+    Break("labels/reliability.py", "(accuracy - 0.5) @ given >= 0", "True", "labels/test_merge.py"),
+    Break("labels/selection.py", "(one.annotator, one.at, one.id)", "(one.at, one.id)", EXPORTED),
     Break("labels/items.py", "best = max if pick == SPREAD else min", "best = min", "labels/test_items.py"),
     Break("labels/items.py", 'pairs[int(plan.chance("pair", key) * len(pairs))]', "pairs[0]", "labels/test_items.py"),
     Break(
@@ -1804,8 +1842,8 @@ BREAKS = [
     Break("online/grpo.py", "whole.masked_fill(~scores.isnan(), torch.nan)", "whole", GYM),
     Break(
         "rewards/combined.py",
-        "known = [math.nan if value is None else value for value in values]",
-        "known = values",
+        "[math.nan if value is None else value for value in values]",
+        "values",
         GYM,
     ),
     Break("nemo_gym/episodes.py", "[*chat.messages, *chat.waiting]", "chat.messages", GYM_TOOLS),

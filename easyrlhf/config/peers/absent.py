@@ -311,8 +311,21 @@ REASONS: tuple[tuple[str, str], ...] = (
         "horizon kl_horizon adap_kl_ctrl",
     ),
     (
-        "samples are all used once; the step's size is batch_size",
-        "ppo_buffer_size generation_batches replay_buffer_size",
+        "samples are all used once, but for replay_buffer_size; the step's size is batch_size",
+        "ppo_buffer_size generation_batches",
+    ),
+    (
+        "kept groups are weighted by their whole completions' probability now over that of their sampling; without the "
+        "weight it is another gradient (easyrlhf docs online)",
+        "replay_recompute_logps",
+    ),
+    (
+        "rewards are asked for a whole rollout at a time; async functions and reward_workers run side by side",
+        "streaming_partial_batch streaming_min_groups",
+    ),
+    (
+        "an update without a signal is left out as a whole, and counted",
+        "skip_zero_advantage_batches",
     ),
     (
         "evaluation measures the loss on valid_data; what the model writes is measured by easyrlhf compare",

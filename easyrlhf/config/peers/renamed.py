@@ -396,7 +396,8 @@ WITH_A_NOTE: dict[str, Translation] = {
     "vllm_sync_backend": Translation(("vllm_weight_transfer",), "files or nccl, for a server"),
     "vllm_enable_sleep": Translation((), "a colocated vLLM always sleeps while the run trains"),
     "vllm_num_engines": Translation((), "one server; a colocated vLLM is in every process"),
-    "async_train": Translation(("rollout_ahead",), "with vllm_mode server"),
+    **dict.fromkeys(("async_train", "async_prefetch"), Translation(("rollout_ahead",), "with vllm_mode server")),
+    "prefetch_depth": Translation(("rollout_ahead",), "one rollout ahead at most"),
     **dict.fromkeys(
         ("stop_token", "stop_token_id"),
         Translation(
