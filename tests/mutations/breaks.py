@@ -302,7 +302,7 @@ BREAKS = [
     ),
     Break("rollout/vllm_server.py", "        yield\n        self.check_weights()\n", "        yield\n", VLLM_SERVER),
     Break("rollout/vllm_server.py", '**self.drawing, "max_tokens": limit}', "**self.drawing}", VLLM_SERVER),
-    Break("config/online.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
+    Break("config/scored.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
     Break(
         "stages/environments.py",
         "config.environment_concurrency // processes.size()",
@@ -353,7 +353,7 @@ BREAKS = [
     ),
     Break(
         "rewards/combined.py",
-        "scores.masked_fill(dropped(rows).to(scores.device), math.nan), raw",
+        "scores.masked_fill(failed_episodes(rows).to(scores.device), math.nan), raw",
         "scores, raw",
         UNLEARNED,
     ),
@@ -1070,7 +1070,7 @@ BREAKS = [
     Break("online/loop.py", "    except RunStopped:", "    except ZeroDivisionError:", ONLINE_LOOP),
     Break("online/loop.py", '| {"unfinished": metrics}', "", f"{LOST}[ppo-evaluating]"),
     Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-reference]"),
-    Break("rewards/combined.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
+    Break("rewards/combined.py", "with named(source.name, batch.longest_sample):", "if 1:", SCORING),
     Break("rollout/vllm_sampler.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
     # no reward applies
     Break(
@@ -1833,8 +1833,8 @@ BREAKS = [
     Break("online/grpo.py", "whole.masked_fill(~scores.isnan(), torch.nan)", "whole", GYM),
     Break(
         "rewards/combined.py",
-        "known = [math.nan if value is None else value for value in values]",
-        "known = values",
+        "[math.nan if value is None else value for value in values]",
+        "values",
         GYM,
     ),
     Break("nemo_gym/episodes.py", "[*chat.messages, *chat.waiting]", "chat.messages", GYM_TOOLS),
