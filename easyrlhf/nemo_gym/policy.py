@@ -123,14 +123,17 @@ class PolicyServer:
     async def complete(self, request: Request) -> Response:
         """POST /chat/completions: the next turn of the episode whose seed the request brings."""
         body = await body_of(request)
-        episode = self.episodes.get(body.get("seed"))
+        seed, most = body.get("seed"), body.get("max_completion_tokens") or body.get("max_tokens")
+        episode = self.episodes.get(seed) if isinstance(seed, int) else None
         if episode is None:
             raise Refusal(
-                f"seed {body.get('seed')!r}: is that of no episode that is being played; the agent must hand on "
+                f"seed {seed!r}: is that of no episode that is being played; the agent must hand on "
                 "responses_create_params.metadata, which has it in extra_body"
             )
+        if not isinstance(most, int | None):
+            raise Refusal(f"max_tokens {most!r}: must be a whole number")
         ids = prompt_of(body, self.renderer)
-        turn = await episode.next(ids, body.get("max_completion_tokens") or body.get("max_tokens"))
+        turn = await episode.next(ids, most)
         parsed = Tools({}, told_to_template(body).get("tools", [])).parse(turn.ids, ids, self.renderer)
         return JSONResponse(chat_completion(turn, message_of(parsed, episode.turns), len(ids)))
 

@@ -34,6 +34,7 @@ BY_VLLM = "episodes/test_served.py"
 PLAYED, WAVES, FAILED, CALLED, LOADED, SCORED = (
     f"episodes/test_{name}.py" for name in ("tokens", "waves", "failures", "tools", "loading", "scores")
 )
+CALLS_MADE = "tools/test_chat.py::test_calls_are_made_and_shown_until_an_answer_has_none"
 PUZZLES = "rewards/test_puzzles.py"
 ACTED = "tools/test_episode_answers.py"
 WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
@@ -500,6 +501,14 @@ BREAKS = [
         r'r"<\|im_end\|>\s*"',
         f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
     ),
+    # tools in a chat
+    Break(
+        "tools/chat.py",
+        'return {"tools": self.tools.schemas} if self.tools.schemas else None',
+        "return None",
+        CALLS_MADE,
+    ),
+    Break("tools/chat.py", "[*self.turns, *map(self.result, calls)]", "[*map(self.result, calls)]", CALLS_MADE),
     # episodes in reports
     Break(
         "report/html.py",
