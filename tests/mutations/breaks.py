@@ -34,6 +34,7 @@ BY_VLLM = "episodes/test_served.py"
 PLAYED, WAVES, FAILED, CALLED, LOADED, SCORED = (
     f"episodes/test_{name}.py" for name in ("tokens", "waves", "failures", "tools", "loading", "scores")
 )
+CALLS_MADE = "tools/test_chat.py::test_calls_are_made_and_shown_until_an_answer_has_none"
 PUZZLES = "rewards/test_puzzles.py"
 ACTED = "tools/test_episode_answers.py"
 WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
@@ -302,7 +303,7 @@ BREAKS = [
     ),
     Break("rollout/vllm_server.py", "        yield\n        self.check_weights()\n", "        yield\n", VLLM_SERVER),
     Break("rollout/vllm_server.py", '**self.drawing, "max_tokens": limit}', "**self.drawing}", VLLM_SERVER),
-    Break("config/online.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
+    Break("config/scored.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
     Break(
         "stages/environments.py",
         "config.environment_concurrency // processes.size()",
@@ -353,7 +354,7 @@ BREAKS = [
     ),
     Break(
         "rewards/combined.py",
-        "scores.masked_fill(dropped(rows).to(scores.device), math.nan), raw",
+        "scores.masked_fill(failed_episodes(rows).to(scores.device), math.nan), raw",
         "scores, raw",
         UNLEARNED,
     ),
@@ -500,6 +501,14 @@ BREAKS = [
         r'r"<\|im_end\|>\s*"',
         f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
     ),
+    # tools in a chat
+    Break(
+        "tools/chat.py",
+        'return {"tools": self.tools.schemas} if self.tools.schemas else None',
+        "return None",
+        CALLS_MADE,
+    ),
+    Break("tools/chat.py", "[*self.turns, *map(self.result, calls)]", "[*map(self.result, calls)]", CALLS_MADE),
     # episodes in reports
     Break(
         "report/html.py",
@@ -877,7 +886,7 @@ BREAKS = [
     Break("online/batch.py", "number % count for number", "number % 4 for number", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
-    Break("stages/online.py", "if config.holds_reference else None", "", UNLOADED),
+    Break("stages/online_models.py", "if config.holds_reference else None", "", UNLOADED),
     Break(
         "online/collect.py",
         "counted = samples.completion_mask[group].bool()",
@@ -1070,7 +1079,7 @@ BREAKS = [
     Break("online/loop.py", "    except RunStopped:", "    except ZeroDivisionError:", ONLINE_LOOP),
     Break("online/loop.py", '| {"unfinished": metrics}', "", f"{LOST}[ppo-evaluating]"),
     Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-reference]"),
-    Break("rewards/combined.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
+    Break("rewards/combined.py", "with named(source.name, batch.longest_sample):", "if 1:", SCORING),
     Break("rollout/vllm_sampler.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
     # no reward applies
     Break(
@@ -1833,8 +1842,8 @@ BREAKS = [
     Break("online/grpo.py", "whole.masked_fill(~scores.isnan(), torch.nan)", "whole", GYM),
     Break(
         "rewards/combined.py",
-        "known = [math.nan if value is None else value for value in values]",
-        "known = values",
+        "[math.nan if value is None else value for value in values]",
+        "values",
         GYM,
     ),
     Break("nemo_gym/episodes.py", "[*chat.messages, *chat.waiting]", "chat.messages", GYM_TOOLS),
