@@ -892,7 +892,7 @@ BREAKS = [
     Break("online/batch.py", "number % count for number", "number % 4 for number", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
-    Break("stages/online.py", "if config.holds_reference else None", "", UNLOADED),
+    Break("stages/online_models.py", "if config.holds_reference else None", "", UNLOADED),
     Break(
         "online/collect.py",
         "counted = samples.completion_mask[group].bool()",
