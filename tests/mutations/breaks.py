@@ -55,6 +55,7 @@ MATCHED = f"{MATCHES}::test_the_policy_gradient_is_that_of_the_objective"
 APART = f"{MATCHES}::test_groups_are_apart"
 WHITENED = f"{MATCHES}::test_whitening_makes_features_alike_in_all_directions"
 WHOLE = f"{MATCHING}::test_whole_completions_get_the_advantage_and_the_others_kl"
+IN_A_ROW = "stages/test_environment.py::test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept"
 EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
 PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_were_played_with"
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
@@ -433,6 +434,7 @@ BREAKS = [
         "{}",
         f"{MATCHING}::test_a_stopped_run_goes_on_with_the_measure_that_it_began_with",
     ),
+    Break("episodes/calls.py", "if self.chat.place else", "if False else", IN_A_ROW),
     Break("online/method.py", "scores.nan_to_num() - early.sum(1)", "scores.nan_to_num()", EPISODES),
     Break("online/method.py", "rewards = early + shape_rewards", "rewards = shape_rewards", EPISODES),
     Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED),
@@ -500,6 +502,12 @@ BREAKS = [
         r'r"(?:<\|im_end\|>|<\|eot_id\|>)\s*"',
         r'r"<\|im_end\|>\s*"',
         f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
+    ),
+    Break(
+        "stages/environments.py",
+        "if len(ids) > limit:",
+        "if False:",
+        f"{LOADED}::test_a_prompt_without_room_for_the_tools_is_refused",
     ),
     # tools in a chat
     Break(
