@@ -111,6 +111,11 @@ class OnlineConfig(
         return self.completion_limit + self.stop_finishes
 
     @property
+    def sharing(self) -> str:
+        """How prompts are shared, as completion_states takes it."""
+        return self.share_prefix
+
+    @property
     def kl_price(self) -> float:
         """What a nat of distance from the reference costs."""
         return getattr(self, self.kl_name)
