@@ -19,6 +19,7 @@ PAGE = HelpPage(
         "easyrlhf chat outputs/ppo",
         "easyrlhf chat outputs/ppo --reward_model outputs/rm --temperature 1",
         "easyrlhf chat Qwen/Qwen2.5-0.5B-Instruct --adapter outputs/dpo/adapter --seed 7",
+        "easyrlhf chat outputs/grpo --tools tools.py:search,tools.py:clock",
     ],
 )
 

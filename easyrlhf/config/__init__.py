@@ -14,11 +14,12 @@ from easyrlhf.config.inference import ChatConfig, GenerateConfig, PlayConfig, Po
 from easyrlhf.config.label_serving import LabelServeConfig
 from easyrlhf.config.labelling import LabelAgreeConfig, LabelExportConfig, LabelForgetConfig, LabelImportConfig
 from easyrlhf.config.looking import CheckConfig, LookConfig, PreviewConfig
-from easyrlhf.config.online import OnlineConfig, ScoredConfig
+from easyrlhf.config.online import OnlineConfig
 from easyrlhf.config.ppo import PPOConfig
 from easyrlhf.config.preference import *  # noqa: F403 - its __all__: a method's settings are named there alone
 from easyrlhf.config.reward_models import DoctorConfig, RewardModelConfig, ScoreConfig, ScoringConfig, ServeRewardConfig
 from easyrlhf.config.sampling import VLLMServeConfig
+from easyrlhf.config.scored import ScoredConfig
 from easyrlhf.config.serving import ServeConfig
 from easyrlhf.config.tools import ExportConfig, FinishConfig, FitConfig, InitConfig
 from easyrlhf.config.training import SFTConfig, TrainConfig

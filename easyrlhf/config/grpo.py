@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from easyrlhf.config.base import GRPO, SAMPLING, Settings, opt, restate
-from easyrlhf.config.online import ScoredConfig
+from easyrlhf.config.scored import ScoredConfig
 from easyrlhf.errors import SettingError
 
 

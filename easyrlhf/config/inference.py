@@ -13,7 +13,7 @@ from easyrlhf.config.answering import (
     check_room,
     check_stop,
 )
-from easyrlhf.config.base import DATA, RUN, SAMPLING, Settings, opt, restate
+from easyrlhf.config.base import DATA, ENVIRONMENT, RUN, SAMPLING, Settings, opt, restate
 from easyrlhf.config.common_fields import BadRows, IncompleteModels, OutputFile, RowLayout, check_rows_file
 from easyrlhf.config.environment_settings import EnvironmentSettings
 from easyrlhf.config.lists import split_apart
@@ -77,7 +77,22 @@ class SystemPrompt(Settings):
 
 
 @dataclass(kw_only=True, frozen=True)
-class ChatConfig(SystemPrompt, PolicyConfig):
+class CallableTools(Settings):
+    """Functions that the model may call while it talks to a person."""
+
+    group: ClassVar[str] = ENVIRONMENT
+
+    tools: str | None = restate(
+        EnvironmentSettings,
+        "tools",
+        "Python functions that the model may call, described to it by their signatures and docstrings.",
+    )
+    max_turns: int = restate(EnvironmentSettings, "max_turns", "Most turns of the model, with calls, to one message.")
+    environment_timeout: float = restate(EnvironmentSettings, "environment_timeout", "Seconds that a call may take.")
+
+
+@dataclass(kw_only=True, frozen=True)
+class ChatConfig(SystemPrompt, CallableTools, PolicyConfig):
     """Settings of `easyrlhf chat`: a conversation with a model."""
 
     stage: ClassVar[str] = "chat"

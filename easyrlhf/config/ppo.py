@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from easyrlhf.config.base import DATA, MODEL, PPO, REWARDS, ROWS, SAMPLING, Settings, opt, restate
-from easyrlhf.config.online import ScoredConfig
+from easyrlhf.config.scored import ScoredConfig
 from easyrlhf.errors import SettingError
 
 

@@ -24,13 +24,13 @@ def parse_nemo_gym(row: dict, notes: Counter) -> Prompt:
     request = fields.need(row, REQUEST)
     if not isinstance(request, dict):
         raise StructuralFault(f"key '{REQUEST}': expected an object with 'input', found {kind_of_value(request)}")
-    turns = turns_of(request)
+    turns = request_turns(request)
     fields.check_question(turns)
     beside = {key: value for key, value in row.items() if key != REQUEST and key not in TEMPLATE}
     return Prompt(turns, beside | template_columns_of(request) | {WHOLE_ROW: dict(row)})
 
 
-def turns_of(request: dict) -> Messages:
+def request_turns(request: dict) -> Messages:
     """The turns of a request's `instructions` and `input`; neighbouring items of the assistant's are one turn."""
     given = request.get("input")
     if given is None:
@@ -98,7 +98,7 @@ def template_columns_of(request: dict) -> dict[str, Any]:
 def nested_tool(tool: Any, key: str) -> dict[str, Any]:
     """A flat tool of the Responses API in the form that chat templates have: `{"type", "function": {…}}`."""
     if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
-        return tool
+        return {"type": "function"} | tool  # in the order in which models have read it
     if not isinstance(tool, dict) or tool.get("type", "function") != "function" or not tool.get("name"):
         found = repr(tool.get("type")) if isinstance(tool, dict) and "type" in tool else kind_of_value(tool)
         raise StructuralFault(

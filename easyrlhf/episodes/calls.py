@@ -116,8 +116,9 @@ class Calls:
         return self.failed(f"{part} gave no answer within {self.timeout:g} s (--environment_timeout)")
 
     def failed(self, what: str) -> EnvironmentFailed:
-        """The error of this episode, with all that was said in it."""
-        return EnvironmentFailed(f"the environment {self.name}: {what}\n{transcript(self.chat)}")
+        """The error of this episode, with its row and all that was said in it."""
+        row = f" ({self.chat.place})" if self.chat.place else ""
+        return EnvironmentFailed(f"the environment {self.name}{row}: {what}\n{transcript(self.chat)}")
 
 
 async def outcome(start: Callable[[], Awaitable[Any]]) -> Outcome:

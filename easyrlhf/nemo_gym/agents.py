@@ -10,11 +10,11 @@ from typing import Any
 
 import requests
 
-from easyrlhf.data.nemo_gym import WHOLE_ROW, turns_of
+from easyrlhf.data.nemo_gym import WHOLE_ROW, request_turns
 from easyrlhf.data.row_errors import StructuralFault
 from easyrlhf.episodes.calls import LOOKS, Calls
 from easyrlhf.episodes.chat import EpisodeChat
-from easyrlhf.nemo_gym.bodies import BadAnswer, Item, Row, reward_of, with_seed
+from easyrlhf.nemo_gym.bodies import BadAnswer, GymRow, OutputItem, reward_of, with_seed
 from easyrlhf.nemo_gym.client import PASSING, GymFailed, GymSession
 from easyrlhf.nemo_gym.policy import PolicyServer, Sampled
 from easyrlhf.nemo_gym.servers import GymServers
@@ -47,10 +47,10 @@ class GymAgents:
         sampled = self.policy.episodes[seed] = Sampled(chat)
         session = GymSession(self.servers.agent(row), row, chat.place, FOREVER)
         try:
-            said = await within(session, calls, in_thread(lambda: answered(session, with_seed(row, seed))))
+            said = await within(session, calls, in_thread(lambda: run_by_agent(session, with_seed(row, seed))))
             if isinstance(said, GymFailed):
                 raise calls.failed(str(said))
-            reward, chat.parts = verdict(session, said)
+            reward, chat.parts = verdict_of_run(session, said)
             take(chat, said["response"]["output"], calls)
             chat.finished = sampled.finished
             return reward
@@ -70,7 +70,7 @@ async def within(session: GymSession, calls: Calls, run: Future) -> Any:
     return waiting.result()
 
 
-def answered(session: GymSession, row: Row) -> Any:
+def run_by_agent(session: GymSession, row: GymRow) -> Any:
     """What an agent's run of a row comes to, or the GymFailed that it fails with; it is asked once."""
     try:
         answer = session.post("run", row)
@@ -84,7 +84,7 @@ def answered(session: GymSession, row: Row) -> Any:
         return error
 
 
-def verdict(session: GymSession, said: Any) -> tuple[float, dict[str, float]]:
+def verdict_of_run(session: GymSession, said: Any) -> tuple[float, dict[str, float]]:
     """Reward and components of a run. Raises GymFailed, also where it has no response."""
     try:
         found = reward_of(said)
@@ -96,13 +96,13 @@ def verdict(session: GymSession, said: Any) -> tuple[float, dict[str, float]]:
     return found
 
 
-def take(chat: EpisodeChat, output: list[Item], calls: Calls) -> None:
+def take(chat: EpisodeChat, output: list[OutputItem], calls: Calls) -> None:
     """Put what was sampled in a run into the chat, and between it what later prompts have added.
 
     Raises EnvironmentFailed where a later prompt does not begin with the tokens so far: they are never cut to fit.
     """
     try:
-        chat.messages = turns_of({"input": output})
+        chat.messages = request_turns({"input": output})
         sampled = [generation(item) for item in output if item.get("generation_token_ids")]
     except (StructuralFault, TypeError, ValueError, KeyError, AttributeError) as error:
         raise calls.failed(f"its agent's response cannot be read: {error}") from error
@@ -128,7 +128,7 @@ def take(chat: EpisodeChat, output: list[Item], calls: Calls) -> None:
         chat.turns += 1
 
 
-def generation(item: Item) -> tuple[list[int], list[int], list[float]]:
+def generation(item: OutputItem) -> tuple[list[int], list[int], list[float]]:
     """Prompt, sampled ids and their log-probabilities of an item. Raises ValueError for what does not fit."""
     prompt, ids = ([int(token) for token in item[name]] for name in ("prompt_token_ids", "generation_token_ids"))
     logprobs = [float(number) for number in item["generation_log_probs"]]

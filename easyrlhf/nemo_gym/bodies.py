@@ -9,16 +9,16 @@ from easyrlhf.data.nemo_gym import REQUEST
 from easyrlhf.data.records import Message, Messages
 from easyrlhf.errors import InputError
 
-MODEL = "policy"
-Row = dict[str, Any]
-Item = dict[str, Any]
+POLICY = "policy"
+GymRow = dict[str, Any]
+OutputItem = dict[str, Any]
 
 
 class BadAnswer(ValueError):
     """An answer of a server that is not what it must be; the text says what is wrong with it."""
 
 
-def verify_body(row: Row, said: Messages) -> Row:
+def verify_body(row: GymRow, said: Messages) -> GymRow:
     """The body of POST /verify: the row, and what was said to it as a response.
 
     said  the turns since the prompt: the policy's, and results of tools
@@ -26,7 +26,7 @@ def verify_body(row: Row, said: Messages) -> Row:
     response = {
         "id": "resp_0",
         "created_at": 0,
-        "model": MODEL,
+        "model": POLICY,
         "object": "response",
         "parallel_tool_calls": False,
         "tool_choice": "auto",
@@ -36,12 +36,12 @@ def verify_body(row: Row, said: Messages) -> Row:
     return row | {"response": response}
 
 
-def output_items(said: Messages) -> list[Item]:
+def output_items(said: Messages) -> list[OutputItem]:
     """The items of a response, in the order in which they came about.
 
     A turn of the policy is a message and its calls; the message is left out where there are calls and no text.
     """
-    items: list[Item] = []
+    items: list[OutputItem] = []
     for turn in said:
         if turn["role"] == "tool":
             output = {"type": "function_call_output", "call_id": turn["tool_call_id"], "output": turn["content"]}
@@ -54,7 +54,7 @@ def output_items(said: Messages) -> list[Item]:
     return items
 
 
-def message_item(turn: Message, name: str) -> Item:
+def message_item(turn: Message, name: str) -> OutputItem:
     """What the policy said, as an item of this id."""
     return {
         "id": name,
@@ -65,7 +65,7 @@ def message_item(turn: Message, name: str) -> Item:
     }
 
 
-def call_item(call: dict[str, Any]) -> Item:
+def call_item(call: dict[str, Any]) -> OutputItem:
     """A call of the policy's as an item."""
     function = call["function"]
     arguments = function["arguments"]
@@ -99,7 +99,7 @@ def check_numbers(named: Iterable[tuple[str, Any]]) -> None:
             raise BadAnswer(f"'{name}' is {value!r}, which is no finite number")
 
 
-def with_seed(row: Row, seed: int) -> Row:
+def with_seed(row: GymRow, seed: int) -> GymRow:
     """The row with a seed that its agent's model server hands on to the policy."""
     request = row[REQUEST]
     metadata = request.get("metadata") or {}
@@ -107,7 +107,7 @@ def with_seed(row: Row, seed: int) -> Row:
     return row | {REQUEST: request | {"metadata": metadata | {"extra_body": json.dumps(body)}}}
 
 
-def check_extra_body(row: Row) -> None:
+def check_extra_body(row: GymRow) -> None:
     """Raise InputError for a row whose request brings something that no seed can be put into."""
     metadata = row[REQUEST].get("metadata") or {}
     try:

@@ -8,11 +8,11 @@ from typing import Any
 import requests
 
 from easyrlhf.data.records import Messages
-from easyrlhf.nemo_gym.bodies import BadAnswer, Row, reward_of, verify_body
+from easyrlhf.nemo_gym.bodies import BadAnswer, GymRow, reward_of, verify_body
 from easyrlhf.rewards.server import ATTEMPTS, PAUSE, answer_text, connection_reason
 
 PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-Verdict = tuple[float, dict[str, float]]  # a reward and its components by name
+Verified = tuple[float, dict[str, float]]  # a reward and its components by name
 
 
 class GymFailed(Exception):
@@ -28,7 +28,7 @@ class GymSession:
     """
 
     url: str
-    row: Row
+    row: GymRow
     place: str
     timeout: float
     http: requests.Session = field(default_factory=requests.Session)
@@ -44,7 +44,7 @@ class GymSession:
         """What messages call the server and the row."""
         return f"NeMo Gym server {self.url}, row {self.place}"
 
-    def judged(self, said: Messages) -> Verdict:
+    def judged(self, said: Messages) -> Verified:
         """What an answer of a single turn is worth, in a session of its own. Raises GymFailed.
 
         What may pass is tried again from the start of the session, which a server that was restarted has forgotten.
@@ -61,7 +61,7 @@ class GymSession:
         """Open the session of an episode. Raises GymFailed."""
         self.accept(self.patiently(lambda: self.post("seed_session", self.row)))
 
-    def verify(self, said: Messages) -> Verdict:
+    def verify(self, said: Messages) -> Verified:
         """What an episode is worth. Raises GymFailed."""
         return self.verdict(self.patiently(lambda: self.post("verify", verify_body(self.row, said))))
 
@@ -91,7 +91,7 @@ class GymSession:
         if answer.status_code != 200:
             raise GymFailed(f"{self.who}: refused with {refusal(answer)}")
 
-    def verdict(self, answer: requests.Response) -> Verdict:
+    def verdict(self, answer: requests.Response) -> Verified:
         """What a verifier's answer says. Raises GymFailed for any other than 200 with a finite reward."""
         self.accept(answer)
         try:

@@ -37,17 +37,17 @@ class GymEpisodes:
         chat.tools = replace(chat.tools, schemas=columns.get("tools", []))
         # the limit of a call is the environment's; the connection is given up later
         with GymSession(self.servers.resources(row), row, chat.place, 2 * self.timeout) as session:
-            await asked(calls, session, "seed_session", session.seed)
+            await asked_of_server(calls, session, "seed_session", session.seed)
             with suppress(EpisodeOver):  # what it has come to is verified
-                await converse(chat, session, calls)
+                await call_tools(chat, session, calls)
             number_calls(chat.messages)
             # results for whose answer there was no room are what the tools have done
             said = [*chat.messages, *chat.waiting]
-            reward, chat.parts = await asked(calls, session, "verify", lambda: session.verify(said))
+            reward, chat.parts = await asked_of_server(calls, session, "verify", lambda: session.verify(said))
         return reward
 
 
-async def asked(calls: Calls, session: GymSession, path: str, ask: Any) -> Any:
+async def asked_of_server(calls: Calls, session: GymSession, path: str, ask: Any) -> Any:
     """What a request comes to. Raises EnvironmentFailed, with server, row and episode."""
 
     def caught() -> Any:
@@ -62,7 +62,7 @@ async def asked(calls: Calls, session: GymSession, path: str, ask: Any) -> Any:
     return found
 
 
-async def converse(chat: EpisodeChat, session: GymSession, calls: Calls) -> None:
+async def call_tools(chat: EpisodeChat, session: GymSession, calls: Calls) -> None:
     """Let the policy call tools until it says something without a call."""
     known = {tool["function"]["name"] for tool in chat.tools.schemas}
     while True:
@@ -72,7 +72,7 @@ async def converse(chat: EpisodeChat, session: GymSession, calls: Calls) -> None
         if not called:
             return
         for call in called:
-            name, text = await answer(call, known, session, calls)
+            name, text = await answer_gym_call(call, known, session, calls)
             chat.say(text, role="tool", name=name, tool_call_id=call["id"])
 
 
@@ -85,7 +85,7 @@ def number_calls(messages: Messages) -> None:
             number += 1
 
 
-async def answer(call: dict[str, Any], known: set[str], session: GymSession, calls: Calls) -> tuple[str, str]:
+async def answer_gym_call(call: dict[str, Any], known: set[str], session: GymSession, calls: Calls) -> tuple[str, str]:
     """The name of a called tool and what the model reads of it: refusals are answers too, and the episode goes on.
 
     A tool is called once, as it may change something; no path but that of a tool of the row can be called.
@@ -99,7 +99,7 @@ async def answer(call: dict[str, Any], known: set[str], session: GymSession, cal
     except ValueError as error:
         calls.tool_errors += 1
         return name, as_tool_text({"error": str(error)})
-    found = await asked(calls, session, name, lambda: call_tool(session, name, arguments))
+    found = await asked_of_server(calls, session, name, lambda: call_tool(session, name, arguments))
     calls.tool_errors += found.status_code >= 400
     return name, found.content.decode("utf-8", "replace")
 

@@ -17,13 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from easyrlhf.data.messages import messages
+from easyrlhf.data.nemo_gym import nested_tool
 from easyrlhf.data.records import Message, Messages
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.row_errors import StructuralFault
 from easyrlhf.episodes.chat import EpisodeChat, Turn
 from easyrlhf.episodes.tools import Tools
 from easyrlhf.errors import InputError, ServiceError
-from easyrlhf.nemo_gym.bodies import MODEL
+from easyrlhf.nemo_gym.bodies import POLICY
 from easyrlhf.web.http_server import AppServer
 from easyrlhf.web.listening import listening
 from easyrlhf.web.messages import FAULT_ANSWERS, json_of
@@ -122,16 +123,19 @@ class PolicyServer:
     async def complete(self, request: Request) -> Response:
         """POST /chat/completions: the next turn of the episode whose seed the request brings."""
         body = await body_of(request)
-        episode = self.episodes.get(body.get("seed"))
+        seed, most = body.get("seed"), body.get("max_completion_tokens") or body.get("max_tokens")
+        episode = self.episodes.get(seed) if isinstance(seed, int) else None
         if episode is None:
             raise Refusal(
-                f"seed {body.get('seed')!r}: is that of no episode that is being played; the agent must hand on "
+                f"seed {seed!r}: is that of no episode that is being played; the agent must hand on "
                 "responses_create_params.metadata, which has it in extra_body"
             )
+        if not isinstance(most, int | None):
+            raise Refusal(f"max_tokens {most!r}: must be a whole number")
         ids = prompt_of(body, self.renderer)
-        turn = await episode.next(ids, body.get("max_completion_tokens") or body.get("max_tokens"))
-        parsed = Tools({}, body.get("tools") or []).parse(turn.ids, ids, self.renderer)
-        return JSONResponse(completion(turn, message_of(parsed, episode.turns), len(ids)))
+        turn = await episode.next(ids, most)
+        parsed = Tools({}, told_to_template(body).get("tools", [])).parse(turn.ids, ids, self.renderer)
+        return JSONResponse(chat_completion(turn, message_of(parsed, episode.turns), len(ids)))
 
 
 def message_of(parsed: Message, number: int) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def message_of(parsed: Message, number: int) -> dict[str, Any]:
         {
             "id": f"call_{number}_{place}",
             "type": "function",
-            "function": {"name": call["function"]["name"], "arguments": as_text(call["function"]["arguments"])},
+            "function": {"name": call["function"]["name"], "arguments": argument_text(call["function"]["arguments"])},
         }
         for place, call in enumerate(parsed.get("tool_calls") or ())
     ]
@@ -162,10 +166,9 @@ def prompt_of(body: dict[str, Any], renderer: Renderer) -> list[int]:
     given = body.get("messages")
     if not isinstance(given, list) or not given:
         raise Refusal("messages: must be a list of at least one message")
-    kwargs = body.get("chat_template_kwargs") or {}
-    arguments = (kwargs if isinstance(kwargs, dict) else {}) | ({"tools": body["tools"]} if body.get("tools") else {})
     sampled = [place for place, turn in enumerate(given) if isinstance(turn, dict) and all(map(turn.get, IDS))]
     try:
+        arguments = told_to_template(body)
         turns = named_results(messages(given, "messages"))
         if not sampled:
             return renderer.prompt_ids(turns, arguments)
@@ -180,6 +183,15 @@ def prompt_of(body: dict[str, Any], renderer: Renderer) -> list[int]:
         raise Refusal(f"messages: {' and '.join(IDS)} must be lists of ids") from error
 
 
+def told_to_template(body: dict[str, Any]) -> dict[str, Any]:
+    """What a request tells the chat template. Raises StructuralFault."""
+    kwargs, tools = body.get("chat_template_kwargs") or {}, body.get("tools") or []
+    if not (isinstance(kwargs, dict) and isinstance(tools, list)):
+        raise StructuralFault("chat_template_kwargs must be an object, and tools a list")
+    told = [nested_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+    return kwargs | ({"tools": told} if told else {})
+
+
 def named_results(turns: Messages) -> Messages:
     """Results of tools with the names of the calls that they answer."""
     names = {call.get("id"): call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
@@ -191,7 +203,7 @@ def named_results(turns: Messages) -> Messages:
     ]
 
 
-def completion(turn: Turn, message: dict[str, Any], prompt: int) -> dict[str, Any]:
+def chat_completion(turn: Turn, message: dict[str, Any], prompt: int) -> dict[str, Any]:
     """A turn as the answer of a chat, the ids of its tokens in the places of their texts; `prompt` counts tokens."""
     reason = "tool_calls" if message.get("tool_calls") else "stop"
     tokens = [
@@ -209,13 +221,13 @@ def completion(turn: Turn, message: dict[str, Any], prompt: int) -> dict[str, An
         "id": "chatcmpl-0",
         "object": "chat.completion",
         "created": 0,
-        "model": MODEL,
+        "model": POLICY,
         "choices": [choice],
         "usage": used,
     }
 
 
-def as_text(arguments: Any) -> str:
+def argument_text(arguments: Any) -> str:
     """The arguments of a call as JSON text."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 

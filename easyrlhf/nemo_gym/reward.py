@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from easyrlhf.data.nemo_gym import WHOLE_ROW
 from easyrlhf.data.records import Messages
-from easyrlhf.nemo_gym.client import GymFailed, GymSession, Verdict
+from easyrlhf.nemo_gym.client import GymFailed, GymSession, Verified
 from easyrlhf.nemo_gym.servers import GymServers
 from easyrlhf.rewards.asides import Logged
 from easyrlhf.rewards.async_source import LIMIT, AsyncSource, Pending, in_thread
 from easyrlhf.rewards.batch import RewardBatch, RewardError
 
 WORKERS = 64  # completions that are verified at a time
-NAME = "nemo_gym"
+GYM = "nemo_gym"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class GymReward(AsyncSource):
 
     servers: GymServers
     timeout: float = LIMIT
-    name: str = NAME
+    name: str = GYM
     overlaps: bool = True
 
     def start(self, batch: RewardBatch) -> Pending:
@@ -33,7 +33,7 @@ class GymReward(AsyncSource):
         logged = Logged(len(batch))
         future = in_thread(lambda: Verification(self.servers, batch, self.timeout).run(logged))
         # it keeps the limit itself, as it knows whose answer is late
-        return Pending(NAME, batch, None, future, lambda error: f"{type(error).__name__}: {error}", logged)
+        return Pending(GYM, batch, None, future, lambda error: f"{type(error).__name__}: {error}", logged)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Verification:
     batch: RewardBatch
     timeout: float
     late: set[int] = field(default_factory=set)
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    verdicts: dict[int, Verified] = field(default_factory=dict)
     failed: bool = False
 
     def run(self, logged: Logged) -> list[float]:
@@ -75,12 +75,12 @@ class Verification:
             self.verdicts[place] = self.verdict(place)
             self.late.discard(place)
 
-    def verdict(self, place: int) -> Verdict:
+    def verdict(self, place: int) -> Verified:
         """What a completion is worth. Raises RewardError."""
         row = self.batch.columns[WHOLE_ROW][place]
         with GymSession(self.servers.resources(row), row, self.batch.places[place], self.timeout) as session:
             try:
-                return session.judged(answer_of(self.batch.completions[place]))
+                return session.judged(as_turns(self.batch.completions[place]))
             except GymFailed as error:
                 raise RewardError(f"{error}\n{self.batch.sample(place)}") from error
 
@@ -103,6 +103,6 @@ class Verification:
         )
 
 
-def answer_of(completion: Messages | str) -> Messages:
+def as_turns(completion: Messages | str) -> Messages:
     """A completion as turns."""
     return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion

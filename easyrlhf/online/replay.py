@@ -28,7 +28,7 @@ DRAWS = 3  # which draws of a step these are, after the seed and the step
 
 
 @dataclass(frozen=True)
-class Group:
+class KeptGroup:
     """The completions of one prompt.
 
     number    of the prompt among the run's
@@ -57,7 +57,7 @@ class ReplayBuffer:
 
     size: int
     max_age: int
-    groups: list[Group] = field(default_factory=list)
+    groups: list[KeptGroup] = field(default_factory=list)
 
     def add(self, rollout: Rollout, group_size: int, step: int) -> dict[str, Tensor]:
         """Keep the groups of a step's own rollout whose scores differ; the oldest leave for them. As tensors does."""
@@ -69,7 +69,7 @@ class ReplayBuffer:
             if scores.isnan().any() or (scores == scores[0]).all():
                 continue
             self.groups.append(
-                Group(
+                KeptGroup(
                     number=int(rollout.numbers[start]),
                     step=step,
                     ids=ids[own],
@@ -82,7 +82,7 @@ class ReplayBuffer:
         self.groups = self.groups[-self.size :]
         return self.tensors()
 
-    def choose(self, count: int, seed: int, step: int) -> list[Group]:
+    def choose(self, count: int, seed: int, step: int) -> list[KeptGroup]:
         """At most so many different groups for a step, drawn by the seed and the step alone; old ones are let go."""
         self.groups = [group for group in self.groups if step - group.step <= self.max_age]
         order = np.random.default_rng((seed, DRAWS, step)).permutation(len(self.groups))
@@ -90,11 +90,11 @@ class ReplayBuffer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, for a checkpoint."""
-        return dict(packed(self.groups)) if self.groups else {"number": torch.zeros(0, dtype=torch.long)}
+        return dict(packed_groups(self.groups)) if self.groups else {"number": torch.zeros(0, dtype=torch.long)}
 
     def restore(self, kept: dict[str, Tensor] | None) -> None:
         """Take back what tensors gave; None of a run that has kept nothing yet."""
-        self.groups = unpacked(kept) if kept and len(kept["number"]) else []
+        self.groups = unpacked_groups(kept) if kept and len(kept["number"]) else []
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def with_replayed(
     return concatenate(fresh, kept).take(order.flatten().tolist())
 
 
-def asked_anew(run: Run, online: Online, prompts: Dataset, groups: list[Group]) -> Rollout:
+def asked_anew(run: Run, online: Online, prompts: Dataset, groups: list[KeptGroup]) -> Rollout:
     """Kept groups as a rollout of the policy and the reference as they are now."""
     config, device = run.config, plain_lm(online.models.policy).device
     rows = [prompts[group.number] for group in groups for _ in group.ids]
@@ -129,7 +129,7 @@ def asked_anew(run: Run, online: Online, prompts: Dataset, groups: list[Group]) 
         finished=torch.tensor([ended for group in groups for ended in group.finished], device=device),
     )
 
-    def column(of: Callable[[Group], list[float]]) -> Tensor:
+    def column(of: Callable[[KeptGroup], list[float]]) -> Tensor:
         return torch.tensor([number for group in groups for number in of(group)], device=device)
 
     with evaluating(*online.models.trained), named("completions of the replay buffer", lambda: ""):
@@ -149,7 +149,7 @@ def asked_anew(run: Run, online: Online, prompts: Dataset, groups: list[Group]) 
     )
 
 
-def packed(groups: list[Group]) -> Iterator[tuple[str, Tensor]]:
+def packed_groups(groups: list[KeptGroup]) -> Iterator[tuple[str, Tensor]]:
     """Groups of one size as tensors by name."""
     completions = [ids for group in groups for ids in group.ids]
     yield "number", torch.tensor([group.number for group in groups])
@@ -163,14 +163,14 @@ def packed(groups: list[Group]) -> Iterator[tuple[str, Tensor]]:
         yield f"source/{name}", torch.tensor([group.sources[name] for group in groups], dtype=torch.float64)
 
 
-def unpacked(kept: dict[str, Tensor]) -> list[Group]:
-    """The groups that packed has packed."""
+def unpacked_groups(kept: dict[str, Tensor]) -> list[KeptGroup]:
+    """The groups that packed_groups has packed_groups."""
     size = kept["scores"].shape[1]
     ids = unpad(kept["ids"], kept["mask"])
     logprobs = [row[: len(own)] for row, own in zip(kept["logprobs"].tolist(), ids, strict=True)]
     sources = {name.removeprefix("source/"): kept[name].tolist() for name in kept if name.startswith("source/")}
     return [
-        Group(
+        KeptGroup(
             number=number,
             step=kept["step"][place].item(),
             ids=ids[place * size : (place + 1) * size],

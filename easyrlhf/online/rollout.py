@@ -11,7 +11,7 @@ from easyrlhf.config import OnlineConfig
 from easyrlhf.engine.micro_batches import MicroBatch, Passes, group_by_prompt
 from easyrlhf.losses.importance import importance_weights, off_policy_mask
 from easyrlhf.models.prefix_sharing import PromptGroup
-from easyrlhf.rewards.combined import dropped
+from easyrlhf.rewards.combined import failed_episodes
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Rollout:
     @property
     def dropped(self) -> Tensor:
         """Whether a completion is an episode whose environment failed: it counts for nothing.  [B]"""
-        return dropped(self.rows).to(self.scores.device)
+        return failed_episodes(self.rows).to(self.scores.device)
 
     @property
     def learned(self) -> Tensor:

@@ -69,13 +69,11 @@ class Rewards:
             if isinstance(source, AsyncSource) and source.overlaps and len(batch)
         }
         # Models first: a process whose function fails must not leave the others alone with their forward passes.
-        models = {}
-        for place, source in enumerate(self.sources):
-            if not isinstance(source, AsyncSource):
-                with named(source.name, everything.longest_sample):
-                    given = source(rows, completions, finished)
-                models[place] = score_list(given, source.name, everything)[own]
-
+        models = {
+            place: self._said_by_model(source, rows, completions, finished, everything)[own]
+            for place, source in enumerate(self.sources)
+            if not isinstance(source, AsyncSource)
+        }
         nothing = {name: [] for name in self.names()}, Logged()
         everyone = processes.gather_results(lambda: self._finish(batch, begun, models) if len(batch) else nothing)
         parts = self._keep([logged for _, logged in everyone])
@@ -86,13 +84,19 @@ class Rewards:
             for name in self.names()
         }
         scores = self._weighted_sum(raw, everything)
-        for name, values in parts.items():
-            known = [math.nan if value is None else value for value in values]
-            raw[name] = torch.tensor(known, device=finished.device)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         scores = scores - self.missing_eos_penalty * (~finished).float()
-        return scores.masked_fill(dropped(rows).to(scores.device), math.nan), raw
+        raw |= {name: as_scores(values, finished.device) for name, values in parts.items()}
+        return scores.masked_fill(failed_episodes(rows).to(scores.device), math.nan), raw
+
+    def _said_by_model(
+        self, source: Source, rows: list[Row], completions: list[list[int]], finished: Tensor, batch: RewardBatch
+    ) -> list:
+        """What a source that is no function says of all completions."""
+        with named(source.name, batch.longest_sample):
+            given = source(rows, completions, finished)
+        return score_list(given, source.name, batch)
 
     def _finish(
         self, batch: RewardBatch, begun: dict[int, Pending], models: dict[int, list]
@@ -146,7 +150,12 @@ class Rewards:
         return distinct_names([source.name for source in self.sources])
 
 
-def dropped(rows: list[Row]) -> Tensor:
+def as_scores(values: list[float | None], device: torch.device) -> Tensor:
+    """Numbers as scores, nan for None.  [B]"""
+    return torch.tensor([math.nan if value is None else value for value in values], device=device)
+
+
+def failed_episodes(rows: list[Row]) -> Tensor:
     """Which rows are episodes whose environment failed: no source says anything of those.  [B]"""
     return torch.tensor(["episode" in row and row["episode"].dropped for row in rows])
 

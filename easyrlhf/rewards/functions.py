@@ -109,23 +109,32 @@ def check_parameters(
             f"{', '.join(given)}{' and every column of the data' * (columns is None)}; {way}"
         )
     missing = [name for name in required_columns(function) if name not in given]
-    if ENVIRONMENTS in missing:
-        missing.remove(ENVIRONMENTS)
-        if columns is not None and not environments:
-            raise InputError(
-                f"--reward_funcs {spec}: needs environments, the objects that episodes are played with; give "
-                "--environment a class, or the parameter a default"
-            )
     if columns is not None and missing:
-        inside = [name for name in missing if name in asked]
-        way = f"{', '.join(inside)} is in the prompts: read it there" if inside else "Add the column"
-        other = (
-            f"name another: --field {missing[0]}=KEY" if spec.startswith(BROUGHT) else "give the parameter a default"
-        )
+        check_missing(spec, missing, given[len(OURS) :], asked, environments)
+
+
+def check_missing(spec: str, missing: list[str], known: list[str], asked: Iterable[str], environments: bool) -> None:
+    """Raise InputError where what a function needs is neither in the data nor of an environment.
+
+    missing  what it needs and no column of the data is
+    known    the columns
+    asked, environments  as in check_parameters
+    """
+    if ENVIRONMENTS in missing and not environments:
         raise InputError(
-            f"--reward_funcs {spec}: needs {', '.join(missing)}, which is no column of --train_data; it has "
-            f"{', '.join(given[len(OURS) :]) or 'none beside the prompt'}. {way}, or {other}"
+            f"--reward_funcs {spec}: needs environments, the objects that episodes are played with; give "
+            "--environment a class, or the parameter a default"
         )
+    if not (lacking := [name for name in missing if name != ENVIRONMENTS]):
+        return
+    inside = [name for name in lacking if name in asked]
+    way = f"{', '.join(inside)} is in the prompts: read it there" if inside else "Add the column"
+    brought = spec.startswith(BROUGHT)
+    other = f"name another: --field {lacking[0]}=KEY" if brought else "give the parameter a default"
+    raise InputError(
+        f"--reward_funcs {spec}: needs {', '.join(lacking)}, which is no column of --train_data; it has "
+        f"{', '.join(known) or 'none beside the prompt'}. {way}, or {other}"
+    )
 
 
 def is_async(function: Function) -> bool:

@@ -22,10 +22,8 @@ def save_checkpoint(
 ) -> Path:
     """Write checkpoints/step-N beside its final name, rename it into place, and remove the oldest beyond `keep`.
 
-    Every process takes part.
-
     state  more to remember; "best": {"step": n, …} protects checkpoints/step-n from removal
-    kept   tensors to remember, the same in every process
+    kept   tensors to remember; every process has them, and takes part
     Raises RunError when the disk does not take it; nothing is left of it then.
     """
     target = folder / CHECKPOINTS / f"step-{step}"
@@ -45,9 +43,7 @@ def save_checkpoint(
 
     def end() -> None:
         with written_to(target):
-            for name, tensors in (kept or {}).items():
-                (draft / KEPT).mkdir(exist_ok=True)
-                save_file(tensors, draft / KEPT / f"{name}.safetensors")
+            save_kept(draft, kept or {})
             make_world_readable(draft)
             (draft / STATE).write_text(json.dumps({"step": step, **state, "files": checksums_below(draft)}, indent=1))
             sync_to_disk(draft)  # so that the rename cannot outrun the bytes
@@ -97,6 +93,13 @@ def load_checkpoint(checkpoint: Path, engines: dict[str, Engine]) -> dict:
     if (checkpoint / rng_file()).exists():
         restore_rng(load_file(checkpoint / rng_file()))
     return {name: value for name, value in read_state(checkpoint).items() if name != "files"}
+
+
+def save_kept(checkpoint: Path, kept: Kept) -> None:
+    """Write tensors that are to be remembered, as load_kept reads them."""
+    for name, tensors in kept.items():
+        (checkpoint / KEPT).mkdir(exist_ok=True)
+        save_file(tensors, checkpoint / KEPT / f"{name}.safetensors")
 
 
 def load_kept(checkpoint: Path) -> Kept:

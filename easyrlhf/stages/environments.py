@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from easyrlhf.config import GenerateConfig, OnlineConfig, PlayConfig
+from easyrlhf.data.chat_template import arguments_for
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
@@ -66,12 +67,29 @@ def check_environment(
     if tools.schemas:
         enable_parsing(renderer)
         check_between(flag, renderer, "tool")
+        check_room(flag, renderer, tools, prompts, config.max_prompt_length)
     if environment.function is not None or hasattr(instance, "respond"):
         check_between(flag, renderer, "user")
     asked = any(map(names_environments, functions)) and not in_columns(ENVIRONMENTS, prompts)
     if asked and instance is not None and processes.size() > 1 and (fault := unsendable(instance)):
         raise InputError(f"{flag}: {fault}")
     return Playground(environment, tools, asked)
+
+
+def check_room(flag: str, renderer: Renderer, tools: Tools, prompts: Prompts, limit: int | None) -> None:
+    """Raise InputError when the longest prompt has no room for the tools that the template puts before it.
+
+    limit  most tokens of a prompt; None: not known yet
+    """
+    for name, rows in prompts.items() if limit else ():
+        row = max(zip(rows["prompt"], rows["columns"], strict=True), key=lambda row: len(row[0]))
+        prompt, columns = map(json.loads, row)
+        ids = renderer.prompt_ids(prompt, arguments_for(prompt, columns) | {"tools": tools.schemas})
+        if len(ids) > limit:
+            raise InputError(
+                f"{flag}: with the tools before it, a prompt of the {name} data has {len(ids):,} tokens, and "
+                f"--max_prompt_length is {limit:,}; raise it (and --max_length), or describe the tools in fewer words"
+            )
 
 
 def in_columns(name: str, prompts: Prompts) -> bool:

@@ -14,7 +14,7 @@ from easyrlhf.episodes.tools import Tools, enable_parsing
 from easyrlhf.errors import InputError
 from easyrlhf.nemo_gym.bodies import check_extra_body
 from easyrlhf.nemo_gym.episodes import GymEpisodes
-from easyrlhf.nemo_gym.reward import NAME
+from easyrlhf.nemo_gym.reward import GYM
 from easyrlhf.nemo_gym.servers import GymServers, find_servers, knock
 from easyrlhf.stages.environments import Playground, check_between, check_concurrency
 from easyrlhf.web.listening import check_installed, listening
@@ -77,7 +77,7 @@ def gym_playground(
     if config.nemo_gym_policy:
         return Playground(agents(config.nemo_gym_policy, servers, renderer), Tools(), asked=False)
     play = GymEpisodes(servers, config.environment_timeout).play
-    return Playground(Environment(NAME, None, None, {}, rewards=True, play=play), Tools(), asked=False)
+    return Playground(Environment(GYM, None, None, {}, rewards=True, play=play), Tools(), asked=False)
 
 
 def check_tools(flag: str, renderer: Renderer) -> None:
@@ -104,4 +104,4 @@ def agents(address: str, servers: GymServers, renderer: Renderer) -> Environment
     except (InputError, OverflowError) as error:
         raise InputError(f"{flag}: {error}") from error
     played = GymAgents(servers, PolicyServer((host, int(port)), renderer))
-    return Environment(NAME, None, None, {}, rewards=True, play=played.play, around=played.serving)
+    return Environment(GYM, None, None, {}, rewards=True, play=played.play, around=played.serving)

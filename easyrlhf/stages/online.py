@@ -4,26 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
-from torch import nn
 
 from easyrlhf.config import EBFTConfig, GRPOConfig, OnlineConfig, PPOConfig
 from easyrlhf.data.blocks import Blocks
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
-from easyrlhf.engine import processes
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.micro_batches import Passes
 from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
-from easyrlhf.models.folder import save_lm
 from easyrlhf.models.load import check_text_alone
-from easyrlhf.models.parts import leave_out_spare
-from easyrlhf.models.prefix_sharing import sharing_of
-from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.loop import online_evaluations, planned_rollouts, train
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.ptx import PtxBatches
-from easyrlhf.online.state import LoopState, Models, Online
+from easyrlhf.online.state import LoopState, Online
 from easyrlhf.online.update import PolicyLearner, Update, ValueLearner
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.vllm_sampler import Backend
@@ -33,8 +26,8 @@ from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
 from easyrlhf.stages.ebft import AnsweredPrompts, answered_prompts, feature_rewards, measure, text_blocks
 from easyrlhf.stages.environments import Playground, check_environment, make_player, prompts_of
-from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
 from easyrlhf.stages.nemo_gym import check_gym_rows, gym_playground
+from easyrlhf.stages.online_models import load_models, save_models
 from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.reward_sources import (
@@ -48,7 +41,7 @@ from easyrlhf.stages.reward_sources import (
 )
 from easyrlhf.stages.rows import read_data, read_sets
 from easyrlhf.stages.samplers import check_rollout, make_backend, make_sampler
-from easyrlhf.stages.shared_backbone import apart, check_sharing, load_shared_backbone
+from easyrlhf.stages.shared_backbone import check_sharing
 
 
 def train_ppo(config: PPOConfig) -> Path:
@@ -230,7 +223,7 @@ class Plan:
 def build(run: Run, renderer: Renderer, cast: ModelFolders, plan: Plan) -> Online:
     """Load the models and put the loop's parts together."""
     config, method, steps = run.config, method_of(run.config), plan.steps
-    models, reward_model = load_models(run, renderer, cast)
+    models, reward_model = load_models(run, renderer, cast.value_model)
     updates, first = config.epochs_per_rollout * config.num_mini_batches, config.value_warmup_steps
     settings = OptimiserSettings.of(config, (steps - first) * updates)
     engines = {"policy": make_engine(models.policy, settings, run.zero, run.dtype)}
@@ -268,68 +261,3 @@ def check_scored(config: OnlineConfig, playground: Playground | None) -> None:
             f"--environment {config.environment}: has no get_reward, and there is no other reward; give it one, or "
             "--reward_funcs, --reward_model or --reward_url"
         )
-
-
-def load_models(run: Run, renderer: Renderer, cast: ModelFolders) -> tuple[Models, ScalarModel | None]:
-    """Policy, reference and value model; with a shared backbone the reward model as well."""
-    config = run.config
-    if config.share_backbone:
-        models, reward_model = load_shared_backbone(run, renderer, cast.value_model)
-        leave_out_spare(models.policy, renderer.tokenizer)
-        return models, reward_model
-    policy = load_trained_lm(run, renderer, config.model)
-    value = load_value_model(run, renderer, cast.value_model) if config.learns_values else None
-    reference = load_reference(run, renderer)
-    for lm in filter(None, (policy, reference)):
-        leave_out_spare(lm, renderer.tokenizer)
-    passes = Passes(run.micro_batch_tokens, sharing_of(policy, config.sharing))
-    return Models(policy, reference, value, passes), None
-
-
-def load_learners(run: Run, renderer: Renderer, value_model: str | None) -> dict[str, nn.Module]:
-    """The models that a run trains and nothing else, by the names of their engines, as they start.
-
-    value_model  folder where the value model starts; None: the policy's own start
-    """
-    config = run.config
-    if config.share_backbone:
-        models, _ = load_shared_backbone(run, renderer, value_model, judged=False)
-        return {"policy": models.policy} | ({} if models.value is None else {"value": models.value})
-    policy = load_trained_lm(run, renderer, config.model)
-    value = {"value": load_value_model(run, renderer, value_model)} if config.learns_values else {}
-    return {"policy": policy} | value
-
-
-def load_reference(run: Run, renderer: Renderer) -> nn.Module | None:
-    """The frozen reference; None when it is the policy without its adapter, or never asked."""
-    config = run.config
-    return load_frozen_lm(run, renderer, config.ref_model) if config.holds_reference else None
-
-
-def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> ScalarModel:
-    """The value model: from its folder, or the policy's backbone with a zero head."""
-    lm = load_trained_lm(run, renderer, folder or run.config.model)
-    return ScalarModel(lm, load_head(folder, lm) if folder else new_head(lm, zero=True))
-
-
-def save_models(run: Run, online: Online, renderer: Renderer) -> None:
-    """Write the policy at the root and the value model, if any, in value_model/."""
-    with online.engines["policy"].full_weights() as policy:
-        processes.on_main(lambda: save_policy(run, renderer, policy))
-    if online.models.value is not None:
-        with online.engines["value"].full_weights() as value:
-            processes.on_main(lambda: save_value_model(run, renderer, value))
-
-
-def save_policy(run: Run, renderer: Renderer, policy: nn.Module) -> None:
-    """Write the policy."""
-    save_lm(run.folder, apart(run, renderer, policy) if run.config.share_backbone else policy, renderer.tokenizer)
-
-
-def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:
-    """Write the value model and prove that its folder says what it says."""
-    folder = run.folder / "value_model"
-    if run.config.share_backbone:
-        value.lm = apart(run, renderer, value.lm)
-        value.head.to(value.lm.device)
-    save_scalar_model(run, folder, value, renderer)

@@ -21,7 +21,7 @@ from easyrlhf.run.run import Run
 from easyrlhf.run.signals import StopRequest
 from easyrlhf.run.trained_weights import load_trained
 from easyrlhf.stage_table import STAGES
-from easyrlhf.stages import online
+from easyrlhf.stages import online_models
 from easyrlhf.stages.offline import OfflineStage
 from easyrlhf.stages.recorded_parents import model_settings
 
@@ -43,9 +43,9 @@ class Restored:
         run, renderer = self.run, self.renderer
         if not isinstance(run.config, OnlineConfig):
             return offline_stage(run.config.stage).save(run, self.models["model"], renderer)
-        online.save_policy(run, renderer, self.models["policy"])
+        online_models.save_policy(run, renderer, self.models["policy"])
         if "value" in self.models:
-            online.save_value_model(run, renderer, self.models["value"])
+            online_models.save_value_model(run, renderer, self.models["value"])
         return {}
 
 
@@ -117,7 +117,7 @@ def restored_learners(run: Run, renderer: Renderer, value_model: str | None) -> 
     config = run.config
     if not isinstance(config, OnlineConfig):
         return {"model": offline_stage(config.stage).model(run, renderer)}
-    return online.load_learners(run, renderer, None if value_model == config.model else value_model)
+    return online_models.load_learners(run, renderer, None if value_model == config.model else value_model)
 
 
 def write_restored(folder: Path, checkpoint: Path, target: Path, devices: str | None = "cpu") -> None:

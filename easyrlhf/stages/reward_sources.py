@@ -20,7 +20,7 @@ from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.nemo_gym.reward import GymReward
 from easyrlhf.nemo_gym.servers import GymServers
 from easyrlhf.paths import split_paths
-from easyrlhf.rewards.async_source import RewardFunction
+from easyrlhf.rewards.async_source import AsyncSource, RewardFunction
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.rewards.environment import EnvironmentReward
 from easyrlhf.rewards.functions import (
@@ -169,26 +169,10 @@ def load_rewards(
     model        the reward model, where another part has loaded it already
     environment  name of one that scores episodes
     """
-    config, sources, workers = run.config, [], None
-    if config.reward_model:
-        if model is None:
-            model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **how_to_load(run))
-            model = model.to(run.device).eval().requires_grad_(False)
-            attend_our_way(run, model.lm, config.reward_model)
-        check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
-        if run.zero and not config.share_backbone:
-            spread_frozen(model, run.zero, run.dtype)
-        scorer = ScoringModel(model, cast.renderer, run.micro_batch_tokens)
-        share = sharing_of(model.lm, config.share_prefix)
-        sources.append(ModelSource(scorer, renderer, cast.same_tokens, share))
-    specs, limit = split_paths(config.reward_funcs), config.reward_timeout
-    names = [spec.rpartition(":")[2] for spec in specs]
-    if config.reward_workers:
-        workers = Workers(list(specs), config.reward_workers, limit)
-        numbered = enumerate(zip(cast.functions, names, strict=True))
-        sources += [WorkerFunction(workers, place, function, name) for place, (function, name) in numbered]
-    else:
-        sources += [RewardFunction(function, name, limit) for function, name in zip(cast.functions, names, strict=True)]
+    config, limit = run.config, run.config.reward_timeout
+    sources = [model_source(run, renderer, cast, model)] if config.reward_model else []
+    functions, workers = function_sources(config, cast.functions)
+    sources += functions
     if config.reward_url:
         tokenizer = tokenizer_fingerprint(renderer.tokenizer)
         sources += [RewardServer(url, tokenizer, limit) for url in split_list(config.reward_url)]
@@ -204,3 +188,27 @@ def load_rewards(
         sources.append(EnvironmentReward(environment))
         weights.append(1.0)
     return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer, workers)
+
+
+def model_source(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarModel | None) -> ModelSource:
+    """The reward model as a source; it is loaded, and spread over the processes, where it is not there yet."""
+    config = run.config
+    if model is None:
+        model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **how_to_load(run))
+        model = model.to(run.device).eval().requires_grad_(False)
+        attend_our_way(run, model.lm, config.reward_model)
+    check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
+    if run.zero and not config.share_backbone:
+        spread_frozen(model, run.zero, run.dtype)
+    scorer = ScoringModel(model, cast.renderer, run.micro_batch_tokens)
+    return ModelSource(scorer, renderer, cast.same_tokens, sharing_of(model.lm, config.share_prefix))
+
+
+def function_sources(config: OnlineConfig, functions: list[Function]) -> tuple[list[AsyncSource], Workers | None]:
+    """The reward functions as sources, and the processes that call them, if any do."""
+    specs, limit = split_paths(config.reward_funcs), config.reward_timeout
+    named = list(zip(functions, [spec.rpartition(":")[2] for spec in specs], strict=True))
+    if not config.reward_workers:
+        return [RewardFunction(function, name, limit) for function, name in named], None
+    workers = Workers(list(specs), config.reward_workers, limit)
+    return [WorkerFunction(workers, place, function, name) for place, (function, name) in enumerate(named)], workers

@@ -1,17 +1,26 @@
 """easyrlhf chat: a conversation with a model, at the terminal or from a pipe; docs/using_models.md."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 from easyrlhf.config import ChatConfig
 from easyrlhf.data.chat_template import opens, with_answer
-from easyrlhf.data.records import Messages
+from easyrlhf.data.records import Message, Messages
 from easyrlhf.data.render import Renderer
+from easyrlhf.episodes.calls import Calls, EnvironmentFailed
+from easyrlhf.episodes.environments import answer_call, load_environment
+from easyrlhf.episodes.play import run_to_end
+from easyrlhf.episodes.tools import Tools, arguments_of, as_tool_text, described_tools, enable_parsing
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import positions_of
+from easyrlhf.paths import split_paths
 from easyrlhf.report.console import Console
+from easyrlhf.report.transcript import call_text
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.tools.output import printable
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
@@ -31,19 +40,32 @@ def chat(config: ChatConfig) -> None:
     renderer = read_renderer(config)
     room = room_for_prompt(config)
     opening = system_turn(config.system)
-    ids = renderer.prompt_ids([*opening, {"role": "user", "content": "Hello"}])  # no template, or no system turns
+    tools = open_tools(config, renderer)
+    arguments = {"tools": tools.schemas} if tools.schemas else None
+    hello = [*opening, {"role": "user", "content": "Hello"}]
+    ids = renderer.prompt_ids(hello, arguments)  # no template, or no system turns
     if room is not None and len(ids) > room:
-        raise InputError(f"--system: leaves no room for a conversation ({why_no_score(ids, room)}); shorten it")
+        flag = "--system" if config.system else "--tools"
+        raise InputError(f"{flag}: leaves no room for a conversation ({why_no_score(ids, room)}); shorten it")
     scorer = load_scorer(config) if config.reward_model else None
     limit = positions_of(reward_folder(config), trust_remote_code=config.trust_remote_code) if scorer else None
     console = Console("chat")
-    talk = Chat(config, renderer, load_sampler(config, renderer, 1), room, scorer, limit, console, opening)
+    talk = Chat(config, renderer, load_sampler(config, renderer, 1), room, scorer, limit, console, opening, tools)
     if sys.stdin.isatty():
         console.note(f"{config.model}: {COMMANDS}")
     for line in messages_typed():
         if line.rstrip() in ENDS:
             break
         talk.hear(line)
+
+
+def open_tools(config: ChatConfig, renderer: Renderer) -> Tools:
+    """The functions of the settings, described, where the model's calls can be read. Raises InputError."""
+    functions = load_environment(None, split_paths(config.tools)).functions
+    tools = Tools(functions, described_tools(functions, "--tools"))
+    if tools.schemas:
+        enable_parsing(renderer)
+    return tools
 
 
 def system_turn(text: str | None) -> Messages:
@@ -96,6 +118,7 @@ class Chat:
     room   tokens that a prompt may have; None: no limit
     limit  tokens that the reward model can read; None: no limit
     turns  what was said, system prompt first
+    tools  that the model may call
     """
 
     config: ChatConfig
@@ -106,6 +129,7 @@ class Chat:
     limit: int | None
     console: Console
     turns: Messages
+    tools: Tools = field(default_factory=Tools)
     answers: int = 0
 
     def hear(self, line: str) -> None:
@@ -134,38 +158,71 @@ class Chat:
         self.turns, self.answers = opening, 0
         self.console.note(f"(the conversation is empty{'; it has a system prompt' if opening else ''})")
 
+    @property
+    def arguments(self) -> dict[str, Any] | None:
+        """What the chat template is told beside the turns."""
+        return {"tools": self.tools.schemas} if self.tools.schemas else None
+
     def answer(self, turns: Messages) -> None:
-        """Answer a user turn, as far as the model can, or go on with an answer; what it cannot take is not kept."""
+        """Answer a user turn, with as many calls as the model makes, or go on with an answer."""
+        for _ in range(self.config.max_turns):
+            if not self.reply(turns):
+                return
+            calls = self.turns[-1].get("tool_calls") or []
+            if not calls:
+                return
+            self.turns = turns = [*self.turns, *map(self.result, calls)]
+        self.console.warn(f"the model has called tools in all of its --max_turns {self.config.max_turns} turns")
+
+    def result(self, call: dict[str, Any]) -> Message:
+        """What a call gives, shown and as a turn; an error is a result too."""
+        self.console.note(f"→ {call_text(call)}")
+        said = SimpleNamespace(prompt=[], messages=[], place="")  # of an episode, for messages of what takes too long
+        calls = Calls("tools", said, asyncio.Semaphore(1), self.config.environment_timeout)
+        try:
+            name, text = run_to_end(answer_call(self.tools, call, calls))
+        except EnvironmentFailed as error:
+            name, text = arguments_of(call)[0], as_tool_text({"error": str(error).splitlines()[0]})
+        self.console.note(f"← {printable(text)}")
+        return {"role": "tool", "name": name, "content": text}
+
+    def reply(self, turns: Messages) -> bool:
+        """Let the model say its turn, as far as it can; whether it came to an end. What it cannot take is not kept."""
         try:
             turns, ids = self.fitted(turns)
         except InputError as error:
             self.console.warn(str(error))
-            return
+            return False
         drawn, said = self.stream(ids, begun=opens(turns))
         finished = bool(drawn) and self.sampler.ending.finished(drawn)
         if not (finished or self.sampler.ending.by_text(drawn)):
             cut = f"cut off after {len(drawn)} tokens: --max_new_tokens"
             self.console.note(f"({cut if len(drawn) == self.config.max_new_tokens else 'stopped'})")
         if not drawn:
-            return
+            return False
         self.answers += 1
         asked, answer = with_answer(turns, said)
-        if self.scorer:
+        parsed = self.tools.parse(drawn, ids, self.renderer) if finished else {}
+        if parsed.get("tool_calls"):
+            asked, answer = turns, [parsed]
+        elif self.scorer:
             self.console.note(self.reward(asked, answer, finished))
         self.turns = [*asked, *answer]
+        return finished
 
     def fitted(self, turns: Messages) -> tuple[Messages, list[int]]:
         """The turns that fit, without the oldest where they do not, and their ids. Raises InputError when none does."""
         start = first = len(self.system)
-        ids = self.renderer.prompt_ids(turns)
+        ids = self.renderer.prompt_ids(turns, self.arguments)
         while self.room is not None and len(ids) > self.room:
-            start += 2  # a question with its answer
+            later = range(start + 1, len(turns))  # a question with all that followed from it
+            start = next((i for i in later if turns[i]["role"] == "user"), len(turns))
             if start >= len(turns):
                 raise InputError(
                     f"this message is not sent: it has {why_no_score(ids, self.room)}, which is the room that "
                     f"--max_new_tokens {self.config.max_new_tokens} leaves"
                 )
-            ids = self.renderer.prompt_ids(turns[:first] + turns[start:])
+            ids = self.renderer.prompt_ids(turns[:first] + turns[start:], self.arguments)
         if start > first:
             self.console.warn(
                 f"the oldest {start - first} turns are forgotten: a conversation has room for {self.room:,} tokens"
@@ -197,7 +254,7 @@ class Chat:
     def reward(self, prompt: Messages, answer: Messages, finished: bool) -> str:
         """The reward of an answer in words."""
         try:
-            ids = self.scorer.renderer.sequence(prompt, answer, finished)
+            ids = self.scorer.renderer.sequence(prompt, answer, finished, self.arguments)
         except InputError as error:  # its own template may refuse what the model's takes
             return f"(no reward: {error})"
         [score] = scores_of(self.scorer, [ids], self.limit)

@@ -12,7 +12,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.episodes.play import Player
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.rollout.sampler import TRAINING, HFSampler
-from easyrlhf.stages.environments import Playground, check_environment, make_player
+from easyrlhf.stages.environments import Playground, check_environment, check_room, make_player
 from easyrlhf.tools.answer_rows import FAILED, GeneratedAnswer
 from easyrlhf.tools.policy import room_for_prompt
 
@@ -42,6 +42,9 @@ def open_player(config: GenerateConfig | PlayConfig, renderer: Renderer, rows: D
     check_judges(config, playground)
     player = make_player(config, renderer, playground)
     room = config.max_prompt_length or room_for_prompt(config) or NO_LIMIT
+    flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
+    if playground.tools.schemas:
+        check_room(flag, renderer, playground.tools, {"prompts": rows}, room)
     parts = {field.name: getattr(player, field.name) for field in fields(player)}
     return AnsweringPlayer(**parts | {"limits": replace(player.limits, prompt=room)})
 

@@ -11,6 +11,7 @@ from easyrlhf.callables import HANDED, name_of
 from easyrlhf.config import GRPOConfig
 from easyrlhf.engine import processes
 from easyrlhf.episodes.environments import load_environment
+from easyrlhf.episodes.tools import described_tools
 from easyrlhf.errors import InputError
 from easyrlhf.stages.environments import check_environment, make_player, prompts_of
 
@@ -171,7 +172,11 @@ def check(named, chatml_renderer):
     """check(environment, columns, prompts=, renderer=, valid=, tools=, …) -> what check_environment gives."""
 
     def run(environment, *columns, prompts=None, renderer=chatml_renderer, tools=(), **more):
-        own = {name: more.pop(name) for name in ("environment_concurrency",) if name in more}
+        own = {
+            name: more.pop(name)
+            for name in ("environment_concurrency", "max_prompt_length", "max_length")
+            if name in more
+        }
         rows = {"prompt": prompts or [CHAT] * len(columns), "columns": [json.dumps(one) for one in columns]}
         spec = environment and named(environment)
         tools = ",".join(map(named, tools)) or None
@@ -253,6 +258,25 @@ def test_tools_with_a_template_that_has_no_calls(check, with_template):
     playground = check(None, {}, tools=[adds], renderer=with_template("qwen2_5"))
     assert [schema["function"]["name"] for schema in playground.tools.schemas] == ["adds"]
     assert playground.environment.rewards is False
+
+
+def test_a_prompt_without_room_for_the_tools_is_refused(check, with_template):
+    qwen, long = with_template("qwen2_5"), json.dumps([{"role": "user", "content": "Name a colour. " * 9}])
+    needs = len(qwen.prompt_ids(json.loads(long), {"tools": described_tools({"adds": adds}, "")}))
+    for limit, fits in ((needs, True), (needs - 1, False)):
+        rows = {
+            "prompts": [CHAT, long],
+            "renderer": qwen,
+            "tools": [adds],
+            "max_prompt_length": limit,
+            "max_length": 4096,
+        }
+        if fits:
+            assert check(None, {}, {}, **rows)
+            continue
+        said = f"with the tools before it, a prompt of the train data has {needs} tokens, and --max_prompt_length is"
+        with pytest.raises(InputError, match=said):
+            check(None, {}, {}, **rows)
 
 
 def test_without_the_settings_nothing_is_played(check):

@@ -240,7 +240,7 @@ def test_a_server_that_fails_ends_the_run_with_server_row_and_episode(acted, rou
         acted(server, RIGHT, row("red", "green"))
     first, *rest = str(error.value).splitlines()
     assert (
-        first.startswith(f"the environment nemo_gym: NeMo Gym server {server.url}, row rows.jsonl:1: ")
+        first.startswith(f"the environment nemo_gym (rows.jsonl:1): NeMo Gym server {server.url}, row rows.jsonl:1: ")
         and said in first
     )
     assert rest[0] == "  user: 'Hand in red, green.'"

@@ -263,7 +263,8 @@ def test_what_the_policy_server_cannot_answer_is_refused(run_by, address, sample
             answered = {"role": "assistant", "content": "x", "prompt_token_ids": [1], "generation_token_ids": [5]}
             for path, asked in (
                 ("/v1/chat/completions", {"messages": ASKED}),
-                ("/v1/chat/completions", {"messages": ASKED, "seed": 1}),
+                ("/v1/chat/completions", {"messages": ASKED, "seed": [1]}),
+                ("/v1/chat/completions", {"messages": ASKED, "seed": own_seed((7, 0, 0)), "max_tokens": "1"}),
                 ("/tokenize", {"messages": []}),
                 ("/tokenize", {"messages": [{"role": "robot", "content": "x"}]}),
                 ("/tokenize", {"messages": [*ASKED, answered]}),
@@ -277,15 +278,11 @@ def test_what_the_policy_server_cannot_answer_is_refused(run_by, address, sample
     with pytest.raises(EnvironmentFailed, match="done"):
         run_by(Wrong(), sampler(nonsense), chatml_renderer, row())
     ids = chatml_renderer.prompt_ids(ASKED)
-    starts = [
-        "seed None: is that of no episode",
-        "seed 1: is that of no",
-        "messages: must be a list",
-        "key 'messages[0].",
-    ]
-    starts += ["messages[1]: is an answer with its ids", "messages: prompt_token_ids and generation_token_ids must be"]
-    assert [status for status, _ in said] == [400] * 6 + [200]
-    assert [text.startswith(start) for (_, text), start in zip(said, starts, strict=False)] == [True] * 6
+    starts = ["seed None: is that of no episode", "seed [1]: is that of no", "max_tokens '1': must be"]
+    starts += ["messages: must be a list", "key 'messages[0].", "messages[1]: is an answer with its ids"]
+    starts += ["messages: prompt_token_ids and generation_token_ids must be"]
+    assert [status for status, _ in said] == [400] * 7 + [200]
+    assert [text.startswith(start) for (_, text), start in zip(said, starts, strict=False)] == [True] * 7
     assert said[-1][1] == {"tokens": ids, "count": len(ids)}
 
 

@@ -34,6 +34,7 @@ BY_VLLM = "episodes/test_served.py"
 PLAYED, WAVES, FAILED, CALLED, LOADED, SCORED = (
     f"episodes/test_{name}.py" for name in ("tokens", "waves", "failures", "tools", "loading", "scores")
 )
+CALLS_MADE = "tools/test_chat.py::test_calls_are_made_and_shown_until_an_answer_has_none"
 PUZZLES = "rewards/test_puzzles.py"
 ACTED = "tools/test_episode_answers.py"
 WHOLE_EPISODES = "test_rows_hold_the_whole_episode_and_its_reward"
@@ -56,6 +57,7 @@ WHITENED = f"{MATCHES}::test_whitening_makes_features_alike_in_all_directions"
 PLACES = "models/test_prefix_tree.py::test_one_masked_pass_is_as_many_as_there_are_blocks"
 IN_BLOCKS = "data/test_blocks.py"
 WHOLE = f"{MATCHING}::test_whole_completions_get_the_advantage_and_the_others_kl"
+IN_A_ROW = "stages/test_environment.py::test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept"
 EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
 PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_were_played_with"
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
@@ -304,7 +306,7 @@ BREAKS = [
     ),
     Break("rollout/vllm_server.py", "        yield\n        self.check_weights()\n", "        yield\n", VLLM_SERVER),
     Break("rollout/vllm_server.py", '**self.drawing, "max_tokens": limit}', "**self.drawing}", VLLM_SERVER),
-    Break("config/online.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
+    Break("config/scored.py", "self.colocates_vllm and self.vllm_tensor_parallel_size > 1", "False", BY_VLLM),
     Break(
         "stages/environments.py",
         "config.environment_concurrency // processes.size()",
@@ -355,7 +357,7 @@ BREAKS = [
     ),
     Break(
         "rewards/combined.py",
-        "scores.masked_fill(dropped(rows).to(scores.device), math.nan), raw",
+        "scores.masked_fill(failed_episodes(rows).to(scores.device), math.nan), raw",
         "scores, raw",
         UNLEARNED,
     ),
@@ -459,6 +461,7 @@ BREAKS = [
         "{}",
         f"{MATCHING}::test_a_stopped_run_goes_on_with_the_measure_that_it_began_with",
     ),
+    Break("episodes/calls.py", "if self.chat.place else", "if False else", IN_A_ROW),
     Break("online/method.py", "scores.nan_to_num() - early.sum(1)", "scores.nan_to_num()", EPISODES),
     Break("online/method.py", "rewards = early + shape_rewards", "rewards = shape_rewards", EPISODES),
     Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED),
@@ -527,6 +530,20 @@ BREAKS = [
         r'r"<\|im_end\|>\s*"',
         f"{CALLED}::test_the_named_templates_write_calls_that_are_read_again",
     ),
+    Break(
+        "stages/environments.py",
+        "if len(ids) > limit:",
+        "if False:",
+        f"{LOADED}::test_a_prompt_without_room_for_the_tools_is_refused",
+    ),
+    # tools in a chat
+    Break(
+        "tools/chat.py",
+        'return {"tools": self.tools.schemas} if self.tools.schemas else None',
+        "return None",
+        CALLS_MADE,
+    ),
+    Break("tools/chat.py", "[*self.turns, *map(self.result, calls)]", "[*map(self.result, calls)]", CALLS_MADE),
     # episodes in reports
     Break(
         "report/html.py",
@@ -904,7 +921,7 @@ BREAKS = [
     Break("online/batch.py", "number % len(prompts) for", "number % 4 for", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
-    Break("stages/online.py", "if config.holds_reference else None", "", UNLOADED),
+    Break("stages/online_models.py", "if config.holds_reference else None", "", UNLOADED),
     Break(
         "online/collect.py",
         "counted = samples.completion_mask[group].bool()",
@@ -1097,7 +1114,7 @@ BREAKS = [
     Break("online/loop.py", "    except RunStopped:", "    except ZeroDivisionError:", ONLINE_LOOP),
     Break("online/loop.py", '| {"unfinished": metrics}', "", f"{LOST}[ppo-evaluating]"),
     Break("online/collect.py", 'with named("the reference", show):', "if True:", f"{LOST}[ppo-reference]"),
-    Break("rewards/combined.py", "with named(source.name, everything.longest_sample):", "if 1:", SCORING),
+    Break("rewards/combined.py", "with named(source.name, batch.longest_sample):", "if 1:", SCORING),
     Break("rollout/vllm_sampler.py", "if self.behind and keys[0][1] == EVALUATION", "if False", VLLM),
     # no reward applies
     Break(
@@ -1860,8 +1877,8 @@ BREAKS = [
     Break("online/grpo.py", "whole.masked_fill(~scores.isnan(), torch.nan)", "whole", GYM),
     Break(
         "rewards/combined.py",
-        "known = [math.nan if value is None else value for value in values]",
-        "known = values",
+        "[math.nan if value is None else value for value in values]",
+        "values",
         GYM,
     ),
     Break("nemo_gym/episodes.py", "[*chat.messages, *chat.waiting]", "chat.messages", GYM_TOOLS),

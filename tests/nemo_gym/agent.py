@@ -23,7 +23,7 @@ class Agent:
         request = row["responses_create_params"]
         extra = json.loads(request["metadata"]["extra_body"])
         messages = list(request["input"])
-        tools = [{"type": "function", "function": flat(tool)} for tool in request.get("tools", [])]
+        tools = [{"function": flat(tool), "type": "function"} for tool in request.get("tools", [])]
         output: list[dict] = []
         for turn in range(10):
             messages = self.edits(turn, messages)

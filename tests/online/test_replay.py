@@ -11,7 +11,7 @@ import torch
 from easyrlhf.config import GRPOConfig
 from easyrlhf.online.batch import collect_batch, failures
 from easyrlhf.online.grpo import clipped_loss, estimate_rloo, rloo_loss
-from easyrlhf.online.replay import Group, ReplayBuffer
+from easyrlhf.online.replay import KeptGroup, ReplayBuffer
 from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.state import LoopState
 
@@ -47,7 +47,7 @@ def test_groups_whose_scores_differ_are_kept_and_the_oldest_leave():
         (4, 0, [1.0, 0.0]),
         (6, 0, [0.0, 3.0]),
     ]
-    assert buffer.groups[1] == Group(
+    assert buffer.groups[1] == KeptGroup(
         number=6,
         step=0,
         ids=[[8, 9], [10, 11]],

@@ -237,8 +237,9 @@ def test_ctrl_c_ends_a_run_at_once_and_the_same_command_goes_on(
 
 
 def test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept(train, tmp_path):
+    place = r"\(\S+prompts.jsonl:\d+\)"
     with pytest.raises(
-        RunError, match=r"the environment Fails: gave nan as reward.*\n  user: 'Say \w+.'\n  assistant: "
+        RunError, match=rf"the environment Fails {place}: gave nan as reward.*\n  user: 'Say \w+.'\n  assistant: "
     ):
         train("ppo", "failed", environment="Fails", **TWO_TURNS)
     assert json.loads((tmp_path / "failed" / "stage.json").read_text())["status"] != "complete"

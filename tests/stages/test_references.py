@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from easyrlhf.config import GRPOConfig, PPOConfig
-from easyrlhf.stages import online, plan
-from easyrlhf.stages.online import ModelFolders, load_reference
+from easyrlhf.stages import online, online_models, plan
+from easyrlhf.stages.online import ModelFolders
+from easyrlhf.stages.online_models import load_reference
 from easyrlhf.stages.reward_sources import RewardPlan
 
 SHOWN = {
@@ -30,7 +31,7 @@ SHOWN = {
     ],
 )
 def test_no_reference_is_loaded_where_it_is_never_asked(monkeypatch, settings, loaded, shown):
-    monkeypatch.setattr(online, "load_frozen_lm", lambda run, renderer, path: path)
+    monkeypatch.setattr(online_models, "load_frozen_lm", lambda run, renderer, path: path)
     config = GRPOConfig(model="m", reward_funcs="a.py:f", train_data="p.jsonl", **settings).resolved()
     assert load_reference(SimpleNamespace(config=config), None) == loaded
     cast = ModelFolders(None, RewardPlan([]))

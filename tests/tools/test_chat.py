@@ -340,3 +340,111 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(sft, words, mess
 def test_a_reward_model_does_not_chat(rm):
     done = talk(rm.folder, ["Say red."], code=2)
     assert "is a reward model, which scores answers and writes none" in done.stderr
+
+
+# --- tools
+
+
+TOOLS = '''
+import time
+
+
+def price(thing: str) -> int:
+    """Look up a price.
+
+    Args:
+        thing: What is sold.
+    """
+    if thing == "gold":
+        time.sleep(5)
+    return {"egg": 2}[thing]
+
+
+async def now() -> str:
+    """Tell the time."""
+    return "noon"
+
+
+def bare(thing):
+    return thing
+'''
+
+
+def call(name: str, **arguments) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+@pytest.fixture
+def told(sft, tmp_path, monkeypatch):
+    """told(lines, turns, *words) -> (what is printed, what the model was given for each of these turns it says)."""
+    tokenizer, prompts = AutoTokenizer.from_pretrained(sft), []
+    (tmp_path / "shop.py").write_text(TOOLS)
+
+    def run(lines: list[str], turns: list[str], *words: str):
+        said = iter(turns)
+
+        def stream(self, prompt, key):
+            prompts.append(tokenizer.decode(prompt))
+            ids = [*tokenizer(next(said))["input_ids"], tokenizer.eos_token_id]
+            yield from ids if "--max_new_tokens" not in words else ids[:-1]
+
+        monkeypatch.setattr(HFSampler, "stream", stream)
+        functions = f"{tmp_path / 'shop.py'}:price,{tmp_path / 'shop.py'}:now"
+        done = talk(sft, lines, "--tools", functions, *words)
+        assert next(said, None) is None
+        return done, prompts
+
+    return run
+
+
+def test_calls_are_made_and_shown_until_an_answer_has_none(told):
+    turns = ["I look. " + call("price", thing="egg") + "\n" + call("now"), "Two, at noon.", "No."]
+    done, prompts = told(["What is an egg?", "Sure?"], turns)
+    assert done.stdout == f'{turns[0]}\n→ price(thing="egg")\n← 2\n→ now()\n← noon\nTwo, at noon.\nNo.\n'
+    assert len(prompts) == 3
+    assert all('"name": "price", "description": "Look up a price."' in prompt for prompt in prompts)
+    results = "<|im_start|>tool\n2<|im_end|>\n<|im_start|>tool\nnoon<|im_end|>\n<|im_start|>assistant\n"
+    calls = turns[0].replace(". <", ".\n<")  # as the template writes them
+    assert prompts[1].endswith(f"<|im_start|>assistant\n{calls}<|im_end|>\n{results}")
+    assert prompts[2].startswith(prompts[1] + "Two, at noon.<|im_end|>") and "Sure?" in prompts[2]
+
+
+ERRORS = {
+    "raises": (call("price", thing="ham"), """{"error": "KeyError: 'ham'"}"""),
+    "unknown": (call("cost"), '{"error": "there is no tool cost; there are price, now"}'),
+    "slow": (call("price", thing="gold"), "its tool price gave no answer within 0.2 s"),
+}
+
+
+@pytest.mark.parametrize("said, result", ERRORS.values(), ids=ERRORS)
+def test_a_call_that_fails_is_answered_with_its_error(told, said, result):
+    done, prompts = told(["Go."], [said, "Sorry."], "--environment_timeout", "0.2")
+    assert result in done.stdout.partition("\n← ")[2].splitlines()[0]
+    assert done.stdout.endswith("\nSorry.\n") and "error" in prompts[1].rpartition("<|im_start|>tool")[2]
+
+
+def test_a_model_that_only_calls_is_stopped(told):
+    done, _ = told(["Go."], [call("now")] * 3, "--max_turns", "3")
+    assert "the model has called tools in all of its --max_turns 3 turns" in done.output
+
+
+def test_a_call_that_was_cut_off_is_not_made(told):
+    done, prompts = told(["Go."], [call("now")], "--max_new_tokens", "40")
+    assert "→ now()" not in done.stdout and len(prompts) == 1
+
+
+def test_a_broken_call_is_an_answer(told):
+    done, _ = told(["Go."], ['<tool_call>\n{"name": "now", </tool_call>'])
+    assert "←" not in done.stdout
+
+
+def test_tools_that_cannot_be_used_are_refused_before_a_model_is_loaded(sft, tmp_path, monkeypatch):
+    monkeypatch.setattr(chat, "load_sampler", lambda *_: pytest.fail("a model was loaded"))
+    (tmp_path / "shop.py").write_text(TOOLS)
+    for name, more, said in (
+        ("sell", (), "has no function sell; it has price, now, bare"),
+        ("bare", (), "--tools: the tool bare cannot be described to the model"),
+        ("price", ("--chat_template", "hh"), "it is not known how this one writes calls"),
+    ):
+        done = talk(sft, ["Go."], "--tools", f"{tmp_path / 'shop.py'}:{name}", *more, code=2)
+        assert said in done.output
