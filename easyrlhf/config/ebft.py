@@ -103,6 +103,11 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
         return self.ebft_mode == "stride"
 
     @property
+    def answers_end(self) -> bool:
+        """Whether a completion that is cut off is a fault: a piece of a text is no answer."""
+        return not self.strides
+
+    @property
     def limit_name(self) -> str:
         """The setting that bounds a completion."""
         return "generate_length" if self.strides else "max_completion_length"

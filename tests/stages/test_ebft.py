@@ -145,6 +145,9 @@ def test_texts_are_continued_from_many_places_and_compared_with_what_they_say_th
     }
     once = train("once", **own)
     assert max(seen) > 1  # several blocks of a text in one pass
+    logged = rows_of(once)[-1]
+    assert {"ebft/alignment", "ebft/diversity", "ebft/cfm", "ebft/reward"} < logged.keys()
+    assert "health/eos_rate" not in logged  # pieces of texts need no end
     seen.clear()
     apart = train("apart", **own, share_prefix="off")
     assert not seen
