@@ -265,6 +265,10 @@ def test_settings_that_make_no_sense_are_refused():
         ({"stride": 4}, "stride 4: means nothing with ebft_mode structured; add ebft_mode stride"),
         ({"generate_length": 4}, "generate_length 4: means nothing"),
         ({"ebft_mode": "stride", "max_completion_length": 9}, "max_completion_length 9: means .* use generate_length"),
+        (
+            {"ebft_mode": "stride", "max_length": 15},
+            "with generate_length 8 no text of max_length 15 has .* 16 or more",
+        ),
         ({"ebft_mode": "stride", "max_prompt_length": 7}, "context_length 8: is more than max_prompt_length 7"),
     ):
         with pytest.raises(ValueError, match=said):
