@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from easyrlhf.config.base import EBFT, Settings, opt, restate
-from easyrlhf.config.common_fields import filled_lengths
+from easyrlhf.config.common_fields import DEFAULT_LENGTH, filled_lengths
 from easyrlhf.config.grpo import CompletionLength
 from easyrlhf.config.lists import split_list
 from easyrlhf.config.online import OnlineConfig
@@ -103,6 +103,11 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
         return self.ebft_mode == "stride"
 
     @property
+    def answers_end(self) -> bool:
+        """Whether a completion that is cut off is a fault: a piece of a text is no answer."""
+        return not self.strides
+
+    @property
     def limit_name(self) -> str:
         """The setting that bounds a completion."""
         return "generate_length" if self.strides else "max_completion_length"
@@ -138,6 +143,9 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
             raise SettingError("alignment_coef", "alignment_coef 0 and diversity_coef 0: nothing would be learned")
         if self.whiten_samples == 1:
             raise SettingError("whiten_samples", "whiten_samples 1: tells no variance; use 64 or more, or 0 for none")
+        self._check_mode()
+
+    def _check_mode(self) -> None:
         idle = ["max_completion_length"] if self.strides else ["stride", "context_length", "generate_length"]
         for name in idle:
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
@@ -146,7 +154,13 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
                     f"{name} {getattr(self, name)}: means nothing with ebft_mode {self.ebft_mode}; "
                     + ("use generate_length" if self.strides else "add ebft_mode stride, or leave it out"),
                 )
-
+        longest, shortest = self.max_length or DEFAULT_LENGTH, self.context_length + self.taken_length
+        if self.strides and shortest > longest:
+            raise SettingError(
+                "context_length",
+                f"context_length {self.context_length}: with generate_length {self.generate_length} no text of "
+                f"max_length {longest} has a place to go on from; use max_length {shortest} or more, or lower it",
+            )
         if self.strides and self.context_length > (self.max_prompt_length or self.context_length):
             raise SettingError(
                 "context_length",

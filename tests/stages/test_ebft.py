@@ -145,6 +145,9 @@ def test_texts_are_continued_from_many_places_and_compared_with_what_they_say_th
     }
     once = train("once", **own)
     assert max(seen) > 1  # several blocks of a text in one pass
+    logged = rows_of(once)[-1]
+    assert {"ebft/alignment", "ebft/diversity", "ebft/cfm", "ebft/reward"} < logged.keys()
+    assert "health/eos_rate" not in logged  # pieces of texts need no end
     seen.clear()
     apart = train("apart", **own, share_prefix="off")
     assert not seen
@@ -262,6 +265,10 @@ def test_settings_that_make_no_sense_are_refused():
         ({"stride": 4}, "stride 4: means nothing with ebft_mode structured; add ebft_mode stride"),
         ({"generate_length": 4}, "generate_length 4: means nothing"),
         ({"ebft_mode": "stride", "max_completion_length": 9}, "max_completion_length 9: means .* use generate_length"),
+        (
+            {"ebft_mode": "stride", "max_length": 15},
+            "with generate_length 8 no text of max_length 15 has .* 16 or more",
+        ),
         ({"ebft_mode": "stride", "max_prompt_length": 7}, "context_length 8: is more than max_prompt_length 7"),
     ):
         with pytest.raises(ValueError, match=said):
