@@ -154,6 +154,8 @@ def test_texts_are_continued_from_many_places_and_compared_with_what_they_say_th
     rows, same = rows_of(once, "rollouts.jsonl"), rows_of(apart, "rollouts.jsonl")
     tokenizer = AutoTokenizer.from_pretrained(once)
     encoded = [tokenizer(json.loads(line)["text"])["input_ids"] for line in Path(texts).read_text().splitlines()]
+    for first in range(0, len(rows), 4):  # completions of one block stand together
+        assert len({row["prompt"] for row in rows[first : first + 4]}) == 1
     for row, other in zip(rows, same, strict=True):
         prompt = tokenizer(row["prompt"])["input_ids"]
         [text] = {tuple(ids) for ids in encoded if ids[: len(prompt)] == prompt}
