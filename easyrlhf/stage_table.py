@@ -191,6 +191,7 @@ ROWS = (
             "ebft_train --train_data demos.jsonl           # with outputs/sft in place",
             "ebft_train --model outputs/sft --train_data demos.jsonl --ce_coef 0.03",
             "ebft_train --train_data demos.jsonl --num_generations 8 --lora_r 16",
+            "ebft_train --train_data texts.jsonl --ebft_mode stride --batch_size 1024",
             "ebft_train --config configs/ebft.yaml --dry_run",
         ),
     ),

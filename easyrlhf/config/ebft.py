@@ -1,9 +1,10 @@
 """Settings of EBFT."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from easyrlhf.config.base import EBFT, Settings, opt, restate
+from easyrlhf.config.common_fields import DEFAULT_LENGTH, filled_lengths
 from easyrlhf.config.grpo import CompletionLength
 from easyrlhf.config.lists import split_list
 from easyrlhf.config.online import OnlineConfig
@@ -25,6 +26,17 @@ class EBFTUpdate(Settings):
 
     group: ClassVar[str] = EBFT
 
+    ebft_mode: str = opt(
+        "structured",
+        "What is completed: structured, what stands before the last answer of a demonstration; stride, plain texts, "
+        "each from many places on.",
+        choices=("structured", "stride"),
+    )
+    stride: int = opt(8, "Tokens from one place that a text is continued from to the next, in stride mode.", low=1)
+    context_length: int = opt(8, "Tokens of a text before the first such place.", low=1)
+    generate_length: int = opt(
+        8, "Tokens that a text is continued by, in stride mode; fewer where the end of the text is drawn.", low=1
+    )
     num_generations: int = opt(
         4, "Completions per prompt, one group. More estimate better how the policy answers on the average.", low=2
     )
@@ -75,7 +87,6 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
     stage: ClassVar[str] = "ebft"
     learning_rate_full: ClassVar[float] = 1e-6
     learning_rate_lora: ClassVar[float] = 1e-5
-    limit_name: ClassVar[str] = "max_completion_length"
     kl_name: ClassVar[str] = "beta"
     imitates: ClassVar[bool] = True
     mask_truncated_completions: ClassVar[bool] = False  # a setting of GRPO
@@ -85,6 +96,26 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
         "train_data",
         "Demonstrations, in any format sft_train reads; the last answer of each is compared.",
     )
+
+    @property
+    def strides(self) -> bool:
+        """Whether plain texts are continued from many places."""
+        return self.ebft_mode == "stride"
+
+    @property
+    def answers_end(self) -> bool:
+        """Whether a completion that is cut off is a fault: a piece of a text is no answer."""
+        return not self.strides
+
+    @property
+    def limit_name(self) -> str:
+        """The setting that bounds a completion."""
+        return "generate_length" if self.strides else "max_completion_length"
+
+    @property
+    def sharing(self) -> str:
+        """How prompts are shared: those of a text are beginnings of one another."""
+        return "trees" if self.strides and self.share_prefix != "off" else self.share_prefix
 
     @property
     def epochs_per_rollout(self) -> int:
@@ -112,3 +143,34 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
             raise SettingError("alignment_coef", "alignment_coef 0 and diversity_coef 0: nothing would be learned")
         if self.whiten_samples == 1:
             raise SettingError("whiten_samples", "whiten_samples 1: tells no variance; use 64 or more, or 0 for none")
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        idle = ["max_completion_length"] if self.strides else ["stride", "context_length", "generate_length"]
+        for name in idle:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise SettingError(
+                    name,
+                    f"{name} {getattr(self, name)}: means nothing with ebft_mode {self.ebft_mode}; "
+                    + ("use generate_length" if self.strides else "add ebft_mode stride, or leave it out"),
+                )
+        longest, shortest = self.max_length or DEFAULT_LENGTH, self.context_length + self.taken_length
+        if self.strides and shortest > longest:
+            raise SettingError(
+                "context_length",
+                f"context_length {self.context_length}: with generate_length {self.generate_length} no text of "
+                f"max_length {longest} has a place to go on from; use max_length {shortest} or more, or lower it",
+            )
+        if self.strides and self.context_length > (self.max_prompt_length or self.context_length):
+            raise SettingError(
+                "context_length",
+                f"context_length {self.context_length}: is more than max_prompt_length {self.max_prompt_length}, so no "
+                "text has a place to go on from; lower it, or leave max_prompt_length out",
+            )
+
+    def with_lengths(self, places: int | None) -> Self:
+        """As of every stage; a text may be a prompt as far as its last block, unless told otherwise."""
+        lengths = filled_lengths(self, places, self.taken_length)
+        if self.strides and not self.max_prompt_length:
+            lengths["max_prompt_length"] = max(1, lengths["max_length"] - self.taken_length)
+        return replace(self, **lengths)

@@ -46,6 +46,7 @@ class OnlineConfig(
     less_for_completions: ClassVar[str] = ", less where completions need the room"
     limit_name: ClassVar[str]  # the setting that bounds a completion
     kl_name: ClassVar[str]  # the setting that prices distance from the reference
+    answers_end: ClassVar[bool] = True  # whether one that is cut off is a fault
     imitates: ClassVar[bool] = False  # whether completions are compared with demonstrations in place of being scored
     reward_model: ClassVar[str | None] = None  # with the next two of the stages that are scored
     reward_funcs: ClassVar[str | None] = None
@@ -88,6 +89,11 @@ class OnlineConfig(
     def taken_length(self) -> int:
         """Tokens of max_length that no prompt can have."""
         return self.completion_limit + self.stop_finishes
+
+    @property
+    def sharing(self) -> str:
+        """How prompts are shared, as completion_states takes it."""
+        return self.share_prefix
 
     @property
     def kl_price(self) -> float:

@@ -6,7 +6,8 @@ from typing import Any
 
 from easyrlhf.data.batches import within_budget
 from easyrlhf.engine import processes
-from easyrlhf.models.prefix_sharing import PromptGroup
+from easyrlhf.models.prefix_sharing import TREES, PromptGroup
+from easyrlhf.models.prefix_tree import relatives
 
 MicroBatch = tuple[Any, bool]  # a micro-batch, and whether it counts
 
@@ -53,7 +54,7 @@ class Passes:
     """How completions go through a model: which of them together.
 
     budget  tokens of one forward pass
-    share   whether a prompt is computed once for its completions, as in completion_states
+    share   whether a prompt is computed once for its completions, and how, as in completion_states
     """
 
     budget: int
@@ -66,7 +67,8 @@ class Passes:
         lengths  tokens of each row's completion
         """
         alone = [[row] for row in range(len(prompts))]
-        households = alone if self.share == "off" else siblings(prompts, lengths, self.budget)
+        related = relatives if self.share == TREES else siblings
+        households = alone if self.share == "off" else related(prompts, lengths, self.budget)
         tokens = [len(prompts[own[0]]) + sum(lengths[row] for row in own) for own in households]
         return [
             ([row for one in group for row in households[one]], counts)

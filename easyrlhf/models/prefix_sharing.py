@@ -17,10 +17,12 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from easyrlhf.data.batches import pad_right
 from easyrlhf.models.attention import attend_packed, attention, packs_rows
 from easyrlhf.models.parts import backbone, evaluating, hidden_states, plain_lm
+from easyrlhf.models.prefix_tree import plant_trees
 
 PromptGroup = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
 
 SHARING = "sdpa_sharing_prefixes"  # the name of our attention in transformers
+TREES = "trees"  # how prompts are shared that are beginnings of one another
 WORTH = 0.97  # share of the cost from which on sharing prompts, or packing rows, is worth it
 PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
 
@@ -189,9 +191,11 @@ def same_both_ways(lm: nn.Module) -> bool:
 def completion_states(lm: nn.Module, groups: list[PromptGroup], share: str) -> States:
     """Hidden states of every completion behind its prompt.
 
-    share  "on" computes each prompt once, "auto" where that is cheaper, "off" never. A model for which enable_sharing
-           was not called, or was false, has them computed apart
+    share  "on" computes each prompt once, "auto" where that is cheaper, "off" never; TREES those once of which others
+           are beginnings. A model for which enable_sharing was not called, or was false, has them computed apart
     """
+    if share == TREES and can_share(lm):
+        return states_in_trees(lm, groups)
     together = share == "on" or (share == "auto" and worth_sharing(lm, groups))
     if together and can_share(lm):
         return states_together(lm, groups)
@@ -261,6 +265,14 @@ def states_together(lm: nn.Module, groups: list[PromptGroup]) -> States:
     ends = list(accumulate(map(len, prompts + completions)))
     starts = ends[len(prompts) - 1 : -1]
     return states_of(hidden, completions, starts, [ends[parent] - 1 for parent in parents])
+
+
+def states_in_trees(lm: nn.Module, groups: list[PromptGroup]) -> States:
+    """Each prompt that is no beginning of another once, with all completions of its beginnings."""
+    prompts, completions = zip(*((prompt, ids) for prompt, own in groups for ids in own), strict=True)
+    trees = plant_trees(list(prompts), list(completions), plain_lm(lm).device)
+    hidden = backbone(lm)(**trees.inputs(lm)).last_hidden_state
+    return states_of(hidden.flatten(0, 1), list(completions), trees.firsts, trees.before)
 
 
 def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:

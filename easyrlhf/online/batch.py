@@ -9,6 +9,7 @@ from torch import Tensor
 
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.batches import endless_order
+from easyrlhf.data.blocks import Blocks
 from easyrlhf.online.collect import collect
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.online.state import LoopState, Online
@@ -34,7 +35,7 @@ def collect_batch(
 
     def draw() -> Rollout:
         again = asked_again(run, online, at) if config.reroll_max_groups else []
-        places = [*again, *prompt_places(len(prompts), config, at.drawn // size - at.repeated, len(again))]
+        places = [*again, *prompt_places(prompts, config, at.drawn // size - at.repeated, len(again))]
         rows, keys = prompt_batch(prompts, config, at.drawn, places)
         at.drawn += config.batch_size
         at.repeated += len(again)
@@ -59,18 +60,20 @@ def collect_batch(
     return rollout, {"health/equal_groups": 1 - teaches(rollout).float().mean().item()}
 
 
-def prompt_places(count: int, config: OnlineConfig, first: int, displaced: int = 0) -> list[int]:
-    """Which of so many prompts the next rollout asks anew.
+def prompt_places(prompts: Dataset | Blocks, config: OnlineConfig, first: int, displaced: int = 0) -> list[int]:
+    """Which of the prompts the next rollout asks anew.
 
-    Epochs follow one another, each in its own order, or all in that of the files.
+    Epochs follow one another, each in its own order, or all in that of the files; blocks of a text stay together.
 
     first      new prompts before it
     displaced  prompts of it that are asked once more
     """
     numbers = range(first, first + config.batch_size // config.num_generations - displaced)
-    if config.shuffle_prompts:
-        return list(endless_order(count, config.seed, numbers))
-    return [number % count for number in numbers]
+    if not config.shuffle_prompts:
+        return [number % len(prompts) for number in numbers]
+    if isinstance(prompts, Blocks):
+        return prompts.endless_order(config.seed, numbers)
+    return list(endless_order(len(prompts), config.seed, numbers))
 
 
 def prompt_batch(
@@ -83,7 +86,7 @@ def prompt_batch(
     """
     size = config.num_generations
     if places is None:
-        places = prompt_places(len(prompts), config, drawn // size)
+        places = prompt_places(prompts, config, drawn // size)
     rows = [prompts[place] for place in places for _ in range(size)]
     return rows, [(config.seed, TRAINING, number) for number in range(drawn, drawn + config.batch_size)]
 

@@ -270,13 +270,16 @@ def next_kl_coef(config: OnlineConfig, kl_coef: float, step: int, kl: float | No
 
 def step_metrics(rollout: Rollout, online: Online, timer: Timer, run: Run, at: LoopState) -> dict[str, float]:
     """All that a step's rollout says: how far and how fast, scores and KL, sampling, what reward functions logged."""
-    return {
+    metrics = {
         **pace_metrics(rollout, timer, at),
         **rollout_metrics(rollout, at.kl_coef),
         **importance_metrics(rollout, run.config),
         **online.method.metrics(rollout),
         **logged_metrics(online.rewards),
     }
+    if not run.config.answers_end:
+        del metrics["health/eos_rate"]
+    return metrics
 
 
 def pace_metrics(rollout: Rollout, timer: Timer, at: LoopState) -> dict[str, float]:

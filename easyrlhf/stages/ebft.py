@@ -1,6 +1,5 @@
 """What EBFT has in place of rewards: demonstrations to compare with, features, and the measure they are compared in."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from datasets import Dataset
 
 from easyrlhf.config import EBFTConfig
 from easyrlhf.data.batches import endless_order
+from easyrlhf.data.blocks import Blocks, Stride, answered_row
 from easyrlhf.data.lengths import TOLERATED
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
@@ -53,14 +53,7 @@ class AnsweredPrompts:
         row = self.rows[number]
         start = answer_start(row["loss_mask"])
         prompt, answer = row["input_ids"][:start], row["input_ids"][start : start + self.longest]
-        return {
-            "prompt_ids": prompt,
-            "prompt": json.dumps(self.renderer.decode(prompt)),
-            "columns": json.dumps({"demonstration": self.renderer.decode(answer)}),
-            "length": len(prompt),
-            "answer_ids": answer,
-            "number": number,
-        }
+        return answered_row(self.renderer, prompt, answer, number)
 
     def select(self, places: range) -> "AnsweredPrompts":
         """Some of them."""
@@ -85,9 +78,35 @@ def answered_prompts(config: EBFTConfig, name: str, data: TokenData, renderer: R
         raise InputError(
             f"--{name}_data: {lost:,} of {len(starts):,} demonstrations have no prompt before their last answer, or "
             f"one of more than {config.max_prompt_length} tokens (--max_prompt_length); raise it, give rows with a "
-            "prompt, or leave them out with --overlength drop"
+            "prompt, or leave them out with --overlength drop; plain texts are for --ebft_mode stride"
         )
     return AnsweredPrompts(data.rows, numbers, config.completion_limit, renderer)
+
+
+def text_blocks(config: EBFTConfig, name: str, data: TokenData, renderer: Renderer) -> Blocks:
+    """Plain texts as prompts with answers, in many places of each, without those that are too short for one.
+
+    Raises InputError where a row is no plain text, or where too short ones are many, unless overlength says to drop
+    them, or where none is left.
+    """
+    # A text may begin with a token that says so and is not learned; whatever else is not learned is a prompt.
+    others = sum(0 in mask[1:] for mask in data.rows["loss_mask"])
+    if others:
+        raise InputError(
+            f"--{name}_data: {others:,} of {len(data.rows):,} rows have a prompt, and --ebft_mode stride continues "
+            'plain texts; give rows such as {"text": "…"}, or leave --ebft_mode out'
+        )
+    stride = Stride(config.context_length, config.stride, config.generate_length, config.max_prompt_length)
+    lengths = data.rows["length"]
+    numbers = [number for number, length in enumerate(lengths) if stride.blocks(length)]
+    lost = len(lengths) - len(numbers)
+    if (lost > TOLERATED * len(lengths) and config.overlength != "drop") or not numbers:
+        raise InputError(
+            f"--{name}_data: {lost:,} of {len(lengths):,} texts have fewer than "
+            f"{config.context_length + config.generate_length} tokens (--context_length and --generate_length); lower "
+            "these, give longer texts, or leave short ones out with --overlength drop"
+        )
+    return Blocks(data.rows, numbers, stride, renderer)
 
 
 def feature_rewards(config: EBFTConfig, models: Models, renderer: Renderer) -> Rewards:
@@ -100,7 +119,7 @@ def feature_rewards(config: EBFTConfig, models: Models, renderer: Renderer) -> R
     return Rewards(sources, weights, None, 0.0, renderer)
 
 
-def measure(run: Run, online: Online, prompts: AnsweredPrompts, console: Console) -> None:
+def measure(run: Run, online: Online, prompts: AnsweredPrompts | Blocks, console: Console) -> None:
     """Find out, once in a run, how features vary, among demonstrations and answers of the start model.
 
     Checkpoints hold what was found. Raises RunError where they do not vary.

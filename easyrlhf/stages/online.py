@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from easyrlhf.config import EBFTConfig, GRPOConfig, OnlineConfig, PPOConfig
+from easyrlhf.data.blocks import Blocks
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine.engine import OptimiserSettings
@@ -23,7 +24,7 @@ from easyrlhf.run.run import Run, open_run
 from easyrlhf.stage_table import STAGES
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
-from easyrlhf.stages.ebft import AnsweredPrompts, answered_prompts, feature_rewards, measure
+from easyrlhf.stages.ebft import AnsweredPrompts, answered_prompts, feature_rewards, measure, text_blocks
 from easyrlhf.stages.environments import Playground, check_environment, make_player, prompts_of
 from easyrlhf.stages.nemo_gym import check_gym_rows, gym_playground
 from easyrlhf.stages.online_models import load_models, save_models
@@ -129,11 +130,11 @@ def mixed_in(config: OnlineConfig, data: dict[str, TokenData | None]) -> TokenDa
 
 def asked_prompts(
     config: OnlineConfig, name: str, data: TokenData | None, renderer: Renderer
-) -> Dataset | AnsweredPrompts | None:
+) -> Dataset | AnsweredPrompts | Blocks | None:
     """The rows that are answered, as prompt rows; those of demonstrations have their answer beside them."""
     if data is None or not config.imitates:
         return data and data.rows
-    return answered_prompts(config, name, data, renderer)
+    return (text_blocks if config.strides else answered_prompts)(config, name, data, renderer)
 
 
 def check_warmup(config: OnlineConfig, steps: int) -> None:

@@ -30,7 +30,7 @@ def load_models(run: Run, renderer: Renderer, value_model: str | None) -> tuple[
     reference = load_reference(run, renderer)
     for lm in filter(None, (policy, reference)):
         leave_out_spare(lm, renderer.tokenizer)
-    passes = Passes(run.micro_batch_tokens, sharing_of(policy, config.share_prefix))
+    passes = Passes(run.micro_batch_tokens, sharing_of(policy, config.sharing))
     return Models(policy, reference, value, passes), None
 
 

@@ -54,6 +54,9 @@ MATCHES, MATCHING = "losses/test_ebft.py", "stages/test_ebft.py"
 MATCHED = f"{MATCHES}::test_the_policy_gradient_is_that_of_the_objective"
 APART = f"{MATCHES}::test_groups_are_apart"
 WHITENED = f"{MATCHES}::test_whitening_makes_features_alike_in_all_directions"
+PLACES = "models/test_prefix_tree.py::test_one_masked_pass_is_as_many_as_there_are_blocks"
+IN_PLACES = "test_texts_are_continued_from_many_places_and_compared_with_what_they_say_there"
+IN_BLOCKS = "data/test_blocks.py"
 WHOLE = f"{MATCHING}::test_whole_completions_get_the_advantage_and_the_others_kl"
 IN_A_ROW = "stages/test_environment.py::test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept"
 EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
@@ -415,6 +418,32 @@ BREAKS = [
     ),
     Break("models/features.py", "max(1, int(depth * count))", "int(depth * count)", "models/test_features.py"),
     Break("models/features.py", "(places < ends[:, None])", "(places <= ends[:, None])", "models/test_features.py"),
+    Break(
+        "models/prefix_tree.py",
+        "[row * width + last for row, last, _",
+        "[row * width + start - 1 for row, _, start",
+        PLACES,
+    ),
+    Break("models/prefix_tree.py", "range(len(prompt), len(prompt) + tokens)", "range(start, start + tokens)", PLACES),
+    Break("models/prefix_tree.py", "seen[row] += [len(prompt)]", "seen[row] += [len(texts[row])]", PLACES),
+    Break(
+        "models/features.py",
+        "spans = [(end - 1, end) for",
+        "spans = [(end - 2, end - 1) for",
+        "models/test_prefix_tree.py",
+    ),
+    Break("data/blocks.py", "place - int(self.ends[text] - self.counts[text])", "place - text", IN_BLOCKS),
+    Break("online/loop.py", "not run.config.answers_end", "False", f"{MATCHING}::{IN_PLACES}"),
+    Break("data/blocks.py", "min(length - self.tokens, self.longest)", "(length - self.tokens)", IN_BLOCKS),
+    Break(
+        "data/blocks.py", "self.ends[texts[at]] - (ends[at] - wanted)", "self.ends[at] - (ends[at] - wanted)", IN_BLOCKS
+    ),
+    Break(
+        "stages/ebft.py",
+        "0 in mask[1:]",
+        "0 in mask[:0]",
+        f"{MATCHING}::test_rows_that_stride_mode_has_no_place_for_are_refused",
+    ),
     Break("online/ebft.py", "- kl_coef * rloo_advantages", "+ kl_coef * rloo_advantages", WHOLE),
     Break(
         "online/ebft.py",
@@ -891,7 +920,7 @@ BREAKS = [
         COLLECT,
     ),
     Break("online/collect.py", "        if with_reference:", "        if True:", UNASKED),
-    Break("online/batch.py", "number % count for number", "number % 4 for number", IN_ORDER),
+    Break("online/batch.py", "number % len(prompts) for", "number % 4 for", IN_ORDER),
     Break("online/batch.py", 'config.kl_measured == "step"', 'config.kl_measured != "never"', WHEN_ASKED),
     Break("config/online.py", 'return "eval" if self.own_reference or', 'return "eval" if', MEASURED),
     Break("stages/online_models.py", "if config.holds_reference else None", "", UNLOADED),

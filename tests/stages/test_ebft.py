@@ -8,12 +8,14 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from easyrlhf.config import EBFTConfig
 from easyrlhf.engine.micro_batches import Passes
 from easyrlhf.errors import InputError, RunStopped
 from easyrlhf.losses.ebft import Whitening
 from easyrlhf.models.features import completion_features
+from easyrlhf.models.prefix_sharing import states_in_trees
 from easyrlhf.online.ebft import EBFT, FeatureMatching, FeatureSource
 from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.state import Models
@@ -54,11 +56,30 @@ def rows_of(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
     return [{key: value for key, value in row.items() if not key.startswith(CLOCK)} for row in rows]
 
 
+STRIDE = {"ebft_mode": "stride", "stride": 4, "context_length": 3, "generate_length": 5}
+IN_STRIDE = STRIDE | {"max_completion_length": 256, "max_prompt_length": None}
+
+
+@pytest.fixture
+def texts(tmp_path) -> str:
+    """A file of plain texts, some of which are too short for a block."""
+    file = tmp_path / "texts.jsonl"
+    said = ["Red and blue are colours, and so is green.", "An owl is a bird that flies at night.", "Two cats."]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in said * 3 + ["No."]))
+    return str(file)
+
+
 @pytest.mark.parametrize(
-    "settings", [{"valid": True, "ce_coef": 0.1}, {"lora_r": 4, "beta": 0.1}], ids=["full", "lora"]
+    "settings",
+    [{"valid": True, "ce_coef": 0.1}, {"lora_r": 4, "beta": 0.1}, IN_STRIDE | {"ce_coef": 0.1, "beta": 0.1}],
+    ids=["full", "lora", "stride"],
 )
-def test_a_stopped_run_goes_on_with_the_measure_that_it_began_with(train, data, stop_after, monkeypatch, settings):
+def test_a_stopped_run_goes_on_with_the_measure_that_it_began_with(
+    train, data, texts, stop_after, monkeypatch, settings
+):
     own = dict(settings)
+    if "stride" in own:
+        own |= {"train_data": texts, "valid_data": texts, "eval_steps": 2, "overlength": "drop"}
     if own.pop("valid", False):
         own |= {"valid_data": data.sft, "eval_steps": 2}
     whole = train("whole", **own)
@@ -104,6 +125,56 @@ def test_demonstrations_without_a_prompt_are_refused(train, tmp_path):
     texts.write_text('{"text": "Red and blue are colours."}\n' * 8)
     with pytest.raises(InputError, match="--train_data: 8 of 8 demonstrations have no prompt before their last"):
         train("refused", train_data=str(texts))
+
+
+# --- plain texts, from many places on
+
+
+def test_texts_are_continued_from_many_places_and_compared_with_what_they_say_there(train, texts, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "easyrlhf.models.prefix_sharing.states_in_trees",
+        lambda lm, groups: seen.append(len(groups)) or states_in_trees(lm, groups),
+    )
+    own = IN_STRIDE | {
+        "train_data": texts,
+        "overlength": "drop",
+        "log_rollouts": 8,
+        "max_steps": 2,
+        "log_rollout_ids": True,
+    }
+    once = train("once", **own)
+    assert max(seen) > 1  # several blocks of a text in one pass
+    logged = rows_of(once)[-1]
+    assert {"ebft/alignment", "ebft/diversity", "ebft/cfm", "ebft/reward"} < logged.keys()
+    assert "health/eos_rate" not in logged  # pieces of texts need no end
+    seen.clear()
+    apart = train("apart", **own, share_prefix="off")
+    assert not seen
+    rows, same = rows_of(once, "rollouts.jsonl"), rows_of(apart, "rollouts.jsonl")
+    tokenizer = AutoTokenizer.from_pretrained(once)
+    encoded = [tokenizer(json.loads(line)["text"])["input_ids"] for line in Path(texts).read_text().splitlines()]
+    for first in range(0, len(rows), 4):  # completions of one block stand together
+        assert len({row["prompt"] for row in rows[first : first + 4]}) == 1
+    for row, other in zip(rows, same, strict=True):
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        [text] = {tuple(ids) for ids in encoded if ids[: len(prompt)] == prompt}
+        truth = tokenizer.decode(text[len(prompt) : len(prompt) + 5])
+        assert row["columns"]["demonstration"] == truth
+        assert (len(prompt) - 3) % 4 == 0 and len(row["completion_ids"]) <= 5
+        assert row["completion"] == other["completion"]
+        assert row["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+def test_rows_that_stride_mode_has_no_place_for_are_refused(train, data, texts):
+    with pytest.raises(InputError, match="48 of 48 rows have a prompt, and --ebft_mode stride continues plain texts"):
+        train("refused", **IN_STRIDE)
+    with pytest.raises(
+        InputError, match=r"--train_data: 4 of 10 texts have fewer than 8 tokens \(--context_length and"
+    ):
+        train("refused", **IN_STRIDE, train_data=texts)
+    with pytest.raises(InputError, match="10 of 10 texts have fewer than 70 tokens"):
+        train("refused", **IN_STRIDE | {"context_length": 65}, train_data=texts, overlength="drop", max_length=128)
 
 
 # --- the two parts of the reward
@@ -178,6 +249,14 @@ def small_rollout() -> Rollout:
     )
 
 
+def test_a_text_may_be_a_prompt_as_far_as_its_last_block():
+    known = EBFTConfig(model="m", train_data="x.jsonl", ebft_mode="stride", generate_length=5)
+    assert known.with_lengths(64).max_prompt_length == 64 - 5
+    assert known.with_lengths(None).max_prompt_length == 1024 - 5
+    assert replace(known, max_prompt_length=40).with_lengths(64).max_prompt_length == 40
+    assert known.completion_limit == 5
+
+
 def test_settings_that_make_no_sense_are_refused():
     known = EBFTConfig(model="m", train_data="x.jsonl")
     for changed, said in (
@@ -185,6 +264,14 @@ def test_settings_that_make_no_sense_are_refused():
         ({"whiten_samples": 1}, "tells no variance"),
         ({"feature_depths": "0.5,0"}, "above 0, up to 1"),
         ({"num_generations": 1, "batch_size": 8}, "2"),
+        ({"stride": 4}, "stride 4: means nothing with ebft_mode structured; add ebft_mode stride"),
+        ({"generate_length": 4}, "generate_length 4: means nothing"),
+        ({"ebft_mode": "stride", "max_completion_length": 9}, "max_completion_length 9: means .* use generate_length"),
+        (
+            {"ebft_mode": "stride", "max_length": 15},
+            "with generate_length 8 no text of max_length 15 has .* 16 or more",
+        ),
+        ({"ebft_mode": "stride", "max_prompt_length": 7}, "context_length 8: is more than max_prompt_length 7"),
     ):
         with pytest.raises(ValueError, match=said):
             replace(known, **changed)

@@ -543,6 +543,12 @@ def test_what_cannot_be_converted_is_refused(theirs, peer, message):
     assert message in str(caught.value)
 
 
+def test_a_number_of_gpus_that_no_machine_has_is_a_comment():
+    for count, devices in ((4, "0,1,2,3"), (10**30, None)):
+        converted = convert_settings({"actor_rollout_ref": {}, "trainer": {"n_gpus_per_node": count}}, "verl")
+        assert converted.settings.get("devices") == devices
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_stands_in_a_file_the_result_is_taken_by_our_stage(seed, tmp_path):
     draw = random.Random(seed)
@@ -647,3 +653,17 @@ def test_a_block_of_ebft_becomes_our_settings():
     )
     whitened = yaml.safe_load(AXOLOTL_EBFT.replace("use_whitening: false", "use_whitening: true"))
     assert "whiten_samples" not in convert_settings(whitened).settings
+    assert (ours["max_length"], ours["max_prompt_length"]) == (512, 512 - 128)
+
+
+def test_strided_ebft_becomes_stride_mode():
+    own = "mode: strided\n  stride: 4\n  context_length: 16\n  generate_max_len: 6"
+    theirs = AXOLOTL_EBFT.replace("mode: structured", own).replace(", max_completion_length: 128", "")
+    ours = convert_settings(yaml.safe_load(theirs)).settings
+    expected = {"ebft_mode": "stride", "stride": 4, "context_length": 16, "generate_length": 6, "max_length": 512}
+    assert ours.items() >= expected.items()
+    assert "max_prompt_length" not in ours
+    assert ours["batch_size"] == 8 * 123 * 8  # texts of floor((512 - 6 - 16) / 4) + 1 blocks, 8 completions each
+    kept = convert_settings(yaml.safe_load(theirs.replace("strided", "structured")))
+    assert not {"stride", "context_length", "generate_length", "ebft_mode"} & kept.settings.keys()
+    assert sum("counts in ebft_mode stride alone" in comment for comment in kept.comments) == 3

@@ -33,9 +33,13 @@ AXOLOTL = {
     "ebft.n_samples_per_prompt": (("num_generations",), ""),
     "ebft.temperature": (("temperature",), ""),
     "ebft.advantage_estimator": ((), "the advantage is exact for any number of completions (easyrlhf docs ebft)"),
-    "ebft.mode ebft.stride ebft.context_length ebft.generate_max_len ebft.min_completion_prefix ebft.rl_coef": (
+    "ebft.mode": (("ebft_mode",), "strided is stride"),
+    "ebft.stride": (("stride",), ""),
+    "ebft.context_length": (("context_length",), ""),
+    "ebft.generate_max_len": (("generate_length",), ""),
+    "ebft.min_completion_prefix ebft.rl_coef": (
         (),
-        "answers to prompts are compared, whole; stride mode is not in this version (easyrlhf docs ebft)",
+        "all places of a text are continued alike, and ce_coef is the weight beside them (easyrlhf docs ebft)",
     ),
     "ebft.top_p": ((), "completions are drawn from the policy itself: other draws would be another gradient"),
     "ebft.adaptive_max_tokens ebft.gt_length_multiplier": (("max_completion_length",), "one limit for all answers"),

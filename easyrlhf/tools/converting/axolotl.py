@@ -4,7 +4,7 @@ from typing import Any
 
 from easyrlhf.config.peers.datasets import DataSet, read_data_set
 from easyrlhf.errors import InputError
-from easyrlhf.tools.converting.draft import Draft, Rule, truth
+from easyrlhf.tools.converting.draft import Draft, Rule, truth, whole_from_one
 from easyrlhf.tools.converting.method_rules import switched_lora
 
 TITLE = "axolotl"
@@ -12,6 +12,7 @@ SIGNS = """base_model datasets test_datasets micro_batch_size sequence_len sampl
     lora_target_linear lora_model_dir dataset_prepared_path num_epochs evals_per_epoch saves_per_epoch special_tokens
     train_on_inputs pad_to_sequence_len flash_attention model_type tokenizer_type eval_sample_packing"""
 METHODS = ("dpo", "ipo", "kto", "orpo", "simpo", "grpo", "ebft")
+STRIDES = ("strided", "stride")
 POOLINGS = {"last_token": "last", "completion_mean": "mean"}
 OURS_BY_NAME = ("chatml", "llama3")
 
@@ -114,16 +115,47 @@ def use_whitening(draft: Draft, key: str, value: Any) -> None:
 
 
 def ebft_mode(draft: Draft, key: str, value: Any) -> None:
-    """Structured is what there is."""
-    if value != "structured":
+    """Structured is the default of both."""
+    if value in STRIDES:
+        draft.set("ebft_mode", "stride", f"{key}: {value}")
+    elif value != "structured":
         draft.carry(key, value)
+
+
+def of_stride(name: str) -> Rule:
+    """The rule for a setting of stride mode, which says nothing in the other."""
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        if draft.theirs.get("ebft.mode") in STRIDES:
+            draft.keep(key, value, name)
+        else:
+            draft.leave(key, value, f"{name} counts in ebft_mode stride alone")
+
+    return rule
 
 
 def finish(draft: Draft) -> None:
     """axolotl's defaults where they are not ours."""
     draft.default("lr_scheduler", "cosine", "axolotl")
     draft.set("max_length", 512, "axolotl's default sequence_len")
+    if draft.settings.get("ebft_mode") == "stride":
+        count_completions(draft)
     draft.set("batch_size", draft.devices, "axolotl's default micro_batch_size is 1")
+
+
+def count_completions(draft: Draft) -> None:
+    """A step counts texts there, completions here: those of all blocks of texts as long as they may be."""
+    texts = draft.devices
+    for name in ("micro_batch_size", "gradient_accumulation_steps"):
+        texts *= whole_from_one(draft.theirs.get(name), 1)
+    names = ("max_length", "generate_length", "context_length", "stride", "num_generations")
+    longest, tokens, context, stride, drawn = (
+        whole_from_one(draft.settings.get(name), draft.own[name].default) for name in names
+    )
+    blocks = max(1, (longest - tokens - context) // stride + 1)
+    draft.drop("batch_size")
+    said = f"{texts} of their texts, each of {blocks} blocks at {longest} tokens, {drawn} completions a block"
+    draft.set("batch_size", texts * blocks * drawn, said)
 
 
 RULES: dict[str, Rule] = {
@@ -138,4 +170,7 @@ RULES: dict[str, Rule] = {
     "ebft.embed_method": embed_method,
     "ebft.use_whitening": use_whitening,
     "ebft.mode": ebft_mode,
+    "ebft.stride": of_stride("stride"),
+    "ebft.context_length": of_stride("context_length"),
+    "ebft.generate_max_len": of_stride("generate_length"),
 }

@@ -6,11 +6,11 @@ from typing import Any
 from easyrlhf.config.common_fields import DEFAULT_LENGTH
 from easyrlhf.tools.converting.draft import Draft, finite_or_none, whole_from_one
 
-ONLINE = ("ppo", "grpo")
+ONLINE = ("ppo", "grpo", "ebft")
 PER_DEVICE = ("per_device_train_batch_size", "micro_batch_size", "per_gpu_train_batch_size")
 PER_DEVICE += ("per_device_training_batch_size",)
 ACCUMULATION = ("gradient_accumulation_steps",)
-LIMITS = {"ppo": "response_length", "grpo": "max_completion_length"}
+LIMITS = {"ppo": "response_length", "grpo": "max_completion_length", "ebft": "max_completion_length"}
 
 
 def batch(draft: Draft, key: str, value: Any) -> None:
@@ -71,6 +71,8 @@ def finish_lengths(draft: Draft) -> None:
     """Theirs bound the whole sequence; ours bounds the prompt beside it, and both have to agree."""
     settings = draft.settings
     longest, prompt = (whole_from_one(settings.get(n), 0) for n in ("max_length", "max_prompt_length"))
+    if settings.get("ebft_mode") == "stride":  # what follows from max_length is right there
+        return
     if draft.stage in ONLINE:
         limit = LIMITS[draft.stage]
         completion = whole_from_one(settings.get(limit), draft.own[limit].default)

@@ -22,6 +22,7 @@ AVERAGES = {
     "seq-mean-token-sum-norm": "dr_grpo",
 }
 KL_IN_REWARD, KL_IN_LOSS = "algorithm.use_kl_in_reward", f"{ACTOR}.use_kl_loss"
+MOST_GPUS = 1024  # of one machine: a larger number is none of GPUs
 
 
 def stage_of(theirs: dict[str, Any]) -> str:
@@ -64,7 +65,9 @@ def rollout(draft: Draft, key: str, value: Any) -> None:
 def devices(draft: Draft, key: str, value: Any) -> None:
     """A number there, indices here."""
     gpus = whole_from_one(value, 0)
-    draft.set("devices", ",".join(map(str, range(gpus)))) if gpus else draft.leave(key, value, "here devices 0,1,2,3")
+    draft.set("devices", ",".join(map(str, range(gpus)))) if 0 < gpus <= MOST_GPUS else draft.leave(
+        key, value, "here devices 0,1,2,3"
+    )
 
 
 def average(draft: Draft, key: str, value: Any) -> None:
