@@ -108,9 +108,10 @@ class RolloutConfig(VLLMPlace, TrainConfig):
     )
     rollout_ahead: int = opt(
         0,
-        "1: a vLLM server samples the next rollout while the policy is updated; its weights are one update old then.",
+        "Rollouts that a vLLM server samples while scores are computed and the policy is updated. 1: the next one, "
+        "whose weights are one update old then. More, up to 8, for dynamic sampling or vllm_sync_interval.",
         low=0,
-        high=1,
+        high=8,
     )
 
     @property

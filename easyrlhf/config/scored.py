@@ -68,6 +68,12 @@ class ScoredConfig(OneBackbone, EnvironmentSettings, Rerolls, RewardSettings, On
             )
 
     def _check_environment(self) -> None:
+        if (self.plays or self.nemo_gym_url) and self.rollout_ahead > 1:
+            raise SettingError(
+                "rollout_ahead",
+                f"rollout_ahead {self.rollout_ahead}: episodes of an environment are played one rollout ahead at most; "
+                "use 1",
+            )
         if self.plays and self.colocates_vllm and self.vllm_tensor_parallel_size > 1:
             raise SettingError(
                 "vllm_tensor_parallel_size",

@@ -37,6 +37,9 @@ def collect_batch(
         again = asked_again(run, online, at) if config.reroll_max_groups else []
         places = [*again, *prompt_places(prompts, config, at.drawn // size - at.repeated, len(again))]
         rows, keys = prompt_batch(prompts, config, at.drawn, places)
+        if config.rollout_ahead:
+            with timer("rollout"):
+                begin_draws(run, online, prompts, at.drawn)
         at.drawn += config.batch_size
         at.repeated += len(again)
         drawn = collect(run, online, rows, keys, timer, with_reference=config.kl_measured == "step")
@@ -58,6 +61,26 @@ def collect_batch(
     if not online.method.in_groups:
         return rollout, {}
     return rollout, {"health/equal_groups": 1 - teaches(rollout).float().mean().item()}
+
+
+def begin_draws(run: Run, online: Online, prompts: Dataset, drawn: int) -> None:
+    """Let the sampler begin the draw that is asked for next and those after it, as many as are to be under way.
+
+    Each step to come takes one at least, so that none of them is for nothing; what dynamic sampling will take besides
+    is not known.
+
+    drawn  completions before the draw
+    """
+    config, sampler = run.config, online.sampler
+    more = min(config.rollout_ahead, online.rewards.state.max_steps - run.step - 1)
+    for first in range(drawn, drawn + (more + 1) * config.batch_size, config.batch_size):
+        if sampler.has_begun((config.seed, TRAINING, first)):
+            continue
+        rows, keys = prompt_batch(prompts, config, first)  # as collecting will ask for them
+        if online.player is None:
+            sampler.begin([row["prompt_ids"] for row in rows], keys)
+        else:
+            sampler.begin_to_play(online.player, rows, keys)
 
 
 def prompt_places(prompts: Dataset | Blocks, config: OnlineConfig, first: int, displaced: int = 0) -> list[int]:

@@ -65,6 +65,7 @@ def collect(
         source_scores=source_scores,
         extra=list(rewards.extra),
         action_mask=samples.action_mask,
+        staleness=torch.full_like(scores, samples.staleness),
         turn_rewards=None if samples.episodes is None else turn_rewards(samples.episodes, samples.completion_mask),
         **scored,
     )

@@ -14,9 +14,9 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import EasyRLHFError, InputError, RunError, RunStopped, ServiceStopped
 from easyrlhf.losses.kl import adapted_kl_coef
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
-from easyrlhf.online.batch import collect_batch, prompt_batch
+from easyrlhf.online.batch import collect_batch
 from easyrlhf.online.evaluate import SHOWN_PROMPTS, evaluate_prompts, logged_metrics, samples_due, show_samples
-from easyrlhf.online.metrics import importance_metrics, rollout_metrics
+from easyrlhf.online.metrics import importance_metrics, rollout_metrics, staleness_metrics
 from easyrlhf.online.replay import KEPT, ReplayBuffer, with_replayed
 from easyrlhf.online.rollout import Rollout
 from easyrlhf.online.rollout_log import kept_rows
@@ -28,6 +28,7 @@ from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import StepEnd
 from easyrlhf.run.timer import Timer
 
+BEGUN = "begun"  # draws in a checkpoint
 PHASES = {"rollout": "sampling", "score": "scoring", "update": "update"}  # of a step, as the bar calls them
 
 
@@ -65,6 +66,7 @@ def train(
     if at.unfinished is not None:
         log.take_back(run.step)
     describe_training(online.rewards.state, config, total, len(prompts))
+    keep_draws(run, online)
     evaluations = online_evaluations(config, len(prompts), valid)
     course = StepEnd(run, online.engines, total, log, console, evaluations)
     loop = Loop(
@@ -86,6 +88,15 @@ def train(
             loop.finish_step(loop.step())
     run.take_best(online.engines)
     return course.metrics()
+
+
+def keep_draws(run: Run, online: Online) -> None:
+    """Let checkpoints hold the draws that have begun, and take back those that this run's has held."""
+    held = run.kept.pop(BEGUN, {})
+    if run.config.rollout_ahead:
+        # Another run's may be of other prompts or lengths: one that branches from it begins its own.
+        online.sampler.restore({} if run.origin else held)
+        run.asked_to_keep[BEGUN] = online.sampler.kept
 
 
 def buffer_of(run: Run) -> ReplayBuffer | None:
@@ -124,8 +135,6 @@ class Loop:
             with nothing_lost(lambda: run.save(online.engines, **before)), halted(run, online.engines, lambda: before):
                 # 1. Collect: the policy answers a batch of prompts, and every model and reward says what it thinks.
                 rollout, sampled = collect_batch(run, online, self.prompts, timer, at)
-                if run.config.rollout_ahead and run.step + 1 < self.course.total:
-                    begin_next(online, self.prompts, run.config, at)
                 # 2. Estimate: scores become the advantage of every token. All that differs between methods is here and
                 # in the loss of 3.
                 learned = rollout
@@ -137,6 +146,7 @@ class Loop:
             with timer("update"), run.unchanged_is_kept(online.engines, **before):
                 updated = online.update(learned, run.step)
             online.sampler.updated()  # what samples elsewhere learns that its weights are old
+        sampled |= staleness_metrics(learned, run.config)
         if self.buffer is not None:
             sampled |= {"replay/used": learned.share_replayed}
             run.kept[KEPT] = self.buffer.add(rollout, run.config.num_generations, run.step)
@@ -193,16 +203,6 @@ def describe_training(state: TrainerState, config: OnlineConfig, total: int, pro
 def rows_to_keep(rollout: Rollout, online: Online, config: OnlineConfig, kl_coef: float) -> list[dict[str, Any]]:
     """The rows of rollouts.jsonl for a step."""
     return kept_rows(rollout, kl_coef, config.log_rollouts, online.renderer.decode, config.log_rollout_ids)
-
-
-def begin_next(online: Online, prompts: Dataset, config: OnlineConfig, at: LoopState) -> None:
-    """Let the sampler begin the next step's rollout, with the policy as it is before this step's update."""
-    # The same rows and keys that collecting will ask for: it then finds them begun.
-    rows, keys = prompt_batch(prompts, config, at.drawn)
-    if online.player is None:
-        online.sampler.begin([row["prompt_ids"] for row in rows], keys)
-    else:
-        online.sampler.begin_to_play(online.player, rows, keys)
 
 
 @contextmanager

@@ -86,6 +86,13 @@ def importance_metrics(rollout: Rollout, config: OnlineConfig) -> dict[str, floa
     }
 
 
+def staleness_metrics(learned: Rollout, config: OnlineConfig) -> dict[str, float]:
+    """How old what a step learned from is, where any of it may be."""
+    if not (config.uses_vllm or config.replay_buffer_size):
+        return {}
+    return {"health/staleness": learned.staleness.mean().item()}
+
+
 def evaluation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     """Metrics of held-out prompts, over all their rollouts."""
     kl = [r.log_ratios for r in rollouts if r.log_ratios is not None]

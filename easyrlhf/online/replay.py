@@ -36,6 +36,7 @@ class KeptGroup:
     ids, logprobs  of each completion: its tokens, and their log-probabilities as they were drawn
     finished, scores  of each completion
     sources   name → raw scores of each
+    staleness updates between the weights it was drawn with and its step
     """
 
     number: int
@@ -45,6 +46,7 @@ class KeptGroup:
     finished: list[bool]
     scores: list[float]
     sources: dict[str, list[float]]
+    staleness: int = 0
 
 
 @dataclass
@@ -77,6 +79,7 @@ class ReplayBuffer:
                     finished=rollout.finished[own].tolist(),
                     scores=scores.tolist(),
                     sources={name: raw[own].tolist() for name, raw in rollout.source_scores.items()},
+                    staleness=0 if rollout.staleness is None else int(rollout.staleness[start]),
                 )
             )
         self.groups = self.groups[-self.size :]
@@ -145,6 +148,7 @@ def asked_anew(run: Run, online: Online, prompts: Dataset, groups: list[KeptGrou
         extra=[{}] * len(rows),
         numbers=torch.tensor([group.number for group in groups for _ in group.ids], device=device),
         replayed=torch.ones(len(rows), dtype=torch.bool, device=device),
+        staleness=column(lambda group: [float(run.step - group.step + group.staleness)] * len(group.ids)),
         **scored,
     )
 
@@ -157,6 +161,7 @@ def packed_groups(groups: list[KeptGroup]) -> Iterator[tuple[str, Tensor]]:
     yield "ids", pad_right(completions)
     yield "mask", pad_right([[1] * len(ids) for ids in completions])
     yield "logprobs", pad_right([row for group in groups for row in group.logprobs], 0.0).double()
+    yield "staleness", torch.tensor([group.staleness for group in groups])
     yield "finished", torch.tensor([group.finished for group in groups])
     yield "scores", torch.tensor([group.scores for group in groups], dtype=torch.float64)
     for name in groups[0].sources:
@@ -168,6 +173,7 @@ def unpacked_groups(kept: dict[str, Tensor]) -> list[KeptGroup]:
     size = kept["scores"].shape[1]
     ids = unpad(kept["ids"], kept["mask"])
     logprobs = [row[: len(own)] for row, own in zip(kept["logprobs"].tolist(), ids, strict=True)]
+    staleness = kept.get("staleness", torch.zeros_like(kept["step"])).tolist()
     sources = {name.removeprefix("source/"): kept[name].tolist() for name in kept if name.startswith("source/")}
     return [
         KeptGroup(
@@ -178,6 +184,7 @@ def unpacked_groups(kept: dict[str, Tensor]) -> list[KeptGroup]:
             finished=kept["finished"][place].tolist(),
             scores=kept["scores"][place].tolist(),
             sources={name: raw[place] for name, raw in sources.items()},
+            staleness=staleness[place],
         )
         for place, number in enumerate(kept["number"].tolist())
     ]

@@ -35,6 +35,8 @@ class Rollout:
                              says something of the policy (log-probabilities, values, advantages) is 0 elsewhere
     numbers          [B]     of the prompts among the run's; None where nobody asks
     replayed         [B]     whether a completion is an earlier policy's; None where none is
+    staleness        [B]     updates between the weights it was drawn with and the policy it was collected for; None
+                             where nobody asks
     turn_rewards     [B, T]  of the scores what turns before the last earned, at the last token of each; None without
     """
 
@@ -59,6 +61,7 @@ class Rollout:
     turn_rewards: Tensor | None = None
     numbers: Tensor | None = None
     replayed: Tensor | None = None
+    staleness: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

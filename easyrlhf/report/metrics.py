@@ -253,6 +253,12 @@ METRICS: dict[str, Metric] = {
         "below 0.001 in float32, below 0.05 in bf16",
         high=0.05,
     ),
+    "health/staleness": Metric(
+        "Updates between the weights that a completion was drawn with and the policy that learns from it, mean.",
+        ONLINE,
+        "0; rollout_ahead, or up to vllm_sync_interval − 1, where these are set",
+        format=".2f",
+    ),
     "health/importance_mean": Metric(
         "Mean importance weight of the tokens that vLLM sampled, after truncation.",
         ONLINE,

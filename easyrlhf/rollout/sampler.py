@@ -29,6 +29,7 @@ class Samples:
     finished         [B]     whether the completion came to an end by itself
     action_mask      [B, T]  1 on tokens that were sampled; None where all were
     episodes         [B]     what became of each beside its tokens; None without an environment
+    staleness        updates of the policy since the weights that they were drawn with
     """
 
     completion_ids: Tensor
@@ -37,6 +38,7 @@ class Samples:
     finished: Tensor
     action_mask: Tensor | None = None
     episodes: list[Any] | None = None
+    staleness: int = 0
 
 
 class Sampler(Protocol):

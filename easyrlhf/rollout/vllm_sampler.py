@@ -1,7 +1,7 @@
 """Sampling with vLLM, which holds a copy of the policy's weights, here or in a server of its own."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import nan
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from easyrlhf.data.batches import pad_right
 from easyrlhf.engine import processes
@@ -17,20 +17,13 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.micro_batches import slice_of
 from easyrlhf.errors import InputError, ServiceError
 from easyrlhf.models.parts import plain_lm
+from easyrlhf.rollout.ahead import Completion, Drawn, Draws, Key, packed, unpacked
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import EVALUATION, Samples
 from easyrlhf.rollout.sharded import EpisodePlayer, gathered_samples, on_cpu
 
-Key = tuple[int, ...]
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
 ATTEMPTS = 3  # at a rollout, while vLLM is there again each time and fails again
-
-
-class Completion(NamedTuple):
-    """A completion through the token that ended it, and the log-probabilities its tokens were drawn with."""
-
-    ids: list[int]
-    logprobs: list[float | None]  # None: not a number that JSON has
 
 
 @dataclass(frozen=True)
@@ -103,17 +96,26 @@ class VLLMSampler:
 
     engine         of the policy
     sync_interval  updates after which vLLM gets the new weights
+    ahead          draws that may be under way together before they are asked for
     """
 
     def __init__(
-        self, engine: Engine, backend: Backend, *, pad_id: int, ending: Ending, temperature: float, sync_interval: int
+        self,
+        engine: Engine,
+        backend: Backend,
+        *,
+        pad_id: int,
+        ending: Ending,
+        temperature: float,
+        sync_interval: int,
+        ahead: int = 1,
     ):
         self.engine, self.backend = engine, backend
         self.pad_id, self.ending, self.temperature = pad_id, ending, temperature
         self.sync_interval = sync_interval
         self.behind = sync_interval  # updates that vLLM has not seen; at first, none of the weights
-        self.background = ThreadPoolExecutor(1, "rollout")
-        self.ahead: tuple[list[Key], Future] | None = None
+        self.updates = 0  # that the policy has had
+        self.draws = Draws(ahead)
         self.closed = False
 
     def __enter__(self) -> "VLLMSampler":
@@ -121,7 +123,7 @@ class VLLMSampler:
 
     def __exit__(self, *_) -> None:
         self.closed = True
-        self.background.shutdown(wait=False, cancel_futures=True)
+        self.draws.close()
         self.backend.close()
 
     def generate(self, prompts: list[list[int]], keys: list[Key]) -> Samples:
@@ -131,10 +133,9 @@ class VLLMSampler:
         When vLLM is lost, it is waited for and given the weights again. Raises ServiceError when it does not come back,
         or fails again and again.
         """
-        self.hurry_for(keys)
-        parts = self.take_started(keys) or self.generate_with_retry(self.own_part(prompts, keys))
-        completions = [completion for part in parts[:: self.backend.ranks] for completion in part]
-        return samples_of(completions, self.pad_id, self.ending, plain_lm(self.engine.model).device)
+        parts, staleness = self.parts_of(keys, self.own_part(prompts, keys))
+        samples = samples_of(self.completions(parts), self.pad_id, self.ending, plain_lm(self.engine.model).device)
+        return replace(samples, staleness=staleness)
 
     def play(self, player: EpisodePlayer, rows: list[dict], keys: list[Key]) -> Samples:
         """As Player.play; every process plays a part of the episodes and gets all.
@@ -142,21 +143,45 @@ class VLLMSampler:
         vLLM gets the weights once, around all turns. Where it is lost, all episodes are played again from their
         beginning with it once it is found; otherwise as generate.
         """
-        self.hurry_for(keys)
-        parts = self.take_started(keys) or self.generate_with_retry(self.own_episodes(player, rows, keys))
+        parts, staleness = self.parts_of(keys, self.own_episodes(player, rows, keys))
         parts = [part for part in parts if part is not None]
-        return gathered_samples(parts, self.pad_id, plain_lm(self.engine.model).device)
+        samples = gathered_samples(parts, self.pad_id, plain_lm(self.engine.model).device)
+        return replace(samples, staleness=staleness)
 
     def begin(self, prompts: list[list[int]], keys: list[Key]) -> None:
         """Begin in the background what generate will be asked for with these keys, with the weights of now."""
-        self.generate_with_retry(lambda: None)
-        self.ahead = keys, self.background.submit(attempt, self.own_part(prompts, keys))
+        self.begin_job(keys, self.own_part(prompts, keys))
 
     def begin_to_play(self, player: EpisodePlayer, rows: list[dict], keys: list[Key]) -> None:
         """Begin in the background what play will be asked for with these keys, with the weights of now."""
-        self.generate_with_retry(lambda: None)
         ending = replace(player, stopping=lambda: self.closed or player.stopping())  # a process waits for its threads
-        self.ahead = keys, self.background.submit(attempt, self.own_episodes(ending, rows, keys))
+        self.begin_job(keys, self.own_episodes(ending, rows, keys))
+
+    def begin_job(self, keys: list[Key], job: Callable[[], Any]) -> None:
+        """Begin a job of every process in the background, with the weights of now."""
+        self.generate_with_retry(lambda: None)
+        self.draws.begin(keys, lambda: attempt(job), self.updates - self.behind)
+
+    def has_begun(self, key: Key) -> bool:
+        """Whether the draw whose first sample has this key was begun."""
+        return key in self.draws.known
+
+    def kept(self) -> dict[str, Tensor]:
+        """For a checkpoint: what was begun and not learned from, once it has come; {} where there is nothing.
+
+        Every process takes part. What vLLM was lost on the way of is not among it, nor are episodes.
+        """
+        drawn = []
+        for draw in self.draws:
+            parts = processes.gather_results(lambda own=draw.own: outcome_of(own))
+            if not why_lost(parts) and not any(isinstance(part, Samples) for part in parts):
+                drawn.append(Drawn(draw.keys, self.completions(parts), self.updates - draw.weights))
+        return packed(drawn)
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Take back what kept gave, before the first update."""
+        for keys, completions, staleness in unpacked(kept):
+            self.draws.restore(keys, completions[self.own_places(len(keys))], self.updates - staleness)
 
     def hurry_for(self, keys: list[Key]) -> None:
         """Let what these keys are drawn for have the newest weights, if it is an evaluation."""
@@ -164,16 +189,23 @@ class VLLMSampler:
             self.behind = self.sync_interval
 
     def updated(self) -> None:
-        """The policy has changed."""
+        """The policy has changed by what was sampled: a checkpoint need not hold that any more."""
         self.behind += 1
+        self.updates += 1
+        self.draws.forget_taken()
 
-    def take_started(self, keys: list[Key]) -> list[Any]:
-        """What every process has for these keys, if it was begun and has come; it can be had once."""
-        if self.ahead is None or self.ahead[0] != keys:
-            return []
-        (_, future), self.ahead = self.ahead, None
-        parts = processes.gather_results(future.result)
-        return [] if why_lost(parts) else parts
+    def parts_of(self, keys: list[Key], job: Callable[[], Any]) -> tuple[list[Any], int]:
+        """What every process has for these keys, begun before or done now, and the updates since its weights."""
+        self.hurry_for(keys)
+        if (draw := self.draws.take(keys)) is not None:
+            parts = processes.gather_results(draw.own.result)
+            if not why_lost(parts):
+                return parts, self.updates - draw.weights
+        return self.generate_with_retry(job), self.behind
+
+    def completions(self, parts: list[list[Completion]]) -> list[Completion]:
+        """All completions, from the part of every process; those that share a copy of the model have the same."""
+        return [completion for part in parts[:: self.backend.ranks] for completion in part]
 
     def generate_with_retry(self, job: Callable[[], Any]) -> list[Any]:
         """What the job of every process gets from a vLLM that has the weights, however often it is lost and found."""
@@ -191,16 +223,14 @@ class VLLMSampler:
         """Give vLLM the policy's weights, if it is behind enough; what has begun is let finish. Raises SamplerLost."""
         if self.behind < self.sync_interval:
             return
-        if self.ahead is not None:
-            self.ahead[1].exception()
+        self.draws.finish()
         with self.engine.full_weights() as lm:
             self.backend.load(lm)
         self.behind = 0
 
     def own_part(self, prompts: list[list[int]], keys: list[Key]) -> Callable[[], list[Completion]]:
         """The job of completing this process's share of the prompts, in any thread. It raises SamplerLost."""
-        ranks = self.backend.ranks
-        own = slice_of(len(prompts), processes.size() // ranks, processes.rank() // ranks)
+        own = self.own_places(len(prompts))
         seeds = [seed_of(key) for key in keys[own]]
 
         def complete() -> list[Completion]:
@@ -208,6 +238,11 @@ class VLLMSampler:
                 return self.backend.complete(prompts[own], seeds)
 
         return complete
+
+    def own_places(self, count: int) -> slice:
+        """Which of so many completions this process samples."""
+        ranks = self.backend.ranks
+        return slice_of(count, processes.size() // ranks, processes.rank() // ranks)
 
     def own_episodes(self, player: EpisodePlayer, rows: list[dict], keys: list[Key]) -> Callable[[], Samples | None]:
         """The job of playing this process's share of the episodes, in any thread. It raises SamplerLost."""
@@ -249,6 +284,12 @@ def attempt(job: Callable[[], Any]) -> Any:
         return job()
     except SamplerLost as error:
         return Lost(str(error))
+
+
+def outcome_of(own: Future) -> Any:
+    """What has come of a job in the background, once it is done; Lost where it failed, which who takes it is told."""
+    error = own.exception()
+    return own.result() if error is None else Lost(str(error))
 
 
 def why_lost(parts: list[Any]) -> str:

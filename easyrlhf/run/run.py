@@ -4,7 +4,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -43,6 +43,7 @@ class Run:
 
     step         steps done; saved: those that a checkpoint holds
     kept         tensors that checkpoints hold beside weights and optimisers
+    asked_to_keep  name → gives such tensors when a checkpoint is written, the same in every process; {} for none
     best         {"metric", "step", "value"} of the best evaluation by --keep_best so far; None without one
     asked        the settings as they were given; those of config name the models that are read
     zero         DeepSpeed's configuration; None without DeepSpeed
@@ -74,6 +75,7 @@ class Run:
         self.holder = self.checkpoint  # of the step that was saved last
         self.best: dict | None = None
         self.kept: Kept = {}
+        self.asked_to_keep: dict[str, Callable[[], dict[str, torch.Tensor]]] = {}
         self.earlier_seconds = 0.0
 
     @property
@@ -137,7 +139,8 @@ class Run:
         for engine in engines.values():
             engine.check_finite()
         often = keep or self.config.save_total_limit
-        self.holder = save_checkpoint(self.folder, self.step, engines, state, often, self.kept)
+        given = {name: tensors for name, give in self.asked_to_keep.items() if (tensors := give())}
+        self.holder = save_checkpoint(self.folder, self.step, engines, state, often, self.kept | given)
         self.saved = self.step
         return self.holder
 

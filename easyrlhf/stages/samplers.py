@@ -122,6 +122,7 @@ def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backe
             ending=ending,
             temperature=config.temperature,
             sync_interval=config.vllm_sync_interval,
+            ahead=max(1, config.rollout_ahead),
         )
     hf = HFSampler(
         policy.model,

@@ -48,6 +48,8 @@ UNBEGUN = "stages/test_environment.py::test_episodes_that_cannot_begin_are_left_
 PART_FAILS = f"{FAILED}::test_a_part_that_fails_ends_the_run_with_its_name_and_what_was_said"
 ANSWERED = f"{CALLED}::test_a_call_is_answered_and_the_episode_goes_on_to_the_first_answer_without_one"
 ERROR_SAID = f"{CALLED}::test_a_call_that_fails_is_answered_with_its_error_and_the_episode_goes_on"
+AHEAD = "stages/test_ahead.py::test_"
+BEGUN = "online/test_loop.py::test_draws_are_begun_with_what_will_be_asked_for_and_none_beyond_the_end"
 REPLAYED, REMEMBERED = "online/test_replay.py::test_", "stages/test_replay.py::test_"
 TRUE = f"{REPLAYED}kept_completions_weighted_as_a_whole_give_the_true_gradient"
 MATCHES, MATCHING = "losses/test_ebft.py", "stages/test_ebft.py"
@@ -1022,7 +1024,14 @@ BREAKS = [
     ),
     Break("rollout/vllm_sampler.py", "self.behind += 1", "self.behind = 1", VLLM),
     Break("rollout/vllm_sampler.py", "self.behind = self.sync_interval  # who", "pass  # who", VLLM),
-    Break("rollout/vllm_sampler.py", "self.ahead[1].exception()", "pass", VLLM),
+    Break("rollout/vllm_sampler.py", "self.draws.finish()", "pass", VLLM),
+    Break(
+        "online/loop.py",
+        "online.sampler.restore({} if run.origin else held)",
+        "pass",
+        AHEAD + "a_run_that_ends_early_goes_on_with_what_it_had_begun",
+    ),
+    Break("online/batch.py", "online.rewards.state.max_steps - run.step - 1)", "9)", BEGUN),
     Break("rollout/vllm_sampler.py", "parts[:: self.backend.ranks]", "parts", VLLM),
     Break(
         "rollout/vllm_sampler.py",
@@ -1030,7 +1039,12 @@ BREAKS = [
         "processes.size(), processes.rank()",
         VLLM,
     ),
-    Break("rollout/vllm_sampler.py", "self.ahead[0] != keys", "False", VLLM),
+    Break(
+        "rollout/ahead.py",
+        "draw is None or draw.taken or draw.keys != keys",
+        "True",
+        AHEAD + "each_draw_is_asked_for_once_and_is_as_old_as_the_queue_is_long",
+    ),
     Break("rollout/vllm_sampler.py", "ending.finished(completion.ids)", "len(completion.ids) < ids.shape[1]", VLLM),
     Break("rollout/vllm_server.py", "theirs := self.weight_version()) != self", 'theirs := "") == self', VLLM_SERVER),
     Break("rollout/vllm_server.py", " and answer.status_code != 404:", ":", VLLM_SERVER),

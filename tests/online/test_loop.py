@@ -10,9 +10,9 @@ import torch
 from easyrlhf.engine import processes
 from easyrlhf.errors import InputError, RunError, RunStopped
 from easyrlhf.online import batch, evaluate
-from easyrlhf.online.batch import collect_batch, prompt_batch
+from easyrlhf.online.batch import begin_draws, collect_batch, prompt_batch
 from easyrlhf.online.evaluate import evaluate_prompts, samples_due
-from easyrlhf.online.loop import begin_next, describe_training, next_kl_coef, nothing_lost, planned_rollouts
+from easyrlhf.online.loop import describe_training, next_kl_coef, nothing_lost, planned_rollouts
 from easyrlhf.online.methods import method_of
 from easyrlhf.online.rollout import Rollout, concatenate
 from easyrlhf.online.state import LoopState
@@ -205,14 +205,18 @@ def test_one_process_of_several_saves_only_what_all_of_them_do(monkeypatch):
     assert kept == [1]
 
 
-def test_the_next_rollout_is_begun_with_what_will_be_asked_for(grpo_config):
-    config, prompts = grpo_config(batch_size=4), [{"prompt_ids": [number]} for number in range(3)]
-    begun, at = [], LoopState(kl_coef=0.0, drawn=4)
-    online = SimpleNamespace(player=None, sampler=SimpleNamespace(begin=lambda *asked: begun.append(asked)))
-    begin_next(online, prompts, config, at)
-    rows, keys = prompt_batch(prompts, config, 4)
-    assert begun == [([row["prompt_ids"] for row in rows], keys)]
-    assert keys == [(42, 0, number) for number in range(4, 8)] and at.drawn == 4
+@pytest.mark.parametrize("ahead, step, numbers", [(1, 0, [4, 8]), (3, 0, [4, 8, 12, 16]), (3, 8, [4, 8]), (3, 9, [4])])
+def test_draws_are_begun_with_what_will_be_asked_for_and_none_beyond_the_end(grpo_config, ahead, step, numbers):
+    config = grpo_config(batch_size=4, rollout="vllm", vllm_mode="server", rollout_ahead=ahead)
+    prompts, begun = [{"prompt_ids": [number]} for number in range(3)], []
+    sampler = SimpleNamespace(begin=lambda *asked: begun.append(asked), has_begun=lambda key: key == (42, 0, 12))
+    state = SimpleNamespace(max_steps=10)
+    online = SimpleNamespace(player=None, sampler=sampler, rewards=SimpleNamespace(state=state))
+    begin_draws(SimpleNamespace(config=config, step=step), online, prompts, 4)
+    for asked, first in zip(begun, [number for number in numbers if number != 12], strict=True):
+        rows, keys = prompt_batch(prompts, config, first)
+        assert asked == ([row["prompt_ids"] for row in rows], keys)
+        assert keys == [(42, 0, number) for number in range(first, first + 4)]
 
 
 # --- groups

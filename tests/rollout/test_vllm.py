@@ -266,11 +266,11 @@ def test_what_is_begun_is_this_processs_share_whatever_the_main_process_does_mea
     for name, value in {"size": lambda: size[0], "rank": lambda: 0, "gather_results": lambda job: [job()]}.items():
         monkeypatch.setattr(processes, name, value)
     with sampler_of(backend) as sampler:
-        sampler.background.submit(go.wait, 20)  # so that the thread comes to it late
+        sampler.draws.background.submit(go.wait, 20)  # so that the thread comes to it late
         sampler.begin([[11], [12]], KEYS[:2])
         size[0] = 1  # as within world.on_main
         go.set()
-        sampler.ahead[1].result()
+        sampler.draws.finish()
     assert backend.calls[1][1] == [[11]]
 
 

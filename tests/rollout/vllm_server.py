@@ -8,6 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.sampler import HFSampler
+
 Answer = tuple[int, Any]  # status, what is sent as JSON
 
 MODEL = "the-base"
@@ -16,6 +23,35 @@ MODEL = "the-base"
 def echo(body: dict) -> tuple[list[int], list[float]]:
     """A completion that tells prompts apart: the prompt's first token and the end, 2."""
     return [body["prompt"][0], 2], [-0.5, -0.25]
+
+
+class Samples:
+    """A model as the server has it, with the weights that were handed over last."""
+
+    def __init__(self, folder: str):
+        self.folder, self.lock = folder, threading.Lock()
+        self.lm = AutoModelForCausalLM.from_pretrained(folder).eval()
+        self.taken = self.drawn = 0
+
+    def take(self, folder: Path) -> None:
+        """Read weights, or an adapter."""
+        with self.lock:
+            if (folder / "adapter_config.json").exists():
+                base = AutoModelForCausalLM.from_pretrained(self.folder)
+                self.lm = PeftModel.from_pretrained(base, folder).eval()
+            else:
+                (file,) = folder.glob("*")
+                self.lm.load_state_dict(load_file(file))
+            self.taken += 1
+
+    def __call__(self, body: dict) -> tuple[list[int], list[float]]:
+        """A completion by the plain softmax."""
+        with self.lock:
+            self.drawn += 1
+            (end,) = body["stop_token_ids"]
+            sampler = HFSampler(self.lm, 0, Ending((end,)), body["max_tokens"], body["temperature"], 1)
+            found = sampler.generate([body["prompt"]], [(body["seed"],)])
+        return found.completion_ids[0].tolist(), found.logprobs[0].tolist()
 
 
 class VLLM:
@@ -99,3 +135,11 @@ class VLLM:
             finally:
                 server.shutdown()
                 thread.join()
+
+
+def sampling(folder: str) -> VLLM:
+    """A server that has begun with the weights of a folder; `samples` is what it samples with."""
+    samples = Samples(folder)
+    made = VLLM(samples, samples.take)
+    made.samples = samples
+    return made

@@ -397,7 +397,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "vllm_enable_sleep": Translation((), "a colocated vLLM always sleeps while the run trains"),
     "vllm_num_engines": Translation((), "one server; a colocated vLLM is in every process"),
     **dict.fromkeys(("async_train", "async_prefetch"), Translation(("rollout_ahead",), "with vllm_mode server")),
-    "prefetch_depth": Translation(("rollout_ahead",), "one rollout ahead at most"),
+    "prefetch_depth": Translation(("rollout_ahead",), "rollouts under way, up to 8"),
     **dict.fromkeys(
         ("stop_token", "stop_token_id"),
         Translation(
