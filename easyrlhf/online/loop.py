@@ -247,16 +247,16 @@ def log_and_save(course: StepEnd, metrics: dict[str, float], at: LoopState) -> N
     try:
         course.log.log(course.run.step, metrics)
     finally:
-        course.run.save(course.engines, **unfinished(metrics, at))
+        course.run.save(course.engines, **as_unfinished(metrics, at))
 
 
 def logged_unfinished(course: StepEnd, metrics: dict[str, float], at: LoopState) -> dict[str, Any]:
     """Log the present step; gives what the loop remembers of it."""
     course.log.log(course.run.step, metrics)
-    return unfinished(metrics, at)
+    return as_unfinished(metrics, at)
 
 
-def unfinished(metrics: dict[str, float], at: LoopState) -> dict[str, Any]:
+def as_unfinished(metrics: dict[str, float], at: LoopState) -> dict[str, Any]:
     """What the loop remembers of a step that is still to be looked at."""
     return asdict(at) | {"unfinished": metrics}
 

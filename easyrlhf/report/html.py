@@ -14,10 +14,10 @@ from easyrlhf.report.plots import RM_EVAL_FILE, charts
 from easyrlhf.report.rm_page import verdict_section
 from easyrlhf.report.rollout_rows import ROLLOUTS_FILE, extras, pick, rollout_prompt, row_marks, stored_rows
 from easyrlhf.report.stage_view import VIEWS
-from easyrlhf.report.transcript import Line, episode_marks, said_lines
+from easyrlhf.report.transcript import TranscriptLine, episode_marks, said_lines
 from easyrlhf.report.verdict import Verdict
 
-Answer = tuple[str, str | list[Line], str]  # label; a text, or the lines of an episode; numbers
+Answer = tuple[str, str | list[TranscriptLine], str]  # label; a text, or the lines of an episode; numbers
 REPORT_FILE = "report.html"
 MOST_SAMPLES = 6
 MOST_ROLLOUTS, MOST_CHARACTERS, MOST_LINES = 4, 3000, 40  # of each kind; of each text; of an episode
@@ -154,13 +154,13 @@ def completion_remarks(row: dict) -> str:
     return " · ".join([row_marks(row), *map(shortened, extras(row))])
 
 
-def shortened_lines(row: dict) -> list[Line]:
+def shortened_lines(row: dict) -> list[TranscriptLine]:
     """What a kept completion says, each line bounded, and of many lines the first and the last."""
     lines = [line._replace(text=shortened(line.text)) for line in said_lines(row)]
     left_out, half = len(lines) - MOST_LINES, MOST_LINES // 2
     if left_out <= 0:
         return lines
-    return [*lines[:half], Line("", f"[…{left_out} lines…]", "thought"), *lines[-half:]]
+    return [*lines[:half], TranscriptLine("", f"[…{left_out} lines…]", "thought"), *lines[-half:]]
 
 
 def shortened(text: str) -> str:

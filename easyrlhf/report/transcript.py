@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 
-class Line(NamedTuple):
+class TranscriptLine(NamedTuple):
     """One thing that was said or done.
 
     who   the role; of a result, `tool` and the tool's name
@@ -18,19 +18,19 @@ class Line(NamedTuple):
     kind: str
 
 
-def transcript_lines(messages: Iterable[dict[str, Any]]) -> Iterator[Line]:
+def transcript_lines(messages: Iterable[dict[str, Any]]) -> Iterator[TranscriptLine]:
     """A conversation, each call and each result on a line of its own; a turn without a word has but its calls."""
     for turn in messages:
         role, content, calls = turn["role"], turn.get("content"), turn.get("tool_calls") or []
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) if content else ""
         if thought := turn.get("reasoning_content"):
-            yield Line(role, f"({thought.strip()})", "thought")
+            yield TranscriptLine(role, f"({thought.strip()})", "thought")
         if role == "tool":
-            yield Line(f"tool {turn['name']}" if turn.get("name") else "tool", text, "tool")
+            yield TranscriptLine(f"tool {turn['name']}" if turn.get("name") else "tool", text, "tool")
         elif text or not calls:
-            yield Line(role, text, role)
+            yield TranscriptLine(role, text, role)
         for call in calls:
-            yield Line(role, f"→ {call_text(call)}", "call")
+            yield TranscriptLine(role, f"→ {call_text(call)}", "call")
 
 
 def call_text(call: dict[str, Any]) -> str:
@@ -44,10 +44,10 @@ def call_text(call: dict[str, Any]) -> str:
     return f"{function.get('name')}({arguments or ''})"
 
 
-def said_lines(row: dict[str, Any]) -> list[Line]:
+def said_lines(row: dict[str, Any]) -> list[TranscriptLine]:
     """What a stored row of a completion says: an episode line by line, any other completion as one line."""
     if not row.get("messages"):
-        return [Line("assistant", row["completion"], "assistant")]
+        return [TranscriptLine("assistant", row["completion"], "assistant")]
     return list(transcript_lines(row["messages"]))
 
 
@@ -57,10 +57,10 @@ def episode_marks(row: dict[str, Any]) -> list[str]:
         return []
     calls = sum(len(turn.get("tool_calls") or []) for turn in row["messages"])
     marks = [counted(row["turns"], "turn")]
-    return marks + ([called(calls, row["tool_errors"])] if calls else [])
+    return marks + ([call_counts(calls, row["tool_errors"])] if calls else [])
 
 
-def called(calls: int, failed: int) -> str:
+def call_counts(calls: int, failed: int) -> str:
     """`2 calls, 1 failed`."""
     return counted(calls, "call") + (f", {failed} failed" if failed else "")
 

@@ -51,7 +51,7 @@ def score(completions: list, reasoning_gym: list, log_extra: Callable[[str, list
 
     reasoning_gym  task, question, answer and metadata of each item, as `easyrlhf data reasoning_gym` writes them
     """
-    marks = [mark(said(one), item) for one, item in zip(completions, reasoning_gym, strict=True)]
+    marks = [mark_answer(said(one), item) for one, item in zip(completions, reasoning_gym, strict=True)]
     log_extra("answer", [said(one) for one in completions])
     log_extra("not scored", [why for _, why in marks])
     return [number for number, _ in marks]
@@ -73,7 +73,7 @@ def said(completion: str | list) -> str:
     return (tagged[-1] if tagged else text).strip()
 
 
-def mark(answer: str, item: dict[str, Any] | None) -> tuple[float | None, str | None]:
+def mark_answer(answer: str, item: dict[str, Any] | None) -> tuple[float | None, str | None]:
     """The score of an answer, and why there is none where the scorer failed: such an answer is worth 0.
 
     A row without the column, of other data, has no score: the function does not apply.
@@ -110,4 +110,4 @@ def as_tuples(value: Any) -> Any:
 
 def paid_for_nonsense(items: list[dict[str, Any]]) -> float:
     """The most that a task pays for an answer that is worth nothing, mean over these items."""
-    return max(sum(mark(text, item)[0] for item in items) / len(items) for text in NONSENSE)
+    return max(sum(mark_answer(text, item)[0] for item in items) / len(items) for text in NONSENSE)

@@ -81,7 +81,7 @@ class Draws:
         self.background.shutdown(wait=False, cancel_futures=True)
 
 
-class Drawn(NamedTuple):
+class DrawnAhead(NamedTuple):
     """A draw that has come, of all processes together.
 
     staleness  updates since its weights
@@ -92,7 +92,7 @@ class Drawn(NamedTuple):
     staleness: int
 
 
-def packed(drawn: list[Drawn]) -> dict[str, Tensor]:
+def packed_draws(drawn: list[DrawnAhead]) -> dict[str, Tensor]:
     """Draws of one size as tensors by name; {} for none."""
     if not drawn:
         return {}
@@ -107,7 +107,7 @@ def packed(drawn: list[Drawn]) -> dict[str, Tensor]:
     }
 
 
-def unpacked(kept: dict[str, Tensor]) -> list[Drawn]:
+def unpacked_draws(kept: dict[str, Tensor]) -> list[DrawnAhead]:
     """The draws that packed has packed."""
     if not kept:
         return []
@@ -115,6 +115,6 @@ def unpacked(kept: dict[str, Tensor]) -> list[Drawn]:
     completions = [Completion(ids[:length], logprobs[:length]) for ids, logprobs, length in rows]
     keys, size = kept["keys"].tolist(), kept["keys"].shape[1]
     return [
-        Drawn([tuple(key) for key in own], completions[place * size : (place + 1) * size], staleness)
+        DrawnAhead([tuple(key) for key in own], completions[place * size : (place + 1) * size], staleness)
         for place, (own, staleness) in enumerate(zip(keys, kept["staleness"].tolist(), strict=True))
     ]

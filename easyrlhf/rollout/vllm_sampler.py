@@ -17,7 +17,7 @@ from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.micro_batches import slice_of
 from easyrlhf.errors import InputError, ServiceError
 from easyrlhf.models.parts import plain_lm
-from easyrlhf.rollout.ahead import Completion, Drawn, Draws, Key, packed, unpacked
+from easyrlhf.rollout.ahead import Completion, DrawnAhead, Draws, Key, packed_draws, unpacked_draws
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.sampler import EVALUATION, Samples
 from easyrlhf.rollout.sharded import EpisodePlayer, gathered_samples, on_cpu
@@ -173,14 +173,14 @@ class VLLMSampler:
         """
         drawn = []
         for draw in self.draws:
-            parts = processes.gather_results(lambda own=draw.own: outcome_of(own))
+            parts = processes.gather_results(lambda own=draw.own: outcome_of_draw(own))
             if not why_lost(parts) and not any(isinstance(part, Samples) for part in parts):
-                drawn.append(Drawn(draw.keys, self.completions(parts), self.updates - draw.weights))
-        return packed(drawn)
+                drawn.append(DrawnAhead(draw.keys, self.completions(parts), self.updates - draw.weights))
+        return packed_draws(drawn)
 
     def restore(self, kept: dict[str, Tensor]) -> None:
         """Take back what kept gave, before the first update."""
-        for keys, completions, staleness in unpacked(kept):
+        for keys, completions, staleness in unpacked_draws(kept):
             self.draws.restore(keys, completions[self.own_places(len(keys))], self.updates - staleness)
 
     def hurry_for(self, keys: list[Key]) -> None:
@@ -286,7 +286,7 @@ def attempt(job: Callable[[], Any]) -> Any:
         return Lost(str(error))
 
 
-def outcome_of(own: Future) -> Any:
+def outcome_of_draw(own: Future) -> Any:
     """What has come of a job in the background, once it is done; Lost where it failed, which who takes it is told."""
     error = own.exception()
     return own.result() if error is None else Lost(str(error))

@@ -38,7 +38,7 @@ class Playground:
     asked: bool
 
 
-def prompts_of(data: dict[str, TokenData | None]) -> Prompts:
+def played_prompts(data: dict[str, TokenData | None]) -> Prompts:
     """The rows that are played; demonstrations that are mixed in are played by nobody."""
     return {name: data[name].rows for name in ("train", "valid") if data.get(name)}
 
@@ -67,7 +67,7 @@ def check_environment(
     if tools.schemas:
         enable_parsing(renderer)
         check_between(flag, renderer, "tool")
-        check_room(flag, renderer, tools, prompts, config.max_prompt_length)
+        check_prompt_room(flag, renderer, tools, prompts, config.max_prompt_length)
     if environment.function is not None or hasattr(instance, "respond"):
         check_between(flag, renderer, "user")
     asked = any(map(names_environments, functions)) and not in_columns(ENVIRONMENTS, prompts)
@@ -76,7 +76,7 @@ def check_environment(
     return Playground(environment, tools, asked)
 
 
-def check_room(flag: str, renderer: Renderer, tools: Tools, prompts: Prompts, limit: int | None) -> None:
+def check_prompt_room(flag: str, renderer: Renderer, tools: Tools, prompts: Prompts, limit: int | None) -> None:
     """Raise InputError when the longest prompt has no room for the tools that the template puts before it.
 
     limit  most tokens of a prompt; None: not known yet

@@ -25,7 +25,7 @@ from easyrlhf.stage_table import STAGES
 from easyrlhf.stages import lifecycle
 from easyrlhf.stages.checks import check_parent, check_positions, check_probes_render, require_policy_tokenizer
 from easyrlhf.stages.ebft import AnsweredPrompts, answered_prompts, feature_rewards, measure, text_blocks
-from easyrlhf.stages.environments import Playground, check_environment, make_player, prompts_of
+from easyrlhf.stages.environments import Playground, check_environment, make_player, played_prompts
 from easyrlhf.stages.nemo_gym import check_gym_rows, gym_playground
 from easyrlhf.stages.online_models import load_models, save_models
 from easyrlhf.stages.plan import RunPlan, print_plan
@@ -117,7 +117,7 @@ def check_scoring(
     check_reward_columns(config, rewards, data)
     check_readable(config, rewards, data)
     check_gym_rows(config, rewards.gym, data)
-    playground = check_environment(config, renderer, prompts_of(data), rewards.functions)
+    playground = check_environment(config, renderer, played_prompts(data), rewards.functions)
     playground = playground or gym_playground(config, rewards.gym, renderer, data)
     check_scored(config, playground)
     return playground

@@ -12,7 +12,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.episodes.play import Player
 from easyrlhf.errors import InputError, RunError
 from easyrlhf.rollout.sampler import TRAINING, HFSampler
-from easyrlhf.stages.environments import Playground, check_environment, check_room, make_player
+from easyrlhf.stages.environments import Playground, check_environment, check_prompt_room, make_player
 from easyrlhf.tools.answer_rows import FAILED, GeneratedAnswer
 from easyrlhf.tools.policy import room_for_prompt
 
@@ -44,7 +44,7 @@ def open_player(config: GenerateConfig | PlayConfig, renderer: Renderer, rows: D
     room = config.max_prompt_length or room_for_prompt(config) or NO_LIMIT
     flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     if playground.tools.schemas:
-        check_room(flag, renderer, playground.tools, {"prompts": rows}, room)
+        check_prompt_room(flag, renderer, playground.tools, {"prompts": rows}, room)
     parts = {field.name: getattr(player, field.name) for field in fields(player)}
     return AnsweringPlayer(**parts | {"limits": replace(player.limits, prompt=room)})
 
@@ -81,7 +81,7 @@ def episodes_of(
     ]
 
 
-def check_dropped(answers: list[GeneratedAnswer], tally: Counter, total: int) -> None:
+def check_left_out(answers: list[GeneratedAnswer], tally: Counter, total: int) -> None:
     """Raise RunError when the environment failed in more than a tenth of all episodes that are to be played."""
     failures = [answer.episode.failure for answer in answers if answer.episode and answer.episode.dropped]
     failed = tally[FAILED] + len(failures)

@@ -36,7 +36,7 @@ from easyrlhf.tools.answer_rows import (
     kl_bound,
     row_of,
 )
-from easyrlhf.tools.episodes import AnsweringPlayer, check_dropped, episodes_of, open_player
+from easyrlhf.tools.episodes import AnsweringPlayer, check_left_out, episodes_of, open_player
 from easyrlhf.tools.output import Output, Printed, open_output
 from easyrlhf.tools.policy import load_sampler, read_renderer, room_for_prompt
 from easyrlhf.tools.scoring import Scorer, load_scorer, reward_folder, scores_of
@@ -136,7 +136,7 @@ def write_answers(
             chunk = [rows[number] for number in numbers]
             written = []
             for row, answers in zip(chunk, draw_answers(answering, chunk, numbers), strict=True):
-                check_dropped(answers, output.tally, output.total * config.draws)
+                check_left_out(answers, output.tally, output.total * config.draws)
                 written += kept(config, row, answers, output.tally)
             if config.readable:
                 print_answers(config, output, written)

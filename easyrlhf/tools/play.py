@@ -11,7 +11,7 @@ from easyrlhf.config import PlayConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import DataSettings, load_tokens
 from easyrlhf.report.console import Console
-from easyrlhf.report.transcript import called, counted, transcript_lines
+from easyrlhf.report.transcript import call_counts, counted, transcript_lines
 from easyrlhf.tools.answer_rows import GeneratedAnswer
 from easyrlhf.tools.episodes import NO_LIMIT, episodes_of, open_player
 from easyrlhf.tools.output import printable
@@ -37,7 +37,7 @@ def play(config: PlayConfig) -> None:
             keys = [(config.seed, number, 0) for number in numbers]
             played = episodes_of(player, sampler, [rows[number] for number in numbers], keys)
             for number, answer in zip(numbers, played, strict=True):
-                show(console, f"episode {number + 1} of {total}", answer)
+                show_episode(console, f"episode {number + 1} of {total}", answer)
             answers += played
     console.note(in_short(answers))
 
@@ -60,7 +60,7 @@ def rows_to_play(config: PlayConfig, renderer: Renderer, scratch: Path) -> Datas
     return data.rows
 
 
-def show(console: Console, title: str, answer: GeneratedAnswer) -> None:
+def show_episode(console: Console, title: str, answer: GeneratedAnswer) -> None:
     """Print an episode: the prompt, every turn, call and result, and what became of it."""
     console.note(title, "bold")
     for who, text, kind in transcript_lines([*answer.episode.prompt, *answer.episode.messages]):
@@ -80,7 +80,7 @@ def outcome_lines(answer: GeneratedAnswer) -> Iterator[str]:
         yield f"the environment failed: {printable(episode.failure).splitlines()[0]}"
     parts = ["no reward" if answer.reward is None else f"reward {answer.reward:+.3f}", counted(episode.turns, "turn")]
     if episode.tool_calls:
-        parts.append(called(episode.tool_calls, episode.tool_errors))
+        parts.append(call_counts(episode.tool_calls, episode.tool_errors))
     parts.append("finished" if answer.finished else "not finished: cut off, or no turn or room left")
     yield " · ".join(parts)
 

@@ -44,7 +44,7 @@ def write_rows(
             for name, items in made.items():
                 print(verdict(name, items))
                 file.writelines(
-                    json.dumps(row_of(item, system, ask), ensure_ascii=False, default=str) + "\n" for item in items
+                    json.dumps(puzzle_row(item, system, ask), ensure_ascii=False, default=str) + "\n" for item in items
                 )
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}); give another file") from error
@@ -120,7 +120,7 @@ def verdict(name: str, items: list[dict[str, Any]]) -> str:
     )
 
 
-def row_of(item: dict[str, Any], system: str | None, ask: str | None) -> dict[str, Any]:
+def puzzle_row(item: dict[str, Any], system: str | None, ask: str | None) -> dict[str, Any]:
     """An item as a prompt row, with all that its scorer needs."""
     opening = [{"role": "system", "content": system}] if system else []
     question = f"{item['question']}\n\n{ask}" if ask else item["question"]

@@ -13,7 +13,7 @@ from easyrlhf.engine import processes
 from easyrlhf.episodes.environments import load_environment
 from easyrlhf.episodes.tools import described_tools
 from easyrlhf.errors import InputError
-from easyrlhf.stages.environments import check_environment, make_player, prompts_of
+from easyrlhf.stages.environments import check_environment, make_player, played_prompts
 
 CHAT = json.dumps([{"role": "user", "content": "Name a colour."}])
 FORMS = r"it must be a class with reset, respond\(text\) and .*A rollout_func of other systems is written as such"
@@ -185,7 +185,7 @@ def check(named, chatml_renderer):
         )
         parts = {"train": rows, "valid": None} | more
         data = {name: rows and SimpleNamespace(rows=rows) for name, rows in parts.items()}
-        return check_environment(config, renderer, prompts_of(data))
+        return check_environment(config, renderer, played_prompts(data))
 
     return run
 
