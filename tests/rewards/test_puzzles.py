@@ -162,7 +162,7 @@ def test_a_score_stays_between_0_and_1(gym, monkeypatch):
     for given, worth in ((float("nan"), 0.0), (7.0, 1.0), (-2.0, 0.0)):
         monkeypatch.setattr(Sums, "score_answer", lambda *_, given=given, **__: given)
         puzzles.scorer.cache_clear()
-        assert puzzles.mark("3", item("sums"))[0] == worth
+        assert puzzles.mark_answer("3", item("sums"))[0] == worth
 
 
 def test_names_and_columns_are_checked_before_a_run(gym, tmp_path):
@@ -193,5 +193,5 @@ def test_the_real_tasks_give_their_own_answers_everything_and_nonsense_next_to_n
     _, rows = write(task, "--size", 5)
     for row in rows:
         own = row["reasoning_gym"]
-        assert puzzles.mark(own["answer"], own) == (1.0, None)
-        assert puzzles.mark("I do not know.", own)[0] <= 0.05
+        assert puzzles.mark_answer(own["answer"], own) == (1.0, None)
+        assert puzzles.mark_answer("I do not know.", own)[0] <= 0.05
