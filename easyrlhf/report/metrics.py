@@ -301,7 +301,7 @@ METRICS: dict[str, Metric] = {
     ),
     # energy-based fine-tuning
     "ebft/alignment": Metric(
-        "Mean cosine of completions' features and their demonstration's.", EBFT, "rising", format=".3f", better="high"
+        "Mean cosine of completions' features and their demonstration's.", EBFT, "rising", format=".3f"
     ),
     "ebft/diversity": Metric(
         "Mean cosine of completions' features and those of the others to the prompt; 1 where all answers are alike.",
@@ -316,7 +316,6 @@ METRICS: dict[str, Metric] = {
         EBFT,
         "falling",
         format=".3f",
-        better="low",
     ),
     "ebft/reward": Metric(
         "Mean of 2 alignment_coef x alignment - 2 diversity_coef x diversity; it need not rise.", EBFT, format=".3f"

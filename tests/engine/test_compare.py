@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from easyrlhf.config import DPOConfig, GRPOConfig, PPOConfig, RMConfig, SFTConfig
+from easyrlhf.config import DPOConfig, EBFTConfig, GRPOConfig, PPOConfig, RMConfig, SFTConfig
 from easyrlhf.errors import InputError
 from easyrlhf.run.differences import differences, edited, write_settings
 from easyrlhf.run.inputs import inputs_of
@@ -20,14 +20,14 @@ FREE = """
     attn_implementation gradient_checkpointing share_prefix examine_rows reward_url reward_timeout reward_workers
     local_rollout_forward_batch_size num_sample_generations log_rollouts log_rollout_ids vllm_host vllm_port
     vllm_timeout vllm_weight_transfer vllm_mode vllm_tensor_parallel_size vllm_gpu_memory_utilization
-    push_to_hub hub_private environment_timeout environment_workers
+    push_to_hub hub_private environment_timeout environment_workers environment_concurrency nemo_gym_url nemo_gym_policy
 """
 ROWS = "train_data valid_data ptx_data format field transform on_bad_row"
 MODELS = "model ref_model reward_model value_model"
 FILES = "chat_template reward_funcs environment tools"
 
 
-@pytest.mark.parametrize("config", [SFTConfig, RMConfig, DPOConfig, PPOConfig, GRPOConfig])
+@pytest.mark.parametrize("config", [SFTConfig, RMConfig, DPOConfig, PPOConfig, GRPOConfig, EBFTConfig])
 def test_every_setting_says_what_becomes_of_it(config):
     kinds = {setting.name: setting.metadata.get("on_resume") for setting in fields(config)}
     for kind, names in (("free", FREE), ("rows", ROWS), ("model", MODELS), ("files", FILES)):

@@ -1,5 +1,6 @@
 """Who scores episodes: functions that read all messages, and reward models with a template of their own."""
 
+import asyncio
 import copy
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -109,6 +110,23 @@ def test_what_a_turn_earned_stands_at_its_last_token(player, sampler, play):
             ends[0]: 0.75,
             ends[2]: 2.0,
         }
+
+
+async def graded_late(chat):
+    """Rewards the first turn while the second is being sampled."""
+    await chat.reply()
+    chat.say("More.")
+    asked = asyncio.ensure_future(chat.reply())
+    await asyncio.sleep(0)
+    chat.reward(1.5)
+    await asked
+
+
+def test_what_comes_while_the_next_turn_is_sampled_is_still_the_earlier_ones(player, sampler, play):
+    [episode] = play(player(graded_late), sampler(["red", "blue."])).episodes
+    [(place, reward)] = episode.turn_rewards
+    first = play(player(graded_late), sampler(["red", "blue."])).action_mask[0].tolist()
+    assert (place, reward) == (first.index(0.0) - 1, 1.5)
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ IN_PLACES = "test_texts_are_continued_from_many_places_and_compared_with_what_th
 IN_BLOCKS = "data/test_blocks.py"
 WHOLE = f"{MATCHING}::test_whole_completions_get_the_advantage_and_the_others_kl"
 IN_A_ROW = "stages/test_environment.py::test_what_an_environment_fails_with_ends_the_run_and_what_was_done_is_kept"
+EARNED_LATE = f"{SCORED}::test_what_comes_while_the_next_turn_is_sampled_is_still_the_earlier_ones"
 EARNED = f"{SCORED}::test_what_a_turn_earned_stands_at_its_last_token"
 PLAYED_WITH = f"{SCORED}::test_functions_that_ask_get_the_objects_that_episodes_were_played_with"
 UNSENT = f"{SCORED}::test_an_environment_that_cannot_be_sent_ends_the_run_where_others_have_to_read_it"
@@ -468,7 +469,7 @@ BREAKS = [
     Break("episodes/calls.py", "if self.chat.place else", "if False else", IN_A_ROW),
     Break("online/method.py", "scores.nan_to_num() - early.sum(1)", "scores.nan_to_num()", EPISODES),
     Break("online/method.py", "rewards = early + shape_rewards", "rewards = shape_rewards", EPISODES),
-    Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED),
+    Break("episodes/chat.py", "if sampled), default=0)", "), default=0)", EARNED_LATE),
     Break("online/collect.py", "row[place] += reward", "row[place] = reward", EARNED),
     Break("rewards/functions.py", "return ENVIRONMENTS in parameters(function)", "return True", PLAYED_WITH),
     Break("episodes/play.py", "chat.environment if self.keep else None", "chat.environment", UNSENT),

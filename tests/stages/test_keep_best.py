@@ -194,7 +194,7 @@ def test_the_setting_needs_rows_to_evaluate_on():
 def test_every_stage_has_metrics_to_choose_by_and_all_are_of_evaluations():
     assert ranked("sft") == ["eval/loss", "eval/perplexity"]
     assert ranked("rm") == ["eval/loss", "eval/rewards/margins", "eval/rewards/accuracies"]
-    assert ranked("ppo") == ranked("grpo") == ["eval/scores", "eval/eos_rate"]
+    assert ranked("ppo") == ranked("grpo") == ranked("ebft") == ["eval/scores", "eval/eos_rate"]
     assert all(name.startswith("eval/") for name, entry in METRICS.items() if entry.better)
 
 

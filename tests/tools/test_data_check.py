@@ -478,9 +478,9 @@ def test_the_histogram_counts_every_row():
 def test_every_stage_reads_the_kind_of_records_that_it_trains_on(stage, monkeypatch):
     from easyrlhf.stages import kto, online, preference, rm, rrhf, sft
 
-    if stage in ("ppo", "grpo"):
-        assert 'read_sets(run, renderer, "prompt")' in Path(online.__file__).read_text()
-        assert STAGE_KINDS[stage] == "prompt"
+    if stage in ("ppo", "grpo", "ebft"):
+        assert "read_sets(run, renderer, STAGES[config.stage].rows)" in Path(online.__file__).read_text()
+        assert STAGE_KINDS[stage] == ("demonstration" if stage == "ebft" else "prompt")
         return
     module = {"sft": sft, "rm": rm, "kto": kto, "rrhf": rrhf}.get(stage, preference)
     seen = []
