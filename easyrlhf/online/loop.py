@@ -100,12 +100,13 @@ def keep_draws(run: Run, online: Online) -> None:
 
 
 def buffer_of(run: Run) -> ReplayBuffer | None:
-    """The groups that a run has kept so far; None where its settings keep none."""
+    """The groups that a run has kept so far, which its checkpoints hold; None where its settings keep none."""
     config = run.config
     if not config.replay_buffer_size:
         return None
     buffer = ReplayBuffer(config.replay_buffer_size, config.replay_max_age)
-    buffer.restore(run.kept.get(KEPT))
+    buffer.restore(run.kept.pop(KEPT, {}))
+    run.asked_to_keep[KEPT] = buffer.tensors
     return buffer
 
 
@@ -137,10 +138,10 @@ class Loop:
                 rollout, sampled = collect_batch(run, online, self.prompts, timer, at)
                 # 2. Estimate: scores become the advantage of every token. All that differs between methods is here and
                 # in the loss of 3.
-                learned = rollout
+                learned = drawn = online.method.estimate(rollout, run.config, at.kl_coef)
                 if self.buffer is not None:
-                    learned = with_replayed(run, online, self.prompts, rollout, self.buffer, at.kl_coef)
-                rollout, learned = (online.method.estimate(one, run.config, at.kl_coef) for one in (rollout, learned))
+                    mixed = with_replayed(run, online, self.prompts, rollout, self.buffer, at.kl_coef)
+                    learned = online.method.estimate(mixed, run.config, at.kl_coef)
             # 3. Update: epochs of minibatches over this one rollout.
             # One that fails half way keeps the weights of before, or says that there are none to keep.
             with timer("update"), run.unchanged_is_kept(online.engines, **before):
@@ -149,11 +150,11 @@ class Loop:
         sampled |= staleness_metrics(learned, run.config)
         if self.buffer is not None:
             sampled |= {"replay/used": learned.share_replayed}
-            run.kept[KEPT] = self.buffer.add(rollout, run.config.num_generations, run.step)
+            self.buffer.add(drawn, run.config.num_generations, run.step)
         run.step += 1
         # 4. Log, with the price of a nat that the step was taken with; the next one may have another.
-        metrics = updated | sampled | step_metrics(rollout, online, timer, run, at)
-        self.course.log.rollouts(run.step, rows_to_keep(rollout, online, run.config, at.kl_coef))
+        metrics = updated | sampled | step_metrics(drawn, online, timer, run, at)
+        self.course.log.rollouts(run.step, rows_to_keep(drawn, online, run.config, at.kl_coef))
         at.kl_coef = next_kl_coef(run.config, at.kl_coef, run.step, metrics.get("objective/kl"))
         return metrics
 

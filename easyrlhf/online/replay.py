@@ -61,8 +61,8 @@ class ReplayBuffer:
     max_age: int
     groups: list[KeptGroup] = field(default_factory=list)
 
-    def add(self, rollout: Rollout, group_size: int, step: int) -> dict[str, Tensor]:
-        """Keep the groups of a step's own rollout whose scores differ; the oldest leave for them. As tensors does."""
+    def add(self, rollout: Rollout, group_size: int, step: int) -> None:
+        """Keep the groups of a step's own rollout whose scores differ; the oldest leave for them."""
         ids, lengths = rollout.completions(), rollout.lengths.tolist()
         logprobs = [row[:length] for row, length in zip(rollout.sampler_logprobs.tolist(), lengths, strict=True)]
         for start in range(0, len(rollout), group_size):
@@ -83,7 +83,6 @@ class ReplayBuffer:
                 )
             )
         self.groups = self.groups[-self.size :]
-        return self.tensors()
 
     def choose(self, count: int, seed: int, step: int) -> list[KeptGroup]:
         """At most so many different groups for a step, drawn by the seed and the step alone; old ones are let go."""
@@ -92,12 +91,12 @@ class ReplayBuffer:
         return [self.groups[place] for place in order[:count]]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, for a checkpoint."""
-        return dict(packed_groups(self.groups)) if self.groups else {"number": torch.zeros(0, dtype=torch.long)}
+        """All of it, for a checkpoint; {} where there is nothing."""
+        return dict(packed_groups(self.groups)) if self.groups else {}
 
-    def restore(self, kept: dict[str, Tensor] | None) -> None:
-        """Take back what tensors gave; None of a run that has kept nothing yet."""
-        self.groups = unpacked_groups(kept) if kept and len(kept["number"]) else []
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Take back what tensors gave."""
+        self.groups = unpacked_groups(kept) if kept else []
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def check_environment(
     if not config.plays:
         return None
     check_concurrency(config.environment_concurrency)
-    flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
+    flag = played_flag(config)
     environment = load_environment(config.environment, split_paths(config.tools))
     instance = environment.looked_at
     check_reset_columns(flag, environment, instance, prompts)
@@ -74,6 +74,11 @@ def check_environment(
     if asked and instance is not None and processes.size() > 1 and (fault := unsendable(instance)):
         raise InputError(f"{flag}: {fault}")
     return Playground(environment, tools, asked)
+
+
+def played_flag(config: Playing) -> str:
+    """The flag that says what is played, for messages."""
+    return f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
 
 
 def check_prompt_room(flag: str, renderer: Renderer, tools: Tools, prompts: Prompts, limit: int | None) -> None:

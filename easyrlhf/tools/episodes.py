@@ -11,12 +11,12 @@ from easyrlhf.config import GenerateConfig, PlayConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.episodes.play import Player
 from easyrlhf.errors import InputError, RunError
+from easyrlhf.online.state import MOST_DROPPED
 from easyrlhf.rollout.sampler import TRAINING, HFSampler
-from easyrlhf.stages.environments import Playground, check_environment, check_prompt_room, make_player
+from easyrlhf.stages.environments import Playground, check_environment, check_prompt_room, make_player, played_flag
 from easyrlhf.tools.answer_rows import FAILED, GeneratedAnswer
 from easyrlhf.tools.policy import room_for_prompt
 
-MOST_DROPPED = 0.1  # of all episodes
 NO_LIMIT = 2**31 - 1
 
 
@@ -42,9 +42,8 @@ def open_player(config: GenerateConfig | PlayConfig, renderer: Renderer, rows: D
     check_judges(config, playground)
     player = make_player(config, renderer, playground)
     room = config.max_prompt_length or room_for_prompt(config) or NO_LIMIT
-    flag = f"--environment {config.environment}" if config.environment else f"--tools {config.tools}"
     if playground.tools.schemas:
-        check_prompt_room(flag, renderer, playground.tools, {"prompts": rows}, room)
+        check_prompt_room(played_flag(config), renderer, playground.tools, {"prompts": rows}, room)
     parts = {field.name: getattr(player, field.name) for field in fields(player)}
     return AnsweringPlayer(**parts | {"limits": replace(player.limits, prompt=room)})
 

@@ -401,7 +401,7 @@ BREAKS = [
     Break("online/batch.py", "places[again:], best[again:]", "places, best", REPLAYED + "who_waits"),
     Break(
         "online/loop.py",
-        "buffer.restore(run.kept.get(KEPT))",
+        "buffer.restore(run.kept.pop(KEPT, {}))",
         "pass",
         REMEMBERED + "a_stopped_run_remembers_what_it_kept",
     ),
