@@ -100,8 +100,16 @@ class ZeroEngine(Engine):
             self.scheduler.step()
 
     def held(self) -> dict[str, Tensor]:
-        """As Engine says: parts, which have no names of their own."""
-        return {f"part {number} of this process": flat for number, flat in enumerate(self.flats)}
+        """As Engine says; below stage 3 they are parts without names of their own."""
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        if self.stage < 3:
+            return {f"part {number} of this process": flat for number, flat in enumerate(self.flats)}
+        # Equal parts go beyond the end of the last one: DeepSpeed leaves there what was in memory.
+        return {
+            name: safe_get_local_fp32_param(parameter)[: max(0, self.shape[name].numel() - self.own_start(parameter))]
+            for name, parameter in self.trained.items()
+        }
 
     def shapes(self) -> dict[str, torch.Size]:
         """As Engine says; at stage 3 the parameters themselves are empty."""
@@ -153,11 +161,16 @@ class ZeroEngine(Engine):
             self.zero.optimizer.state[flat]["step"].fill_(float(step))
 
     @staticmethod
-    def own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+    def own_start(parameter: nn.Parameter) -> int:
+        """The place in a whole tensor at which this process's part begins."""
+        return parameter.ds_tensor.ds_numel * processes.rank()
+
+    @classmethod
+    def own_part(cls, parameter: nn.Parameter, whole: Tensor) -> Tensor:
         """What of a whole tensor lies on this process; the last part is filled up with zeros."""
-        width = parameter.ds_tensor.ds_numel
+        start, width = cls.own_start(parameter), parameter.ds_tensor.ds_numel
         padded = nn.functional.pad(whole.flatten(), (0, width * processes.size() - whole.numel()))
-        return padded[width * processes.rank() : width * (processes.rank() + 1)].to(parameter.device)
+        return padded[start : start + width].to(parameter.device)
 
     def adam_steps(self) -> dict[str, int]:
         """As Engine says."""

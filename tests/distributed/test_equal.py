@@ -82,6 +82,38 @@ LAYOUTS = {
 }
 
 
+# Two processes, and of nine weights in two parts of five the second has four and what was in memory.
+PADDED = """
+import torch
+from torch import nn
+
+from easyrlhf.engine import processes
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.zero import ZeroEngine
+from easyrlhf.errors import NotFinite
+
+
+
+class Model(nn.Linear):
+    def get_output_embeddings(self):
+        return None
+
+
+torch.use_deterministic_algorithms(True)  # memory that nobody has written is then NaN
+with processes.join_group(torch.device("cpu"), 60, alone=False):
+    zero = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
+    settings = OptimiserSettings(1e-3, "constant", 0.0, 0.0, 1e-8, 1.0, 10)
+    engine = ZeroEngine(Model(3, 3, bias=False), settings, zero, torch.float32)
+    assert engine.flats[0].isnan().tolist() == [False] * 4 + [processes.rank() == 1]
+    engine.check_finite()
+    engine.flats[0].data[3] = torch.inf if processes.rank() == 1 else 0.0
+    try:
+        engine.check_finite()
+    except NotFinite as error:
+        print(processes.rank(), error, flush=True)
+"""
+
+
 def meeting(count: int) -> list[dict[str, str]]:
     """What each of so many processes has to know of the others, in the variables of torchrun."""
     if count == 1:
@@ -92,22 +124,28 @@ def meeting(count: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def train() -> Iterator[Callable[..., None]]:
+def forks() -> Iterator[ForkServer]:
+    """What runs commands and files in processes that have imported DeepSpeed."""
+    server = ForkServer("deepspeed", DS_ACCELERATOR="cpu")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def train(forks) -> Callable[..., None]:
     """train(folder, stage, devices=, **settings) runs a stage's command in as many processes as the devices say.
 
     They are started as torchrun starts them: the other files of this room are about our own launcher.
     """
-    server = ForkServer("deepspeed", DS_ACCELERATOR="cpu")
 
     def run(folder: Path, stage: str, devices: str, **settings) -> None:
         flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
         words = [f"{stage}_train", *flags, f"--devices={devices}", f"--output_dir={folder}"]
         said, ranks = folder.with_name(f"{folder.name}.log"), meeting(int(devices.partition(":")[2] or 1))
-        codes = server.run(words, folder.parent, ranks, output=str(said))
+        codes = forks.run(words, folder.parent, ranks, output=str(said))
         assert not any(codes), f"exit codes {codes}\n{said.read_text()}"
 
-    yield run
-    server.close()
+    return run
 
 
 def numbers(folder: Path) -> list[dict[str, float]]:
@@ -146,6 +184,18 @@ def assert_close_rows(found: list[dict], expected: list[dict], names: tuple[str,
         for name in names:
             if name in row:
                 assert row[name] == pytest.approx(other[name], rel=relative, abs=1e-7), f"step {row['step']}, {name}"
+
+
+def test_what_zero3_fills_its_parts_up_with_is_no_broken_weight_and_a_broken_weight_is_named(forks, tmp_path):
+    (tmp_path / "padded.py").write_text(PADDED)
+    codes = forks.run([tmp_path / "padded.py"], tmp_path, meeting(2), output=str(tmp_path / "said"))
+    said = (tmp_path / "said").read_text()
+    assert codes == [0, 0], said
+    lines = [line for line in said.splitlines() if "have become NaN" in line]
+    assert sorted(lines) == [
+        "0 trained weights have become NaN or infinite. Lower --learning_rate",
+        "1 trained weights have become NaN or infinite: weight. Lower --learning_rate",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class ForkServer:
         output: str = os.devnull,
         seconds: int = 300,
     ) -> list[int]:
-        """Run a script of this Python's in a folder, once for each of the environments, all at a time.
+        """Run a script of this Python's, or a file, in a folder, once for each of the environments, all at a time.
 
         Returns the exit codes, minus the signal that ended one. When one fails the others are killed, and all of them
         are after so many seconds.
@@ -85,7 +85,7 @@ def begin(environment: dict[str, str], words: list[str], folder: str, output: st
         for stream, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, written), (2, written)):
             os.dup2(file, stream)
         sys.argv = words
-        runpy.run_path(str(Path(sys.executable).with_name(words[0])), run_name="__main__")
+        runpy.run_path(str(Path(sys.executable).parent / words[0]), run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
