@@ -1,25 +1,30 @@
 """Log-probabilities of tokens under a causal language model. The one place where logits move by one."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from easyrlhf.models.flat_rows import on_device
 from easyrlhf.models.parts import in_one_pass, logits_of
 from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "mps": 64 * 2**20, "cuda": 2**30}
 
 
-def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """Hidden states that predict the tokens the mask counts: those one position before them.
+def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states that predict the tokens the mask counts: those one position before them; and these tokens.
 
-    input_ids, mask  [B, S]  right-padded; the mask counts no first token
-    returns          [n, H]  n = mask.sum(), row by row
+    input_ids, mask  [B, S]       right-padded; the mask counts no first token, and may be on the CPU
+    returns          [n, H], [n]  n = mask.sum(), row by row
     """
-    before = mask[:, 1:].bool()
-    lengths = (torch.arange(1, mask.shape[1], device=mask.device) * before).amax(1)  # no state is read of a last token
-    return row_states(lm, input_ids, lengths)[:, :-1][before]
+    before = mask[:, 1:].cpu().numpy() != 0
+    lengths = (np.arange(1, mask.shape[1]) * before).max(1)  # no state is read of a last token
+    hidden, begins = row_states(lm, input_ids, lengths)
+    rows, steps = before.nonzero()
+    states, targets = on_device(hidden.device, begins[rows] + steps, rows * mask.shape[1] + steps + 1)
+    return hidden[states], input_ids.flatten()[targets]
 
 
 @in_one_pass
@@ -28,10 +33,10 @@ def row_token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperatu
 
     Only the rows that are counted pass through the head, in chunks, so [B, S, V] never exists.
 
-    input_ids, mask  [B, S]  right-padded; the mask counts no first token
+    input_ids, mask  [B, S]  right-padded; the mask counts no first token, and may be on the CPU
     returns          [n]     n = mask.sum(), row by row
     """
-    return logprobs_of(lm, predicting_states(lm, input_ids, mask), input_ids[:, 1:][mask[:, 1:].bool()], temperature)
+    return logprobs_of(lm, *predicting_states(lm, input_ids, mask), temperature)
 
 
 @in_one_pass

@@ -6,9 +6,8 @@ those of prompt + completion computed apart (Wang and Hegde 2024, arXiv 2410.203
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
@@ -16,6 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from easyrlhf.data.batches import pad_right
 from easyrlhf.models.attention import attend_packed, attention, packs_rows
+from easyrlhf.models.flat_rows import Layout, firsts, flattened, on_device, ranges
 from easyrlhf.models.parts import backbone, evaluating, hidden_states, plain_lm
 from easyrlhf.models.prefix_tree import plant_trees
 
@@ -45,57 +45,6 @@ class States:
     owners: Tensor
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the tokens of B prompts and their N completions lie in one flat row: prompts first, then completions.
-
-    Rows that share nothing are prompts without completions.
-
-    prompts      lengths of the prompts      [B]
-    completions  lengths of the completions  [N]
-    parents      number of the prompt of each completion  [N]
-    """
-
-    prompts: list[int]
-    completions: list[int]
-    parents: Tensor
-
-    @cached_property
-    def prompt_places(self) -> tuple[Tensor, Tensor]:
-        """Places of prompt tokens in the flat row, padded with any, and the mask of those that count: both [B, P]."""
-        return places(self.prompts, 0, self.parents.device)
-
-    @cached_property
-    def prompt_ends(self) -> Tensor:
-        """0, and where each prompt ends in the flat row.  [B + 1] int32"""
-        return torch.tensor([0, *accumulate(self.prompts)], dtype=torch.int32, device=self.parents.device)
-
-    @cached_property
-    def completion_places(self) -> tuple[Tensor, Tensor]:
-        """The same of completion tokens: both [N, C]."""
-        return places(self.completions, sum(self.prompts), self.parents.device)
-
-    @cached_property
-    def completion_mask(self) -> Tensor:
-        """Which keys a completion token looks at: its prompt's tokens, then those of its own not behind it.
-
-        [N, 1, C, P + C]
-        """
-        counted, width = self.prompt_places[1][self.parents], max(self.completions)
-        own = torch.ones(width, width, dtype=torch.bool, device=counted.device).tril()
-        shape = len(self.completions), width, -1
-        return torch.cat([counted[:, None].expand(shape), own.expand(shape)], dim=-1)[:, None]
-
-
-def places(lengths: list[int], start: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Numbers from `start` on, row after row of these lengths, and the mask of those that count: both [B, S]."""
-    ends = torch.tensor(list(accumulate(lengths)), device=device)
-    steps = torch.arange(max(lengths), device=device)
-    counted = steps < torch.tensor(lengths, device=device)[:, None]
-    first = start + ends - torch.tensor(lengths, device=device)
-    return (first[:, None] + steps).where(counted, start), counted
-
-
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ) -> tuple[Tensor, None]:
@@ -110,7 +59,7 @@ def attend(
     kwargs.pop("is_causal", None)
     flat = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))
     states = attend_prompts(module, *flat, layout, **kwargs)
-    if layout.completions:
+    if len(layout.completions):
         states = torch.cat([states, attend_completions(module, *flat, layout, **kwargs)])
     return states[None], None
 
@@ -118,22 +67,27 @@ def attend(
 def attend_prompts(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
     """Prompts look at themselves.  [L, heads, d] each → [sum of the prompts, heads, d]"""
     if packs_rows(query.device, query.dtype) and not kwargs.get("dropout"):
-        total, longest = sum(layout.prompts), max(layout.prompts)
-        flat = query[:total], key[:total], value[:total]
-        return attend_packed(*flat, layout.prompt_ends, longest, kwargs.get("scaling"))
-    rows, counted = layout.prompt_places
-    q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))  # [B, heads, P, d]
-    return attention(module, q, k, v, None, is_causal=True, **kwargs)[0][counted]
+        flat = (tensor[: layout.prompt_tokens] for tensor in (query, key, value))
+        longest = int(layout.prompts.max())
+        return attend_packed(*flat, (layout.prompt_ends,) * 2, (longest,) * 2, kwargs.get("scaling"))
+    rows = layout.prompt_rows
+    q, k, v = (tensor[rows.places].transpose(1, 2) for tensor in (query, key, value))  # [B, heads, P, d]
+    return attention(module, q, k, v, None, is_causal=True, **kwargs)[0].flatten(0, 1)[rows.kept]
 
 
 def attend_completions(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs
 ) -> Tensor:
     """Completions look at their prompts and themselves.  [L, heads, d] each → [sum of the completions, heads, d]"""
-    rows, counted = layout.completion_places
-    seen = torch.cat([layout.prompt_places[0][layout.parents], rows], dim=1)  # [N, P + C]
-    q, k, v = (tensor[places].transpose(1, 2) for tensor, places in ((query, rows), (key, seen), (value, seen)))
-    return attention(module, q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0][counted]
+    if packs_rows(query.device, query.dtype) and not kwargs.get("dropout"):
+        keys = layout.completion_keys
+        flat = query[layout.prompt_tokens :], key[keys.places], value[keys.places]
+        return attend_packed(*flat, (keys.ends, keys.seen), keys.longest, kwargs.get("scaling"))
+    rows = layout.completion_rows
+    seen = torch.cat([layout.parent_rows, rows.places], dim=1)  # [N, P + C]
+    q, k, v = (tensor[places].transpose(1, 2) for tensor, places in ((query, rows.places), (key, seen), (value, seen)))
+    states = attention(module, q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0]
+    return states.flatten(0, 1)[rows.kept]
 
 
 AttentionInterface.register(SHARING, attend)
@@ -219,33 +173,32 @@ def worth_sharing(lm: nn.Module, groups: list[PromptGroup]) -> bool:
     return sum(prompts) + sum(completions) + attention / token < WORTH * apart
 
 
-def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Last hidden states of right-padded rows; those of padding are undefined.
+def row_states(lm: nn.Module, input_ids: Tensor, lengths: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Last hidden states of right-padded rows, one behind the other, and where among them each row begins.
 
-    Where attention has a kernel for it, rows lie one behind the other in the pass, and padding costs nothing.
+    Where attention has a kernel for it, padding is not computed; else it lies behind the rows, and its states are
+    undefined.
 
     input_ids  [B, S]
     lengths    [B]     tokens of each row that count
-    returns    [B, S, H]
+    returns    [n, H], [B]
     """
+    rows, width = input_ids.shape
     able = packs_rows(input_ids.device, plain_lm(lm).dtype) and can_share(lm)
     if not able or lengths.sum() > WORTH * input_ids.numel():
-        return hidden_states(lm, input_ids)
-    steps = torch.arange(input_ids.shape[1], device=input_ids.device)
-    counted = steps < lengths[:, None]
-    layout = Layout(lengths.tolist(), [], lengths[:0])
-    packed = flat_states(lm, input_ids[counted], steps.expand_as(input_ids)[counted], layout)
-    return packed.new_zeros(*input_ids.shape, packed.shape[1]).masked_scatter(counted[..., None], packed)
+        return hidden_states(lm, input_ids).flatten(0, 1), np.arange(rows) * width
+    places, steps = on_device(input_ids.device, ranges(np.arange(rows) * width, lengths), ranges(0, lengths))
+    layout = Layout.of_rows(lengths, input_ids.device)
+    return flat_states(lm, input_ids.flatten()[places], steps, layout), firsts(lengths)
 
 
 def states_apart(lm: nn.Module, groups: list[PromptGroup]) -> States:
     """Each completion in a row of its own, behind a copy of its prompt."""
-    device = plain_lm(lm).device
     rows = [(prompt, ids) for prompt, completions in groups for ids in completions]
-    lengths = torch.tensor([len(prompt) + len(ids) for prompt, ids in rows], device=device)
-    hidden = row_states(lm, pad_right([prompt + ids for prompt, ids in rows]).to(device), lengths)
-    starts = [number * hidden.shape[1] + len(prompt) for number, (prompt, _) in enumerate(rows)]
-    return states_of(hidden.flatten(0, 1), [ids for _, ids in rows], starts, [start - 1 for start in starts])
+    prompts = np.array([len(prompt) for prompt, _ in rows])
+    padded = pad_right([prompt + ids for prompt, ids in rows]).to(plain_lm(lm).device)
+    hidden, begins = row_states(lm, padded, prompts + [len(ids) for _, ids in rows])
+    return states_of(hidden, [ids for _, ids in rows], begins + prompts, begins + prompts - 1)
 
 
 def states_together(lm: nn.Module, groups: list[PromptGroup]) -> States:
@@ -253,18 +206,13 @@ def states_together(lm: nn.Module, groups: list[PromptGroup]) -> States:
     device = plain_lm(lm).device
     prompts = [prompt for prompt, _ in groups]
     completions = [ids for _, own in groups for ids in own]
-    parents = [number for number, (_, own) in enumerate(groups) for _ in own]
-    layout = Layout(list(map(len, prompts)), list(map(len, completions)), torch.tensor(parents, device=device))
-    positions = [range(len(prompt)) for prompt in prompts]
-    positions += [
-        range(len(prompts[parent]), len(prompts[parent]) + len(ids))
-        for parent, ids in zip(parents, completions, strict=True)
-    ]
-    ids, steps = (torch.tensor(list(chain(*parts)), device=device) for parts in (prompts + completions, positions))
+    parents = np.repeat(np.arange(len(groups)), [len(own) for _, own in groups])
+    lengths = np.array([len(ids) for ids in prompts + completions])
+    layout = Layout(*np.split(lengths, [len(prompts)]), parents, device)
+    behind = np.concatenate([np.zeros_like(layout.prompts), layout.prompts[parents]])  # tokens before each
+    ids, steps = on_device(device, flattened(prompts + completions), ranges(behind, lengths))
     hidden = flat_states(lm, ids, steps, layout)
-    ends = list(accumulate(map(len, prompts + completions)))
-    starts = ends[len(prompts) - 1 : -1]
-    return states_of(hidden, completions, starts, [ends[parent] - 1 for parent in parents])
+    return states_of(hidden, completions, firsts(lengths)[len(prompts) :], layout.prompts.cumsum()[parents] - 1)
 
 
 def states_in_trees(lm: nn.Module, groups: list[PromptGroup]) -> States:
@@ -272,7 +220,7 @@ def states_in_trees(lm: nn.Module, groups: list[PromptGroup]) -> States:
     prompts, completions = zip(*((prompt, ids) for prompt, own in groups for ids in own), strict=True)
     trees = plant_trees(list(prompts), list(completions), plain_lm(lm).device)
     hidden = backbone(lm)(**trees.inputs(lm)).last_hidden_state
-    return states_of(hidden.flatten(0, 1), list(completions), trees.firsts, trees.before)
+    return states_of(hidden.flatten(0, 1), list(completions), np.array(trees.firsts), np.array(trees.before))
 
 
 def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
@@ -290,14 +238,11 @@ def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -
     ).last_hidden_state[0]
 
 
-def states_of(hidden: Tensor, completions: list[list[int]], starts: list[int], prompt_ends: list[int]) -> States:
+def states_of(hidden: Tensor, completions: list[list[int]], starts: np.ndarray, prompt_ends: np.ndarray) -> States:
     """States of completions that begin in these rows, and whose prompts end in those."""
-    before, last = [], []
-    for ids, start, prompt_end in zip(completions, starts, prompt_ends, strict=True):
-        before += [prompt_end, *range(start, start + len(ids) - 1)]
-        last.append(start + len(ids) - 1)
-    owners = [number for number, ids in enumerate(completions) for _ in ids]
-    columns = (
-        torch.tensor(column, device=hidden.device) for column in (before, last, list(chain(*completions)), owners)
-    )
-    return States(hidden, *columns)
+    lengths = np.array([len(ids) for ids in completions])
+    before = ranges(starts - 1, lengths)
+    before[firsts(lengths)] = prompt_ends  # a first token is predicted by its prompt's last
+    owners = np.repeat(np.arange(len(completions)), lengths)
+    columns = before, starts + lengths - 1, flattened(completions), owners
+    return States(hidden, *on_device(hidden.device, *columns))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from easyrlhf.data.hub import hub_file
 from easyrlhf.errors import InputError
+from easyrlhf.models.flat_rows import on_device
 from easyrlhf.models.parts import in_one_pass, plain_lm
 from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
 
@@ -44,12 +45,13 @@ class ScalarModel(nn.Module):
         """Score of each row, read at its last token.
 
         input_ids  [B, S]  right-padded
-        lengths    [B]     tokens of each row
+        lengths    [B]     tokens of each row; may be on the CPU
         returns    [B]     float32
         """
-        hidden = row_states(self.lm, input_ids, lengths)
-        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.score_hidden(last)
+        counts = lengths.cpu().numpy()
+        hidden, begins = row_states(self.lm, input_ids, counts)
+        (last,) = on_device(hidden.device, begins + counts - 1)
+        return self.score_hidden(hidden[last])
 
     @in_one_pass
     def completion_scores(self, groups: list[PromptGroup], share: str = "off") -> Tensor:

@@ -592,12 +592,7 @@ BREAKS = [
     Break("losses/pairwise.py", "logsigmoid(chosen - rejected", "logsigmoid(rejected - chosen", PAIRS),
     Break("losses/pairwise.py", "(chosen + rejected) ** 2", "(chosen - rejected) ** 2", PAIRS),
     # what is read off a model
-    Break(
-        "models/logprobs.py",
-        "(lm, input_ids, lengths)[:, :-1][before]",
-        "(lm, input_ids, lengths)[:, 1:][before]",
-        LOGPROBS,
-    ),
+    Break("models/logprobs.py", "begins[rows] + steps,", "begins[rows] + steps + 1,", LOGPROBS),
     Break("models/logprobs.py", "if temperature == 1 else logits / temperature", "", LOGPROBS),
     Break("models/logprobs.py", "log_normaliser - (torch", "log_normaliser + (torch", LOGPROBS),
     Break(
@@ -606,8 +601,8 @@ BREAKS = [
         "logprobs(rows.detach(), ids)",
         f"{LOGPROBS}::test_chunks_change_neither_logprobs_nor_gradients",
     ),
-    Break("models/value_head.py", "lengths - 1]", "lengths - 2]", READS),
-    Break("models/value_head.py", "lengths - 1]", "-1]", READS),
+    Break("models/value_head.py", "+ counts - 1)", "+ counts - 2)", READS),
+    Break("models/value_head.py", "begins + counts - 1)", "begins)", READS),
     Break(
         "models/value_head.py",
         "self.score_hidden(states.hidden[states.before])",
@@ -615,13 +610,15 @@ BREAKS = [
         READS,
     ),
     # prompts computed once
-    Break("models/prefix_sharing.py", "device=counted.device).tril()", "device=counted.device)", PREFIX),
-    Break("models/prefix_sharing.py", "[0][layout.parents], rows]", "[0][layout.parents * 0], rows]", PREFIX),
-    Break("models/prefix_sharing.py", "before += [prompt_end,", "before += [start,", PREFIX),
+    Break("models/flat_rows.py", "device=self.device).tril()", "device=self.device)", PREFIX),
+    Break("models/flat_rows.py", "(self.device, self.parents)[0]]", "(self.device, self.parents * 0)[0]]", PREFIX),
+    Break(
+        "models/prefix_sharing.py", "before[firsts(lengths)] = prompt_ends", "before[firsts(lengths)] = starts", PREFIX
+    ),
     Break(
         "models/prefix_sharing.py",
-        "ids in zip(parents, completions",
-        "ids in zip([0] * len(parents), completions",
+        "layout.prompts[parents]])  # tokens",
+        "layout.prompts[parents * 0]])  # tokens",
         PREFIX,
     ),
     Break("models/prefix_sharing.py", "window >= max_length", "window <= max_length", PREFIX),
@@ -974,16 +971,18 @@ BREAKS = [
     Break("online/update.py", "        size = 1\n", "        pass\n", UPDATE),
     Break("engine/micro_batches.py", "room -= lengths[row]", "pass", SIBLINGS),
     Break("engine/micro_batches.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
-    Break("models/prefix_sharing.py", "[0, *accumulate(", "[1, *accumulate(", PACKING),
+    Break("models/flat_rows.py", "concatenate([[0], lengths", "concatenate([[1], lengths", PACKING),
+    Break("models/flat_rows.py", "+ firsts(self.completions)", "+ firsts(self.completions) * 0", PACKING),
+    Break("models/attention.py", "elif of_one_key > 1:", "elif False:", PACKING),
     Break("models/attention.py", "(-1, 0)", "(-1, -1)", PACKING),
     Break(
         "models/prefix_sharing.py",
-        "query[:total], key[:total], value[:total]",
-        "query[:total], key[:total], key[:total]",
+        "for tensor in (query, key, value))\n        longest",
+        "for tensor in (query, key, key))\n        longest",
         PACKING,
     ),
-    Break("models/prefix_sharing.py", "masked_scatter(counted", "masked_scatter(~counted", PACKING),
-    Break("models/logprobs.py", "torch.arange(1, mask.shape[1]", "torch.arange(0, mask.shape[1] - 1", PACKING),
+    Break("models/prefix_sharing.py", "layout), firsts(lengths)", "layout), firsts(lengths) * 0", PACKING),
+    Break("models/logprobs.py", "np.arange(1, mask.shape[1]", "np.arange(0, mask.shape[1] - 1", PACKING),
     Break("models/attention.py", "dtype=torch.bool).tril()", "dtype=torch.bool)", ATTENTION),
     Break(
         "models/attention.py",
