@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
 
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine, OptimiserSettings
@@ -39,7 +40,7 @@ class Spread:
     def one_pass(self, function: Callable[[], Any]) -> Any:
         """One forward pass, during which weights are put together layer by layer."""
         try:
-            return self.root(function)
+            return self.root(lambda: owned(function()))
         finally:
             # With a gradient the backward pass needs the outermost weights; without one they would be kept, and be
             # those of before when the parts are changed.
@@ -48,7 +49,17 @@ class Spread:
 
     def whole(self, name: str) -> Tensor:
         """A weight put together, on every process, in its own type."""
-        return self.parameters[name].detach().full_tensor().to(self.dtypes[name])
+        return put_together(self.parameters[name].detach(), self.dtypes[name])
+
+
+def put_together(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor that may lie in parts on the processes, on every one of them, then in this type."""
+    return tensor.full_tensor().to(dtype) if isinstance(tensor, DTensor) else tensor
+
+
+def owned(results: Any) -> Any:
+    """What a pass gives, without views: a change of one in place would pass FSDP's backward pass by."""
+    return tree_map(lambda one: one.clone() if isinstance(one, Tensor) and one._is_view() else one, results)
 
 
 def spread_of(model: nn.Module) -> Spread | None:
@@ -63,7 +74,7 @@ def spread(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
     compute in `dtype`.
     Raises InputError as the checks do that wait for the weights.
     """
-    unread = taken_unread(model.modules())
+    unread = taken_unread(getattr(model, "lm", model))
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     empty = emptied(model)
     places = prepared(model, unread.places)

@@ -1,7 +1,7 @@
 """Models whose weights are still in their files: each process reads its own part of them once the model is spread."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +69,7 @@ def unread_lm(path: str, config, tokens: int, device: torch.device, **how) -> Pr
     # With the weights on no device nothing is drawn; what a family draws all the same must not move later draws.
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
         lm = AutoModelForCausalLM.from_config(config, **how)
-        lm.tie_weights()
+    lm.tie_weights()  # again: while weights are put on no device, each gets a parameter of its own
     check_plain(lm, tokens)
     stored = {name: StoredWeight(file, name) for file in files for name in names_in(file)}
     places = {}
@@ -194,10 +194,9 @@ def once_read(lm: nn.Module, check: Callable[[], object]) -> None:
         unread.checks.append(check)
 
 
-def taken_unread(models: Iterator[nn.Module]) -> Unread:
-    """What the first of these modules that is an unread model waits for; it is unread no more."""
-    for module in models:
-        if (unread := getattr(module, "unread", None)) is not None:
-            del module.unread
-            return unread
-    return Unread()
+def taken_unread(lm: nn.Module) -> Unread:
+    """What an unread model waits for; it is unread no more."""
+    plain = plain_lm(lm)
+    unread = getattr(plain, "unread", None) or Unread()
+    plain.__dict__.pop("unread", None)
+    return unread
