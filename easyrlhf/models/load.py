@@ -154,13 +154,11 @@ def read_later(
     Raises InputError as `read` does.
     """
     try:
-        lm = unread_lm(path, settings, tokens, device, **how)
+        return make_savable(unread_lm(path, settings, tokens, device, **how))
     except ReadWholeError as reason:
         lm = read(path, **how)
         lm.unread = Unread(whole=str(reason))
         return lm
-    make_savable(lm)
-    return lm
 
 
 def damaged_file(path: str) -> Path | None:
@@ -200,9 +198,9 @@ def read_weights(path: str, **how) -> PreTrainedModel:
     return lm
 
 
-def make_savable(lm: PreTrainedModel) -> None:
+def make_savable(lm: PreTrainedModel) -> PreTrainedModel:
     """Take out of the generation settings what nothing reads and transformers will not save, such as a temperature
-    without sampling: many models have one, and a run would end after its last step.
+    without sampling: many models have one, and a run would end after its last step. Returns the model.
     """
 
     def valid() -> bool:
@@ -216,6 +214,7 @@ def make_savable(lm: PreTrainedModel) -> None:
             setattr(lm.generation_config, name, None)
     if not valid():
         lm.generation_config = GenerationConfig(eos_token_id=lm.generation_config.eos_token_id)
+    return lm
 
 
 def disable_dropout(model: nn.Module) -> None:
