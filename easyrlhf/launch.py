@@ -47,6 +47,8 @@ def start(target: str, config: Any) -> Path:
     glance(config)
     plan = launch_plan(config)
     several = plan.count > 1 or config.nnodes > 1
+    if "RANK" not in os.environ:  # those of another launcher count themselves when they meet
+        check_sharers(config.context_parallel_size, config.nnodes * plan.count)
     if several:
         check_several(config)
     if config.dry_run or not several:
@@ -81,6 +83,17 @@ def visible_gpus() -> list[str]:
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def check_sharers(sharers: int, count: int) -> None:
+    """Raise InputError unless so many processes divide into groups of `sharers`."""
+    if count % sharers:
+        several = f"the {count} processes of this run do" if count > 1 else "this run is 1 process, which does"
+        raise InputError(
+            f"--context_parallel_size {sharers}: {several} not divide into groups of {sharers} that share a row; "
+            f"give a divisor of the number of processes, or more --devices: {','.join(map(str, range(sharers)))}, or "
+            f"cpu:{sharers} to try it out"
+        )
 
 
 def check_several(config: Any) -> None:

@@ -37,6 +37,14 @@ class Devices(Settings):
         choices=("none", "fsdp2"),
         on_resume=FREE,
     )
+    context_parallel_size: int = opt(
+        1,
+        "Neighbouring processes that share every row: each computes a part of its tokens, so that the activations of "
+        "rows too long for one device are spread over several. It divides the processes and the attention heads of "
+        "every model; weights are spread as --deepspeed says.",
+        low=1,
+        on_resume=FREE,
+    )
     nnodes: int = opt(
         1,
         "Machines that take part; run the same command on each, with a --node_rank of its own, and output_dir and data "

@@ -176,6 +176,7 @@ class TrainConfig(
             )
         self._check_devices()
         self._check_sharding()
+        self._check_long_rows()
         if self.node_rank >= self.nnodes:
             raise SettingError(
                 "node_rank",
@@ -222,6 +223,20 @@ class TrainConfig(
                 "load_in_4bit",
                 f"load_in_4bit true: deepspeed {self.deepspeed} cuts weights into parts and loses the scales of 4-bit "
                 "ones; use deepspeed zero2, or leave it out",
+            )
+
+    def _check_long_rows(self) -> None:
+        if self.context_parallel_size > 1 and self.attn_implementation not in (None, "sdpa"):
+            raise SettingError(
+                "context_parallel_size",
+                f"context_parallel_size {self.context_parallel_size}: processes share rows in sdpa attention alone, "
+                f"but attn_implementation is {self.attn_implementation}; give sdpa, or leave it out",
+            )
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise SettingError(
+                "offload_activations",
+                "offload_activations true: is for what gradient_checkpointing keeps, which is off, and everything a "
+                "layer keeps without it takes longer to move than to compute; give gradient_checkpointing as well",
             )
 
     def _check_rows(self) -> None:

@@ -26,8 +26,8 @@ from easyrlhf.run.trained_weights import stored_tensors
 
 STATE_FILE = "engine.json"
 
-# A micro-batch, as a function that gives its summed loss and sums of metrics; and whether it counts.
-Work = tuple[Callable[[], tuple[Tensor, dict[str, Tensor | float]]], bool]
+# A micro-batch, as a function that gives its summed loss and sums of metrics; and what they weigh in this process.
+Work = tuple[Callable[[], tuple[Tensor, dict[str, Tensor | float]]], float]
 FUSED = ("cpu", "cuda")  # devices on which AdamW updates all parameters at once
 
 
@@ -95,13 +95,13 @@ class Engine(ABC):
         # 1. Gradients. Sums are divided by the count of the whole batch, not of the micro-batch: it is the gradient of
         # one batch however it is cut, and whoever computes it.
         total, sums = 0.0, Counter()  # of floats: nothing of a micro-batch's graph outlives it
-        for number, (loss_of_micro_batch, counts) in enumerate(work, 1):
+        for number, (loss_of_micro_batch, weight) in enumerate(work, 1):
             loss_sum, extra = loss_of_micro_batch()
             loss = loss_sum / count
-            # One that does not count goes backward all the same: ZeRO waits for every process in every pass.
-            self.backward(loss if counts else 0.0 * loss, last=number == len(work))
-            total += loss.item() * counts
-            sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
+            # One that weighs nothing goes backward all the same: ZeRO waits for every process in every pass.
+            self.backward(weight * loss, last=number == len(work))
+            total += weight * loss.item()
+            sums.update({name: weight * float(value) if weight else 0.0 for name, value in extra.items()})
         # 2. What all processes measured. They then judge the same loss, so that all take the step or none does.
         sums = processes.all_reduce_numbers({**sums, "loss": total})
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}

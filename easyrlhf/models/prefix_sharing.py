@@ -6,6 +6,7 @@ those of prompt + completion computed apart (Wang and Hegde 2024, arXiv 2410.203
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from easyrlhf.data.batches import pad_right
 from easyrlhf.models.attention import attend_packed, attention, packs_rows
+from easyrlhf.models.context_parallel import CutStates, cut_of
 from easyrlhf.models.flat_rows import Layout, firsts, flattened, on_device, ranges
-from easyrlhf.models.parts import backbone, evaluating, hidden_states, plain_lm
+from easyrlhf.models.parts import evaluating, hidden_states, last_states, plain_lm
 from easyrlhf.models.prefix_tree import plant_trees
 
 PromptGroup = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
@@ -31,14 +33,14 @@ PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1
 class States:
     """Hidden states of prompts' completions, and where to read them.
 
-    hidden   [L, H]  of all tokens of the forward pass
+    hidden   [L, H]  of all tokens of the forward pass; CutStates where several processes share it
     before   [n]     row of the state that predicts each completion token, completion by completion
     last     [N]     row of each completion's last token
     targets  [n]     ids of the completion tokens
     owners   [n]     number of the completion that each token is of
     """
 
-    hidden: Tensor
+    hidden: Tensor | CutStates
     before: Tensor
     last: Tensor
     targets: Tensor
@@ -50,18 +52,27 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention; in a pass that has a `layout`, of flat prompts and completions.
 
-    query, key, value  [1, heads, L, d] with a layout; any batch without one
+    query, key, value  [1, heads, L, d] with a layout, of this process's part of the row where there is a `cut` beside
+                       it; any batch without one
     returns            [1, L, heads, d], None
     """
-    layout: Layout | None = kwargs.pop("layout", None)
+    layout, cut = kwargs.pop("layout", None), kwargs.pop("cut", None)
     if layout is None:
         return attention(module, query, key, value, attention_mask, **kwargs)
     kwargs.pop("is_causal", None)
     flat = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    states = attend_prompts(module, *flat, layout, **kwargs)
-    if len(layout.completions):
-        states = torch.cat([states, attend_completions(module, *flat, layout, **kwargs)])
+    attend_all = partial(attend_flat, layout=layout, **kwargs)
+    states = attend_all(module, *flat) if cut is None else cut.attend(module, flat, attend_all)
     return states[None], None
+
+
+def attend_flat(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
+    """Prompts look at themselves, completions at their prompts and themselves.  [L, heads, d] each → [L, heads, d]"""
+    flat = query, key, value
+    states = attend_prompts(module, *flat, layout, **kwargs)
+    if not len(layout.completions):
+        return states
+    return torch.cat([states, attend_completions(module, *flat, layout, **kwargs)])
 
 
 def attend_prompts(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
@@ -173,11 +184,11 @@ def worth_sharing(lm: nn.Module, groups: list[PromptGroup]) -> bool:
     return sum(prompts) + sum(completions) + attention / token < WORTH * apart
 
 
-def row_states(lm: nn.Module, input_ids: Tensor, lengths: np.ndarray) -> tuple[Tensor, np.ndarray]:
+def row_states(lm: nn.Module, input_ids: Tensor, lengths: np.ndarray) -> tuple[Tensor | CutStates, np.ndarray]:
     """Last hidden states of right-padded rows, one behind the other, and where among them each row begins.
 
-    Where attention has a kernel for it, padding is not computed; else it lies behind the rows, and its states are
-    undefined.
+    Where attention has a kernel for it, or several processes share the pass, padding is not computed; else it lies
+    behind the rows, and its states are undefined.
 
     input_ids  [B, S]
     lengths    [B]     tokens of each row that count
@@ -185,7 +196,8 @@ def row_states(lm: nn.Module, input_ids: Tensor, lengths: np.ndarray) -> tuple[T
     """
     rows, width = input_ids.shape
     able = packs_rows(input_ids.device, plain_lm(lm).dtype) and can_share(lm)
-    if not able or lengths.sum() > WORTH * input_ids.numel():
+    alone = cut_of(lm, input_ids.numel()) is None
+    if alone and (not able or lengths.sum() > WORTH * input_ids.numel()):
         return hidden_states(lm, input_ids).flatten(0, 1), np.arange(rows) * width
     places, steps = on_device(input_ids.device, ranges(np.arange(rows) * width, lengths), ranges(0, lengths))
     layout = Layout.of_rows(lengths, input_ids.device)
@@ -219,23 +231,28 @@ def states_in_trees(lm: nn.Module, groups: list[PromptGroup]) -> States:
     """Each prompt that is no beginning of another once, with all completions of its beginnings."""
     prompts, completions = zip(*((prompt, ids) for prompt, own in groups for ids in own), strict=True)
     trees = plant_trees(list(prompts), list(completions), plain_lm(lm).device)
-    hidden = backbone(lm)(**trees.inputs(lm)).last_hidden_state
+    hidden = last_states(lm, **trees.inputs(lm))
     return states_of(hidden.flatten(0, 1), list(completions), np.array(trees.firsts), np.array(trees.before))
 
 
-def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor | CutStates:
     """Last hidden states of tokens in a single row, whose attention the layout tells.
 
     ids, positions  [L]
     returns         [L, H]
     """
-    return backbone(lm)(
+    cut = cut_of(lm, len(ids))
+    if cut is not None:
+        ids, positions = cut.own(ids), cut.own(positions)
+    hidden = last_states(
+        lm,
         input_ids=ids[None],
         position_ids=positions[None],
         attention_mask=ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # 4-d: transformers makes no other
-        use_cache=False,
         layout=layout,
-    ).last_hidden_state[0]
+        cut=cut,
+    )[0]
+    return hidden if cut is None else CutStates(hidden, cut)
 
 
 def states_of(hidden: Tensor, completions: list[list[int]], starts: np.ndarray, prompt_ends: np.ndarray) -> States:

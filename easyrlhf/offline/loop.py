@@ -131,8 +131,8 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
     rows = task.prepare(rows)
     lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
     work = [
-        (partial(task.loss, [rows[index] for index in group]), counts)
-        for group, counts in micro_batches(lengths, run.micro_batch_tokens)
+        (partial(task.loss, [rows[index] for index in group]), weight)
+        for group, weight in micro_batches(lengths, run.micro_batch_tokens)
     ]
     metrics, sums = engine.step(work, count)
     metrics |= task.conclude({name: total / count for name, total in sums.items()})
@@ -146,10 +146,10 @@ def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int, advanc
     # Batches as large as the optimiser's: losses that compare within a batch are else of another size.
     for start in range(0, len(rows), batch_size):
         batch = task.prepare([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
-        for group, counts in micro_batches([task.tokens(row) for row in batch], budget):
+        for group, weight in micro_batches([task.tokens(row) for row in batch], budget):
             loss, extra = task.loss([batch[index] for index in group])
             found = {"loss": loss.item()} | {name: value.item() for name, value in extra.items()}
-            sums.update({name: value if counts else 0.0 for name, value in found.items()})
+            sums.update({name: weight * value if weight else 0.0 for name, value in found.items()})
         count += sum(map(task.units, batch))
         advance(len(batch))
     return task.conclude({name: total / count for name, total in processes.all_reduce_numbers(sums).items()})

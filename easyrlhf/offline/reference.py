@@ -80,10 +80,10 @@ def all_logprobs(lm: nn.Module, groups: list[PromptGroup], budget: int, share: s
     count = len(groups[0][1])
     found = torch.zeros(len(groups), count, dtype=torch.float64)
     with evaluating(lm):
-        for indices, counts in micro_batches(list(map(padded_tokens, groups)), budget):
+        for indices, weight in micro_batches(list(map(padded_tokens, groups)), budget):
             logprobs = sequence_logprobs(lm, [groups[i] for i in indices], share)
-            if counts:
-                found[indices] = logprobs.view(-1, count).cpu().double()
+            if weight:
+                found[indices] = weight * logprobs.view(-1, count).cpu().double()
     return processes.all_reduce_sum(found).numpy()
 
 

@@ -33,8 +33,8 @@ class PtxBatches:
         rows = [self.rows[row] for row in endless_order(len(self.rows), self.config.seed, numbers)]
         tokens = sum(sum(row["loss_mask"]) for row in rows)
         return [
-            (partial(self.loss, [rows[i] for i in group], tokens), counts)
-            for group, counts in micro_batches([row["length"] for row in rows], self.budget)
+            (partial(self.loss, [rows[i] for i in group], tokens), weight)
+            for group, weight in micro_batches([row["length"] for row in rows], self.budget)
         ]
 
     def loss(self, rows: list[dict], tokens: int) -> tuple[Tensor, dict[str, float]]:

@@ -110,7 +110,7 @@ class PolicyLearner:
 
         # 3. One optimiser step on all micro-batches, those that are mixed in among them. Their losses are weighted
         # already, so the engine divides by 1.
-        work = [(partial(surrogate, group), counts) for group, counts in batch.micro_batches(self.passes)]
+        work = [(partial(surrogate, group), weight) for group, weight in batch.micro_batches(self.passes)]
         if self.ptx is not None:
             work += self.ptx(optimiser_step)
         done, sums = self.engine.step(work, 1)
@@ -152,7 +152,7 @@ class ValueLearner:
         if not batch.learned.any():
             self.engine.skip()
             return {}
-        work = [(partial(loss_sum, group), counts) for group, counts in batch.micro_batches(self.passes)]
+        work = [(partial(loss_sum, group), weight) for group, weight in batch.micro_batches(self.passes)]
         done, sums = self.engine.step(work, batch.learned.sum().item())
         return {**sums, **prefixed("value", done), "value_steps": 1}
 

@@ -249,6 +249,8 @@ def open_run(config: TrainConfig) -> Iterator[Run | None]:
         try:
             with ExitStack() as stack:
                 stack.enter_context(processes.join_group(device, config.ddp_timeout, alone=wants_group(config)))
+                if not config.dry_run:  # which is one process that looks at what several would do
+                    stack.enter_context(processes.sharing_rows(config.context_parallel_size))
                 folder, found = processes.on_main(lambda: entered(stack, config))
                 if found == COMPLETE:
                     yield None

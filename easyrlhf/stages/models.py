@@ -7,8 +7,10 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from easyrlhf.config import TrainConfig
 from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
+from easyrlhf.engine import processes
 from easyrlhf.engine.fsdp import spread
 from easyrlhf.engine.sharding import spreads_by_fsdp
 from easyrlhf.engine.zero import spread_frozen
@@ -60,19 +62,31 @@ def spread_device(run: Run) -> torch.device | None:
 
 
 def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
-    """Make a model able to share prompts where the settings ask for that, and to attend faster where it can.
+    """Make a model able to share prompts or rows where the settings ask for that, and to attend faster where it can.
 
-    Raises InputError when they insist on sharing and the model, which is the one of this path, cannot.
+    Raises InputError when they insist on either and the model, which is the one of this path, cannot.
     """
-    share = getattr(run.config, "share_prefix", "off")
+    share, cut = getattr(run.config, "share_prefix", "off"), run.config.context_parallel_size > 1
     faster = run.dtype == torch.bfloat16  # whether or not prompts are shared
-    able = (share != "off" or faster) and enable_sharing(lm, run.config.max_length)
+    able = (share != "off" or faster or cut) and enable_sharing(lm, run.config.max_length)
+    if cut and not able:
+        raise uncut_error(path, run.config, f"{type(lm).__name__} does not let its attention be computed in parts")
+    if cut:
+        plain_lm(lm).row_group = processes.row_group
     if share == "on" and not able:
         raise InputError(
             f"--share_prefix on: {path} ({type(lm).__name__} with {lm.config._attn_implementation} attention) cannot "
             "compute a prompt once for several answers; that needs sdpa attention to everything before. Use "
             "--share_prefix auto"
         )
+
+
+def uncut_error(path: str, config: TrainConfig, why: str) -> InputError:
+    """What to say of a model whose rows cannot be shared by several processes."""
+    return InputError(
+        f"--context_parallel_size {config.context_parallel_size}: {path}: {why}, so processes cannot share its rows; "
+        "leave the flag out, or use another model"
+    )
 
 
 def load_trained_lm(run: Run, renderer: Renderer, path: str, **how) -> nn.Module:
@@ -85,6 +99,7 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, **how) -> nn.Module
     if config.gradient_checkpointing:
         with quietly():  # newer transformers call it activation_checkpointing_enable
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.offloads = config.offload_activations
     if config.lora_r:
         settings = LoraSettings(
             r=config.lora_r,

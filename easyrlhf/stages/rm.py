@@ -109,10 +109,10 @@ def rm_task(model: ScalarModel, run: Run) -> Task:
     def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
         found = torch.zeros(2, len(rows), dtype=torch.float64)
         with evaluating(model):
-            for group, counts in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
+            for group, weight in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
                 scores = torch.stack(scores_of([rows[index] for index in group]))
-                if counts:
-                    found[:, group] = scores.cpu().double()
+                if weight:
+                    found[:, group] = weight * scores.cpu().double()
                     advance(len(group))
         return evaluation_of(run.folder, rows, *processes.all_reduce_sum(found).numpy())
 

@@ -56,11 +56,11 @@ def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int, advance: Advance)
     """Mean loss per assistant token over all rows, dropout off."""
     sums = {"loss": 0.0, "tokens": 0}
     with evaluating(lm):
-        for group, counts in micro_batches(list(rows["length"]), budget):
+        for group, weight in micro_batches(list(rows["length"]), budget):
             batch = [rows[index] for index in group]
-            sums["loss"] += loss(batch)[0].item() * counts
-            sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * counts
-            advance(len(batch) * counts)
+            sums["loss"] += loss(batch)[0].item() * weight
+            sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * weight
+            advance(len(batch) if weight else 0)
     sums = processes.all_reduce_numbers(sums)
     return sums["loss"] / sums["tokens"]
 

@@ -79,6 +79,8 @@ LAYOUTS = {
     "zero2_offload": {"devices": "cpu:2", "deepspeed": "zero2_offload"},
     "zero3_offload": {"devices": "cpu:2", "deepspeed": "zero3_offload"},
     "one zero3": {"devices": "cpu", "micro_batch_tokens": 150},
+    "shared": {"devices": "cpu:2", "context_parallel_size": 2, "deepspeed": "none", "micro_batch_tokens": 75},
+    "shared zero3": {"devices": "cpu:2", "context_parallel_size": 2, "gradient_checkpointing": True},
 }
 
 
@@ -208,6 +210,8 @@ def test_what_zero3_fills_its_parts_up_with_is_no_broken_weight_and_a_broken_wei
         ("rm lora", "zero3"),
         ("dpo aot", "two"),
         ("kto", "zero3"),
+        *((case, "shared") for case in ("sft", "rm", "dpo aot", "kto")),
+        ("rm lora", "shared zero3"),
     ],
 )
 def test_offline_losses_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):
@@ -246,6 +250,9 @@ def test_bf16_under_zero3_is_near_bf16_on_one_process(train, stages, alone, zero
     [
         *((case, layout) for case in ("ppo", "grpo") for layout in ("two", "zero2", "zero3")),
         ("ppo lora", "zero3"),
+        ("ppo", "shared"),
+        ("grpo", "shared"),
+        ("ppo lora", "shared zero3"),
     ],
 )
 def test_online_updates_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):

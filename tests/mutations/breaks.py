@@ -22,6 +22,13 @@ LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py",
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
+SHARED_ROWS, LONG_ROWS, SHARES = (
+    "models/test_context_parallel.py",
+    "stages/test_long_rows.py",
+    "engine/test_shares.py",
+)
+TOGETHER_AS_ALONE = f"{SHARED_ROWS}::test_numbers_and_gradients_are_those_of_one_process[2]"
+KEYS_REPEATED = f"{SHARED_ROWS}::test_key_heads_are_repeated_until_every_process_gets_as_many"
 STORE, EXPORTED = "labels/test_store.py", "labels/test_exporting.py"
 KEPT_HEAD = "stages/test_kept_head.py"
 SOFT, CHECK = "test_soft_labels.py", "tools/test_data_check.py"
@@ -605,8 +612,8 @@ BREAKS = [
     Break("models/value_head.py", "begins + counts - 1)", "begins)", READS),
     Break(
         "models/value_head.py",
-        "self.score_hidden(states.hidden[states.before])",
-        "self.score_hidden(states.hidden[states.before + 1])",
+        "read(states.hidden, states.before, self.score_hidden)",
+        "read(states.hidden, states.before + 1, self.score_hidden)",
         READS,
     ),
     # prompts computed once
@@ -970,6 +977,58 @@ BREAKS = [
     ),
     Break("online/update.py", "        size = 1\n", "        pass\n", UPDATE),
     Break("engine/micro_batches.py", "room -= lengths[row]", "pass", SIBLINGS),
+    # processes that share rows
+    Break("models/context_parallel.py", "dist.all_reduce(total, group=ctx.group)", "pass", TOGETHER_AS_ALONE),
+    Break(
+        "models/context_parallel.py",
+        "if repeats := self.repeats(",
+        "if repeats := 0 * self.repeats(",
+        TOGETHER_AS_ALONE,
+    ),
+    Break("models/context_parallel.py", "module = OfHeads(", "_ = OfHeads(", TOGETHER_AS_ALONE),
+    Break("models/context_parallel.py", "and key_heads * n % self.size == 0)", ")", KEYS_REPEATED),
+    Break(
+        "models/context_parallel.py",
+        "owners.argsort(stable=True)",
+        "owners.argsort(descending=True)",
+        TOGETHER_AS_ALONE,
+    ),
+    Break(
+        "models/context_parallel.py",
+        "[self.group.rank()]",
+        "[0]",
+        f"{SHARED_ROWS}::test_parts_of_a_row_are_equal_and_the_last_is_filled_up",
+    ),
+    Break(
+        "models/prefix_sharing.py",
+        "cut.own(ids), cut.own(positions)",
+        "cut.own(ids), positions[: cut.width]",
+        TOGETHER_AS_ALONE,
+    ),
+    Break("engine/micro_batches.py", "(group, 1 / sharers)", "(group, 1.0)", SHARES),
+    Break(
+        "engine/micro_batches.py",
+        "within_budget([lengths[i] for i in share], sharers * budget)",
+        "within_budget([lengths[i] for i in share], budget)",
+        SHARES,
+    ),
+    Break("engine/micro_batches.py", "room = processes.sharers() * self.budget", "room = self.budget", SHARES),
+    Break(
+        "engine/micro_batches.py",
+        "dealt(lengths, processes.size() // sharers)",
+        "dealt(lengths, processes.size())",
+        SHARES,
+    ),
+    Break("launch.py", "if count % sharers:", "if sharers > count:", LONG_ROWS),
+    Break("stages/checks.py", "if heads % size:", "if False:", LONG_ROWS),
+    Break("stages/checks.py", "if not sees_all(lm.config, config.max_length):", "if False:", LONG_ROWS),
+    Break("stages/models.py", "if cut and not able:", "if False:", LONG_ROWS),
+    Break(
+        "models/parts.py",
+        "save_on_cpu(pin_memory=True) if offloads",
+        "save_on_cpu(pin_memory=True) if False",
+        LONG_ROWS,
+    ),
     Break("engine/micro_batches.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
     Break("models/flat_rows.py", "concatenate([[0], lengths", "concatenate([[1], lengths", PACKING),
     Break("models/flat_rows.py", "+ firsts(self.completions)", "+ firsts(self.completions) * 0", PACKING),
