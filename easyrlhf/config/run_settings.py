@@ -30,6 +30,13 @@ class Devices(Settings):
         shown="zero2 on several devices, else none",
         on_resume=FREE,
     )
+    sharding: str = opt(
+        "none",
+        "fsdp2 spreads weights, gradients and optimiser over the devices by torch itself, in place of DeepSpeed: each "
+        "reads and writes only its own part of the models, of which none ever holds a whole one but to sample.",
+        choices=("none", "fsdp2"),
+        on_resume=FREE,
+    )
     context_parallel_size: int = opt(
         1,
         "Neighbouring processes that share every row: each computes a part of its tokens, so that the activations of "

@@ -11,6 +11,8 @@ from easyrlhf.config import TrainConfig
 from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
+from easyrlhf.engine.fsdp import spread
+from easyrlhf.engine.sharding import spreads_by_fsdp
 from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import quietly
@@ -20,8 +22,10 @@ from easyrlhf.models.load import load_causal_lm, load_config, new_tokens
 from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.prefix_sharing import enable_sharing
+from easyrlhf.models.unread import once_read, read_now
 from easyrlhf.models.untrained import untrained_tokens
 from easyrlhf.models.value_head import ScalarModel
+from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 
 GIB = 2**30
@@ -43,11 +47,18 @@ def load_lm(run: Run, renderer: Renderer, path: str, **how) -> PreTrainedModel:
     how  further keywords of load_causal_lm
     Raises InputError as attend_our_way does.
     """
-    lm = load_causal_lm(path, renderer.tokenizer, **how_to_load(run), **how)
+    lm = load_causal_lm(path, renderer.tokenizer, **how_to_load(run), **how, spread_on=spread_device(run))
     if run.config.load_in_4bit:
         quantise(lm, run.device, split_list(run.config.modules_to_save))
-    attend_our_way(run, lm.to(run.device), path)
+    if spread_device(run) is None:  # else it is put there layer by layer
+        lm.to(run.device)
+    once_read(lm, lambda: attend_our_way(run, lm, path))
     return lm
+
+
+def spread_device(run: Run) -> torch.device | None:
+    """Where models are to be spread from the start; None where they are read whole."""
+    return run.device if spreads_by_fsdp(run.config) else None
 
 
 def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
@@ -97,8 +108,31 @@ def load_trained_lm(run: Run, renderer: Renderer, path: str, **how) -> nn.Module
             target=config.lora_target,
             modules_to_save=config.modules_to_save,
         )
-        lm = add_lora(lm, settings, tokens_to_learn(path, renderer, lm, config.trust_remote_code))
+        tokens = tokens_to_learn(path, renderer, lm, config.trust_remote_code)
+        if spreads_by_fsdp(config) and (tokens or config.modules_to_save):
+            read_now(lm, "LoRA trains copies of its weights beside the adapters")
+        lm = add_lora(lm, settings, tokens)
     return lm.train()
+
+
+def spread_first(run: Run, model: nn.Module, path: str) -> nn.Module:
+    """The model of a path that is to be trained, which FSDP2 spreads before anything is asked of it.
+
+    DeepSpeed spreads it with its engine. Raises InputError as the checks do that waited for the weights.
+    """
+    if not spreads_by_fsdp(run.config):
+        return model
+    reason = plain_lm(getattr(model, "lm", model)).unread.whole
+    if reason:
+        Console(run.config.stage).note(f"{path} is read whole by every process before it is spread: {reason}")
+    return spread(model, run.device, run.dtype)
+
+
+def spread_asked(run: Run, model: nn.Module, path: str) -> nn.Module:
+    """The model of a path that is only asked, spread as the settings say."""
+    if run.zero is not None:
+        return spread_frozen(model, run.zero, run.dtype)
+    return spread_first(run, model, path)
 
 
 def tokens_to_learn(path: str, renderer: Renderer, lm: nn.Module, trust_remote_code: bool) -> list[int]:
@@ -113,7 +147,7 @@ def tokens_to_learn(path: str, renderer: Renderer, lm: nn.Module, trust_remote_c
 def load_frozen_lm(run: Run, renderer: Renderer, path: str) -> nn.Module:
     """A causal language model that is only asked, on the run's device or spread over all of them."""
     lm = load_lm(run, renderer, path).eval().requires_grad_(False)
-    return lm if run.zero is None else spread_frozen(lm, run.zero, run.dtype)
+    return spread_asked(run, lm, path)
 
 
 def save_trained_lm(run: Run, lm: nn.Module, renderer: Renderer) -> dict:

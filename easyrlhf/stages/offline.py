@@ -11,12 +11,13 @@ from torch import nn
 from easyrlhf.config import TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
+from easyrlhf.engine.choice import make_engine
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Task, offline_evaluations, planned_rows, planned_steps, train_steps
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
+from easyrlhf.stages.models import spread_first
 from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.rows import read_sets
@@ -72,7 +73,7 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
             return Path(config.output_dir)
 
         console.note("loading the model …")
-        model = stage.model(run, renderer)
+        model = spread_first(run, stage.model(run, renderer), config.model)
         train = stage.join(run, renderer, model, train, planned_rows(config, len(train)), console)
         valid = valid and stage.join(run, renderer, model, valid, np.array(evaluations.numbers), console)
         engine = make_engine(model, OptimiserSettings.of(config, steps), run.zero, run.dtype)

@@ -11,7 +11,7 @@ from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.state import Models, Online
 from easyrlhf.run.run import Run
-from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
+from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model, spread_first
 from easyrlhf.stages.shared_backbone import apart, load_shared_backbone
 
 
@@ -26,10 +26,13 @@ def load_models(run: Run, renderer: Renderer, value_model: str | None) -> tuple[
         leave_out_spare(models.policy, renderer.tokenizer)
         return models, reward_model
     policy = load_trained_lm(run, renderer, config.model)
+    leave_out_spare(policy, renderer.tokenizer)
+    policy = spread_first(run, policy, config.model)
     value = load_value_model(run, renderer, value_model) if config.learns_values else None
+    value = value and spread_first(run, value, value_model or config.model)
     reference = load_reference(run, renderer)
-    for lm in filter(None, (policy, reference)):
-        leave_out_spare(lm, renderer.tokenizer)
+    if reference is not None:
+        leave_out_spare(reference, renderer.tokenizer)
     passes = Passes(run.micro_batch_tokens, sharing_of(policy, config.sharing))
     return Models(policy, reference, value, passes), None
 

@@ -9,6 +9,7 @@ from easyrlhf.config.common_fields import DEFAULT_LENGTH
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import choose_threads, dtype_name, other_device
+from easyrlhf.engine.sharding import spreads_by_fsdp
 from easyrlhf.models.load import positions_of
 from easyrlhf.offline.evaluations import Evaluations
 from easyrlhf.report.console import Console
@@ -103,6 +104,8 @@ def place_of(run: Run) -> str:
     place += other_device(config.devices, run.device)
     if run.zero:
         place += f", DeepSpeed ZeRO-{run.zero['zero_optimization']['stage']},"
+    if spreads_by_fsdp(run.config):
+        place += ", FSDP2,"
     return place
 
 

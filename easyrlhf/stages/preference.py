@@ -41,7 +41,7 @@ from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
 from easyrlhf.stages.checks import check_held_out_pairs, check_parent, check_positions, require_policy_tokenizer
-from easyrlhf.stages.models import load_lm, load_trained_lm, save_trained_lm
+from easyrlhf.stages.models import load_lm, load_trained_lm, save_trained_lm, spread_first
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -135,7 +135,8 @@ def asking_reference(question: ReferenceQuestion | None) -> Callable[..., RowsWi
         config, joined = run.config, RowsWithReference(rows, question)
         if isinstance(config, ReferenceConfig):
             if config.ref_model != config.model:
-                lm = load_lm(run, renderer, config.ref_model)
+                lm = load_lm(run, renderer, config.ref_model).requires_grad_(False)
+                lm = spread_first(run, lm, config.ref_model)
             budget, share = run.micro_batch_tokens, config.share_prefix
             joined.numbers = reference_columns(lm, joined, numbers, budget, share, console)
         return joined

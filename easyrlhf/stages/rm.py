@@ -19,6 +19,7 @@ from easyrlhf.losses.soft_labels import cross_entropy, label_entropy, soft_label
 from easyrlhf.models.folder import check_probes
 from easyrlhf.models.parts import evaluating
 from easyrlhf.models.sequence_classifier import read_backbone
+from easyrlhf.models.unread import once_read
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_group
 from easyrlhf.offline.pair_metrics import concluded, pair_metrics, probabilities
@@ -56,7 +57,7 @@ def load_reward_backbone(run: Run, renderer: Renderer) -> ScalarModel:
     kept = kept_head(run.config, lm)
     model = ScalarModel(lm, new_head(lm) if kept is None else kept)
     if kept is not None and not run.config.load_in_4bit:
-        check_probes(model, read_stage(path).get("probes", []), path, run.dtype)
+        once_read(lm, lambda: check_probes(model, read_stage(path).get("probes", []), path, run.dtype))
     return model
 
 

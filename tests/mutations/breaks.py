@@ -1392,7 +1392,7 @@ BREAKS = [
     Break("engine/proof.py", "return processes.any_of(asked)", "return False", PROOF),
     Break("engine/proof.py", "change > torch.finfo(torch.float32).eps * abs(weight)", "change > 0", PROOF),
     Break("engine/engine.py", 'not self.proven and done["learning_rate"] > 0', "not self.proven", PROOF),
-    Break("engine/zero.py", "    check_trainable(model)\n", "", PROOF),
+    Break("engine/choice.py", "    check_trainable(model)\n", "", PROOF),
     Break("models/load.py", "if text is not whole and others:", "if False:", "models/test_load.py"),
     Break("stages/online.py", "    check_readable(config, rewards, data)\n", "", BEFORE),
     Break("stages/reward_sources.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
