@@ -81,6 +81,13 @@ LAYOUTS = {
     "one zero3": {"devices": "cpu", "micro_batch_tokens": 150},
     "shared": {"devices": "cpu:2", "context_parallel_size": 2, "deepspeed": "none", "micro_batch_tokens": 75},
     "shared zero3": {"devices": "cpu:2", "context_parallel_size": 2, "gradient_checkpointing": True},
+    "shared fsdp2": {
+        "devices": "cpu:2",
+        "context_parallel_size": 2,
+        "sharding": "fsdp2",
+        "deepspeed": "auto",
+        "gradient_checkpointing": True,
+    },
 }
 
 
@@ -211,6 +218,7 @@ def test_what_zero3_fills_its_parts_up_with_is_no_broken_weight_and_a_broken_wei
         ("dpo aot", "two"),
         ("kto", "zero3"),
         *((case, "shared") for case in ("sft", "rm", "dpo")),
+        ("rm", "shared fsdp2"),
     ],
 )
 def test_offline_losses_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):
