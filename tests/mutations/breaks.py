@@ -1034,12 +1034,12 @@ BREAKS = [
     ),
     Break(
         "tools/fitting/remedies.py",
-        "if heads.num_attention_heads % size == 0:",
+        "if heads_of(load_config(config.model, trust_remote_code=config.trust_remote_code)) % size == 0:",
         "if True:",
         f"{FIT}::test_rows_that_fill_a_pass_may_be_shared_and_states_offloaded",
     ),
     Break("launch.py", "if count % sharers:", "if sharers > count:", LONG_ROWS),
-    Break("stages/checks.py", "if heads % size:", "if False:", LONG_ROWS),
+    Break("stages/checks.py", "if (heads := heads_of(lm.config)) % size:", "if (heads := 0):", LONG_ROWS),
     Break("stages/checks.py", "if not sees_all(lm.config, config.max_length):", "if False:", LONG_ROWS),
     Break("stages/models.py", "if cut and not able:", "if False:", LONG_ROWS),
     Break(
