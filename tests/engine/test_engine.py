@@ -129,6 +129,20 @@ def test_the_reported_loss_is_the_mean_over_the_count():
     assert done["grad_norm"] == pytest.approx(7 / 3)
 
 
+def test_micro_batches_weigh_what_they_are_told():
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data = T([[2.0]])
+    engine = PlainEngine(model, PLAIN)
+
+    def part(x: float):
+        return model(T([x])).sum(), {"seen": T(x)}
+
+    # a fourth of 8, half of 6, nothing of what is computed for the others' sake: w(2 + 3) / 5, with w = 2
+    done, sums = engine.step([(partial(part, 8.0), 0.25), (partial(part, 6.0), 0.5), (partial(part, 99.0), 0.0)], 5)
+    assert done["loss"] == pytest.approx(2.0) and done["grad_norm"] == pytest.approx(1.0)
+    assert sums == {"seen": 5.0}
+
+
 @pytest.mark.parametrize(
     "scheduler, expected",
     [
