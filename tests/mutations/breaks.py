@@ -21,6 +21,7 @@ MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", 
 LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py", "engine/test_engine.py"
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
+GPU_WAITS = "gpu_like/test_stages.py::test_waits_of_a_sampled_token"
 GPU_PLACE = "engine/test_gpu_place.py"
 ROOM, ON_GPU = "rollout/test_room.py", "stages/test_on_a_gpu.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
@@ -1043,6 +1044,8 @@ BREAKS = [
     Break("stages/models.py", 'if faster and run.device.type == "cuda":', "if False:", ON_GPU),
     Break("engine/device.py", "[0] + idle", "[0]", ON_GPU),
     Break("run/checkpoint.py", "        np.random.set_state(ours[1])\n", "", ON_GPU),
+    Break("models/flat_rows.py", 'non_blocking=device.type == "cuda"', "non_blocking=False", GPU_WAITS),
+    Break("rollout/decode_batch.py", "sent(self.tokens, starts.device)", "self.tokens", GPU_WAITS),
     # which GPU
     Break("launch.py", "        os.environ[VISIBLE] = _only_gpu\n", "        pass\n", GPU_PLACE),
     Break("launch.py", "    if _only_gpu is not None:\n        return 0\n", "", GPU_PLACE),
