@@ -41,7 +41,7 @@ class Devices(Settings):
         1,
         "Neighbouring processes that share every row: each computes a part of its tokens, so that the activations of "
         "rows too long for one device are spread over several. It divides the processes and the attention heads of "
-        "every model; weights are spread as --deepspeed says.",
+        "every model; weights are spread as --deepspeed or --sharding says.",
         low=1,
         on_resume=FREE,
     )

@@ -79,7 +79,8 @@ def check_cut(config: TrainConfig, paths: Iterable[str]) -> None:
         lm = model_without_weights(path, config.trust_remote_code)
         heads = lm.config.get_text_config().num_attention_heads
         if heads % size:
-            raise uncut_error(path, config, f"its {heads} attention heads cannot be dealt out to {size} processes")
+            why = f"its {heads} attention heads cannot be dealt out to {size} processes"
+            raise uncut_error(path, config, why, f"give a divisor of {heads}")
         if lm.config._attn_implementation != "sdpa":
             raise uncut_error(path, config, f"{type(lm).__name__} has no sdpa attention")
         if not sees_all(lm.config, config.max_length):

@@ -85,11 +85,11 @@ def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
         )
 
 
-def uncut_error(path: str, config: TrainConfig, why: str) -> InputError:
+def uncut_error(path: str, config: TrainConfig, why: str, way_out: str = "use another model") -> InputError:
     """What to say of a model whose rows cannot be shared by several processes."""
     return InputError(
         f"--context_parallel_size {config.context_parallel_size}: {path}: {why}, so processes cannot share its rows; "
-        "leave the flag out, or use another model"
+        f"{way_out}, or leave the flag out"
     )
 
 

@@ -28,6 +28,7 @@ SHARED_ROWS, LONG_ROWS, SHARES = (
     "engine/test_shares.py",
 )
 TOGETHER_AS_ALONE = f"{SHARED_ROWS}::test_numbers_and_gradients_are_those_of_one_process[2]"
+FIT = "tools/test_fit.py"
 KEYS_REPEATED = f"{SHARED_ROWS}::test_key_heads_are_repeated_until_every_process_gets_as_many"
 STORE, EXPORTED = "labels/test_store.py", "labels/test_exporting.py"
 KEPT_HEAD = "stages/test_kept_head.py"
@@ -1018,6 +1019,24 @@ BREAKS = [
         "dealt(lengths, processes.size() // sharers)",
         "dealt(lengths, processes.size())",
         SHARES,
+    ),
+    Break(
+        "tools/fitting/stage_memory.py",
+        "working[ACTIVATIONS] / config.context_parallel_size}",
+        "working[ACTIVATIONS]}",
+        f"{FIT}::test_devices_that_share_a_row_share_its_activations",
+    ),
+    Break(
+        "tools/fitting/stage_memory.py",
+        "working[ACTIVATIONS] -= working[HOST]",
+        "pass",
+        f"{FIT}::test_offloaded_states_are_the_hosts",
+    ),
+    Break(
+        "tools/fitting/remedies.py",
+        "if heads.num_attention_heads % size == 0:",
+        "if True:",
+        f"{FIT}::test_rows_that_fill_a_pass_may_be_shared_and_states_offloaded",
     ),
     Break("launch.py", "if count % sharers:", "if sharers > count:", LONG_ROWS),
     Break("stages/checks.py", "if heads % size:", "if False:", LONG_ROWS),

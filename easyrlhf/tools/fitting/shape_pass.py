@@ -48,6 +48,12 @@ class ShapeBatch:
     share: str = "off"
 
     @property
+    def tokens(self) -> int:
+        """Of the pass."""
+        alone = self.completions if self.share == "off" else 1
+        return self.prompts * (alone * self.prompt_tokens + self.completions * self.completion_tokens)
+
+    @property
     def groups(self) -> list[PromptGroup]:
         """As the program's own code takes it."""
         completions = [[0] * self.completion_tokens] * self.completions
