@@ -1,10 +1,11 @@
 """Runs that are killed at random moments, continued until complete, and compared with their twins.
 
     python benchmarks/chaos.py --cycles 50 --output_dir outputs/chaos          # about 20 minutes on 2 idle cores
+    python benchmarks/chaos.py --cycles 20 --engines fsdp2 --output_dir outputs/chaos_fsdp     # about 10 minutes
     python benchmarks/chaos.py --cycles 50 --engines alone --output_dir outputs/stops          # about 10 minutes
 
 Works on a finished quickstart (scripts/quickstart.sh): its folders are where the stages start. Each cell (a stage in
-two processes under ZeRO-2 or ZeRO-3, or alone in one) first runs undisturbed, then is killed, while it starts, between
+two processes under ZeRO-2, ZeRO-3 or FSDP2, or alone in one) first runs undisturbed, then is killed, while it starts, between
 two steps, in a save, or after its last step. Of two processes one gets SIGKILL, or the launcher SIGKILL or SIGTERM; a
 single one gets SIGKILL, SIGTERM, SIGINT or SIGHUP, or loses the reader of its output, which must not stop it. The same
 command continues it. A complete run must have the metrics and the weights of its twin, bit for bit; no kill may cost
@@ -107,7 +108,7 @@ class Cell:
         home = self.folder / f"sitting-{self.sittings}"
         flags = self.settings | {"output_dir": run}
         if self.engine != ALONE:
-            self.command = room.start(home, self.stage, **flags | {"deepspeed": self.engine})
+            self.command = room.start(home, self.stage, **flags | engine_flags(self.engine))
             return self.command
         words = [sys.executable, "-c", f"from easyrlhf.cli.stages import {self.stage}_train; {self.stage}_train()"]
         words += [word for name, value in (flags | {"devices": "cpu"}).items() for word in (f"--{name}", str(value))]
@@ -177,6 +178,11 @@ def torment(cell: Cell, cycles: int, draw: random.Random) -> None:
             compare(cell, run, command)
         look_for_orphans(cell, command)
         run = None
+
+
+def engine_flags(engine: str) -> dict[str, str]:
+    """The flag that makes several processes use an engine."""
+    return {"sharding": engine} if engine == "fsdp2" else {"deepspeed": engine}
 
 
 def wait_for_moment(cell: Cell, command: room.Command, run: Path, draw: random.Random) -> bool:

@@ -149,7 +149,8 @@ def own_rows(parameter: DTensor, place: StoredWeight, dtype: torch.dtype, mesh: 
 def look_at(model: nn.Module, checks: list[Callable[[], object]]) -> None:
     """What waited for the weights, in one forward pass: none of it begins one of its own."""
     model.one_pass = lambda function: function()
-    spread_of(model).one_pass(lambda: [check() for check in checks])
+    if checks:
+        spread_of(model).one_pass(lambda: [check() for check in checks])
     model.one_pass = spread_of(model).one_pass
 
 
