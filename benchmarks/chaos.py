@@ -5,12 +5,12 @@
     python benchmarks/chaos.py --cycles 50 --engines alone --output_dir outputs/stops          # about 10 minutes
 
 Works on a finished quickstart (scripts/quickstart.sh): its folders are where the stages start. Each cell (a stage in
-two processes under ZeRO-2, ZeRO-3 or FSDP2, or alone in one) first runs undisturbed, then is killed, while it starts, between
-two steps, in a save, or after its last step. Of two processes one gets SIGKILL, or the launcher SIGKILL or SIGTERM; a
-single one gets SIGKILL, SIGTERM, SIGINT or SIGHUP, or loses the reader of its output, which must not stop it. The same
-command continues it. A complete run must have the metrics and the weights of its twin, bit for bit; no kill may cost
-more steps than there are between two checkpoints, and none after a signal that can be heard; no process may outlive its
-launcher, and none may end without a word.
+two processes under ZeRO-2, ZeRO-3 or FSDP2, or alone in one) first runs undisturbed, then is killed, while it starts,
+between two steps, in a save, or after its last step. Of two processes one gets SIGKILL, or the launcher SIGKILL or
+SIGTERM; a single one gets SIGKILL, SIGTERM, SIGINT or SIGHUP, or loses the reader of its output, which must not stop
+it. The same command continues it. A complete run must have the metrics and the weights of its twin, bit for bit; no
+kill may cost more steps than there are between two checkpoints, and none after a signal that can be heard; no process
+may outlive its launcher, and none may end without a word.
 
 What every sitting said is in OUTPUT_DIR/STAGE-ENGINE/sitting-N, what rank 1 said in the run's logs/. Exit code 1 when
 anything was lost, differed, was left behind, or ended as it should not.

@@ -183,12 +183,6 @@ def finish_folder(folder: Path, model: nn.Module, tokenizer, places: dict[str, s
     plain = plain_lm(lm)
     with drafted_in(folder, ".final", replaced=("model*.safetensors", INDEX)) as draft:
         draft.mkdir()
-        for file in (folder / PARTS).iterdir():
-            file.replace(draft / file.name)
-        if len(set(places.values())) > 1:
-            size = sum(file.stat().st_size for file in draft.glob("*.safetensors"))
-            index = {"metadata": {"total_size": size}, "weight_map": places}
-            (draft / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         if hasattr(lm, "get_base_model"):
             save_adapter(draft / ADAPTER, lm, tokenizer, head)
         if plain.device.type == "cpu":
@@ -197,4 +191,11 @@ def finish_folder(folder: Path, model: nn.Module, tokenizer, places: dict[str, s
         tokenizer.save_pretrained(draft)
         if head is not None:
             save_head(head, draft)
+        # After save_pretrained, which removes weights files that it has not written.
+        for file in (folder / PARTS).iterdir():
+            file.replace(draft / file.name)
+        if len(set(places.values())) > 1:
+            size = sum(file.stat().st_size for file in draft.glob("*.safetensors"))
+            index = {"metadata": {"total_size": size}, "weight_map": places}
+            (draft / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(folder / PARTS, ignore_errors=True)
