@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -78,9 +79,11 @@ def save_parts(folder: Path, model: nn.Module, tokenizer) -> None:
             parts.mkdir(parents=True)
 
     processes.on_main(begin)
-    places = write_weights(parts, folder_weights(spread_of(model)))
+    weights = folder_weights(spread_of(model))
+    places = write_weights(parts, weights)
+    index = {"metadata": {"total_size": sum(weight.size for weight in weights)}, "weight_map": places}
     with small_weights(spread_of(model)) as lm:
-        processes.on_main(lambda: finish_folder(folder, lm, tokenizer, places))
+        processes.on_main(lambda: finish_folder(folder, lm, tokenizer, index))
 
 
 def folder_weights(spread: Spread) -> list[FolderWeight]:
@@ -173,11 +176,11 @@ def cut(weights: list[FolderWeight]) -> list[list[FolderWeight]]:
     return shards
 
 
-def finish_folder(folder: Path, model: nn.Module, tokenizer, places: dict[str, str]) -> None:
+def finish_folder(folder: Path, model: nn.Module, tokenizer, index: dict[str, Any]) -> None:
     """Put the weights files in their place, with all that belongs to them.
 
     model   a copy without weights but for its adapter and its value head
-    places  key → file
+    index   of the weights files, which is written where there are several
     """
     lm, head = getattr(model, "lm", model), getattr(model, "head", None)
     plain = plain_lm(lm)
@@ -194,8 +197,6 @@ def finish_folder(folder: Path, model: nn.Module, tokenizer, places: dict[str, s
         # After save_pretrained, which removes weights files that it has not written.
         for file in (folder / PARTS).iterdir():
             file.replace(draft / file.name)
-        if len(set(places.values())) > 1:
-            size = sum(file.stat().st_size for file in draft.glob("*.safetensors"))
-            index = {"metadata": {"total_size": size}, "weight_map": places}
+        if len(set(index["weight_map"].values())) > 1:
             (draft / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(folder / PARTS, ignore_errors=True)
