@@ -50,6 +50,24 @@ class OptimiserSettings:
         return cls(**{name: config.value(name) for name in names} | changed, total_steps=total_steps)
 
 
+def weighted_sums(measured: list[tuple[float, dict[str, Tensor | float]]]) -> Counter:
+    """Sums by name of what micro-batches measured, each by what it weighs.
+
+    What lies on a device is read once, in float64: to read each number as it is measured would keep a GPU waiting.
+    """
+    tensors = [value for _, found in measured for value in found.values() if isinstance(value, Tensor)]
+    numbers: Iterator[float] = iter(())
+    if tensors:
+        device = tensors[0].device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which holds every float32 as it is
+        numbers = iter(torch.stack([tensor.detach().to(device, dtype) for tensor in tensors]).tolist())
+    sums = Counter()
+    for weight, found in measured:
+        read = {name: next(numbers) if isinstance(value, Tensor) else value for name, value in found.items()}
+        sums.update({name: weight * value if weight else 0.0 for name, value in read.items()})
+    return sums
+
+
 class Engine(ABC):
     """Steps one model's trainable parameters with AdamW, a schedule and gradient clipping.
 
@@ -94,16 +112,15 @@ class Engine(ABC):
         """
         # 1. Gradients. Sums are divided by the count of the whole batch, not of the micro-batch: it is the gradient of
         # one batch however it is cut, and whoever computes it.
-        total, sums = 0.0, Counter()  # of floats: nothing of a micro-batch's graph outlives it
+        measured = []
         for number, (loss_of_micro_batch, weight) in enumerate(work, 1):
             loss_sum, extra = loss_of_micro_batch()
             loss = loss_sum / count
             # One that weighs nothing goes backward all the same: ZeRO waits for every process in every pass.
             self.backward(weight * loss, last=number == len(work))
-            total += weight * loss.item()
-            sums.update({name: weight * float(value) if weight else 0.0 for name, value in extra.items()})
+            measured.append((weight, {**extra, "loss": loss.detach()}))  # nothing of its graph outlives a micro-batch
         # 2. What all processes measured. They then judge the same loss, so that all take the step or none does.
-        sums = processes.all_reduce_numbers({**sums, "loss": total})
+        sums = processes.all_reduce_numbers(weighted_sums(measured))
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
         looked = not self.proven and done["learning_rate"] > 0  # a warm-up begins with a step of rate 0
         before, asked = (weight_marks(self), self.with_gradient()) if looked else ({}, set())

@@ -83,13 +83,11 @@ def join_group(device: torch.device, timeout: int, *, alone: bool) -> Iterator[N
         return
     own: dict[str, str] = {}
     if "RANK" not in os.environ:
-        own = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        own = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(device.index or 0), "MASTER_ADDR": "127.0.0.1"}
         own["MASTER_PORT"] = str(free_port())
         os.environ |= own
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    else:
-        torch.cuda.set_device(device)
     patience = timedelta(seconds=timeout)
     try:
         store, number, count = next(iter(dist.rendezvous("env://", timeout=patience)))

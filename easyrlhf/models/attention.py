@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from easyrlhf.engine.device import computes_bf16
+
 BY_HAND = 512  # queries of a row up to which attention in bf16 on a CPU is computed by hand
 UNKNOWN_BY_HAND = ("softcap", "position_bias", "cache")  # what sdpa may be told besides
 TAKES_FEWER_KEYS = "enable_gqa" in signature(varlen_attn).parameters  # torch's does from 2.12 on
@@ -62,7 +64,7 @@ def attend_by_hand(
 def packs_rows(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether attention of rows that lie one behind the other has a kernel here: a GPU from Ampere on, in half."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cuda" and half and computes_bf16(device)
 
 
 def attend_packed(

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from easyrlhf.models.parts import plain_lm
 
@@ -160,6 +161,12 @@ def read(states: Tensor | CutStates, rows: Tensor, head: Callable[..., Tensor], 
     if isinstance(states, CutStates):
         return states.read(rows, head, *beside)
     return head(states[rows], *beside)
+
+
+def heads_of(config: PreTrainedConfig) -> int:
+    """Attention heads of every layer of a model; 1 where it has none, or not as many in each."""
+    heads = getattr(config.get_text_config(), "num_attention_heads", 1)
+    return heads if isinstance(heads, int) else 1
 
 
 def cut_of(lm: nn.Module, tokens: int) -> Cut | None:

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; where that is a GPU, without waiting for what it is at."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def on_device(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
     """The whole numbers of these arrays as tensors, in one transfer that the host does not wait for.  int64"""
-    whole = torch.as_tensor(np.concatenate([array.ravel() for array in arrays]))
-    whole = whole.to(device, non_blocking=device.type == "cuda")
+    whole = sent(torch.as_tensor(np.concatenate([array.ravel() for array in arrays])), device)
     parts = whole.split([array.size for array in arrays])
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 

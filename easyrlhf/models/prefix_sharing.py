@@ -17,7 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from easyrlhf.data.batches import pad_right
 from easyrlhf.models.attention import attend_packed, attention, packs_rows
 from easyrlhf.models.context_parallel import CutStates, cut_of
-from easyrlhf.models.flat_rows import Layout, firsts, flattened, on_device, ranges
+from easyrlhf.models.flat_rows import Layout, firsts, flattened, on_device, ranges, sent
 from easyrlhf.models.parts import evaluating, hidden_states, last_states, plain_lm
 from easyrlhf.models.prefix_tree import plant_trees
 
@@ -208,7 +208,7 @@ def states_apart(lm: nn.Module, groups: list[PromptGroup]) -> States:
     """Each completion in a row of its own, behind a copy of its prompt."""
     rows = [(prompt, ids) for prompt, completions in groups for ids in completions]
     prompts = np.array([len(prompt) for prompt, _ in rows])
-    padded = pad_right([prompt + ids for prompt, ids in rows]).to(plain_lm(lm).device)
+    padded = sent(pad_right([prompt + ids for prompt, ids in rows]), plain_lm(lm).device)
     hidden, begins = row_states(lm, padded, prompts + [len(ids) for _, ids in rows])
     return states_of(hidden, [ids for _, ids in rows], begins + prompts, begins + prompts - 1)
 

@@ -181,9 +181,9 @@ def rng_file() -> str:
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """The state of torch's global generators."""
+    """The state of torch's global generators, of those that this run uses."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # of this process's GPU; a run on the CPU has none, and makes no context on one
         state["cuda"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
@@ -193,7 +193,7 @@ def rng_state() -> dict[str, torch.Tensor]:
 def restore_rng(state: dict[str, torch.Tensor]) -> None:
     """Take back what rng_state gave."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])

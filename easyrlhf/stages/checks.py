@@ -8,6 +8,7 @@ from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, check_winners
 from easyrlhf.errors import InputError
+from easyrlhf.models.context_parallel import heads_of
 from easyrlhf.models.folder import probe_ids
 from easyrlhf.models.four_bit import check_four_bit
 from easyrlhf.models.load import positions_of
@@ -77,12 +78,11 @@ def check_cut(config: TrainConfig, paths: Iterable[str]) -> None:
     size = config.context_parallel_size
     for path in dict.fromkeys(paths) if size > 1 else ():
         lm = model_without_weights(path, config.trust_remote_code)
-        heads = lm.config.get_text_config().num_attention_heads
-        if heads % size:
-            why = f"its {heads} attention heads cannot be dealt out to {size} processes"
-            raise uncut_error(path, config, why, f"give a divisor of {heads}")
         if lm.config._attn_implementation != "sdpa":
             raise uncut_error(path, config, f"{type(lm).__name__} has no sdpa attention")
+        if (heads := heads_of(lm.config)) % size:
+            why = f"its {heads} attention heads cannot be dealt out to {size} processes"
+            raise uncut_error(path, config, why, f"give a divisor of {heads}")
         if not sees_all(lm.config, config.max_length):
             raise uncut_error(path, config, f"its attention sees less than --max_length {config.max_length} tokens")
 

@@ -16,6 +16,7 @@ from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
 from easyrlhf.losses.soft_labels import cross_entropy, label_entropy, soft_label_loss
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.models.folder import check_probes
 from easyrlhf.models.parts import evaluating
 from easyrlhf.models.sequence_classifier import read_backbone
@@ -99,11 +100,11 @@ def rm_task(model: ScalarModel, run: Run) -> Task:
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = scores_of(rows)
-        margin = torch.tensor([row["margin"] for row in rows], device=run.device)
+        margin = sent(torch.tensor([row["margin"] for row in rows]), run.device)
         loss = soft_label_loss(bradley_terry_loss, chosen, rejected, probabilities(rows), margin)
         if run.config.center_rewards_coefficient:
             loss = loss + run.config.center_rewards_coefficient * centering_loss(chosen, rejected)
-        weight = torch.tensor([row["weight"] for row in rows], device=run.device)
+        weight = sent(torch.tensor([row["weight"] for row in rows]), run.device)
         return (weight * loss).sum(), pair_metrics(chosen, rejected, weight, probabilities(rows))
 
     @torch.no_grad()

@@ -15,9 +15,12 @@ ROOT = Path(__file__).parents[2]
 ForkServer = load_module(ROOT / "tests" / "forking" / "fork_server.py").ForkServer
 
 # Each process reads all numbers off a model by itself, then together with the others: rank 0 says how far these are
-# from those, and the sum of all processes' gradients from the own one. Nothing is a multiple of the processes.
+# from those, and the sum of all processes' gradients from the own one. Nothing is a multiple of the processes. Where
+# there is a kernel, a loop stands in for the one of GPUs.
 SHARED = """
 import json
+from contextlib import ExitStack
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -27,13 +30,16 @@ from easyrlhf.engine import processes
 from easyrlhf.models.logprobs import row_token_logprobs, token_logprobs, token_logprobs_and_entropies
 from easyrlhf.models.prefix_sharing import enable_sharing
 from easyrlhf.models.value_head import ScalarModel, new_head
+from easyrlhf.userfile import load_module
 
+Kernel = load_module("tests/models/test_packing.py").Kernel
 CASES = [
-    (LlamaConfig, 4, "on", False),
-    (LlamaConfig, 2, "on", True),
-    (LlamaConfig, 1, "off", False),
-    (Qwen2Config, 2, "off", True),
-    (Qwen2Config, 1, "on", True),
+    (LlamaConfig, 4, "on", False, False),
+    (LlamaConfig, 2, "on", True, False),
+    (LlamaConfig, 1, "off", False, False),
+    (Qwen2Config, 2, "off", True, False),
+    (Qwen2Config, 1, "on", True, False),
+    (LlamaConfig, 2, "on", False, True),
 ]
 torch.manual_seed(0)
 ids = lambda count: torch.randint(1, 97, (count,)).tolist()
@@ -74,16 +80,20 @@ def relative(found, expected):
 
 dist.init_process_group("gloo")
 for case in CASES:
-    family, key_heads, share, checkpointing = case
+    family, key_heads, share, checkpointing, packs = case
     model = make(family, key_heads, checkpointing)
     expected = numbers(model, share)
     alone = gradients(model, expected, 1.0)
     model.lm.row_group = processes.row_group
-    with processes.sharing_rows(dist.get_world_size()):
+    with processes.sharing_rows(dist.get_world_size()), ExitStack() as stack:
+        if packs:
+            stack.enter_context(patch("easyrlhf.models.prefix_sharing.packs_rows", lambda device, dtype: True))
+            stack.enter_context(patch("easyrlhf.models.attention.varlen_attn", kernel := Kernel()))
         found = numbers(model, share)
         together = gradients(model, found, 1 / processes.sharers())
     for tensor in together.values():
         dist.all_reduce(tensor)
+    assert not packs or len(kernel.ends) == 2 * (4 * 2 + 1)  # layers, passes of prompts and completions, of rows
     worst = max(relative(together[name], tensor) for name, tensor in alone.items())
     if dist.get_rank() == 0:
         print(json.dumps([relative(found, expected), worst, len(found)]), flush=True)
@@ -107,7 +117,7 @@ def test_numbers_and_gradients_are_those_of_one_process(forks, count, tmp_path):
     codes = forks.run([tmp_path / "shared.py"], ROOT, [met | {"RANK": str(n)} for n in range(count)], str(said))
     assert codes == [0] * count, said.read_text()
     cases = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("[")]
-    assert len(cases) == 5
+    assert len(cases) == 6
     for numbers, gradients, read in cases:
         assert 0 < numbers <= 1e-6 and 0 < gradients <= 2e-6  # not 0: other sums
         assert read > 200

@@ -199,6 +199,7 @@ def test_a_model_with_other_attention_is_padded(packing):
     ],
 )
 def test_the_kernel_is_for_gpus_from_ampere_on_in_half(monkeypatch, device, dtype, capability, packs):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert attention.packs_rows(torch.device(device), dtype) is packs
 

@@ -21,6 +21,7 @@ MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", 
 LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py", "engine/test_engine.py"
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
+GPU_PLACE = "engine/test_gpu_place.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
 SHARED_ROWS, LONG_ROWS, SHARES = (
     "models/test_context_parallel.py",
@@ -29,6 +30,7 @@ SHARED_ROWS, LONG_ROWS, SHARES = (
 )
 TOGETHER_AS_ALONE = f"{SHARED_ROWS}::test_numbers_and_gradients_are_those_of_one_process[2]"
 FIT = "tools/test_fit.py"
+WEIGHED = "engine/test_engine.py::test_micro_batches_weigh_what_they_are_told"
 KEYS_REPEATED = f"{SHARED_ROWS}::test_key_heads_are_repeated_until_every_process_gets_as_many"
 STORE, EXPORTED = "labels/test_store.py", "labels/test_exporting.py"
 KEPT_HEAD = "stages/test_kept_head.py"
@@ -1007,6 +1009,9 @@ BREAKS = [
         TOGETHER_AS_ALONE,
     ),
     Break("engine/micro_batches.py", "(group, 1 / sharers)", "(group, 1.0)", SHARES),
+    Break("engine/engine.py", "self.backward(weight * loss,", "self.backward(loss,", WEIGHED),
+    Break("engine/engine.py", "weight * value if weight else 0.0", "value if weight else 0.0", WEIGHED),
+    Break("stages/plan.py", "if config.context_parallel_size > 1:", "if False:", LONG_ROWS),
     Break(
         "engine/micro_batches.py",
         "within_budget([lengths[i] for i in share], sharers * budget)",
@@ -1020,6 +1025,26 @@ BREAKS = [
         "dealt(lengths, processes.size())",
         SHARES,
     ),
+    Break("engine/engine.py", "weight * value if weight else 0.0", "value", ENGINE),
+    Break("engine/plain.py", "torch._foreach_copy_(", "zip(", ENGINE),
+    # which GPU
+    Break("launch.py", "        os.environ[VISIBLE] = _only_gpu\n", "        pass\n", GPU_PLACE),
+    Break("launch.py", "    if _only_gpu is not None:\n        return 0\n", "", GPU_PLACE),
+    Break("launch.py", "return [visible[int(number)] for number in wanted]", "return wanted", GPU_PLACE),
+    Break("launch.py", '"/dev/dxg", ', "", GPU_PLACE),
+    Break("launch.py", "cores // plan.count", "cores", GPU_PLACE),
+    Break("engine/device.py", "        torch.cuda.set_device(device)\n", "        pass\n", GPU_PLACE),
+    Break(
+        "engine/device.py",
+        'device.type == "cuda" and computes_bf16(device)',
+        'device.type == "cuda"',
+        "engine/test_device.py",
+    ),
+    Break("engine/processes.py", "str(device.index or 0)", '"0"', GPU_PLACE),
+    Break(
+        "run/checkpoint.py", "if torch.cuda.is_initialized():  # of", "if torch.cuda.is_available():  # of", GPU_PLACE
+    ),
+    Break("cli/options.py", 'job_on_one_gpu(vars(settings).get("devices"), work)', "work", GPU_PLACE),
     Break(
         "tools/fitting/stage_memory.py",
         "working[ACTIVATIONS] / config.context_parallel_size}",
@@ -1034,12 +1059,12 @@ BREAKS = [
     ),
     Break(
         "tools/fitting/remedies.py",
-        "if heads.num_attention_heads % size == 0:",
+        "if heads_of(load_config(config.model, trust_remote_code=config.trust_remote_code)) % size == 0:",
         "if True:",
         f"{FIT}::test_rows_that_fill_a_pass_may_be_shared_and_states_offloaded",
     ),
     Break("launch.py", "if count % sharers:", "if sharers > count:", LONG_ROWS),
-    Break("stages/checks.py", "if heads % size:", "if False:", LONG_ROWS),
+    Break("stages/checks.py", "if (heads := heads_of(lm.config)) % size:", "if (heads := 0):", LONG_ROWS),
     Break("stages/checks.py", "if not sees_all(lm.config, config.max_length):", "if False:", LONG_ROWS),
     Break("stages/models.py", "if cut and not able:", "if False:", LONG_ROWS),
     Break(
@@ -1808,7 +1833,7 @@ BREAKS = [
         "offline/pair_metrics.py", '        means["rewards/accuracies"] /= 1 - ties', "        pass", f"offline/{SOFT}"
     ),
     Break("offline/pair_metrics.py", "right * (probability > 0.5)", "right", f"offline/{SOFT}"),
-    Break("stages/preference.py", "(2 * labels.probability - 1).to(device) *", "", f"offline/{SOFT}"),
+    Break("stages/preference.py", "sent(2 * labels.probability - 1, device) *", "", f"offline/{SOFT}"),
     Break("stages/preference.py", "np.flatnonzero(labels < 1)", "np.flatnonzero(labels < 0)", f"stages/{SOFT}"),
     Break("data/comparisons.py", "if margin is not None and probability is not None:", "if False:", f"data/{SOFT}"),
     Break("data/comparisons.py", "    if 0 <= probability < 0.5:", "    if False:", f"data/{SOFT}"),

@@ -10,6 +10,7 @@ from easyrlhf.launch import check_sharers
 from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.stages.checks import check_cut
 from easyrlhf.stages.models import attend_our_way
+from easyrlhf.stages.plan import place_of
 from easyrlhf.stages.sft import train_sft
 
 
@@ -85,6 +86,15 @@ def test_a_model_that_turns_out_unable_is_refused_and_one_that_is_able_is_told_i
     monkeypatch.setattr("easyrlhf.stages.models.enable_sharing", lambda lm, max_length: False)
     with pytest.raises(InputError, match="2: here: LlamaForCausalLM does not let its attention be computed in parts"):
         attend_our_way(run, lm, "here")
+
+
+def test_the_plan_says_how_many_processes_share_a_row(monkeypatch):
+    monkeypatch.setattr(processes, "size", lambda: 6)
+    run = Asked(settings(devices="cpu:6", context_parallel_size=2))
+    run.device, run.zero = torch.device("cpu"), None
+    assert place_of(run).startswith("on cpu in 6 processes, 2 to a row with 1 thread each")
+    run.config = settings(devices="cpu:6")
+    assert place_of(run).startswith("on cpu in 6 processes with 1 thread each")
 
 
 def test_offloaded_states_change_no_bit_and_only_they_are_moved(tiny_lm, monkeypatch):

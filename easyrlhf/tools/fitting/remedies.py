@@ -9,6 +9,7 @@ import torch
 
 from easyrlhf.config import OnlineConfig, ScoredConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype
+from easyrlhf.models.context_parallel import heads_of
 from easyrlhf.models.load import load_config
 from easyrlhf.tools.fitting.memory import SHARDED, Machine, MemoryPlan
 from easyrlhf.tools.fitting.stage_memory import answers, row_length, token_budget
@@ -75,8 +76,7 @@ def share_rows(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     if machine.kind != "cuda" or not (alone and config.gradient_checkpointing) or config.stage == "ebft":
         return
     for size in (size for size in (2, 4, 8) if machine.count % size == 0 and size > config.context_parallel_size):
-        heads = load_config(config.model, trust_remote_code=config.trust_remote_code).get_text_config()
-        if heads.num_attention_heads % size == 0:
+        if heads_of(load_config(config.model, trust_remote_code=config.trust_remote_code)) % size == 0:
             yield Remedy(f"--context_parallel_size {size}", {"context_parallel_size": size})
 
 
