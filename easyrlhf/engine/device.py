@@ -73,6 +73,23 @@ def pick_micro_batch_tokens(micro_batch_tokens: int | None, device: torch.device
     return micro_batch_tokens or (8192 if device.type == "cuda" else 2048)
 
 
+def memory_of(device: torch.device) -> int:
+    """Bytes of a device of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if not hasattr(os, "sysconf"):  # Windows
+        raise InputError("--devices: the memory of this machine is not known; give it, such as cpu:16GB")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def has_room(device: torch.device, size: float) -> bool:
+    """Whether a device has so many bytes left, and a fifth more; a CPU is taken to have them."""
+    if device.type != "cuda":
+        return True
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + idle >= 1.2 * size
+
+
 def choose_threads(device: torch.device, parameters: int) -> None:
     """Set the CPU threads of this process, unless OMP_NUM_THREADS has.
 

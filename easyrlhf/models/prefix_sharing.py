@@ -5,6 +5,7 @@ real tokens; attention gathers them: prompts look at themselves, a completion at
 those of prompt + completion computed apart (Wang and Hegde 2024, arXiv 2410.20305, has the idea for pairs).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +27,7 @@ PromptGroup = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each 
 SHARING = "sdpa_sharing_prefixes"  # the name of our attention in transformers
 TREES = "trees"  # how prompts are shared that are beginnings of one another
 WORTH = 0.97  # share of the cost from which on sharing prompts, or packing rows, is worth it
+HANDED = ("position_ids", "layout", "cut")  # what a pass is told that not every model takes
 PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
 
 
@@ -105,19 +107,27 @@ AttentionInterface.register(SHARING, attend)
 AttentionMaskInterface.register(SHARING, sdpa_mask)
 
 
-def enable_sharing(lm: nn.Module, max_length: int) -> bool:
+def enable_sharing(lm: nn.Module, max_length: int, say: Callable[[str], object] = str) -> bool:
     """Make a model able to compute prompts once; returns whether it is, and leaves it as it was when it is not.
 
     A model is when it attends by sdpa to all that came before, and gives the same states both ways: those with other
     attention kernels, windows shorter than the rows, or attention of their own kind are not.
+
+    say  is told why a model is not
     """
     plain = plain_lm(lm)
-    if plain.config._attn_implementation != "sdpa" or not sees_all(plain.config, max_length):
+    kernel = plain.config._attn_implementation
+    if kernel != "sdpa":
+        say(f"it attends by {kernel}, and this needs sdpa")
+        return False
+    if not sees_all(plain.config, max_length):
+        say(f"its tokens do not see all before them in rows of {max_length}, which have a window")
         return False
     plain.set_attn_implementation(SHARING)
-    if same_both_ways(lm):
+    if not (reason := difference(lm)):
         return True
     plain.set_attn_implementation("sdpa")
+    say(reason)
     return False
 
 
@@ -138,19 +148,29 @@ def sharing_of(lm: nn.Module, share: str) -> str:
 
 
 @torch.no_grad()
-def same_both_ways(lm: nn.Module) -> bool:
-    """Whether a model's states are the same with prompts shared and apart."""
+def difference(lm: nn.Module) -> str:
+    """What is not the same in a model's states with prompts shared and apart; "" when they are the same.
+
+    What a model does not take is a difference. Any other fault is ours, or the device's, and is raised.
+    """
     with evaluating(lm):
         try:
             together = states_together(lm, PROBE)
-        except (TypeError, ValueError, RuntimeError):  # it knows no position_ids, or hands no layout to its attention
-            return False
+        except TypeError as error:  # it knows no position_ids, or hands no layout to its attention
+            if not any(f"unexpected keyword argument '{name}'" in str(error) for name in HANDED):
+                raise
+            return f"its passes take no such rows ({error})"
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except (ValueError, RuntimeError) as error:
+            return f"its passes over such rows end with {type(error).__name__}: {str(error).strip().splitlines()[0]}"
         apart = states_apart(lm, PROBE)
     ours, theirs = (
         torch.cat([states.hidden[states.before], states.hidden[states.last]]) for states in (together, apart)
     )
     tolerance = 2e-2 if theirs.dtype == torch.bfloat16 else 1e-3  # rounding alone makes 4e-3 in bf16
-    return bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm())
+    share = ((ours - theirs).float().norm() / theirs.float().norm()).item()
+    return "" if share <= tolerance else f"its states are others by {share:.2g} of their norm then"
 
 
 def completion_states(lm: nn.Module, groups: list[PromptGroup], share: str) -> States:

@@ -1,9 +1,13 @@
 """Checkpoints: complete or invisible, the newest whole one found by itself."""
 
 import json
+import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -188,6 +192,18 @@ def rng_state() -> dict[str, torch.Tensor]:
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Leave the global generators of torch, numpy and Python as they are, whatever is done in here."""
+    ours = rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        restore_rng(ours[0])
+        np.random.set_state(ours[1])
+        random.setstate(ours[2])
 
 
 def restore_rng(state: dict[str, torch.Tensor]) -> None:

@@ -13,6 +13,7 @@ from easyrlhf.config import TrainConfig
 from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
+from easyrlhf.engine.device import computes_bf16, has_room
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.fsdp import spread
 from easyrlhf.engine.sharding import spreads_by_fsdp
@@ -72,7 +73,10 @@ def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
     """
     share, cut = getattr(run.config, "share_prefix", "off"), run.config.context_parallel_size > 1
     faster = run.dtype == torch.bfloat16  # whether or not prompts are shared
-    able = (share != "off" or faster or cut) and enable_sharing(lm, run.config.max_length)
+    reasons: list[str] = []
+    able = (share != "off" or faster or cut) and enable_sharing(lm, run.config.max_length, reasons.append)
+    if faster and run.device.type == "cuda":
+        say_what_is_padded(run, path, reasons)
     if cut and not able:
         raise uncut_error(path, run.config, f"{type(lm).__name__} does not let its attention be computed in parts")
     if cut:
@@ -80,8 +84,18 @@ def attend_our_way(run: Run, lm: nn.Module, path: str) -> None:
     if share == "on" and not able:
         raise InputError(
             f"--share_prefix on: {path} ({type(lm).__name__} with {lm.config._attn_implementation} attention) cannot "
-            "compute a prompt once for several answers; that needs sdpa attention to everything before. Use "
-            "--share_prefix auto"
+            f"compute a prompt once for several answers: {reasons[0]}. Use --share_prefix auto"
+        )
+
+
+def say_what_is_padded(run: Run, path: str, reasons: list[str]) -> None:
+    """Warn where a GPU in bf16 computes padding, and prompts once for each answer, and say why."""
+    if not computes_bf16(run.device):
+        reasons = ["this GPU is older than Ampere, and torch's kernel for rows of various lengths is not for it"]
+    if reasons:
+        Console(run.config.stage).warn(
+            f"{path}: rows do not lie one behind the other in a pass, so padding is computed too: {reasons[0]}. "
+            "Numbers are the same, steps take longer"
         )
 
 
@@ -190,7 +204,9 @@ def save_scalar_model(run: Run, folder: Path, model: ScalarModel, renderer: Rend
     if not run.config.load_in_4bit:
         model.lm = merged
     probes = probe(model, probe_ids(renderer))
-    device = torch.device("cpu") if run.config.load_in_4bit else run.device
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    beside = not run.config.load_in_4bit and has_room(run.device, size)  # a second model, beside the trained one
+    device = run.device if beside else torch.device("cpu")
     trusted = {"trust_remote_code": run.config.trust_remote_code}
     prove_folder(folder, probes, renderer.tokenizer, device, run.dtype, **trusted)
     return probes

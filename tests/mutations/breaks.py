@@ -22,6 +22,7 @@ LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py",
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
 GPU_PLACE = "engine/test_gpu_place.py"
+ROOM, ON_GPU = "rollout/test_room.py", "stages/test_on_a_gpu.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
 SHARED_ROWS, LONG_ROWS, SHARES = (
     "models/test_context_parallel.py",
@@ -866,8 +867,8 @@ BREAKS = [
     ),
     Break(
         "rollout/decode_batch.py",
-        "PREFILL_TOKENS):",
-        "10**9):",
+        'cuda" else PREFILL_TOKENS',
+        'cuda" else 10**9',
         f"{SAMPLER}::test_long_prompts_are_read_some_at_a_time",
     ),
     Break("rollout/decode_batch.py", "[:-1] for number in group]", " for number in group]", ONCE),
@@ -1027,6 +1028,21 @@ BREAKS = [
     ),
     Break("engine/engine.py", "weight * value if weight else 0.0", "value", ENGINE),
     Break("engine/plain.py", "torch._foreach_copy_(", "zip(", ENGINE),
+    # what a GPU has room for, and what is said of it
+    Break("rollout/room.py", "CACHE_SHARE * memory", "memory", ROOM),
+    Break("rollout/room.py", "LOGITS_BYTES * config.vocab_size", "0", ROOM),
+    Break("rollout/decode_batch.py", 'return ON_GPU if kind == "cuda"', 'return ON_GPU if kind == ""', ROOM),
+    Break(
+        "models/prefix_sharing.py",
+        "                raise\n            return",
+        "                pass\n            return",
+        ON_GPU,
+    ),
+    Break("models/prefix_sharing.py", "(torch.OutOfMemoryError, torch.AcceleratorError)", "()", ON_GPU),
+    Break("stages/models.py", "and has_room(run.device, size)", "", ON_GPU),
+    Break("stages/models.py", 'if faster and run.device.type == "cuda":', "if False:", ON_GPU),
+    Break("engine/device.py", "[0] + idle", "[0]", ON_GPU),
+    Break("run/checkpoint.py", "        np.random.set_state(ours[1])\n", "", ON_GPU),
     # which GPU
     Break("launch.py", "        os.environ[VISIBLE] = _only_gpu\n", "        pass\n", GPU_PLACE),
     Break("launch.py", "    if _only_gpu is not None:\n        return 0\n", "", GPU_PLACE),

@@ -83,7 +83,7 @@ def test_a_model_that_turns_out_unable_is_refused_and_one_that_is_able_is_told_i
     run, lm = Asked(settings(context_parallel_size=2)), tiny_lm()
     attend_our_way(run, lm, "here")
     assert lm.row_group is processes.row_group
-    monkeypatch.setattr("easyrlhf.stages.models.enable_sharing", lambda lm, max_length: False)
+    monkeypatch.setattr("easyrlhf.stages.models.enable_sharing", lambda lm, max_length, say: False)
     with pytest.raises(InputError, match="2: here: LlamaForCausalLM does not let its attention be computed in parts"):
         attend_our_way(run, lm, "here")
 

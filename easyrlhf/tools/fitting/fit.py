@@ -1,12 +1,10 @@
 """easyrlhf fit: how much memory a stage needs on each device, and what would make it fit; docs/memory.md."""
 
-import os
-
 import torch
 
 from easyrlhf.config import FitConfig, TrainConfig
 from easyrlhf.config.tools import MACHINE
-from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
+from easyrlhf.engine.device import dtype_name, memory_of, pick_device, pick_dtype
 from easyrlhf.errors import InputError
 from easyrlhf.launch import check_sharers
 from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, MemoryPlan
@@ -50,15 +48,6 @@ def machine_of(own: FitConfig, config: TrainConfig) -> Machine:
         raise InputError(f"--deepspeed {own.deepspeed}: loses the scales of --load_in_4bit; give zero2")
     check_sharers(config.context_parallel_size, count)
     return Machine(kind, count, memory, own.deepspeed)
-
-
-def memory_of(device: torch.device) -> int:
-    """Bytes of a device of this machine."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if not hasattr(os, "sysconf"):  # Windows
-        raise InputError("--devices: the memory of this machine is not known; give it, such as cpu:16GB")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # --- what is printed

@@ -12,7 +12,7 @@ from easyrlhf.engine.device import pick_dtype
 from easyrlhf.models.context_parallel import heads_of
 from easyrlhf.models.load import load_config
 from easyrlhf.tools.fitting.memory import SHARDED, Machine, MemoryPlan
-from easyrlhf.tools.fitting.stage_memory import answers, row_length, token_budget
+from easyrlhf.tools.fitting.stage_memory import answers, decoded_at_once, row_length, token_budget
 
 GIB = 2**30
 WORTH = 0.99  # a change must leave at most this share of the peak
@@ -44,7 +44,8 @@ def lower_micro_batch_tokens(config: TrainConfig, machine: Machine) -> Iterator[
 def decode_fewer(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """Fewer completions decoded together: the same result, slower."""
     name = "local_rollout_forward_batch_size"
-    rows = config.value(name) // 2 if isinstance(config, OnlineConfig) and not config.uses_vllm else 0
+    alone = isinstance(config, OnlineConfig) and not config.uses_vllm
+    rows = min(decoded_at_once(config, machine), config.batch_size) // 2 if alone else 0
     while rows:
         yield Remedy(f"--{name} {rows}", {name: rows})
         rows //= 2

@@ -10,6 +10,7 @@ from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
 from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.prefix_sharing import sees_all
 from easyrlhf.models.sequence_classifier import is_classifier
+from easyrlhf.rollout.room import bytes_of_completion, decoded_together
 from easyrlhf.run.manifest import require_whole
 from easyrlhf.run.unfinished import shape_of
 from easyrlhf.stages.checks import check_cut, check_positions
@@ -73,6 +74,14 @@ def answers(config: TrainConfig) -> int:
 def token_budget(config: TrainConfig, machine: Machine) -> int:
     """Tokens of a forward pass on each device of this machine."""
     return pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind))
+
+
+def decoded_at_once(config: OnlineConfig, machine: Machine) -> int:
+    """Completions that a device of this machine decodes together."""
+    shape = load_config(config.model, trust_remote_code=config.trust_remote_code).get_text_config()
+    dtype = pick_dtype(config.precision, torch.device(machine.kind))
+    each = bytes_of_completion(shape, dtype, row_length(config))
+    return decoded_together(config.local_rollout_forward_batch_size, machine.kind, machine.memory, each)
 
 
 def batch_of(config: TrainConfig, machine: Machine, rows: int) -> ShapeBatch:
@@ -205,9 +214,9 @@ def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
     every, learning = tuple(models), tuple(name for name in ("policy", "value model") if name in models)
 
     here = rows_of_a_pass(config, machine)
-    decoded = min(config.local_rollout_forward_batch_size, -(-config.batch_size // machine.count))
+    decoded = min(decoded_at_once(config, machine), -(-config.batch_size // machine.count))
     if config.rollout == "hf":
-        sampled = decoding_peak(trained, decoded, config.max_prompt_length, config.completion_limit)
+        sampled = decoding_peak(trained, decoded, config.max_prompt_length, config.completion_limit, machine.kind)
         sampled = {**sampled, WEIGHTS: copied_weights(trained) * (machine.kind == "cpu")}
     else:  # a colocated vLLM takes the share it is given while it samples, and nothing while it sleeps
         sampled = {VLLM: config.vllm_gpu_memory_utilization * machine.memory * (config.vllm_mode == "colocate")}
