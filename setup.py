@@ -18,7 +18,7 @@ COMMANDS = [
 ]
 
 REQUIRES = [
-    "torch>=2.9",
+    "torch>=2.11",
     "transformers>=5.16,<6",
     "tokenizers>=0.22",
     "trl>=1.16,<2",

@@ -1,4 +1,4 @@
-"""Every stage on one process, on two, under ZeRO-2 and ZeRO-3, with LoRA under ZeRO-3, and on two nodes of one each.
+"""Every stage on one process, on two, on two to a row, under ZeRO-2 and -3, with LoRA under ZeRO-3, and on two nodes.
 
     python benchmarks/distributed_matrix.py --output_dir outputs/matrix                 # about 25 minutes on 2 cores
     python benchmarks/distributed_matrix.py --stages sft,ppo --layouts one,zero3
@@ -29,6 +29,7 @@ LORA = ["--lora_r", "8"]
 LAYOUTS = {
     "one": ONE,
     "cpu:2": [*TWO, "--deepspeed", "none"],
+    "two to a row": ["--devices", "cpu:2", "--context_parallel_size", "2", "--deepspeed", "none"],
     "zero2": [*TWO, "--deepspeed", "zero2"],
     "zero3": [*TWO, "--deepspeed", "zero3"],
     "one, LoRA": [*ONE, *LORA],

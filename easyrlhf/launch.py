@@ -10,6 +10,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +23,9 @@ LAUNCHED = "EASYRLHF_LAUNCHED"  # set in the processes that we start
 LOGS, SETTINGS = "logs", "settings.yaml"
 PORT = 29500  # where processes of several nodes meet, unless told otherwise
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's on Linux, Windows' under WSL2, AMD's
+_only_gpu: str | None = None  # what CUDA calls the one GPU that take_one_gpu has left this program
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class LaunchPlan:
     """Processes on this node.
 
     count  how many
-    gpus   their GPUs, "" for the CPU
+    gpus   what CUDA calls their GPUs, "" for the CPU
     """
 
     count: int
@@ -47,6 +51,8 @@ def start(target: str, config: Any) -> Path:
     glance(config)
     plan = launch_plan(config)
     several = plan.count > 1 or config.nnodes > 1
+    if "RANK" not in os.environ:  # those of another launcher count themselves when they meet
+        check_sharers(config.context_parallel_size, config.nnodes * plan.count)
     if several:
         check_several(config)
     if config.dry_run or not several:
@@ -64,23 +70,81 @@ def launch_plan(config: Any) -> LaunchPlan:
         return LaunchPlan(max(1, len(gpus)), ",".join(gpus))
     if devices.startswith("cpu"):
         return LaunchPlan(int(devices.partition(":")[2] or 1), "")
-    wanted = devices.split(",")
-    if len(wanted) > 1 and (missing := sorted(set(wanted) - set(visible_gpus()))):
+    if devices == "mps":
+        return LaunchPlan(1, "")
+    gpus = [_only_gpu] if _only_gpu is not None else gpus_of(devices)
+    return LaunchPlan(len(gpus), ",".join(gpus))
+
+
+def take_one_gpu(devices: str | None) -> None:
+    """Leave this program no other GPU than the one that --devices names, if it names one.
+
+    That is number 0 to every library then, whichever way they count. For programs that do nothing else, before torch
+    is imported. Raises InputError for a GPU that is not there.
+    """
+    global _only_gpu
+    if devices is not None and devices.isdecimal() and has_driver() and "RANK" not in os.environ:
+        (_only_gpu,) = gpus_of(devices)
+        os.environ[VISIBLE] = _only_gpu
+
+
+def gpu_index(devices: str | None) -> int:
+    """The number, as torch counts, of this process's GPU: LOCAL_RANK among several, else the first of --devices."""
+    if _only_gpu is not None:
+        return 0
+    return int(os.environ.get("LOCAL_RANK") or (devices or "0").split(",")[0])
+
+
+def gpus_of(devices: str) -> list[str]:
+    """What CUDA calls the GPUs of these numbers, which count those that are visible. Raises InputError."""
+    wanted, named = devices.split(","), os.environ.get(VISIBLE)
+    if len(wanted) == 1 and (named is None or not has_driver()):
+        return wanted  # pick_device looks whether it is there: torch, which counts GPUs, is not imported for it
+    visible = visible_gpus()
+    missing = [number for number in wanted if int(number) >= len(visible)]
+    if not missing:
+        return [visible[int(number)] for number in wanted]
+    if named is None:
         raise InputError(
             f"--devices {devices}: this machine has no GPU {', '.join(missing)} that can be used; give indices that "
             "nvidia-smi lists, or cpu:2 for two processes on the CPU"
         )
-    return LaunchPlan(len(wanted), devices)
+    raise InputError(
+        f"--devices {devices}: {VISIBLE}={named} leaves {len(visible)} GPUs that can be used, and --devices counts "
+        f"these from 0: there is no {', '.join(missing)}. Leave one of the two out, or give smaller numbers"
+    )
+
+
+def has_driver() -> bool:
+    """Whether this machine has a GPU's driver, as far as that can be seen without torch."""
+    return any(Path(driver).exists() for driver in DRIVERS)
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, or all; none without a driver, and then torch is not imported."""
-    if not (Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()):
+    """What CUDA calls the GPUs that CUDA_VISIBLE_DEVICES leaves, or all, in the order in which --devices counts them.
+
+    None without a driver, and then torch is not imported.
+    """
+    if not has_driver():
         return []
+    named = os.environ.get(VISIBLE)
+    if named is not None:
+        names = (name.strip() for name in named.split(","))
+        return list(takewhile(lambda name: name and not name.startswith("-"), names))  # CUDA reads no further either
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def check_sharers(sharers: int, count: int) -> None:
+    """Raise InputError unless so many processes divide into groups of `sharers`."""
+    if count % sharers:
+        several = f"the {count} processes of this run do" if count > 1 else "this run is 1 process, which does"
+        raise InputError(
+            f"--context_parallel_size {sharers}: {several} not divide into groups of {sharers} that share a row; "
+            f"give a divisor of the number of processes, or more --devices: {','.join(map(str, range(sharers)))}, or "
+            f"cpu:{sharers} to try it out"
+        )
 
 
 def check_several(config: Any) -> None:
@@ -147,13 +211,10 @@ def meeting(config: Any, plan: LaunchPlan) -> dict[str, str]:
 
 
 def placement(plan: LaunchPlan) -> dict[str, str]:
-    """Where the processes compute; those on the CPU share its cores."""
-    if plan.gpus:
-        return {"CUDA_VISIBLE_DEVICES": plan.gpus}
+    """Where the processes compute; they share the cores of the CPU, whose threads would wait for one another else."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // plan.count)
-    on_cpu = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return on_cpu | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // plan.count)))}
+    return threads | ({VISIBLE: plan.gpus} if plan.gpus else {"DS_ACCELERATOR": "cpu", VISIBLE: ""})
 
 
 def open_logs(stack: ExitStack, logs: Path, ranks: range) -> dict[int, TextIO | None]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from easyrlhf.config import OnlineConfig, TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
+from easyrlhf.engine.choice import make_engine
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.zero import make_engine
 from easyrlhf.offline.loop import Row, train_step
 from easyrlhf.online.batch import collect_batch
 from easyrlhf.online.state import LoopState

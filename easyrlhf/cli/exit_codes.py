@@ -42,6 +42,17 @@ def job_on_models(target: str, settings: Settings, *more: Any) -> Job:
     return run
 
 
+def job_on_one_gpu(devices: str | None, work: Job) -> Job:
+    """A job of a program that has no other GPU than the one that these devices name, where they name one."""
+    take = job("easyrlhf.launch:take_one_gpu", devices)
+
+    def run() -> Any:
+        take()
+        return work()
+
+    return run
+
+
 def run_and_exit(parse: Callable[[], Job | int | None]) -> NoReturn:
     """Parse, run the job that parsing returned, and leave with the exit code of what happened.
 

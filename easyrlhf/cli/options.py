@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from easyrlhf.cli.exit_codes import Job, job, job_on_models, run_and_exit
+from easyrlhf.cli.exit_codes import Job, job, job_on_models, job_on_one_gpu, run_and_exit
 from easyrlhf.cli.help_page import HelpPage, write_page
 from easyrlhf.cli.wording import explain_twice, missing_file, with_underscores
 from easyrlhf.config import TrainConfig
@@ -56,8 +56,10 @@ class SettingsCommand(click.Command):
         given = {name: value for name, value in flags.items() if value not in (None, ())}
         settings = build_config(self.config_class, config, given, command)
         if isinstance(settings, TrainConfig):
-            return job(START, self.target, settings)
-        return opened(opening_of(settings), job_on_models(self.target, settings))
+            work = job(START, self.target, settings)
+        else:
+            work = opened(opening_of(settings), job_on_models(self.target, settings))
+        return job_on_one_gpu(vars(settings).get("devices"), work)  # some compute nothing
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> None:
         """Run as a program: parse, run the stage, exit with its code."""

@@ -143,6 +143,12 @@ class EBFTConfig(CompletionLength, EBFTUpdate, OnlineConfig):
             raise SettingError("alignment_coef", "alignment_coef 0 and diversity_coef 0: nothing would be learned")
         if self.whiten_samples == 1:
             raise SettingError("whiten_samples", "whiten_samples 1: tells no variance; use 64 or more, or 0 for none")
+        if self.context_parallel_size > 1:
+            raise SettingError(
+                "context_parallel_size",
+                f"context_parallel_size {self.context_parallel_size}: ebft compares features of whole rows, which "
+                "several processes cannot share; leave it out",
+            )
         self._check_mode()
 
     def _check_mode(self) -> None:

@@ -80,6 +80,12 @@ class Optimisation(Settings):
         "Recompute activations in the backward pass: about a third slower, far less memory on long sequences.",
         on_resume=FREE,
     )
+    offload_activations: bool = opt(
+        False,
+        "With gradient_checkpointing, keep what it does not recompute, the states between layers, in the host's memory "
+        "until the backward pass needs them: for rows whose states alone fill a GPU. Slower; the numbers are the same.",
+        on_resume=FREE,
+    )
 
 
 @dataclass(kw_only=True, frozen=True)

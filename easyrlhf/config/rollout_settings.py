@@ -87,10 +87,11 @@ class RolloutSampling(StopTexts, Temperature):
 
     group: ClassVar[str] = SAMPLING
 
-    local_rollout_forward_batch_size: int = opt(
-        64,
+    local_rollout_forward_batch_size: int | None = opt(
+        None,
         "Completions decoded together on a device. Lower it when sampling runs out of memory.",
         low=1,
+        shown="64 on a CPU; on a GPU as many as an eighth of its memory holds",
         on_resume=FREE,
     )
     num_sample_generations: int = opt(

@@ -30,6 +30,21 @@ class Devices(Settings):
         shown="zero2 on several devices, else none",
         on_resume=FREE,
     )
+    sharding: str = opt(
+        "none",
+        "fsdp2 spreads weights, gradients and optimiser over the devices by torch itself, in place of DeepSpeed: each "
+        "reads and writes only its own part of the models, of which none ever holds a whole one but to sample.",
+        choices=("none", "fsdp2"),
+        on_resume=FREE,
+    )
+    context_parallel_size: int = opt(
+        1,
+        "Neighbouring processes that share every row: each computes a part of its tokens, so that the activations of "
+        "rows too long for one device are spread over several. It divides the processes and the attention heads of "
+        "every model; weights are spread as --deepspeed or --sharding says.",
+        low=1,
+        on_resume=FREE,
+    )
     nnodes: int = opt(
         1,
         "Machines that take part; run the same command on each, with a --node_rank of its own, and output_dir and data "

@@ -175,6 +175,8 @@ class TrainConfig(
                 "eval_at_start", "eval_at_start: needs valid_data or valid_split, the rows to evaluate on"
             )
         self._check_devices()
+        self._check_sharding()
+        self._check_long_rows()
         if self.node_rank >= self.nnodes:
             raise SettingError(
                 "node_rank",
@@ -223,6 +225,20 @@ class TrainConfig(
                 "ones; use deepspeed zero2, or leave it out",
             )
 
+    def _check_long_rows(self) -> None:
+        if self.context_parallel_size > 1 and self.attn_implementation not in (None, "sdpa"):
+            raise SettingError(
+                "context_parallel_size",
+                f"context_parallel_size {self.context_parallel_size}: processes share rows in sdpa attention alone, "
+                f"but attn_implementation is {self.attn_implementation}; give sdpa, or leave it out",
+            )
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise SettingError(
+                "offload_activations",
+                "offload_activations true: is for what gradient_checkpointing keeps, which is off, and everything a "
+                "layer keeps without it takes longer to move than to compute; give gradient_checkpointing as well",
+            )
+
     def _check_rows(self) -> None:
         for name in READ_AGAIN:
             if piped := [one for one in split_list(getattr(self, name, None)) if one in STANDARD_INPUT]:
@@ -248,6 +264,29 @@ class TrainConfig(
         if twice or devices == "cpu:0":
             raise SettingError("devices", f"devices {self.devices}: each GPU once, and at least one process")
         object.__setattr__(self, "devices", "cpu" if devices == "cpu:1" else devices)
+
+    def _check_sharding(self) -> None:
+        if self.sharding == "none":
+            return
+        chosen = f"sharding {self.sharding}"
+        if self.deepspeed not in ("auto", "none"):
+            raise SettingError("sharding", f"{chosen}: deepspeed {self.deepspeed} spreads the models too; give one")
+        if self.share_backbone:
+            raise SettingError(
+                "sharding",
+                f"{chosen}: cannot be used with share_backbone, where two models are trained on one backbone; leave it "
+                "out, which also works on several devices",
+            )
+        if self.load_in_4bit:
+            raise SettingError(
+                "sharding",
+                f"{chosen}: cuts weights into parts and loses the scales of load_in_4bit; use deepspeed zero2, or "
+                "leave one of the two out",
+            )
+        if self.devices == "mps":
+            raise SettingError(
+                "sharding", f"{chosen}: devices mps is one GPU, over which nothing is spread; leave it out"
+            )
 
     def default_model(self) -> str:
         """The model a stage starts from when none is given; ValueError when there is none."""

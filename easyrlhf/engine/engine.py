@@ -26,8 +26,8 @@ from easyrlhf.run.trained_weights import stored_tensors
 
 STATE_FILE = "engine.json"
 
-# A micro-batch, as a function that gives its summed loss and sums of metrics; and whether it counts.
-Work = tuple[Callable[[], tuple[Tensor, dict[str, Tensor | float]]], bool]
+# A micro-batch, as a function that gives its summed loss and sums of metrics; and what they weigh in this process.
+Work = tuple[Callable[[], tuple[Tensor, dict[str, Tensor | float]]], float]
 FUSED = ("cpu", "cuda")  # devices on which AdamW updates all parameters at once
 
 
@@ -48,6 +48,24 @@ class OptimiserSettings:
         """Take the fields from a stage's settings, some of them changed."""
         names = [name for name in cls.__dataclass_fields__ if name != "total_steps"]
         return cls(**{name: config.value(name) for name in names} | changed, total_steps=total_steps)
+
+
+def weighted_sums(measured: list[tuple[float, dict[str, Tensor | float]]]) -> Counter:
+    """Sums by name of what micro-batches measured, each by what it weighs.
+
+    What lies on a device is read once, in float64: to read each number as it is measured would keep a GPU waiting.
+    """
+    tensors = [value for _, found in measured for value in found.values() if isinstance(value, Tensor)]
+    numbers: Iterator[float] = iter(())
+    if tensors:
+        device = tensors[0].device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which holds every float32 as it is
+        numbers = iter(torch.stack([tensor.detach().to(device, dtype) for tensor in tensors]).tolist())
+    sums = Counter()
+    for weight, found in measured:
+        read = {name: next(numbers) if isinstance(value, Tensor) else value for name, value in found.items()}
+        sums.update({name: weight * value if weight else 0.0 for name, value in read.items()})
+    return sums
 
 
 class Engine(ABC):
@@ -94,16 +112,15 @@ class Engine(ABC):
         """
         # 1. Gradients. Sums are divided by the count of the whole batch, not of the micro-batch: it is the gradient of
         # one batch however it is cut, and whoever computes it.
-        total, sums = 0.0, Counter()  # of floats: nothing of a micro-batch's graph outlives it
-        for number, (loss_of_micro_batch, counts) in enumerate(work, 1):
+        measured = []
+        for number, (loss_of_micro_batch, weight) in enumerate(work, 1):
             loss_sum, extra = loss_of_micro_batch()
             loss = loss_sum / count
-            # One that does not count goes backward all the same: ZeRO waits for every process in every pass.
-            self.backward(loss if counts else 0.0 * loss, last=number == len(work))
-            total += loss.item() * counts
-            sums.update({name: float(value) if counts else 0.0 for name, value in extra.items()})
+            # One that weighs nothing goes backward all the same: ZeRO waits for every process in every pass.
+            self.backward(weight * loss, last=number == len(work))
+            measured.append((weight, {**extra, "loss": loss.detach()}))  # nothing of its graph outlives a micro-batch
         # 2. What all processes measured. They then judge the same loss, so that all take the step or none does.
-        sums = processes.all_reduce_numbers({**sums, "loss": total})
+        sums = processes.all_reduce_numbers(weighted_sums(measured))
         done = {"loss": sums.pop("loss"), "learning_rate": self.scheduler.get_last_lr()[0]}
         looked = not self.proven and done["learning_rate"] > 0  # a warm-up begins with a step of rate 0
         before, asked = (weight_marks(self), self.with_gradient()) if looked else ({}, set())

@@ -9,7 +9,7 @@ from easyrlhf.engine import processes
 from easyrlhf.models.prefix_sharing import TREES, PromptGroup
 from easyrlhf.models.prefix_tree import relatives
 
-MicroBatch = tuple[Any, bool]  # a micro-batch, and whether it counts
+MicroBatch = tuple[Any, float]  # a micro-batch, and what its numbers weigh in this process
 
 
 def dealt(lengths: list[int], hands: int) -> list[list[int]]:
@@ -25,21 +25,23 @@ def dealt(lengths: list[int], hands: int) -> list[list[int]]:
 
 
 def micro_batches(lengths: list[int], budget: int) -> list[MicroBatch]:
-    """The micro-batches of this process: groups of indices into `lengths`, each with whether it counts.
+    """The micro-batches of this process: groups of indices into `lengths`, each with what its numbers weigh.
 
-    Every index counts in exactly one process. All processes get as many micro-batches, since weights that are spread
-    over them are put together for each: who has fewer repeats a row, and that does not count.
+    Every index weighs 1 over all processes: in one of them, or in equal parts in those that share its micro-batch. All
+    processes get as many micro-batches, since weights that are spread over them are put together for each: who has
+    fewer repeats a row, and that weighs 0.
 
     lengths  tokens of each row
-    budget   tokens of one forward pass; a longer row goes alone
+    budget   tokens of one forward pass on each process; a longer row goes alone
     """
+    sharers = processes.sharers()
     groups = [
-        [[share[i] for i in group] for group in within_budget([lengths[i] for i in share], budget)]
-        for share in dealt(lengths, processes.size())
+        [[share[i] for i in group] for group in within_budget([lengths[i] for i in share], sharers * budget)]
+        for share in dealt(lengths, processes.size() // sharers)
     ]
-    mine, most = groups[processes.rank()], max(map(len, groups))
+    mine, most = groups[processes.rank() // sharers], max(map(len, groups))
     shortest = [min(range(len(lengths)), key=lengths.__getitem__)] if lengths else []
-    return [(group, True) for group in mine] + [(shortest, False)] * (most - len(mine))
+    return [(group, 1 / sharers) for group in mine] + [(shortest, 0.0)] * (most - len(mine))
 
 
 def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> slice:
@@ -53,7 +55,7 @@ def slice_of(count: int, hands: int | None = None, hand: int | None = None) -> s
 class Passes:
     """How completions go through a model: which of them together.
 
-    budget  tokens of one forward pass
+    budget  tokens of one forward pass on each process
     share   whether a prompt is computed once for its completions, and how, as in completion_states
     """
 
@@ -68,11 +70,12 @@ class Passes:
         """
         alone = [[row] for row in range(len(prompts))]
         related = relatives if self.share == TREES else siblings
-        households = alone if self.share == "off" else related(prompts, lengths, self.budget)
+        room = processes.sharers() * self.budget
+        households = alone if self.share == "off" else related(prompts, lengths, room)
         tokens = [len(prompts[own[0]]) + sum(lengths[row] for row in own) for own in households]
         return [
-            ([row for one in group for row in households[one]], counts)
-            for group, counts in micro_batches(tokens, self.budget)
+            ([row for one in group for row in households[one]], weight)
+            for group, weight in micro_batches(tokens, self.budget)
         ]
 
 

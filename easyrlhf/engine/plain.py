@@ -43,10 +43,10 @@ class PlainEngine(Engine):
         self.changes += 1
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():  # what the model computes with is the master, rounded
-            for name, parameter in self.trained.items():
-                if self.masters[name] is not parameter:
-                    parameter.copy_(self.masters[name])
+        rounded = [name for name, parameter in self.trained.items() if self.masters[name] is not parameter]
+        if rounded:  # what the model computes with is the master, rounded; all at once, as a GPU likes it
+            with torch.no_grad():
+                torch._foreach_copy_([self.trained[name] for name in rounded], [self.masters[name] for name in rounded])
         return grad_norm
 
     def with_gradient(self) -> set[str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from easyrlhf.engine.faults import Raised, described_error, is_explained_elsewhere, is_loss
 from easyrlhf.errors import EasyRLHFError, RunError
-from easyrlhf.launch import LAUNCHED, free_port
+from easyrlhf.launch import LAUNCHED, check_sharers, free_port
 
 Result = TypeVar("Result")
 
@@ -27,6 +27,7 @@ _meeting_place: dist.Store | None = None
 _turns = 0
 _handed_over = False  # whether another library ends the group
 _by_itself = False  # while the main process does what the others wait for
+_row_group: dist.ProcessGroup | None = None  # those that share micro-batches with this process
 
 
 def rank() -> int:
@@ -44,6 +45,30 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def row_group() -> dist.ProcessGroup | None:
+    """The processes that share every micro-batch with this one; None where each has micro-batches of its own."""
+    return None if _by_itself else _row_group
+
+
+def sharers() -> int:
+    """Number of processes that share a micro-batch."""
+    group = row_group()
+    return 1 if group is None else group.size()
+
+
+@contextmanager
+def sharing_rows(count: int) -> Iterator[None]:
+    """Let so many neighbouring processes share every micro-batch, for a while. Raises InputError."""
+    global _row_group
+    check_sharers(count, size())
+    if count > 1:
+        _row_group, _ = dist.new_subgroups(count)
+    try:
+        yield
+    finally:
+        _row_group = None
+
+
 @contextmanager
 def join_group(device: torch.device, timeout: int, *, alone: bool) -> Iterator[None]:
     """Belong to the processes that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT speak of, if there are several.
@@ -58,13 +83,11 @@ def join_group(device: torch.device, timeout: int, *, alone: bool) -> Iterator[N
         return
     own: dict[str, str] = {}
     if "RANK" not in os.environ:
-        own = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        own = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(device.index or 0), "MASTER_ADDR": "127.0.0.1"}
         own["MASTER_PORT"] = str(free_port())
         os.environ |= own
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    else:
-        torch.cuda.set_device(device)
     patience = timedelta(seconds=timeout)
     try:
         store, number, count = next(iter(dist.rendezvous("env://", timeout=patience)))

@@ -7,8 +7,13 @@ from easyrlhf.errors import InputError
 
 
 def wants_group(config: TrainConfig) -> bool:
-    """Whether a process that is alone has to be a group of one, which DeepSpeed and a vLLM inside of it ask for."""
-    return asks_for_zero(config) or config.colocates_vllm
+    """Whether a process that is alone has to be a group of one, which sharding and a vLLM inside of it ask for."""
+    return asks_for_zero(config) or spreads_by_fsdp(config) or config.colocates_vllm
+
+
+def spreads_by_fsdp(config: TrainConfig) -> bool:
+    """Whether torch's FSDP2 spreads the models."""
+    return config.sharding == "fsdp2"
 
 
 def asks_for_zero(config: TrainConfig) -> bool:
@@ -21,6 +26,8 @@ def zero_config(config: TrainConfig) -> dict | None:
 
     Adapters on a shared backbone are too small to be worth spreading. Raises InputError.
     """
+    if spreads_by_fsdp(config):
+        return None
     if config.share_backbone and asks_for_zero(config):
         raise InputError(
             f"--deepspeed {config.deepspeed}: cannot be used with --share_backbone, where two models are trained on "

@@ -1,9 +1,8 @@
 """DeepSpeed ZeRO under the engine: optimiser, gradients and, at stage 3, weights lie in parts on the processes."""
 
-import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,35 +12,11 @@ from torch import Tensor, nn
 
 from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine, OptimiserSettings
-from easyrlhf.engine.plain import PlainEngine
+from easyrlhf.engine.one_pass import OnePass, emptied
 from easyrlhf.engine.proof import MASTER, MOMENTS
 from easyrlhf.engine.zero_config import fill_zero_config
 from easyrlhf.errors import NotFinite
 from easyrlhf.models.parts import plain_lm
-from easyrlhf.models.trainable import check_trainable
-
-
-def make_engine(
-    model: nn.Module, settings: OptimiserSettings, config: dict[str, Any] | None, dtype: torch.dtype
-) -> Engine:
-    """The engine of a model: with DeepSpeed where there is a configuration for it.
-
-    Raises RunError when weights that are to be trained are frozen.
-    """
-    check_trainable(model)
-    return PlainEngine(model, settings) if config is None else ZeroEngine(model, settings, config, dtype)
-
-
-class OnePass(nn.Module):
-    """The module that DeepSpeed sees: it calls what it is given, during which the model's weights are there."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable[[], Any]) -> Any:
-        """Do one forward pass."""
-        return function()
 
 
 class ZeroEngine(Engine):
@@ -230,9 +205,3 @@ def initialised(model: nn.Module, config: dict[str, Any], optimiser: torch.optim
             deepspeed.zero.register_external_parameter(engine.module, parameter)
     model.one_pass = lambda function: engine(function)
     return engine
-
-
-def emptied(model: nn.Module) -> nn.Module:
-    """A copy of a model with empty parameters."""
-    memo = {id(p): nn.Parameter(p.data.new_empty(0), requires_grad=False) for p in model.parameters()}
-    return copy.deepcopy(model, memo)

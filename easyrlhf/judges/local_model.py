@@ -112,8 +112,8 @@ class LocalModel:
         for group in within_budget([len(one) + 1 for one in ids], budget):
             pad = self.renderer.pad_id
             input_ids, mask = join([ids[i] for i in group], [[pad]] * len(group), pad)
-            states = predicting_states(lm, input_ids.to(device), mask.to(device))
-            logprobs = tempered(lm, states, 1.0).float().log_softmax(-1).cpu()
+            hidden, before, _ = predicting_states(lm, input_ids.to(device), mask)
+            logprobs = tempered(lm, hidden[before], 1.0).float().log_softmax(-1).cpu()
             for i, row in zip(group, logprobs, strict=True):
                 found[i] = self.likely_reply(asks[i], row, len(ids[i]))
         return found

@@ -1,12 +1,17 @@
 """Attention of queries to keys: transformers' sdpa, or what is faster than it on a device."""
 
+from inspect import signature
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from easyrlhf.engine.device import computes_bf16
+
 BY_HAND = 512  # queries of a row up to which attention in bf16 on a CPU is computed by hand
 UNKNOWN_BY_HAND = ("softcap", "position_bias", "cache")  # what sdpa may be told besides
+TAKES_FEWER_KEYS = "enable_gqa" in signature(varlen_attn).parameters  # torch's does from 2.12 on
 
 
 def attention(
@@ -59,20 +64,32 @@ def attend_by_hand(
 def packs_rows(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether attention of rows that lie one behind the other has a kernel here: a GPU from Ampere on, in half."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cuda" and half and computes_bf16(device)
 
 
 def attend_packed(
-    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: tuple[Tensor, Tensor],
+    longest: tuple[int, int],
+    scaling: float | None,
 ) -> Tensor:
-    """Causal attention of each row to itself, by the kernel for rows of various lengths.
+    """Causal attention of each row of queries to its row of keys, by the kernel for rows of various lengths.
+
+    Where a row has more keys than queries, those of its last query go furthest: all rows end together.
 
     query       [L, heads, d]  row behind row
-    key, value  [L, heads, d]  they may have fewer heads, each for several of the queries'
-    ends        [B + 1]        int32: 0, and where each row ends
-    longest     tokens of the longest row
+    key, value  [M, heads, d]  they may have fewer heads, each for several of the queries'
+    ends        [B + 1] each   int32: 0, and where each row of queries, of keys ends
+    longest     tokens of the longest row of queries, of keys
     returns     [L, heads, d]
     """
+    of_one_key = query.shape[1] // key.shape[1]
     # The window looks back without limit and not ahead: causal, within each row.
-    how = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": query.shape[1] != key.shape[1]}
-    return varlen_attn(query, key, value, ends, ends, longest, longest, **how)
+    how = {"scale": scaling, "window_size": (-1, 0)}
+    if of_one_key > 1 and TAKES_FEWER_KEYS:
+        how["enable_gqa"] = True
+    elif of_one_key > 1:
+        key, value = (tensor.repeat_interleave(of_one_key, dim=1) for tensor in (key, value))
+    return varlen_attn(query, key, value, *ends, *longest, **how)

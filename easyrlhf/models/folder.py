@@ -17,6 +17,7 @@ from easyrlhf.models.load import load_causal_lm, load_config
 from easyrlhf.models.parents import ADAPTER
 from easyrlhf.models.parts import evaluating, plain_lm
 from easyrlhf.models.sequence_classifier import is_classifier, load_classifier, read_backbone
+from easyrlhf.models.unread import Unread
 from easyrlhf.models.value_head import HEAD_FILE, ScalarModel, load_head, save_head
 
 PROBES = (
@@ -85,7 +86,11 @@ def load_scalar_model(folder: str, tokenizer, *, dtype: torch.dtype, **how) -> S
     Raises InputError when the backbone or the head is not exactly there.
     """
     if is_classifier(folder, trust_remote_code=how.get("trust_remote_code", False)):
-        return ScalarModel(*load_classifier(folder, tokenizer, dtype=dtype, **how))
+        spread_on = how.pop("spread_on", None)
+        model = ScalarModel(*load_classifier(folder, tokenizer, dtype=dtype, **how))
+        if spread_on is not None:
+            model.lm.unread = Unread(whole="it is a sequence classifier")
+        return model
     lm = load_causal_lm(folder, tokenizer, dtype=dtype, read=read_backbone, **how)
     return ScalarModel(lm, load_head(folder, lm))
 

@@ -17,6 +17,7 @@ from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import is_adapter, is_classifier_adapter, merge_adapter, quietly
 from easyrlhf.models.parents import base_of, naming_adapter, root_of
 from easyrlhf.models.parts import evaluating, hidden_states, logits_of
+from easyrlhf.models.unread import ReadWholeError, Unread, once_read, unread_lm
 from easyrlhf.models.vocabulary import end_ids
 
 transformers_logging.disable_progress_bar()
@@ -109,17 +110,22 @@ def load_causal_lm(
     trust_remote_code: bool = False,
     dropout: bool = False,
     read: Callable[..., PreTrainedModel] | None = None,
+    spread_on: torch.device | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model whose special tokens are the tokenizer's.
 
     An adapter folder is merged into its base model. The embeddings grow when the tokenizer has more
     tokens than they have rows. Every weight may be trained. Dropout is set to 0 unless asked for.
-    `read` gives the weights of a folder or hub id, as read_weights does, which is the default.
+    `read` gives the weights of a folder or hub id, as read_weights does, which is the default. A model that is to be
+    spread over the processes, on that device, is unread where that can be (models/unread.py), and checked later.
     Raises InputError when the weights cannot be read, or the logits are not a plain function of the last hidden state.
     """
-    load_config(path, trust_remote_code=trust_remote_code)
+    settings = load_config(path, trust_remote_code=trust_remote_code)
     how = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
-    lm = (read or read_weights)(path, **how)
+    if spread_on is None:
+        lm = (read or read_weights)(path, **how)
+    else:
+        lm = read_later(path, settings, len(tokenizer), spread_on, read or read_weights, how)
     if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
         with quietly():
             lm.resize_token_embeddings(len(tokenizer))
@@ -133,10 +139,26 @@ def load_causal_lm(
         lm.generation_config.eos_token_id = list(ends)
     if not dropout:
         disable_dropout(lm)
-    check_lm_head(lm, path)
+    once_read(lm, lambda: check_lm_head(lm, path))
     folder = Path(path).expanduser()
     lm.name_or_path = str(folder.resolve()) if folder.exists() else path  # what an adapter of it will name as its base
     return lm
+
+
+def read_later(
+    path: str, settings, tokens: int, device: torch.device, read: Callable[..., PreTrainedModel], how: dict
+) -> PreTrainedModel:
+    """A model with its weights unread until it is spread; read whole, which it then says, where they must be.
+
+    tokens  of the tokenizer
+    Raises InputError as `read` does.
+    """
+    try:
+        return make_savable(unread_lm(path, settings, tokens, device, **how))
+    except ReadWholeError as reason:
+        lm = read(path, **how)
+        lm.unread = Unread(whole=str(reason))
+        return lm
 
 
 def damaged_file(path: str) -> Path | None:
@@ -176,9 +198,9 @@ def read_weights(path: str, **how) -> PreTrainedModel:
     return lm
 
 
-def make_savable(lm: PreTrainedModel) -> None:
+def make_savable(lm: PreTrainedModel) -> PreTrainedModel:
     """Take out of the generation settings what nothing reads and transformers will not save, such as a temperature
-    without sampling: many models have one, and a run would end after its last step.
+    without sampling: many models have one, and a run would end after its last step. Returns the model.
     """
 
     def valid() -> bool:
@@ -192,6 +214,7 @@ def make_savable(lm: PreTrainedModel) -> None:
             setattr(lm.generation_config, name, None)
     if not valid():
         lm.generation_config = GenerationConfig(eos_token_id=lm.generation_config.eos_token_id)
+    return lm
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -1,25 +1,33 @@
 """Log-probabilities of tokens under a causal language model. The one place where logits move by one."""
 
+from functools import partial
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from easyrlhf.models.context_parallel import CutStates, read
+from easyrlhf.models.flat_rows import on_device
 from easyrlhf.models.parts import in_one_pass, logits_of
 from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "mps": 64 * 2**20, "cuda": 2**30}
 
 
-def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """Hidden states that predict the tokens the mask counts: those one position before them.
+def predicting_states(lm: nn.Module, input_ids: Tensor, mask: Tensor) -> tuple[Tensor | CutStates, Tensor, Tensor]:
+    """Hidden states, the rows of those that predict the tokens the mask counts, one position before; and these tokens.
 
-    input_ids, mask  [B, S]  right-padded; the mask counts no first token
-    returns          [n, H]  n = mask.sum(), row by row
+    input_ids, mask  [B, S]            right-padded; the mask counts no first token, and may be on the CPU
+    returns          [L, H], [n], [n]  n = mask.sum(), row by row
     """
-    before = mask[:, 1:].bool()
-    lengths = (torch.arange(1, mask.shape[1], device=mask.device) * before).amax(1)  # no state is read of a last token
-    return row_states(lm, input_ids, lengths)[:, :-1][before]
+    before = mask[:, 1:].cpu().numpy() != 0
+    lengths = (np.arange(1, mask.shape[1]) * before).max(1)  # no state is read of a last token
+    hidden, begins = row_states(lm, input_ids, lengths)
+    rows, steps = before.nonzero()
+    states, targets = on_device(hidden.device, begins[rows] + steps, rows * mask.shape[1] + steps + 1)
+    return hidden, states, input_ids.flatten()[targets]
 
 
 @in_one_pass
@@ -28,10 +36,11 @@ def row_token_logprobs(lm: nn.Module, input_ids: Tensor, mask: Tensor, temperatu
 
     Only the rows that are counted pass through the head, in chunks, so [B, S, V] never exists.
 
-    input_ids, mask  [B, S]  right-padded; the mask counts no first token
+    input_ids, mask  [B, S]  right-padded; the mask counts no first token, and may be on the CPU
     returns          [n]     n = mask.sum(), row by row
     """
-    return logprobs_of(lm, predicting_states(lm, input_ids, mask), input_ids[:, 1:][mask[:, 1:].bool()], temperature)
+    hidden, before, targets = predicting_states(lm, input_ids, mask)
+    return read(hidden, before, partial(logprobs_of, lm, temperature=temperature), targets)
 
 
 @in_one_pass
@@ -41,7 +50,7 @@ def token_logprobs(lm: nn.Module, groups: list[PromptGroup], share: str = "off",
     returns  [n]  completion by completion, group by group
     """
     states = completion_states(lm, groups, share)
-    return logprobs_of(lm, states.hidden[states.before], states.targets, temperature)
+    return read(states.hidden, states.before, partial(logprobs_of, lm, temperature=temperature), states.targets)
 
 
 @in_one_pass
@@ -51,7 +60,7 @@ def sequence_logprobs(lm: nn.Module, groups: list[PromptGroup], share: str = "of
     returns  [N]  group by group
     """
     states = completion_states(lm, groups, share)
-    logprobs = logprobs_of(lm, states.hidden[states.before], states.targets)
+    logprobs = read(states.hidden, states.before, partial(logprobs_of, lm), states.targets)
     return logprobs.new_zeros(len(states.last)).index_add(0, states.owners, logprobs)
 
 
@@ -83,15 +92,14 @@ def token_logprobs_and_entropies(
     returns  [n], [n]  nats
     """
     states = completion_states(lm, groups, share)
-    return logprobs_and_entropies_of(lm, states.hidden[states.before], states.targets, temperature)
+    both = partial(logprobs_and_entropies_of, lm, temperature=temperature)
+    return read(states.hidden, states.before, both, states.targets).unbind(1)
 
 
-def logprobs_and_entropies_of(
-    lm: nn.Module, states: Tensor, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+def logprobs_and_entropies_of(lm: nn.Module, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """As logprobs_of, and the entropy of the distribution that each state predicts.
 
-    states  [n, H]    targets  [n]    returns  [n], [n]  nats
+    states  [n, H]    targets  [n]    returns  [n, 2]  nats
     """
     size = chunk_size(lm, states)
     logprobs, entropies = [], []
@@ -100,7 +108,7 @@ def logprobs_and_entropies_of(
         logprobs.append(-F.cross_entropy(logits, ids, reduction="none"))
         log_normaliser = logits.logsumexp(-1)
         entropies.append(log_normaliser - (torch.exp(logits - log_normaliser[:, None]) * logits).sum(-1))
-    return torch.cat(logprobs), torch.cat(entropies)
+    return torch.stack([torch.cat(logprobs), torch.cat(entropies)], dim=1)
 
 
 def tempered(lm: nn.Module, states: Tensor, temperature: float) -> Tensor:

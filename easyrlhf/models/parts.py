@@ -1,13 +1,14 @@
 """The parts of a language model: its backbone, its hidden states, its logits, and which ids it may say."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from easyrlhf.models.vocabulary import spare_ids
@@ -38,6 +39,16 @@ def backbone(lm: nn.Module) -> nn.Module:
     return plain_lm(lm).base_model
 
 
+def last_states(lm: nn.Module, **inputs: Any) -> torch.Tensor:
+    """Last hidden states of a backbone's inputs.  [B, S, H]
+
+    What the backward pass needs of it lies in the host's memory until then where the model has `offloads`.
+    """
+    offloads = getattr(plain_lm(lm), "offloads", False) and torch.is_grad_enabled()
+    with save_on_cpu(pin_memory=True) if offloads else nullcontext():
+        return backbone(lm)(**{"use_cache": False} | inputs).last_hidden_state
+
+
 def in_one_pass(function: Callable) -> Callable:
     """Make a function of a model one forward pass of it.
 
@@ -63,7 +74,7 @@ def hidden_states(lm: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     input_ids  [B, S]
     returns    [B, S, H]
     """
-    return backbone(lm)(input_ids=input_ids, use_cache=False).last_hidden_state
+    return last_states(lm, input_ids=input_ids)
 
 
 def logits_of(lm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:

@@ -5,10 +5,11 @@ real tokens; attention gathers them: prompts look at themselves, a completion at
 those of prompt + completion computed apart (Wang and Hegde 2024, arXiv 2410.20305, has the idea for pairs).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, chain
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
@@ -16,7 +17,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from easyrlhf.data.batches import pad_right
 from easyrlhf.models.attention import attend_packed, attention, packs_rows
-from easyrlhf.models.parts import backbone, evaluating, hidden_states, plain_lm
+from easyrlhf.models.context_parallel import CutStates, cut_of
+from easyrlhf.models.flat_rows import Layout, firsts, flattened, on_device, ranges, sent
+from easyrlhf.models.parts import evaluating, hidden_states, last_states, plain_lm
 from easyrlhf.models.prefix_tree import plant_trees
 
 PromptGroup = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each of its completions
@@ -24,6 +27,7 @@ PromptGroup = tuple[list[int], list[list[int]]]  # ids of a prompt, and of each 
 SHARING = "sdpa_sharing_prefixes"  # the name of our attention in transformers
 TREES = "trees"  # how prompts are shared that are beginnings of one another
 WORTH = 0.97  # share of the cost from which on sharing prompts, or packing rows, is worth it
+HANDED = ("position_ids", "layout", "cut")  # what a pass is told that not every model takes
 PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1], [2, 3, 4, 1]])]
 
 
@@ -31,69 +35,18 @@ PROBE: list[PromptGroup] = [([1, 2, 3], [[2, 4, 1], [3]]), ([4, 3, 2, 1, 2], [[1
 class States:
     """Hidden states of prompts' completions, and where to read them.
 
-    hidden   [L, H]  of all tokens of the forward pass
+    hidden   [L, H]  of all tokens of the forward pass; CutStates where several processes share it
     before   [n]     row of the state that predicts each completion token, completion by completion
     last     [N]     row of each completion's last token
     targets  [n]     ids of the completion tokens
     owners   [n]     number of the completion that each token is of
     """
 
-    hidden: Tensor
+    hidden: Tensor | CutStates
     before: Tensor
     last: Tensor
     targets: Tensor
     owners: Tensor
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the tokens of B prompts and their N completions lie in one flat row: prompts first, then completions.
-
-    Rows that share nothing are prompts without completions.
-
-    prompts      lengths of the prompts      [B]
-    completions  lengths of the completions  [N]
-    parents      number of the prompt of each completion  [N]
-    """
-
-    prompts: list[int]
-    completions: list[int]
-    parents: Tensor
-
-    @cached_property
-    def prompt_places(self) -> tuple[Tensor, Tensor]:
-        """Places of prompt tokens in the flat row, padded with any, and the mask of those that count: both [B, P]."""
-        return places(self.prompts, 0, self.parents.device)
-
-    @cached_property
-    def prompt_ends(self) -> Tensor:
-        """0, and where each prompt ends in the flat row.  [B + 1] int32"""
-        return torch.tensor([0, *accumulate(self.prompts)], dtype=torch.int32, device=self.parents.device)
-
-    @cached_property
-    def completion_places(self) -> tuple[Tensor, Tensor]:
-        """The same of completion tokens: both [N, C]."""
-        return places(self.completions, sum(self.prompts), self.parents.device)
-
-    @cached_property
-    def completion_mask(self) -> Tensor:
-        """Which keys a completion token looks at: its prompt's tokens, then those of its own not behind it.
-
-        [N, 1, C, P + C]
-        """
-        counted, width = self.prompt_places[1][self.parents], max(self.completions)
-        own = torch.ones(width, width, dtype=torch.bool, device=counted.device).tril()
-        shape = len(self.completions), width, -1
-        return torch.cat([counted[:, None].expand(shape), own.expand(shape)], dim=-1)[:, None]
-
-
-def places(lengths: list[int], start: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Numbers from `start` on, row after row of these lengths, and the mask of those that count: both [B, S]."""
-    ends = torch.tensor(list(accumulate(lengths)), device=device)
-    steps = torch.arange(max(lengths), device=device)
-    counted = steps < torch.tensor(lengths, device=device)[:, None]
-    first = start + ends - torch.tensor(lengths, device=device)
-    return (first[:, None] + steps).where(counted, start), counted
 
 
 def attend(
@@ -101,58 +54,80 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention; in a pass that has a `layout`, of flat prompts and completions.
 
-    query, key, value  [1, heads, L, d] with a layout; any batch without one
+    query, key, value  [1, heads, L, d] with a layout, of this process's part of the row where there is a `cut` beside
+                       it; any batch without one
     returns            [1, L, heads, d], None
     """
-    layout: Layout | None = kwargs.pop("layout", None)
+    layout, cut = kwargs.pop("layout", None), kwargs.pop("cut", None)
     if layout is None:
         return attention(module, query, key, value, attention_mask, **kwargs)
     kwargs.pop("is_causal", None)
     flat = tuple(tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    states = attend_prompts(module, *flat, layout, **kwargs)
-    if layout.completions:
-        states = torch.cat([states, attend_completions(module, *flat, layout, **kwargs)])
+    attend_all = partial(attend_flat, layout=layout, **kwargs)
+    states = attend_all(module, *flat) if cut is None else cut.attend(module, flat, attend_all)
     return states[None], None
+
+
+def attend_flat(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
+    """Prompts look at themselves, completions at their prompts and themselves.  [L, heads, d] each → [L, heads, d]"""
+    flat = query, key, value
+    states = attend_prompts(module, *flat, layout, **kwargs)
+    if not len(layout.completions):
+        return states
+    return torch.cat([states, attend_completions(module, *flat, layout, **kwargs)])
 
 
 def attend_prompts(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs) -> Tensor:
     """Prompts look at themselves.  [L, heads, d] each → [sum of the prompts, heads, d]"""
     if packs_rows(query.device, query.dtype) and not kwargs.get("dropout"):
-        total, longest = sum(layout.prompts), max(layout.prompts)
-        flat = query[:total], key[:total], value[:total]
-        return attend_packed(*flat, layout.prompt_ends, longest, kwargs.get("scaling"))
-    rows, counted = layout.prompt_places
-    q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))  # [B, heads, P, d]
-    return attention(module, q, k, v, None, is_causal=True, **kwargs)[0][counted]
+        flat = (tensor[: layout.prompt_tokens] for tensor in (query, key, value))
+        longest = int(layout.prompts.max())
+        return attend_packed(*flat, (layout.prompt_ends,) * 2, (longest,) * 2, kwargs.get("scaling"))
+    rows = layout.prompt_rows
+    q, k, v = (tensor[rows.places].transpose(1, 2) for tensor in (query, key, value))  # [B, heads, P, d]
+    return attention(module, q, k, v, None, is_causal=True, **kwargs)[0].flatten(0, 1)[rows.kept]
 
 
 def attend_completions(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, **kwargs
 ) -> Tensor:
     """Completions look at their prompts and themselves.  [L, heads, d] each → [sum of the completions, heads, d]"""
-    rows, counted = layout.completion_places
-    seen = torch.cat([layout.prompt_places[0][layout.parents], rows], dim=1)  # [N, P + C]
-    q, k, v = (tensor[places].transpose(1, 2) for tensor, places in ((query, rows), (key, seen), (value, seen)))
-    return attention(module, q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0][counted]
+    if packs_rows(query.device, query.dtype) and not kwargs.get("dropout"):
+        keys = layout.completion_keys
+        flat = query[layout.prompt_tokens :], key[keys.places], value[keys.places]
+        return attend_packed(*flat, (keys.ends, keys.seen), keys.longest, kwargs.get("scaling"))
+    rows = layout.completion_rows
+    seen = torch.cat([layout.parent_rows, rows.places], dim=1)  # [N, P + C]
+    q, k, v = (tensor[places].transpose(1, 2) for tensor, places in ((query, rows.places), (key, seen), (value, seen)))
+    states = attention(module, q, k, v, layout.completion_mask, is_causal=False, **kwargs)[0]
+    return states.flatten(0, 1)[rows.kept]
 
 
 AttentionInterface.register(SHARING, attend)
 AttentionMaskInterface.register(SHARING, sdpa_mask)
 
 
-def enable_sharing(lm: nn.Module, max_length: int) -> bool:
+def enable_sharing(lm: nn.Module, max_length: int, say: Callable[[str], object] = str) -> bool:
     """Make a model able to compute prompts once; returns whether it is, and leaves it as it was when it is not.
 
     A model is when it attends by sdpa to all that came before, and gives the same states both ways: those with other
     attention kernels, windows shorter than the rows, or attention of their own kind are not.
+
+    say  is told why a model is not
     """
     plain = plain_lm(lm)
-    if plain.config._attn_implementation != "sdpa" or not sees_all(plain.config, max_length):
+    kernel = plain.config._attn_implementation
+    if kernel != "sdpa":
+        say(f"it attends by {kernel}, and this needs sdpa")
+        return False
+    if not sees_all(plain.config, max_length):
+        say(f"its tokens do not see all before them in rows of {max_length}, which have a window")
         return False
     plain.set_attn_implementation(SHARING)
-    if same_both_ways(lm):
+    if not (reason := difference(lm)):
         return True
     plain.set_attn_implementation("sdpa")
+    say(reason)
     return False
 
 
@@ -173,19 +148,29 @@ def sharing_of(lm: nn.Module, share: str) -> str:
 
 
 @torch.no_grad()
-def same_both_ways(lm: nn.Module) -> bool:
-    """Whether a model's states are the same with prompts shared and apart."""
+def difference(lm: nn.Module) -> str:
+    """What is not the same in a model's states with prompts shared and apart; "" when they are the same.
+
+    What a model does not take is a difference. Any other fault is ours, or the device's, and is raised.
+    """
     with evaluating(lm):
         try:
             together = states_together(lm, PROBE)
-        except (TypeError, ValueError, RuntimeError):  # it knows no position_ids, or hands no layout to its attention
-            return False
+        except TypeError as error:  # it knows no position_ids, or hands no layout to its attention
+            if not any(f"unexpected keyword argument '{name}'" in str(error) for name in HANDED):
+                raise
+            return f"its passes take no such rows ({error})"
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except (ValueError, RuntimeError) as error:
+            return f"its passes over such rows end with {type(error).__name__}: {str(error).strip().splitlines()[0]}"
         apart = states_apart(lm, PROBE)
     ours, theirs = (
         torch.cat([states.hidden[states.before], states.hidden[states.last]]) for states in (together, apart)
     )
     tolerance = 2e-2 if theirs.dtype == torch.bfloat16 else 1e-3  # rounding alone makes 4e-3 in bf16
-    return bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm())
+    share = ((ours - theirs).float().norm() / theirs.float().norm()).item()
+    return "" if share <= tolerance else f"its states are others by {share:.2g} of their norm then"
 
 
 def completion_states(lm: nn.Module, groups: list[PromptGroup], share: str) -> States:
@@ -219,33 +204,33 @@ def worth_sharing(lm: nn.Module, groups: list[PromptGroup]) -> bool:
     return sum(prompts) + sum(completions) + attention / token < WORTH * apart
 
 
-def row_states(lm: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Last hidden states of right-padded rows; those of padding are undefined.
+def row_states(lm: nn.Module, input_ids: Tensor, lengths: np.ndarray) -> tuple[Tensor | CutStates, np.ndarray]:
+    """Last hidden states of right-padded rows, one behind the other, and where among them each row begins.
 
-    Where attention has a kernel for it, rows lie one behind the other in the pass, and padding costs nothing.
+    Where attention has a kernel for it, or several processes share the pass, padding is not computed; else it lies
+    behind the rows, and its states are undefined.
 
     input_ids  [B, S]
     lengths    [B]     tokens of each row that count
-    returns    [B, S, H]
+    returns    [n, H], [B]
     """
+    rows, width = input_ids.shape
     able = packs_rows(input_ids.device, plain_lm(lm).dtype) and can_share(lm)
-    if not able or lengths.sum() > WORTH * input_ids.numel():
-        return hidden_states(lm, input_ids)
-    steps = torch.arange(input_ids.shape[1], device=input_ids.device)
-    counted = steps < lengths[:, None]
-    layout = Layout(lengths.tolist(), [], lengths[:0])
-    packed = flat_states(lm, input_ids[counted], steps.expand_as(input_ids)[counted], layout)
-    return packed.new_zeros(*input_ids.shape, packed.shape[1]).masked_scatter(counted[..., None], packed)
+    alone = cut_of(lm, input_ids.numel()) is None
+    if alone and (not able or lengths.sum() > WORTH * input_ids.numel()):
+        return hidden_states(lm, input_ids).flatten(0, 1), np.arange(rows) * width
+    places, steps = on_device(input_ids.device, ranges(np.arange(rows) * width, lengths), ranges(0, lengths))
+    layout = Layout.of_rows(lengths, input_ids.device)
+    return flat_states(lm, input_ids.flatten()[places], steps, layout), firsts(lengths)
 
 
 def states_apart(lm: nn.Module, groups: list[PromptGroup]) -> States:
     """Each completion in a row of its own, behind a copy of its prompt."""
-    device = plain_lm(lm).device
     rows = [(prompt, ids) for prompt, completions in groups for ids in completions]
-    lengths = torch.tensor([len(prompt) + len(ids) for prompt, ids in rows], device=device)
-    hidden = row_states(lm, pad_right([prompt + ids for prompt, ids in rows]).to(device), lengths)
-    starts = [number * hidden.shape[1] + len(prompt) for number, (prompt, _) in enumerate(rows)]
-    return states_of(hidden.flatten(0, 1), [ids for _, ids in rows], starts, [start - 1 for start in starts])
+    prompts = np.array([len(prompt) for prompt, _ in rows])
+    padded = sent(pad_right([prompt + ids for prompt, ids in rows]), plain_lm(lm).device)
+    hidden, begins = row_states(lm, padded, prompts + [len(ids) for _, ids in rows])
+    return states_of(hidden, [ids for _, ids in rows], begins + prompts, begins + prompts - 1)
 
 
 def states_together(lm: nn.Module, groups: list[PromptGroup]) -> States:
@@ -253,51 +238,48 @@ def states_together(lm: nn.Module, groups: list[PromptGroup]) -> States:
     device = plain_lm(lm).device
     prompts = [prompt for prompt, _ in groups]
     completions = [ids for _, own in groups for ids in own]
-    parents = [number for number, (_, own) in enumerate(groups) for _ in own]
-    layout = Layout(list(map(len, prompts)), list(map(len, completions)), torch.tensor(parents, device=device))
-    positions = [range(len(prompt)) for prompt in prompts]
-    positions += [
-        range(len(prompts[parent]), len(prompts[parent]) + len(ids))
-        for parent, ids in zip(parents, completions, strict=True)
-    ]
-    ids, steps = (torch.tensor(list(chain(*parts)), device=device) for parts in (prompts + completions, positions))
+    parents = np.repeat(np.arange(len(groups)), [len(own) for _, own in groups])
+    lengths = np.array([len(ids) for ids in prompts + completions])
+    layout = Layout(*np.split(lengths, [len(prompts)]), parents, device)
+    behind = np.concatenate([np.zeros_like(layout.prompts), layout.prompts[parents]])  # tokens before each
+    ids, steps = on_device(device, flattened(prompts + completions), ranges(behind, lengths))
     hidden = flat_states(lm, ids, steps, layout)
-    ends = list(accumulate(map(len, prompts + completions)))
-    starts = ends[len(prompts) - 1 : -1]
-    return states_of(hidden, completions, starts, [ends[parent] - 1 for parent in parents])
+    return states_of(hidden, completions, firsts(lengths)[len(prompts) :], layout.prompts.cumsum()[parents] - 1)
 
 
 def states_in_trees(lm: nn.Module, groups: list[PromptGroup]) -> States:
     """Each prompt that is no beginning of another once, with all completions of its beginnings."""
     prompts, completions = zip(*((prompt, ids) for prompt, own in groups for ids in own), strict=True)
     trees = plant_trees(list(prompts), list(completions), plain_lm(lm).device)
-    hidden = backbone(lm)(**trees.inputs(lm)).last_hidden_state
-    return states_of(hidden.flatten(0, 1), list(completions), trees.firsts, trees.before)
+    hidden = last_states(lm, **trees.inputs(lm))
+    return states_of(hidden.flatten(0, 1), list(completions), np.array(trees.firsts), np.array(trees.before))
 
 
-def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+def flat_states(lm: nn.Module, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor | CutStates:
     """Last hidden states of tokens in a single row, whose attention the layout tells.
 
     ids, positions  [L]
     returns         [L, H]
     """
-    return backbone(lm)(
+    cut = cut_of(lm, len(ids))
+    if cut is not None:
+        ids, positions = cut.own(ids), cut.own(positions)
+    hidden = last_states(
+        lm,
         input_ids=ids[None],
         position_ids=positions[None],
         attention_mask=ids.new_ones(1, 1, 1, 1, dtype=torch.bool),  # 4-d: transformers makes no other
-        use_cache=False,
         layout=layout,
-    ).last_hidden_state[0]
+        cut=cut,
+    )[0]
+    return hidden if cut is None else CutStates(hidden, cut)
 
 
-def states_of(hidden: Tensor, completions: list[list[int]], starts: list[int], prompt_ends: list[int]) -> States:
+def states_of(hidden: Tensor, completions: list[list[int]], starts: np.ndarray, prompt_ends: np.ndarray) -> States:
     """States of completions that begin in these rows, and whose prompts end in those."""
-    before, last = [], []
-    for ids, start, prompt_end in zip(completions, starts, prompt_ends, strict=True):
-        before += [prompt_end, *range(start, start + len(ids) - 1)]
-        last.append(start + len(ids) - 1)
-    owners = [number for number, ids in enumerate(completions) for _ in ids]
-    columns = (
-        torch.tensor(column, device=hidden.device) for column in (before, last, list(chain(*completions)), owners)
-    )
-    return States(hidden, *columns)
+    lengths = np.array([len(ids) for ids in completions])
+    before = ranges(starts - 1, lengths)
+    before[firsts(lengths)] = prompt_ends  # a first token is predicted by its prompt's last
+    owners = np.repeat(np.arange(len(completions)), lengths)
+    columns = before, starts + lengths - 1, flattened(completions), owners
+    return States(hidden, *on_device(hidden.device, *columns))

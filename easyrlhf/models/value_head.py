@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from easyrlhf.data.hub import hub_file
 from easyrlhf.errors import InputError
+from easyrlhf.models.context_parallel import read
+from easyrlhf.models.flat_rows import on_device
 from easyrlhf.models.parts import in_one_pass, plain_lm
 from easyrlhf.models.prefix_sharing import PromptGroup, completion_states, row_states
 
@@ -44,12 +46,13 @@ class ScalarModel(nn.Module):
         """Score of each row, read at its last token.
 
         input_ids  [B, S]  right-padded
-        lengths    [B]     tokens of each row
+        lengths    [B]     tokens of each row; may be on the CPU
         returns    [B]     float32
         """
-        hidden = row_states(self.lm, input_ids, lengths)
-        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.score_hidden(last)
+        counts = lengths.cpu().numpy()
+        hidden, begins = row_states(self.lm, input_ids, counts)
+        (last,) = on_device(hidden.device, begins + counts - 1)
+        return read(hidden, last, self.score_hidden)
 
     @in_one_pass
     def completion_scores(self, groups: list[PromptGroup], share: str = "off") -> Tensor:
@@ -58,7 +61,7 @@ class ScalarModel(nn.Module):
         returns  [N]  float32, group by group
         """
         states = completion_states(self.lm, groups, share)
-        return self.score_hidden(states.hidden[states.last])
+        return read(states.hidden, states.last, self.score_hidden)
 
     @in_one_pass
     def completion_values(self, groups: list[PromptGroup], share: str = "off") -> Tensor:
@@ -68,7 +71,7 @@ class ScalarModel(nn.Module):
         returns  [n]  float32, completion by completion, group by group
         """
         states = completion_states(self.lm, groups, share)
-        return self.score_hidden(states.hidden[states.before])
+        return read(states.hidden, states.before, self.score_hidden)
 
     def score_hidden(self, hidden: Tensor) -> Tensor:
         """What the head says of hidden states [n, H], in float32 whatever its weights are kept in.  [n]"""

@@ -16,7 +16,7 @@ from torch import Tensor
 from easyrlhf.config import TrainConfig
 from easyrlhf.data.batches import optimiser_batches
 from easyrlhf.engine import processes
-from easyrlhf.engine.engine import Engine
+from easyrlhf.engine.engine import Engine, weighted_sums
 from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.offline.evaluations import Evaluations, planned_evaluations
@@ -131,8 +131,8 @@ def train_step(engine: Engine, task: Task, rows: list[Row], run: Run) -> dict[st
     rows = task.prepare(rows)
     lengths, count = list(map(task.tokens, rows)), sum(map(task.units, rows))
     work = [
-        (partial(task.loss, [rows[index] for index in group]), counts)
-        for group, counts in micro_batches(lengths, run.micro_batch_tokens)
+        (partial(task.loss, [rows[index] for index in group]), weight)
+        for group, weight in micro_batches(lengths, run.micro_batch_tokens)
     ]
     metrics, sums = engine.step(work, count)
     metrics |= task.conclude({name: total / count for name, total in sums.items()})
@@ -145,11 +145,12 @@ def mean_metrics(task: Task, rows: Dataset, batch_size: int, budget: int, advanc
     sums, count = Counter(), 0.0
     # Batches as large as the optimiser's: losses that compare within a batch are else of another size.
     for start in range(0, len(rows), batch_size):
+        measured = []
         batch = task.prepare([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
-        for group, counts in micro_batches([task.tokens(row) for row in batch], budget):
+        for group, weight in micro_batches([task.tokens(row) for row in batch], budget):
             loss, extra = task.loss([batch[index] for index in group])
-            found = {"loss": loss.item()} | {name: value.item() for name, value in extra.items()}
-            sums.update({name: value if counts else 0.0 for name, value in found.items()})
+            measured.append((weight, {"loss": loss.detach(), **extra}))
+        sums.update(weighted_sums(measured))
         count += sum(map(task.units, batch))
         advance(len(batch))
     return task.conclude({name: total / count for name, total in processes.all_reduce_numbers(sums).items()})

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from easyrlhf.losses.soft_labels import cross_entropy, label_entropy
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.offline.loop import Row
 
 TIES = "ties"  # share of pairs that the accuracy leaves out; only for concluded
@@ -19,7 +20,8 @@ def pair_metrics(chosen: Tensor, rejected: Tensor, weight: Tensor, probability: 
 
     chosen, rejected, weight, probability  [N]  scores, which may be implicit rewards; weights; labels
     """
-    chosen, rejected, probability = chosen.detach(), rejected.detach(), probability.to(chosen)
+    chosen, rejected = chosen.detach(), rejected.detach()
+    probability = sent(probability, chosen.device).to(chosen.dtype)
     margins = chosen - rejected
     right = (margins > 0) + 0.5 * (margins == 0)
     found = {

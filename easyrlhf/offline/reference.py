@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from easyrlhf.engine import processes
+from easyrlhf.engine.fsdp import put_together
 from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.files import atomic_write
 from easyrlhf.models.logprobs import sequence_logprobs
@@ -79,10 +80,10 @@ def all_logprobs(lm: nn.Module, groups: list[PromptGroup], budget: int, share: s
     count = len(groups[0][1])
     found = torch.zeros(len(groups), count, dtype=torch.float64)
     with evaluating(lm):
-        for indices, counts in micro_batches(list(map(padded_tokens, groups)), budget):
+        for indices, weight in micro_batches(list(map(padded_tokens, groups)), budget):
             logprobs = sequence_logprobs(lm, [groups[i] for i in indices], share)
-            if counts:
-                found[indices] = logprobs.view(-1, count).cpu().double()
+            if weight:
+                found[indices] = weight * logprobs.view(-1, count).cpu().double()
     return processes.all_reduce_sum(found).numpy()
 
 
@@ -154,7 +155,8 @@ def fingerprint(lm: nn.Module, rows: RowsWithReference, numbers: np.ndarray) -> 
     digest = hashlib.blake2b(" ".join(rows.question.names).encode(), digest_size=20)
     config = {name: value for name, value in plain_lm(lm).config.to_dict().items() if name not in UNTOLD}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in own_weights(lm):
+    for name, stored in own_weights(lm):
+        tensor = put_together(stored, plain_lm(lm).config.dtype)
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     for row in (rows[int(i)] for i in numbers):

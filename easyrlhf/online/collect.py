@@ -133,7 +133,7 @@ def score_tokens(
 
     # Every process reads its share, and the sum of all shares is the whole: what is not one's own stays 0.
     def own() -> None:
-        for group, counts in passes.over(prompts, list(map(len, completions))):
+        for group, weight in passes.over(prompts, list(map(len, completions))):
             groups = group_by_prompt([prompts[i] for i in group], [completions[i] for i in group])
             # Each model by its name, in the order of `names`: an error of one must not pass for another's.
             with named("the policy", show):
@@ -146,8 +146,8 @@ def score_tokens(
                     found.append(models.value.completion_values(groups, passes.share))
             counted = samples.completion_mask[group].bool()
             # What is computed twice, so that all processes make as many passes, is taken once.
-            for name, flat in zip(names, found, strict=True) if counts else ():
-                scored[name][group] = scored[name][group].masked_scatter(counted, flat.float())
+            for name, flat in zip(names, found, strict=True) if weight else ():
+                scored[name][group] = scored[name][group].masked_scatter(counted, weight * flat.float())
 
     processes.gather_results(own)
     sampled = 1 if samples.action_mask is None else samples.action_mask  # of an environment's tokens nothing is said

@@ -52,10 +52,10 @@ class FeatureMatching:
         def own() -> dict[int, Tensor]:
             share = self.models.passes.share
             with self.models.as_reference() as lm:
-                for group, counts in self.models.passes.over(prompts, [len(ids) for ids in completions]):
+                for group, weight in self.models.passes.over(prompts, [len(ids) for ids in completions]):
                     rows = [(prompts[i], completions[i]) for i in group]
                     read = completion_features(lm, rows, self.layers, self.pooling, share).double().cpu()
-                    if counts:  # what is read twice, so that all processes make as many passes, is taken once
+                    if weight:  # what is read twice, so that all processes make as many passes, is taken once
                         found.update(zip(group, read, strict=True))
             return found
 

@@ -10,6 +10,7 @@ from easyrlhf.config import OnlineConfig
 from easyrlhf.data.batches import endless_order, pad_right
 from easyrlhf.engine.engine import Work
 from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.models.parts import plain_lm
 
@@ -33,14 +34,14 @@ class PtxBatches:
         rows = [self.rows[row] for row in endless_order(len(self.rows), self.config.seed, numbers)]
         tokens = sum(sum(row["loss_mask"]) for row in rows)
         return [
-            (partial(self.loss, [rows[i] for i in group], tokens), counts)
-            for group, counts in micro_batches([row["length"] for row in rows], self.budget)
+            (partial(self.loss, [rows[i] for i in group], tokens), weight)
+            for group, weight in micro_batches([row["length"] for row in rows], self.budget)
         ]
 
-    def loss(self, rows: list[dict], tokens: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, rows: list[dict], tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The rows' part of the mean loss over so many assistant tokens, at its price; and without, as a metric."""
         device = plain_lm(self.policy).device
-        input_ids = pad_right([row["input_ids"] for row in rows]).to(device)
-        loss_mask = pad_right([row["loss_mask"] for row in rows]).to(device)
+        input_ids = sent(pad_right([row["input_ids"] for row in rows]), device)
+        loss_mask = pad_right([row["loss_mask"] for row in rows])
         loss = -row_token_logprobs(self.policy, input_ids, loss_mask).sum() / tokens
-        return self.config.ptx_coef * loss, {"loss/ptx_avg": loss.item()}
+        return self.config.ptx_coef * loss, {"loss/ptx_avg": loss.detach()}

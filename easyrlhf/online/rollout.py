@@ -122,7 +122,7 @@ class Rollout:
         return group_by_prompt(self.prompt_ids, self.completions())
 
     def micro_batches(self, passes: Passes) -> list[MicroBatch]:
-        """Rows of each forward pass of this process, and whether it counts."""
+        """Rows of each forward pass of this process, and what its numbers weigh."""
         return passes.over(self.prompt_ids, self.lengths.tolist())
 
     def flat(self, *names: str) -> list[Tensor]:

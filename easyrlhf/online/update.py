@@ -95,7 +95,7 @@ class PolicyLearner:
             self.engine.skip()
             return {"policy/skipped_steps": 1}
 
-        def surrogate(group: list[int]) -> tuple[Tensor, dict[str, float]]:
+        def surrogate(group: list[int]) -> tuple[Tensor, dict[str, Tensor | float]]:
             part = batch.take(group)
             # At the temperature of sampling: the ratio is of the distributions that completions are drawn from.
             every = token_logprobs(self.engine.model, part.groups(), self.passes.share, config.temperature)
@@ -106,11 +106,11 @@ class PolicyLearner:
                 part, left_out = part.near_policy(logprobs.detach(), config.off_policy_mask_threshold)
                 sums["policy/off_policy_masked"] = left_out
             loss = (self.method.loss(part, logprobs, config) * counted).sum()
-            return loss, sums | {"loss/policy_avg": loss.item()}
+            return loss, sums | {"loss/policy_avg": loss.detach()}
 
         # 3. One optimiser step on all micro-batches, those that are mixed in among them. Their losses are weighted
         # already, so the engine divides by 1.
-        work = [(partial(surrogate, group), counts) for group, counts in batch.micro_batches(self.passes)]
+        work = [(partial(surrogate, group), weight) for group, weight in batch.micro_batches(self.passes)]
         if self.ptx is not None:
             work += self.ptx(optimiser_step)
         done, sums = self.engine.step(work, 1)
@@ -133,7 +133,7 @@ class ValueLearner:
         """Step; returns sums of metrics."""
         config = self.config
 
-        def loss_sum(group: list[int]) -> tuple[Tensor, dict[str, float]]:
+        def loss_sum(group: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
             part = batch.take(group)
             values = part.sampled(self.engine.model.completion_values(part.groups(), self.passes.share))
             old_values, returns = part.flat("values", "returns")
@@ -142,9 +142,9 @@ class ValueLearner:
             (learned,) = part.flat("learned")
             loss = (ppo_value_loss(values, old_values, returns, config.cliprange_value) * learned).sum()
             sums = {
-                "val/clipfrac_avg": (clipped * learned).sum().item(),
-                "value_tokens": learned.sum().item(),
-                "loss/value_avg": loss.item(),
+                "val/clipfrac_avg": (clipped * learned).sum(),
+                "value_tokens": learned.sum(),
+                "loss/value_avg": loss.detach(),
             }
             return config.vf_coef * loss, sums
 
@@ -152,19 +152,19 @@ class ValueLearner:
         if not batch.learned.any():
             self.engine.skip()
             return {}
-        work = [(partial(loss_sum, group), counts) for group, counts in batch.micro_batches(self.passes)]
+        work = [(partial(loss_sum, group), weight) for group, weight in batch.micro_batches(self.passes)]
         done, sums = self.engine.step(work, batch.learned.sum().item())
         return {**sums, **prefixed("value", done), "value_steps": 1}
 
 
-def policy_metrics(log_ratio: Tensor, low: float, high: float) -> dict[str, float]:
+def policy_metrics(log_ratio: Tensor, low: float, high: float) -> dict[str, Tensor | float]:
     """Sums over tokens of what PPO watches; log_ratio [n] is the policy's over the one that sampled."""
     ratio = log_ratio.exp()
     return {
-        "policy/approxkl_avg": (0.5 * log_ratio**2).sum().item(),
-        "policy/clipfrac_avg": ((ratio < 1 - low) | (ratio > 1 + high)).sum().item(),
-        "val/ratio": ratio.sum().item(),
-        "ratio_squared": (ratio**2).sum().item(),
+        "policy/approxkl_avg": (0.5 * log_ratio**2).sum(),
+        "policy/clipfrac_avg": ((ratio < 1 - low) | (ratio > 1 + high)).sum(),
+        "val/ratio": ratio.sum(),
+        "ratio_squared": (ratio**2).sum(),
         "policy_tokens": len(ratio),
     }
 

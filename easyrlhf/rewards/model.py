@@ -104,10 +104,10 @@ def score_rendered(passes: list[MicroBatch], score: Callable[[list[int]], Tensor
     scores = torch.zeros(count)
 
     def own() -> None:
-        for group, counts in passes:
+        for group, weight in passes:
             found = score(group)
-            if counts:
-                scores[group] = found.cpu()
+            if weight:
+                scores[group] = weight * found.cpu()
 
     processes.gather_results(own)
     return processes.all_reduce_sum(scores).tolist()

@@ -12,6 +12,7 @@ from easyrlhf.models.parts import backbone, plain_lm, without_spare
 from easyrlhf.rollout.slot_cache import CHUNK, SlotCache
 
 PREFILL_TOKENS = 1024  # of one forward pass over prompts; more make it no faster, on a CPU they make it slower
+ON_GPU = 16384  # the same where fewer leave the device waiting for Python
 
 
 class PrefilledPrompt(NamedTuple):
@@ -51,7 +52,7 @@ def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt
     for row, prompt in enumerate(prompts):
         samples.setdefault(tuple(prompt), []).append(row)
     distinct = [(prompts[rows[0]], rows) for rows in samples.values()]
-    for group in within_budget([len(prompt) for prompt, _ in distinct], PREFILL_TOKENS):
+    for group in within_budget([len(prompt) for prompt, _ in distinct], prefill_tokens(plain_lm(lm).device.type)):
         cache = DynamicCache()
         # Without its last token: decoding reads that one, so that its first pass is like all others.
         before_last = [distinct[number][0][:-1] for number in group]
@@ -63,6 +64,11 @@ def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt
             prompt, rows = distinct[number]
             for row in rows:
                 yield PrefilledPrompt(row, prompt, cache, place)
+
+
+def prefill_tokens(kind: str) -> int:
+    """Tokens of one forward pass over prompts on a device of this kind."""
+    return ON_GPU if kind == "cuda" else PREFILL_TOKENS
 
 
 class DecodeBatch:

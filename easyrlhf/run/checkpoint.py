@@ -1,9 +1,13 @@
 """Checkpoints: complete or invisible, the newest whole one found by itself."""
 
 import json
+import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -181,19 +185,31 @@ def rng_file() -> str:
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """The state of torch's global generators."""
+    """The state of torch's global generators, of those that this run uses."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # of this process's GPU; a run on the CPU has none, and makes no context on one
         state["cuda"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
 
 
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Leave the global generators of torch, numpy and Python as they are, whatever is done in here."""
+    ours = rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        restore_rng(ours[0])
+        np.random.set_state(ours[1])
+        random.setstate(ours[2])
+
+
 def restore_rng(state: dict[str, torch.Tensor]) -> None:
     """Take back what rng_state gave."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])

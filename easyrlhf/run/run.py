@@ -13,7 +13,7 @@ import torch
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
-from easyrlhf.engine.device import pick_device, pick_dtype, pick_micro_batch_tokens, reuse_memory
+from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens, reuse_memory, take_device
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.sharding import wants_group, zero_config
 from easyrlhf.errors import NotFinite, RunError, RunStopped
@@ -51,10 +51,10 @@ class Run:
     remarks      a line on whatever else the user should know of how the run goes on
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, stop: StopRequest, found: str):
+    def __init__(self, config: TrainConfig, folder: Path, stop: StopRequest, found: str, device: torch.device):
         self.config, self.folder, self.stop, self.found = config, folder, stop, found
         self.asked = config
-        self.device = pick_device(config.devices)
+        self.device = device
         if config.reuse_memory:
             reuse_memory(self.device)
         self.dtype = pick_dtype(config.precision, self.device)
@@ -244,16 +244,18 @@ def open_run(config: TrainConfig) -> Iterator[Run | None]:
     or when another run works in it. Errors on the way out say what is safe.
     """
     torch.manual_seed(config.seed)
-    device = pick_device(config.devices)
+    device = take_device(config.devices)
     with StopRequest() as stop:
         try:
             with ExitStack() as stack:
                 stack.enter_context(processes.join_group(device, config.ddp_timeout, alone=wants_group(config)))
+                if not config.dry_run:  # which is one process that looks at what several would do
+                    stack.enter_context(processes.sharing_rows(config.context_parallel_size))
                 folder, found = processes.on_main(lambda: entered(stack, config))
                 if found == COMPLETE:
                     yield None
                     return
-                run = Run(config, folder, stop, found)
+                run = Run(config, folder, stop, found, device)
                 with out_of_memory_explained(run), full_disk_explained(run):
                     yield run
         except RunError as error:

@@ -1,21 +1,25 @@
 """What is checked of settings and models before a stage reads its rows."""
 
+from collections.abc import Iterable
+
 from easyrlhf.config import TrainConfig
 from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData, check_winners
 from easyrlhf.errors import InputError
+from easyrlhf.models.context_parallel import heads_of
 from easyrlhf.models.folder import probe_ids
 from easyrlhf.models.four_bit import check_four_bit
 from easyrlhf.models.load import positions_of
 from easyrlhf.models.lora import modules_trained_whole, trained_rows
+from easyrlhf.models.prefix_sharing import sees_all
 from easyrlhf.offline.loop import offline_evaluations
 from easyrlhf.report.console import Console
 from easyrlhf.report.metrics import ranked
 from easyrlhf.run.manifest import require_whole
 from easyrlhf.run.run import Run
-from easyrlhf.stages.models import model_without_weights, tokens_to_learn
+from easyrlhf.stages.models import model_without_weights, tokens_to_learn, uncut_error
 
 
 def check_lora(run: Run, renderer: Renderer, console: Console) -> None:
@@ -67,6 +71,20 @@ def check_positions(flag: str, path: str, config: TrainConfig) -> None:
             f"--max_length {config.max_length}: {whose} was made for {places} tokens at most; use --max_length "
             f"{places} or less, and a --max_prompt_length below it"
         )
+
+
+def check_cut(config: TrainConfig, paths: Iterable[str]) -> None:
+    """Raise InputError when processes are to share rows, and a model does not let them; reads no weights."""
+    size = config.context_parallel_size
+    for path in dict.fromkeys(paths) if size > 1 else ():
+        lm = model_without_weights(path, config.trust_remote_code)
+        if lm.config._attn_implementation != "sdpa":
+            raise uncut_error(path, config, f"{type(lm).__name__} has no sdpa attention")
+        if (heads := heads_of(lm.config)) % size:
+            why = f"its {heads} attention heads cannot be dealt out to {size} processes"
+            raise uncut_error(path, config, why, f"give a divisor of {heads}")
+        if not sees_all(lm.config, config.max_length):
+            raise uncut_error(path, config, f"its attention sees less than --max_length {config.max_length} tokens")
 
 
 def check_probes_render(flag: str, folder: str, renderer: Renderer) -> None:

@@ -9,6 +9,7 @@ from easyrlhf.config import KTOConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData, check_labels, label_counts
 from easyrlhf.losses.kto import kto_kl, kto_loss
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.prefix_sharing import PromptGroup
 from easyrlhf.offline.loop import Row, Task
@@ -62,7 +63,7 @@ def kto_task(lm: nn.Module, run: Run) -> Task:
     def loss_sum(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         groups = [(row["prompt_ids"], [row["completion_ids"]]) for row in rows]
         logratios = sequence_logprobs(lm, groups) - column(rows, "ref_completion", device)
-        desirable = torch.tensor([row["label"] for row in rows], device=device)
+        desirable = sent(torch.tensor([row["label"] for row in rows]), device)
         weights = config.desirable_weight, config.undesirable_weight
         loss = kto_loss(logratios, desirable, column(rows, "kl", device), config.beta, *weights)
         rewards = config.beta * logratios.detach() * column(rows, "share", device)

@@ -30,8 +30,9 @@ from easyrlhf.run.renderers import open_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.run.unfinished import shape_of
 from easyrlhf.run.upload import check_push, push_or_say
-from easyrlhf.stages.checks import check_keep_best, check_lora, check_parent, check_positions
+from easyrlhf.stages.checks import check_cut, check_keep_best, check_lora, check_parent, check_positions
 from easyrlhf.stages.plan import upload_planned
+from easyrlhf.stages.recorded_parents import model_settings
 from easyrlhf.stages.remarks import say_what_is_left_out
 
 
@@ -53,6 +54,7 @@ def prepare(run: Run, console: Console) -> Renderer:
     check_parent("--model", config.model, config)
     check_text_alone("--model", config.model, trust_remote_code=config.trust_remote_code)
     check_positions("--model", config.model, config)
+    check_cut(config, model_settings(config).values())
     if config.push_to_hub:
         processes.on_main(lambda: check_push("--push_to_hub", config.push_to_hub, config.hub_private))
     renderer = open_renderer(config.model, config, chat_template=config.chat_template)

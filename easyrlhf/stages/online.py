@@ -9,8 +9,8 @@ from easyrlhf.config import EBFTConfig, GRPOConfig, OnlineConfig, PPOConfig
 from easyrlhf.data.blocks import Blocks
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokens import TokenData
+from easyrlhf.engine.choice import make_engine
 from easyrlhf.engine.engine import OptimiserSettings
-from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.load import check_text_alone
 from easyrlhf.online.loop import online_evaluations, planned_rollouts, train

@@ -3,15 +3,20 @@
 from torch import nn
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import processes
 from easyrlhf.engine.micro_batches import Passes
-from easyrlhf.models.folder import save_lm
 from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.state import Models, Online
 from easyrlhf.run.run import Run
-from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model
+from easyrlhf.stages.models import (
+    load_frozen_lm,
+    load_trained_lm,
+    save_part_or_whole,
+    save_scalar_model,
+    saved,
+    spread_first,
+)
 from easyrlhf.stages.shared_backbone import apart, load_shared_backbone
 
 
@@ -26,10 +31,13 @@ def load_models(run: Run, renderer: Renderer, value_model: str | None) -> tuple[
         leave_out_spare(models.policy, renderer.tokenizer)
         return models, reward_model
     policy = load_trained_lm(run, renderer, config.model)
+    leave_out_spare(policy, renderer.tokenizer)
+    policy = spread_first(run, policy, config.model)
     value = load_value_model(run, renderer, value_model) if config.learns_values else None
+    value = value and spread_first(run, value, value_model or config.model)
     reference = load_reference(run, renderer)
-    for lm in filter(None, (policy, reference)):
-        leave_out_spare(lm, renderer.tokenizer)
+    if reference is not None:
+        leave_out_spare(reference, renderer.tokenizer)
     passes = Passes(run.micro_batch_tokens, sharing_of(policy, config.sharing))
     return Models(policy, reference, value, passes), None
 
@@ -62,16 +70,14 @@ def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> Scalar
 
 def save_models(run: Run, online: Online, renderer: Renderer) -> None:
     """Write the policy at the root and the value model, if any, in value_model/."""
-    with online.engines["policy"].full_weights() as policy:
-        processes.on_main(lambda: save_policy(run, renderer, policy))
+    saved(online.engines["policy"], lambda policy: save_policy(run, renderer, policy))
     if online.models.value is not None:
-        with online.engines["value"].full_weights() as value:
-            processes.on_main(lambda: save_value_model(run, renderer, value))
+        saved(online.engines["value"], lambda value: save_value_model(run, renderer, value))
 
 
 def save_policy(run: Run, renderer: Renderer, policy: nn.Module) -> None:
     """Write the policy."""
-    save_lm(run.folder, apart(run, renderer, policy) if run.config.share_backbone else policy, renderer.tokenizer)
+    save_part_or_whole(run.folder, apart(run, renderer, policy) if run.config.share_backbone else policy, renderer)
 
 
 def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:

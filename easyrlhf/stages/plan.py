@@ -9,6 +9,7 @@ from easyrlhf.config.common_fields import DEFAULT_LENGTH
 from easyrlhf.data.tokens import TokenData
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import choose_threads, dtype_name, other_device
+from easyrlhf.engine.sharding import spreads_by_fsdp
 from easyrlhf.models.load import positions_of
 from easyrlhf.offline.evaluations import Evaluations
 from easyrlhf.report.console import Console
@@ -47,6 +48,8 @@ def print_plan(run: Run, console: Console, plan: RunPlan) -> None:
         console.warn(f"{line}; the one before is continued")
     for line in run.remarks:
         console.warn(line)
+    if config.offload_activations and run.device.type != "cuda":
+        console.warn(f"--offload_activations does nothing on {run.device.type}, whose memory is the host's")
     say_what_is_trained_on(config, plan.data, console)
     sections = {
         "data": [line for part in plan.data.values() if part for line in part.summary.lines()],
@@ -90,15 +93,19 @@ def work_of(config: TrainConfig, steps: int) -> str:
 
 def place_of(run: Run) -> str:
     """Where the run computes: `on cuda in 4 processes, DeepSpeed ZeRO-2,`, `on cpu with 2 threads`."""
-    several = processes.size() > 1
+    config, several = run.config, processes.size() > 1
     place = f"on {run.device.type if several else run.device}"
     if several:
         place += f" in {processes.size()} processes"
+        if config.context_parallel_size > 1:
+            place += f", {config.context_parallel_size} to a row"
     if run.device.type == "cpu":
         place += f" with {count_of(torch.get_num_threads(), 'thread')}{' each' if several else ''}"
-    place += other_device(run.config.devices, run.device)
+    place += other_device(config.devices, run.device)
     if run.zero:
         place += f", DeepSpeed ZeRO-{run.zero['zero_optimization']['stage']},"
+    if spreads_by_fsdp(run.config):
+        place += ", FSDP2,"
     return place
 
 

@@ -32,6 +32,7 @@ from easyrlhf.losses.pairwise import (
     simpo_loss,
 )
 from easyrlhf.losses.soft_labels import soft_label_loss
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.parts import evaluating
 from easyrlhf.offline.loop import Row, Task, mean_metrics, pair_group
@@ -41,7 +42,7 @@ from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
 from easyrlhf.run.step_end import Advance
 from easyrlhf.stages.checks import check_held_out_pairs, check_parent, check_positions, require_policy_tokenizer
-from easyrlhf.stages.models import load_lm, load_trained_lm, save_trained_lm
+from easyrlhf.stages.models import load_lm, load_trained_lm, save_trained_lm, spread_first
 from easyrlhf.stages.offline import OfflineStage, train_offline
 
 
@@ -135,7 +136,8 @@ def asking_reference(question: ReferenceQuestion | None) -> Callable[..., RowsWi
         config, joined = run.config, RowsWithReference(rows, question)
         if isinstance(config, ReferenceConfig):
             if config.ref_model != config.model:
-                lm = load_lm(run, renderer, config.ref_model)
+                lm = load_lm(run, renderer, config.ref_model).requires_grad_(False)
+                lm = spread_first(run, lm, config.ref_model)
             budget, share = run.micro_batch_tokens, config.share_prefix
             joined.numbers = reference_columns(lm, joined, numbers, budget, share, console)
         return joined
@@ -251,7 +253,7 @@ def pair_task(lm: nn.Module, run: Run, losses: Callable) -> Task:
         return [row | {"matched": float(match)} for row, match in zip(rows, matches, strict=True)]
 
     def side_of(rows: list[Row], side: str, logprobs: Tensor) -> Side:
-        lengths = torch.tensor([len(row[f"{side}_ids"]) for row in rows], device=device)
+        lengths = sent(torch.tensor([len(row[f"{side}_ids"]) for row in rows]), device)
         return Side(logprobs, lengths, column(rows, f"ref_{side}", device))
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -261,7 +263,7 @@ def pair_task(lm: nn.Module, run: Run, losses: Callable) -> Task:
         found = losses(config, chosen, rejected, labels)
         weight = column(rows, "weight", device)
         # A tie is no answer to imitate, a sure label is one as a whole: 2p − 1 of what chosen wins is not also lost.
-        imitated = ((2 * labels.probability - 1).to(device) * chosen.logprobs).sum()
+        imitated = (sent(2 * labels.probability - 1, device) * chosen.logprobs).sum()
         total = (weight * found.loss).sum() - rows[0]["sft_share"] * imitated
         return total, pair_metrics(found.chosen, found.rejected, weight, labels.probability) | {
             "logps/chosen": (weight * chosen.means.detach()).sum(),
@@ -281,7 +283,7 @@ def pair_task(lm: nn.Module, run: Run, losses: Callable) -> Task:
 
 def column(rows: list[Row], name: str, device: torch.device) -> Tensor:
     """A number of every row, 0 where it has none.  [N] float32"""
-    return torch.tensor([row.get(name, 0.0) for row in rows], dtype=torch.float32, device=device)
+    return sent(torch.tensor([row.get(name, 0.0) for row in rows], dtype=torch.float32), device)
 
 
 def evaluate_rows(lm: nn.Module, run: Run, rows: RowsWithReference, task: Task, advance: Advance) -> dict[str, float]:

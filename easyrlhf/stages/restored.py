@@ -25,6 +25,9 @@ from easyrlhf.stages import online_models
 from easyrlhf.stages.offline import OfflineStage
 from easyrlhf.stages.recorded_parents import model_settings
 
+# One process writes a model, and trains nothing.
+ALONE = {"context_parallel_size": 1, "gradient_checkpointing": False, "offload_activations": False}
+
 
 @dataclass
 class Restored:
@@ -65,7 +68,7 @@ def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, *
     known = read_stage(folder)
     config = replace(recorded_settings(folder, known), devices=devices, precision=PRECISIONS[known["precision"]])
     config = replace(config, output_dir=str(folder), resume=str(checkpoint), overwrite=False, dry_run=False)
-    config = replace(config, deepspeed="none", nnodes=1, node_rank=0, gradient_checkpointing=False, **changed)
+    config = replace(config, deepspeed="none", sharding="none", nnodes=1, node_rank=0, **ALONE, **changed)
     config = replace(config, attn_implementation=None)  # another kernel may need another device
     given = model_settings(config)
     found = {name: found_again(folder, known, name, path) for name, path in given.items()}

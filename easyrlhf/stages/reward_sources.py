@@ -10,12 +10,12 @@ from easyrlhf.data.formats import FORMATS
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
 from easyrlhf.data.tokens import TokenData
-from easyrlhf.engine.zero import spread_frozen
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.sequence_classifier import check_classifier, is_classifier
+from easyrlhf.models.unread import once_read
 from easyrlhf.models.value_head import ScalarModel, check_head_file
 from easyrlhf.nemo_gym.reward import GymReward
 from easyrlhf.nemo_gym.servers import GymServers
@@ -37,7 +37,7 @@ from easyrlhf.run.manifest import read_stage
 from easyrlhf.run.renderers import own_renderer
 from easyrlhf.run.run import Run
 from easyrlhf.stages.checks import check_parent, check_positions
-from easyrlhf.stages.models import attend_our_way, how_to_load
+from easyrlhf.stages.models import attend_our_way, how_to_load, spread_asked, spread_device
 from easyrlhf.stages.nemo_gym import gym_servers
 from easyrlhf.userfile import Function
 
@@ -194,14 +194,27 @@ def model_source(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarMo
     """The reward model as a source; it is loaded, and spread over the processes, where it is not there yet."""
     config = run.config
     if model is None:
-        model = load_scalar_model(config.reward_model, cast.renderer.tokenizer, **how_to_load(run))
-        model = model.to(run.device).eval().requires_grad_(False)
-        attend_our_way(run, model.lm, config.reward_model)
-    check_probes(model, read_stage(config.reward_model).get("probes", []), config.reward_model, run.dtype)
-    if run.zero and not config.share_backbone:
-        spread_frozen(model, run.zero, run.dtype)
+        model = load_reward_model(run, cast.renderer, config.reward_model)
+    else:
+        check_saved_scores(run, model, config.reward_model)
     scorer = ScoringModel(model, cast.renderer, run.micro_batch_tokens)
     return ModelSource(scorer, renderer, cast.same_tokens, sharing_of(model.lm, config.share_prefix))
+
+
+def load_reward_model(run: Run, renderer: Renderer, path: str) -> ScalarModel:
+    """The reward model of a folder, proven and spread as the settings say. Raises InputError."""
+    model = load_scalar_model(path, renderer.tokenizer, **how_to_load(run), spread_on=spread_device(run))
+    model = model.eval().requires_grad_(False)
+    if spread_device(run) is None:
+        model = model.to(run.device)
+    once_read(model.lm, lambda: attend_our_way(run, model.lm, path))
+    once_read(model.lm, lambda: check_saved_scores(run, model, path))
+    return spread_asked(run, model, path)
+
+
+def check_saved_scores(run: Run, model: ScalarModel, path: str) -> None:
+    """Raise InputError unless a reward model scores its probes as it did when its folder was written."""
+    check_probes(model, read_stage(path).get("probes", []), path, run.dtype)
 
 
 def function_sources(config: OnlineConfig, functions: list[Function]) -> tuple[list[AsyncSource], Workers | None]:

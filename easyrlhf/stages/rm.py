@@ -16,9 +16,11 @@ from easyrlhf.engine.device import dtype_name
 from easyrlhf.engine.micro_batches import micro_batches
 from easyrlhf.losses.pairwise import bradley_terry_loss, centering_loss
 from easyrlhf.losses.soft_labels import cross_entropy, label_entropy, soft_label_loss
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.models.folder import check_probes
 from easyrlhf.models.parts import evaluating
 from easyrlhf.models.sequence_classifier import read_backbone
+from easyrlhf.models.unread import once_read
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.offline.loop import Row, Task, pair_group
 from easyrlhf.offline.pair_metrics import concluded, pair_metrics, probabilities
@@ -56,7 +58,7 @@ def load_reward_backbone(run: Run, renderer: Renderer) -> ScalarModel:
     kept = kept_head(run.config, lm)
     model = ScalarModel(lm, new_head(lm) if kept is None else kept)
     if kept is not None and not run.config.load_in_4bit:
-        check_probes(model, read_stage(path).get("probes", []), path, run.dtype)
+        once_read(lm, lambda: check_probes(model, read_stage(path).get("probes", []), path, run.dtype))
     return model
 
 
@@ -77,7 +79,8 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     with ProgressBar(console, PARTS, 0, "part", ("", "")) as bar:
         scorer = ScoringModel(model, renderer, run.micro_batch_tokens)
         measured |= examine(scorer, rows, run.dtype, most=most, advance=bar.advance)
-    write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
+    if processes.is_main():
+        write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
 
 
 def check_rm(config: RMConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console) -> None:
@@ -97,21 +100,21 @@ def rm_task(model: ScalarModel, run: Run) -> Task:
 
     def pair_loss(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = scores_of(rows)
-        margin = torch.tensor([row["margin"] for row in rows], device=run.device)
+        margin = sent(torch.tensor([row["margin"] for row in rows]), run.device)
         loss = soft_label_loss(bradley_terry_loss, chosen, rejected, probabilities(rows), margin)
         if run.config.center_rewards_coefficient:
             loss = loss + run.config.center_rewards_coefficient * centering_loss(chosen, rejected)
-        weight = torch.tensor([row["weight"] for row in rows], device=run.device)
+        weight = sent(torch.tensor([row["weight"] for row in rows]), run.device)
         return (weight * loss).sum(), pair_metrics(chosen, rejected, weight, probabilities(rows))
 
     @torch.no_grad()
     def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
         found = torch.zeros(2, len(rows), dtype=torch.float64)
         with evaluating(model):
-            for group, counts in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
+            for group, weight in micro_batches([2 * length for length in rows["length"]], run.micro_batch_tokens):
                 scores = torch.stack(scores_of([rows[index] for index in group]))
-                if counts:
-                    found[:, group] = scores.cpu().double()
+                if weight:
+                    found[:, group] = weight * scores.cpu().double()
                     advance(len(group))
         return evaluation_of(run.folder, rows, *processes.all_reduce_sum(found).numpy())
 

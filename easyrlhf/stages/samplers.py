@@ -2,21 +2,26 @@
 
 from importlib.util import find_spec
 
+from torch import nn
+
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
-from easyrlhf.engine.device import pick_device
+from easyrlhf.engine.device import memory_of, pick_device
 from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import is_adapter
 from easyrlhf.models.load import load_config
+from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.vocabulary import spare_ids
 from easyrlhf.report.console import Console
 from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.room import bytes_of_completion, decoded_together
 from easyrlhf.rollout.sampler import HFSampler
 from easyrlhf.rollout.sharded import ShardedSampler
 from easyrlhf.rollout.vllm_sampler import Backend, Drawing, VLLMSampler, lora_room
 from easyrlhf.rollout.vllm_server import VLLMServer, Waiting, WeightTransfer
+from easyrlhf.run.checkpoint import random_kept
 from easyrlhf.run.run import Run
 
 
@@ -108,7 +113,17 @@ def make_backend(run: Run, renderer: Renderer, console: Console) -> Backend | No
         memory=config.vllm_gpu_memory_utilization,
         trust_remote_code=config.trust_remote_code,
     )
-    return Colocated(held, drawing, run.device, run.dtype)
+    with random_kept():  # vLLM seeds all generators of our process
+        return Colocated(held, drawing, run.device, run.dtype)
+
+
+def decoded_at_once(config: OnlineConfig, lm: nn.Module) -> int:
+    """Completions of a policy that its device decodes together; `fit` counts with the same number."""
+    lm = plain_lm(lm)
+    tokens = config.max_prompt_length + config.completion_limit
+    each = bytes_of_completion(lm.config.get_text_config(), lm.dtype, tokens)
+    memory = memory_of(lm.device) if lm.device.type == "cuda" else 0
+    return decoded_together(config.local_rollout_forward_batch_size, lm.device.type, memory, each)
 
 
 def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backend: Backend | None):
@@ -130,6 +145,6 @@ def make_sampler(config: OnlineConfig, renderer: Renderer, policy: Engine, backe
         ending,
         max_new_tokens=config.completion_limit,
         temperature=config.temperature,
-        batch_size=config.local_rollout_forward_batch_size,
+        batch_size=decoded_at_once(config, policy.model),
     )
     return ShardedSampler(policy, hf)

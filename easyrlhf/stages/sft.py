@@ -12,6 +12,7 @@ from easyrlhf.data.batches import pad_right
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.micro_batches import micro_batches
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.models.parts import evaluating
 from easyrlhf.offline.loop import Row, Task
@@ -35,8 +36,8 @@ def sft_task(lm: nn.Module, run: Run) -> Task:
     """What sft plugs into the offline loop: the summed negative log-likelihood of a micro-batch's assistant tokens."""
 
     def negative_log_likelihood(rows: list[Row]) -> tuple[Tensor, dict[str, Tensor]]:
-        input_ids = pad_right([row["input_ids"] for row in rows]).to(run.device)
-        loss_mask = pad_right([row["loss_mask"] for row in rows]).to(run.device)
+        input_ids = sent(pad_right([row["input_ids"] for row in rows]), run.device)
+        loss_mask = pad_right([row["loss_mask"] for row in rows])
         return -row_token_logprobs(lm, input_ids, loss_mask).sum(), {}
 
     def evaluate(rows: Dataset, advance: Advance) -> dict[str, float]:
@@ -56,11 +57,11 @@ def mean_loss(lm: nn.Module, rows: Dataset, loss, budget: int, advance: Advance)
     """Mean loss per assistant token over all rows, dropout off."""
     sums = {"loss": 0.0, "tokens": 0}
     with evaluating(lm):
-        for group, counts in micro_batches(list(rows["length"]), budget):
+        for group, weight in micro_batches(list(rows["length"]), budget):
             batch = [rows[index] for index in group]
-            sums["loss"] += loss(batch)[0].item() * counts
-            sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * counts
-            advance(len(batch) * counts)
+            sums["loss"] += loss(batch)[0].item() * weight
+            sums["tokens"] += sum(sum(row["loss_mask"]) for row in batch) * weight
+            advance(len(batch) if weight else 0)
     sums = processes.all_reduce_numbers(sums)
     return sums["loss"] / sums["tokens"]
 

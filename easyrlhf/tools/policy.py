@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from easyrlhf.config import PolicyConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype
+from easyrlhf.engine.device import choose_threads, pick_dtype, take_device
 from easyrlhf.errors import InputError
 from easyrlhf.models.adapters import merge_adapter
 from easyrlhf.models.load import load_causal_lm
@@ -72,7 +72,7 @@ def load_sampler(config: PolicyConfig, renderer: Renderer, batch_size: int) -> H
 
 def load_policy_lm(config: PolicyConfig, renderer: Renderer) -> PreTrainedModel:
     """The model of the settings on its device, its adapter merged. Raises InputError."""
-    device = pick_device(config.devices)
+    device = take_device(config.devices)
     lm = load_causal_lm(
         at_hand("--model", config.model, allow_incomplete=config.allow_incomplete),
         renderer.tokenizer,

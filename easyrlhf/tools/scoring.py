@@ -9,7 +9,7 @@ from easyrlhf.config import PolicyConfig, RewardModelConfig, ScoringConfig
 from easyrlhf.data.chat_template import arguments_for, with_answer
 from easyrlhf.data.records import Messages
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
-from easyrlhf.engine.device import choose_threads, pick_device, pick_dtype, pick_micro_batch_tokens
+from easyrlhf.engine.device import choose_threads, pick_dtype, pick_micro_batch_tokens, take_device
 from easyrlhf.errors import InputError
 from easyrlhf.models.folder import check_probes, load_scalar_model
 from easyrlhf.models.load import load_config, positions_of
@@ -184,7 +184,7 @@ def reward_folder(config: ScoringConfig) -> str:
 def load_scorer(config: ScoringConfig) -> Scorer:
     """The model of the settings, ready to answer. Raises InputError."""
     folder, trust = reward_folder(config), config.trust_remote_code
-    device = pick_device(config.devices)
+    device = take_device(config.devices)
     dtype = pick_dtype(config.precision, device)
     require_whole("--reward_model", folder, allow_incomplete=config.allow_incomplete)
     try:

@@ -1,4 +1,4 @@
-"""The same numbers on one process, on two, and under DeepSpeed ZeRO-2 and ZeRO-3, whatever the micro-batches."""
+"""The same numbers on one process, on two, on two to a row, and under ZeRO-2 and ZeRO-3, whatever the micro-batches."""
 
 import json
 import shutil
@@ -78,7 +78,18 @@ LAYOUTS = {
     "zero3": {"devices": "cpu:2", "micro_batch_tokens": 150},
     "zero2_offload": {"devices": "cpu:2", "deepspeed": "zero2_offload"},
     "zero3_offload": {"devices": "cpu:2", "deepspeed": "zero3_offload"},
+    "fsdp2": {"devices": "cpu:2", "deepspeed": "auto", "sharding": "fsdp2", "micro_batch_tokens": 150},
     "one zero3": {"devices": "cpu", "micro_batch_tokens": 150},
+    "shared": {"devices": "cpu:2", "context_parallel_size": 2, "deepspeed": "none", "micro_batch_tokens": 75},
+    "two groups": {"devices": "cpu:4", "context_parallel_size": 2, "deepspeed": "none", "micro_batch_tokens": 75},
+    "shared zero3": {"devices": "cpu:2", "context_parallel_size": 2, "gradient_checkpointing": True},
+    "shared fsdp2": {
+        "devices": "cpu:2",
+        "context_parallel_size": 2,
+        "sharding": "fsdp2",
+        "deepspeed": "auto",
+        "gradient_checkpointing": True,
+    },
 }
 
 
@@ -208,6 +219,10 @@ def test_what_zero3_fills_its_parts_up_with_is_no_broken_weight_and_a_broken_wei
         ("rm lora", "zero3"),
         ("dpo aot", "two"),
         ("kto", "zero3"),
+        ("sft", "shared"),
+        ("dpo", "two groups"),
+        ("rm", "shared fsdp2"),
+        *((case, "fsdp2") for case in ("sft", "rm", "rm lora", "dpo")),
     ],
 )
 def test_offline_losses_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):
@@ -246,6 +261,10 @@ def test_bf16_under_zero3_is_near_bf16_on_one_process(train, stages, alone, zero
     [
         *((case, layout) for case in ("ppo", "grpo") for layout in ("two", "zero2", "zero3")),
         ("ppo lora", "zero3"),
+        *((case, "fsdp2") for case in ("ppo", "grpo")),
+        ("ppo", "shared"),
+        ("grpo", "shared"),
+        ("ppo lora", "shared zero3"),
     ],
 )
 def test_online_updates_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):
@@ -312,8 +331,9 @@ def test_the_same_processes_go_on_bit_for_bit(train, sharded, stages, zero3, tmp
         {"devices": "cpu:2", "deepspeed": "zero2"},
         {"devices": "cpu:3", "deepspeed": "none"},
         {"devices": "cpu:3", "deepspeed": None},
+        {"devices": "cpu:2", "deepspeed": None, "context_parallel_size": 2},
     ],
-    ids=["one process", "zero2", "three processes", "zero3 on three"],
+    ids=["one process", "zero2", "three processes", "zero3 on three", "two to a row"],
 )
 def test_other_processes_and_engines_go_on(train, settings, sharded, stages, zero3, tmp_path):
     stopped_at(sharded, 10, tmp_path / "run")

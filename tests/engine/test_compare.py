@@ -17,6 +17,7 @@ from easyrlhf.run.manifest import write_stage
 FREE = """
     output_dir resume overwrite dry_run allow_incomplete log_steps report_to save_steps save_total_limit stop_on_alarm
     eval_at_start devices nnodes node_rank master_addr master_port ddp_timeout deepspeed micro_batch_tokens reuse_memory
+    context_parallel_size offload_activations sharding
     attn_implementation gradient_checkpointing share_prefix examine_rows reward_url reward_timeout reward_workers
     local_rollout_forward_batch_size num_sample_generations log_rollouts log_rollout_ids vllm_host vllm_port
     vllm_timeout vllm_weight_transfer vllm_mode vllm_tensor_parallel_size vllm_gpu_memory_utilization

@@ -41,18 +41,26 @@ def test_the_device_of_each_setting(monkeypatch, gpus, devices):
     elif devices is None or int(devices) < gpus:
         assert device.pick_device(devices) == torch.device("cuda", int(devices or 0))
     else:
-        with pytest.raises(InputError, match=f"--devices {devices}: this machine has {gpus} usable GPUs"):
+        with pytest.raises(InputError, match=f"--devices {devices}: torch finds no such GPU here"):
             device.pick_device(devices)
 
 
 def test_precision_and_micro_batches_follow_the_device_unless_set():
     assert device.pick_dtype("auto", CPU) == torch.float32
-    assert device.pick_dtype("auto", GPU) == torch.bfloat16
+    assert device.pick_dtype("auto", GPU) == torch.bfloat16  # as fit asks for one that is not here
     assert device.pick_dtype("float32", GPU) == torch.float32
     assert device.pick_dtype("bf16", CPU) == torch.bfloat16
     assert device.pick_micro_batch_tokens(None, CPU) == 2048
     assert device.pick_micro_batch_tokens(None, GPU) == 8192
     assert device.pick_micro_batch_tokens(77, GPU) == 77
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_a_gpu_without_bf16_computes_in_float32_unless_told_otherwise(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert device.pick_dtype("auto", GPU) == dtype
+    assert device.pick_dtype("bf16", GPU) == torch.bfloat16
 
 
 def test_small_models_get_one_thread_unless_the_user_chose(monkeypatch):

@@ -11,7 +11,7 @@ from torch import tensor as T
 from transformers import get_scheduler
 
 from easyrlhf.config import SFTConfig
-from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.engine import OptimiserSettings, weighted_sums
 from easyrlhf.engine.plain import PlainEngine
 from easyrlhf.errors import InputError, RunError
 
@@ -50,6 +50,17 @@ def step_of(engine: PlainEngine, micro_batches: list, loss_sum, count: float) ->
     """A step over micro-batches that all count, without metrics."""
     passes = [(micro_batch, True) for micro_batch in micro_batches]
     return engine.step([(lambda one=one: (loss_sum(one), {}), counts) for one, counts in passes], count)[0]
+
+
+def test_what_micro_batches_measure_is_summed_by_weight_and_read_as_it_is():
+    third = T(1 / 3)
+    measured = [
+        (1.0, {"loss": third, "tokens": 3, "right": T(2)}),
+        (0.5, {"loss": T(0.25), "tokens": 4, "right": T(1)}),
+        (0.0, {"loss": T(math.nan), "tokens": 100, "right": T(7)}),  # a row that is repeated to keep step with others
+    ]
+    assert weighted_sums(measured) == {"loss": third.item() + 0.125, "tokens": 5.0, "right": 2.5}
+    assert weighted_sums([(1.0, {"tokens": 2})]) == {"tokens": 2.0}
 
 
 class AdamWByHand:
@@ -116,6 +127,20 @@ def test_the_reported_loss_is_the_mean_over_the_count():
     done = step_of(PlainEngine(model, PLAIN), [0, 1], lambda i: sum(model(T([x])).sum() for x in rows[i]), count=3)
     assert done["loss"] == pytest.approx(7.0)  # 3 (1 + 2 + 4) / 3
     assert done["grad_norm"] == pytest.approx(7 / 3)
+
+
+def test_micro_batches_weigh_what_they_are_told():
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data = T([[2.0]])
+    engine = PlainEngine(model, PLAIN)
+
+    def part(x: float):
+        return model(T([x])).sum(), {"seen": T(x)}
+
+    # a fourth of 8, half of 6, nothing of what is computed for the others' sake: w(2 + 3) / 5, with w = 2
+    done, sums = engine.step([(partial(part, 8.0), 0.25), (partial(part, 6.0), 0.5), (partial(part, 99.0), 0.0)], 5)
+    assert done["loss"] == pytest.approx(2.0) and done["grad_norm"] == pytest.approx(1.0)
+    assert sums == {"seen": 5.0}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from easyrlhf.engine.choice import make_engine
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.engine.plain import PlainEngine
-from easyrlhf.engine.zero import make_engine
 from easyrlhf.errors import RunError
 from easyrlhf.models.lora import LoraSettings, add_lora
 from easyrlhf.models.value_head import ScalarModel, new_head

@@ -55,3 +55,14 @@ def test_consecutive_slices_hold_every_row_once(monkeypatch):
                 patch.setattr(processes, "size", lambda size=size: size)
                 rows += range(5)[micro_batches.slice_of(5)]
         assert rows == list(range(5))
+
+
+def test_who_shares_rows_has_the_same_passes_with_room_for_all_and_an_equal_part_of_their_weight(monkeypatch):
+    monkeypatch.setattr(processes, "sharers", lambda: 2)
+    first, second, third, fourth = passes_of_all(monkeypatch, [9, 2, 5, 8, 7, 3], budget=8, size=4)
+    # there and back: 9 5 3 | 8 7 2; two have room for 16 tokens, padded ones among them
+    assert first == second == [([0], 0.5), ([2, 5], 0.5)]
+    assert third == fourth == [([3, 4], 0.5), ([1], 0.5)]
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    assert micro_batches.Passes(4, "on").over([[1, 2], [1, 2], [3, 4]], [3, 3, 2]) == [([0, 1], 0.5), ([2], 0.5)]

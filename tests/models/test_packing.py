@@ -32,25 +32,21 @@ class Kernel:
     def __init__(self):
         self.ends: list[list[int]] = []
 
-    def __call__(self, query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
-        assert torch.equal(cu_seq_q, cu_seq_k) and cu_seq_q.dtype == torch.int32
-        assert max_q == max_k == cu_seq_q.diff().max()
+    def __call__(self, query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa=False):
+        assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+        assert (max_q, max_k) == (cu_seq_q.diff().max(), cu_seq_k.diff().max())
         assert window_size == (-1, 0)  # a query looks at all that came before
         assert enable_gqa == (query.shape[1] != key.shape[1])
         self.ends.append(cu_seq_q.tolist())
         key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
-        return torch.cat(
-            [
-                self.row(query[first:end], key[first:end], value[first:end], scale)
-                for first, end in itertools.pairwise(cu_seq_q)
-            ]
-        )
+        bounds = zip(itertools.pairwise(cu_seq_q), itertools.pairwise(cu_seq_k), strict=True)
+        return torch.cat([self.row(query[a:b], key[c:d], value[c:d], scale) for (a, b), (c, d) in bounds])
 
     @staticmethod
     def row(query, key, value, scale):
-        """Causal attention of one row."""
+        """Causal attention of one row, whose last query looks at the last key."""
         scores = torch.einsum("qhd,khd->hqk", query, key) * (scale or 1 / math.sqrt(query.shape[2]))
-        ahead = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+        ahead = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1 + len(key) - len(query))
         return torch.einsum("hqk,khd->qhd", scores.masked_fill(ahead, -torch.inf).softmax(-1), value)
 
 
@@ -118,15 +114,45 @@ def test_logprobs_and_gradients_are_those_of_every_row_alone(packing, kind, logp
         torch.testing.assert_close(grad, grads[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_prompts_that_are_shared_go_through_the_kernel(packing):
-    lm, kernel, passes = packing("qwen2")
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_that_are_shared_and_answers_behind_them_go_through_the_kernel(packing, kind):
+    lm, kernel, passes = packing(kind)
     expected = apart(lm)
+    grads = gradients(lm, expected)
     passes.clear()
     families = [(prompt, [ids]) for prompt, ids in zip(PROMPTS, COMPLETIONS, strict=True)]
     found = token_logprobs(lm, families, "on")
     assert passes == [(1, 19)]
-    assert {tuple(call) for call in kernel.ends} == {(0, 6, 9, 13)}
+    assert {tuple(call) for call in kernel.ends} == {(0, 6, 9, 13), (0, 2, 5, 6)}
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    for name, grad in gradients(lm, found).items():
+        torch.testing.assert_close(grad, grads[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@torch.no_grad()
+def test_answers_of_one_prompt_see_it_and_not_one_another(packing):
+    lm, kernel, _ = packing("qwen2")
+    alone = torch.cat([token_logprobs(lm, [(PROMPTS[0], [ids])], "off") for ids in COMPLETIONS])
+    kernel.ends.clear()
+    together = token_logprobs(lm, [(PROMPTS[0], COMPLETIONS)], "on")
+    assert {tuple(call) for call in kernel.ends} == {(0, 6), (0, 2, 5, 6)}
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
+
+
+def test_keys_are_repeated_where_the_kernel_wants_one_for_every_query(packing, monkeypatch):
+    lm, kernel, _ = packing("qwen2")
+    expected = logprobs_of_answers(lm)
+    grads = gradients(lm, expected)
+    monkeypatch.setattr(attention, "TAKES_FEWER_KEYS", False)
+
+    def old(query, key, value, *places, scale, window_size):  # torch 2.11 knows no enable_gqa, and checks no heads
+        return kernel(query, key, value, *places, scale=scale, window_size=window_size)
+
+    monkeypatch.setattr(attention, "varlen_attn", old)
+    found = logprobs_of_answers(lm)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for name, grad in gradients(lm, found).items():
+        torch.testing.assert_close(grad, grads[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 @torch.no_grad()
@@ -173,12 +199,14 @@ def test_a_model_with_other_attention_is_padded(packing):
     ],
 )
 def test_the_kernel_is_for_gpus_from_ampere_on_in_half(monkeypatch, device, dtype, capability, packs):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert attention.packs_rows(torch.device(device), dtype) is packs
 
 
 def test_torchs_kernel_takes_these_arguments():
     query, key = (torch.empty(9, heads, 64, dtype=torch.bfloat16, device="meta") for heads in (4, 2))
-    found = attention.attend_packed(query, key, key, torch.empty(3, dtype=torch.int32, device="meta"), 5, 0.1)
+    ends = torch.empty(3, dtype=torch.int32, device="meta")
+    found = attention.attend_packed(query, key, key, (ends, ends), (5, 5), 0.1)
     assert attention.varlen_attn is varlen_attn
     assert (found.shape, found.dtype) == (query.shape, query.dtype)

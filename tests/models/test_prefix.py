@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import tensor as T
 
-from easyrlhf.models import prefix_sharing
+from easyrlhf.models import flat_rows, prefix_sharing
 from easyrlhf.models.load import disable_dropout
 from easyrlhf.models.logprobs import sequence_logprobs
 from easyrlhf.models.prefix_sharing import completion_states, enable_sharing, sharing_of, worth_sharing
@@ -161,9 +161,9 @@ def test_a_window_matters_when_rows_can_be_longer_than_it(tiny_lm):
 
 
 def test_a_model_that_gives_other_states_when_prompts_are_shared_is_left_alone(tiny_lm, monkeypatch):
-    original = prefix_sharing.Layout.completion_mask.func
+    original = flat_rows.Layout.completion_mask.func
     mask = property(lambda layout: torch.ones_like(original(layout)))
-    monkeypatch.setattr(prefix_sharing.Layout, "completion_mask", mask)  # completions see what comes after
+    monkeypatch.setattr(flat_rows.Layout, "completion_mask", mask)  # completions see what comes after
     lm = tiny_lm("llama")
     assert not enable_sharing(lm, max_length=64)
     assert lm.config._attn_implementation == "sdpa"

@@ -21,7 +21,18 @@ MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", 
 LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py", "engine/test_engine.py"
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
+GPU_PLACE = "engine/test_gpu_place.py"
+ROOM, ON_GPU = "rollout/test_room.py", "stages/test_on_a_gpu.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
+SHARED_ROWS, LONG_ROWS, SHARES = (
+    "models/test_context_parallel.py",
+    "stages/test_long_rows.py",
+    "engine/test_shares.py",
+)
+TOGETHER_AS_ALONE = f"{SHARED_ROWS}::test_numbers_and_gradients_are_those_of_one_process[2]"
+FIT = "tools/test_fit.py"
+WEIGHED = "engine/test_engine.py::test_micro_batches_weigh_what_they_are_told"
+KEYS_REPEATED = f"{SHARED_ROWS}::test_key_heads_are_repeated_until_every_process_gets_as_many"
 STORE, EXPORTED = "labels/test_store.py", "labels/test_exporting.py"
 KEPT_HEAD = "stages/test_kept_head.py"
 SOFT, CHECK = "test_soft_labels.py", "tools/test_data_check.py"
@@ -593,12 +604,7 @@ BREAKS = [
     Break("losses/pairwise.py", "logsigmoid(chosen - rejected", "logsigmoid(rejected - chosen", PAIRS),
     Break("losses/pairwise.py", "(chosen + rejected) ** 2", "(chosen - rejected) ** 2", PAIRS),
     # what is read off a model
-    Break(
-        "models/logprobs.py",
-        "(lm, input_ids, lengths)[:, :-1][before]",
-        "(lm, input_ids, lengths)[:, 1:][before]",
-        LOGPROBS,
-    ),
+    Break("models/logprobs.py", "begins[rows] + steps,", "begins[rows] + steps + 1,", LOGPROBS),
     Break("models/logprobs.py", "if temperature == 1 else logits / temperature", "", LOGPROBS),
     Break("models/logprobs.py", "log_normaliser - (torch", "log_normaliser + (torch", LOGPROBS),
     Break(
@@ -607,22 +613,24 @@ BREAKS = [
         "logprobs(rows.detach(), ids)",
         f"{LOGPROBS}::test_chunks_change_neither_logprobs_nor_gradients",
     ),
-    Break("models/value_head.py", "lengths - 1]", "lengths - 2]", READS),
-    Break("models/value_head.py", "lengths - 1]", "-1]", READS),
+    Break("models/value_head.py", "+ counts - 1)", "+ counts - 2)", READS),
+    Break("models/value_head.py", "begins + counts - 1)", "begins)", READS),
     Break(
         "models/value_head.py",
-        "self.score_hidden(states.hidden[states.before])",
-        "self.score_hidden(states.hidden[states.before + 1])",
+        "read(states.hidden, states.before, self.score_hidden)",
+        "read(states.hidden, states.before + 1, self.score_hidden)",
         READS,
     ),
     # prompts computed once
-    Break("models/prefix_sharing.py", "device=counted.device).tril()", "device=counted.device)", PREFIX),
-    Break("models/prefix_sharing.py", "[0][layout.parents], rows]", "[0][layout.parents * 0], rows]", PREFIX),
-    Break("models/prefix_sharing.py", "before += [prompt_end,", "before += [start,", PREFIX),
+    Break("models/flat_rows.py", "device=self.device).tril()", "device=self.device)", PREFIX),
+    Break("models/flat_rows.py", "(self.device, self.parents)[0]]", "(self.device, self.parents * 0)[0]]", PREFIX),
+    Break(
+        "models/prefix_sharing.py", "before[firsts(lengths)] = prompt_ends", "before[firsts(lengths)] = starts", PREFIX
+    ),
     Break(
         "models/prefix_sharing.py",
-        "ids in zip(parents, completions",
-        "ids in zip([0] * len(parents), completions",
+        "layout.prompts[parents]])  # tokens",
+        "layout.prompts[parents * 0]])  # tokens",
         PREFIX,
     ),
     Break("models/prefix_sharing.py", "window >= max_length", "window <= max_length", PREFIX),
@@ -878,8 +886,8 @@ BREAKS = [
     ),
     Break(
         "rollout/decode_batch.py",
-        "PREFILL_TOKENS):",
-        "10**9):",
+        'cuda" else PREFILL_TOKENS',
+        'cuda" else 10**9',
         f"{SAMPLER}::test_long_prompts_are_read_some_at_a_time",
     ),
     Break("rollout/decode_batch.py", "[:-1] for number in group]", " for number in group]", ONCE),
@@ -992,17 +1000,127 @@ BREAKS = [
     ),
     Break("online/update.py", "        size = 1\n", "        pass\n", UPDATE),
     Break("engine/micro_batches.py", "room -= lengths[row]", "pass", SIBLINGS),
+    # processes that share rows
+    Break("models/context_parallel.py", "dist.all_reduce(total, group=ctx.group)", "pass", TOGETHER_AS_ALONE),
+    Break(
+        "models/context_parallel.py",
+        "if repeats := self.repeats(",
+        "if repeats := 0 * self.repeats(",
+        TOGETHER_AS_ALONE,
+    ),
+    Break("models/context_parallel.py", "module = OfHeads(", "_ = OfHeads(", TOGETHER_AS_ALONE),
+    Break("models/context_parallel.py", "and key_heads * n % self.size == 0)", ")", KEYS_REPEATED),
+    Break(
+        "models/context_parallel.py",
+        "owners.argsort(stable=True)",
+        "owners.argsort(descending=True)",
+        TOGETHER_AS_ALONE,
+    ),
+    Break(
+        "models/context_parallel.py",
+        "[self.group.rank()]",
+        "[0]",
+        f"{SHARED_ROWS}::test_parts_of_a_row_are_equal_and_the_last_is_filled_up",
+    ),
+    Break(
+        "models/prefix_sharing.py",
+        "cut.own(ids), cut.own(positions)",
+        "cut.own(ids), positions[: cut.width]",
+        TOGETHER_AS_ALONE,
+    ),
+    Break("engine/micro_batches.py", "(group, 1 / sharers)", "(group, 1.0)", SHARES),
+    Break("engine/engine.py", "self.backward(weight * loss,", "self.backward(loss,", WEIGHED),
+    Break("engine/engine.py", "weight * value if weight else 0.0", "value if weight else 0.0", WEIGHED),
+    Break("stages/plan.py", "if config.context_parallel_size > 1:", "if False:", LONG_ROWS),
+    Break(
+        "engine/micro_batches.py",
+        "within_budget([lengths[i] for i in share], sharers * budget)",
+        "within_budget([lengths[i] for i in share], budget)",
+        SHARES,
+    ),
+    Break("engine/micro_batches.py", "room = processes.sharers() * self.budget", "room = self.budget", SHARES),
+    Break(
+        "engine/micro_batches.py",
+        "dealt(lengths, processes.size() // sharers)",
+        "dealt(lengths, processes.size())",
+        SHARES,
+    ),
+    Break("engine/engine.py", "weight * value if weight else 0.0", "value", ENGINE),
+    Break("engine/plain.py", "torch._foreach_copy_(", "zip(", ENGINE),
+    # what a GPU has room for, and what is said of it
+    Break("rollout/room.py", "CACHE_SHARE * memory", "memory", ROOM),
+    Break("rollout/room.py", "LOGITS_BYTES * config.vocab_size", "0", ROOM),
+    Break("rollout/decode_batch.py", 'return ON_GPU if kind == "cuda"', 'return ON_GPU if kind == ""', ROOM),
+    Break(
+        "models/prefix_sharing.py",
+        "                raise\n            return",
+        "                pass\n            return",
+        ON_GPU,
+    ),
+    Break("models/prefix_sharing.py", "(torch.OutOfMemoryError, torch.AcceleratorError)", "()", ON_GPU),
+    Break("stages/models.py", "and has_room(run.device, size)", "", ON_GPU),
+    Break("stages/models.py", 'if faster and run.device.type == "cuda":', "if False:", ON_GPU),
+    Break("engine/device.py", "[0] + idle", "[0]", ON_GPU),
+    Break("run/checkpoint.py", "        np.random.set_state(ours[1])\n", "", ON_GPU),
+    # which GPU
+    Break("launch.py", "        os.environ[VISIBLE] = _only_gpu\n", "        pass\n", GPU_PLACE),
+    Break("launch.py", "    if _only_gpu is not None:\n        return 0\n", "", GPU_PLACE),
+    Break("launch.py", "return [visible[int(number)] for number in wanted]", "return wanted", GPU_PLACE),
+    Break("launch.py", '"/dev/dxg", ', "", GPU_PLACE),
+    Break("launch.py", "cores // plan.count", "cores", GPU_PLACE),
+    Break("engine/device.py", "        torch.cuda.set_device(device)\n", "        pass\n", GPU_PLACE),
+    Break(
+        "engine/device.py",
+        'device.type == "cuda" and computes_bf16(device)',
+        'device.type == "cuda"',
+        "engine/test_device.py",
+    ),
+    Break("engine/processes.py", "str(device.index or 0)", '"0"', GPU_PLACE),
+    Break(
+        "run/checkpoint.py", "if torch.cuda.is_initialized():  # of", "if torch.cuda.is_available():  # of", GPU_PLACE
+    ),
+    Break("cli/options.py", 'job_on_one_gpu(vars(settings).get("devices"), work)', "work", GPU_PLACE),
+    Break(
+        "tools/fitting/stage_memory.py",
+        "working[ACTIVATIONS] / config.context_parallel_size}",
+        "working[ACTIVATIONS]}",
+        f"{FIT}::test_devices_that_share_a_row_share_its_activations",
+    ),
+    Break(
+        "tools/fitting/stage_memory.py",
+        "working[ACTIVATIONS] -= working[HOST]",
+        "pass",
+        f"{FIT}::test_offloaded_states_are_the_hosts",
+    ),
+    Break(
+        "tools/fitting/remedies.py",
+        "if heads_of(load_config(config.model, trust_remote_code=config.trust_remote_code)) % size == 0:",
+        "if True:",
+        f"{FIT}::test_rows_that_fill_a_pass_may_be_shared_and_states_offloaded",
+    ),
+    Break("launch.py", "if count % sharers:", "if sharers > count:", LONG_ROWS),
+    Break("stages/checks.py", "if (heads := heads_of(lm.config)) % size:", "if (heads := 0):", LONG_ROWS),
+    Break("stages/checks.py", "if not sees_all(lm.config, config.max_length):", "if False:", LONG_ROWS),
+    Break("stages/models.py", "if cut and not able:", "if False:", LONG_ROWS),
+    Break(
+        "models/parts.py",
+        "save_on_cpu(pin_memory=True) if offloads",
+        "save_on_cpu(pin_memory=True) if False",
+        LONG_ROWS,
+    ),
     Break("engine/micro_batches.py", "for row in households[one]]", "for row in households[one][:1]]", SIBLINGS),
-    Break("models/prefix_sharing.py", "[0, *accumulate(", "[1, *accumulate(", PACKING),
+    Break("models/flat_rows.py", "concatenate([[0], lengths", "concatenate([[1], lengths", PACKING),
+    Break("models/flat_rows.py", "+ firsts(self.completions)", "+ firsts(self.completions) * 0", PACKING),
+    Break("models/attention.py", "elif of_one_key > 1:", "elif False:", PACKING),
     Break("models/attention.py", "(-1, 0)", "(-1, -1)", PACKING),
     Break(
         "models/prefix_sharing.py",
-        "query[:total], key[:total], value[:total]",
-        "query[:total], key[:total], key[:total]",
+        "for tensor in (query, key, value))\n        longest",
+        "for tensor in (query, key, key))\n        longest",
         PACKING,
     ),
-    Break("models/prefix_sharing.py", "masked_scatter(counted", "masked_scatter(~counted", PACKING),
-    Break("models/logprobs.py", "torch.arange(1, mask.shape[1]", "torch.arange(0, mask.shape[1] - 1", PACKING),
+    Break("models/prefix_sharing.py", "layout), firsts(lengths)", "layout), firsts(lengths) * 0", PACKING),
+    Break("models/logprobs.py", "np.arange(1, mask.shape[1]", "np.arange(0, mask.shape[1] - 1", PACKING),
     Break("models/attention.py", "dtype=torch.bool).tril()", "dtype=torch.bool)", ATTENTION),
     Break(
         "models/attention.py",
@@ -1334,7 +1452,7 @@ BREAKS = [
     Break("engine/proof.py", "return processes.any_of(asked)", "return False", PROOF),
     Break("engine/proof.py", "change > torch.finfo(torch.float32).eps * abs(weight)", "change > 0", PROOF),
     Break("engine/engine.py", 'not self.proven and done["learning_rate"] > 0', "not self.proven", PROOF),
-    Break("engine/zero.py", "    check_trainable(model)\n", "", PROOF),
+    Break("engine/choice.py", "    check_trainable(model)\n", "", PROOF),
     Break("models/load.py", "if text is not whole and others:", "if False:", "models/test_load.py"),
     Break("stages/online.py", "    check_readable(config, rewards, data)\n", "", BEFORE),
     Break("stages/reward_sources.py", "if turns and not cast.renderer.tokenizer.chat_template:", "if False:", BEFORE),
@@ -1750,7 +1868,7 @@ BREAKS = [
         "offline/pair_metrics.py", '        means["rewards/accuracies"] /= 1 - ties', "        pass", f"offline/{SOFT}"
     ),
     Break("offline/pair_metrics.py", "right * (probability > 0.5)", "right", f"offline/{SOFT}"),
-    Break("stages/preference.py", "(2 * labels.probability - 1).to(device) *", "", f"offline/{SOFT}"),
+    Break("stages/preference.py", "sent(2 * labels.probability - 1, device) *", "", f"offline/{SOFT}"),
     Break("stages/preference.py", "np.flatnonzero(labels < 1)", "np.flatnonzero(labels < 0)", f"stages/{SOFT}"),
     Break("data/comparisons.py", "if margin is not None and probability is not None:", "if False:", f"data/{SOFT}"),
     Break("data/comparisons.py", "    if 0 <= probability < 0.5:", "    if False:", f"data/{SOFT}"),

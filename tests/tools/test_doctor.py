@@ -130,7 +130,8 @@ def test_a_model_that_sees_padding_is_caught(rm, tmp_path, monkeypatch):
     honest = value_head.row_states
 
     def spoilt(lm, ids, lengths):
-        return honest(lm, ids, lengths) * (1 + 1e-3 * ids.shape[1])
+        hidden, begins = honest(lm, ids, lengths)
+        return hidden * (1 + 1e-3 * ids.shape[1]), begins
 
     monkeypatch.setattr(value_head, "row_states", spoilt)
     monkeypatch.setattr("easyrlhf.tools.scoring.check_probes", lambda *_: None)

@@ -392,6 +392,51 @@ def test_the_reference_of_dpo_is_gone_when_training_begins(folder):
     assert plan.models["reference"].weights == 4 * (ALL - LAYER) + BUFFERS
 
 
+# --- long rows
+
+
+def updates(folder, machine, **settings) -> dict[str, float]:
+    """What comes and goes in the update of sft on rows of 4096 tokens, one a pass."""
+    config = SFTConfig(train_data="none", model=folder(), max_length=4096, batch_size=12, **settings)
+    return next(phase for phase in memory_plan(with_models(config), machine).phases if phase.name == "update").working
+
+
+def test_devices_that_share_a_row_share_its_activations(folder):
+    machine = Machine("cuda", 4, 80 * GIB)
+    alone = updates(folder, machine, micro_batch_tokens=4096)
+    # a pass has twice the tokens on twice the devices, or the same row on four
+    two = updates(folder, machine, micro_batch_tokens=4096, context_parallel_size=2)
+    four = updates(folder, machine, micro_batch_tokens=1024, context_parallel_size=4)
+    assert two["activations"] == pytest.approx(alone["activations"], rel=0.02)
+    assert four["activations"] == alone["activations"] / 4
+    assert four["logits"] == alone["logits"]
+
+
+def test_offloaded_states_are_the_hosts(folder):
+    machine = Machine("cuda", 2, 80 * GIB)
+    kept = updates(folder, machine, micro_batch_tokens=4096, gradient_checkpointing=True)
+    moved = updates(folder, machine, micro_batch_tokens=4096, gradient_checkpointing=True, offload_activations=True)
+    host = 4096 * 2 * 16 * 2  # tokens, layers, hidden size, bytes in bf16
+    assert kept["activations"] - moved["activations"] == host
+    assert MemoryPlan({}, [Phase("update", (), working=moved)], machine).host == 2 * host
+    on_cpu = updates(folder, Machine("cpu", 1, GIB), gradient_checkpointing=True, offload_activations=True)
+    assert "in the host's memory" not in on_cpu
+
+
+def test_rows_that_fill_a_pass_may_be_shared_and_states_offloaded(folder):
+    long = SFTConfig(train_data="none", model=folder(), max_length=4096, micro_batch_tokens=4096)
+    machine = Machine("cuda", 6, GIB)
+    assert [*remedies.share_rows(long, machine), *remedies.offload(long, machine)] == []
+    long = replace(long, gradient_checkpointing=True)
+    flags = [one.flags for change in (remedies.offload, remedies.share_rows) for one in change(long, machine)]
+    assert flags == ["--offload_activations", "--context_parallel_size 2"]
+    assert [one.flags for one in remedies.share_rows(long, replace(machine, count=8))] == [
+        "--context_parallel_size 2",
+        "--context_parallel_size 4",  # the model has 4 heads
+    ]
+    assert [*remedies.share_rows(replace(long, max_length=4095), machine)] == []
+
+
 # --- changes
 
 
@@ -480,6 +525,10 @@ def test_several_devices_are_named(folder):
         (["sfft"], "unknown command sfft: did you mean sft?"),
         (["sft", "--devices", "8 big ones"], "--devices 8 big ones: must look like 80GB"),
         (["sft", "--devices", "0x80GB"], "--devices 0x80GB: must look like"),
+        (
+            ["sft", "--devices", "8x80GB", "--context_parallel_size", "3"],
+            "--context_parallel_size 3: the 8 processes of this run do not divide into groups of 3",
+        ),
         (["sft", "--deepspeed", "zero9"], "--deepspeed zero9: must be one of"),
         (["sft", "--devices", "cpu", "--deepspeed", "zero3"], "--deepspeed zero3: needs GPUs"),
         (["sft", "--micro_batch_token", "4"], "unknown flag --micro_batch_token: did you mean"),

@@ -145,9 +145,9 @@ REASONS: tuple[tuple[str, str], ...] = (
     (
         "processes share the work as deepspeed says; other ways of sharding are not in this version",
         """
-        fsdp fsdp_config fsdp_version fsdp_transformer_layer_cls_to_wrap accelerator_config sequence_parallel_size
-        sequence_parallel_degree context_parallel_size tensor_parallel_size dp_shard_size ring_attn_size
-        ring_head_stride ulysses_sequence_parallel_size deepspeed_autotp_size ds_tensor_parallel_size
+        fsdp fsdp_config fsdp_version fsdp_transformer_layer_cls_to_wrap accelerator_config
+        tensor_parallel_size dp_shard_size
+        ring_head_stride deepspeed_autotp_size ds_tensor_parallel_size
         zero_hpz_partition_size zpg grad_accum_dtype overlap_comm ddp_find_unused_parameters ddp_bucket_cap_mb
         ddp_broadcast_buffers ds3_gather_for_generation parallelism_config
         """,
@@ -157,7 +157,7 @@ REASONS: tuple[tuple[str, str], ...] = (
         """
         device_map low_cpu_mem_usage max_memory torch_empty_cache_steps gc_steps gc_collect_after_offload
         offload_folder auto_find_batch_size move_model_batches unpin_actor_parameters release_inference_cache
-        tp_gather_partition_size inference_tp_size activation_offloading use_cache use_precise_fp8 float16
+        tp_gather_partition_size inference_tp_size use_cache use_precise_fp8 float16
         cache_implementation skip_memory_metrics
         """,
     ),

@@ -101,6 +101,10 @@ SAME_THING: dict[str, str] = {
     "attn_impl": "attn_implementation",
     "actor_gradient_checkpointing": "gradient_checkpointing",
     "critic_gradient_checkpointing": "gradient_checkpointing",
+    "sequence_parallel_size": "context_parallel_size",
+    "sequence_parallel_degree": "context_parallel_size",
+    "ulysses_sequence_parallel_size": "context_parallel_size",
+    "ring_attn_size": "context_parallel_size",
     # LoRA
     "lora_target_modules": "lora_target",
     "target_modules": "lora_target",
@@ -207,6 +211,7 @@ SAME_THING: dict[str, str] = {
 }
 
 WITH_A_NOTE: dict[str, Translation] = {
+    "activation_offloading": Translation(("offload_activations",), "of those that gradient_checkpointing keeps"),
     **dict.fromkeys(
         (
             "per_device_train_batch_size",

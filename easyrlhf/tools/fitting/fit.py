@@ -1,13 +1,12 @@
 """easyrlhf fit: how much memory a stage needs on each device, and what would make it fit; docs/memory.md."""
 
-import os
-
 import torch
 
 from easyrlhf.config import FitConfig, TrainConfig
 from easyrlhf.config.tools import MACHINE
-from easyrlhf.engine.device import dtype_name, pick_device, pick_dtype
+from easyrlhf.engine.device import dtype_name, memory_of, pick_device, pick_dtype
 from easyrlhf.errors import InputError
+from easyrlhf.launch import check_sharers
 from easyrlhf.tools.fitting.memory import KINDS, STATES, VLLM, Machine, MemoryPlan
 from easyrlhf.tools.fitting.remedies import cheapest
 from easyrlhf.tools.fitting.stage_memory import memory_plan, row_length, token_budget, with_models
@@ -47,16 +46,8 @@ def machine_of(own: FitConfig, config: TrainConfig) -> Machine:
         raise InputError(f"--deepspeed {own.deepspeed}: needs GPUs; give --devices with their memory, such as 8x80GB")
     if config.load_in_4bit and own.deepspeed.startswith("zero3"):
         raise InputError(f"--deepspeed {own.deepspeed}: loses the scales of --load_in_4bit; give zero2")
+    check_sharers(config.context_parallel_size, count)
     return Machine(kind, count, memory, own.deepspeed)
-
-
-def memory_of(device: torch.device) -> int:
-    """Bytes of a device of this machine."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if not hasattr(os, "sysconf"):  # Windows
-        raise InputError("--devices: the memory of this machine is not known; give it, such as cpu:16GB")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # --- what is printed
@@ -67,10 +58,14 @@ def heading(config: TrainConfig, machine: Machine) -> list[str]:
     device = torch.device(machine.kind)
     what = "GPU" if machine.kind == "cuda" else "CPU"
     split = "" if machine.deepspeed == "none" else f", {machine.deepspeed}"
+    passes = f"{token_budget(config, machine):,} tokens in a forward pass"
+    if config.context_parallel_size > 1:
+        split += f", {config.context_parallel_size} to a row"
+        passes += " on each device"
     return [
         f"{config.stage}_train on {machine.count} {what}{'s' if machine.count > 1 else ''} of "
         f"{machine.memory / GIB:,.0f} GiB{split}, in {dtype_name(pick_dtype(config.precision, device))}",
-        f"{token_budget(config, machine):,} tokens in a forward pass, rows of up to {row_length(config):,} tokens",
+        f"{passes}, rows of up to {row_length(config):,} tokens",
     ]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 WEIGHTS, GRADIENTS, OPTIMISER = "weights", "gradients", "optimiser"
 ACTIVATIONS, LOGITS, KV_CACHE, VLLM = "activations", "logits", "KV cache", "vLLM"
+HOST = "in the host's memory"  # activations that wait there; on no device
 KINDS = (WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, LOGITS, KV_CACHE, VLLM)
 
 FLOAT32 = 4
@@ -152,5 +153,6 @@ class MemoryPlan:
 
     @property
     def host(self) -> float:
-        """Bytes in the memory of the host."""
-        return sum(held.on_host(self.machine) for held in self.models.values())
+        """Bytes in the memory of the host, for all devices together."""
+        waiting = max((phase.working.get(HOST, 0) for phase in self.phases), default=0)
+        return sum(held.on_host(self.machine) for held in self.models.values()) + self.machine.count * waiting

@@ -9,8 +9,10 @@ import torch
 
 from easyrlhf.config import OnlineConfig, ScoredConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype
+from easyrlhf.models.context_parallel import heads_of
+from easyrlhf.models.load import load_config
 from easyrlhf.tools.fitting.memory import SHARDED, Machine, MemoryPlan
-from easyrlhf.tools.fitting.stage_memory import answers, row_length, token_budget
+from easyrlhf.tools.fitting.stage_memory import answers, decoded_at_once, row_length, token_budget
 
 GIB = 2**30
 WORTH = 0.99  # a change must leave at most this share of the peak
@@ -42,7 +44,8 @@ def lower_micro_batch_tokens(config: TrainConfig, machine: Machine) -> Iterator[
 def decode_fewer(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """Fewer completions decoded together: the same result, slower."""
     name = "local_rollout_forward_batch_size"
-    rows = config.value(name) // 2 if isinstance(config, OnlineConfig) and not config.uses_vllm else 0
+    alone = isinstance(config, OnlineConfig) and not config.uses_vllm
+    rows = min(decoded_at_once(config, machine), config.batch_size) // 2 if alone else 0
     while rows:
         yield Remedy(f"--{name} {rows}", {name: rows})
         rows //= 2
@@ -60,6 +63,22 @@ def checkpoint(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """Activations computed again in the backward pass: the same result, a third slower."""
     if not config.gradient_checkpointing:
         yield Remedy("--gradient_checkpointing", {"gradient_checkpointing": True})
+
+
+def offload(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
+    """The states between layers in the host's memory: the same result, slower."""
+    if config.gradient_checkpointing and not config.offload_activations and machine.kind == "cuda":
+        yield Remedy("--offload_activations", {"offload_activations": True})
+
+
+def share_rows(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
+    """Several devices to a row, where one row is all that a pass holds: the same result, with more to exchange."""
+    alone = row_length(config) * answers(config) >= token_budget(config, machine)
+    if machine.kind != "cuda" or not (alone and config.gradient_checkpointing) or config.stage == "ebft":
+        return
+    for size in (size for size in (2, 4, 8) if machine.count % size == 0 and size > config.context_parallel_size):
+        if heads_of(load_config(config.model, trust_remote_code=config.trust_remote_code)) % size == 0:
+            yield Remedy(f"--context_parallel_size {size}", {"context_parallel_size": size})
 
 
 def use_bf16(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
@@ -117,6 +136,8 @@ CHANGES = (
     decode_fewer,
     less_vllm,
     checkpoint,
+    offload,
+    share_rows,
     use_bf16,
     use_lora,
     share,

@@ -23,6 +23,7 @@ from easyrlhf.models.load import load_config
 from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.prefix_sharing import SHARING, PromptGroup
 from easyrlhf.models.value_head import ScalarModel, new_head
+from easyrlhf.rollout.decode_batch import prefill_tokens
 from easyrlhf.rollout.inverse_cdf import draw_tokens
 from easyrlhf.tools.fitting.live_bytes import LiveBytes
 from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes
@@ -46,6 +47,12 @@ class ShapeBatch:
     completion_tokens: int
     completions: int = 1
     share: str = "off"
+
+    @property
+    def tokens(self) -> int:
+        """Of the pass."""
+        alone = self.completions if self.share == "off" else 1
+        return self.prompts * (alone * self.prompt_tokens + self.completions * self.completion_tokens)
 
     @property
     def groups(self) -> list[PromptGroup]:
@@ -97,14 +104,20 @@ def scoring_peak(shape: ModelShape, batch: ShapeBatch, reads: str, device: str) 
 
 
 @lru_cache(maxsize=256)
-def decoding_peak(shape: ModelShape, rows: int, prompt_tokens: int, completion_tokens: int) -> Bytes:
-    """Peak bytes of sampling `rows` completions together, beside weights: at their prompts or at their last token."""
+def decoding_peak(
+    shape: ModelShape, rows: int, prompt_tokens: int, completion_tokens: int, device: str = "cpu"
+) -> Bytes:
+    """Peak bytes of sampling `rows` completions together, beside weights: at their prompts or at their last token.
+
+    On a GPU, which decodes many, so many prompts are read at a time as a pass takes; on a CPU all are counted.
+    """
+    read = min(rows, max(1, prefill_tokens(device) // prompt_tokens)) if device == "cuda" else rows
 
     @torch.no_grad()
     def run(lm: nn.Module) -> list[Counter]:
         lm = lm.eval()
         with LiveBytes(tensors_of(lm), embedding_rows(lm)) as live:
-            first = decode(lm, DynamicCache(), rows, prompt_tokens)
+            first = decode(lm, DynamicCache(), read, prompt_tokens)
             live.begin()
             filled = DynamicCache()
             decode(lm, filled, rows, max(1, prompt_tokens + completion_tokens - 2))  # the last token is not taken in

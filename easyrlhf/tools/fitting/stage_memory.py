@@ -10,11 +10,12 @@ from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
 from easyrlhf.models.load import load_config, positions_of
 from easyrlhf.models.prefix_sharing import sees_all
 from easyrlhf.models.sequence_classifier import is_classifier
+from easyrlhf.rollout.room import bytes_of_completion, decoded_together
 from easyrlhf.run.manifest import require_whole
 from easyrlhf.run.unfinished import shape_of
-from easyrlhf.stages.checks import check_positions
+from easyrlhf.stages.checks import check_cut, check_positions
 from easyrlhf.stages.recorded_parents import model_settings
-from easyrlhf.tools.fitting.memory import OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, MemoryPlan, Phase
+from easyrlhf.tools.fitting.memory import ACTIVATIONS, HOST, OPTIMISER, VLLM, WEIGHTS, Bytes, Machine, MemoryPlan, Phase
 from easyrlhf.tools.fitting.model_shape import (
     FROZEN,
     SCORER,
@@ -37,6 +38,7 @@ def with_models(config: TrainConfig) -> TrainConfig:
     config = with_start_model(replace(config, model=config.model or config.default_model()))
     config = config.with_lengths(positions_of(config.model, trust_remote_code=config.trust_remote_code))
     check_positions("--model", config.model, config)
+    check_cut(config, [config.model])
     if isinstance(config, ScoredConfig) and not (config.reward_model or config.scored_elsewhere):
         config = replace(config, reward_model="outputs/rm" if os.path.isdir("outputs/rm") else config.model)
     if isinstance(config, OnlineConfig | ReferenceConfig):
@@ -70,13 +72,21 @@ def answers(config: TrainConfig) -> int:
 
 
 def token_budget(config: TrainConfig, machine: Machine) -> int:
-    """Tokens of a forward pass on this machine."""
+    """Tokens of a forward pass on each device of this machine."""
     return pick_micro_batch_tokens(config.micro_batch_tokens, torch.device(machine.kind))
+
+
+def decoded_at_once(config: OnlineConfig, machine: Machine) -> int:
+    """Completions that a device of this machine decodes together."""
+    shape = load_config(config.model, trust_remote_code=config.trust_remote_code).get_text_config()
+    dtype = pick_dtype(config.precision, torch.device(machine.kind))
+    each = bytes_of_completion(shape, dtype, row_length(config))
+    return decoded_together(config.local_rollout_forward_batch_size, machine.kind, machine.memory, each)
 
 
 def batch_of(config: TrainConfig, machine: Machine, rows: int) -> ShapeBatch:
     """The largest micro-batch of at most so many rows: rows of the same length that fill the budget of tokens."""
-    budget = token_budget(config, machine) // answers(config)
+    budget = config.context_parallel_size * token_budget(config, machine) // answers(config)
     longest = row_length(config)
     prompts = min(rows, max(1, -(-budget // longest)))
     length = min(longest, budget // prompts) if budget > longest else longest
@@ -92,7 +102,7 @@ def batches_of(config: OnlineConfig, machine: Machine, rows: int) -> list[ShapeB
     """
     apart = batch_of(config, machine, rows)
     prompt, answer = config.max_prompt_length, config.completion_limit
-    budget = token_budget(config, machine)
+    budget = config.context_parallel_size * token_budget(config, machine)
     together = min(config.num_generations, rows, (budget - prompt) // answer)
     if together < 2 or not may_share(config):
         return [apart]
@@ -109,7 +119,36 @@ def may_share(config: OnlineConfig) -> bool:
 
 def largest(workings: list[Bytes]) -> Bytes:
     """The one that takes most in all."""
-    return max(workings, key=lambda working: sum(working.values()))
+    return max(workings, key=lambda working: sum(working.values()) - working.get(HOST, 0))
+
+
+# --- passes
+
+
+def rows_of_a_pass(config: TrainConfig, machine: Machine) -> int:
+    """Most rows of a batch that one pass may hold: those of the devices that share it."""
+    return -(-config.batch_size * config.context_parallel_size // machine.count)
+
+
+def scoring(config: TrainConfig, machine: Machine, shape: ModelShape, batch: ShapeBatch, reads: str) -> Bytes:
+    """What a pass without gradient takes on each of the devices that share it; arguments as scoring_peak's."""
+    return of_each(config, scoring_peak(shape, batch, reads, machine.kind))
+
+
+def updating(config: TrainConfig, machine: Machine, shape: ModelShape, batch: ShapeBatch, reads: str) -> Bytes:
+    """The same of a pass forward and backward, without what waits in the host's memory, which is there as HOST."""
+    working = of_each(config, update_peak(shape, batch, reads, machine.kind))
+    if config.offload_activations and machine.kind == "cuda":
+        text = load_config(shape.path, trust_remote_code=shape.trust_remote_code).get_text_config()
+        state = text.num_hidden_layers * text.hidden_size * shape.dtype.itemsize  # of one token, between all layers
+        working[HOST] = min(working[ACTIVATIONS], batch.tokens * state / config.context_parallel_size)
+        working[ACTIVATIONS] -= working[HOST]
+    return working
+
+
+def of_each(config: TrainConfig, working: Bytes) -> Bytes:
+    """What a pass takes on each of the devices that share it: logits come in chunks of one size on all of them."""
+    return working | {ACTIVATIONS: working[ACTIVATIONS] / config.context_parallel_size}
 
 
 # --- plans
@@ -144,7 +183,7 @@ def shapes_of(config: TrainConfig, machine: Machine) -> tuple[ModelShape, ModelS
 def offline_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
     """Reference, if there is one, then updates of one model."""
     trained, frozen = shapes_of(config, machine)
-    batch = batch_of(config, machine, -(-config.batch_size // machine.count))
+    batch = batch_of(config, machine, rows_of_a_pass(config, machine))
     scorer = config.stage == "rm"
     models = {"model": count_held(trained, TRAINED_SCORER if scorer else TRAINED)}
     phases = []
@@ -153,9 +192,9 @@ def offline_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
         shape = replace(frozen, path=config.ref_model)
         if other:
             models["reference"] = count_held(shape, FROZEN)
-        working = scoring_peak(shape, batch, "logprobs", machine.kind)
+        working = scoring(config, machine, shape, batch, "logprobs")
         phases.append(Phase("reference", ("model", *other), working=working))
-    working = update_peak(trained, batch, "scores" if scorer else "logprobs", machine.kind)
+    working = updating(config, machine, trained, batch, "scores" if scorer else "logprobs")
     phases += update_phases("model", "", ("model",), ("model",), working, models["model"].step_scratch(machine))
     return MemoryPlan(models, phases, machine)
 
@@ -174,19 +213,19 @@ def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
         models[name] = replace(held, weights=held.weights - base)
     every, learning = tuple(models), tuple(name for name in ("policy", "value model") if name in models)
 
-    here = -(-config.batch_size // machine.count)
-    decoded = min(config.local_rollout_forward_batch_size, here)
+    here = rows_of_a_pass(config, machine)
+    decoded = min(decoded_at_once(config, machine), -(-config.batch_size // machine.count))
     if config.rollout == "hf":
-        sampled = decoding_peak(trained, decoded, config.max_prompt_length, config.completion_limit)
+        sampled = decoding_peak(trained, decoded, config.max_prompt_length, config.completion_limit, machine.kind)
         sampled = {**sampled, WEIGHTS: copied_weights(trained) * (machine.kind == "cpu")}
     else:  # a colocated vLLM takes the share it is given while it samples, and nothing while it sleeps
         sampled = {VLLM: config.vllm_gpu_memory_utilization * machine.memory * (config.vllm_mode == "colocate")}
     reads = {"value model": "values", "reward model": "scores"}
-    scoring = [(trained, "entropies"), *((shape, reads[name]) for name, shape in scorers.items())]
+    asked = [(trained, "entropies"), *((shape, reads[name]) for name, shape in scorers.items())]
     passes = [
-        scoring_peak(shape, batch, read, machine.kind)
+        scoring(config, machine, shape, batch, read)
         for batch in batches_of(config, machine, here)
-        for shape, read in scoring
+        for shape, read in asked
     ]
     phases = [
         Phase("rollout", every, learning, working=sampled, gathered=("policy",)),
@@ -195,7 +234,7 @@ def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
     parts = batches_of(config, machine, -(-here // config.num_mini_batches))
     for name in learning:
         shape, read = (trained, "logprobs") if name == "policy" else (scorers[name], "values")
-        working = largest([update_peak(shape, part, read, machine.kind) for part in parts])
+        working = largest([updating(config, machine, shape, part, read) for part in parts])
         phases += update_phases(name, f"{name} ", every, learning, working, models[name].step_scratch(machine))
     return MemoryPlan(models, phases, machine)
 
