@@ -105,7 +105,7 @@ class HFSampler:
     def stream(self, prompt: list[int], key: tuple[int, ...]) -> Iterator[int]:
         """The tokens that generate would give this prompt, each as soon as it is drawn."""
         for step in self._steps([prompt], [key]):
-            yield step.tokens.item()
+            yield from step.tokens.tolist()
 
     def _captures(self, longest_prompt: int) -> bool:
         """Whether steps become CUDA graphs; shapes other than the model's own look at what was said before."""
