@@ -1,15 +1,16 @@
 """Runs that are killed at random moments, continued until complete, and compared with their twins.
 
     python benchmarks/chaos.py --cycles 50 --output_dir outputs/chaos          # about 20 minutes on 2 idle cores
+    python benchmarks/chaos.py --cycles 20 --engines fsdp2 --output_dir outputs/chaos_fsdp     # about 10 minutes
     python benchmarks/chaos.py --cycles 50 --engines alone --output_dir outputs/stops          # about 10 minutes
 
 Works on a finished quickstart (scripts/quickstart.sh): its folders are where the stages start. Each cell (a stage in
-two processes under ZeRO-2 or ZeRO-3, or alone in one) first runs undisturbed, then is killed, while it starts, between
-two steps, in a save, or after its last step. Of two processes one gets SIGKILL, or the launcher SIGKILL or SIGTERM; a
-single one gets SIGKILL, SIGTERM, SIGINT or SIGHUP, or loses the reader of its output, which must not stop it. The same
-command continues it. A complete run must have the metrics and the weights of its twin, bit for bit; no kill may cost
-more steps than there are between two checkpoints, and none after a signal that can be heard; no process may outlive its
-launcher, and none may end without a word.
+two processes under ZeRO-2, ZeRO-3 or FSDP2, or alone in one) first runs undisturbed, then is killed, while it starts,
+between two steps, in a save, or after its last step. Of two processes one gets SIGKILL, or the launcher SIGKILL or
+SIGTERM; a single one gets SIGKILL, SIGTERM, SIGINT or SIGHUP, or loses the reader of its output, which must not stop
+it. The same command continues it. A complete run must have the metrics and the weights of its twin, bit for bit; no
+kill may cost more steps than there are between two checkpoints, and none after a signal that can be heard; no process
+may outlive its launcher, and none may end without a word.
 
 What every sitting said is in OUTPUT_DIR/STAGE-ENGINE/sitting-N, what rank 1 said in the run's logs/. Exit code 1 when
 anything was lost, differed, was left behind, or ended as it should not.
@@ -107,7 +108,7 @@ class Cell:
         home = self.folder / f"sitting-{self.sittings}"
         flags = self.settings | {"output_dir": run}
         if self.engine != ALONE:
-            self.command = room.start(home, self.stage, **flags | {"deepspeed": self.engine})
+            self.command = room.start(home, self.stage, **flags | engine_flags(self.engine))
             return self.command
         words = [sys.executable, "-c", f"from easyrlhf.cli.stages import {self.stage}_train; {self.stage}_train()"]
         words += [word for name, value in (flags | {"devices": "cpu"}).items() for word in (f"--{name}", str(value))]
@@ -179,6 +180,11 @@ def torment(cell: Cell, cycles: int, draw: random.Random) -> None:
         run = None
 
 
+def engine_flags(engine: str) -> dict[str, str]:
+    """The flag that makes several processes use an engine."""
+    return {"sharding": engine} if engine == "fsdp2" else {"deepspeed": engine}
+
+
 def wait_for_moment(cell: Cell, command: room.Command, run: Path, draw: random.Random) -> bool:
     """Wait for a random moment of the sitting; False when the command has ended before it came."""
     moment = draw.choices(list(MOMENTS), MOMENTS.values())[0]
@@ -221,7 +227,11 @@ def strike(cell: Cell, command: room.Command, run: Path, kind: str, draw: random
         cell.fault(f"ended with exit code {code} after {kind}", command)
     if code and done:
         print(f"  {cell.stage} {cell.engine}: exit code {code} after all work was done ({kind}); see {command.home}")
-    told = len(re.findall("^(error: |Stopped |SIG[A-Z]+ received before)", command.err, re.MULTILINE))
+    told = len(
+        re.findall(
+            "^(error: |Stopped |SIG[A-Z]+ received (before|while nothing was trained))", command.err, re.MULTILINE
+        )
+    )
     if code in (1, 3) and (told != 1 or "Traceback" in command.err):
         cell.fault(f"{kind} was not told in one message", command)
 

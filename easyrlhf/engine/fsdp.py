@@ -18,7 +18,7 @@ from easyrlhf.engine.engine import Engine, OptimiserSettings
 from easyrlhf.engine.one_pass import OnePass, emptied
 from easyrlhf.engine.proof import MASTER, MOMENTS
 from easyrlhf.errors import InputError
-from easyrlhf.models.parts import backbone
+from easyrlhf.models.parts import plain_lm
 from easyrlhf.models.unread import StoredWeight, aliases, exchanged, taken_unread
 
 
@@ -80,8 +80,8 @@ def spread(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
     places = prepared(model, unread.places)
     policy = MixedPrecisionPolicy(None if dtype == torch.float32 else dtype, torch.float32)
     mesh = init_device_mesh(device.type, (processes.size(),))
-    for layer in decoder_layers(model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    for part in parts_apart(model):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
     root = fully_shard(OnePass(model), mesh=mesh, mp_policy=policy)
     fill(root, {f"model.{name}": place for name, place in places.items()}, dtypes, mesh)
     model.spread = Spread(root, dict(model.named_parameters()), dtypes, empty)
@@ -103,16 +103,22 @@ def prepared(model: nn.Module, places: dict[nn.Parameter, StoredWeight]) -> dict
     return found
 
 
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a language model, as its family names them. Raises InputError where it names none."""
-    lm = backbone(getattr(model, "lm", model))
-    names = set(lm._no_split_modules or ())
-    found = [module for module in lm.modules() if type(module).__name__ in names]
-    if not found:
+def parts_apart(model: nn.Module) -> list[nn.Module]:
+    """What is put together for itself in a pass: layers as the family names them, and embeddings of their own.
+
+    Embeddings that are also the head are there all the time, as heads are. Raises InputError for a family that does not
+    name its layers.
+    """
+    lm = plain_lm(getattr(model, "lm", model))
+    names = set(lm.base_model._no_split_modules or ())
+    layers = [module for module in lm.base_model.modules() if type(module).__name__ in names]
+    if not layers:
         raise InputError(
             f"--sharding fsdp2: {type(lm).__name__} does not say which modules are its layers; use --deepspeed zero3"
         )
-    return found
+    first, last = lm.get_input_embeddings(), lm.get_output_embeddings()
+    alone = type(first) is nn.Embedding and first.weight is not getattr(last, "weight", None)
+    return [*layers, first] if alone else layers
 
 
 @torch.no_grad()
@@ -143,7 +149,8 @@ def own_rows(parameter: DTensor, place: StoredWeight, dtype: torch.dtype, mesh: 
 def look_at(model: nn.Module, checks: list[Callable[[], object]]) -> None:
     """What waited for the weights, in one forward pass: none of it begins one of its own."""
     model.one_pass = lambda function: function()
-    spread_of(model).one_pass(lambda: [check() for check in checks])
+    if checks:
+        spread_of(model).one_pass(lambda: [check() for check in checks])
     model.one_pass = spread_of(model).one_pass
 
 

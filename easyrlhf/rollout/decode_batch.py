@@ -31,6 +31,21 @@ class PrefilledPrompt(NamedTuple):
     place: int
 
 
+class DecodeStep(NamedTuple):
+    """A token each for the n samples that are being decoded, on the CPU.
+
+    rows      [n]  whose token it is
+    places    [n]  its place in the completion
+    tokens    [n]
+    logprobs  [n]
+    """
+
+    rows: Tensor
+    places: Tensor
+    tokens: Tensor
+    logprobs: Tensor
+
+
 def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt]:
     """Read each distinct prompt once, the longest first, some at a time; all samples of a prompt share its cache."""
     # Generations of one prompt read it once, wherever they stand among the prompts.

@@ -19,7 +19,7 @@ LOCK = ".lock"
 BEFORE_THE_START = {"cache", LOCK, "bad_rows.jsonl", "logs", PARENTS}
 OUR_FILES = (
     f"{STAGE_FILE} {SETTINGS_FILE} {CHECKPOINTS} metrics*.jsonl samples*.jsonl rollouts*.jsonl rm_eval.json .look-* "
-    "doctor.json report.html README.md plots runs adapter value_model .final config.json generation_config.json "
+    "doctor.json report.html README.md plots runs adapter value_model .final* config.json generation_config.json "
     "value_head.safetensors model*.safetensors model.safetensors.index.json tokenizer* special_tokens_map.json "
     "vocab.json merges.txt added_tokens.json chat_template.jinja"
 ).split()

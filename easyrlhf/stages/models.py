@@ -1,6 +1,8 @@
 """Models as a stage takes them: loaded, given adapters and our attention, counted, saved."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -12,12 +14,13 @@ from easyrlhf.config.lists import split_list
 from easyrlhf.data.render import Renderer
 from easyrlhf.engine import processes
 from easyrlhf.engine.device import computes_bf16, has_room
+from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.fsdp import spread
 from easyrlhf.engine.sharding import spreads_by_fsdp
 from easyrlhf.engine.zero import spread_frozen
-from easyrlhf.errors import InputError
+from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.adapters import quietly
-from easyrlhf.models.folder import probe, probe_ids, prove_folder, save_lm
+from easyrlhf.models.folder import check_probes, load_scalar_model, probe, probe_ids, prove_folder, save_lm
 from easyrlhf.models.four_bit import bytes_of, quantise
 from easyrlhf.models.load import load_causal_lm, load_config, new_tokens
 from easyrlhf.models.lora import LoraSettings, add_lora
@@ -28,6 +31,7 @@ from easyrlhf.models.untrained import untrained_tokens
 from easyrlhf.models.value_head import ScalarModel
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run
+from easyrlhf.stages.saved_parts import save_parts, writes_parts
 
 GIB = 2**30
 
@@ -166,8 +170,24 @@ def load_frozen_lm(run: Run, renderer: Renderer, path: str) -> nn.Module:
 
 def save_trained_lm(run: Run, lm: nn.Module, renderer: Renderer) -> dict:
     """Write a trained language model; nothing is to be added to stage.json."""
-    save_lm(run.folder, lm, renderer.tokenizer)
+    save_part_or_whole(run.folder, lm, renderer)
     return {}
+
+
+def save_part_or_whole(folder: Path, lm: nn.Module, renderer: Renderer) -> None:
+    """Write a language model: by this process, or by all of them where each has a part of it."""
+    if writes_parts(lm):
+        save_parts(folder, lm, renderer.tokenizer)
+    else:
+        save_lm(folder, lm, renderer.tokenizer)
+
+
+def saved(engine: Engine, save: Callable[[nn.Module], Any]) -> Any:
+    """What `save` gives of an engine's model: all processes call it where each has a part, else the main one alone."""
+    if writes_parts(engine.model):
+        return save(engine.model)
+    with engine.full_weights() as whole:
+        return processes.on_main(lambda: save(whole))
 
 
 def save_scalar_model(run: Run, folder: Path, model: ScalarModel, renderer: Renderer) -> list[dict]:
@@ -175,9 +195,14 @@ def save_scalar_model(run: Run, folder: Path, model: ScalarModel, renderer: Rend
 
     The model is then the merged one, but for one in 4 bits: what that is in full may be larger than its device.
     """
-    saved = save_lm(folder, model.lm, renderer.tokenizer, model.head)
+    if writes_parts(model):
+        save_parts(folder, model, renderer.tokenizer)
+        probes = probe(model, probe_ids(renderer))
+        prove_parts(run, folder, probes, renderer)
+        return probes
+    merged = save_lm(folder, model.lm, renderer.tokenizer, model.head)
     if not run.config.load_in_4bit:
-        model.lm = saved
+        model.lm = merged
     probes = probe(model, probe_ids(renderer))
     size = sum(parameter.nbytes for parameter in model.parameters())
     beside = not run.config.load_in_4bit and has_room(run.device, size)  # a second model, beside the trained one
@@ -185,6 +210,17 @@ def save_scalar_model(run: Run, folder: Path, model: ScalarModel, renderer: Rend
     trusted = {"trust_remote_code": run.config.trust_remote_code}
     prove_folder(folder, probes, renderer.tokenizer, device, run.dtype, **trusted)
     return probes
+
+
+def prove_parts(run: Run, folder: Path, probes: list[dict], renderer: Renderer) -> None:
+    """As prove_folder, without any process that reads the whole model."""
+    trusted = {"trust_remote_code": run.config.trust_remote_code}
+    try:
+        again = load_scalar_model(str(folder), renderer.tokenizer, dtype=run.dtype, spread_on=run.device, **trusted)
+        once_read(again.lm, lambda: check_probes(again, probes, folder, run.dtype))
+        spread(again.eval().requires_grad_(False), run.device, run.dtype)
+    except InputError as error:
+        raise RunError(f"the saved model is not the trained one. {error}") from error
 
 
 def describe_model(run: Run, name: str, path: str, count: int) -> str:

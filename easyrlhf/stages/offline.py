@@ -10,14 +10,13 @@ from torch import nn
 
 from easyrlhf.config import TrainConfig
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import processes
 from easyrlhf.engine.choice import make_engine
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.offline.loop import Task, offline_evaluations, planned_rows, planned_steps, train_steps
 from easyrlhf.report.console import Console
 from easyrlhf.run.run import Run, open_run
 from easyrlhf.stages import lifecycle
-from easyrlhf.stages.models import spread_first
+from easyrlhf.stages.models import saved, spread_first
 from easyrlhf.stages.plan import RunPlan, print_plan
 from easyrlhf.stages.recorded_parents import with_parents
 from easyrlhf.stages.rows import read_sets
@@ -32,7 +31,7 @@ class OfflineStage:
     model   (run, renderer) → the module whose parameters are trained
     task    (model, run) → its part of the loop
     save    (run, model, renderer) → writes the model into the run's folder; returns entries for stage.json. The main
-            process alone calls it
+            process alone calls it, or all where each has a part of the model
     check   (settings, renderer, data, console) → raises InputError for data that the method cannot use
     join    (run, renderer, model, rows, numbers, console) → the rows, with what must be computed once of those that the
             run will read
@@ -80,6 +79,5 @@ def train_offline(config: TrainConfig, stage: OfflineStage) -> Path:
         run.begin({"model": engine})
         with lifecycle.open_log(run, console) as log:
             metrics = train_steps(run, engine, stage.task(model, run), train, valid, log, console)
-        with engine.full_weights() as whole:
-            results = processes.on_main(lambda: stage.save(run, whole, renderer))
+        results = saved(engine, lambda whole: stage.save(run, whole, renderer))
         return lifecycle.end_run(run, console, metrics, **results)

@@ -3,15 +3,20 @@
 from torch import nn
 
 from easyrlhf.data.render import Renderer
-from easyrlhf.engine import processes
 from easyrlhf.engine.micro_batches import Passes
-from easyrlhf.models.folder import save_lm
 from easyrlhf.models.parts import leave_out_spare
 from easyrlhf.models.prefix_sharing import sharing_of
 from easyrlhf.models.value_head import ScalarModel, load_head, new_head
 from easyrlhf.online.state import Models, Online
 from easyrlhf.run.run import Run
-from easyrlhf.stages.models import load_frozen_lm, load_trained_lm, save_scalar_model, spread_first
+from easyrlhf.stages.models import (
+    load_frozen_lm,
+    load_trained_lm,
+    save_part_or_whole,
+    save_scalar_model,
+    saved,
+    spread_first,
+)
 from easyrlhf.stages.shared_backbone import apart, load_shared_backbone
 
 
@@ -65,16 +70,14 @@ def load_value_model(run: Run, renderer: Renderer, folder: str | None) -> Scalar
 
 def save_models(run: Run, online: Online, renderer: Renderer) -> None:
     """Write the policy at the root and the value model, if any, in value_model/."""
-    with online.engines["policy"].full_weights() as policy:
-        processes.on_main(lambda: save_policy(run, renderer, policy))
+    saved(online.engines["policy"], lambda policy: save_policy(run, renderer, policy))
     if online.models.value is not None:
-        with online.engines["value"].full_weights() as value:
-            processes.on_main(lambda: save_value_model(run, renderer, value))
+        saved(online.engines["value"], lambda value: save_value_model(run, renderer, value))
 
 
 def save_policy(run: Run, renderer: Renderer, policy: nn.Module) -> None:
     """Write the policy."""
-    save_lm(run.folder, apart(run, renderer, policy) if run.config.share_backbone else policy, renderer.tokenizer)
+    save_part_or_whole(run.folder, apart(run, renderer, policy) if run.config.share_backbone else policy, renderer)
 
 
 def save_value_model(run: Run, renderer: Renderer, value: ScalarModel) -> None:

@@ -79,7 +79,8 @@ def examine_whole(run: Run, model: ScalarModel, renderer: Renderer) -> None:
     with ProgressBar(console, PARTS, 0, "part", ("", "")) as bar:
         scorer = ScoringModel(model, renderer, run.micro_batch_tokens)
         measured |= examine(scorer, rows, run.dtype, most=most, advance=bar.advance)
-    write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
+    if processes.is_main():
+        write_examination(run.folder, str(run.folder), run.config.valid_name, dtype_name(run.dtype), measured)
 
 
 def check_rm(config: RMConfig, renderer: Renderer, data: dict[str, TokenData | None], console: Console) -> None:

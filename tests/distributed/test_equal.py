@@ -78,6 +78,7 @@ LAYOUTS = {
     "zero3": {"devices": "cpu:2", "micro_batch_tokens": 150},
     "zero2_offload": {"devices": "cpu:2", "deepspeed": "zero2_offload"},
     "zero3_offload": {"devices": "cpu:2", "deepspeed": "zero3_offload"},
+    "fsdp2": {"devices": "cpu:2", "deepspeed": "auto", "sharding": "fsdp2", "micro_batch_tokens": 150},
     "one zero3": {"devices": "cpu", "micro_batch_tokens": 150},
     "shared": {"devices": "cpu:2", "context_parallel_size": 2, "deepspeed": "none", "micro_batch_tokens": 75},
     "two groups": {"devices": "cpu:4", "context_parallel_size": 2, "deepspeed": "none", "micro_batch_tokens": 75},
@@ -221,6 +222,7 @@ def test_what_zero3_fills_its_parts_up_with_is_no_broken_weight_and_a_broken_wei
         ("sft", "shared"),
         ("dpo", "two groups"),
         ("rm", "shared fsdp2"),
+        *((case, "fsdp2") for case in ("sft", "rm", "rm lora", "dpo")),
     ],
 )
 def test_offline_losses_are_those_of_one_process(train, case, layout, stages, alone, zero3, tmp_path):
@@ -259,6 +261,7 @@ def test_bf16_under_zero3_is_near_bf16_on_one_process(train, stages, alone, zero
     [
         *((case, layout) for case in ("ppo", "grpo") for layout in ("two", "zero2", "zero3")),
         ("ppo lora", "zero3"),
+        *((case, "fsdp2") for case in ("ppo", "grpo")),
         ("ppo", "shared"),
         ("grpo", "shared"),
         ("ppo lora", "shared zero3"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from easyrlhf.models import attention
+from easyrlhf.rollout import sampler
 from easyrlhf.userfile import load_module
 
 like_cuda = load_module(Path(__file__).with_name("like_cuda.py"))
@@ -38,6 +39,7 @@ def watch(monkeypatch):
     for name, stand_in in cuda.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(attention, "varlen_attn", like_cuda.varlen)
+    monkeypatch.setattr(sampler, "cuda_graph", lambda step: step)  # what a graph repeats is done again
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter on the GPU is another class
     yield like_cuda.Watch()

@@ -1,7 +1,7 @@
 """Tensors on the CPU that say they are on cuda:0, and a watch that refuses what CUDA refuses and counts waits.
 
-What runs under the watch computes on the CPU. A tensor "on the GPU" is a LikeCuda; a CPU tensor beside one, numpy of one,
-a CPU generator for one and the like are refused as CUDA would. Each copy, and each time that Python has to wait for the
+What runs under the watch computes on the CPU. A tensor "on the GPU" is a LikeCuda; a CPU tensor beside one, numpy of
+one, a CPU generator for one and the like are refused as CUDA would. Each copy, and each time that Python waits for the
 GPU, is counted under the line of the package that asked for it. Recomputing (gradient checkpointing) cannot be watched:
 tensors that autograd saves lose their class.
 """
@@ -39,8 +39,8 @@ NO_NUMBER_FROM_ELSEWHERE = {  # where even a CPU tensor of one number is refused
 DRAWING = {"bernoulli", "multinomial", "rand_like", "randn_like", "uniform_", "normal_", "bernoulli_"}
 
 
-class RefusedError(RuntimeError):
-    """What CUDA would not do."""
+class RefusedError(Exception):
+    """What CUDA would not do; no RuntimeError, which is taken for a model that cannot do something."""
 
 
 class LikeCuda(Tensor):

@@ -1,0 +1,168 @@
+"""Models that FSDP2 has spread over two processes: what each holds, what goes wrong, and what is written of them."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from easyrlhf.launch import free_port
+from easyrlhf.userfile import load_module
+
+ForkServer = load_module(Path(__file__).parents[1] / "forking" / "fork_server.py").ForkServer
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+# What every script of a process begins with: the group, and a model of the folder "model", spread.
+BEGIN = """
+import errno, json, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from easyrlhf.data.tokenizer import load_tokenizer
+from easyrlhf.engine import processes
+from easyrlhf.engine.choice import make_engine
+from easyrlhf.engine.engine import OptimiserSettings
+from easyrlhf.engine.fsdp import spread, spread_of
+from easyrlhf.errors import EasyRLHFError
+from easyrlhf.models.load import load_causal_lm
+from easyrlhf.models.logprobs import row_token_logprobs
+from easyrlhf.offline.reference import PAIR, RowsWithReference, fingerprint
+from easyrlhf.stages import saved_parts
+
+CPU = torch.device("cpu")
+SETTINGS = OptimiserSettings(1e-2, "constant", 0.0, 0.0, 1e-8, 1.0, 10)
+
+
+def load(**how):
+    return load_causal_lm("model", load_tokenizer("model"), **{"dtype": torch.float32, "spread_on": CPU} | how)
+
+
+def loss_of(lm, factor=1.0):
+    ids, mask = torch.arange(3, 12)[None], torch.tensor([[0] + [1] * 8])
+    return lambda: (-factor * row_token_logprobs(lm, ids, mask).sum(), {})
+
+
+def tell(**what):
+    print(json.dumps({"rank": processes.rank()} | what), flush=True)
+
+
+def error_of(job):
+    try:
+        job()
+    except EasyRLHFError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+processes_of = processes.join_group(CPU, 60, alone=True)
+processes_of.__enter__()
+"""
+
+HELD = """
+lm = spread(load(), CPU, torch.float32)
+whole = load(spread_on=None)
+tell(
+    same=all(torch.equal(spread_of(lm).whole(name), weight) for name, weight in whole.named_parameters()),
+    held=sum(part.to_local().numel() for part in spread_of(lm).parameters.values()),
+    all=sum(weight.numel() for weight in whole.parameters()),
+    digest=fingerprint(lm, RowsWithReference([], PAIR), np.array([])),
+    wanted=fingerprint(whole, RowsWithReference([], PAIR), np.array([])),
+)
+"""
+
+BROKEN = """
+engine = make_engine(spread(load().train(), CPU, torch.float32), SETTINGS, None, torch.float32)
+before = {name: part.clone() for name, part in engine.held().items()}
+refused = error_of(lambda: engine.step([(loss_of(engine.model, torch.inf), 1.0)], 8))
+kept = all(torch.equal(before[name], part) for name, part in engine.held().items())
+engine.held()["model.norm.weight"][0] = torch.nan if processes.rank() else 1.0
+tell(refused=refused, kept=kept, broken=error_of(engine.check_finite))
+"""
+
+FULL_DISK = """
+def save_file(tensors, file, metadata):
+    if processes.rank():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    Path(file).touch()
+
+
+lm = spread(load(), CPU, torch.float32)
+saved_parts.save_file, saved_parts.LEAST = save_file, 1
+tell(refused=error_of(lambda: saved_parts.save_parts(Path("out"), lm, load_tokenizer("model"))))
+"""
+
+SEVERAL_FILES = """
+lm = spread(load(dtype=torch.bfloat16), CPU, torch.bfloat16)
+saved_parts.LEAST = 1
+saved_parts.save_parts(Path("out"), lm, load_tokenizer("model"))
+again = load_causal_lm("out", load_tokenizer("out"), dtype=torch.bfloat16, spread_on=CPU)
+spread(again, CPU, torch.bfloat16)
+tell(whole=again is not None and spread_of(again).whole("model.norm.weight").tolist()[:2])
+"""
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    """What runs files in processes that have imported the libraries."""
+    server = ForkServer("torch.distributed.fsdp")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def told(forks, chain, tmp_path):
+    """told(script, count) -> what each of so many processes says that run it beside a copy of the sft model."""
+
+    def run(script: str, count: int = 2) -> list[dict]:
+        shutil.copytree(chain.sft, tmp_path / "model")
+        (tmp_path / "script.py").write_text(BEGIN + script)
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        codes = forks.run([tmp_path / "script.py"], tmp_path, ranks, output=str(tmp_path / "said"), seconds=60)
+        said = (tmp_path / "said").read_text()
+        assert codes == [0] * count, said
+        lines = [json.loads(line) for line in said.splitlines() if line.startswith('{"rank"')]
+        return sorted(lines, key=lambda line: line["rank"])
+
+    return run
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_process_reads_its_rows_and_together_they_have_the_model(told, count):
+    found = told(HELD, count)
+    assert [line["same"] for line in found] == [True] * count
+    assert sum(line["held"] for line in found) == found[0]["all"]
+    assert max(line["held"] for line in found) <= found[0]["all"] / count * 1.05
+    assert [line["digest"] == line["wanted"] for line in found] == [True] * count
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights_and_a_broken_weight_is_named(told):
+    found = told(BROKEN)
+    assert [line["kept"] for line in found] == [True, True]
+    assert all(line["refused"].startswith("NotFinite: the loss is ") for line in found)
+    assert all("the weights were not changed" in line["refused"] for line in found)
+    assert found[1]["broken"].startswith("NotFinite: trained weights have become NaN or infinite: model.norm.weight.")
+    assert found[0]["broken"].startswith("NotFinite: trained weights have become NaN or infinite")
+
+
+def test_a_disk_that_is_full_for_one_process_ends_all_and_leaves_no_model(told, tmp_path):
+    found = told(FULL_DISK)
+    for line in found:
+        assert line["refused"] == "RunError: out: could not be written: No space left on device; make room there"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".final-parts"]
+
+
+def test_several_files_with_their_index_hold_what_one_file_held(told, chain, tmp_path):
+    told(SEVERAL_FILES)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = sorted(tmp_path.glob("out/model-*.safetensors"))
+    assert len(files) >= 2
+    found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    wanted = load_file(Path(chain.sft) / "model.safetensors")
+    assert found.keys() == wanted.keys() == index["weight_map"].keys()
+    assert all((found[name] == wanted[name].bfloat16()).all() for name in wanted)
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in found.values())
+    assert not (tmp_path / "out" / ".final-parts").exists()
