@@ -66,6 +66,8 @@ def test_two_processes_ask_early_about_the_prompts_that_they_sample(train, setti
 
 
 def test_a_reward_that_fails_in_one_process_ends_both_and_the_run_goes_on(train, settings, tmp_path):
+    """With groups that were kept and prompts that failed, of which both processes know."""
+    settings |= {"advantage": "rloo", "replay_buffer_size": 6, "reroll_max_groups": 1, "reroll_start_fraction": 0.0}
     train(tmp_path / "whole", **settings)
     (tmp_path / "fails").touch()
     with pytest.raises(AssertionError, match=FAILED):

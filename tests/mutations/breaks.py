@@ -1379,6 +1379,8 @@ BREAKS = [
         "if False:",
         "rewards/test_stream.py stages/test_stream.py::test_rewards_are_asked_for_while_a_vllm_server_samples",
     ),
+    Break("tools/fitting/stage_memory.py", "answer, share=TREES)]", "answer, share='on')]", "tools/test_fit.py"),
+    Break("tools/fitting/shape_pass.py", '"last", batch.share)', '"last")', "tools/test_fit.py"),
     Break("rollout/fixed_decode.py", "| (places + 1 >= self.most[slots])", "", "rollout/test_fixed.py"),
     Break("rollout/fixed_decode.py", "(ended=step.ended | stopped[slots])", "()", "rollout/test_fixed.py"),
     Break("rollout/sharded.py", "ended(start + number, ids", "ended(number, ids", "rewards/test_stream.py"),

@@ -109,7 +109,13 @@ def test_dynamic_sampling_takes_what_was_begun_and_wastes_nothing(train, server)
 SETTINGS = {
     "ppo": {"value_learning_rate": 1e-3, "rollout_ahead": 1},
     "grpo, dynamic": {"rollout_ahead": 3, "dynamic_sampling": 1, "beta": 0.1},
-    "rloo, lora, replay": {"rollout_ahead": 2, "advantage": "rloo", "lora_r": 4, "replay_buffer_size": 6},
+    "rloo, lora, replay": {
+        "rollout_ahead": 2,
+        "advantage": "rloo",
+        "lora_r": 4,
+        "share_backbone": True,
+        "replay_buffer_size": 6,
+    },
 }
 
 

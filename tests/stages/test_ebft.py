@@ -22,6 +22,9 @@ from easyrlhf.online.state import Models
 from easyrlhf.rewards.combined import Rewards
 from easyrlhf.stages.ebft import AnsweredPrompts, answer_start
 from easyrlhf.stages.online import train_ebft
+from easyrlhf.userfile import load_module
+
+vllm = load_module(Path(__file__).parents[1] / "rollout" / "vllm_server.py")
 
 SETTINGS = {
     "max_length": 64,
@@ -275,3 +278,20 @@ def test_settings_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match=said):
             replace(known, **changed)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_r": 4, "num_generations": 2}], ids=["full", "lora"])
+def test_a_rollout_of_a_vllm_server_is_begun_ahead_and_kept(train, chain, stop_after, settings):
+    settings = settings | {"rollout": "vllm", "vllm_mode": "server", "rollout_ahead": 1, "num_sample_generations": 0}
+    with vllm.sampling(chain.sft).served() as server:
+        whole = train("whole", vllm_port=server.port, **settings)
+    assert [row["health/staleness"] for row in rows_of(whole)] == [0, 1, 1, 1]
+    go_on = stop_after(2)
+    with vllm.sampling(chain.sft).served() as first, pytest.raises(RunStopped):
+        train("run", vllm_port=first.port, **settings)
+    go_on()
+    with vllm.sampling(chain.sft).served() as second:
+        run = train("run", vllm_port=second.port, **settings)
+    assert rows_of(run) == rows_of(whole)
+    asked = [server.asked("/v1/completions") for server in (server, first, second)]
+    assert len(asked[0]) == len(asked[1]) + len(asked[2])  # what had begun is not drawn again

@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner
 
 from easyrlhf.cli.main import main as easyrlhf
-from easyrlhf.config import DPOConfig, FitConfig, GRPOConfig, PPOConfig, SFTConfig
+from easyrlhf.config import DPOConfig, EBFTConfig, FitConfig, GRPOConfig, PPOConfig, SFTConfig
 from easyrlhf.engine.engine import Engine
 from easyrlhf.errors import InputError
+from easyrlhf.models.prefix_sharing import TREES
 from easyrlhf.stages.online import train_grpo
 from easyrlhf.stages.sft import train_sft
 from easyrlhf.tools.fitting import remedies
@@ -184,6 +185,30 @@ def test_checkpointing_keeps_the_input_of_each_layer(folder):
         added[checkpointing] = high - low
     assert added[True] == pytest.approx(4 * 64 * 16 * 4, rel=0.02)
     assert added[False] > 10 * added[True]
+
+
+@pytest.mark.parametrize(
+    "batch, tokens",
+    [
+        (ShapeBatch(1, 10, 6, completions=4, share="on"), 4 * 16),  # each row whole, though the prompt counts once
+        (ShapeBatch(4, 10, 6, share=TREES), 10 + 4 * 6),
+    ],
+    ids=["rows", "tree"],
+)
+def test_features_hold_the_states_of_every_layer(folder, batch, tokens):
+    shapes = [ModelShape(folder(f"of_{n}", num_hidden_layers=n), torch.float32) for n in (5, 6)]
+    low, high = (sum(scoring_peak(shape, batch, "features", "cpu").values()) for shape in shapes)
+    assert high - low == tokens * 16 * 4
+    assert batch.tokens == 10 + 4 * 6
+
+
+def test_blocks_of_a_text_are_one_tree_that_fills_the_budget(folder):
+    machine = Machine("cpu", 1, GIB)
+    settings = {"ebft_mode": "stride", "generate_length": 8, "max_length": 512, "micro_batch_tokens": 1024}
+    config = config_of(EBFTConfig, folder(), **settings, batch_size=64, num_generations=4)
+    assert batches_of(config, machine, 64) == [ShapeBatch(2, 504, 8), ShapeBatch(64, 504, 8, share=TREES)]
+    assert batches_of(config, machine, 16)[1] == ShapeBatch(16, 504, 8, share=TREES)
+    assert batches_of(replace(config, share_prefix="off"), machine, 64) == [ShapeBatch(2, 504, 8)]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neox", "gemma2", "falcon"])

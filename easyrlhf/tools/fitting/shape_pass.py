@@ -19,9 +19,10 @@ from transformers import DynamicCache
 from easyrlhf.engine.plain import master_of
 from easyrlhf.errors import InputError
 from easyrlhf.models import logprobs
+from easyrlhf.models.features import completion_features, layers_at
 from easyrlhf.models.load import load_config
 from easyrlhf.models.parts import plain_lm
-from easyrlhf.models.prefix_sharing import SHARING, PromptGroup
+from easyrlhf.models.prefix_sharing import SHARING, TREES, PromptGroup
 from easyrlhf.models.value_head import ScalarModel, new_head
 from easyrlhf.rollout.decode_batch import prefill_tokens
 from easyrlhf.rollout.inverse_cdf import draw_tokens
@@ -30,6 +31,7 @@ from easyrlhf.tools.fitting.memory import ACTIVATIONS, KV_CACHE, LOGITS, Bytes
 from easyrlhf.tools.fitting.model_shape import ModelShape, as_on_cpu, make_model, tensors_of
 
 CPU = torch.device("cpu")
+DEPTHS = (0.25, 0.5, 0.75)  # of features; all layers' states are held, whichever are read
 SHALLOW = (2, 3)  # layers of the two models that stand for a deeper one
 SHAPES = FakeTensorMode(allow_non_fake_inputs=True)
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # deep_peak says what went wrong
@@ -39,7 +41,8 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  #
 class ShapeBatch:
     """A micro-batch: prompts with so many completions each, all prompts of one length and all completions of one.
 
-    share  "on" where a prompt is computed once for its completions, else "off"
+    share  "on" where a prompt is computed once for its completions, TREES where the prompts are beginnings of one text
+           that is; else "off"
     """
 
     prompts: int
@@ -51,6 +54,8 @@ class ShapeBatch:
     @property
     def tokens(self) -> int:
         """Of the pass."""
+        if self.share == TREES:
+            return self.prompt_tokens + self.prompts * self.completions * self.completion_tokens
         alone = self.completions if self.share == "off" else 1
         return self.prompts * (alone * self.prompt_tokens + self.completions * self.completion_tokens)
 
@@ -91,7 +96,10 @@ def update_peak(shape: ModelShape, batch: ShapeBatch, reads: str, device: str) -
 
 @lru_cache(maxsize=256)
 def scoring_peak(shape: ModelShape, batch: ShapeBatch, reads: str, device: str) -> Bytes:
-    """Peak bytes of a micro-batch's forward pass without gradient, beside weights; `reads` may be entropies too."""
+    """Peak bytes of a micro-batch's forward pass without gradient, beside weights.
+
+    reads  as update_peak's, entropies or features
+    """
 
     @torch.no_grad()
     def run(lm: nn.Module) -> list[Counter]:
@@ -170,7 +178,7 @@ def chunks_of(device: str) -> Iterator[None]:
 
 def prepared(lm: nn.Module, batch: ShapeBatch, reads: str) -> nn.Module:
     """The model as a stage has it for such batches, and as a ScalarModel where a head reads it."""
-    if batch.share == "on":
+    if batch.share != "off":
         plain_lm(lm).set_attn_implementation(SHARING)
     if reads not in ("scores", "values"):
         return lm
@@ -202,7 +210,19 @@ def read_values(model: ScalarModel, batch: ShapeBatch) -> Tensor:
     return model.completion_values(batch.groups, batch.share)
 
 
-READERS = {"logprobs": read_logprobs, "entropies": read_entropies, "scores": read_scores, "values": read_values}
+def read_features(lm: nn.Module, batch: ShapeBatch) -> Tensor:
+    """Features of completions."""
+    rows = [(prompt, ids) for prompt, own in batch.groups for ids in own]
+    return completion_features(lm, rows, layers_at(lm, DEPTHS), "last", batch.share)
+
+
+READERS = {
+    "logprobs": read_logprobs,
+    "entropies": read_entropies,
+    "scores": read_scores,
+    "values": read_values,
+    "features": read_features,
+}
 
 
 def decode(lm: nn.Module, cached: DynamicCache, rows: int, tokens: int) -> DynamicCache:

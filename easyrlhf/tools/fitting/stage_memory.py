@@ -8,7 +8,7 @@ import torch
 from easyrlhf.config import OnlineConfig, ReferenceConfig, ScoredConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype, pick_micro_batch_tokens
 from easyrlhf.models.load import load_config, positions_of
-from easyrlhf.models.prefix_sharing import sees_all
+from easyrlhf.models.prefix_sharing import TREES, sees_all
 from easyrlhf.models.sequence_classifier import is_classifier
 from easyrlhf.rollout.room import bytes_of_completion, decoded_together
 from easyrlhf.run.manifest import require_whole
@@ -98,11 +98,15 @@ def batch_of(config: TrainConfig, machine: Machine, rows: int) -> ShapeBatch:
 def batches_of(config: OnlineConfig, machine: Machine, rows: int) -> list[ShapeBatch]:
     """The micro-batches of at most so many rows that may take most: of rows apart, and of answers that share a prompt.
 
-    Keys and values of a shared prompt are kept once for each of its answers, though its tokens count once.
+    Keys and values of a shared prompt are kept once for each of its answers, though its tokens count once. Where texts
+    are continued from many places, all that the budget has room for goes on from one text.
     """
     apart = batch_of(config, machine, rows)
     prompt, answer = config.max_prompt_length, config.completion_limit
     budget = config.context_parallel_size * token_budget(config, machine)
+    if config.sharing == TREES and may_share(config):
+        branches = min(rows, (budget - prompt) // answer)
+        return [apart, ShapeBatch(branches, prompt, answer, share=TREES)] if branches > 1 else [apart]
     together = min(config.num_generations, rows, (budget - prompt) // answer)
     if together < 2 or not may_share(config):
         return [apart]
@@ -222,6 +226,8 @@ def online_plan(config: OnlineConfig, machine: Machine) -> MemoryPlan:
         sampled = {VLLM: config.vllm_gpu_memory_utilization * machine.memory * (config.vllm_mode == "colocate")}
     reads = {"value model": "values", "reward model": "scores"}
     asked = [(trained, "entropies"), *((shape, reads[name]) for name, shape in scorers.items())]
+    if config.imitates:
+        asked.append((trained if config.own_reference else replace(frozen, path=config.ref_model), "features"))
     passes = [
         scoring(config, machine, shape, batch, read)
         for batch in batches_of(config, machine, here)
