@@ -110,5 +110,10 @@ def leave_out_spare(lm: nn.Module, tokenizer) -> None:
 
 def without_spare(lm: nn.Module, logits: torch.Tensor) -> torch.Tensor:
     """Logits [..., V], changed in place, that give no chance to the ids that leave_out_spare has found."""
-    spare = getattr(plain_lm(lm), "spare_ids", None)
-    return logits if spare is None else logits.index_fill_(-1, spare.to(logits.device), NO_CHANCE)
+    lm = plain_lm(lm)
+    spare = getattr(lm, "spare_ids", None)
+    if spare is None:
+        return logits
+    if spare.device != logits.device:  # once for all passes: on its way to a GPU the host would wait
+        spare = lm.spare_ids = spare.to(logits.device)
+    return logits.index_fill_(-1, spare, NO_CHANCE)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from easyrlhf.data.batches import pad_right, within_budget
+from easyrlhf.models.flat_rows import sent
 from easyrlhf.models.parts import backbone, plain_lm, without_spare
 from easyrlhf.rollout.slot_cache import CHUNK, SlotCache
 
@@ -30,6 +31,21 @@ class PrefilledPrompt(NamedTuple):
     place: int
 
 
+class DecodeStep(NamedTuple):
+    """A token each for the n samples that are being decoded, on the CPU.
+
+    rows      [n]  whose token it is
+    places    [n]  its place in the completion
+    tokens    [n]
+    logprobs  [n]
+    """
+
+    rows: Tensor
+    places: Tensor
+    tokens: Tensor
+    logprobs: Tensor
+
+
 def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt]:
     """Read each distinct prompt once, the longest first, some at a time; all samples of a prompt share its cache."""
     # Generations of one prompt read it once, wherever they stand among the prompts.
@@ -43,7 +59,7 @@ def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt
         before_last = [distinct[number][0][:-1] for number in group]
         if before_last[0]:
             # filled up with any token: attention is causal, and nobody takes over what lies behind a prompt
-            input_ids = pad_right(before_last, before_last[0][0]).to(plain_lm(lm).device)
+            input_ids = sent(pad_right(before_last, before_last[0][0]), plain_lm(lm).device)
             backbone(lm)(input_ids=input_ids, past_key_values=cache, use_cache=True)
         for place, number in enumerate(group):
             prompt, rows = distinct[number]
@@ -93,9 +109,9 @@ class DecodeBatch:
     def logits(self, lm: nn.Module) -> Tensor:
         """Read everyone's last token; returns the logits of the next, in float32 or better.  [n, V]"""
         # Positions are counted from each sample's own start: a sample's logits are the same in any company.
-        starts = self.starts.to(plain_lm(lm).device)[:, None]
+        starts = sent(self.starts, plain_lm(lm).device)[:, None]
         logits = lm(
-            input_ids=self.tokens.to(starts.device)[:, None],
+            input_ids=sent(self.tokens, starts.device)[:, None],
             attention_mask=(torch.arange(self.columns + 1, device=starts.device) >= starts).long(),
             position_ids=self.columns - starts,
             past_key_values=self.cache,

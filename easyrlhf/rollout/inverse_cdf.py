@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from easyrlhf.models.flat_rows import sent
+
 BLOCK = 128  # tokens whose probabilities are added up before any is looked at
 BELOW_ONE = 1 - 2**-53
 NO_FLOAT64 = ("mps",)  # devices whose numbers are drawn on the CPU
@@ -19,7 +21,7 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[T
     """
     if logits.device.type in NO_FLOAT64:
         logits = logits.cpu()
-    uniforms = uniforms.to(logits.device)
+    uniforms = sent(uniforms, logits.device)
     probabilities = (logits / (temperature or 1.0)).softmax(-1)
     tokens = logits.argmax(-1) if temperature == 0 else invert(probabilities, uniforms)
     return tokens, probabilities.gather(1, tokens[:, None]).squeeze(1).log()

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from easyrlhf.models.parts import evaluating, plain_lm
-from easyrlhf.rollout.decode_batch import DecodeBatch, prefill
+from easyrlhf.rollout.decode_batch import DecodeBatch, DecodeStep, prefill
 from easyrlhf.rollout.ending import Ending
+from easyrlhf.rollout.fixed_decode import FixedBatch, Slots, cuda_graph, decodes_fixed, fixed_steps
 from easyrlhf.rollout.inverse_cdf import draw_tokens
 from easyrlhf.rollout.onednn_linear import blocked_weights
 from easyrlhf.rollout.shape import NO_SHAPE, SamplingShape
@@ -53,21 +54,6 @@ class Sampler(Protocol):
 
     def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
         """Complete each prompt; its random numbers are drawn from its key."""
-
-
-class DecodeStep(NamedTuple):
-    """A token each for the n samples that are being decoded, on the CPU.
-
-    rows      [n]  whose token it is
-    places    [n]  its place in the completion
-    tokens    [n]
-    logprobs  [n]
-    """
-
-    rows: Tensor
-    places: Tensor
-    tokens: Tensor
-    logprobs: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,7 +105,12 @@ class HFSampler:
     def stream(self, prompt: list[int], key: tuple[int, ...]) -> Iterator[int]:
         """The tokens that generate would give this prompt, each as soon as it is drawn."""
         for step in self._steps([prompt], [key]):
-            yield step.tokens.item()
+            yield from step.tokens.tolist()
+
+    def _captures(self, longest_prompt: int) -> bool:
+        """Whether steps become CUDA graphs; shapes other than the model's own look at what was said before."""
+        on_gpu = plain_lm(self.lm).device.type == "cuda" and not self.shape.changes
+        return on_gpu and decodes_fixed(self.lm, longest_prompt + self.max_new_tokens)
 
     def _steps(
         self, prompts: list[list[int]], keys: list[tuple[int, ...]], limits: list[int] | None = None
@@ -130,6 +121,11 @@ class HFSampler:
         uniforms = torch.tensor(np.stack([np.random.default_rng(key).random(self.max_new_tokens) for key in keys]))
         said: list[list[int]] = [[] for _ in prompts]
         with evaluating(self.lm):
+            if self._captures(max(map(len, prompts))):
+                slots = Slots.empty(min(self.batch_size, len(prompts)), self.max_new_tokens, plain_lm(self.lm).device)
+                batch = FixedBatch(self.lm, slots, self.ending.ids, self.temperature, cuda_graph)
+                yield from fixed_steps(batch, prompts, uniforms, most, self.ending)
+                return
             waiting, running = prefill(self.lm, prompts), DecodeBatch()
             while True:
                 # 2. Fill up: a slot that became free takes the next prompt, so that no pass runs half empty.

@@ -6,6 +6,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from easyrlhf.models.flat_rows import sent
+
 CHUNK = 32  # columns that the cache grows by, and from which on it drops those that no row uses any more
 
 
@@ -101,7 +103,7 @@ class SlotCache(Cache):
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy slots over others."""
         for layer in self.layers:
-            layer.move(sources.to(layer.keys.device), targets.to(layer.keys.device))
+            layer.move(sent(sources, layer.keys.device), sent(targets, layer.keys.device))
 
     def add_columns(self, count: int) -> None:
         """Put so many columns before all others."""

@@ -21,6 +21,7 @@ MASKED, KL, PPO, PAIRS = (f"losses/test_{name}.py" for name in ("masked", "kl", 
 LOGPROBS, HEAD, ENGINE = "models/test_logprobs.py", "models/test_value_head.py", "engine/test_engine.py"
 BATCHES, SAMPLER, UPDATE = "engine/test_batches.py", "rollout/test_sampler.py", "online/test_update.py"
 ESTIMATE, OBSERVE = "online/test_estimate.py", "online/test_observe.py"
+GPU_WAITS = "gpu_like/test_stages.py::test_waits_of_a_micro_batch[sft]"
 GPU_PLACE = "engine/test_gpu_place.py"
 ROOM, ON_GPU = "rollout/test_room.py", "stages/test_on_a_gpu.py"
 PREFIX, ATTENTION, PACKING = (f"models/test_{name}.py" for name in ("prefix", "attention", "packing"))
@@ -116,6 +117,7 @@ FAULTS_SAID = "serve/test_page_faults.py::test_a_fault_is_said_in_words_and_noth
 STREAMED = "test_an_answer_is_shown_while_it_is_written_and_can_be_stopped"
 CLICKED = "test_two_models_answer_piece_by_piece_and_a_click_becomes_a_row"
 STOPPED = "rewards/test_sources.py::test_an_answer_that_a_text_finished_is_scored_with_the_end_it_has_not"
+FIXED = "rollout/test_fixed.py"
 GREEDY = f"{SAMPLER}::test_temperature_0_is_greedy_search_token_for_token"
 SAMPLES = f"{SAMPLER}::test_samples_do_not_depend_on_batch_size_order_or_company"
 ONCE = f"{SAMPLER}::test_a_prompt_is_read_once_for_all_of_its_samples"
@@ -859,6 +861,24 @@ BREAKS = [
         DRAW,
     ),
     Break("rollout/inverse_cdf.py", "logits.argmax(-1) if temperature == 0 else", "", DRAW),
+    Break(
+        "rollout/fixed_decode.py",
+        "(self.columns <= slots.places[:, None])",
+        "(self.columns >= 0 * slots.places[:, None])",
+        FIXED,
+    ),
+    Break("rollout/fixed_decode.py", "slots.drawn.add_(going)", "slots.drawn.add_(1)", FIXED),
+    Break("rollout/fixed_decode.py", "slots.places.add_(going)", "slots.places = slots.places + going", FIXED),
+    Break("rollout/fixed_decode.py", "going = ~stopped[slots]", "going = ~stopped[slots] | True", FIXED),
+    Break("rollout/fixed_decode.py", "self.repeat, self.eager = self.step, EAGER", "self.eager = EAGER", FIXED),
+    Break("rollout/fixed_decode.py", "drawn[slots] + turn,", "drawn[slots],", FIXED),
+    Break("rollout/fixed_decode.py", "sees_all(plain_lm(lm).config, longest) and ", "", FIXED),
+    Break(
+        "rollout/fixed_cache.py",
+        "self.values.scatter_(2, places, value_states)",
+        "self.values.scatter_(2, 0 * places, value_states)",
+        FIXED,
+    ),
     Break("rollout/decode_batch.py", "tuple(prompt), []", "(row,), []", ONCE),
     Break(
         "rollout/decode_batch.py",
@@ -1044,6 +1064,7 @@ BREAKS = [
     Break("stages/models.py", 'if faster and run.device.type == "cuda":', "if False:", ON_GPU),
     Break("engine/device.py", "[0] + idle", "[0]", ON_GPU),
     Break("run/checkpoint.py", "        np.random.set_state(ours[1])\n", "", ON_GPU),
+    Break("models/flat_rows.py", 'non_blocking=device.type == "cuda"', "non_blocking=False", GPU_WAITS),
     # which GPU
     Break("launch.py", "        os.environ[VISIBLE] = _only_gpu\n", "        pass\n", GPU_PLACE),
     Break("launch.py", "    if _only_gpu is not None:\n        return 0\n", "", GPU_PLACE),
