@@ -320,8 +320,8 @@ REASONS: tuple[tuple[str, str], ...] = (
         "replay_recompute_logps",
     ),
     (
-        "rewards are asked for a whole rollout at a time; async functions and reward_workers run side by side",
-        "streaming_partial_batch streaming_min_groups",
+        "stream_rewards asks about each prompt by itself, once it is answered",
+        "streaming_min_groups",
     ),
     (
         "an update without a signal is left out as a whole, and counted",

@@ -406,6 +406,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "vllm_num_engines": Translation((), "one server; a colocated vLLM is in every process"),
     **dict.fromkeys(("async_train", "async_prefetch"), Translation(("rollout_ahead",), "with vllm_mode server")),
     "prefetch_depth": Translation(("rollout_ahead",), "rollouts under way, up to 8"),
+    "streaming_partial_batch": Translation(("stream_rewards",), "a prompt at a time"),
     **dict.fromkeys(
         ("stop_token", "stop_token_id"),
         Translation(
