@@ -14,6 +14,7 @@ from easyrlhf.errors import InputError, RunError
 from easyrlhf.models.load import load_causal_lm
 from easyrlhf.models.logprobs import row_token_logprobs
 from easyrlhf.models.lora import LoraSettings, add_lora
+from easyrlhf.rollout.vllm_weights import write_weights
 from easyrlhf.stages import saved_parts
 
 CPU = torch.device("cpu")
@@ -104,3 +105,16 @@ def test_a_family_that_does_not_name_its_layers_is_refused(model_folder, tokeniz
         InputError, match="--sharding fsdp2: LlamaForCausalLM does not say which modules are its layers"
     ):
         spread(lm, CPU, torch.float32)
+
+
+def test_vllm_gets_whole_weights_under_the_names_of_the_folder(model_folder, tokenizer, tmp_path):
+    folder = model_folder(tie_word_embeddings=True)
+    engine = engine_of(folder, tokenizer)
+    with engine.full_weights() as lm:
+        write_weights(lm, tmp_path / "vllm")
+    found, start = load_file(tmp_path / "vllm" / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert found.keys() == start.keys() | {"lm_head.weight"}
+    assert all(torch.equal(found[name], tensor) for name, tensor in start.items())
+    assert torch.equal(found["lm_head.weight"], start["model.embed_tokens.weight"])
+    with engine.full_weights() as lm, torch.no_grad():
+        assert loss_of(lm)()[0].item() == pytest.approx(loss_of(engine.model)()[0].item(), rel=1e-6)
