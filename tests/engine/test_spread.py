@@ -118,3 +118,18 @@ def test_vllm_gets_whole_weights_under_the_names_of_the_folder(model_folder, tok
     assert torch.equal(found["lm_head.weight"], start["model.embed_tokens.weight"])
     with engine.full_weights() as lm, torch.no_grad():
         assert loss_of(lm)()[0].item() == pytest.approx(loss_of(engine.model)()[0].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gpt-neox", "bloom", "opt", "falcon"])
+def test_families_say_and_learn_what_they_do_whole(model_folder, tokenizer, family):
+    folder = str(model_folder(family=family))
+    whole = load_causal_lm(folder, tokenizer, dtype=torch.float32)
+    lm = spread(load_causal_lm(folder, tokenizer, dtype=torch.float32, spread_on=CPU), CPU, torch.float32)
+    ours, theirs = (loss_of(model)()[0] for model in (lm, whole))
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    ours.backward(), theirs.backward()
+    grads = {name: part.grad for name, part in spread_of(lm).parameters.items() if part.grad is not None}
+    wanted = {name: weight.grad for name, weight in whole.named_parameters() if weight.grad is not None}
+    assert grads.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        torch.testing.assert_close(grads[name].full_tensor(), grad, rtol=1e-5, atol=1e-7)
