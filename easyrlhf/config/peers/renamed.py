@@ -377,6 +377,9 @@ WITH_A_NOTE: dict[str, Translation] = {
         ("zero_stage", "deepspeed_stage", "zero", "ds_config"),
         Translation(("deepspeed",), "a file's path, or zero2, zero3, zero2_offload, zero3_offload"),
     ),
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config", "fsdp_version"), Translation(("sharding",), "fsdp2, which has no settings")
+    ),
     "deepspeed_config": Translation(("deepspeed",), "a file's path, or zero2, zero3, zero2_offload, zero3_offload"),
     **dict.fromkeys(
         ("num_gpus", "gpus", "n_gpus", "cuda_visible_devices"),
