@@ -227,11 +227,8 @@ def strike(cell: Cell, command: room.Command, run: Path, kind: str, draw: random
         cell.fault(f"ended with exit code {code} after {kind}", command)
     if code and done:
         print(f"  {cell.stage} {cell.engine}: exit code {code} after all work was done ({kind}); see {command.home}")
-    told = len(
-        re.findall(
-            "^(error: |Stopped |SIG[A-Z]+ received (before|while nothing was trained))", command.err, re.MULTILINE
-        )
-    )
+    words = "^(error: |Stopped |SIG[A-Z]+ received (before|while nothing was trained))"
+    told = len(re.findall(words, command.err, re.MULTILINE))
     if code in (1, 3) and (told != 1 or "Traceback" in command.err):
         cell.fault(f"{kind} was not told in one message", command)
 

@@ -87,6 +87,12 @@ class RewardSettings(Settings):
         low=0,
         on_resume=FREE,
     )
+    stream_rewards: bool = opt(
+        False,
+        "Ask functions and servers about a prompt's completions once all of them are there, while others are still "
+        "being sampled. A call then sees one prompt; scores are the same. For slow rewards.",
+        on_resume=FREE,
+    )
     missing_eos_penalty: float = opt(
         1.0,
         "Subtracted from the score of a completion that was cut off before its end-of-turn token.",

@@ -41,6 +41,22 @@ class ScoredConfig(OneBackbone, EnvironmentSettings, Rerolls, RewardSettings, On
         self._check_environment()
         self._check_rerolls()
         self._check_rewards()
+        self._check_stream()
+
+    def _check_stream(self) -> None:
+        if not self.stream_rewards:
+            return
+        if self.plays or self.nemo_gym_url:
+            reason = "episodes of an environment are scored when all have been played"
+        elif self.colocates_vllm:
+            reason = "a colocated vLLM gives all completions at once; use vllm_mode server, rollout hf"
+        elif self.rollout_ahead:
+            reason = "with rollout_ahead completions are there, or nearly so, when rewards are asked"
+        elif not (self.reward_funcs or self.reward_url):
+            reason = "a reward model reads all completions together, at the end; give reward_funcs or reward_url"
+        else:
+            return
+        raise SettingError("stream_rewards", f"stream_rewards true: {reason}, or leave it out")
 
     def _check_rerolls(self) -> None:
         groups = self.batch_size // self.num_generations

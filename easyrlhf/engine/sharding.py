@@ -1,5 +1,7 @@
 """Whether the processes of a run share its weights among them, as the settings say."""
 
+from importlib.util import find_spec
+
 from easyrlhf.config import TrainConfig
 from easyrlhf.engine import processes
 from easyrlhf.engine.zero_config import read_zero_config
@@ -22,7 +24,7 @@ def asks_for_zero(config: TrainConfig) -> bool:
 
 
 def zero_config(config: TrainConfig) -> dict | None:
-    """DeepSpeed's configuration for a run: by default zero2 with several processes, and none alone.
+    """DeepSpeed's configuration for a run: by default zero2 with several processes, where it is installed, else none.
 
     Adapters on a shared backbone are too small to be worth spreading. Raises InputError.
     """
@@ -33,7 +35,12 @@ def zero_config(config: TrainConfig) -> dict | None:
             f"--deepspeed {config.deepspeed}: cannot be used with --share_backbone, where two models are trained on "
             "one backbone; use --deepspeed none, which also works on several devices"
         )
-    chosen = config.deepspeed
+    chosen, there = config.deepspeed, find_spec("deepspeed") is not None
+    if asks_for_zero(config) and not there:
+        raise InputError(
+            f"--deepspeed {chosen}: DeepSpeed is not installed here, and has no packages but for Linux; use --sharding "
+            "fsdp2, or --deepspeed none"
+        )
     if chosen == "auto":
-        chosen = "zero2" if processes.size() > 1 and not config.share_backbone else "none"
+        chosen = "zero2" if processes.size() > 1 and there and not config.share_backbone else "none"
     return None if chosen == "none" else read_zero_config(chosen)

@@ -17,6 +17,7 @@ from easyrlhf.models.parts import evaluating
 from easyrlhf.online.rollout import Rollout, unpad
 from easyrlhf.online.state import MOST_DROPPED, Online
 from easyrlhf.rewards.batch import RewardBatch
+from easyrlhf.rewards.stream import RewardStream
 from easyrlhf.rollout.sampler import Samples
 from easyrlhf.run.run import Run
 from easyrlhf.run.timer import Timer
@@ -44,17 +45,18 @@ def collect(
     def longest() -> str:
         return RewardBatch.of(rows, completions, [False] * len(rows), rewards.renderer).longest_sample()
 
-    # 1. Sample. A key belongs to a sample, not to a place in a batch: the same sample whoever draws it.
-    completions: list[list[int]] = [[] for _ in rows]
-    with timer("rollout"), named("sampling with the policy", longest):
-        samples, rows = sample(online, rows, keys)
-    completions = unpad(samples.completion_ids, samples.completion_mask)
-    # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is
-    # then 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
-    with timer("score"), evaluating(*online.models.trained):
-        scored = score_tokens(online, rows, completions, samples, with_reference, longest)
-        # 3. Score whole completions, all those of a prompt in one call: a function may compare them.
-        scores, source_scores = rewards(rows, completions, samples.finished)
+    with rewards.stream(rows) as stream:
+        # 1. Sample. A key belongs to a sample, not to a place in a batch: the same sample whoever draws it.
+        completions: list[list[int]] = [[] for _ in rows]
+        with timer("rollout"), named("sampling with the policy", longest):
+            samples, rows = sample(online, rows, keys, stream)
+        completions = unpad(samples.completion_ids, samples.completion_mask)
+        # 2. Ask the models, dropout off; the policy too, for what its sampler knew already: the first update's ratio is
+        # then 1 by the same arithmetic, and what the sampler's numbers differ by can be measured.
+        with timer("score"), evaluating(*online.models.trained):
+            scored = score_tokens(online, rows, completions, samples, with_reference, longest)
+            # 3. Score whole completions, all those of a prompt in one call: a function may compare them.
+            scores, source_scores = rewards(rows, completions, samples.finished, stream)
     return Rollout(
         rows=rows,
         completion_ids=samples.completion_ids,
@@ -72,11 +74,15 @@ def collect(
 
 
 def sample(
-    online: Online, rows: list[dict[str, Any]], keys: list[tuple[int, ...]]
+    online: Online, rows: list[dict[str, Any]], keys: list[tuple[int, ...]], stream: RewardStream | None = None
 ) -> tuple[Samples, list[dict[str, Any]]]:
-    """A completion or an episode for each row, and the rows as they were answered."""
+    """A completion or an episode for each row, and the rows as they were answered.
+
+    stream  what asks for rewards meanwhile; not of episodes
+    """
     if online.player is None:
-        return online.sampler.generate([row["prompt_ids"] for row in rows], keys), rows
+        ended = {} if stream is None else {"ended": stream.ended}
+        return online.sampler.generate([row["prompt_ids"] for row in rows], keys, **ended), rows
     samples = online.sampler.play(online.player, rows, keys)
     return samples, with_episodes(rows, samples.episodes, online.most_dropped)
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -97,10 +97,12 @@ class AsyncSource(ABC):
 
     name      for metrics
     overlaps  whether it may work while other sources do; the rest take turns
+    remote    whether it is somebody else, who may be asked too much at a time
     """
 
     name: str
     overlaps: bool
+    remote: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, batch: RewardBatch) -> Pending:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -16,6 +17,7 @@ from easyrlhf.rewards.asides import Logged
 from easyrlhf.rewards.async_source import AsyncSource, Pending
 from easyrlhf.rewards.batch import RewardBatch, RewardError, Row, TrainerState, as_number, score_list
 from easyrlhf.rewards.environment import EnvironmentReward
+from easyrlhf.rewards.stream import OfAllPrompts, RewardStream
 from easyrlhf.rewards.workers import Workers
 
 Source = AsyncSource | Callable[[list[Row], list[list[int]], Tensor], list]  # the latter with a name
@@ -27,6 +29,7 @@ class Rewards:
 
     Used inside of `with`: worker processes, if any, live no longer than that.
 
+    streams whether functions and servers are asked while others are sampled
     state   how far the training is, for functions that ask; the loop moves it along
     logged  numbers that functions have logged since they were last taken
     extra   what functions have logged of each completion of the last call
@@ -38,6 +41,7 @@ class Rewards:
     missing_eos_penalty: float
     renderer: Renderer
     workers: Workers | None = None
+    streams: bool = False
     state: TrainerState = field(default_factory=TrainerState)
     logged: dict[str, list[float]] = field(default_factory=dict)
     extra: list[dict[str, Any]] = field(default_factory=list)
@@ -51,23 +55,28 @@ class Rewards:
         if self.workers:
             self.workers.__exit__(*what)
 
+    def stream(self, rows: list[Row]) -> AbstractContextManager[RewardStream | None]:
+        """What asks functions and servers about the answers to prompt rows while these are sampled, where it is to."""
+        if not self.streams:
+            return nullcontext()
+        sources = {place: source for place, source in enumerate(self.sources) if isinstance(source, AsyncSource)}
+        return RewardStream(sources, rows, self.renderer, self.state)
+
     def __call__(
-        self, rows: list[Row], completions: list[list[int]], finished: Tensor
+        self, rows: list[Row], completions: list[list[int]], finished: Tensor, stream: RewardStream | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores [B] of the completions, and the raw scores [B] of every source by name. Raises RewardError.
 
         A raw score is nan where its source does not apply; the sum is over those that do, and nan where there is none.
         Behind the sources stand the parts of which their rewards are made, as `source/part`: the sum has them already.
         Among several processes, functions and servers are asked by each about a share of the prompts.
+
+        stream  of these rows, which has asked already
         """
         everything = RewardBatch.of(rows, completions, finished.tolist(), self.renderer, self.state)
         own = everything.share(processes.size(), processes.rank())
         batch = everything.part(own.start, own.stop)
-        begun = {
-            place: source.start(batch)
-            for place, source in enumerate(self.sources)
-            if isinstance(source, AsyncSource) and source.overlaps and len(batch)
-        }
+        begun = self._begin(batch) if stream is None else stream.begun(completions, finished.tolist())
         # Models first: a process whose function fails must not leave the others alone with their forward passes.
         models = {
             place: self._said_by_model(source, rows, completions, finished, everything)[own]
@@ -90,6 +99,14 @@ class Rewards:
         raw |= {name: as_scores(values, finished.device) for name, values in parts.items()}
         return scores.masked_fill(failed_episodes(rows).to(scores.device), math.nan), raw
 
+    def _begin(self, batch: RewardBatch) -> dict[int, Pending]:
+        """Ask what may overlap about this process's completions, by the number of the source."""
+        return {
+            place: source.start(batch)
+            for place, source in enumerate(self.sources)
+            if isinstance(source, AsyncSource) and source.overlaps and len(batch)
+        }
+
     def _said_by_model(
         self, source: Source, rows: list[Row], completions: list[list[int]], finished: Tensor, batch: RewardBatch
     ) -> list:
@@ -99,7 +116,7 @@ class Rewards:
         return score_list(given, source.name, batch)
 
     def _finish(
-        self, batch: RewardBatch, begun: dict[int, Pending], models: dict[int, list]
+        self, batch: RewardBatch, begun: dict[int, Pending | OfAllPrompts], models: dict[int, list]
     ) -> tuple[dict[str, list[float]], Logged]:
         """The raw scores of this process's completions by source, and what was logged of them.
 

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 
@@ -30,6 +30,7 @@ class RewardServer(AsyncSource):
     timeout: float = LIMIT
     name: str = "reward_url"
     overlaps: bool = True
+    remote: ClassVar[bool] = True
 
     @property
     def who(self) -> str:

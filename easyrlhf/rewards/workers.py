@@ -85,7 +85,7 @@ class Workers:
 
         Raises RewardError, with all workers ended, when one of them fails, dies or takes too long.
         """
-        parts = divide(batch, len(self.workers))
+        parts = dict(enumerate(divide(batch, len(self.workers))))
         try:
             found = []
             for scores, said in self.answers(place, function, who, parts):
@@ -96,12 +96,22 @@ class Workers:
             self.close(0.0)
             raise
 
-    def answers(self, place: int, function: Function, who: str, parts: list[RewardBatch]) -> list[tuple[list, Logged]]:
-        """The scores of each part and what was logged of it, one part a worker. Raises RewardError."""
+    def scores_by(
+        self, number: int, place: int, function: Function, who: str, batch: RewardBatch, logged: Logged
+    ) -> list:
+        """As scores, of the worker of that number alone; the others, who may be busy, stay where one fails."""
+        [(scores, said)] = self.answers(place, function, who, {number: batch})
+        logged.append(said)
+        return scores
+
+    def answers(
+        self, place: int, function: Function, who: str, parts: dict[int, RewardBatch]
+    ) -> list[tuple[list, Logged]]:
+        """The scores of each worker's part and what was logged of it. Raises RewardError."""
         deadline = time.monotonic() + self.timeout
         found: dict[int, tuple[list, Logged]] = {}
-        waiting = {self.workers[number].connection: number for number in range(len(parts))}
-        for number, part in enumerate(parts):
+        waiting = {self.workers[number].connection: number for number in parts}
+        for number, part in parts.items():
             try:
                 asides = {k: v for k, v in asides_for(function, part, Logged()).items() if k not in LOGGING}
                 self.workers[number].connection.send((place, keywords_for(function, part) | asides))
@@ -114,7 +124,7 @@ class Workers:
             for connection in ready:
                 number = waiting.pop(connection)
                 found[number] = self.answer(number, who, parts[number])
-        return [found[number] for number in range(len(parts))]
+        return [found[number] for number in parts]
 
     def answer(self, number: int, who: str, part: RewardBatch) -> tuple[list, Logged]:
         """The scores that a worker has sent, and what it logged. Raises RewardError when it sent else, or died."""
@@ -148,19 +158,31 @@ def divide(batch: RewardBatch, count: int) -> list[RewardBatch]:
     return [batch.part(share.start, share.stop) for share in shares]
 
 
+def worker_of(prompt: int, prompts: int, workers: int) -> int:
+    """The number of the worker that has a prompt of so many, as divide deals them."""
+    workers = min(workers, prompts)
+    return next(number for number in range(workers) if prompt < prompts * (number + 1) // workers)
+
+
 @dataclass(frozen=True)
 class WorkerFunction(AsyncSource):
-    """A reward function that worker processes call; `place` is its number among theirs."""
+    """A reward function that worker processes call; `place` is its number among theirs.
+
+    only  number of the one worker that calls it; None: all do, each about a part
+    """
 
     workers: Workers
     place: int
     function: Function
     name: str
     overlaps: bool = False
+    only: int | None = None
 
     def start(self, batch: RewardBatch) -> Pending:
         """Hand the batch to the workers, which keep the limit themselves."""
         who = f"reward function {self.name}"
         logged = Logged()
-        future = in_thread(lambda: self.workers.scores(self.place, self.function, who, batch, logged))
+        what = self.place, self.function, who, batch, logged
+        workers, only = self.workers, self.only
+        future = in_thread(lambda: workers.scores(*what) if only is None else workers.scores_by(only, *what))
         return Pending(who, batch, None, future, str, logged)

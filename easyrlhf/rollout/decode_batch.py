@@ -38,12 +38,14 @@ class DecodeStep(NamedTuple):
     places    [n]  its place in the completion
     tokens    [n]
     logprobs  [n]
+    ended     [n]  whether it is the last one
     """
 
     rows: Tensor
     places: Tensor
     tokens: Tensor
     logprobs: Tensor
+    ended: Tensor
 
 
 def prefill(lm: nn.Module, prompts: list[list[int]]) -> Iterator[PrefilledPrompt]:

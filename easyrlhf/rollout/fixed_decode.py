@@ -169,7 +169,9 @@ class FixedBatch:
         self.drawn, self.reached = drawn + got, self.reached + got
         for turn, who in enumerate(counts):
             slots = who.nonzero().squeeze(1)
-            yield slots, DecodeStep(self.rows[slots], drawn[slots] + turn, tokens[turn, slots], logprobs[turn, slots])
+            places, said = drawn[slots] + turn, tokens[turn, slots]
+            ended = torch.isin(said, self.end_ids.cpu()) | (places + 1 >= self.most[slots])
+            yield slots, DecodeStep(self.rows[slots], places, said, logprobs[turn, slots], ended)
 
     def take_step(self) -> None:
         """A step: the first ones as Python says, the others as they were captured."""
@@ -232,6 +234,7 @@ def fixed_steps(
                 for slot, row, token in zip(slots.tolist(), step.rows.tolist(), step.tokens.tolist(), strict=True):
                     said[row].append(token)
                     stopped[slot] = ending.by_text(said[row])
+                step = step._replace(ended=step.ended | stopped[slots])
             yield step
         batch.leave(stopped)
 

@@ -42,6 +42,9 @@ class Samples:
     staleness: int = 0
 
 
+Ended = Callable[[int, list[int], bool], None]  # number, ids and whether finished of a completion that is there
+
+
 class Sampler(Protocol):
     """What samples: prompts in, completions out.
 
@@ -79,13 +82,18 @@ class HFSampler:
 
     @torch.no_grad()
     def generate(
-        self, prompts: list[list[int]], keys: list[tuple[int, ...]], limits: list[int] | None = None
+        self,
+        prompts: list[list[int]],
+        keys: list[tuple[int, ...]],
+        limits: list[int] | None = None,
+        ended: Ended | None = None,
     ) -> Samples:
         """Complete each prompt until its answer ends or has max_new_tokens.
 
         prompts  token ids; one that stands there several times is read once
         keys     what each sample's random numbers are drawn from, e.g. (seed, step, prompt, sample); integers >= 0
         limits   most tokens of each answer, where that is fewer; a shorter answer is the beginning of a longer one
+        ended    is told each completion once it is there
         """
         shape = len(prompts), self.max_new_tokens
         ids, lengths = torch.full(shape, self.pad_id), torch.zeros(len(prompts), dtype=torch.long)
@@ -95,6 +103,9 @@ class HFSampler:
                 ids[step.rows, step.places] = step.tokens
                 logprobs[step.rows, step.places] = step.logprobs
                 lengths[step.rows] = step.places + 1
+                for row in step.rows[step.ended].tolist() if ended else ():
+                    answer = ids[row, : lengths[row]].tolist()
+                    ended(row, answer, self.ending.finished(answer))
         longest, device = int(lengths.max()), plain_lm(self.lm).device
         said = zip(ids.tolist(), lengths.tolist(), strict=True)
         finished = torch.tensor([self.ending.finished(row[:length]) for row, length in said])
@@ -148,7 +159,7 @@ class HFSampler:
                 for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                     said[row].append(token)
                     ended[place] |= self.ending.by_text(said[row])
-                yield DecodeStep(running.rows, running.drawn, tokens, logprobs)
+                yield DecodeStep(running.rows, running.drawn, tokens, logprobs, ended)
                 running.go_on(tokens, ended)
 
 

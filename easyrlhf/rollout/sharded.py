@@ -12,7 +12,7 @@ from easyrlhf.engine import processes
 from easyrlhf.engine.engine import Engine
 from easyrlhf.engine.micro_batches import slice_of
 from easyrlhf.models.parts import plain_lm
-from easyrlhf.rollout.sampler import HFSampler, Samples
+from easyrlhf.rollout.sampler import Ended, HFSampler, Samples
 
 
 class EpisodePlayer(Protocol):
@@ -56,9 +56,14 @@ class ShardedSampler:
         """What logits are divided by."""
         return self.sampler.temperature
 
-    def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]]) -> Samples:
-        """As HFSampler.generate; every process gets the completions of all prompts."""
-        return self.dealt(lambda sampler, own: sampler.generate(prompts[own], keys[own]), len(prompts))
+    def generate(self, prompts: list[list[int]], keys: list[tuple[int, ...]], ended: Ended | None = None) -> Samples:
+        """As HFSampler.generate; every process gets the completions of all prompts.
+
+        ended  is told each completion that this process has sampled, once it is there
+        """
+        return self.dealt(
+            lambda sampler, own: sampler.generate(prompts[own], keys[own], ended=behind(own.start, ended)), len(prompts)
+        )
 
     def play(self, player: EpisodePlayer, rows: list[dict], keys: list[tuple[int, ...]]) -> Samples:
         """As Player.play; every process plays a part of the episodes and gets all. Weights are put together once."""
@@ -75,6 +80,11 @@ class ShardedSampler:
         return gathered_samples(
             [part for part in parts if part is not None], self.pad_id, plain_lm(self.sampler.lm).device
         )
+
+
+def behind(start: int, ended: Ended | None) -> Ended | None:
+    """Who is told of completions that are numbered from `start` on, by whom counts from 0."""
+    return ended and (lambda number, ids, finished: ended(start + number, ids, finished))
 
 
 def on_cpu(samples: Samples) -> Samples:

@@ -19,7 +19,7 @@ from easyrlhf.errors import InputError, ServiceError
 from easyrlhf.models.parts import plain_lm
 from easyrlhf.rollout.ahead import Completion, DrawnAhead, Draws, Key, packed_draws, unpacked_draws
 from easyrlhf.rollout.ending import Ending
-from easyrlhf.rollout.sampler import EVALUATION, Samples
+from easyrlhf.rollout.sampler import EVALUATION, Ended, Samples
 from easyrlhf.rollout.sharded import EpisodePlayer, gathered_samples, on_cpu
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
@@ -78,8 +78,17 @@ class Backend(Protocol):
     def session(self) -> AbstractContextManager[None]:
         """What complete is called within, as often as one likes: all of it is by the same weights, or SamplerLost."""
 
-    def complete(self, prompts: list[list[int]], seeds: list[int], limits: list[int] | None = None) -> list[Completion]:
-        """Complete this process's prompts, with at most so many tokens each. Raises SamplerLost."""
+    def complete(
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        limits: list[int] | None = None,
+        ended: Callable[[int, list[int]], None] | None = None,
+    ) -> list[Completion]:
+        """Complete this process's prompts, with at most so many tokens each. Raises SamplerLost.
+
+        ended  is told number and ids of each once it is there, in any thread; only a server has it
+        """
 
     def wait(self) -> None:
         """Return as soon as vLLM answers again. Raises ServiceError when it does not."""
@@ -126,14 +135,16 @@ class VLLMSampler:
         self.draws.close()
         self.backend.close()
 
-    def generate(self, prompts: list[list[int]], keys: list[Key]) -> Samples:
+    def generate(self, prompts: list[list[int]], keys: list[Key], ended: Ended | None = None) -> Samples:
         """Complete each prompt; every process gets all completions, in the prompts' order.
+
+        ended  is told each completion of this process once it is there, in any thread; anew where vLLM was lost
 
         Evaluations are of the weights of now, whatever the interval: vLLM gets them first if it is behind at all.
         When vLLM is lost, it is waited for and given the weights again. Raises ServiceError when it does not come back,
         or fails again and again.
         """
-        parts, staleness = self.parts_of(keys, self.own_part(prompts, keys))
+        parts, staleness = self.parts_of(keys, self.own_part(prompts, keys, ended))
         samples = samples_of(self.completions(parts), self.pad_id, self.ending, plain_lm(self.engine.model).device)
         return replace(samples, staleness=staleness)
 
@@ -228,14 +239,20 @@ class VLLMSampler:
             self.backend.load(lm)
         self.behind = 0
 
-    def own_part(self, prompts: list[list[int]], keys: list[Key]) -> Callable[[], list[Completion]]:
+    def own_part(
+        self, prompts: list[list[int]], keys: list[Key], ended: Ended | None = None
+    ) -> Callable[[], list[Completion]]:
         """The job of completing this process's share of the prompts, in any thread. It raises SamplerLost."""
         own = self.own_places(len(prompts))
         seeds = [seed_of(key) for key in keys[own]]
 
+        def told(number: int, ids: list[int]) -> None:
+            ids = self.ending.cut(ids) if self.ending.texts else ids  # as samples_of has them
+            ended(own.start + number, ids, self.ending.finished(ids))
+
         def complete() -> list[Completion]:
             with self.backend.session():
-                return self.backend.complete(prompts[own], seeds)
+                return self.backend.complete(prompts[own], seeds, **({"ended": told} if ended else {}))
 
         return complete
 

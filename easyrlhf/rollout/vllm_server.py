@@ -182,12 +182,25 @@ class VLLMServer:
         if (theirs := self.weight_version()) != self.version:
             raise SamplerLost(f"{self.url}: has weights {theirs}, not {self.version}")
 
-    def complete(self, prompts: list[list[int]], seeds: list[int], limits: list[int] | None = None) -> list[Completion]:
+    def complete(
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        limits: list[int] | None = None,
+        ended: Callable[[int, list[int]], None] | None = None,
+    ) -> list[Completion]:
         """As Backend says."""
         asked = list(zip(prompts, seeds, limits or [self.drawing["max_tokens"]] * len(prompts), strict=True))
+
+        def complete_number(number: int) -> Completion:
+            completion = self.complete_one(*asked[number])
+            if ended:
+                ended(number, completion.ids)
+            return completion
+
         if len(asked) == 1:  # it needs no thread beside the one that waits for it
-            return [self.complete_one(*asked[0])]
-        return list(self.threads.map(lambda one: self.complete_one(*one), asked))
+            return [complete_number(0)]
+        return list(self.threads.map(complete_number, range(len(asked))))
 
     def complete_one(self, prompt: list[int], seed: int, limit: int) -> Completion:
         """One completion: a request of several prompts would draw them all with one seed."""

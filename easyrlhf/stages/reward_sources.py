@@ -187,7 +187,8 @@ def load_rewards(
     if environment and not cast.gym:
         sources.append(EnvironmentReward(environment))
         weights.append(1.0)
-    return Rewards(sources, weights, config.reward_clip, config.missing_eos_penalty, renderer, workers)
+    clip, penalty = config.reward_clip, config.missing_eos_penalty
+    return Rewards(sources, weights, clip, penalty, renderer, workers, config.stream_rewards)
 
 
 def model_source(run: Run, renderer: Renderer, cast: RewardPlan, model: ScalarModel | None) -> ModelSource:

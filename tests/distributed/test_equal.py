@@ -347,3 +347,28 @@ def test_a_run_of_one_process_goes_on_under_zero3(train, alone, stages, zero3, t
     train(tmp_path / "run", **stages["rm"], devices="cpu:2", deepspeed=zero3)
     names = ("loss", "grad_norm", "learning_rate", "eval/loss", "rewards/margins")
     assert_close_rows(numbers(tmp_path / "run"), numbers(alone("rm")), names, relative=1e-4)
+
+
+@pytest.fixture(scope="module")
+def spread(train, stages, tmp_path_factory) -> Path:
+    """A finished sft under FSDP2 on two processes."""
+    folder = tmp_path_factory.mktemp("spread") / "run"
+    train(folder, **stages["sft"], **LAYOUTS["fsdp2"])
+    return folder
+
+
+def test_the_same_processes_go_on_bit_for_bit_under_fsdp2(train, spread, stages, tmp_path):
+    stopped_at(spread, 14, tmp_path / "run")
+    train(tmp_path / "run", **stages["sft"], **LAYOUTS["fsdp2"])
+    assert numbers(tmp_path / "run") == numbers(spread)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"devices": "cpu"}, LAYOUTS["fsdp2"] | {"devices": "cpu:4"}],
+    ids=["one process", "four processes"],
+)
+def test_other_processes_and_engines_go_on_after_fsdp2(train, settings, spread, stages, tmp_path):
+    stopped_at(spread, 14, tmp_path / "run")
+    train(tmp_path / "run", **stages["sft"], **settings)
+    assert_close_rows(numbers(tmp_path / "run"), numbers(spread), ("loss", "grad_norm", "eval/loss"), relative=1e-4)

@@ -1,6 +1,7 @@
 """Models that FSDP2 has spread over two processes: what each holds, what goes wrong, and what is written of them."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 # What every script of a process begins with: the group, and a model of the folder "model", spread.
 BEGIN = """
-import errno, json, sys
+import errno, json, os
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def loss_of(lm, factor=1.0):
 
 
 def tell(**what):
-    print(json.dumps({"rank": processes.rank()} | what), flush=True)
+    line = json.dumps({"rank": processes.rank()} | what)
+    os.write(1, f"{line}\\n".encode())  # at once: both processes write into one file
 
 
 def error_of(job):
@@ -94,6 +96,44 @@ saved_parts.save_file, saved_parts.LEAST = save_file, 1
 tell(refused=error_of(lambda: saved_parts.save_parts(Path("out"), lm, load_tokenizer("model"))))
 """
 
+# Weights that are changed between two passes without a gradient, and between two with one.
+CHANGED = """
+lm = spread(load().train(), CPU, torch.float32)
+engine, plain = (make_engine(model, SETTINGS, None, torch.float32) for model in (lm, load(spread_on=None).train()))
+
+
+def looked():
+    with torch.no_grad():
+        return [loss_of(model)()[0].item() for model in (lm, plain.model)]
+
+
+losses, norms = [looked()], []
+for turn in range(3):
+    norms.append([engine.step([(loss_of(lm), 0.5)], 8)[0]["grad_norm"]])
+    plain_loss = loss_of(plain.model)()[0] / 8
+    plain.backward(plain_loss, last=True)
+    norms[-1].append(torch.nn.utils.get_total_norm([p.grad for p in plain.trained.values()]).item())
+    torch.nn.utils.clip_grad_norm_(plain.trained.values(), 1.0)
+    plain.optimizer.step()
+    plain.optimizer.zero_grad()
+    losses.append(looked())
+for name in engine.trained:  # as a checkpoint that is taken back
+    with torch.no_grad():
+        engine.restore(name, {"master": torch.zeros_like(spread_of(lm).whole(name))}, 0)
+tell(losses=losses, norms=norms, zero=looked()[0], tokens=lm.config.vocab_size)
+"""
+
+MASTERS = """
+lm = spread(load(dtype=torch.bfloat16).train(), CPU, torch.bfloat16)
+settings = OptimiserSettings(1e-6, "constant", 0.0, 0.0, 1e-8, 1.0, 10)
+engine = make_engine(lm, settings, None, torch.bfloat16)
+before = {name: part.clone() for name, part in engine.held().items()}
+engine.step([(loss_of(lm), 0.5)], 8)
+after = engine.held()
+moved = max((after[name] - part).abs().max().item() for name, part in before.items() if part.numel())
+tell(kept=sorted({str(part.dtype) for part in after.values()}), moved=moved)
+"""
+
 SEVERAL_FILES = """
 lm = spread(load(dtype=torch.bfloat16), CPU, torch.bfloat16)
 saved_parts.LEAST = 1
@@ -137,6 +177,20 @@ def test_each_process_reads_its_rows_and_together_they_have_the_model(told, coun
     assert sum(line["held"] for line in found) == found[0]["all"]
     assert max(line["held"] for line in found) <= found[0]["all"] / count * 1.05
     assert [line["digest"] == line["wanted"] for line in found] == [True] * count
+
+
+def test_passes_and_steps_are_those_of_the_weights_as_they_are_then(told):
+    for line in told(CHANGED):
+        for ours, theirs in [*line["losses"], *line["norms"]]:
+            assert ours == pytest.approx(theirs, rel=1e-5)
+        assert line["losses"][0][0] > 1.1 * line["losses"][-1][0]
+        assert line["zero"] == pytest.approx(8 * math.log(line["tokens"]), rel=1e-6)  # all are equally likely
+
+
+def test_what_is_trained_in_bf16_moves_by_less_than_bf16_can_tell(told):
+    for line in told(MASTERS):
+        assert line["kept"] == ["torch.float32"]
+        assert line["moved"] == pytest.approx(1e-6, rel=0.2)
 
 
 def test_a_step_that_is_not_finite_leaves_the_weights_and_a_broken_weight_is_named(told):

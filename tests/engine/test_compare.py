@@ -22,6 +22,7 @@ FREE = """
     local_rollout_forward_batch_size num_sample_generations log_rollouts log_rollout_ids vllm_host vllm_port
     vllm_timeout vllm_weight_transfer vllm_mode vllm_tensor_parallel_size vllm_gpu_memory_utilization
     push_to_hub hub_private environment_timeout environment_workers environment_concurrency nemo_gym_url nemo_gym_policy
+    stream_rewards
 """
 ROWS = "train_data valid_data ptx_data format field transform on_bad_row"
 MODELS = "model ref_model reward_model value_model"

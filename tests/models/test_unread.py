@@ -43,6 +43,7 @@ def test_an_unread_model_has_shapes_and_takes_one_number_a_weight(model_folder, 
 def test_what_is_read_after_all_is_what_the_files_hold(model_folder, tokenizer, tied):
     folder = model_folder(tie_word_embeddings=tied)
     lm, whole = load(folder, tokenizer, dtype=torch.bfloat16), load(folder, tokenizer, spread_on=None)
+    assert lm.unread.whole == ""
     read_now(lm, "because")
     assert (lm.get_output_embeddings().weight is lm.get_input_embeddings().weight) == tied
     assert (lm.unread.places, lm.unread.whole) == ({}, "because")

@@ -32,6 +32,7 @@ SHARED_ROWS, LONG_ROWS, SHARES = (
 )
 TOGETHER_AS_ALONE = f"{SHARED_ROWS}::test_numbers_and_gradients_are_those_of_one_process[2]"
 FIT = "tools/test_fit.py"
+UNREAD, SPREAD = "models/test_unread.py", "engine/test_spread.py"
 WEIGHED = "engine/test_engine.py::test_micro_batches_weigh_what_they_are_told"
 KEYS_REPEATED = f"{SHARED_ROWS}::test_key_heads_are_repeated_until_every_process_gets_as_many"
 STORE, EXPORTED = "labels/test_store.py", "labels/test_exporting.py"
@@ -1362,6 +1363,26 @@ BREAKS = [
     Break("online/batch.py", "for _ in range(size)]", "for _ in range(1)]", ONLINE_LOOP),
     Break("online/collect.py", "rewards.state.global_step = run.step", "pass", TOLD),
     Break("rewards/workers.py", "                logged.append(said)\n", "", "rewards/test_asides.py"),
+    Break("rewards/workers.py", "if prompt < prompts * (number + 1) // workers)", "if True)", "rewards/test_stream.py"),
+    Break("rewards/stream.py", "            self.check()\n", "            pass\n", "rewards/test_stream.py"),
+    Break("rewards/stream.py", "if prompt.asked != said:", "if not prompt.asked:", "rewards/test_stream.py"),
+    Break("rewards/stream.py", "[None] * len(batch)) for", "[0] * len(batch)) for", "rewards/test_stream.py"),
+    Break("rewards/stream.py", "            self.logged.append(answer.logged)\n", "", "rewards/test_stream.py"),
+    Break(
+        "rewards/stream.py",
+        "        if not source.overlaps:\n",
+        "        if source.overlaps:\n",
+        "rewards/test_stream.py::test_functions_take_turns_and_async_ones_wait_side_by_side",
+    ),
+    Break(
+        "rewards/stream.py",
+        "if len(prompt.said) == len(prompt.rows) and not prompt.asked:",
+        "if False:",
+        "rewards/test_stream.py stages/test_stream.py::test_rewards_are_asked_for_while_a_vllm_server_samples",
+    ),
+    Break("rollout/fixed_decode.py", "| (places + 1 >= self.most[slots])", "", "rollout/test_fixed.py"),
+    Break("rollout/fixed_decode.py", "(ended=step.ended | stopped[slots])", "()", "rollout/test_fixed.py"),
+    Break("rollout/sharded.py", "ended(start + number, ids", "ended(number, ids", "rewards/test_stream.py"),
     Break("rewards/workers.py", "            said.check(who, part)\n", "", "rewards/test_asides.py"),
     Break("rewards/batch.py", "return list(scores) if in_order else scores", "return scores", FUNCTIONS),
     Break("rewards/batch.py", "return pickle.loads(pickle.dumps(shared))", "return shared", FUNCTIONS),
@@ -2060,4 +2081,67 @@ BREAKS = [
     ),
     Break("stages/reward_sources.py", "if environment and not cast.gym:", "if environment:", GYM_RUN),
     Break("stages/nemo_gym.py", "            knock(servers.url, url)\n", "", GYM_STAGES),
+    # models that FSDP2 spreads
+    Break(
+        "models/unread.py",
+        "get_slice(self.name)[first : first + count].clone()",
+        "get_slice(self.name)[:count].clone()",
+        f"{UNREAD}::test_rows_are_read_where_they_are",
+    ),
+    Break(
+        "models/unread.py",
+        "    if len(found) != 1:\n",
+        "    if not found:\n",
+        f"{UNREAD}::test_what_cannot_be_read_part_by_part_is_read_whole_and_says_why",
+    ),
+    Break(
+        "models/unread.py",
+        "    if found[0].shape() != shape:\n",
+        "    if False:\n",
+        f"{UNREAD}::test_weights_that_are_missing_or_misshaped_are_refused_as_without_sharding",
+    ),
+    Break(
+        "models/unread.py",
+        "    lm.tie_weights()",
+        "    pass",
+        f"{UNREAD}::test_what_is_read_after_all_is_what_the_files_hold",
+    ),
+    Break(
+        "models/unread.py",
+        "        unread.checks.append(check)\n",
+        "        check()\n",
+        f"{UNREAD}::test_checks_wait_for_the_weights_of_an_unread_model_alone",
+    ),
+    Break("engine/sharding.py", "    if spreads_by_fsdp(config):\n", "    if False:\n", "engine/test_sharding.py"),
+    Break("engine/sharding.py", " and there and not config", " and not config", "engine/test_sharding.py"),
+    Break(
+        "engine/fsdp.py",
+        "                self.root.reshard()\n",
+        "                pass\n",
+        f"{SPREAD}::test_a_pass_without_gradient_leaves_nothing_behind_that_the_next_one_takes_for_the_weights[False]",
+    ),
+    Break(
+        "engine/fsdp.py",
+        "torch.float32 if parameter.requires_grad else parameter.dtype",
+        "parameter.dtype",
+        f"{SPREAD}::test_what_is_trained_in_bf16_moves_by_less_than_bf16_can_tell",
+    ),
+    Break(
+        "stages/saved_parts.py",
+        "[processes.result_of(outcome, processes.rank()) for outcome in outcomes]",
+        "[]",
+        f"{SPREAD}::test_a_disk_that_is_full_is_told_and_leaves_no_model",
+    ),
+    Break(
+        "stages/saved_parts.py",
+        'return whole.add_(layer.get_delta_weight("default"))',
+        "return whole",
+        f"{SPREAD}::test_an_adapter_is_merged_into_the_folder_and_lies_beside_it",
+    ),
+    Break(
+        "tools/fitting/memory.py",
+        "        weights = self.weights - (BFLOAT16 * self.mastered if deepspeed == FSDP2 else 0)\n",
+        "        weights = self.weights\n",
+        FIT,
+    ),
 ]

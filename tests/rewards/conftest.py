@@ -21,11 +21,11 @@ def answer(tokenizer):
 
 @pytest.fixture
 def rewards_of(chatml_renderer):
-    """rewards_of(sources, weights, clip, missing_eos_penalty) -> Rewards."""
+    """rewards_of(sources, weights, clip, missing_eos_penalty, workers, streams) -> Rewards."""
 
-    def make(sources, weights=None, clip=None, missing_eos_penalty=0.0, workers=None):
+    def make(sources, weights=None, clip=None, missing_eos_penalty=0.0, workers=None, streams=False):
         weights = weights or [1.0] * len(sources)
-        return Rewards(sources, weights, clip, missing_eos_penalty, chatml_renderer, workers)
+        return Rewards(sources, weights, clip, missing_eos_penalty, chatml_renderer, workers, streams)
 
     return make
 

@@ -87,6 +87,19 @@ def test_each_sample_has_its_own_limit_and_texts_end_it_within_a_look(tiny_lm):
     assert (samples.completion_mask.sum(1) % 8 != 0).any() and 0 < samples.finished.sum() < len(PROMPTS)
 
 
+@pytest.mark.parametrize("kind", [HFSampler, Fixed])
+@pytest.mark.parametrize("texts", [(), ("7", "19")])
+def test_each_completion_is_told_once_it_is_there(tiny_lm, kind, texts):
+    told, limits = [], [1 + number % 5 * 4 for number in range(len(PROMPTS))]
+    ending = Ending((END,), texts, True, lambda ids: " ".join(map(str, ids)))
+    sampler = kind(tiny_lm(dtype=torch.float64), 0, ending, WIDTH, 1.0, 4)
+    samples = sampler.generate(PROMPTS, KEYS, limits, lambda *ended: told.append(ended))
+    assert [row for row, *_ in told] != list(range(len(PROMPTS)))  # not all at the end
+    rows = zip(samples.completion_ids.tolist(), samples.completion_mask.sum(1).long().tolist(), strict=True)
+    wanted = zip([ids[:length] for ids, length in rows], samples.finished.tolist(), strict=True)
+    assert sorted(told) == [(number, *one) for number, one in enumerate(wanted)]
+
+
 def test_an_adapter_and_ids_that_no_token_has_are_in_the_graph(tiny_lm):
     lm = tiny_lm(dtype=torch.float64)
     lm.spare_ids = torch.tensor([33, 34])

@@ -119,6 +119,7 @@ def test_a_reward_model_leaves_its_language_model_head_alone(folder):
         ("zero3", 1000 / 8 + 2 * 30, 50, 150, 0),
         ("zero2_offload", 1000, 0, 0, 1600),
         ("zero3_offload", 2 * 30, 0, 0, 2600),
+        ("fsdp2", (1000 - 200) / 8 + 4 * 30, 50, 150, 0),
     ],
 )
 def test_deepspeed_splits_what_it_says_among_the_devices(deepspeed, weights, gradients, optimiser, host):
@@ -133,6 +134,7 @@ def test_deepspeed_has_master_copies_of_float32_weights_too():
     held = Held(weights=400, trained=100)
     assert held.on_device(Machine("cuda", 1, 1))["optimiser"] == 800
     assert held.on_device(Machine("cuda", 1, 1, "zero2"))["optimiser"] == 1200
+    assert held.on_device(Machine("cuda", 1, 1, "fsdp2"))["optimiser"] == 800
 
 
 def test_a_gathered_model_is_whole_where_weights_are_spread():
@@ -378,6 +380,10 @@ def test_four_bits_are_advised_where_adapters_are_trained_alone(folder):
         (config_of(PPOConfig, folder(), lora_r=4, rollout="vllm"), machine),
     ):
         assert list(remedies.use_four_bit(config, other)) == []
+    spread = config_of(SFTConfig, folder(), lora_r=4, sharding="fsdp2")
+    assert list(remedies.use_four_bit(spread, replace(machine, deepspeed="fsdp2"))) == []
+    step = next(remedies.more_devices(spread, replace(machine, deepspeed="fsdp2")))
+    assert (step.flags, step.machine["deepspeed"]) == ("--devices 2x1GB --sharding fsdp2", "fsdp2")
     four = config_of(SFTConfig, folder(), lora_r=4, load_in_4bit=True)
     flags = [step.flags for step in remedies.use_deepspeed(four, replace(machine, count=2))]
     assert flags == ["--deepspeed zero2"]
@@ -517,6 +523,8 @@ def test_seventy_billion_parameters_take_seconds_and_no_weights(folder):
 def test_several_devices_are_named(folder):
     done = run("sft", "--model", folder(), "--devices", "8x80GB", "--deepspeed", "zero3")
     assert "sft_train on 8 GPUs of 80 GiB, zero3" in done.stdout
+    done = run("sft", "--model", folder(), "--devices", "8x80GB", "--sharding", "fsdp2")
+    assert "sft_train on 8 GPUs of 80 GiB, fsdp2" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -531,6 +539,11 @@ def test_several_devices_are_named(folder):
         ),
         (["sft", "--deepspeed", "zero9"], "--deepspeed zero9: must be one of"),
         (["sft", "--devices", "cpu", "--deepspeed", "zero3"], "--deepspeed zero3: needs GPUs"),
+        (["sft", "--devices", "cpu", "--sharding", "fsdp2"], "--sharding fsdp2: needs GPUs"),
+        (
+            ["sft", "--devices", "8x80GB", "--sharding", "fsdp2", "--deepspeed", "zero3"],
+            "--sharding fsdp2: --deepspeed zero3 spreads the models too; give one",
+        ),
         (["sft", "--micro_batch_token", "4"], "unknown flag --micro_batch_token: did you mean"),
         (["sft", "--lora_r", "-1"], "--lora_r -1: must be 0 or more"),
         (

@@ -143,9 +143,9 @@ REASONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "processes share the work as deepspeed says; other ways of sharding are not in this version",
+        "processes share the work as deepspeed or sharding says; other ways are not in this version",
         """
-        fsdp fsdp_config fsdp_version fsdp_transformer_layer_cls_to_wrap accelerator_config
+        fsdp_transformer_layer_cls_to_wrap accelerator_config
         tensor_parallel_size dp_shard_size
         ring_head_stride deepspeed_autotp_size ds_tensor_parallel_size
         zero_hpz_partition_size zpg grad_accum_dtype overlap_comm ddp_find_unused_parameters ddp_bucket_cap_mb
@@ -320,8 +320,8 @@ REASONS: tuple[tuple[str, str], ...] = (
         "replay_recompute_logps",
     ),
     (
-        "rewards are asked for a whole rollout at a time; async functions and reward_workers run side by side",
-        "streaming_partial_batch streaming_min_groups",
+        "stream_rewards asks about each prompt by itself, once it is answered",
+        "streaming_min_groups",
     ),
     (
         "an update without a signal is left out as a whole, and counted",

@@ -377,6 +377,9 @@ WITH_A_NOTE: dict[str, Translation] = {
         ("zero_stage", "deepspeed_stage", "zero", "ds_config"),
         Translation(("deepspeed",), "a file's path, or zero2, zero3, zero2_offload, zero3_offload"),
     ),
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config", "fsdp_version"), Translation(("sharding",), "fsdp2, which has no settings")
+    ),
     "deepspeed_config": Translation(("deepspeed",), "a file's path, or zero2, zero3, zero2_offload, zero3_offload"),
     **dict.fromkeys(
         ("num_gpus", "gpus", "n_gpus", "cuda_visible_devices"),
@@ -403,6 +406,7 @@ WITH_A_NOTE: dict[str, Translation] = {
     "vllm_num_engines": Translation((), "one server; a colocated vLLM is in every process"),
     **dict.fromkeys(("async_train", "async_prefetch"), Translation(("rollout_ahead",), "with vllm_mode server")),
     "prefetch_depth": Translation(("rollout_ahead",), "rollouts under way, up to 8"),
+    "streaming_partial_batch": Translation(("stream_rewards",), "a prompt at a time"),
     **dict.fromkeys(
         ("stop_token", "stop_token_id"),
         Translation(

@@ -42,12 +42,17 @@ def machine_of(own: FitConfig, config: TrainConfig) -> Machine:
     else:
         device, count = pick_device(devices or None), 1
         kind, memory = device.type, memory_of(device)
+    if config.sharding != "none" and (kind == "cpu" or own.deepspeed != "none"):
+        why = "needs GPUs; give --devices with their memory, such as 8x80GB"
+        if own.deepspeed != "none":
+            why = f"--deepspeed {own.deepspeed} spreads the models too; give one"
+        raise InputError(f"--sharding {config.sharding}: {why}")
     if kind == "cpu" and own.deepspeed != "none":
         raise InputError(f"--deepspeed {own.deepspeed}: needs GPUs; give --devices with their memory, such as 8x80GB")
     if config.load_in_4bit and own.deepspeed.startswith("zero3"):
         raise InputError(f"--deepspeed {own.deepspeed}: loses the scales of --load_in_4bit; give zero2")
     check_sharers(config.context_parallel_size, count)
-    return Machine(kind, count, memory, own.deepspeed)
+    return Machine(kind, count, memory, own.deepspeed if config.sharding == "none" else config.sharding)
 
 
 # --- what is printed

@@ -8,10 +8,12 @@ ACTIVATIONS, LOGITS, KV_CACHE, VLLM = "activations", "logits", "KV cache", "vLLM
 HOST = "in the host's memory"  # activations that wait there; on no device
 KINDS = (WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, LOGITS, KV_CACHE, VLLM)
 
-FLOAT32 = 4
+FLOAT32, BFLOAT16 = 4, 2
 MOMENTS = 2 * FLOAT32  # AdamW's two
 KEPT_FREE = 0.1  # share of the memory for what is not counted: fragments, kernels' workspaces, the driver
 FETCHED = 2  # parts whose weights ZeRO-3 has gathered: the one in use and the next
+FETCHED_BY_FSDP = 4  # the head as long as a pass lasts, a part in use, and both once more while they arrive
+FSDP2 = "fsdp2"
 
 STATES = (WEIGHTS, GRADIENTS, OPTIMISER)
 SHARDED = {
@@ -20,6 +22,7 @@ SHARDED = {
     "zero3": STATES,
     "zero2_offload": (GRADIENTS, OPTIMISER),
     "zero3_offload": STATES,
+    FSDP2: STATES,
 }
 
 Bytes = dict[str, float]  # kind → bytes
@@ -30,7 +33,7 @@ class Machine:
     """So many devices of one kind, with so many bytes each, and how training is spread over them.
 
     kind       cpu or cuda
-    deepspeed  one of SHARDED
+    deepspeed  one of SHARDED: how --deepspeed or --sharding spreads it
     """
 
     kind: str
@@ -69,10 +72,12 @@ class Held:
     def states(self, deepspeed: str = "none") -> Bytes:
         """Bytes of weights, of float32 gradients, and of master copies and AdamW's moments.
 
-        DeepSpeed has master copies of float32 weights too.
+        DeepSpeed has master copies of float32 weights too; under FSDP2 there are these alone, and no rounded weights.
         """
-        optimiser = FLOAT32 * (self.mastered if deepspeed == "none" else self.trained) + MOMENTS * self.trained
-        return {WEIGHTS: self.weights, GRADIENTS: FLOAT32 * self.trained, OPTIMISER: optimiser}
+        copied = self.mastered if deepspeed in ("none", FSDP2) else self.trained
+        optimiser = FLOAT32 * copied + MOMENTS * self.trained
+        weights = self.weights - (BFLOAT16 * self.mastered if deepspeed == FSDP2 else 0)
+        return {WEIGHTS: weights, GRADIENTS: FLOAT32 * self.trained, OPTIMISER: optimiser}
 
     def on_device(self, machine: Machine) -> Bytes:
         """The states' bytes on each device."""
@@ -81,7 +86,8 @@ class Held:
         states = self.states(machine.deepspeed)
         found = {kind: size * (share if kind in sharded else 1) for kind, size in states.items()}
         if WEIGHTS in sharded:
-            found[WEIGHTS] = min(self.weights, found[WEIGHTS] + FETCHED * self.largest_part)
+            fetched = FETCHED_BY_FSDP if machine.deepspeed == FSDP2 else FETCHED
+            found[WEIGHTS] = min(self.weights, found[WEIGHTS] + fetched * self.largest_part)
         return found
 
     def on_host(self, machine: Machine) -> float:

@@ -11,7 +11,7 @@ from easyrlhf.config import OnlineConfig, ScoredConfig, TrainConfig
 from easyrlhf.engine.device import pick_dtype
 from easyrlhf.models.context_parallel import heads_of
 from easyrlhf.models.load import load_config
-from easyrlhf.tools.fitting.memory import SHARDED, Machine, MemoryPlan
+from easyrlhf.tools.fitting.memory import FSDP2, SHARDED, WEIGHTS, Machine, MemoryPlan
 from easyrlhf.tools.fitting.stage_memory import answers, decoded_at_once, row_length, token_budget
 
 GIB = 2**30
@@ -95,7 +95,9 @@ def use_lora(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
 
 def share(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """One backbone for all models of an online stage, where the reward model can be an adapter of it."""
-    if not isinstance(config, ScoredConfig) or config.share_backbone or config.ref_model != config.model:
+    if config.sharding != "none" or not isinstance(config, ScoredConfig):
+        return
+    if config.share_backbone or config.ref_model != config.model:
         return
     reward = config.reward_model
     if reward in (None, config.model) or os.path.isdir(os.path.join(reward, "adapter")):
@@ -105,7 +107,7 @@ def share(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
 
 def use_four_bit(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     """The base below the adapters in 4 bits, where its weights stay in one piece and nobody else samples."""
-    alone = not config.uses_vllm and not machine.deepspeed.startswith("zero3")
+    alone = not config.uses_vllm and WEIGHTS not in SHARDED[machine.deepspeed]
     if config.lora_r and not config.load_in_4bit and alone:
         yield Remedy("--load_in_4bit", {"load_in_4bit": True})
 
@@ -127,6 +129,8 @@ def more_devices(config: TrainConfig, machine: Machine) -> Iterator[Remedy]:
     count = 2 * machine.count
     while machine.kind == "cuda" and count <= MOST_DEVICES:
         flags = f"--devices {count}x{machine.memory / GIB:g}GB --deepspeed {deepspeed}"
+        if machine.deepspeed == FSDP2:
+            deepspeed, flags = FSDP2, f"--devices {count}x{machine.memory / GIB:g}GB --sharding fsdp2"
         yield Remedy(flags, machine={"count": count, "deepspeed": deepspeed})
         count *= 2
 
