@@ -13,6 +13,7 @@ from easyrlhf.config import OnlineConfig, TrainConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import load_tokenizer
 from easyrlhf.engine.choice import make_engine
+from easyrlhf.engine.device import take_device
 from easyrlhf.engine.engine import OptimiserSettings
 from easyrlhf.offline.loop import Row, train_step
 from easyrlhf.online.batch import collect_batch
@@ -47,7 +48,7 @@ def open_stage(config: TrainConfig) -> tuple[Run, Renderer]:
     torch.manual_seed(config.seed)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, folder, StopRequest(), NEW), Renderer(load_tokenizer(config.model))
+    return Run(config, folder, StopRequest(), NEW, take_device(config.devices)), Renderer(load_tokenizer(config.model))
 
 
 class OfflineSide:

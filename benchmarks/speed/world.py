@@ -39,7 +39,8 @@ class Size:
     @property
     def trunk(self) -> int:
         """Parameters outside embeddings and head, norms left out."""
-        attention = 2 * self.hidden**2 + 2 * self.hidden * 64 * (self.key_heads or self.heads)
+        of_keys = self.hidden if self.key_heads is None else 64 * self.key_heads
+        attention = 2 * self.hidden * (self.hidden + of_keys)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
 

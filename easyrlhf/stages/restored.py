@@ -10,6 +10,7 @@ from torch import nn
 from easyrlhf.config import OnlineConfig
 from easyrlhf.data.render import Renderer
 from easyrlhf.data.tokenizer import tokenizer_fingerprint
+from easyrlhf.engine.device import take_device
 from easyrlhf.errors import InputError
 from easyrlhf.models.parents import find_parent, recorded_parent
 from easyrlhf.run.checkpoint import step_of
@@ -73,7 +74,7 @@ def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, *
     given = model_settings(config)
     found = {name: found_again(folder, known, name, path) for name, path in given.items()}
     config = replace(config, **found)
-    run = Run(config, target, StopRequest(), UNFINISHED)
+    run = Run(config, target, StopRequest(), UNFINISHED, take_device(config.devices))
     run.step = step_of(checkpoint)
     renderer = open_renderer(config.model, config, chat_template=config.chat_template)
     fingerprint = tokenizer_fingerprint(renderer.tokenizer)
