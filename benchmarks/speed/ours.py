@@ -48,7 +48,8 @@ def open_stage(config: TrainConfig) -> tuple[Run, Renderer]:
     torch.manual_seed(config.seed)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, folder, StopRequest(), NEW, take_device(config.devices)), Renderer(load_tokenizer(config.model))
+    device = take_device(config.devices)
+    return Run(config, folder, StopRequest(), NEW, device), Renderer(load_tokenizer(config.model))
 
 
 class OfflineSide:

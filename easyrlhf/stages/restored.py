@@ -74,7 +74,7 @@ def restore(folder: Path, checkpoint: Path, target: Path, devices: str | None, *
     given = model_settings(config)
     found = {name: found_again(folder, known, name, path) for name, path in given.items()}
     config = replace(config, **found)
-    run = Run(config, target, StopRequest(), UNFINISHED, take_device(config.devices))
+    run = Run(config, target, StopRequest(), UNFINISHED, take_device(devices))
     run.step = step_of(checkpoint)
     renderer = open_renderer(config.model, config, chat_template=config.chat_template)
     fingerprint = tokenizer_fingerprint(renderer.tokenizer)
