@@ -29,18 +29,26 @@ class Size:
     layers: int
     intermediate: int
     vocabulary: int
+    key_heads: int | None = None  # of keys and values; as many as the queries' unless told
+
+    @property
+    def heads(self) -> int:
+        """Heads of queries, of 64 each."""
+        return self.hidden // 64
 
     @property
     def trunk(self) -> int:
         """Parameters outside embeddings and head, norms left out."""
-        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.intermediate)
+        of_keys = self.hidden if self.key_heads is None else 64 * self.key_heads
+        attention = 2 * self.hidden * (self.hidden + of_keys)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
 
 SIZES = {
     "m9": Size(256, 6, 672, 8192),
     "60m": Size(512, 14, 1408, 16384),
-    "0.5b": Size(896, 24, 4864, 151_936),
-    "1.5b": Size(1536, 28, 8960, 151_936),
+    "0.5b": Size(896, 24, 4864, 151_936, key_heads=2),
+    "1.5b": Size(1536, 28, 8960, 151_936, key_heads=2),
     "m9_32k": Size(256, 6, 672, 32768),
 }
 
@@ -69,17 +77,26 @@ def make_model(folder: Path, size: Size, eos_logit: float | None = None, head: t
     eos_logit  how likely the end of turn is at any place, as in ending_at; None leaves it as likely as other tokens
     """
     torch.manual_seed(0)
-    shape = {"hidden_size": size.hidden, "intermediate_size": size.intermediate, "num_hidden_layers": size.layers}
     ids = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
-    heads, places = size.hidden // 64, 4096
-    settings = LlamaConfig(
-        vocab_size=size.vocabulary, num_attention_heads=heads, max_position_embeddings=places, **shape, **ids
-    )
-    lm = LlamaForCausalLM(settings)
+    lm = LlamaForCausalLM(config_of(size, **ids))
     if eos_logit is not None:
         set_eos_logit(lm, eos_logit)
     save_lm(folder, lm, tokenizer_of(size), head)
     return str(folder)
+
+
+def config_of(size: Size, **more) -> LlamaConfig:
+    """The configuration of a Llama of this size."""
+    return LlamaConfig(
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        vocab_size=size.vocabulary,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.key_heads or size.heads,
+        max_position_embeddings=4096,
+        **more,
+    )
 
 
 @torch.no_grad()

@@ -91,7 +91,8 @@ class FixedBatch:
     def __init__(self, lm: nn.Module, slots: Slots, end_ids: tuple[int, ...], temperature: float, capture: Capture):
         self.lm, self.temperature, self.capture = lm, temperature, capture
         self.dtype = torch.promote_types(plain_lm(lm).dtype, torch.float32)
-        self.end_ids = torch.tensor(end_ids, device=slots.tokens.device)
+        self.ends = torch.tensor(end_ids)  # as the host looks at them
+        self.end_ids = self.ends.to(slots.tokens.device)
         self.cache = FixedCache(0, slots.places)
         self.rows = torch.full((len(slots.tokens),), self.EMPTY)
         self.reached, self.drawn, self.most = torch.zeros(3, len(self.rows), dtype=torch.long)
@@ -170,7 +171,7 @@ class FixedBatch:
         for turn, who in enumerate(counts):
             slots = who.nonzero().squeeze(1)
             places, said = drawn[slots] + turn, tokens[turn, slots]
-            ended = torch.isin(said, self.end_ids.cpu()) | (places + 1 >= self.most[slots])
+            ended = torch.isin(said, self.ends) | (places + 1 >= self.most[slots])
             yield slots, DecodeStep(self.rows[slots], places, said, logprobs[turn, slots], ended)
 
     def take_step(self) -> None:
