@@ -271,7 +271,7 @@ def command(name: str, *words: object, limit: int = 240, before: str = "") -> tu
     done = subprocess.run(
         told, cwd=ROOT, capture_output=True, text=True, timeout=limit, env=os.environ | {"PYTHONPATH": path}
     )
-    return done.returncode, (done.stdout + done.stderr).strip()[-400:]
+    return done.returncode, (done.stdout + done.stderr).strip()[-2000:]
 
 
 def last(folder: Path, name: str) -> float | None:

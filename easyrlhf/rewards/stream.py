@@ -122,6 +122,7 @@ class RewardStream:
     def ended(self, row: int, ids: list[int], finished: bool) -> None:
         """Take a completion, in any thread. Raises RewardError where a source has failed by now."""
         with self.lock:
+            self.check()  # of a source that has failed nothing more is asked
             if (number := self.number_of.get(row)) is not None:
                 prompt = self.prompts[number]
                 prompt.said[row] = ids, finished

@@ -22,5 +22,5 @@ def test_no_process_holds_the_whole_model_while_it_is_read_or_written(tokenizer,
     for found in json.loads((tmp_path / "out" / "2.json").read_text()):
         assert found["loading"] <= 0.5 * WHOLE + 20
         assert found["loading a frozen one"] <= 0.5 * WHOLE + 20
-        assert found["the first pass"] <= 0.5 * WHOLE
+        assert found["the first pass"] <= 0.85 * WHOLE  # embeddings and head, together, and a layer: no more
         assert found["the model folder"] <= 0.5 * WHOLE + 45  # a file, and a tensor and what it is put together from

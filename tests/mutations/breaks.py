@@ -1380,8 +1380,18 @@ BREAKS = [
         "if False:",
         "rewards/test_stream.py stages/test_stream.py::test_rewards_are_asked_for_while_a_vllm_server_samples",
     ),
-    Break("tools/fitting/stage_memory.py", "answer, share=TREES)]", "answer, share='on')]", "tools/test_fit.py"),
-    Break("tools/fitting/shape_pass.py", '"last", batch.share)', '"last")', "tools/test_fit.py"),
+    Break(
+        "tools/fitting/stage_memory.py",
+        "answer, share=TREES)]",
+        "answer, share='on')]",
+        f"{FIT}::test_blocks_of_a_text_are_one_tree_that_fills_the_budget",
+    ),
+    Break(
+        "tools/fitting/shape_pass.py",
+        '"last", batch.share)',
+        '"last")',
+        f"{FIT}::test_features_hold_the_states_of_every_layer",
+    ),
     Break("rollout/fixed_decode.py", "| (places + 1 >= self.most[slots])", "", "rollout/test_fixed.py"),
     Break("rollout/fixed_decode.py", "(ended=step.ended | stopped[slots])", "()", "rollout/test_fixed.py"),
     Break("rollout/sharded.py", "ended(start + number, ids", "ended(number, ids", "rewards/test_stream.py"),
@@ -2144,6 +2154,6 @@ BREAKS = [
         "tools/fitting/memory.py",
         "        weights = self.weights - (BFLOAT16 * self.mastered if deepspeed == FSDP2 else 0)\n",
         "        weights = self.weights\n",
-        FIT,
+        f"{FIT}::test_deepspeed_splits_what_it_says_among_the_devices",
     ),
 ]

@@ -45,7 +45,7 @@ def test_every_command_parses(files, monkeypatch):
             continue
         done = CliRunner().invoke(programs[name], words[name == "easyrlhf" :], prog_name=name)
         assert done.exit_code == 0, done.output
-    assert len(seen) == len(lines) - 1 == 10
+    assert len(seen) == len(lines) - 1 == 11
     for config in seen[:6]:
         if config.reward_funcs and not config.reward_funcs.startswith("reasoning_gym:"):  # which need not be installed
             load_functions(config.reward_funcs.split(","))

@@ -49,10 +49,10 @@ def fail(monkeypatch):
             if len(updates) == 4 + (what == "evaluating") and left:
                 raise left.pop()
 
-        def sampling(sampler, prompts, keys):
+        def sampling(sampler, prompts, keys, **how):
             if what in ("sampling", "memory") or (what == "evaluating" and keys[0][1] == EVALUATION):
                 raised()
-            return generate(sampler, prompts, keys)
+            return generate(sampler, prompts, keys, **how)
 
         def first(function):
             def wrapped(*args, **how):
