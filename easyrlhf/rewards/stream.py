@@ -122,13 +122,12 @@ class RewardStream:
     def ended(self, row: int, ids: list[int], finished: bool) -> None:
         """Take a completion, in any thread. Raises RewardError where a source has failed by now."""
         with self.lock:
-            self.check()  # of a source that has failed nothing more is asked
+            self.check()  # first: when a source has failed nothing more is asked
             if (number := self.number_of.get(row)) is not None:
                 prompt = self.prompts[number]
                 prompt.said[row] = ids, finished
                 if len(prompt.said) == len(prompt.rows) and not prompt.asked:
                     self.ask(number, dict(prompt.said))
-            self.check()
 
     def begun(self, completions: list[list[int]], finished: list[bool]) -> dict[int, OfAllPrompts]:
         """What each source says of this process's share, by its number, of what was sampled in the end.
