@@ -147,6 +147,11 @@ def sharing_of(lm: nn.Module, share: str) -> str:
     return share if can_share(lm) else "off"
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """Share of their norm by which numbers of this type may differ that were computed in two ways."""
+    return 2e-2 if dtype == torch.bfloat16 else 1e-3  # rounding alone makes 4e-3 in bf16
+
+
 @torch.no_grad()
 def difference(lm: nn.Module) -> str:
     """What is not the same in a model's states with prompts shared and apart; "" when they are the same.
@@ -168,9 +173,8 @@ def difference(lm: nn.Module) -> str:
     ours, theirs = (
         torch.cat([states.hidden[states.before], states.hidden[states.last]]) for states in (together, apart)
     )
-    tolerance = 2e-2 if theirs.dtype == torch.bfloat16 else 1e-3  # rounding alone makes 4e-3 in bf16
     share = ((ours - theirs).float().norm() / theirs.float().norm()).item()
-    return "" if share <= tolerance else f"its states are others by {share:.2g} of their norm then"
+    return "" if share <= tolerance(theirs.dtype) else f"its states are others by {share:.2g} of their norm then"
 
 
 def completion_states(lm: nn.Module, groups: list[PromptGroup], share: str) -> States:

@@ -10,7 +10,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from easyrlhf.data.hub import hub_file
@@ -56,7 +56,7 @@ class Unread:
     whole: str = ""
 
 
-def unread_lm(path: str, config, tokens: int, device: torch.device, **how) -> PreTrainedModel:
+def unread_lm(path: str, config: PreTrainedConfig, tokens: int, device: torch.device, **how) -> PreTrainedModel:
     """The causal language model of a folder or hub id, with weights that have a shape and take no memory.
 
     config  its configuration

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from easyrlhf.models.parts import evaluating, plain_lm, without_spare
-from easyrlhf.models.prefix_sharing import sees_all
+from easyrlhf.models.prefix_sharing import sees_all, tolerance
 from easyrlhf.rollout.decode_batch import DecodeStep, PrefilledPrompt, prefill
 from easyrlhf.rollout.ending import Ending
 from easyrlhf.rollout.fixed_cache import FixedCache
@@ -155,8 +155,9 @@ class FixedBatch:
             )
             last, none = torch.tensor([new.prompt[-1] for new in news]), torch.zeros(len(news), dtype=torch.long)
             begun = Slots(last, lengths, none, most[rows], none.bool(), nn.functional.pad(uniforms[rows], (0, 1)))
+            there = places.to(self.slots.tokens.device)
             for held, new in zip(self.slots, begun, strict=True):
-                held[places.to(held.device)] = new.to(held.device)
+                held[there] = new.to(there.device)
 
     def look(self) -> Iterator[tuple[Tensor, DecodeStep]]:
         """Take some steps; gives what each of them brought, and in which slots."""
@@ -278,5 +279,5 @@ def same_as_whole(lm: nn.Module) -> bool:
             logprobs = without_spare(lm, whole.float()).log_softmax(-1)[len(prompt) - 1 : -1].cpu()
             wanted.append(logprobs.gather(1, torch.tensor(tokens)[:, None]).squeeze(1))
             found.append(torch.cat([step.logprobs[step.rows == row].float() for step in steps]))
-    tolerance = 2e-2 if plain_lm(lm).dtype == torch.bfloat16 else 1e-3
-    return bool((torch.cat(found) - torch.cat(wanted)).norm() <= tolerance * torch.cat(wanted).norm())
+    ours, theirs = torch.cat(found), torch.cat(wanted)
+    return bool((ours - theirs).norm() <= tolerance(plain_lm(lm).dtype) * theirs.norm())
